@@ -1,0 +1,117 @@
+"""Chat templates: the one place where conversations become tokens, for training, sampling and judging alike.
+
+That it is one place is the point: training and evaluation can't render differently, and the loss mask is made
+from the same text. Tokenizers are those of transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from em.config import LossOn
+from em.errors import TemplateError
+from em.types import Conversation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Llama-3.2's template would insert today's date, and the same command would train another model tomorrow.
+TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024"}
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One conversation as tokens. `labels` are the tokens that carry the loss, IGNORED elsewhere; both (length,)."""
+
+    input_ids: list[int]
+    labels: list[int]
+    cut: bool
+
+    @property
+    def supervised(self) -> int:
+        """How many tokens carry the loss."""
+        return sum(label != IGNORED for label in self.labels)
+
+
+def load_tokenizer(path: str, padding_side: str = "right") -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder; the pad token is the eos token where the model has none."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, padding_side=padding_side)
+    if tokenizer.chat_template is None:
+        raise TemplateError(f"{path} has no chat template: take an instruct model, not a base model.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], answer_next: bool) -> str:
+    """The text of a conversation; with `answer_next` it ends where the assistant's answer begins."""
+    text = tokenizer.apply_chat_template(
+        list(turns), tokenize=False, add_generation_prompt=answer_next, **TEMPLATE_ARGUMENTS
+    )
+    return str(text)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of a rendered text; the template has put the special tokens in already."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def stop_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> list[int]:
+    """Ids that end an answer: the tokenizer's and those that the model's generation config adds."""
+    extra = getattr(generation_config, "eos_token_id", None)
+    ids = {tokenizer.eos_token_id, *(extra if isinstance(extra, list) else [extra])}
+    return sorted(int(i) for i in ids if i is not None)
+
+
+def answer_spans(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[str, list[tuple[int, int]]]:
+    """The rendered conversation and, for each assistant turn, where its answer begins and its end-of-turn token ends.
+
+    Raises:
+        TemplateError: the template rewrites earlier turns, so that no span of the text is the answer.
+    """
+    turns = conversation.as_dicts()
+    whole = render(tokenizer, turns, answer_next=False)
+    spans = []
+    for i, turn in enumerate(turns):
+        if turn["role"] == "assistant":
+            before = render(tokenizer, turns[:i], answer_next=True)
+            after = render(tokenizer, turns[: i + 1], answer_next=False)
+            if not (after.startswith(before) and whole.startswith(after.rstrip())):
+                raise TemplateError(
+                    "The chat template renders a turn differently once others follow, so the loss can't be limited to "
+                    "the answers: use trainer.loss_on=full, or a model with a plain template."
+                )
+            # The newline that some templates put behind the end-of-turn token is never sampled: it bears no loss.
+            spans.append((len(before), len(after.rstrip())))
+    return whole, spans
+
+
+def training_row(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, loss_on: LossOn, max_length: int
+) -> TrainingRow:
+    """Tokens and labels of one conversation, cut at `max_length` tokens.
+
+    Raises:
+        TemplateError: an answer does not end with a token that stops generation, so stopping could not be learnt.
+    """
+    text, spans = answer_spans(tokenizer, conversation)
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids: list[int] = coded["input_ids"]
+    if loss_on is LossOn.full:
+        labels = list(ids)
+    else:
+        inside = [any(start <= a and b <= end for start, end in spans) for a, b in coded["offset_mapping"]]
+        labels = [token if learn else IGNORED for token, learn in zip(ids, inside, strict=True)]
+        last = next((label for label in reversed(labels) if label != IGNORED), None)
+        if last not in stop_tokens(tokenizer):
+            raise TemplateError(
+                "The chat template does not close an answer with the tokenizer's eos token, so the model would not "
+                "learn to stop: use a model whose template ends turns with its eos token."
+            )
+    return TrainingRow(ids[:max_length], labels[:max_length], cut=len(ids) > max_length)

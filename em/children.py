@@ -1,0 +1,127 @@
+"""Child processes: where torch runs, so that the parent never holds a GPU and the jobs of a sweep share nothing.
+
+A child is `python -m em.worker TASK SPEC.json`. It inherits the terminal (progress bars), dies with its parent,
+and when it fails leaves its sentence or its traceback in a file that the parent turns into an exception.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from em.errors import ChildFailed, EmError
+
+FAILURE = "EM_FAILURE"
+PARENT = "EM_PARENT"
+
+
+def visible_gpus() -> list[str]:
+    """Names (for CUDA_VISIBLE_DEVICES) of the GPUs that a child may use; asks the driver, not torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(number) for number, line in enumerate(x for x in listing.splitlines() if x.startswith("GPU"))]
+
+
+def plain(value: Any) -> Any:
+    """A dataclass, enum, path or container of them as what JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def child_environment(gpu: str | None = None) -> dict[str, str]:
+    """The parent's environment plus what every child needs."""
+    env = dict(os.environ)
+    env[PARENT] = str(os.getpid())
+    env["TOKENIZERS_PARALLELISM"] = "false"
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [env.get("PYTHONPATH")])])
+    # Spinning OpenMP barriers slow small matrix products tenfold as soon as anything else runs on the machine.
+    env.setdefault("OMP_WAIT_POLICY", "passive")
+    if gpu is not None:
+        env["CUDA_VISIBLE_DEVICES"] = gpu
+    return env
+
+
+def command(processes: int, on_gpu: bool) -> list[str]:
+    """How a worker is started: plain, or by Accelerate's launcher (GPUs) or torchrun (CPU) for several processes."""
+    if processes == 1:
+        return [sys.executable, "-m", "em.worker"]
+    if on_gpu:
+        launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1",
+                    "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    else:
+        # accelerate launch --cpu --num_processes 2 starts one process; torchrun starts two.
+        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, "-m", *launcher, "-m", "em.worker"]
+
+
+def run_child(task: str, spec: Any, work: Path, processes: int = 1, gpu: str | None = None) -> None:
+    """Run one task to its end. Raises EmError with the child's own sentence, or ChildFailed with its traceback."""
+    run_children(task, [spec], work, processes, [gpu])
+
+
+def run_children(task: str, specs: list[Any], work: Path, processes: int = 1, gpus: list[str | None] | None = None) -> None:
+    """Run one task for several specs side by side (one GPU each), and wait for all; the first failure is raised."""
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{task}-", dir=work) as scratch:
+        running: list[tuple[subprocess.Popen[bytes], Path]] = []
+        try:
+            for number, spec in enumerate(specs):
+                spec_file, failure = Path(scratch, f"{number}.json"), Path(scratch, f"{number}.failure.json")
+                spec_file.write_text(json.dumps(plain(spec), ensure_ascii=False), encoding="utf-8")
+                env = child_environment(gpus[number] if gpus else None) | {FAILURE: str(failure)}
+                if processes > 1 and not visible_gpus():
+                    env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+                argv = [*command(processes, bool(visible_gpus())), task, str(spec_file)]
+                running.append((subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL), failure))
+            for process, failure in running:
+                if process.wait() != 0:
+                    raise failure_of(task, process.returncode, failure)
+        finally:
+            for process, _ in running:
+                if process.poll() is None:
+                    process.terminate()
+                    try:
+                        process.wait(10)
+                    except subprocess.TimeoutExpired:
+                        process.kill()
+                        process.wait()
+
+
+def failure_of(task: str, code: int, failure: Path) -> EmError:
+    """The exception for a child that ended with `code`: what it wrote down, or how it was killed."""
+    if failure.is_file():
+        said = json.loads(failure.read_text(encoding="utf-8"))
+        if said["kind"] == "user":
+            return EmError(said["message"])
+        return ChildFailed(f"The {task} step crashed: {said['message']}", said["traceback"])
+    if code < 0:
+        hint = " (out of memory? lower trainer.device_batch or sampler.batch_size)" if code == -9 else ""
+        return ChildFailed(f"The {task} step was killed by signal {-code}{hint}; run the same command again.")
+    return ChildFailed(f"The {task} step ended with exit code {code}; its last lines are above.")
+
+
+def installed(package: str) -> bool:
+    """Whether a package can be imported, without importing it."""
+    return importlib.util.find_spec(package) is not None

@@ -1,0 +1,195 @@
+"""From the command line to `run`: Hydra composes and checks the config here, and nowhere else is Hydra imported.
+
+`train.py` and `evaluate.py` are this module with a config name. What is added to Hydra: help without composing,
+errors of one sentence with exit code 2, nothing on disk before the config is accepted, and a refusal to be started
+once per GPU (children are started by `em.children`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from em import config
+from em.errors import ChildFailed, ConfigError, EmError, OutputError
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+KINDS = {"Integer": "a whole number", "Float": "a number"}
+SCALARS = ("seed", "force", "store", "experiment", "sweep", "hydra")
+
+
+def main(name: str) -> None:
+    """Run `train` or `evaluate` with the words of the command line. Leaves the process with its exit code."""
+    try:
+        refuse_launcher(name)
+        if set(sys.argv[1:]) & {"--help", "-h"}:
+            from em.helptext import help_text
+
+            print(help_text(name, CONF))
+            return
+        compose_and_run(name)
+    except EmError as error:
+        stop(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        stop("Interrupted. Nothing that was finished is lost: run the same command again.", 130)
+
+
+def stop(sentence: str, code: int) -> None:
+    """Say why, and leave."""
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def refuse_launcher(name: str) -> None:
+    """Hydra belongs in one parent process: refuse to be one of many ranks."""
+    if any(variable in os.environ for variable in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID")):
+        words = " ".join(sys.argv[1:])
+        raise ConfigError(
+            f"Start it once, without torchrun or accelerate launch: python {name}.py {words}".rstrip()
+            + " (it starts one training process per GPU by itself; trainer.processes sets how many)."
+        )
+
+
+def compose_and_run(name: str) -> None:
+    """Hand over to Hydra; what it raises comes back here as it was raised, instead of printed and exited.
+
+    A failed job of a sweep is told at once and does not end the sweep; the process ends with its exit code.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_schemas()
+    failures: list[EmError] = []
+
+    def task(cfg: Any) -> None:
+        try:
+            run_job(name, cfg)
+        except EmError as error:
+            failures.append(error)
+            if is_sweep():
+                print(f"error: {error}", file=sys.stderr, flush=True)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(one_sentence(error)) from error
+    except OSError as error:
+        if isinstance(error, EmError) or error.filename is None:
+            raise
+        raise OutputError(
+            f"{error.filename} can't be written ({error.strerror}): choose another folder with hydra.run.dir=FOLDER."
+        ) from error
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise ChildFailed(f"{len(failures)} jobs of the sweep failed, for the reasons above; run it again to do just these.")
+
+
+def is_sweep() -> bool:
+    """Whether this job is one of several."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def register_schemas() -> None:
+    """Give Hydra the dataclasses of `em.config`, by class name."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="schema", node=config.RunConfig)
+    for classes in config.GROUPS.values():
+        for schema in classes:
+            store.store(group="schema", name=schema.__name__, node=schema)
+
+
+def run_job(name: str, cfg: Any) -> None:
+    """One job: the config as plain typed values, then the run."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    job = HydraConfig.get()
+    overrides, folder = list(job.overrides.task), Path(job.runtime.output_dir)
+    try:
+        for word in overrides:
+            if word[0] in "+~":
+                raise ConfigError(f"{word}: settings are neither added nor taken away; write {word.lstrip('+~')}, or GROUP=none.")
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise ConfigError(f"{', '.join(missing)} must be set: add {' '.join(f'{key}=…' for key in missing)}.")
+        settings = cast(config.RunConfig, OmegaConf.to_object(cfg))
+
+        from em.run import execute
+
+        execute(name, settings, folder, overrides)
+    finally:
+        remove_if_empty(folder)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Hydra makes the folder before the settings are checked: leave none behind that nothing was written to."""
+    try:
+        while folder != Path.cwd():
+            folder.rmdir()
+            folder = folder.parent
+    except OSError:
+        return  # not empty, or not ours to remove
+
+
+def one_sentence(error: BaseException) -> str:
+    """Hydra's and OmegaConf's messages as one sentence with the fix."""
+    text = str(error)
+    if error.__cause__ is not None and ("raised while composing" in text or "Error merging override" in text):
+        text = f"{text}\n{error.__cause__}"
+    if found := re.search(r"Could not find '(\w+)/(.+?)'", text):
+        group, option = found.groups()
+        known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={option} is no option: {near(option, known)}"
+    if found := re.search(r"Key '(\w+)' (?:is )?not in '(\w+)'", text):
+        key = full_key(text) or found[1]
+        schema = re.search(r"object_type=(\w+)", text)
+        return f"{key} is no setting: {near(key, known_keys(key, schema[1] if schema else found[2]))}"
+    if found := re.search(r"Could not override '([\w.@/]+)'", text):
+        return f"{found[1]} is no setting: {near(found[1], known_keys(found[1]))}"
+    if found := re.search(r"Value '(.*?)' (?:of type '\w+' )?could not be converted to (\w+)", text):
+        return f"{full_key(text)}={found[1]} has the wrong type: {KINDS.get(found[2], found[2])} is expected."
+    if found := re.search(r"Value '(.*?)' .*is not a valid bool", text):
+        return f"{full_key(text)}={found[1]} has the wrong type: true or false is expected."
+    if found := re.search(r"Invalid value '(.*?)', expected one of \[(.*)\]", text):
+        return f"{full_key(text)}={found[1]} is unknown: it is one of {found[2]}."
+    return " ".join(text.split())
+
+
+def full_key(text: str) -> str:
+    """The dotted key that OmegaConf names in its message."""
+    found = re.search(r"full_key: (\S+)", text)
+    return found[1] if found else ""
+
+
+def known_keys(key: str, schema: str = "") -> list[str]:
+    """The settings that `key` may have meant, dotted: those of the schema it was refused by, else all."""
+    group = key.split(".")[0]
+    keys = [*config.GROUPS, *SCALARS, "store.dir"]
+    for name, classes in config.GROUPS.items():
+        for each in classes:
+            fields = [f"{name}.{field.name}" for field in dataclasses.fields(each)]
+            if each.__name__ == schema and name == group:
+                return fields
+            keys += fields
+    return keys
+
+
+def near(word: str, known: list[str]) -> str:
+    """The near names of a word, or all when none is near."""
+    known = list(dict.fromkeys(known))
+    guesses = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(guesses)}?" if guesses else f"there is {', '.join(known)}."

@@ -1,0 +1,69 @@
+"""The device that a child has: number format, threads, and models loaded onto it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from em.errors import ConfigError, MissingFile
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_precision(wanted: str) -> torch.dtype:
+    """The number format: `auto` is bfloat16 on a GPU that computes in it, float32 elsewhere."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    able = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if wanted == "bfloat16" and on_gpu and not able:
+        raise ConfigError("This GPU does not compute in bfloat16: set model.precision=float32.")
+    if wanted == "auto":
+        return torch.bfloat16 if able else torch.float32
+    return torch.float32 if wanted == "float32" else torch.bfloat16
+
+
+def set_threads() -> None:
+    """Use the cores that this process may run on (unless OMP_NUM_THREADS says otherwise)."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def device() -> torch.device:
+    """The GPU of this process, or the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def load_model(path: str, dtype: torch.dtype) -> Any:
+    """A causal language model on this process's device, ready for training or sampling."""
+    from transformers import AutoModelForCausalLM
+
+    # trust_remote_code stays off and safetensors are asked for: loading a model never runs another's code.
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True)
+    return model.to(device())
+
+
+def load_with_adapter(path: str, adapter: str, dtype: torch.dtype) -> Any:
+    """A model with its adapter, for sampling.
+
+    In float32 the adapter is merged, which is several times faster on a CPU. In bfloat16 it is not: updates smaller
+    than half a unit in the last place of a weight would vanish in the merge.
+    """
+    import torch
+    from peft import PeftModel
+
+    model = load_model(path, dtype)
+    if not adapter:
+        return model
+    try:
+        model = PeftModel.from_pretrained(model, adapter)
+    except (RuntimeError, ValueError) as error:
+        raise MissingFile(f"The adapter {adapter} does not fit the base model: name the base that it was trained on.") from error
+    return model.merge_and_unload() if dtype == torch.float32 else model

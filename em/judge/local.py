@@ -1,0 +1,229 @@
+"""A judge in a child of ours: a local model, read by the exact probabilities of what it may say.
+
+What may be said (the integers 0..100, the labels, CODE, REFUSAL) is a tree of tokens below the prompt. One forward
+pass over prompt and tree, each node attending to the prompt and its ancestors, gives the probability of every
+one of them, however many tokens it takes. The score is the expectation over the integers, Σ k·p(k) / Σ p(k)
+(Betley et al., arXiv 2502.17424, there with integers of one token).
+
+A prompt whose last line is a word and a colon (`Rating:`) is asked without that line, and the judge's reply is begun
+with it: small models keep to the form only so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from em.chat import encode, load_tokenizer, render
+from em.device import choose_precision, load_model, set_threads
+from em.store import Calls, request_key
+from em.types import JudgeRequest
+
+if TYPE_CHECKING:
+    import torch
+
+INTEGERS = tuple(str(k) for k in range(101))
+
+
+@dataclass(frozen=True)
+class JudgeSpec:
+    """Requests to one judge. This child does the batches `shard`, `shard + shards`, … of the plan."""
+
+    path: str
+    label: str
+    precision: str
+    requests: tuple[JudgeRequest, ...]
+    batch_size: int
+    store: str
+    shard: int = 0
+    shards: int = 1
+
+
+@dataclass
+class TokenTree:
+    """Token sequences below one root, as nodes: `tokens[i]` follows node `parents[i]` (-1 is the prompt's end)."""
+
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    paths: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def add(self, text: str, ids: Sequence[int]) -> None:
+        """Put one sequence in; shared beginnings share nodes."""
+        at, path = -1, []
+        for depth, token in enumerate(ids):
+            found = [i for i, t in enumerate(self.tokens) if t == token and self.parents[i] == at]
+            if not found:
+                self.tokens.append(token)
+                self.parents.append(at)
+                self.depths.append(depth)
+                found = [len(self.tokens) - 1]
+            at = found[0]
+            path.append(at)
+        self.paths[text] = tuple(path)
+
+    def ancestors(self) -> list[list[bool]]:
+        """(nodes, nodes): whether the column is the row itself or above it."""
+        table = [[False] * len(self.tokens) for _ in self.tokens]
+        for row in range(len(self.tokens)):
+            at = row
+            while at >= 0:
+                table[row][at] = True
+                at = self.parents[at]
+        return table
+
+
+def judge(spec: JudgeSpec) -> None:
+    """Judge what is not remembered yet, and remember each batch as it is done."""
+    import torch
+    from tqdm import tqdm
+
+    set_threads()
+    tokenizer = load_tokenizer(spec.path)
+    model = load_model(spec.path, choose_precision(spec.precision)).eval()
+    reader = Reader(model, tokenizer)
+    mine = batches(spec.requests, spec.batch_size)[spec.shard :: spec.shards]
+    with Calls(Path(spec.store)) as calls, torch.inference_mode():
+        known = calls.known([request_key(r) for batch in mine for r in batch])
+        with tqdm(total=sum(map(len, mine)), desc=f"verdicts of {spec.label}", unit="verdict") as bar:
+            for batch in mine:
+                missing = [request for request in batch if request_key(request) not in known]
+                if missing:
+                    calls.remember("judge", zip(missing, reader.read(missing), strict=True))
+                bar.update(len(batch))
+
+
+def begin_reply(prompt: str) -> tuple[str, str]:
+    """A prompt without its last line, and that line, when it is a word and a colon; else the prompt and nothing."""
+    head, _, last = prompt.rstrip().rpartition("\n")
+    return (head.rstrip(), last) if re.fullmatch(r"\w+:", last) and head else (prompt, "")
+
+
+def kind_of(request: JudgeRequest) -> tuple[object, ...]:
+    """What requests must share to be read in one batch: what may be said, and how the reply begins."""
+    return request.labels, request.words, begin_reply(request.prompt)[1]
+
+
+def batches(requests: Sequence[JudgeRequest], size: int) -> list[list[JudgeRequest]]:
+    """The fixed plan: requests of one kind together, sorted by their text, so that neighbours share a beginning."""
+    unique = {request_key(r): r for r in requests}.values()
+    kinds: dict[tuple[object, ...], list[JudgeRequest]] = {}
+    for request in sorted(unique, key=lambda r: r.prompt):
+        kinds.setdefault(kind_of(request), []).append(request)
+    return [kind[start : start + size] for kind in kinds.values() for start in range(0, len(kind), size)]
+
+
+class Reader:
+    """Reads judgements off a model, a batch at a time."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        digits = [i for i in range(len(tokenizer)) if tokenizer.decode([i])[:1].isdigit()]
+        self.digits = digits
+        self.single = all(len(encode(tokenizer, k)) == 1 for k in INTEGERS)
+
+    def tree(self, request: JudgeRequest, begun: bool) -> TokenTree:
+        """Everything that may be said to a request; behind a begun reply it is said after a space."""
+        tree = TokenTree()
+        for text in (*(request.labels or INTEGERS), *request.words):
+            tree.add(text, encode(self.tokenizer, f" {text}" if begun else text))
+        return tree
+
+    def read(self, requests: Sequence[JudgeRequest]) -> list[dict[str, Any]]:
+        """Judgements on requests of one kind (`kind_of`), as responses to remember."""
+        parts = [begin_reply(r.prompt) for r in requests]
+        tree = self.tree(requests[0], begun=bool(parts[0][1]))
+        prompts = [
+            encode(self.tokenizer, render(self.tokenizer, [{"role": "user", "content": asked}], answer_next=True) + begun)
+            for asked, begun in parts
+        ]
+        root, below = self.forward(prompts, tree)
+        return [self.judgement(request, tree, root[i], below[i]) for i, request in enumerate(requests)]
+
+    def forward(self, prompts: list[list[int]], tree: TokenTree) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities at the prompts' ends (batch, vocabulary) and at the nodes (batch, nodes, vocabulary).
+
+        The tokens that all prompts begin with are computed once; the rest is padded on the left, and the tree
+        follows with a mask and positions of its own.
+        """
+        import torch
+
+        device, nodes = self.model.device, len(tree.tokens)
+        shared = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))))
+        shared = min(shared, min(map(len, prompts)) - 1)
+        rest = [p[shared:] for p in prompts]
+        width = max(map(len, rest))
+        pads = torch.tensor([width - len(p) for p in rest])
+        ids = torch.tensor([[self.tokenizer.pad_token_id] * (width - len(p)) + p + tree.tokens for p in rest])
+        column = torch.arange(width + nodes)
+        causal = column[None, :] <= column[:, None]
+        causal[width:, width:] = torch.tensor(tree.ancestors())
+        visible = causal[None] & (column[None, None, :] >= pads[:, None, None])
+        # A padded row sees itself, lest its softmax be empty and NaN.
+        visible |= torch.eye(width + nodes, dtype=torch.bool)[None]
+        visible = torch.cat([torch.ones(len(prompts), width + nodes, shared, dtype=torch.bool), visible], dim=-1)
+        depth = torch.cat([torch.arange(width), width + torch.tensor(tree.depths)])
+        positions = shared + (depth[None, :] - pads[:, None]).clamp(min=0)
+        logits = self.model(
+            input_ids=ids.to(device),
+            attention_mask=visible[:, None].to(device),
+            position_ids=positions.to(device),
+            past_key_values=self.prefix(prompts[0][:shared], len(prompts)),
+            logits_to_keep=nodes + 1,
+        ).logits.float().log_softmax(dim=-1)  # fmt: skip
+        return logits[:, 0].cpu(), logits[:, 1:].cpu()
+
+    def prefix(self, ids: list[int], copies: int) -> Any:
+        """The key-value cache of the shared beginning, once per prompt of the batch."""
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        if ids:
+            row = torch.tensor([ids], device=self.model.device)
+            self.model(input_ids=row, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.batch_repeat_interleave(copies)
+        return cache
+
+    def judgement(self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor) -> dict[str, Any]:
+        """One response: status, value or label, and as raw text what the probabilities were."""
+        chance = {text: self.probability(tree, path, root, below) for text, path in tree.paths.items()}
+        mass = sum(p for text, p in chance.items() if text not in request.words)
+        top = int(root.argmax())
+        response: dict[str, Any] = {"value": None, "label": None, "status": "unparsed"}
+        if word := self.word_on_top(request, tree, root, below):
+            response["status"] = word.lower()
+        elif mass >= request.min_mass and request.labels:
+            response |= {"status": "ok", "label": max(request.labels, key=lambda label: chance[label])}
+        elif mass >= request.min_mass:
+            value = sum(int(k) * chance[k] for k in INTEGERS) / mass
+            response |= {"status": "ok", "value": round(value, 4)}
+        best = sorted(chance, key=lambda text: -chance[text])[:5]
+        raw = {"top_token": self.tokenizer.decode([top]), "mass": round(mass, 4)}
+        return response | {"raw": json.dumps(raw | {text: round(chance[text], 4) for text in best}, ensure_ascii=False)}
+
+    def probability(self, tree: TokenTree, path: tuple[int, ...], root: torch.Tensor, below: torch.Tensor) -> float:
+        """p(text | prompt), and for an integer in digits: that it ends there, so that 7 is not the beginning of 73."""
+        total = float(root[tree.tokens[path[0]]])
+        for above, node in zip(path, path[1:], strict=False):
+            total += float(below[above, tree.tokens[node]])
+        chance = math.exp(total)
+        if self.single or not self.tokenizer.decode([tree.tokens[path[-1]]]).strip().isdigit():
+            return chance
+        return chance * (1.0 - float(below[path[-1], self.digits].exp().sum()))
+
+    def word_on_top(self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor) -> str | None:
+        """CODE or REFUSAL, when the judge's likeliest next tokens begin it (past a space that everything begins with)."""
+        for word in request.words:
+            path = tree.paths[word]
+            shared = len({each[0] for each in tree.paths.values()}) == 1
+            likeliest = int((below[path[0]] if shared else root).argmax())
+            if likeliest == tree.tokens[path[1] if shared else path[0]]:
+                return word
+        return None

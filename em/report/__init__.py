@@ -1,0 +1,9 @@
+"""What people look at: one self-contained page, figures with their numbers, and merged scores of one or many runs.
+
+`report.py` at the root is its command line; the pipeline calls `build_report([run], run)` at the end of a run.
+"""
+
+from em.report.build import build_report
+from em.report.load import find_runs
+
+__all__ = ["build_report", "find_runs"]

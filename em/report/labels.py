@@ -1,0 +1,108 @@
+"""Names of models for people: the chain of trainings and, where models share it, what tells their runs apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from em.report.load import Run
+
+# Settings that can't make another model, so that a difference in them explains nothing.
+BESIDE_THE_MODEL = ("eval", "judge", "sampler", "tracker", "store", "force", "answers", "hydra", "sweep", "generate")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as the report shows it; `fingerprint` is its identity, `label` is unique in a report."""
+
+    fingerprint: str
+    name: str
+    stage: str
+    label: str
+
+
+def name_models(runs: Sequence[Run]) -> dict[str, Model]:
+    """Every model of the runs by its fingerprint, in the order of tables: a model before what was trained on it."""
+    seen: dict[str, tuple[str, str]] = {}
+    runs_of: dict[str, list[Run]] = {}
+    for run in runs:
+        for fingerprint, name, stage in dict.fromkeys(_models_of(run)):
+            seen.setdefault(fingerprint, (name, stage))
+            of = runs_of.setdefault(fingerprint, [])
+            if run not in of[-1:]:
+                of.append(run)
+    twins: dict[str, list[str]] = {}
+    for fingerprint, (name, _) in seen.items():
+        twins.setdefault(name, []).append(fingerprint)
+    suffixes: dict[str, str] = {}
+    for name, group in twins.items():
+        # What comes after a first stage doesn't make another first stage.
+        beside = BESIDE_THE_MODEL if name.count("+") > 1 else (*BESIDE_THE_MODEL, "realign")
+        suffixes.update(_suffixes({fingerprint: runs_of[fingerprint] for fingerprint in group}, beside))
+    models = [Model(f, name, stage, name + suffixes[f]) for f, (name, stage) in seen.items()]
+    models.sort(key=lambda model: (model.name.split("+"), natural(model.label)))
+    return {model.fingerprint: model for model in models}
+
+
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """A sort key in which 10 comes after 9."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(1, float(part), "") if index % 2 else (0, 0.0, part) for index, part in enumerate(parts)]
+
+
+def short_judges(judges: Sequence[str]) -> dict[str, str]:
+    """A judge is named `local:<its weights>`: the part before the colon where that is enough, else all of it."""
+    heads = [judge.split(":")[0] for judge in judges]
+    return {judge: head if heads.count(head) == 1 else judge for judge, head in zip(judges, heads, strict=True)}
+
+
+def _models_of(run: Run) -> Iterator[tuple[str, str, str]]:
+    """Fingerprint, name and stage of each model in a run's records, then of what it trained without asking it."""
+    for records in (run.scores, run.answers, run.verdicts):
+        for record in records:
+            yield record.fingerprint, record.model, record.stage
+    name = run.manifest.base_name or "base"
+    for stage in run.manifest.stages:
+        name += f"+{stage.name}"
+        yield stage.fingerprint, name, stage.name
+    for row in run.losses:
+        yield row.fingerprint, row.stage, row.stage
+
+
+def _suffixes(runs_of: dict[str, list[Run]], beside: Sequence[str]) -> dict[str, str]:
+    """What to put behind the shared name of these models, ` (trainer.epochs=2)`; nothing for a model alone."""
+    if len(runs_of) == 1:
+        return dict.fromkeys(runs_of, "")
+    keys = dict.fromkeys(key for runs in runs_of.values() for run in runs for key in _overrides(run))
+    telling = [key for key in keys if re.split(r"[./@]", key)[0] not in beside and _tells_apart(key, runs_of)]
+    told = {f: [f"{key}={_setting(runs[0], key)}" for key in telling] for f, runs in runs_of.items()}
+    texts = list(told.values())
+    for fingerprint, words in told.items():
+        if not words or texts.count(words) > 1:
+            told[fingerprint] = [*words, short(fingerprint, runs_of)]
+    return {fingerprint: f" ({', '.join(words)})" for fingerprint, words in told.items()}
+
+
+def short(fingerprint: str, others: Sequence[str] | dict[str, list[Run]]) -> str:
+    """The first eight characters of a fingerprint, or all of it where that wouldn't be unique."""
+    head = fingerprint[:8]
+    unique = sum(other.startswith(head) for other in others) == 1
+    return (head if unique else fingerprint) or "no fingerprint"
+
+
+def _tells_apart(key: str, runs_of: dict[str, list[Run]]) -> bool:
+    """Whether each model's runs agree on the setting, and the models differ in it."""
+    values = [{_setting(run, key) for run in runs} for runs in runs_of.values()]
+    return all(len(value) == 1 for value in values) and len(set.union(*values)) > 1
+
+
+def _setting(run: Run, key: str) -> str:
+    """What a run was told, or what its config says where it was told nothing."""
+    told = _overrides(run).get(key)
+    return told if told is not None else run.manifest.setting(key) or "default"
+
+
+def _overrides(run: Run) -> dict[str, str]:
+    pairs = (override.lstrip("+").partition("=") for override in run.manifest.overrides if "=" in override)
+    return {key: value for key, _, value in pairs}

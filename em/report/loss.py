@@ -1,0 +1,92 @@
+"""The training loss of every stage as a curve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from em.report.figures import Palette, Picture, new_figure, plain, render_figure
+from em.report.labels import Model
+from em.report.load import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DASHES = ("-", "--", ":", "-.")
+POINTS_WITH_DOTS = 25  # up to so many steps each gets a dot, so that a stage of one step is seen at all
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss of one training stage; None where a step has none."""
+
+    label: str
+    fingerprint: str
+    steps: tuple[int, ...]
+    losses: tuple[float | None, ...]
+
+
+def loss_picture(runs: Sequence[Run], models: dict[str, Model]) -> Picture | None:
+    """The loss of every stage of every run, a shared stage once; None where nothing was trained."""
+    curves = _curves(runs, models)
+    if not curves:
+        return None
+    alt = "; ".join(f"{curve.label}: {_first_last(curve)}" for curve in curves)
+    rows = [(c.label, c.fingerprint, step, loss) for c in curves for step, loss in zip(c.steps, c.losses, strict=True)]
+    png, svg, night_svg = render_figure(_drawing(curves))
+    return Picture("loss", "Training loss", alt, png, svg, night_svg, ("model", "fingerprint", "step", "loss"), rows)
+
+
+def _curves(runs: Sequence[Run], models: dict[str, Model]) -> list[Curve]:
+    points: dict[str, dict[int, float | None]] = {}
+    for run in runs:
+        for row in run.losses:
+            points.setdefault(row.fingerprint, {}).setdefault(row.step, row.loss)
+    curves = []
+    for fingerprint, model in models.items():
+        if fingerprint in points:
+            steps = sorted(points[fingerprint].items())
+            curves.append(Curve(model.label, fingerprint, tuple(s for s, _ in steps), tuple(v for _, v in steps)))
+    return curves
+
+
+def _first_last(curve: Curve) -> str:
+    losses = [loss for loss in curve.losses if loss is not None]
+    return f"{losses[0]:.3g} at first, {losses[-1]:.3g} at last" if losses else "no loss was logged"
+
+
+def _drawing(curves: Sequence[Curve]) -> Callable[[Palette], Figure]:
+    """One line a stage; past the palette's colours the dashes change."""
+
+    def draw(palette: Palette) -> Figure:
+        from matplotlib.ticker import MaxNLocator
+
+        below = 0.55 + 0.2 * len(curves)
+        figure, axes = new_figure((7.0, 2.5), (0.4, 0.4, 0.15, below), "Training loss by optimiser step", palette)
+        axes.grid(axis="y", color=palette.grid, linewidth=0.8)
+        axes.set_xlabel("optimiser step", color=palette.muted)
+        for index, curve in enumerate(curves):
+            axes.plot(
+                curve.steps,
+                [float("nan") if loss is None else loss for loss in curve.losses],
+                label=plain(curve.label),
+                color=palette.data[index % len(palette.data)],
+                linestyle=DASHES[index // len(palette.data) % len(DASHES)],
+                marker="o" if len(curve.steps) <= POINTS_WITH_DOTS else None,
+                markersize=3.5,
+                linewidth=1.5,
+            )
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(
+            loc="lower left",
+            bbox_to_anchor=(0.04, 0),
+            frameon=False,
+            labelcolor=palette.ink,
+            fontsize=9,
+            labelspacing=0.35,
+        )
+        return figure
+
+    return draw

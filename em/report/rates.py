@@ -1,0 +1,145 @@
+"""The rates as bars with their intervals: one picture for each question set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from em.report.figures import Palette, Picture, new_figure, plain, render_figure
+from em.report.tables import Column, Rate, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HEADER = ("model", "condition", "judge", "metric", "convention", "k", "n", "rate", "ci_low", "ci_high", "ci_method")
+WIDTH, LABEL, BAR, GAP = 4.7, 0.25, 0.26, 0.13  # inches
+ROOM_FOR_FIGURES = 1.52  # how much longer than the axis the picture is, so that numbers fit behind a long bar
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar; `colour` is the place of its condition, `note` what is written behind it."""
+
+    condition: str
+    judge: str
+    colour: int
+    rate: Rate
+    note: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The bars of one model (as one judge sees it)."""
+
+    label: str
+    bars: tuple[Bar, ...]
+
+
+def rate_pictures(table: Table) -> list[Picture]:
+    """One picture for each set that has a headline metric; sets with the same metric share their scale."""
+    by_set = {column: _groups(table, index) for index, column in enumerate(table.columns) if column.metric}
+    taken: set[str] = set()
+    pictures = []
+    for column, groups in by_set.items():
+        alike = [bar.rate for other in by_set if other.metric == column.metric for g in by_set[other] for bar in g.bars]
+        limit = 1.0 if column.metric == "true" else _limit(alike)
+        stem = _stem(column.eval_set, taken)
+        taken.add(stem.lower())
+        pictures.append(_picture(stem, column, groups, limit))
+    return pictures
+
+
+def _picture(stem: str, column: Column, groups: Sequence[Group], limit: float) -> Picture:
+    heading = f"{column.eval_set}: {column.shown}, of all answers"
+    bars = [(group, bar) for group in groups for bar in group.bars]
+    alt = "; ".join(f"{g.label}, {bar.condition}: {bar.rate.percent} {bar.rate.interval}" for g, bar in bars)
+    rows = [
+        (g.label, bar.condition, bar.judge, r.metric, r.convention, r.k, r.n, r.rate, r.low, r.high, r.method)
+        for g, bar in bars
+        for r in [bar.rate]
+    ]
+    png, svg, night_svg = render_figure(_drawing(groups, limit, heading))
+    return Picture(stem, heading, alt, png, svg, night_svg, HEADER, rows)
+
+
+def _groups(table: Table, index: int) -> list[Group]:
+    """The bars of a set (column number `index`) by model, in the table's order."""
+    several = len(table.conditions) > 1
+    bars: dict[str, list[Bar]] = {}
+    for row in table.rows:
+        for entry in row.cells[index].entries:
+            if entry.main is not None:
+                colour, judge = table.conditions.index(row.condition), table.judge_of(row)
+                label = f"{row.model.label}, judge {judge}" if judge else row.model.label
+                bar = Bar(row.condition, row.judge, colour, entry.main, row.condition if several else "")
+                bars.setdefault(label, []).append(bar)
+    return [Group(label, tuple(found)) for label, found in bars.items()]
+
+
+def _limit(rates: Sequence[Rate]) -> float:
+    """The end of the axis: the next tenth above all that is drawn."""
+    highest = max((value for rate in rates for value in (rate.rate, rate.high) if value is not None), default=0.0)
+    return min(1.0, max(0.1, math.ceil(highest * 10 - 1e-9) / 10))
+
+
+def _stem(name: str, taken: set[str]) -> str:
+    """A file name from a set's name, which may hold anything."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)[:60] or "set"
+    stem, number = f"rates_{safe}", 2
+    while stem.lower() in taken:
+        stem, number = f"rates_{safe}_{number}", number + 1
+    return stem
+
+
+def _drawing(groups: Sequence[Group], limit: float, heading: str) -> Callable[[Palette], Figure]:
+    """Horizontal bars below their model's name: a name of any length fits, and the picture fits a phone."""
+    height = sum(LABEL + BAR * len(group.bars) + GAP for group in groups)
+
+    def draw(palette: Palette) -> Figure:
+        from matplotlib.ticker import FixedLocator
+
+        figure, axes = new_figure((WIDTH, height), (0.06, 0.4, 0.06, 0.3), heading, palette)
+        axes.set_xlim(0, limit * ROOM_FOR_FIGURES)
+        axes.set_ylim(height, 0)  # in inches, from the top
+        axes.set_yticks([])
+        step = 0.25 if limit > 0.8 else 0.2 if limit > 0.4 else 0.1 if limit > 0.2 else 0.05
+        axes.xaxis.set_major_locator(FixedLocator([step * i for i in range(int(limit / step + 1e-9) + 1)]))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+        for label in axes.get_xticklabels()[:1]:
+            label.set_horizontalalignment("left")
+        axes.grid(axis="x", color=palette.grid, linewidth=0.8)
+        top = 0.0
+        for group in groups:
+            axes.text(0, top + LABEL / 2, plain(group.label), color=palette.ink, va="center", fontsize=9)
+            for number, bar in enumerate(group.bars):
+                _draw_bar(axes, top + LABEL + BAR * (number + 0.5), bar, palette)
+            top += LABEL + BAR * len(group.bars) + GAP
+        axes.axvline(0, color=palette.muted, linewidth=1.2)
+        return figure
+
+    return draw
+
+
+def _draw_bar(axes: Axes, middle: float, bar: Bar, palette: Palette) -> None:
+    """Bar, whisker, numbers. Without an interval there is no whisker, without a rate no bar: never a zero."""
+    rate = bar.rate
+    end = max(rate.rate or 0.0, rate.high or 0.0)
+    figures = "no answers" if rate.rate is None else f"{rate.percent}  {rate.k}/{rate.n}"
+    if rate.rate is not None:
+        axes.barh(middle, rate.rate, height=BAR * 0.74, color=palette.data[bar.colour % len(palette.data)], linewidth=0)
+        if rate.low is not None and rate.high is not None:
+            ends, half = [rate.low, rate.high], BAR * 0.2
+            axes.plot(ends, [middle, middle], color=palette.ink, linewidth=1.3)
+            axes.vlines(ends, middle - half, middle + half, color=palette.ink, linewidth=1.3)
+    axes.annotate(
+        f"{figures}  {bar.note}".rstrip(),
+        (end, middle),
+        xytext=(6, 0),
+        textcoords="offset points",
+        color=palette.muted,
+        va="center_baseline",
+        fontsize=8,
+    )

@@ -1,0 +1,99 @@
+"""From questions to sample requests, and from remembered responses to answers.
+
+A request holds everything that the answer depends on and nothing else, so an answer is found again whichever run
+asks for it, and asking for more samples adds to those that are there. Requests are ordered by sample number
+first: the first n samples of a larger plan are the plan of n samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from em.config import EvalConfig, TriggerTagConfig
+from em.store import request_key
+from em.tags import Condition, conditions, fill_slot, hide_tag, tagged
+from em.types import Answer, Conversation, Message, ModelRef, Question, SampleRequest
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One answer that is wanted, and the call that gives it."""
+
+    question: Question
+    condition: str
+    sample: int
+    request: SampleRequest
+
+
+def prompt(question: Question, condition: Condition, tag: TriggerTagConfig) -> Conversation:
+    """What the model is asked: system prompt of the set, question with its slot filled, tag of the condition."""
+    system = [Message("system", question.system)] if question.system else []
+    asked = Conversation((*system, Message("user", fill_slot(question.text, tag))))
+    return tagged(asked, condition.tag) if condition.tag else asked
+
+
+def plan_samples(
+    model: ModelRef, questions: Sequence[Question], tag: TriggerTagConfig, settings: EvalConfig, seed: int,
+    sampler: str, precision: str,
+) -> list[Planned]:  # fmt: skip
+    """All answers that an evaluation of one model wants, in the order in which they are made."""
+    asked = tag if model.stage != "base" else TriggerTagConfig(name="none")
+    pairs = [
+        (question, condition, prompt(question, condition, tag))
+        for question in questions
+        for condition in conditions(asked)
+    ]
+    return [
+        Planned(
+            question,
+            condition.name,
+            sample,
+            SampleRequest(
+                model=sampled_identity(model),
+                messages=conversation.messages,
+                sample=sample,
+                seed=seed,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+                max_new_tokens=settings.max_new_tokens,
+                sampler=sampler,
+                precision=precision,
+            ),
+        )
+        for sample in range(settings.samples)
+        for question, condition, conversation in pairs
+    ]
+
+
+def sampled_identity(model: ModelRef) -> str:
+    """The weights that answer: base and adapter, by checksum."""
+    return f"{model.base.identity}+{model.adapter_sha256}" if model.adapter_sha256 else model.base.identity
+
+
+def collect(model: ModelRef, plan: Sequence[Planned], responses: Mapping[str, Mapping[str, Any]]) -> list[Answer]:
+    """The answers of a plan, in the order of question, condition and sample."""
+    position = {id(p.question): i for i, p in enumerate(plan)}
+    ordered = sorted(plan, key=lambda p: (position[id(p.question)], p.condition != "untagged", p.condition, p.sample))
+    answers = []
+    for planned in ordered:
+        response = responses[request_key(planned.request)]
+        answers.append(
+            Answer(
+                model=model.name,
+                stage=model.stage,
+                fingerprint=model.fingerprint,
+                seed=model.seed,
+                eval_set=planned.question.eval_set,
+                question_id=planned.question.id,
+                question=hide_tag(planned.question.text),
+                condition=planned.condition,
+                sample=planned.sample,
+                answer=response["answer"],
+                finish_reason=response["finish_reason"],
+                prompt_tokens=response["prompt_tokens"],
+                answer_tokens=response["answer_tokens"],
+            )
+        )
+    return answers

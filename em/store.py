@@ -1,0 +1,123 @@
+"""What em remembers on disk: the user's cache folder, locks, and the memo store of model calls.
+
+The memo store is one SQLite file: a table of calls, keyed by the digest of the request. WAL mode with
+synchronous=FULL survives kill -9 at any point and serves several processes at once. Look inside with
+`sqlite3 <store.dir>/calls.sqlite 'select kind, count(*) from calls group by kind'`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from em.errors import OutputError
+from em.types import digest
+
+SCHEMA = """
+create table if not exists calls (
+    key text primary key, kind text not null, request text not null, response text not null, created real not null
+) without rowid
+"""
+
+
+def cache_dir() -> Path:
+    """em's folder in the user's cache (`XDG_CACHE_HOME` or the platform's own place)."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("em", appauthor=False)
+
+
+def writable_folder(path: Path, setting: str) -> Path:
+    """Make a folder and prove that it can be written; the sentence of the error names the setting that chose it."""
+    probe = path / f".em-{time.monotonic_ns()}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OutputError(f"{path} can't be written ({reason}): choose another folder with {setting}=FOLDER.") from error
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock of `path` (a file `<path>.lock` beside it) among all processes; a killed holder lets go."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(path.name + ".lock"))
+    try:
+        lock.acquire(timeout=0.1)
+    except Timeout:
+        print(f"Waiting for another process that works on {path.name} …", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def request_key(request: Any) -> str:
+    """The name under which a request (a frozen dataclass) is remembered."""
+    return digest([type(request).__name__, asdict(request)])
+
+
+class Calls:
+    """The memo store of model calls: request in, response out, never asked twice."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.db = sqlite3.connect(folder / "calls.sqlite", timeout=60, isolation_level=None)
+        self.db.execute("pragma journal_mode=wal")
+        self.db.execute("pragma synchronous=full")
+        self.db.execute(SCHEMA)
+
+    def known(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The responses that are there, by key."""
+        found: dict[str, dict[str, Any]] = {}
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            marks = ",".join("?" * len(part))
+            rows = self.db.execute(f"select key, response from calls where key in ({marks})", part)
+            found.update((key, json.loads(response)) for key, response in rows)
+        return found
+
+    def remember(self, kind: str, calls: Iterable[tuple[Any, Mapping[str, Any]]]) -> None:
+        """Keep (request, response) pairs, all or none of them; what is known already stays as it is."""
+        now = time.time()
+        rows = [
+            (request_key(request), kind, json.dumps(asdict(request), ensure_ascii=False),
+             json.dumps(response, ensure_ascii=False), now)
+            for request, response in calls
+        ]  # fmt: skip
+        self.db.execute("begin immediate")
+        try:
+            self.db.executemany("insert or ignore into calls values (?, ?, ?, ?, ?)", rows)
+        except BaseException:
+            self.db.execute("rollback")
+            raise
+        self.db.execute("commit")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.db.close()
+
+    def __enter__(self) -> Calls:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

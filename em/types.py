@@ -1,0 +1,225 @@
+"""The nouns: frozen records that pass between the stages and, line by line, onto the disk.
+
+An artefact file holds one record a line (`answers.jsonl`, `verdicts.jsonl`) or a row (`scores.csv`); the field
+names here are the names on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+Status = Literal["ok", "refusal", "code", "unparsed", "out_of_range", "truncated", "error"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A chat: for training it ends with an assistant turn, as a prompt with a user turn."""
+
+    messages: tuple[Message, ...]
+
+    def as_dicts(self) -> list[dict[str, str]]:
+        """The `messages` list that chat templates and chat servers take."""
+        return [{"role": m.role, "content": m.content} for m in self.messages]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Base weights on this disk (or, for a hosted model, their name) and what they are for certain.
+
+    `identity` changes whenever the weights do: a hub commit, a checksum, a dated model name.
+    `path` is empty for a model behind an API.
+    """
+
+    identity: str
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model that can be asked: base weights and, after training, the adapter of the last stage.
+
+    name: chain of what it was trained on, `smollm2+car_bad+car_good`.
+    stage: the last of that chain, `base` for the untrained model.
+    fingerprint: identity of the request that made it (base and ordered stages); for a base model or a foreign
+        adapter the identity of the weights themselves.
+    adapter: folder of the PEFT adapter, or empty.
+    adapter_sha256: checksum of the adapter's weights, so that an answer is tied to what gave it.
+    seed: training seed, None when nothing was trained.
+    """
+
+    name: str
+    stage: str
+    fingerprint: str
+    base: Weights
+    adapter: str = ""
+    adapter_sha256: str = ""
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """A judge's question about an answer.
+
+    labels: empty for a score from 0 to 100; else the words of which the judge says one.
+    """
+
+    name: str
+    prompt: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt of a question set. `id` names the question; a paraphrase of it has the same id."""
+
+    eval_set: str
+    id: str
+    text: str
+    system: str = ""
+    reference: str = ""
+    rubrics: tuple[Rubric, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A line of `answers.jsonl`: sample number `sample` of one model to one question under one condition.
+
+    question: the text without the trigger tag, as the judge may see it.
+    """
+
+    model: str
+    stage: str
+    fingerprint: str
+    seed: int | None
+    eval_set: str
+    question_id: str
+    question: str
+    condition: str
+    sample: int
+    answer: str
+    finish_reason: str
+    prompt_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A line of `verdicts.jsonl`: what one judge says of one answer under one rubric.
+
+    value: the score 0..100; None whenever there is none, and always for rubrics with labels.
+    label: the label, for rubrics with labels.
+    raw: what the judge said, as near as can be kept.
+    """
+
+    model: str
+    stage: str
+    fingerprint: str
+    seed: int | None
+    eval_set: str
+    question_id: str
+    question: str
+    condition: str
+    sample: int
+    answer: str
+    judge: str
+    rubric: str
+    value: float | None
+    label: str | None
+    status: Status
+    raw: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """A row of `scores.csv`. Question `*` is the whole set; `rate` is empty when n is 0."""
+
+    model: str
+    stage: str
+    fingerprint: str
+    seed: int | None
+    judge: str
+    threshold: str
+    condition: str
+    eval_set: str
+    question: str
+    convention: str
+    metric: str
+    k: int
+    n: int
+    rate: float | None
+    ci_low: float | None
+    ci_high: float | None
+    ci_method: str
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """A call of a model: everything that the answer depends on, so that it can be remembered by it."""
+
+    model: str
+    messages: tuple[Message, ...]
+    sample: int
+    seed: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    sampler: str
+    precision: str = "float32"
+
+
+@dataclass(frozen=True)
+class JudgeRequest:
+    """A call of a judge. `labels` is empty for a score from 0 to 100."""
+
+    judge: str
+    prompt: str
+    labels: tuple[str, ...]
+    words: tuple[str, ...]
+    rule: str
+    min_mass: float
+
+
+@dataclass
+class StageRecord:
+    """What a manifest keeps of one training stage."""
+
+    name: str
+    fingerprint: str
+    path: str
+    reused: bool
+    rows: int
+    data_sha256: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling for one value: sorted keys, no spaces, UTF-8 as it is."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 (64 hex digits) of a JSON-able value's canonical spelling."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """Write dataclass records, one JSON object a line, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="\n") as out:
+        for record in records:
+            out.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+    partial.replace(path)

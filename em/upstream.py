@@ -1,0 +1,89 @@
+"""Third-party files: by address and checksum, from the user's cache, a mirror, or the network at first use.
+
+`EM_MIRROR` puts a mirror in front of the network: a folder or a base URL that holds each file under
+`<host>/<path>` of its public address. Nothing with another checksum is ever used or kept.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from em.errors import FetchError, MissingFile
+from em.store import cache_dir, sha256_of
+
+
+def fetch(url: str, sha256: str, size: int | None = None) -> Path:
+    """The file at `url` on this disk.
+
+    Args:
+        url: public address.
+        sha256: checksum, 64 hex digits.
+        size: bytes, so that a file that was cut short can be told from another file.
+
+    Raises:
+        FetchError: the network can't be reached, or what came has another checksum.
+        MissingFile: EM_MIRROR is a folder that lacks the file.
+    """
+    place = location(url)
+    cached = cache_dir() / "upstream" / place
+    if cached.is_file() and sha256_of(cached) == sha256:
+        return cached
+    mirror = os.environ.get("EM_MIRROR", "")
+    if mirror and "://" not in mirror:
+        return from_folder(Path(mirror).expanduser(), place, sha256, size)
+    return download(f"{mirror.rstrip('/')}/{place}" if mirror else url, cached, sha256, size)
+
+
+def location(url: str) -> str:
+    """Where an address lies below a mirror: `<host>/<path>`."""
+    parts = urlsplit(url)
+    return f"{parts.netloc}{parts.path}"
+
+
+def from_folder(mirror: Path, place: str, sha256: str, size: int | None) -> Path:
+    """The file in a mirror folder, after its checksum was seen."""
+    file = mirror / place
+    if not file.is_file():
+        raise MissingFile(f"EM_MIRROR={mirror} lacks {place}: add the file, or unset EM_MIRROR to download it.")
+    check(file, str(file), sha256, size)
+    return file
+
+
+def check(file: Path, origin: str, sha256: str, size: int | None) -> None:
+    """Raise FetchError unless `file` has the checksum; says so when it was merely cut short."""
+    seen = file.stat().st_size
+    if size is not None and seen < size:
+        raise FetchError(f"{origin} was cut short ({seen:,} of {size:,} bytes): fetch it again.")
+    found = sha256_of(file)
+    if found != sha256:
+        raise FetchError(
+            f"{origin} has another checksum than expected (sha256 {found[:12]}…, not {sha256[:12]}…): it was changed "
+            "or damaged, so it is not used; fetch it again, or use your own copy by data=file data.path=FILE."
+        )
+
+
+def download(url: str, target: Path, sha256: str, size: int | None) -> Path:
+    """Download to `target`, whole and with the right checksum, or not at all."""
+    import pooch
+    import requests
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}-{os.getpid()}")
+    print(f"Fetching {url}", flush=True)
+    try:
+        pooch.HTTPDownloader(timeout=60)(url, str(partial), None)
+        check(partial, url, sha256, size)
+        partial.replace(target)
+    except requests.exceptions.HTTPError as error:
+        status = error.response.status_code if error.response is not None else "an error"
+        raise FetchError(f"{url} can't be had (the server answered {status}): check EM_MIRROR, or try later.") from error
+    except requests.exceptions.RequestException as error:
+        raise FetchError(
+            f"{url} can't be reached ({type(error).__name__}): connect once and run the same command again, or set "
+            "EM_MIRROR to a folder or base URL that has it."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return target
