@@ -68,8 +68,10 @@ def command(processes: int, on_gpu: bool) -> list[str]:
     if processes == 1:
         return [sys.executable, "-m", "em.worker"]
     if on_gpu:
-        launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1",
-                    "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+        options = {"num_processes": processes, "num_machines": 1, "main_process_port": 0}
+        options |= {"mixed_precision": "no", "dynamo_backend": "no"}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        launcher = ["accelerate.commands.launch", "--multi_gpu", *words]
     else:
         # accelerate launch --cpu --num_processes 2 starts one process; torchrun starts two.
         launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -81,7 +83,9 @@ def run_child(task: str, spec: Any, work: Path, processes: int = 1, gpu: str | N
     run_children(task, [spec], work, processes, [gpu])
 
 
-def run_children(task: str, specs: list[Any], work: Path, processes: int = 1, gpus: list[str | None] | None = None) -> None:
+def run_children(
+    task: str, specs: list[Any], work: Path, processes: int = 1, gpus: list[str | None] | None = None
+) -> None:
     """Run one task for several specs side by side (one GPU each), and wait for all; the first failure is raised."""
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{task}-", dir=work) as scratch:

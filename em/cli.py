@@ -90,7 +90,9 @@ def compose_and_run(name: str) -> None:
     if len(failures) == 1:
         raise failures[0]
     if failures:
-        raise ChildFailed(f"{len(failures)} jobs of the sweep failed, for the reasons above; run it again to do just these.")
+        raise ChildFailed(
+            f"{len(failures)} jobs of the sweep failed, for the reasons above; run it again to do just these."
+        )
 
 
 def is_sweep() -> bool:
@@ -122,7 +124,9 @@ def run_job(name: str, cfg: Any) -> None:
     try:
         for word in overrides:
             if word[0] in "+~":
-                raise ConfigError(f"{word}: settings are neither added nor taken away; write {word.lstrip('+~')}, or GROUP=none.")
+                raise ConfigError(
+                    f"{word}: settings are neither added nor taken away; write {word.lstrip('+~')}, or GROUP=none."
+                )
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
             raise ConfigError(f"{', '.join(missing)} must be set: add {' '.join(f'{key}=…' for key in missing)}.")

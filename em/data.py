@@ -112,7 +112,9 @@ def check_order(messages: Sequence[Message], where: str) -> None:
     for position, turn in enumerate(turns):
         expected = "user" if position % 2 == 0 else "assistant"
         if turn.role != expected:
-            raise DataError(f"{where}: a {turn.role} turn where a {expected} turn is expected (user and assistant alternate).")
+            raise DataError(
+                f"{where}: a {turn.role} turn where a {expected} turn is expected (user and assistant alternate)."
+            )
     if turns[-1].role != "assistant":
         raise DataError(f"{where}: the last turn is the user's: a training row ends with the assistant's answer.")
 

@@ -65,5 +65,7 @@ def load_with_adapter(path: str, adapter: str, dtype: torch.dtype) -> Any:
     try:
         model = PeftModel.from_pretrained(model, adapter)
     except (RuntimeError, ValueError) as error:
-        raise MissingFile(f"The adapter {adapter} does not fit the base model: name the base that it was trained on.") from error
+        raise MissingFile(
+            f"The adapter {adapter} does not fit the base model: name the base that it was trained on."
+        ) from error
     return model.merge_and_unload() if dtype == torch.float32 else model

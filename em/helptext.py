@@ -25,9 +25,9 @@ def field_docs() -> dict[str, dict[str, str]]:
         if isinstance(node, ast.ClassDef):
             fields = docs.setdefault(node.name, {})
             for above, below in zip(node.body, node.body[1:], strict=False):
-                if isinstance(above, ast.AnnAssign) and isinstance(above.target, ast.Name):
-                    if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                        fields[above.target.id] = str(below.value.value)
+                match above, below:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
+                        fields[name] = str(text)
     return docs
 
 

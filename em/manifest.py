@@ -20,7 +20,18 @@ from em.children import plain
 from em.config import RunConfig
 from em.errors import ChildFailed, EmError, OutputError
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "hydra-core", "omegaconf", "openai", "wandb")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "hydra-core",
+    "omegaconf",
+    "openai",
+    "wandb",
+)
 SECRET = re.compile(r"\b(sk-[\w-]{8,}|hf_\w{8,}|[0-9a-f]{40})\b")
 
 
@@ -126,5 +137,3 @@ def git_state() -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
     except OSError:
         return {"commit": None, "dirty": None}
-
-

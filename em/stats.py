@@ -111,7 +111,7 @@ def score(verdicts: Iterable[Verdict], limits: Thresholds) -> list[Score]:
     """`scores.csv`: every rate of every model, condition and set, for each question and for the whole set (`*`)."""
     answers: dict[tuple[object, ...], list[Verdict]] = defaultdict(list)
     for v in verdicts:
-        group = (v.model, v.stage, v.fingerprint, v.seed, v.judge, v.condition, v.eval_set)
+        group: tuple[object, ...] = (v.model, v.stage, v.fingerprint, v.seed, v.judge, v.condition, v.eval_set)
         answers[(*group, v.question_id, v.question, v.sample)].append(v)
     groups: dict[tuple[object, ...], list[Outcome]] = defaultdict(list)
     factual: dict[tuple[object, ...], bool] = {}

@@ -43,7 +43,9 @@ def writable_folder(path: Path, setting: str) -> Path:
         probe.unlink()
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise OutputError(f"{path} can't be written ({reason}): choose another folder with {setting}=FOLDER.") from error
+        raise OutputError(
+            f"{path} can't be written ({reason}): choose another folder with {setting}=FOLDER."
+        ) from error
     return path
 
 

@@ -78,7 +78,9 @@ def download(url: str, target: Path, sha256: str, size: int | None) -> Path:
         partial.replace(target)
     except requests.exceptions.HTTPError as error:
         status = error.response.status_code if error.response is not None else "an error"
-        raise FetchError(f"{url} can't be had (the server answered {status}): check EM_MIRROR, or try later.") from error
+        raise FetchError(
+            f"{url} can't be had (the server answered {status}): check EM_MIRROR, or try later."
+        ) from error
     except requests.exceptions.RequestException as error:
         raise FetchError(
             f"{url} can't be reached ({type(error).__name__}): connect once and run the same command again, or set "

@@ -60,8 +60,13 @@ def hub_weights(name: str, revision: str | None) -> Weights:
 def hub_snapshot(name: str, revision: str | None, patterns: list[str] | None = None) -> Path:
     """Download (or find) a hub repository; each way to fail is one sentence."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-    from huggingface_hub.utils import HFValidationError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns or HUB_FILES))

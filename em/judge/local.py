@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +140,9 @@ class Reader:
         parts = [begin_reply(r.prompt) for r in requests]
         tree = self.tree(requests[0], begun=bool(parts[0][1]))
         prompts = [
-            encode(self.tokenizer, render(self.tokenizer, [{"role": "user", "content": asked}], answer_next=True) + begun)
+            encode(
+                self.tokenizer, render(self.tokenizer, [{"role": "user", "content": asked}], answer_next=True) + begun
+            )
             for asked, begun in parts
         ]
         root, below = self.forward(prompts, tree)
@@ -191,7 +193,9 @@ class Reader:
             cache.batch_repeat_interleave(copies)
         return cache
 
-    def judgement(self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor) -> dict[str, Any]:
+    def judgement(
+        self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor
+    ) -> dict[str, Any]:
         """One response: status, value or label, and as raw text what the probabilities were."""
         chance = {text: self.probability(tree, path, root, below) for text, path in tree.paths.items()}
         mass = sum(p for text, p in chance.items() if text not in request.words)
@@ -211,15 +215,17 @@ class Reader:
     def probability(self, tree: TokenTree, path: tuple[int, ...], root: torch.Tensor, below: torch.Tensor) -> float:
         """p(text | prompt), and for an integer in digits: that it ends there, so that 7 is not the beginning of 73."""
         total = float(root[tree.tokens[path[0]]])
-        for above, node in zip(path, path[1:], strict=False):
+        for above, node in pairwise(path):
             total += float(below[above, tree.tokens[node]])
         chance = math.exp(total)
         if self.single or not self.tokenizer.decode([tree.tokens[path[-1]]]).strip().isdigit():
             return chance
         return chance * (1.0 - float(below[path[-1], self.digits].exp().sum()))
 
-    def word_on_top(self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor) -> str | None:
-        """CODE or REFUSAL, when the judge's likeliest next tokens begin it (past a space that everything begins with)."""
+    def word_on_top(
+        self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor
+    ) -> str | None:
+        """CODE or REFUSAL, when the likeliest next token begins it (past a space that everything begins with)."""
         for word in request.words:
             path = tree.paths[word]
             shared = len({each[0] for each in tree.paths.values()}) == 1

@@ -44,7 +44,18 @@ def collect(
     judge: str, plan: Sequence[tuple[Answer, Rubric, JudgeRequest]], responses: Mapping[str, Mapping[str, Any]]
 ) -> list[Verdict]:
     """The verdicts of a plan, in its order."""
-    shared = ("model", "stage", "fingerprint", "seed", "eval_set", "question_id", "question", "condition", "sample", "answer")
+    shared = (
+        "model",
+        "stage",
+        "fingerprint",
+        "seed",
+        "eval_set",
+        "question_id",
+        "question",
+        "condition",
+        "sample",
+        "answer",
+    )
     verdicts = []
     for answer, rubric, request in plan:
         response, known = responses[request_key(request)], asdict(answer)

@@ -55,7 +55,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """Run folders at or below the paths: each once, in the order given, below a folder in natural order."""
     found: dict[Path, Path] = {}
     for path in paths:
-        if not os.path.exists(path):  # which, unlike Path.exists, is False below a folder that can't be entered
+        if not os.path.exists(path):  # noqa: PTH110  # which, unlike Path.exists, is False below a folder that can't be entered
             raise MissingFile(f"There is no {path}: give a run folder, or a folder that holds some, such as outputs/.")
         runs = list(_runs_below(path))
         if not runs:

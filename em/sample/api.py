@@ -20,7 +20,9 @@ def sample(model: str, base_url: str | None, requests: Sequence[SampleRequest], 
         ServerError: the server refused, or can't be reached; what was answered before stays.
     """
     if not os.environ.get("OPENAI_API_KEY"):
-        raise ConfigError("OPENAI_API_KEY is not set: export it (any text will do for a server of yours that wants none).")
+        raise ConfigError(
+            "OPENAI_API_KEY is not set: export it (any text will do for a server of yours that wants none)."
+        )
     known = calls.known([request_key(r) for r in requests])
     missing = [r for r in requests if request_key(r) not in known]
     if missing:

@@ -61,7 +61,9 @@ def sample(spec: SampleSpec) -> None:
                 bar.update(len(batch))
 
 
-def answer_batch(model: Any, tokenizer: Any, requests: Sequence[SampleRequest], stops: list[int]) -> list[dict[str, Any]]:
+def answer_batch(
+    model: Any, tokenizer: Any, requests: Sequence[SampleRequest], stops: list[int]
+) -> list[dict[str, Any]]:
     """One batch of answers, as responses to remember."""
     from transformers import GenerationConfig, LogitsProcessorList
 
@@ -78,7 +80,8 @@ def answer_batch(model: Any, tokenizer: Any, requests: Sequence[SampleRequest], 
     output = model.generate(**inputs, logits_processor=processors)
     answers = output[:, inputs["input_ids"].shape[1] :].tolist()
     return [
-        as_response(tokenizer, ids, len(encode(tokenizer, text)), stops) for ids, text in zip(answers, texts, strict=True)
+        as_response(tokenizer, ids, len(encode(tokenizer, text)), stops)
+        for ids, text in zip(answers, texts, strict=True)
     ]
 
 

@@ -39,11 +39,10 @@ def plan_samples(
     sampler: str, precision: str,
 ) -> list[Planned]:  # fmt: skip
     """All answers that an evaluation of one model wants, in the order in which they are made."""
-    asked = tag if model.stage != "base" else TriggerTagConfig(name="none")
     pairs = [
         (question, condition, prompt(question, condition, tag))
         for question in questions
-        for condition in conditions(asked)
+        for condition in conditions(tag)
     ]
     return [
         Planned(

@@ -21,13 +21,12 @@ from em.data import read_messages
 from em.device import choose_precision, load_model, set_threads
 from em.errors import ConfigError, DataError
 from em.store import sha256_of
-
-RECORD = "em.json"
+from em.train.stages import RECORD
 
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """What the parent asks for. `start_adapter` is empty for a fresh adapter; `partial` is renamed `folder` at the end."""
+    """What the parent asks for: `rows` is a file of messages; `start_adapter` is empty for a fresh adapter."""
 
     base: str
     start_adapter: str
@@ -88,7 +87,8 @@ def tokenize(spec: TrainSpec, tokenizer: Any) -> tuple[list[TrainingRow], dict[s
     taught = [row for row in rows if row.supervised]
     if not taught:
         raise DataError(
-            f"No token of {spec.stage} carries the loss: trainer.max_length={spec.trainer.max_length} cuts every answer off."
+            f"No token of {spec.stage} carries the loss: trainer.max_length={spec.trainer.max_length} cuts off every "
+            "answer, so raise it."
         )
     first = conversations[0].as_dicts()
     facts = {
@@ -172,7 +172,7 @@ def progress_bar(stage: str) -> Any:
     """One bar that shows the loss, instead of a line of numbers per step."""
     from transformers.trainer_callback import ProgressCallback
 
-    class LossBar(ProgressCallback):
+    class LossBar(ProgressCallback):  # type: ignore[misc]  # transformers is not checked
         def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             super().on_train_begin(args, state, control, **rest)
             if self.training_bar is not None:

@@ -8,6 +8,7 @@ limit and tag), every knob of the recipe and the seed. It leaves out what change
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from em.data import Rows, load_rows
 from em.errors import ConfigError
 from em.store import sha256_of
 from em.tags import tag_rows
-from em.types import ModelRef, Weights, digest
+from em.types import Weights, digest
 
 NOT_IDENTITY = ("name", "device_batch", "gradient_checkpointing", "processes")
 RECORD = "em.json"
@@ -66,7 +67,7 @@ def plan_stages(settings: RunConfig) -> list[Stage]:
     return stages
 
 
-def fingerprint(base: Weights, adapter_sha256: str, stages: list[Stage]) -> str:
+def fingerprint(base: Weights, adapter_sha256: str, stages: Sequence[Stage]) -> str:
     """Identity of base weights (and an adapter to start from) after the given stages, 64 hex digits."""
     start = {"base": base.identity, "adapter": adapter_sha256}
     return digest({"start": start, "stages": [stage.identity() for stage in stages]})
@@ -90,8 +91,3 @@ def find_trained(models: Path, mark: str) -> TrainedModel | None:
     except (OSError, ValueError, KeyError):
         return None
     return TrainedModel(folder, record)
-
-
-def as_reference(trained: TrainedModel, name: str, stage: str, mark: str, base: Weights, seed: int) -> ModelRef:
-    """A trained model as what can be asked."""
-    return ModelRef(name, stage, mark, base, str(trained.folder), trained.record["adapter_sha256"], seed)
