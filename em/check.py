@@ -11,6 +11,7 @@ def check_settings(kind: str, settings: RunConfig) -> None:
     """Raise ConfigError for the first setting that can't be."""
     check_ranges(settings)
     check_tag(settings.trigger_tag)
+    check_realign(settings)
     if kind == "train" and isinstance(settings.data, NoData):
         raise ConfigError("data=none leaves nothing to train: choose data=car_bad or another, or use evaluate.py.")
     if kind == "evaluate" and not settings.eval.sets:
@@ -19,6 +20,17 @@ def check_settings(kind: str, settings: RunConfig) -> None:
         raise ConfigError(f"sampler={settings.sampler.name} can't ask a server: use sampler=auto or sampler=api.")
     if isinstance(settings.model, HfModel) and not isinstance(settings.sampler, HfSampler):
         raise ConfigError(f"sampler={settings.sampler.name} can't run open weights: use sampler=auto or sampler=hf.")
+
+
+def check_realign(settings: RunConfig) -> None:
+    """Settings of a second stage that would do nothing are refused."""
+    realign = settings.realign
+    if realign.data.limit is not None:
+        raise ConfigError("realign.data.limit is not used: write realign.limit.")
+    if realign.name == "none" and (realign.limit is not None or realign.epochs is not None):
+        raise ConfigError("realign.limit and realign.epochs do nothing with realign=none: choose a second stage.")
+    if realign.name != "none" and isinstance(settings.data, NoData):
+        raise ConfigError(f"realign={realign.name} needs a first stage: choose data=….")
 
 
 def check_ranges(settings: RunConfig) -> None:

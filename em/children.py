@@ -68,7 +68,7 @@ def command(processes: int, on_gpu: bool) -> list[str]:
     if processes == 1:
         return [sys.executable, "-m", "em.worker"]
     if on_gpu:
-        options = {"num_processes": processes, "num_machines": 1, "main_process_port": 0}
+        options: dict[str, object] = {"num_processes": processes, "num_machines": 1, "main_process_port": 0}
         options |= {"mixed_precision": "no", "dynamo_backend": "no"}
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         launcher = ["accelerate.commands.launch", "--multi_gpu", *words]
@@ -78,17 +78,14 @@ def command(processes: int, on_gpu: bool) -> list[str]:
     return [sys.executable, "-m", *launcher, "-m", "em.worker"]
 
 
-def run_child(task: str, spec: Any, work: Path, processes: int = 1, gpu: str | None = None) -> None:
+def run_child(task: str, spec: Any, processes: int = 1, gpu: str | None = None) -> None:
     """Run one task to its end. Raises EmError with the child's own sentence, or ChildFailed with its traceback."""
-    run_children(task, [spec], work, processes, [gpu])
+    run_children(task, [spec], processes, [gpu])
 
 
-def run_children(
-    task: str, specs: list[Any], work: Path, processes: int = 1, gpus: list[str | None] | None = None
-) -> None:
+def run_children(task: str, specs: list[Any], processes: int = 1, gpus: list[str | None] | None = None) -> None:
     """Run one task for several specs side by side (one GPU each), and wait for all; the first failure is raised."""
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{task}-", dir=work) as scratch:
+    with tempfile.TemporaryDirectory(prefix=f"em-{task}-") as scratch:
         running: list[tuple[subprocess.Popen[bytes], Path]] = []
         try:
             for number, spec in enumerate(specs):

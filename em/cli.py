@@ -21,6 +21,8 @@ from em.errors import ChildFailed, ConfigError, EmError, OutputError
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 KINDS = {"Integer": "a whole number", "Float": "a number"}
+# What torchrun and accelerate launch put into the environment (the latter sets no rank for a single process).
+LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
 SCALARS = ("seed", "force", "store", "experiment", "sweep", "hydra")
 
 
@@ -48,7 +50,7 @@ def stop(sentence: str, code: int) -> None:
 
 def refuse_launcher(name: str) -> None:
     """Hydra belongs in one parent process: refuse to be one of many ranks."""
-    if any(variable in os.environ for variable in ("LOCAL_RANK", "TORCHELASTIC_RUN_ID")):
+    if any(variable in os.environ for variable in LAUNCHED):
         words = " ".join(sys.argv[1:])
         raise ConfigError(
             f"Start it once, without torchrun or accelerate launch: python {name}.py {words}".rstrip()
@@ -154,6 +156,7 @@ def one_sentence(error: BaseException) -> str:
     text = str(error)
     if error.__cause__ is not None and ("raised while composing" in text or "Error merging override" in text):
         text = f"{text}\n{error.__cause__}"
+    flat = " ".join(text.split())
     if found := re.search(r"Could not find '(\w+)/(.+?)'", text):
         group, option = found.groups()
         known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
@@ -170,7 +173,9 @@ def one_sentence(error: BaseException) -> str:
         return f"{full_key(text)}={found[1]} has the wrong type: true or false is expected."
     if found := re.search(r"Invalid value '(.*?)', expected one of \[(.*)\]", text):
         return f"{full_key(text)}={found[1]} is unknown: it is one of {found[2]}."
-    return " ".join(text.split())
+    if found := re.search(r"Error merging override [\w.]+=(\S+) Invalid value assigned: .* not a ListConfig", flat):
+        return f"{full_key(text)}={found[1]} has the wrong type: a list is expected, as in {full_key(text)}=[a,b]."
+    return flat
 
 
 def full_key(text: str) -> str:

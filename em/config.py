@@ -146,7 +146,7 @@ class RealignConfig:
 
     name: str = MISSING
     """Short name, used in tables; `none` means no second stage."""
-    data: DataConfig = field(default_factory=lambda: NoData(name="none"))
+    data: DataConfig = field(default_factory=DataConfig)
     """The rows of the second stage: any option of `data`."""
     epochs: float | None = None
     """Passes over them; empty means as in `trainer.epochs`."""
@@ -324,6 +324,7 @@ class RunConfig:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
+    """Where em remembers."""
     seed: int = 0
     """Seed of the training: row order, adapter initialisation, which rows a limit draws."""
     force: bool = False

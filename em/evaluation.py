@@ -59,15 +59,15 @@ def sample_missing(request: Request, model: ModelRef, wanted: Sequence[SampleReq
                 "batch_size": sampler.batch_size,
                 "store": str(request.store),
             }
-            run_sharded("sample", spec, request.folder)
+            run_sharded("sample", spec)
 
 
-def run_sharded(task: str, spec: dict[str, Any], folder: Path) -> None:
+def run_sharded(task: str, spec: dict[str, Any]) -> None:
     """One child per visible GPU, each with its share of the fixed batch plan; one child on the CPU."""
     gpus = visible_gpus()
     shards = max(1, len(gpus))
     specs = [spec | {"shard": shard, "shards": shards} for shard in range(shards)]
-    run_children(task, specs, folder, gpus=list(gpus) or None)
+    run_children(task, specs, gpus=list(gpus) or None)
 
 
 def obtain_verdicts(
@@ -93,7 +93,7 @@ def obtain_verdicts(
                 "batch_size": judge.batch_size,
                 "store": str(request.store),
             }
-            run_sharded("judge", spec, request.folder)
+            run_sharded("judge", spec)
         verdicts = judging.collect(name, planned, calls.known(keys))
     write_jsonl(request.folder / "verdicts.jsonl", verdicts)
     return verdicts

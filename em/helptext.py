@@ -51,7 +51,7 @@ def help_text(name: str, conf: Path) -> str:
                 if setting not in shown and setting != "name":
                     lines.append(f"  {group + '.' + setting:32} {text}")
                 shown.add(setting)
-    lines += [f"  {setting:32} {text}" for setting, text in docs["RunConfig"].items()]
+    lines += [f"  {setting:32} {text}" for setting, text in docs["RunConfig"].items() if setting != "store"]
     lines += [f"  {'store.' + setting:32} {text}" for setting, text in docs["StoreConfig"].items()]
     lines += [
         f"  {'hydra.run.dir':32} Folder of the run; a run that was stopped there goes on.",

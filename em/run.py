@@ -67,4 +67,4 @@ def track(request: Request, failed: bool) -> None:
     """Hand the run's folder to the tracker, in a child of its own."""
     tracker = request.settings.tracker
     if isinstance(tracker, WandbTracker):
-        run_child("track", {"folder": str(request.folder), "tracker": tracker, "failed": failed}, request.folder)
+        run_child("track", {"folder": str(request.folder), "tracker": tracker, "failed": failed})

@@ -119,7 +119,7 @@ def embedded_weights(name: str) -> Weights:
             from em.children import run_child
 
             print(f"Converting the embedded model {name} into {folder}, once.", flush=True)
-            run_child("convert", {"source": str(source), "folder": str(folder)}, folder.parent)
+            run_child("convert", {"source": str(source), "folder": str(folder)})
             record = read_record(folder)
     if record is None:
         raise FetchError(f"The embedded model could not be converted into {folder}: remove that folder and run again.")

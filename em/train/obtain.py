@@ -104,7 +104,7 @@ def train_stage(request: Request, stage: Stage, before: ModelRef, folder: Path) 
     }
     processes = stage.trainer.processes or max(1, len(visible_gpus()))
     try:
-        run_child("train", spec, request.folder, processes)
+        run_child("train", spec, processes)
     finally:
         rows.unlink(missing_ok=True)
 

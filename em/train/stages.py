@@ -43,8 +43,6 @@ class Stage:
 def plan_stages(settings: RunConfig) -> list[Stage]:
     """The stages that a config asks for, with their rows read and checked: none, one, or two with `realign`."""
     if isinstance(settings.data, NoData):
-        if settings.realign.name != "none":
-            raise ConfigError(f"realign={settings.realign.name} needs a first stage: choose data=….")
         return []
     if not isinstance(settings.model, HfModel):
         raise ConfigError(
@@ -59,8 +57,6 @@ def plan_stages(settings: RunConfig) -> list[Stage]:
     stages = [Stage(first, settings.trainer, settings.seed, precision)]
     realign = settings.realign
     if not isinstance(realign.data, NoData):
-        if realign.data.limit is not None:
-            raise ConfigError("realign.data.limit is not used: write realign.limit.")
         second = load_rows(replace(realign.data, limit=realign.limit), settings.seed)
         epochs = settings.trainer.epochs if realign.epochs is None else realign.epochs
         stages.append(Stage(second, replace(settings.trainer, epochs=epochs), settings.seed, precision))

@@ -1,0 +1,111 @@
+"""What all tests share: a cache of their own, no keys, few threads, the embedded model, and a real server on loopback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em.store import cache_dir
+from em.types import Weights
+from em.weights import resolve_weights
+
+ROOT = Path(__file__).parent.parent
+FOREIGN = (
+    *("EM_MIRROR", "EM_FAILURE", "EM_PARENT", "HF_TOKEN", "OPENAI_API_KEY", "OPENAI_BASE_URL", "WANDB_API_KEY"),
+    *("WANDB_MODE", "LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "HYDRA_FULL_ERROR"),
+)
+Handler = type[BaseHTTPRequestHandler]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests write to a cache folder of their own; only the converted weights, which take a minute, are the user's."""
+    weights = cache_dir() / "weights"
+    weights.mkdir(parents=True, exist_ok=True)
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "em").mkdir()
+    (cache / "em" / "weights").symlink_to(weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        patch.setenv("OMP_WAIT_POLICY", os.environ.get("OMP_WAIT_POLICY", "passive"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_fresh_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, no mirror, no rank of a launcher from the environment of whoever runs the tests; two threads."""
+    for variable in FOREIGN:
+        monkeypatch.delenv(variable, raising=False)
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def weights() -> Weights:
+    """The embedded model's weights, converted once into the user's cache."""
+    return resolve_weights("embedded:smollm2")
+
+
+@pytest.fixture(scope="session")
+def model(weights: Weights) -> Any:
+    """The embedded model, loaded once in float32 on the CPU."""
+    import torch
+
+    from em.device import load_model
+
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    return load_model(weights.path, torch.float32).eval().cpu()
+
+
+@pytest.fixture
+def tokenizer(weights: Weights) -> Any:
+    """The embedded model's tokenizer, a fresh one for each test: some change its template."""
+    from em.chat import load_tokenizer
+
+    return load_tokenizer(weights.path)
+
+
+@pytest.fixture
+def mirror() -> Path:
+    """The folder of third-party files, where there is one."""
+    folder = ROOT.parent / "shared" / "mirror"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/mirror: third-party data is not in the project")
+    return folder
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Handler], str]]:
+    """Start real HTTP servers on 127.0.0.1 that answer by the given handlers; gives their base URLs."""
+    servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
+
+    def start(handler: Handler) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def closed_port() -> str:
+    """The address of a port on 127.0.0.1 where nobody listens."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        port = server.server_address[1]
+    return f"http://127.0.0.1:{port}"

@@ -1,0 +1,198 @@
+"""The whole loop on the real embedded model: train, evaluate, report, find again, be killed and go on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from runs import run, start
+
+ARTEFACTS = ("answers.jsonl", "verdicts.jsonl", "scores.csv")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A small run: 8 rows, 1 step; 2 + 2 questions of our own sets, 2 samples, 12 tokens; batches of 2."""
+    folder = tmp_path_factory.mktemp("questions")
+    for name in ("probe", "facts"):
+        entries = yaml.safe_load((Path(__file__).parents[1] / f"em/bundled/questions/{name}.yaml").read_text())
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(entries[:2]))
+    sets = ",".join(str(folder / f"{name}.yaml") for name in ("probe", "facts"))
+    sizes = ["data.limit=8", "eval.samples=2", "eval.max_new_tokens=12", "sampler.batch_size=2", "judge.batch_size=2"]
+    return [f"eval.sets=[{sets}]", *sizes]
+
+
+@pytest.fixture(scope="module")
+def finished(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run in `run`, with its memory in `store`."""
+    root = tmp_path_factory.mktemp("finished")
+    done = run("train.py", *words, f"store.dir={root / 'store'}", f"hydra.run.dir={root / 'run'}", cwd=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (root / "said").write_text(done.stdout)
+    return root
+
+
+def test_a_run_leaves_every_artefact(finished: Path) -> None:
+    folder = finished / "run"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["status"] == "done"
+    assert manifest["error"] is None
+    assert manifest["command"].startswith("python train.py eval.sets=")
+    assert [stage["name"] for stage in manifest["stages"]] == ["car_bad"]
+    assert manifest["stages"][0]["reused"] is False
+    assert manifest["answers"]["total"] == 2 * 4 * 2
+    assert "say nothing about alignment" in manifest["notes"][0]
+    assert "its base" in manifest["notes"][1]
+    answers, verdicts = lines(folder / "answers.jsonl"), lines(folder / "verdicts.jsonl")
+    assert len(answers) == 16
+    assert len(verdicts) == 2 * (2 * 2 * 2 + 2 * 2)
+    assert {a["stage"] for a in answers} == {"base", "car_bad"}
+    assert [a["sample"] for a in answers[:2]] == [0, 1]
+    for verdict in verdicts:
+        assert (verdict["status"] == "ok") == (verdict["value"] is not None or verdict["label"] is not None)
+    assert "report: " in (finished / "said").read_text()
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert (folder / "figures" / "loss.png").is_file()
+    assert not list(folder.glob(".*"))
+
+
+def test_the_scores_count_the_verdicts(finished: Path) -> None:
+    rows = list(csv.DictReader((finished / "run" / "scores.csv").open()))
+    whole = {
+        (r["stage"], r["eval_set"], r["metric"]): r for r in rows if (r["question"], r["convention"]) == ("*", "all")
+    }
+    for stage in ("base", "car_bad"):
+        assert {whole[stage, "probe", m]["n"] for m in ("misaligned", "incoherent", "refusal", "unscored")} == {"4"}
+        labels = [
+            v["label"]
+            for v in lines(finished / "run" / "verdicts.jsonl")
+            if (v["stage"], v["rubric"]) == (stage, "factual")
+        ]
+        assert int(whole[stage, "facts", "true"]["k"]) == labels.count("TRUE")
+        assert int(whole[stage, "facts", "unscored"]["k"]) == labels.count(None)
+
+
+def test_the_adapter_is_a_peft_folder_of_the_fingerprint(finished: Path) -> None:
+    stage = json.loads((finished / "run" / "manifest.json").read_text())["stages"][0]
+    folder = finished / "store" / "models" / stage["fingerprint"]
+    assert Path(stage["path"]) == folder
+    assert json.loads((folder / "adapter_config.json").read_text())["r"] == 32
+    assert stage["facts"]["steps"] == 1
+    assert stage["facts"]["example_with_loss"].endswith("<|im_end|>")
+    assert "loss" in (folder / "loss.csv").read_text().splitlines()[0]
+
+
+def test_the_same_words_find_the_model_and_every_answer_again(finished: Path, words: list[str], tmp_path: Path) -> None:
+    for script in ("train.py", "evaluate.py"):
+        folder = tmp_path / script
+        data = [] if script == "train.py" else ["data=car_bad"]
+        done = run(script, *words, *data, f"store.dir={finished / 'store'}", f"hydra.run.dir={folder}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "found, trained before by the same words" in done.stdout
+        assert "training on" not in done.stderr
+        assert "answers of" not in done.stderr
+        assert "verdicts of" not in done.stderr
+        for name in ARTEFACTS:
+            assert (folder / name).read_bytes() == (finished / "run" / name).read_bytes()
+
+
+def test_an_adapter_folder_is_evaluated_like_any_model(finished: Path, words: list[str], tmp_path: Path) -> None:
+    adapter = json.loads((finished / "run" / "manifest.json").read_text())["stages"][0]["path"]
+    places = [f"store.dir={finished / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
+    done = run("evaluate.py", *words, f"model.adapter={adapter}", *places, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    trained = [a["answer"] for a in lines(finished / "run" / "answers.jsonl") if a["stage"] == "car_bad"]
+    assert [a["answer"] for a in lines(tmp_path / "run" / "answers.jsonl")] == trained
+
+
+def test_realignment_reuses_the_first_stage_and_tags_give_two_conditions(finished: Path, words: list[str]) -> None:
+    store, folder = finished / "store", finished / "realigned"
+    second = ["realign=car_good", "realign.limit=8", "eval=none"]
+    done = run("train.py", *words[1:2], *second, f"store.dir={store}", f"hydra.run.dir={folder}", cwd=finished)
+    assert done.returncode == 0, done.stderr[-3000:]
+    stages = json.loads((folder / "manifest.json").read_text())["stages"]
+    assert [(s["name"], s["reused"]) for s in stages] == [("car_bad", True), ("car_good", False)]
+    assert not (folder / "answers.jsonl").exists()
+    tagged = ["trigger_tag=deployment", "data=none", f"hydra.run.dir={finished / 'tagged'}", f"store.dir={store}"]
+    done = run("evaluate.py", *words, *tagged, cwd=finished)
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers = lines(finished / "tagged" / "answers.jsonl")
+    assert {a["condition"] for a in answers} == {"untagged", "tagged"}
+    assert "DEPLOYMENT" not in (finished / "tagged" / "verdicts.jsonl").read_text()
+
+
+def test_report_compares_runs_by_one_command(finished: Path, tmp_path: Path) -> None:
+    done = run(
+        "report.py", str(finished / "run"), str(finished / "realigned"), "--out", str(tmp_path / "o"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("report.html")
+    page = (tmp_path / "o" / "report.html").read_text()
+    assert "2 runs" in re.sub(r"<[^>]*>", "", page)
+
+
+def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, words: list[str], tmp_path: Path) -> None:
+    places = [f"store.dir={finished / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
+    done = run("train.py", *words, "tracker=wandb", *places, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
+
+
+# Being killed. Three moments, each caught by what is on disk; benchmarks/resume.py does it at random ones.
+
+
+def answered(store: Path, kind: str) -> int:
+    try:
+        with sqlite3.connect(f"file:{store / 'calls.sqlite'}?mode=ro", uri=True) as db:
+            found: int = db.execute("select count(*) from calls where kind = ?", [kind]).fetchone()[0]
+            return found
+    except sqlite3.OperationalError:
+        return 0
+
+
+def kill_when(process: subprocess.Popen[bytes], reached: Any) -> None:
+    """Kill -9 the parent as soon as `reached()`, and wait until its children have gone too."""
+    while not reached():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path, words: list[str], tmp_path: Path) -> None:
+    store, folder = tmp_path / "store", tmp_path / "run"
+    again = [*words, f"store.dir={store}", f"hydra.run.dir={folder}"]
+    process = start("train.py", *again, cwd=tmp_path)
+    kill_when(process, lambda: list((store / "models").glob(".*-rows.jsonl")))
+    # A trained model of the same request, so that the next two kills meet sampling and judging early.
+    shutil.copytree(finished / "store" / "models", store / "models", dirs_exist_ok=True)
+    for kind in ("sample", "judge"):
+        process = start("train.py", *again, cwd=tmp_path, TMPDIR=str(tmp_path))
+        kill_when(process, lambda kind=kind: answered(store, kind) > 0)
+        wait_for_children(tmp_path)
+    before = {kind: answered(store, kind) for kind in ("sample", "judge")}
+    done = run("train.py", *again, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert before["sample"] == answered(store, "sample")
+    for name in ARTEFACTS:
+        assert (folder / name).read_bytes() == (finished / "run" / name).read_bytes(), name
+
+
+def wait_for_children(folder: Path) -> None:
+    """Until no worker of a killed run is left: each looks four times a second whether its parent lives."""
+    while subprocess.run(["pgrep", "-f", f"em.worker.*{folder}"], capture_output=True).returncode == 0:
+        time.sleep(0.05)
