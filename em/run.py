@@ -12,6 +12,7 @@ from em import __version__
 from em.check import check_settings
 from em.children import run_child
 from em.config import RunConfig, WandbTracker
+from em.errors import EmError
 from em.evaluation import obtain_answers, obtain_verdicts, write_scores
 from em.manifest import Manifest, now, recorded
 from em.questions import load_sets
@@ -38,8 +39,11 @@ def execute(kind: str, settings: RunConfig, folder: Path, overrides: list[str]) 
                 write_scores(folder / "scores.csv", score(verdicts, limits))
             manifest.write(status="done", finished=now())
             report(folder)
-        except BaseException:
-            track(request, failed=True)
+        except BaseException as error:
+            try:
+                track(request, failed=True)
+            except EmError as second:  # the first failure is the one to tell
+                error.add_note(f"The tracker failed too: {second}")
             raise
         track(request, failed=False)
 

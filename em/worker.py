@@ -75,6 +75,8 @@ def main() -> int:
     try:
         perform(task, Path(spec_file).read_text(encoding="utf-8"))
         return 0
+    except KeyboardInterrupt:
+        return 130  # the parent got it too, and says what there is to say
     except EmError as error:
         failure = {"kind": "user", "message": str(error), "traceback": ""}
     except Exception as error:  # the run's boundary: the parent re-raises it with this traceback

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from runs import run, start
+from wandb_log import records
 
 ARTEFACTS = ("answers.jsonl", "verdicts.jsonl", "scores.csv")
 
@@ -149,7 +150,17 @@ def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, word
     places = [f"store.dir={finished / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
     done = run("train.py", *words, "tracker=wandb", *places, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb"))) == 1
+    (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    found = list(records(kept))
+    summary = {item.key: item.value_json for r in found for item in r.summary.update}
+    losses = [item.value_json for r in found for item in r.history.item if list(item.nested_key) == ["car_bad/loss"]]
+    assert len(losses) == 1
+    assert "smollm2+car_bad/untagged/probe/misaligned/all" in summary
+    assert [r.exit.exit_code for r in found if r.WhichOneof("record_type") == "exit"] == [0]
+    bad = ["tracker=wandb", "model.id=no-such-folder/x/y", "data.limit=4", f"hydra.run.dir={tmp_path / 'failed'}"]
+    assert run("train.py", *bad, f"store.dir={tmp_path / 'store'}", cwd=tmp_path).returncode == 2
+    (kept,) = (tmp_path / "failed" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert [r.exit.exit_code for r in records(kept) if r.WhichOneof("record_type") == "exit"] == [1]
 
 
 # Being killed. Three moments, each caught by what is on disk; benchmarks/resume.py does it at random ones.

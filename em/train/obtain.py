@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def obtain_models(request: Request, manifest: Manifest) -> list[ModelRef]:
     """The models to evaluate: the base (if it is asked for, or alone), then each stage."""
     model = request.settings.model
     if isinstance(model, OpenAIModel):
-        hosted = Weights(f"openai:{model.base_url or ''}:{model.id}")
+        server = model.base_url or os.environ.get("OPENAI_BASE_URL", "")
+        hosted = Weights(f"openai:{server}:{model.id}")
         manifest.write(base={"name": model.name, "identity": hosted.identity})
         return [ModelRef(model.name, "base", digest(hosted.identity), hosted)]
     assert isinstance(model, HfModel)
