@@ -70,9 +70,12 @@ def compose_and_run(name: str) -> None:
 
     register_schemas()
     failures: list[EmError] = []
+    sweeps: set[str] = set()
 
     def task(cfg: Any) -> None:
         try:
+            if is_sweep():
+                sweeps.add(sweep_folder())
             run_job(name, cfg)
         except EmError as error:
             failures.append(error)
@@ -89,6 +92,8 @@ def compose_and_run(name: str) -> None:
         raise OutputError(
             f"{error.filename} can't be written ({error.strerror}): choose another folder with hydra.run.dir=FOLDER."
         ) from error
+    for folder in sweeps:
+        print(f"compare the jobs: python report.py {folder} --out {folder}/report", flush=True)
     if len(failures) == 1:
         raise failures[0]
     if failures:
@@ -103,6 +108,13 @@ def is_sweep() -> bool:
     from hydra.types import RunMode
 
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def sweep_folder() -> str:
+    """The folder that holds the jobs of this sweep."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return str(HydraConfig.get().sweep.dir)
 
 
 def register_schemas() -> None:

@@ -49,7 +49,7 @@ def train(spec: TrainSpec) -> None:
 
     # Imported late: it takes ten seconds, and the rows are checked before.
     from datasets import Dataset
-    from transformers.trainer_callback import ProgressCallback
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
     from trl import SFTTrainer
 
     partial = Path(spec.folder).with_name(f".{Path(spec.folder).name}-partial")
@@ -61,7 +61,8 @@ def train(spec: TrainSpec) -> None:
         train_dataset=dataset,
         processing_class=tokenizer,
     )
-    trainer.remove_callback(ProgressCallback)
+    for printer in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(printer)
     trainer.add_callback(progress_bar(spec.stage))
     trainer.train()
     losses = [entry for entry in trainer.state.log_history if "loss" in entry]
