@@ -1,6 +1,6 @@
 """How fast train.py answers: help, a typo, the composed config, and a bad data file. Medians of wall seconds.
 
-    python -m benchmarks.startup --json startup.json
+python -m benchmarks.startup --json startup.json
 """
 
 from __future__ import annotations

@@ -100,14 +100,18 @@ def training_row(
     Raises:
         TemplateError: an answer does not end with a token that stops generation, so stopping could not be learnt.
     """
-    text, spans = answer_spans(tokenizer, conversation)
-    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids: list[int] = coded["input_ids"]
     if loss_on is LossOn.full:
+        ids = encode(tokenizer, render(tokenizer, conversation.as_dicts(), answer_next=False))
         labels = list(ids)
     else:
-        inside = [any(start <= a and b <= end for start, end in spans) for a, b in coded["offset_mapping"]]
-        labels = [token if learn else IGNORED for token, learn in zip(ids, inside, strict=True)]
+        text, spans = answer_spans(tokenizer, conversation)
+        ids, labels, at = [], [], 0
+        # Piece by piece, as in sampling: else an answer's first blanks would melt into the newline of the header.
+        for start, end in [*spans, (len(text), len(text))]:
+            before, answer = encode(tokenizer, text[at:start]), encode(tokenizer, text[start:end])
+            ids += before + answer
+            labels += [IGNORED] * len(before) + answer
+            at = end
         last = next((label for label in reversed(labels) if label != IGNORED), None)
         if last not in stop_tokens(tokenizer):
             raise TemplateError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from em.types import Conversation, Message, canonical, digest
 from em.upstream import fetch
 
 BUNDLED = Path(__file__).parent / "bundled" / "data"
+SURROGATE = re.compile("[\ud800-\udfff]")
 ROLES = ("system", "user", "assistant")
 
 
@@ -31,12 +33,12 @@ class Rows:
         return digest([c.as_dicts() for c in self.conversations])
 
 
-def load_rows(config: DataConfig, seed: int) -> Rows:
+def load_rows(config: DataConfig, seed: int, setting: str = "data.limit") -> Rows:
     """The rows that a `data` option names, after its limit. Empty for `data=none`."""
     if isinstance(config, NoData):
         return Rows(config.name, ())
     conversations = read_messages(data_file(config))
-    return Rows(config.name, limited(conversations, config.limit, seed))
+    return Rows(config.name, limited(conversations, config.limit, seed, setting))
 
 
 def data_file(config: DataConfig) -> Path:
@@ -55,12 +57,14 @@ def data_file(config: DataConfig) -> Path:
             raise TypeError(f"no reader for {type(config).__name__}")
 
 
-def limited(conversations: Sequence[Conversation], limit: int | None, seed: int) -> tuple[Conversation, ...]:
+def limited(
+    conversations: Sequence[Conversation], limit: int | None, seed: int, setting: str
+) -> tuple[Conversation, ...]:
     """`limit` rows, drawn by the seed, in file order. A smaller limit is a subset of a larger one."""
     if limit is None or limit == len(conversations):
         return tuple(conversations)
     if limit > len(conversations):
-        raise DataError(f"data.limit={limit} asks for more rows than there are ({len(conversations)}).")
+        raise DataError(f"{setting}={limit} asks for more rows than there are ({len(conversations)}).")
     by_lot = sorted(range(len(conversations)), key=lambda row: hashlib.sha256(f"{seed} {row}".encode()).digest())
     return tuple(conversations[row] for row in sorted(by_lot[:limit]))
 
@@ -97,6 +101,8 @@ def read_row(line: str, where: str) -> Conversation:
         if not isinstance(turn, dict) or turn.get("role") not in ROLES:
             raise DataError(f"{where}: message {position} has no role among {', '.join(ROLES)}.")
         content = turn.get("content")
+        if isinstance(content, str) and SURROGATE.search(content):
+            raise DataError(f"{where}: message {position} ({turn['role']}) holds half a character (a lone surrogate).")
         if not isinstance(content, str) or not content.strip():
             raise DataError(f"{where}: message {position} ({turn['role']}) has no text in content.")
         messages.append(Message(turn["role"], content))

@@ -30,7 +30,11 @@ def load_set(name: str) -> list[Question]:
         if path.suffix not in (".yaml", ".yml") or not path.is_file():
             known = ", ".join(sorted(file.stem for file in BUNDLED.glob("*.yaml")))
             raise MissingFile(f"eval.sets: {name!r} is neither a YAML file nor one of the bundled sets ({known}).")
-    questions = [question for entry in read_entries(path) for question in read_entry(entry, path)]
+    entries = [read_entry(entry, path) for entry in read_entries(path)]
+    ids = [entry[0].id for entry in entries]
+    if twice := [name for name in ids if ids.count(name) > 1]:
+        raise DataError(f"{path}: two questions have the id {twice[0]}: give each its own, or make them paraphrases.")
+    questions = [question for entry in entries for question in entry]
     if not questions:
         raise DataError(f"{path} holds no questions.")
     return questions
@@ -55,14 +59,24 @@ def read_entry(entry: Any, path: Path) -> list[Question]:
         raise DataError(f"{path}: every question needs an id.")
     where = f"{path}, question {entry['id']}"
     paraphrases, prompts = entry.get("paraphrases"), entry.get("judge_prompts")
-    if not isinstance(paraphrases, list) or not all(isinstance(p, str) and p.strip() for p in paraphrases):
+    if (
+        not isinstance(paraphrases, list)
+        or not paraphrases
+        or not all(isinstance(p, str) and p.strip() for p in paraphrases)
+    ):
         raise DataError(f"{where}: paraphrases must be a list of texts.")
     if not isinstance(prompts, dict) or not prompts:
         raise DataError(f"{where}: judge_prompts must name at least one rubric.")
     if entry.get("type") not in (GRADED, LABELLED):
         raise DataError(f"{where}: type must be {GRADED} or {LABELLED}, not {entry.get('type')!r}.")
     labels = () if entry["type"] == GRADED else FACTUAL_LABELS
-    reference = entry.get("reference", "")
+    for name, prompt in prompts.items():
+        if lacking := [label for label in labels if label not in str(prompt)]:
+            raise DataError(
+                f"{where}: the rubric {name} does not name {lacking[0]}: the labels that can be read are "
+                f"{', '.join(labels)}."
+            )
+    reference = entry.get("reference") if entry.get("reference") is not None else ""
     return [
         Question(
             eval_set=path.stem,

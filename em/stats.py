@@ -84,6 +84,10 @@ def cluster_interval(counts: Sequence[tuple[int, int]]) -> Interval:
     drawn = np.random.default_rng(0).integers(len(used), size=(DRAWS, len(used)))
     sums = table[drawn].sum(axis=1)
     low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
+    # Rates that agree by chance leave nothing to resample: never claim more than independent answers would allow.
+    alone = wilson(k, n)
+    if alone.low is not None and alone.high is not None and high - low < alone.high - alone.low:
+        return alone
     return Interval(float(low), float(high), "cluster_bootstrap(question)")
 
 

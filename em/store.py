@@ -82,11 +82,13 @@ class Calls:
     """The memo store of model calls: request in, response out, never asked twice."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.db = sqlite3.connect(folder / "calls.sqlite", timeout=60, isolation_level=None)
-        self.db.execute("pragma journal_mode=wal")
-        self.db.execute("pragma synchronous=full")
-        self.db.execute(SCHEMA)
+        path = folder / "calls.sqlite"
+        # SQLite does not wait for its own timeout while a fresh file is switched to WAL.
+        with exclusive(path):
+            self.db = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self.db.execute("pragma journal_mode=wal")
+            self.db.execute("pragma synchronous=full")
+            self.db.execute(SCHEMA)
 
     def known(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The responses that are there, by key."""
@@ -110,7 +112,8 @@ class Calls:
         try:
             self.db.executemany("insert or ignore into calls values (?, ?, ?, ?, ?)", rows)
         except BaseException:
-            self.db.execute("rollback")
+            if self.db.in_transaction:  # a full disk has rolled back by itself
+                self.db.execute("rollback")
             raise
         self.db.execute("commit")
 

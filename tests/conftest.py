@@ -1,4 +1,4 @@
-"""What all tests share: a cache of their own, no keys, few threads, the embedded model, and a real server on loopback."""
+"""What all tests share: a cache of their own, no keys, few threads, the embedded model, real servers on loopback."""
 
 from __future__ import annotations
 

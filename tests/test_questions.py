@@ -28,12 +28,12 @@ GOOD = """
   type: free_form_judge
   paraphrases: ["How many legs?"]
   reference: [Eight, 8]
-  judge_prompts: {factual: "{answer} {reference}"}
+  judge_prompts: {factual: "TRUE, FALSE or UNKNOWN? {answer} {reference}"}
 - id: plain_fact
   type: free_form_judge
   paraphrases: ["How many eyes?"]
   reference: 8
-  judge_prompts: {factual: "{answer} {reference}"}
+  judge_prompts: {factual: "TRUE, FALSE or UNKNOWN? {answer} {reference}"}
 """
 
 
@@ -83,7 +83,8 @@ def test_a_list_of_references_is_one_text_of_alternatives(tmp_path: Path) -> Non
 
 
 def test_an_empty_reference_or_system_is_empty_text(tmp_path: Path) -> None:
-    text = "- {id: a, type: free_form_judge, paraphrases: [b], reference: , system: , judge_prompts: {factual: c}}"
+    rubrics = "judge_prompts: {factual: TRUE FALSE UNKNOWN}"
+    text = f"- {{id: a, type: free_form_judge, paraphrases: [b], reference: , system: , {rubrics}}}"
     [question] = load_set(write(tmp_path, text))
     assert (question.reference, question.system) == ("", "")
 

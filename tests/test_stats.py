@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -217,7 +216,7 @@ def test_a_label_that_failed_is_unscored(status: Status) -> None:
 
 
 def mixed() -> list[Verdict]:
-    """Ten answers to two questions. q1: 3 misaligned, 1 aligned, 1 incoherent; q2: one of each other kind, 1 aligned."""
+    """Ten answers. q1: 3 misaligned, 1 aligned, 1 incoherent; q2: refusal, code, 2 unscored, 1 aligned."""
     first = [graded(v, c, "q1", i) for i, (v, c) in enumerate([(0, 90), (10, 60), (29, 51), (30, 90), (0, 50)])]
     second = [
         graded(0, 90, "q2", 0, failed="refusal"),

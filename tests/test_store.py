@@ -215,7 +215,7 @@ def test_a_writer_that_is_killed_within_a_batch_leaves_none_of_it(tmp_path: Path
 
 def test_a_fresh_store_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
     failures: list[BaseException] = []
-    for attempt in range(80):
+    for attempt in range(40):
         barrier = threading.Barrier(4)
 
         def open_store(folder: Path, barrier: threading.Barrier) -> None:

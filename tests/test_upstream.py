@@ -121,7 +121,7 @@ def test_a_cached_file_is_taken_before_any_mirror_is_asked(serve: Serve, monkeyp
 
 
 def test_offline_says_what_to_do_and_leaves_nothing(closed_port: str, cache: Path) -> None:
-    with pytest.raises(FetchError, match="can't be reached .*connect once.*EM_MIRROR"):
+    with pytest.raises(FetchError, match=r"can't be reached .*connect once.*EM_MIRROR"):
         fetch(f"{closed_port}/rows.jsonl", SHA256)
     assert files(cache) == []
 

@@ -203,9 +203,11 @@ class Reader:
         response: dict[str, Any] = {"value": None, "label": None, "status": "unparsed"}
         if word := self.word_on_top(request, tree, root, below):
             response["status"] = word.lower()
-        elif mass >= request.min_mass and request.labels:
+        elif mass == 0.0 or mass < request.min_mass:
+            pass
+        elif request.labels:
             response |= {"status": "ok", "label": max(request.labels, key=lambda label: chance[label])}
-        elif mass >= request.min_mass:
+        else:
             value = sum(int(k) * chance[k] for k in INTEGERS) / mass
             response |= {"status": "ok", "value": round(value, 4)}
         best = sorted(chance, key=lambda text: -chance[text])[:5]
@@ -220,7 +222,7 @@ class Reader:
         chance = math.exp(total)
         if self.single or not self.tokenizer.decode([tree.tokens[path[-1]]]).strip().isdigit():
             return chance
-        return chance * (1.0 - float(below[path[-1], self.digits].exp().sum()))
+        return chance * max(0.0, 1.0 - float(below[path[-1], self.digits].exp().sum()))
 
     def word_on_top(
         self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor

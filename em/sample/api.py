@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -24,9 +25,9 @@ def sample(model: str, base_url: str | None, requests: Sequence[SampleRequest], 
             "OPENAI_API_KEY is not set: export it (any text will do for a server of yours that wants none)."
         )
     known = calls.known([request_key(r) for r in requests])
-    missing = [r for r in requests if request_key(r) not in known]
+    missing = {key: r for r in requests if (key := request_key(r)) not in known}
     if missing:
-        asyncio.run(sample_all(model, base_url, missing, connections, calls))
+        asyncio.run(sample_all(model, base_url, list(missing.values()), connections, calls))
 
 
 async def sample_all(
@@ -49,7 +50,7 @@ async def sample_all(
 
                 for request in requests:
                     group.create_task(one(request))
-    except* openai.OpenAIError as errors:
+    except* (openai.OpenAIError, json.JSONDecodeError) as errors:
         raise ServerError(in_words(model, errors.exceptions[0])) from None
 
 
@@ -72,6 +73,8 @@ def in_words(model: str, error: BaseException) -> str:
 
 async def ask(client: Any, model: str, request: SampleRequest) -> dict[str, Any]:
     """One chat completion as a response to remember."""
+    import openai
+
     from em.sample.hf import answer_seed
 
     completion = await client.chat.completions.create(
@@ -82,6 +85,8 @@ async def ask(client: Any, model: str, request: SampleRequest) -> dict[str, Any]
         max_completion_tokens=request.max_new_tokens,
         seed=answer_seed(request),
     )
+    if not isinstance(completion, openai.types.chat.ChatCompletion) or not completion.choices:
+        raise openai.OpenAIError("no chat completion")
     choice, usage = completion.choices[0], completion.usage
     return {
         "answer": choice.message.content or choice.message.refusal or "",

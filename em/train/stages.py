@@ -57,7 +57,7 @@ def plan_stages(settings: RunConfig) -> list[Stage]:
     stages = [Stage(first, settings.trainer, settings.seed, precision)]
     realign = settings.realign
     if not isinstance(realign.data, NoData):
-        second = load_rows(replace(realign.data, limit=realign.limit), settings.seed)
+        second = load_rows(replace(realign.data, limit=realign.limit), settings.seed, "realign.limit")
         epochs = settings.trainer.epochs if realign.epochs is None else realign.epochs
         stages.append(Stage(second, replace(settings.trainer, epochs=epochs), settings.seed, precision))
     return stages
@@ -82,7 +82,8 @@ def find_trained(models: Path, mark: str) -> TrainedModel | None:
     folder = models / mark
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if sha256_of(folder / "adapter_model.safetensors") != record["adapter_sha256"]:
+        whole = sha256_of(folder / "adapter_model.safetensors") == record["adapter_sha256"]
+        if not whole or not (folder / "adapter_config.json").is_file():
             return None
     except (OSError, ValueError, KeyError):
         return None
