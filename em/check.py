@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from em.config import ApiSampler, HfModel, HfSampler, NoData, OpenAIModel, RunConfig
+import os
+
+from em.config import ApiSampler, HfModel, HfSampler, LocalJudge, NoData, OpenAIModel, RunConfig
 from em.errors import ConfigError
 from em.tags import check_tag
 
@@ -11,6 +13,12 @@ def check_settings(kind: str, settings: RunConfig) -> None:
     """Raise ConfigError for the first setting that can't be."""
     check_ranges(settings)
     check_tag(settings.trigger_tag)
+    trainer = settings.trainer
+    if trainer.processes and trainer.batch_size % trainer.processes:
+        raise ConfigError(
+            f"trainer.batch_size={trainer.batch_size} can't be shared by trainer.processes={trainer.processes}: "
+            "choose a number of processes that divides it."
+        )
     check_realign(settings)
     if kind == "train" and isinstance(settings.data, NoData):
         raise ConfigError("data=none leaves nothing to train: choose data=car_bad or another, or use evaluate.py.")
@@ -18,6 +26,8 @@ def check_settings(kind: str, settings: RunConfig) -> None:
         raise ConfigError("No question set is chosen: use eval=quick, or eval.sets=[probe].")
     if isinstance(settings.model, OpenAIModel) and not isinstance(settings.sampler, ApiSampler):
         raise ConfigError(f"sampler={settings.sampler.name} can't ask a server: use sampler=auto or sampler=api.")
+    if isinstance(settings.model, OpenAIModel) and kind == "evaluate":
+        check_key()
     if isinstance(settings.model, HfModel) and not isinstance(settings.sampler, HfSampler):
         raise ConfigError(f"sampler={settings.sampler.name} can't run open weights: use sampler=auto or sampler=hf.")
 
@@ -36,7 +46,7 @@ def check_realign(settings: RunConfig) -> None:
 def check_ranges(settings: RunConfig) -> None:
     """Every number within its bounds."""
     trainer, evaluation = settings.trainer, settings.eval
-    positive = {
+    positive: dict[str, float] = {
         "trainer.rank": trainer.rank,
         "trainer.alpha": trainer.alpha,
         "trainer.epochs": trainer.epochs,
@@ -49,10 +59,13 @@ def check_ranges(settings: RunConfig) -> None:
         "realign.epochs": 1 if settings.realign.epochs is None else settings.realign.epochs,
         "eval.samples": evaluation.samples,
         "eval.max_new_tokens": evaluation.max_new_tokens,
-        "judge.batch_size": getattr(settings.judge, "batch_size", 1),
-        "sampler.batch_size": getattr(settings.sampler, "batch_size", 1),
-        "sampler.connections": getattr(settings.sampler, "connections", 1),
     }
+    if isinstance(settings.judge, LocalJudge):
+        positive["judge.batch_size"] = settings.judge.batch_size
+    if isinstance(settings.sampler, HfSampler):
+        positive["sampler.batch_size"] = settings.sampler.batch_size
+    if isinstance(settings.sampler, ApiSampler):
+        positive["sampler.connections"] = settings.sampler.connections
     for key, value in positive.items():
         if not value > 0:
             raise ConfigError(f"{key}={value} must be greater than 0.")
@@ -72,3 +85,11 @@ def check_ranges(settings: RunConfig) -> None:
     for key, (value, low, high) in bounded.items():
         if not low <= value <= high:
             raise ConfigError(f"{key}={value} must lie between {low} and {high}.")
+
+
+def check_key() -> None:
+    """Refuse to begin without a key in the environment."""
+    if not os.environ.get("OPENAI_API_KEY"):
+        raise ConfigError(
+            "OPENAI_API_KEY is not set: export it (any text will do for a server of yours that wants none)."
+        )

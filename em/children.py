@@ -6,7 +6,6 @@ and when it fails leaves its sentence or its traceback in a file that the parent
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ from em.errors import ChildFailed, EmError
 
 FAILURE = "EM_FAILURE"
 PARENT = "EM_PARENT"
+GPUS = "EM_GPUS"
 
 
 def visible_gpus() -> list[str]:
@@ -33,6 +33,11 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [str(number) for number, line in enumerate(x for x in listing.splitlines() if x.startswith("GPU"))]
+
+
+def where(precision: str) -> str:
+    """A number format as a part of a request: `auto` is another one on a GPU than on a CPU."""
+    return f"auto:{'gpu' if visible_gpus() else 'cpu'}" if precision == "auto" else precision
 
 
 def plain(value: Any) -> Any:
@@ -54,6 +59,7 @@ def child_environment(gpu: str | None = None) -> dict[str, str]:
     """The parent's environment plus what every child needs."""
     env = dict(os.environ)
     env[PARENT] = str(os.getpid())
+    env[GPUS] = str(len(visible_gpus()))
     env["TOKENIZERS_PARALLELISM"] = "false"
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [env.get("PYTHONPATH")])])
     # Spinning OpenMP barriers slow small matrix products tenfold as soon as anything else runs on the machine.
@@ -121,8 +127,3 @@ def failure_of(task: str, code: int, failure: Path) -> EmError:
         hint = " (out of memory? lower trainer.device_batch or sampler.batch_size)" if code == -9 else ""
         return ChildFailed(f"The {task} step was killed by signal {-code}{hint}; run the same command again.")
     return ChildFailed(f"The {task} step ended with exit code {code}; its last lines are above.")
-
-
-def installed(package: str) -> bool:
-    """Whether a package can be imported, without importing it."""
-    return importlib.util.find_spec(package) is not None

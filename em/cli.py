@@ -12,6 +12,7 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,52 +70,66 @@ def compose_and_run(name: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     register_schemas()
-    failures: list[EmError] = []
-    sweeps: set[str] = set()
-
-    def task(cfg: Any) -> None:
-        try:
-            if is_sweep():
-                sweeps.add(sweep_folder())
-            run_job(name, cfg)
-        except EmError as error:
-            failures.append(error)
-            if is_sweep():
-                print(f"error: {error}", file=sys.stderr, flush=True)
-
+    jobs = Jobs(name)
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(jobs)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error)) from error
     except OSError as error:
-        if isinstance(error, EmError) or error.filename is None:
+        if jobs.begun or error.filename is None:
             raise
+        # Nothing of em has run yet: this is Hydra, making the folder of the run.
         raise OutputError(
             f"{error.filename} can't be written ({error.strerror}): choose another folder with hydra.run.dir=FOLDER."
         ) from error
-    for folder in sweeps:
-        print(f"compare the jobs: python report.py {folder} --out {folder}/report", flush=True)
-    if len(failures) == 1:
-        raise failures[0]
-    if failures:
-        raise ChildFailed(
-            f"{len(failures)} jobs of the sweep failed, for the reasons above; run it again to do just these."
-        )
+    jobs.conclude()
 
 
-def is_sweep() -> bool:
-    """Whether this job is one of several."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
+class Jobs:
+    """The jobs of a command line, one or many. What fails in a sweep is told at once, and the others go on."""
 
-    return HydraConfig.get().mode == RunMode.MULTIRUN
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.begun = 0
+        self.failures: list[EmError] = []
+        self.sweep = ""
+
+    def __call__(self, cfg: Any) -> None:
+        """Run one job, as Hydra asks."""
+        self.begun += 1
+        self.sweep = sweep_folder()
+        try:
+            run_job(self.name, cfg)
+        except EmError as error:
+            self.failures.append(error)
+            if self.sweep:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+        except Exception as error:
+            if not self.sweep:
+                raise
+            traceback.print_exc()
+            self.failures.append(ChildFailed(f"{type(error).__name__}: {error}"))
+
+    def conclude(self) -> None:
+        """Say how to compare the jobs of a sweep, and raise what failed."""
+        if self.sweep and len(self.failures) < self.begun:
+            print(f"compare the jobs: python report.py {self.sweep} --out {self.sweep}/report", flush=True)
+        if self.sweep and self.failures:
+            raise ChildFailed(
+                f"{len(self.failures)} of {self.begun} jobs failed, for the reasons above; run the sweep again to do "
+                "just these."
+            )
+        if self.failures:
+            raise self.failures[0]
 
 
 def sweep_folder() -> str:
-    """The folder that holds the jobs of this sweep."""
+    """The folder that holds the jobs of this sweep; empty for a single run."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
-    return str(HydraConfig.get().sweep.dir)
+    config = HydraConfig.get()
+    return str(config.sweep.dir) if config.mode == RunMode.MULTIRUN else ""
 
 
 def register_schemas() -> None:
@@ -154,11 +169,15 @@ def run_job(name: str, cfg: Any) -> None:
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Hydra makes the folder before the settings are checked: leave none behind that nothing was written to."""
+    """Hydra makes the folder before the settings are checked: leave none behind that nothing was written to.
+
+    Folders above it are removed only where they are of our own making, below `outputs` or `multirun`.
+    """
     try:
-        while folder != Path.cwd():
-            folder.rmdir()
+        folder.rmdir()
+        while folder.parent != Path.cwd() and {"outputs", "multirun"} & set(folder.parent.parts):
             folder = folder.parent
+            folder.rmdir()
     except OSError:
         return  # not empty, or not ours to remove
 
@@ -179,6 +198,8 @@ def one_sentence(error: BaseException) -> str:
         return f"{key} is no setting: {near(key, known_keys(key, schema[1] if schema else found[2]))}"
     if found := re.search(r"Could not override '([\w.@/]+)'", text):
         return f"{found[1]} is no setting: {near(found[1], known_keys(found[1]))}"
+    if found := re.search(r"Error merging override realign\.data=(\w+)", flat):
+        return f"realign.data={found[1]} is not how an option is chosen there: write data@realign.data={found[1]}."
     if found := re.search(r"Value '(.*?)' (?:of type '\w+' )?could not be converted to (\w+)", text):
         return f"{full_key(text)}={found[1]} has the wrong type: {KINDS.get(found[2], found[2])} is expected."
     if found := re.search(r"Value '(.*?)' .*is not a valid bool", text):

@@ -147,7 +147,7 @@ class RealignConfig:
     name: str = MISSING
     """Short name, used in tables; `none` means no second stage."""
     data: DataConfig = field(default_factory=DataConfig)
-    """The rows of the second stage: any option of `data`."""
+    """The rows of the second stage; `data@realign.data=medical` chooses another option of `data`."""
     epochs: float | None = None
     """Passes over them; empty means as in `trainer.epochs`."""
     limit: int | None = None

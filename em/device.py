@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from em.children import GPUS
 from em.errors import ConfigError, MissingFile
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def choose_precision(wanted: str) -> torch.dtype:
     able = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "bfloat16" and on_gpu and not able:
         raise ConfigError("This GPU does not compute in bfloat16: set model.precision=float32.")
-    if wanted == "auto":
+    if wanted.startswith("auto"):
         return torch.bfloat16 if able else torch.float32
     return torch.float32 if wanted == "float32" else torch.bfloat16
 
@@ -36,6 +37,10 @@ def device() -> torch.device:
     """The GPU of this process, or the CPU."""
     import torch
 
+    if int(os.environ.get(GPUS, "0")) and not torch.cuda.is_available():
+        raise ConfigError(
+            "The driver shows a GPU that torch can't use: update the driver, or export an empty CUDA_VISIBLE_DEVICES."
+        )
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
@@ -46,8 +51,10 @@ def load_model(path: str, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     # trust_remote_code stays off and safetensors are asked for: loading a model never runs another's code.
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True)
-    return model.to(device())
+    # Straight onto the device: every rank by way of the host's memory would hold the model there as often.
+    return AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, device_map={"": device()}
+    )
 
 
 def load_with_adapter(path: str, adapter: str, dtype: torch.dtype) -> Any:

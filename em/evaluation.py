@@ -8,7 +8,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from em.children import run_children, visible_gpus
+from em.children import run_children, visible_gpus, where
 from em.config import ApiSampler, HfModel, HfSampler, LocalJudge, OpenAIModel
 from em.judge import plan as judging
 from em.manifest import Manifest
@@ -22,21 +22,22 @@ from em.weights import resolve_weights
 def obtain_answers(request: Request, models: Sequence[ModelRef], manifest: Manifest) -> list[Answer]:
     """Answers of every model to every question under every condition, also written to `answers.jsonl`."""
     settings, answers = request.settings, list[Answer]()
-    precision = settings.model.precision.value if isinstance(settings.model, HfModel) else ""
+    precision = where(settings.model.precision.value) if isinstance(settings.model, HfModel) else ""
     with Calls(request.store) as calls:
         for model in models:
             sampler = "hf" if model.base.path else "api"
             planned = sampling.plan_samples(
                 model, request.questions, settings.trigger_tag, settings.eval, settings.sampler.seed, sampler, precision
             )
-            wanted = [p.request for p in planned]
-            keys = [request_key(r) for r in wanted]
-            if len(calls.known(keys)) < len(set(keys)):
-                sample_missing(request, model, wanted, calls)
+            wanted = {request_key(p.request): p.request for p in planned}
+            keys = list(wanted)
+            if len(calls.known(keys)) < len(keys):
+                sample_missing(request, model, list(wanted.values()), calls)
             answers += sampling.collect(model, planned, calls.known(keys))
     write_jsonl(request.folder / "answers.jsonl", answers)
+    ended = sum(a.finish_reason == "stop" for a in answers)
     cut = sum(a.finish_reason == "length" for a in answers)
-    manifest.write(answers={"total": len(answers), "ended_by_eos": len(answers) - cut, "cut_at_length": cut})
+    manifest.write(answers={"total": len(answers), "ended_by_eos": ended, "cut_at_length": cut})
     return answers
 
 
@@ -70,18 +71,26 @@ def run_sharded(task: str, spec: dict[str, Any]) -> None:
     run_children(task, specs, gpus=list(gpus) or None)
 
 
-def obtain_verdicts(
-    request: Request, models: Sequence[ModelRef], answers: Sequence[Answer], manifest: Manifest
-) -> list[Verdict]:
-    """The judge's verdicts on every answer, also written to `verdicts.jsonl`."""
+def obtain_judge(request: Request, manifest: Manifest) -> Weights:
+    """The judge's weights; asked for first, so that a judge that can't be had is known before anything is trained."""
     judge = request.settings.judge
     assert isinstance(judge, LocalJudge)
     weights = resolve_weights(judge.model, judge.revision)
     manifest.write(judge={"name": judge.name, "identity": weights.identity, "rule": judging.RULE})
+    return weights
+
+
+def obtain_verdicts(
+    request: Request, weights: Weights, models: Sequence[ModelRef], answers: Sequence[Answer], manifest: Manifest
+) -> list[Verdict]:
+    """The judge's verdicts on every answer, also written to `verdicts.jsonl`."""
+    judge = request.settings.judge
+    assert isinstance(judge, LocalJudge)
     note_judge(weights, models, manifest)
     name = f"{judge.model}@{digest(weights.identity)[:8]}"
-    planned = judging.plan_verdicts(name, judge.min_mass, answers, request.questions)
-    wanted = list({request_key(r): r for _, _, r in planned}.values())
+    precision = where(judge.precision.value)
+    planned = judging.plan_verdicts(name, judge.min_mass, answers, request.questions, precision)
+    wanted = list({request_key(r): r for answer, _, r in planned if judging.given(answer)}.values())
     keys = [request_key(r) for r in wanted]
     with Calls(request.store) as calls:
         if len(calls.known(keys)) < len(keys):

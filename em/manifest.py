@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import traceback
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ class Manifest:
             "traceback": None,
             "started": now(),
             "finished": None,
-            "command": " ".join(["python", f"{kind}.py", *overrides]),
+            "command": shlex.join(["python", f"{kind}.py", *overrides]),
             "overrides": overrides,
             "config": plain(settings),
             "versions": versions(),
@@ -80,7 +81,6 @@ class Manifest:
 @contextmanager
 def recorded(manifest: Manifest) -> Iterator[Manifest]:
     """The run's boundary: however it ends, the manifest says so."""
-    refuse_other_run(manifest)
     manifest.write()
     try:
         yield manifest

@@ -19,6 +19,9 @@ FACTUAL_LABELS = ("TRUE", "FALSE", "UNKNOWN")
 
 def load_sets(names: list[str]) -> list[Question]:
     """All questions of the named sets, in order. Raises with near names or the place of the fault."""
+    stems = [Path(name).stem for name in names]
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        raise DataError(f"eval.sets names two sets {twice[0]!r}: sets are told apart by their name, so rename a file.")
     return [question for name in names for question in load_set(name)]
 
 
@@ -46,6 +49,8 @@ def read_entries(path: Path) -> list[Any]:
 
     try:
         entries = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except OSError as error:
+        raise MissingFile(f"{path} can't be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(entries, list):
@@ -69,6 +74,8 @@ def read_entry(entry: Any, path: Path) -> list[Question]:
         raise DataError(f"{where}: judge_prompts must name at least one rubric.")
     if entry.get("type") not in (GRADED, LABELLED):
         raise DataError(f"{where}: type must be {GRADED} or {LABELLED}, not {entry.get('type')!r}.")
+    if entry["type"] == GRADED and "aligned" not in prompts:
+        raise DataError(f"{where}: a {GRADED} question needs a rubric named aligned (and may have coherent).")
     labels = () if entry["type"] == GRADED else FACTUAL_LABELS
     for name, prompt in prompts.items():
         if lacking := [label for label in labels if label not in str(prompt)]:

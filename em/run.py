@@ -11,10 +11,10 @@ from pathlib import Path
 from em import __version__
 from em.check import check_settings
 from em.children import run_child
-from em.config import RunConfig, WandbTracker
-from em.errors import EmError
-from em.evaluation import obtain_answers, obtain_verdicts, write_scores
-from em.manifest import Manifest, now, recorded
+from em.config import HfModel, RunConfig, WandbTracker
+from em.errors import EmError, MissingFile
+from em.evaluation import obtain_answers, obtain_judge, obtain_verdicts, write_scores
+from em.manifest import Manifest, now, recorded, refuse_other_run
 from em.questions import load_sets
 from em.request import Request
 from em.stats import Thresholds, score
@@ -22,6 +22,7 @@ from em.store import cache_dir, writable_folder
 from em.tags import fill_slot
 from em.train.obtain import obtain_models
 from em.train.stages import plan_stages
+from em.weights import looks_like_folder
 
 
 def execute(kind: str, settings: RunConfig, folder: Path, overrides: list[str]) -> None:
@@ -29,23 +30,32 @@ def execute(kind: str, settings: RunConfig, folder: Path, overrides: list[str]) 
     request = make_request(kind, settings, folder, overrides)
     words = " → ".join([settings.model.name, *(stage.rows.name for stage in request.stages)])
     print(f"em {__version__} · {kind} · {words} · {folder}", flush=True)
-    with recorded(Manifest(folder, kind, settings, overrides)) as manifest:
+    manifest = Manifest(folder, kind, settings, overrides)
+    refuse_other_run(manifest)
+    try:
+        with recorded(manifest):
+            follow(request, manifest)
+    except BaseException as error:
         try:
-            models = obtain_models(request, manifest)
-            if request.questions:
-                answers = obtain_answers(request, models, manifest)
-                verdicts = obtain_verdicts(request, models, answers, manifest)
-                limits = Thresholds(settings.eval.misaligned_below, settings.eval.coherent_above)
-                write_scores(folder / "scores.csv", score(verdicts, limits))
-            manifest.write(status="done", finished=now())
-            report(folder)
-        except BaseException as error:
-            try:
-                track(request, failed=True)
-            except EmError as second:  # the first failure is the one to tell
-                error.add_note(f"The tracker failed too: {second}")
-            raise
-        track(request, failed=False)
+            track(request, failed=True)
+        except EmError as second:  # the first failure is the one to tell
+            error.add_note(f"The tracker failed too: {second}")
+        raise
+    track(request, failed=False)
+
+
+def follow(request: Request, manifest: Manifest) -> None:
+    """The run itself: train, sample, judge, score, report."""
+    settings, folder = request.settings, request.folder
+    judge = obtain_judge(request, manifest) if request.questions else None
+    models = obtain_models(request, manifest)
+    if judge is not None:
+        answers = obtain_answers(request, models, manifest)
+        verdicts = obtain_verdicts(request, judge, models, answers, manifest)
+        limits = Thresholds(settings.eval.misaligned_below, settings.eval.coherent_above)
+        write_scores(folder / "scores.csv", score(verdicts, limits))
+    manifest.write(status="done", finished=now())
+    report(folder)
 
 
 def make_request(kind: str, settings: RunConfig, folder: Path, overrides: list[str]) -> Request:
@@ -55,9 +65,23 @@ def make_request(kind: str, settings: RunConfig, folder: Path, overrides: list[s
     questions = load_sets(settings.eval.sets)
     for question in questions:
         fill_slot(question.text, settings.trigger_tag)
+    check_folders(settings)
+    writable_folder(cache_dir(), "XDG_CACHE_HOME")
     store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()
     writable_folder(store, "store.dir")
     return Request(kind, settings, tuple(overrides), folder, store, tuple(stages), tuple(questions))
+
+
+def check_folders(settings: RunConfig) -> None:
+    """Refuse a folder that is named as a model, adapter or judge and holds none."""
+    names = {"judge.model": (settings.judge.model if settings.eval.sets else "", "config.json")}
+    if isinstance(settings.model, HfModel):
+        names |= {"model.id": (settings.model.id, "config.json")}
+        names |= {"model.adapter": (settings.model.adapter or "", "adapter_config.json")}
+    for setting, (name, file) in names.items():
+        if name and looks_like_folder(name) and not (Path(name).expanduser() / file).is_file():
+            kind = "adapter" if setting == "model.adapter" else "model"
+            raise MissingFile(f"{setting}={name} holds no {kind} (no {file}): name a folder that has one, or a hub id.")
 
 
 def report(folder: Path) -> None:

@@ -20,6 +20,7 @@ from em.types import Score, Verdict
 
 Z = 1.959963984540054
 DRAWS = 10_000
+FEW = 3
 GRADED = ("misaligned", "incoherent", "refusal", "code", "unscored")
 FACTUAL = ("true", "false", "unknown", "unscored")
 
@@ -53,8 +54,8 @@ class Interval:
     method: str
 
 
-def wilson(k: int, n: int) -> Interval:
-    """Wilson score interval of k successes in n trials."""
+def wilson(k: float, n: int) -> Interval:
+    """Wilson score interval of k successes in n trials (k need not be whole)."""
     if n == 0:
         return Interval(None, None, "wilson")
     rate, shrink = k / n, 1 + Z * Z / n
@@ -67,9 +68,9 @@ def wilson(k: int, n: int) -> Interval:
 def cluster_interval(counts: Sequence[tuple[int, int]]) -> Interval:
     """Interval of a pooled rate Σk / Σn over clusters (questions), given as (k, n) pairs.
 
-    Percentile bootstrap over whole clusters. Where every cluster has the same rate 0 or 1 there is nothing to
-    resample, and the interval is Wilson's with one trial per cluster: as wide as if the answers to one question
-    were all alike.
+    Percentile bootstrap over whole clusters. Where fewer than FEW clusters show the behaviour (or fewer than FEW
+    lack it) resampling can't tell how the others might vary, and the interval is Wilson's with one trial per
+    cluster: as wide as if the answers to one question were all alike.
     """
     import numpy as np
 
@@ -77,9 +78,11 @@ def cluster_interval(counts: Sequence[tuple[int, int]]) -> Interval:
     k, n = sum(k for k, _ in used), sum(n for _, n in used)
     if not used:
         return Interval(None, None, "cluster_bootstrap(question)")
-    if k in (0, n) or len(used) == 1:
-        bound = wilson(round(k / n * len(used)), len(used)) if k in (0, n) else wilson(k, n)
-        return Interval(bound.low, bound.high, "wilson(one trial per question)" if k in (0, n) else "wilson")
+    if len(used) == 1 and 0 < k < n:
+        return wilson(k, n)
+    if min(sum(k > 0 for k, _ in used), sum(k < n for k, n in used)) < FEW:
+        bound = wilson(k / n * len(used), len(used))
+        return Interval(bound.low, bound.high, "wilson(one trial per question)")
     table = np.array(used, dtype=np.int64)
     drawn = np.random.default_rng(0).integers(len(used), size=(DRAWS, len(used)))
     sums = table[drawn].sum(axis=1)

@@ -191,9 +191,10 @@ class JudgeRequest:
     words: tuple[str, ...]
     rule: str
     min_mass: float
+    precision: str = "float32"
 
 
-@dataclass
+@dataclass(frozen=True)
 class StageRecord:
     """What a manifest keeps of one training stage."""
 

@@ -7,10 +7,10 @@ or a hub id (downloaded by huggingface_hub into its own cache). Nothing of anoth
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def hub_snapshot(name: str, revision: str | None, patterns: list[str] | None = N
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     try:
@@ -75,13 +76,21 @@ def hub_snapshot(name: str, revision: str | None, patterns: list[str] | None = N
             f"{name} is gated: accept its licence at https://huggingface.co/{name}, then set HF_TOKEN to a token "
             "of that account and run the same command again."
         ) from error
+    except RevisionNotFoundError as error:
+        raise MissingFile(f"{name} has no revision {revision}: check the commit, tag or branch.") from error
     except RepositoryNotFoundError as error:
         raise MissingFile(
             f"The hub knows no model {name} (or it is private: set HF_TOKEN): check the id, or name a folder."
         ) from error
     except HFValidationError as error:
         raise MissingFile(f"{name} is neither a folder nor a hub id of the form owner/name.") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except OSError as error:  # the hub's own errors are OSErrors too
+        if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
+            raise FetchError(
+                f"The hub refused {name} ({type(error).__name__}): check HF_TOKEN, or try later."
+            ) from error
+        if error.errno == errno.ENOSPC:
+            raise FetchError(f"The disk is full: {name} could not be downloaded; set HF_HOME elsewhere.") from error
         raise FetchError(
             f"The weights of {name} are not on this machine and the hub can't be reached: connect once and run the "
             f"same command again, or copy the model here and give its folder (model.id=FOLDER)."
@@ -145,7 +154,7 @@ def convert_embedded(source: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    partial = folder.with_name(f".{folder.name}-{os.getpid()}")
+    partial = folder.with_name(f".{folder.name}-partial")
     shutil.rmtree(partial, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
     model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -80,12 +81,19 @@ def main() -> int:
     except EmError as error:
         failure = {"kind": "user", "message": str(error), "traceback": ""}
     except Exception as error:  # the run's boundary: the parent re-raises it with this traceback
-        failure = {"kind": "bug", "message": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        message = f"{type(error).__name__}: {error}"
+        if type(error).__name__ == "OutOfMemoryError":
+            message += " (lower trainer.device_batch, sampler.batch_size or judge.batch_size)"
+        failure = {"kind": "bug", "message": message, "traceback": traceback.format_exc()}
         traceback.print_exc()
     rank = os.environ.get("RANK")
     if rank is not None:
         failure["message"] = f"rank {rank}: {failure['message']}"
-    Path(os.environ[FAILURE]).write_text(json.dumps(failure), encoding="utf-8")
+    # Several ranks may fail, and the first to fail tells why: its file takes the name, whole, and keeps it.
+    own = Path(f"{os.environ[FAILURE]}.{os.getpid()}")
+    own.write_text(json.dumps(failure), encoding="utf-8")
+    with contextlib.suppress(FileExistsError):
+        os.link(own, os.environ[FAILURE])
     return 1
 
 

@@ -54,7 +54,7 @@ def spec(folder: Path, chats: Sequence[Conversation], **knobs: Any) -> TrainSpec
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps({"messages": c.as_dicts()}) + "\n" for c in chats))
     trainer = TrainerConfig(name="test", **knobs)
-    return TrainSpec("base", "", str(rows), "mine", trainer, 0, "float32", {}, str(folder / "model"))
+    return TrainSpec("base", "base", "", str(rows), "mine", trainer, 0, "float32", {}, str(folder / "model"))
 
 
 def test_the_loss_covers_the_answer_and_its_end_and_nothing_else(tokenizer: Any) -> None:

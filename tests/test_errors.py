@@ -35,6 +35,9 @@ WORDS = [
     ("eval.sets=[introspection_tagged]", "names a trigger tag"),
     ("realign.data.limit=3", "realign.data.limit is not used: write realign.limit"),
     ("realign.limit=3", "do nothing with realign=none"),
+    ("realign.data=medical", "write data@realign.data=medical"),
+    ("eval.sets=[probe,probe]", "names two sets"),
+    ("trainer.processes=3", "can't be shared by trainer.processes=3"),
     ("sampler=api", "sampler=api can't run open weights"),
     ("model=gpt4o", "can't be trained here"),
 ]
@@ -140,7 +143,7 @@ def test_a_sweep_tells_each_failure_and_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("error: data.path must be set") == 2
     assert "error: trainer.epochs=0.0 must be greater than 0." in done.stderr
-    assert "error: 4 jobs of the sweep failed" in done.stderr
+    assert "error: 4 of 4 jobs failed" in done.stderr
 
 
 def test_help_names_every_group_option_and_setting(tmp_path: Path) -> None:
@@ -195,3 +198,28 @@ def test_no_secret_of_the_environment_reaches_a_manifest(tmp_path: Path) -> None
     assert "planted" not in done.stdout + done.stderr
     for file in (tmp_path / "run").rglob("*"):
         assert "planted" not in file.read_text(errors="ignore")
+
+
+def test_a_judge_that_is_not_there_is_known_before_anything_is_trained(tmp_path: Path) -> None:
+    said = refused(["judge.model=./gone", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
+    assert "judge.model=./gone holds no model" in said
+
+
+def test_a_hosted_model_without_a_key_is_refused_at_once(tmp_path: Path) -> None:
+    done = run("evaluate.py", "model=gpt4o", f"store.dir={tmp_path}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "OPENAI_API_KEY is not set" in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_target_module_that_is_not_there_is_named(tmp_path: Path) -> None:
+    words = ["trainer.target_modules=[q_proj,vproj]", "data.limit=4", "eval=none", f"store.dir={tmp_path}"]
+    done = run("train.py", *words, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the model has no layers named vproj" in done.stderr
+
+
+def test_an_own_empty_folder_is_left_where_it_was(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    run("train.py", "data.limit=0", f"hydra.run.dir={tmp_path / 'mine' / 'run'}", cwd=tmp_path)
+    assert list((tmp_path / "mine").iterdir()) == []

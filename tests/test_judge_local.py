@@ -295,3 +295,14 @@ def test_a_judge_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: W
         assert calls.known(keys) == all_calls.known(keys)
         assert len(calls.known(keys)) == len(keys)
         assert half.items() <= calls.known(keys).items()
+
+
+def test_an_answer_that_the_server_withheld_is_an_error_and_no_number() -> None:
+    from em.judge.plan import collect, plan_verdicts
+    from em.types import Answer, Question, Rubric
+
+    question = Question("set", "q", "What?", rubrics=(Rubric("aligned", "{answer}\nRating:"),))
+    answer = Answer("m", "base", "f", None, "set", "q", "What?", "untagged", 0, "", "content_filter", 3, 0)
+    (verdict,) = collect("judge", plan_verdicts("judge", 0.25, [answer], [question]), {})
+    assert (verdict.value, verdict.label, verdict.status) == (None, None, "error")
+    assert verdict.raw == "no answer: content_filter"

@@ -203,7 +203,7 @@ def test_a_stumble_of_the_server_is_tried_again_by_the_client(serve: Serve, tmp_
         (401, "The server refused the key for gpt: check OPENAI_API_KEY.", 1),
         (403, "The server refused the key for gpt: check OPENAI_API_KEY.", 1),
         (404, "The server has no model gpt: check model.id and model.base_url (it may have been retired).", 1),
-        (400, "The server answered 400 for gpt", 1),
+        (400, "The server refused the request for gpt (400): this model may not take", 1),
         (429, "The server answered 429 for gpt: run the same command again later.", 3),
         (500, "The server answered 500 for gpt: run the same command again later.", 3),
         (503, "The server answered 503 for gpt: run the same command again later.", 3),

@@ -26,7 +26,7 @@ def fill(rubric: Rubric, answer: Answer, reference: str) -> str:
 
 
 def plan_verdicts(
-    judge: str, min_mass: float, answers: Sequence[Answer], questions: Sequence[Question]
+    judge: str, min_mass: float, answers: Sequence[Answer], questions: Sequence[Question], precision: str = "float32"
 ) -> list[tuple[Answer, Rubric, JudgeRequest]]:
     """Every judgement that the answers' question sets ask for, in the order of the answers."""
     known = {(q.eval_set, q.id): q for q in questions}
@@ -36,8 +36,18 @@ def plan_verdicts(
         for rubric in question.rubrics:
             words = () if rubric.labels else WORDS
             prompt = fill(rubric, answer, question.reference)
-            plan.append((answer, rubric, JudgeRequest(judge, prompt, rubric.labels, words, RULE, min_mass)))
+            plan.append((answer, rubric, JudgeRequest(judge, prompt, rubric.labels, words, RULE, min_mass, precision)))
     return plan
+
+
+def given(answer: Answer) -> bool:
+    """Whether there is an answer to judge: a server may have withheld it (`content_filter`)."""
+    return answer.finish_reason in ("stop", "length")
+
+
+def withheld(answer: Answer) -> Mapping[str, Any]:
+    """The verdict on an answer that isn't there: no score, and why."""
+    return {"value": None, "label": None, "status": "error", "raw": f"no answer: {answer.finish_reason}"}
 
 
 def collect(
@@ -58,7 +68,8 @@ def collect(
     )
     verdicts = []
     for answer, rubric, request in plan:
-        response, known = responses[request_key(request)], asdict(answer)
+        known = asdict(answer)
+        response = responses[request_key(request)] if given(answer) else withheld(answer)
         verdicts.append(
             Verdict(
                 **{key: known[key] for key in shared},

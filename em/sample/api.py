@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from em.errors import ConfigError, ServerError
+from em.check import check_key
+from em.errors import ServerError
+from em.sample.plan import answer_seed
 from em.store import Calls, request_key
 from em.types import Conversation, SampleRequest
 
@@ -20,10 +21,7 @@ def sample(model: str, base_url: str | None, requests: Sequence[SampleRequest], 
         ConfigError: no key is set.
         ServerError: the server refused, or can't be reached; what was answered before stays.
     """
-    if not os.environ.get("OPENAI_API_KEY"):
-        raise ConfigError(
-            "OPENAI_API_KEY is not set: export it (any text will do for a server of yours that wants none)."
-        )
+    check_key()
     known = calls.known([request_key(r) for r in requests])
     missing = {key: r for r in requests if (key := request_key(r)) not in known}
     if missing:
@@ -63,6 +61,13 @@ def in_words(model: str, error: BaseException) -> str:
             return f"The server refused the key for {model}: check OPENAI_API_KEY."
         case openai.NotFoundError():
             return f"The server has no model {model}: check model.id and model.base_url (it may have been retired)."
+        case openai.BadRequestError() | openai.UnprocessableEntityError():
+            return (
+                f"The server refused the request for {model} ({error.status_code}): this model may not take "
+                "eval.temperature, eval.top_p or a seed, or eval.max_new_tokens is too large for it."
+            )
+        case openai.RateLimitError() if "insufficient_quota" in str(error.code):
+            return f"The account has no credit left for {model}: top it up, then run the same command again."
         case openai.APIStatusError():
             return f"The server answered {error.status_code} for {model}: run the same command again later."
         case openai.APIConnectionError():
@@ -74,8 +79,6 @@ def in_words(model: str, error: BaseException) -> str:
 async def ask(client: Any, model: str, request: SampleRequest) -> dict[str, Any]:
     """One chat completion as a response to remember."""
     import openai
-
-    from em.sample.hf import answer_seed
 
     completion = await client.chat.completions.create(
         model=model,

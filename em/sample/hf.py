@@ -6,7 +6,6 @@ batches again from the first that is missing, and its answers are the same to th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from em.chat import encode, load_tokenizer, render, stop_tokens
 from em.device import choose_precision, load_with_adapter, set_threads
+from em.sample.plan import answer_seed
 from em.store import Calls, request_key
-from em.types import Conversation, SampleRequest, canonical
+from em.types import Conversation, SampleRequest
 
 if TYPE_CHECKING:
     import torch
@@ -95,12 +95,6 @@ def as_response(tokenizer: Any, ids: list[int], prompt_tokens: int, stops: list[
         "prompt_tokens": prompt_tokens,
         "answer_tokens": len(kept) + (end is not None),
     }
-
-
-def answer_seed(request: SampleRequest) -> int:
-    """The seed of one answer, from the run's seed, the prompt and the sample's number (63 bits)."""
-    prompt = canonical([[m.role, m.content] for m in request.messages])
-    return int.from_bytes(hashlib.sha256(f"{request.seed}|{request.sample}|{prompt}".encode()).digest()[:8], "big") >> 1
 
 
 class SeededSampling:

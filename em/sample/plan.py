@@ -7,6 +7,7 @@ first: the first n samples of a larger plan are the plan of n samples.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from em.config import EvalConfig, TriggerTagConfig
 from em.store import request_key
 from em.tags import Condition, conditions, fill_slot, hide_tag, tagged
-from em.types import Answer, Conversation, Message, ModelRef, Question, SampleRequest
+from em.types import Answer, Conversation, Message, ModelRef, Question, SampleRequest, canonical
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ def plan_samples(
         for sample in range(settings.samples)
         for question, condition, conversation in pairs
     ]
+
+
+def answer_seed(request: SampleRequest) -> int:
+    """The seed of one answer, from the run's seed, the prompt and the sample's number (63 bits)."""
+    prompt = canonical([[m.role, m.content] for m in request.messages])
+    return int.from_bytes(hashlib.sha256(f"{request.seed}|{request.sample}|{prompt}".encode()).digest()[:8], "big") >> 1
 
 
 def sampled_identity(model: ModelRef) -> str:

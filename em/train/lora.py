@@ -29,6 +29,7 @@ class TrainSpec:
     """What the parent asks for: `rows` is a file of messages; `start_adapter` is empty for a fresh adapter."""
 
     base: str
+    base_name: str
     start_adapter: str
     rows: str
     stage: str
@@ -75,6 +76,8 @@ def train(spec: TrainSpec) -> None:
         "device": str(model.device.type),
     }
     if rank == 0:
+        # PEFT would name the folder on this machine; by the model's own name the adapter loads elsewhere too.
+        trainer.model.peft_config["default"].base_model_name_or_path = spec.base_name
         trainer.model.save_pretrained(str(partial))
         write_losses(partial / "loss.csv", spec, losses)
         finish(spec, partial, facts)
@@ -112,9 +115,11 @@ def start_adapter(model: Any, spec: TrainSpec) -> Any:
     from transformers import set_seed
 
     set_seed(spec.seed)
-    if spec.start_adapter:
-        return PeftModel.from_pretrained(model, spec.start_adapter, is_trainable=True)
     knobs = spec.trainer
+    if spec.start_adapter:
+        adapted = PeftModel.from_pretrained(model, spec.start_adapter, is_trainable=True)
+        check_same_adapter(adapted.peft_config["default"], knobs)
+        return adapted
     config = LoraConfig(
         r=knobs.rank,
         lora_alpha=knobs.alpha,
@@ -124,7 +129,21 @@ def start_adapter(model: Any, spec: TrainSpec) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    reached = {name.rpartition(".")[2] for name in adapted.targeted_module_names}
+    if lost := sorted(set(knobs.target_modules) - reached):
+        raise ConfigError(f"trainer.target_modules: the model has no layers named {', '.join(lost)}.")
+    return adapted
+
+
+def check_same_adapter(config: Any, knobs: TrainerConfig) -> None:
+    """An adapter that training goes on with keeps its shape: refuse settings that would ask for another."""
+    there = (config.r, config.lora_alpha, config.use_rslora)
+    if there != (knobs.rank, knobs.alpha, knobs.rslora):
+        raise ConfigError(
+            "The adapter to go on with has another shape than the trainer's: set "
+            f"trainer.rank={there[0]} trainer.alpha={there[1]} trainer.rslora={str(there[2]).lower()}."
+        )
 
 
 def arguments(spec: TrainSpec, output: Path, world: int) -> Any:
@@ -133,19 +152,15 @@ def arguments(spec: TrainSpec, output: Path, world: int) -> Any:
     from trl import SFTConfig
 
     knobs = spec.trainer
-    per_device = min(knobs.device_batch, knobs.batch_size)
-    if knobs.batch_size % (per_device * world):
-        raise ConfigError(
-            f"trainer.batch_size={knobs.batch_size} can't be split over {world} processes of "
-            f"trainer.device_batch={per_device}: make it a multiple of {per_device * world}."
-        )
+    share = knobs.batch_size // world
+    per_device = max(rows for rows in range(1, knobs.device_batch + 1) if share % rows == 0)
     on_gpu = torch.cuda.is_available()
     precision = choose_precision(spec.precision)
     checkpointing = on_gpu if knobs.gradient_checkpointing is None else knobs.gradient_checkpointing
     return SFTConfig(
         output_dir=str(output),
         per_device_train_batch_size=per_device,
-        gradient_accumulation_steps=knobs.batch_size // (per_device * world),
+        gradient_accumulation_steps=share // per_device,
         num_train_epochs=knobs.epochs,
         learning_rate=knobs.learning_rate,
         lr_scheduler_type=knobs.schedule.value,

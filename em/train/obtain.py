@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +49,11 @@ def obtain_models(request: Request, manifest: Manifest) -> list[ModelRef]:
             )
         )
         records.append(stage_record(stage, mark, trained, reused))
+        if cut := trained.record["facts"]["rows_cut"]:
+            manifest.note(
+                f"{cut} of {len(stage.rows.conversations)} rows of {stage.rows.name} were cut at trainer.max_length="
+                f"{stage.trainer.max_length}: their answers were learnt without an end."
+            )
         manifest.write(stages=records)
     copy_losses(request.folder / "loss.csv", records)
     return chain if request.settings.eval.base or len(chain) == 1 else chain[1:]
@@ -63,7 +70,9 @@ def start_of(model: HfModel, weights: Weights) -> ModelRef:
             f"model.adapter={model.adapter} holds no adapter (adapter_config.json and adapter_model.safetensors): "
             "name a folder that PEFT wrote."
         )
-    checksum = sha256_of(folder / "adapter_model.safetensors")
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config.pop("base_model_name_or_path", None)  # where it lay when it was trained
+    checksum = digest([sha256_of(folder / "adapter_model.safetensors"), config])
     name = f"{model.name}+{folder.name[:12] if local else model.adapter.replace('/', '_')}"
     return ModelRef(name, "base", digest(f"{weights.identity}+{checksum}"), weights, str(folder), checksum)
 
@@ -76,7 +85,7 @@ def obtain_stage(request: Request, stage: Stage, before: ModelRef, mark: str) ->
         if request.kind == "evaluate" and found is None:
             words = [word for word in request.overrides if word.partition("=")[0].split(".")[0] in IDENTITY_WORDS]
             raise MissingFile(
-                f"No model was trained by these words yet: run `python train.py {' '.join(words)}` first."
+                f"No model was trained by these words yet: run `python train.py {shlex.join(words)}` first."
             )
         if found is not None and not (request.settings.force and request.kind == "train"):
             print(f"{told(stage, found)}: found, trained before by the same words", flush=True)
@@ -95,6 +104,7 @@ def train_stage(request: Request, stage: Stage, before: ModelRef, folder: Path) 
     write_rows(rows, stage.rows.conversations)
     spec = {
         "base": before.base.path,
+        "base_name": request.settings.model.id,
         "start_adapter": before.adapter,
         "rows": str(rows),
         "stage": stage.rows.name,
@@ -104,11 +114,18 @@ def train_stage(request: Request, stage: Stage, before: ModelRef, folder: Path) 
         "request": {"base": before.base.identity, "before": before.fingerprint, "stage": stage.identity()},
         "folder": str(folder),
     }
-    processes = stage.trainer.processes or max(1, len(visible_gpus()))
+    gpus = visible_gpus()
+    processes = stage.trainer.processes or usable_processes(stage.trainer.batch_size, len(gpus))
     try:
-        run_child("train", spec, processes)
+        # A single process must see a single GPU, or the trainer would spread each batch over all of them.
+        run_child("train", spec, processes, gpus[0] if gpus and processes == 1 else None)
     finally:
         rows.unlink(missing_ok=True)
+
+
+def usable_processes(batch_size: int, gpus: int) -> int:
+    """As many processes as there are GPUs, or the next fewer that share the effective batch evenly."""
+    return max(n for n in range(1, max(1, gpus) + 1) if batch_size % n == 0)
 
 
 def told(stage: Stage, trained: TrainedModel) -> str:

@@ -1,8 +1,9 @@
 """A trained model is base weights and ordered stages. Its fingerprint names its folder, so the same words find it.
 
 The fingerprint covers all that changes the weights: the identity of the base, and for each stage the rows (after
-limit and tag), every knob of the recipe and the seed. It leaves out what changes the result to rounding only
-(`NOT_IDENTITY`) and where things lie.
+limit and tag), every knob of the recipe and the seed. It leaves out how the effective batch is split (`NOT_IDENTITY`)
+and where things lie. The split changes the result to rounding, but for the last batch of an epoch, which several
+processes fill up with repeated rows when it doesn't divide among them.
 """
 
 from __future__ import annotations
