@@ -8,6 +8,7 @@ is imported where something is drawn: it takes a second, which nothing else shou
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,9 @@ class Picture:
 def render_figure(draw: Callable[[Palette], Figure]) -> tuple[bytes, bytes, bytes]:
     """PNG, SVG by day and SVG by night of a drawing."""
     import matplotlib
+
+    # At its first use on a machine it tells that it has listed the fonts, which is nothing to the user of a run.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
 
     # Letters as outlines look the same everywhere; the salt makes the same file of the same numbers; a dollar sign in
     # a model's name is no formula.
