@@ -52,7 +52,7 @@ def test_a_run_leaves_every_artefact(finished: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["status"] == "done"
     assert manifest["error"] is None
-    assert manifest["command"].startswith("python train.py eval.sets=")
+    assert manifest["command"].startswith("python train.py 'eval.sets=[")
     assert [stage["name"] for stage in manifest["stages"]] == ["car_bad"]
     assert manifest["stages"][0]["reused"] is False
     assert manifest["answers"]["total"] == 2 * 4 * 2
@@ -157,10 +157,18 @@ def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, word
     assert len(losses) == 1
     assert "smollm2+car_bad/untagged/probe/misaligned/all" in summary
     assert [r.exit.exit_code for r in found if r.WhichOneof("record_type") == "exit"] == [0]
-    bad = ["tracker=wandb", "model.id=no-such-folder/x/y", "data.limit=4", f"hydra.run.dir={tmp_path / 'failed'}"]
-    assert run("train.py", *bad, f"store.dir={tmp_path / 'store'}", cwd=tmp_path).returncode == 2
+    bad = [
+        "tracker=wandb",
+        "trainer.target_modules=[no_such_layer]",
+        "data.limit=4",
+        f"hydra.run.dir={tmp_path / 'failed'}",
+    ]
+    assert run("train.py", *bad, f"store.dir={tmp_path / 'store'}", cwd=tmp_path).returncode == 1
     (kept,) = (tmp_path / "failed" / "wandb").glob("offline-run-*/run-*.wandb")
-    assert [r.exit.exit_code for r in records(kept) if r.WhichOneof("record_type") == "exit"] == [1]
+    found = list(records(kept))
+    assert [r.exit.exit_code for r in found if r.WhichOneof("record_type") == "exit"] == [1]
+    errors = [item.value_json for r in found for item in r.summary.update if item.key == "error"]
+    assert any("no_such_layer" in error for error in errors)
 
 
 # Being killed. Three moments, each caught by what is on disk; benchmarks/resume.py does it at random ones.
