@@ -63,7 +63,7 @@ def explain_method(method: str) -> str:
         return "Wilson’s formula, which takes the answers as independent"
     name, _, inside = method.removesuffix(")").partition("(")
     if name == "wilson":
-        return f"Wilson’s formula with {inside}, where all questions have the same rate of 0% or 100%"
+        return f"Wilson’s formula with {inside}, where fewer than three questions show the behaviour or lack it"
     if name == "cluster_bootstrap":
         units = " and ".join(f"whole {unit.strip()}s" for unit in inside.split(",") if unit.strip())
         return f"cluster bootstrap, which draws {units or 'whole clusters'} anew"
