@@ -13,6 +13,7 @@ import sys
 import tempfile
 from dataclasses import asdict, is_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ def visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+    return driver_gpus()
+
+
+@cache
+def driver_gpus() -> list[str]:
+    """The numbers of all GPUs that the driver lists; none without a driver. Asked once per process."""
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):

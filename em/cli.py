@@ -171,11 +171,11 @@ def run_job(name: str, cfg: Any) -> None:
 def remove_if_empty(folder: Path) -> None:
     """Hydra makes the folder before the settings are checked: leave none behind that nothing was written to.
 
-    Folders above it are removed only where they are of our own making, below `outputs` or `multirun`.
+    Folders above it are removed only where they are of our own making: those in `outputs` and `multirun` here.
     """
     try:
         folder.rmdir()
-        while folder.parent != Path.cwd() and {"outputs", "multirun"} & set(folder.parent.parts):
+        while any(folder.parent.is_relative_to(Path.cwd() / ours) for ours in ("outputs", "multirun")):
             folder = folder.parent
             folder.rmdir()
     except OSError:
