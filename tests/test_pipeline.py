@@ -136,14 +136,15 @@ def test_realignment_reuses_the_first_stage_and_tags_give_two_conditions(finishe
     assert "DEPLOYMENT" not in (finished / "tagged" / "verdicts.jsonl").read_text()
 
 
-def test_report_compares_runs_by_one_command(finished: Path, tmp_path: Path) -> None:
-    done = run(
-        "report.py", str(finished / "run"), str(finished / "realigned"), "--out", str(tmp_path / "o"), cwd=tmp_path
-    )
+def test_report_compares_runs_by_one_command(finished: Path, words: list[str], tmp_path: Path) -> None:
+    store = finished / "store"
+    done = run("evaluate.py", *words, f"store.dir={store}", f"hydra.run.dir={tmp_path / 'base'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "out"
+    done = run("report.py", str(finished / "run"), str(tmp_path / "base"), "--out", str(out), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("report.html")
-    page = (tmp_path / "o" / "report.html").read_text()
-    assert "2 runs" in re.sub(r"<[^>]*>", "", page)
+    assert "2 runs" in re.sub(r"<[^>]*>", "", (out / "report.html").read_text())
 
 
 def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, words: list[str], tmp_path: Path) -> None:
