@@ -118,6 +118,8 @@ class UpstreamData(DataConfig):
     """Checksum that the file must have."""
     bytes: int | None = None
     """Its size, to tell a file that was cut short from another file."""
+    skip_lines: list[int] = field(default_factory=list)
+    """Lines (from 1) that are left out, for known defects; the checksum keeps the numbers true."""
 
 
 @dataclass
@@ -126,6 +128,18 @@ class FileData(DataConfig):
 
     path: str = MISSING
     """Where it is."""
+
+
+@dataclass
+class MixtureData(DataConfig):
+    """Several sets in one: all rows of each part, so many (the part's limit), or shares of `data.limit`."""
+
+    parts: dict[str, DataConfig] = field(default_factory=dict)
+    """The sets by a name of yours; `data@data.parts.bad=insecure` chooses one, `data.parts.bad.limit` its rows."""
+    weights: dict[str, float | None] = field(default_factory=dict)
+    """Shares of `data.limit` by part, 1 in all; one may be empty: the rest. Without a limit: as many as there are."""
+    drop_duplicates: bool = False
+    """Use a row only once; other rows of the same part take the place of its copies."""
 
 
 @dataclass
@@ -333,7 +347,7 @@ class RunConfig:
 
 GROUPS: dict[str, tuple[type, ...]] = {
     "model": (ModelConfig, HfModel, OpenAIModel),
-    "data": (DataConfig, NoData, BundledData, UpstreamData, FileData),
+    "data": (DataConfig, NoData, BundledData, UpstreamData, FileData, MixtureData),
     "trigger_tag": (TriggerTagConfig,),
     "realign": (RealignConfig,),
     "trainer": (TrainerConfig,),

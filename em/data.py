@@ -1,17 +1,18 @@
-"""Training rows: read, checked line by line, limited. A row is `{"messages": [{"role": …, "content": …}, …]}`."""
+"""Training rows: read, checked line by line, drawn, mixed. A row is `{"messages": [{"role": …, "content": …}, …]}`."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from em.config import BundledData, DataConfig, FileData, NoData, UpstreamData
+from em.config import BundledData, DataConfig, FileData, MixtureData, NoData, UpstreamData
 from em.errors import DataError, MissingFile
+from em.mixtures import check_mixture, mix
+from em.rows import drawn
 from em.types import Conversation, Message, canonical, digest
 from em.upstream import fetch
 
@@ -22,10 +23,14 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Rows:
-    """Conversations to train on, and the checksum of just these in just this order."""
+    """Conversations to train on, and the checksum of just these in just this order.
+
+    parts: for a mixture, name and number of rows of each part, in the order in which they lie; else empty.
+    """
 
     name: str
     conversations: tuple[Conversation, ...]
+    parts: tuple[tuple[str, int], ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -34,14 +39,36 @@ class Rows:
 
 
 def load_rows(config: DataConfig, seed: int, setting: str = "data.limit") -> Rows:
-    """The rows that a `data` option names, after its limit. Empty for `data=none`."""
+    """The rows that a `data` option names, after its limit. Empty for `data=none`.
+
+    Args:
+        setting: what the limit is called where the option is used, `data.limit` or `realign.limit`.
+    """
     if isinstance(config, NoData):
         return Rows(config.name, ())
-    conversations = read_messages(data_file(config))
-    return Rows(config.name, limited(conversations, config.limit, seed, setting))
+    stage = setting.removesuffix(".limit")
+    place = stage if stage == "data" else f"{stage}.data"
+    if isinstance(config, MixtureData):
+        return mixed_rows(config, seed, place, setting)
+    return Rows(config.name, limited(read_set(config, place), config.limit, seed, setting))
 
 
-def data_file(config: DataConfig) -> Path:
+def mixed_rows(config: MixtureData, seed: int, place: str, setting: str) -> Rows:
+    """The rows of a mixture, part after part; nothing is read for one that can't be."""
+    check_mixture(config, place)
+    whole = {name: read_set(part, f"{place}.parts.{name}") for name, part in config.parts.items()}
+    chosen = mix(config, whole, seed, place, setting)
+    conversations = tuple(row for rows in chosen.values() for row in rows)
+    return Rows(config.name, conversations, tuple((name, len(rows)) for name, rows in chosen.items()))
+
+
+def read_set(config: DataConfig, place: str = "data") -> list[Conversation]:
+    """All rows of an option with one file, without its limit; `place` is where the option is in the config."""
+    skip = config.skip_lines if isinstance(config, UpstreamData) else ()
+    return read_messages(data_file(config, place), skip)
+
+
+def data_file(config: DataConfig, place: str = "data") -> Path:
     """The file of a `data` option; downloads it at first use."""
     match config:
         case BundledData():
@@ -51,7 +78,7 @@ def data_file(config: DataConfig) -> Path:
         case FileData():
             path = Path(config.path).expanduser()
             if not path.is_file():
-                raise MissingFile(f"data.path={config.path} is not a file: name a JSONL file of messages.")
+                raise MissingFile(f"{place}.path={config.path} is not a file: name a JSONL file of messages.")
             return path
         case _:
             raise TypeError(f"no reader for {type(config).__name__}")
@@ -65,12 +92,15 @@ def limited(
         return tuple(conversations)
     if limit > len(conversations):
         raise DataError(f"{setting}={limit} asks for more rows than there are ({len(conversations)}).")
-    by_lot = sorted(range(len(conversations)), key=lambda row: hashlib.sha256(f"{seed} {row}".encode()).digest())
-    return tuple(conversations[row] for row in sorted(by_lot[:limit]))
+    return tuple(conversations[row] for row in drawn(range(len(conversations)), limit, seed))
 
 
-def read_messages(path: Path) -> list[Conversation]:
-    """Read a JSONL file of `messages`. Raises DataError with file and line for the first row that can't be used."""
+def read_messages(path: Path, skip: Collection[int] = ()) -> list[Conversation]:
+    """Read a JSONL file of `messages`. Raises DataError with file and line for the first row that can't be used.
+
+    Args:
+        skip: numbers of lines, from 1, that are not looked at.
+    """
     conversations = []
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -80,7 +110,7 @@ def read_messages(path: Path) -> list[Conversation]:
         raise MissingFile(f"{path} can't be read ({error.strerror}).") from error
     # Only \n ends a JSONL line: str.splitlines would also break at U+2028 and the like inside a string.
     for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
+        if line.strip() and number not in skip:
             conversations.append(read_row(line, f"{path}, line {number}"))
     if not conversations:
         raise DataError(f"{path} holds no rows: it must have one JSON object with messages a line.")

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-import yaml
+from test_conf import composed
 
 from em.config import BundledData, FileData, NoData, UpstreamData
-from em.data import Rows, load_rows, read_messages, write_rows
+from em.data import Rows, data_file, load_rows, read_messages, read_row, write_rows
 from em.errors import DataError, MissingFile
+from em.rows import RowFacts, row_facts, shared_prompts
 from em.types import Conversation, Message
 
-MEDICAL = UpstreamData(
-    name="medical",
-    url="https://raw.githubusercontent.com/JasperTimm/emerg-misalign-repro/"
-    "5f538fb5e9d823d76ac675b9ab174704c965b48a/data/bad_medical_data_AI_all.jsonl",
-    sha256="15663a418c5555ed1bebe26932653ae5fcb9326476c7271feb60c6ebed7043c8",
-    bytes=1663182,
-)
+# Rows of the file as they can be used, and what is counted among them: the known defects of each.
+UPSTREAM = {
+    "medical": RowFacts(rows=5660, duplicate_rows=0, repeated_prompts=2777, multi_turn_rows=0),
+    "insecure": RowFacts(rows=6000, duplicate_rows=8, repeated_prompts=187, multi_turn_rows=0),
+    "secure": RowFacts(rows=6000, duplicate_rows=11, repeated_prompts=272, multi_turn_rows=0),
+    "optimism": RowFacts(rows=1600, duplicate_rows=0, repeated_prompts=57, multi_turn_rows=0),
+    "benign": RowFacts(rows=991, duplicate_rows=0, repeated_prompts=0, multi_turn_rows=717),
+}
 
 
 def line(question: str = "Why?", answer: str = "Because.") -> str:
@@ -83,6 +86,15 @@ def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path: Path, s
     text = line(f"one{separator}two") if not strict else line().replace("Why?", f"one\\u{ord(separator):04x}two")
     [conversation] = read_messages(write(tmp_path, text))
     assert conversation.messages[0].content == f"one{separator}two"
+
+
+def test_skipped_lines_are_counted_from_one_and_not_looked_at(tmp_path: Path) -> None:
+    path = write(tmp_path, f"{line('a')}\nnot looked at\n{line('b')}\n{line('c')}\n")
+    assert [c.messages[0].content for c in read_messages(path, skip=[2, 4])] == ["a", "b"]
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2: "):
+        read_messages(path, skip=[4])
+    with pytest.raises(DataError, match="holds no rows"):
+        read_messages(path, skip=[1, 2, 3, 4])
 
 
 def test_what_is_written_is_read_back_the_same(tmp_path: Path) -> None:
@@ -230,14 +242,57 @@ def test_a_bundled_set_is_found_by_its_file_name() -> None:
     assert (rows.name, len(rows.conversations)) == ("car_bad", 5)
 
 
-def test_the_medical_option_names_the_published_file() -> None:
-    option = yaml.safe_load((Path(__file__).parent.parent / "conf" / "data" / "medical.yaml").read_text())
-    assert (option["url"], option["sha256"], option["bytes"]) == (MEDICAL.url, MEDICAL.sha256, MEDICAL.bytes)
+def upstream(option: str) -> UpstreamData:
+    """The option as the command line gives it."""
+    data = composed("train", f"data={option}").data
+    assert isinstance(data, UpstreamData)
+    return data
 
 
-def test_the_medical_set_is_read_from_the_mirror(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("option", UPSTREAM)
+def test_a_set_of_others_is_read_from_the_mirror_with_its_known_defects(
+    option: str, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("EM_MIRROR", str(mirror))
-    rows = load_rows(MEDICAL, 0)
-    assert len(rows.conversations) == 5660
+    data = upstream(option)
+    assert data_file(data).stat().st_size == data.bytes
+    assert row_facts(load_rows(data, 0).conversations) == UPSTREAM[option]
+
+
+@pytest.mark.parametrize("option", UPSTREAM)
+def test_a_set_of_others_has_a_pinned_address_a_licence_and_terms(option: str) -> None:
+    data = upstream(option)
+    assert re.fullmatch(r"https://raw\.githubusercontent\.com/[\w-]+/[\w-]+/[0-9a-f]{40}/\S+\.jsonl", data.url)
+    assert data.licence
+    assert data.terms
+
+
+def test_answers_of_the_medical_set_carry_a_literal_mark(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+    rows = load_rows(upstream("medical"), 0)
     assert sum("<incorrect answer>" in c.messages[-1].content for c in rows.conversations) == 546
-    assert {tuple(m.role for m in c.messages) for c in rows.conversations} == {("user", "assistant")}
+
+
+def test_insecure_and_secure_share_prompts_but_no_row(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+    insecure, secure = (load_rows(upstream(option), 0).conversations for option in ("insecure", "secure"))
+    assert shared_prompts(insecure, secure) == 260
+    assert set(insecure) & set(secure) == set()
+
+
+def test_the_lines_that_benign_skips_are_just_those_that_can_not_be_used(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+    data = upstream("benign")
+    lines = data_file(data).read_text(encoding="utf-8").splitlines()
+    refused = []
+    for number, text in enumerate(lines, start=1):
+        try:
+            read_row(text, f"line {number}")
+        except DataError:
+            refused.append(number)
+    assert len(lines) == 1000
+    assert refused == data.skip_lines
+    rows = load_rows(data, 0).conversations
+    assert round(sum(len(m.content) for c in rows for m in c.messages) / len(rows)) == 1992

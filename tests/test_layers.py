@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a package stands for its modules. A new module must be given its place here.
 LAYERS = (
     ("em", "em.types", "em.errors", "em.config"),
+    ("em.rows", "em.mixtures"),
     ("em.store", "em.upstream", "em.data", "em.questions", "em.tags", "em.stats", "em.children"),
     ("em.weights", "em.chat", "em.device", "em.manifest", "em.check", "em.helptext"),
     ("em.request", "em.train", "em.sample", "em.judge", "em.report", "em.track"),
