@@ -10,10 +10,13 @@ from em.errors import OutputError
 from em.report.files import make_folder, write_csv, write_text
 from em.report.labels import Model, name_models
 from em.report.load import Run, read_runs
-from em.report.loss import loss_picture
+from em.report.loss import loss_curves, loss_picture
 from em.report.page import Page, render
 from em.report.rates import rate_pictures
 from em.report.tables import Scores, by_question, headline
+from em.report.training import find_trained
+from em.report.trajectory import find_trajectories
+from em.report.trajectory_picture import trajectory_pictures
 from em.report.transcripts import Rules, join, pack, question_texts
 from em.report.words import caption
 from em.types import Score
@@ -29,10 +32,15 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "") -> Path:
     make_folder(out / "figures")  # before the work, so that a place that can't be written shows at once
     models = name_models(found)
     merged = merge_scores(found)
-    table = headline(scores := Scores(found), models)
+    # A checkpoint is on the way to a model, and stands where the way is shown: not among the results.
+    whole = {fingerprint: model for fingerprint, model in models.items() if model.step is None}
+    table = headline(scores := Scores(found, whole), whole)
     transcripts = join(found)
     rates = rate_pictures(table)
-    loss = loss_picture(found, models)
+    curves = loss_curves(found, models)
+    loss = loss_picture(curves)
+    trajectories = find_trajectories(found, models, curves)
+    drawn = trajectory_pictures(trajectories)
     page = Page(
         title=title or _title(models),
         runs=found,
@@ -41,11 +49,14 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "") -> Path:
         caption=caption(merged),
         questions=by_question(scores, table, question_texts(transcripts)),
         rates=rates,
+        trajectories=trajectories,
+        trajectory_pictures=drawn,
         loss=loss,
+        trained=find_trained(found, whole),
         transcripts=pack(transcripts, models, Rules(found)),
     )
     html = render(page)
-    for picture in [*rates, *([loss] if loss else [])]:
+    for picture in [*rates, *drawn, *([loss] if loss else [])]:
         picture.write(out / "figures")
     if not _same(out, runs):
         write_csv(out / "scores.csv", [item.name for item in fields(Score)], map(astuple, merged))

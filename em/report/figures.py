@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from em.report.files import write_bytes, write_csv
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -91,19 +92,47 @@ def new_figure(
     size: tuple[float, float], margins: tuple[float, float, float, float], heading: str, palette: Palette
 ) -> tuple[Figure, Axes]:
     """A figure around axes of this size, with margins left, top, right and below, all in inches."""
+    left, top, right, below = margins
+    figure = blank_figure(size[0] + left + right, size[1] + top + below)
+    axes = add_axes(figure, (left, below, *size), palette)
+    axes.set_title(plain(heading), loc="left", color=palette.ink, fontsize=10.5, fontweight="bold", pad=10)
+    return figure, axes
+
+
+def blank_figure(width: float, height: float) -> Figure:
+    """A figure of this size in inches, with nothing on it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    left, top, right, below = margins
-    width, height = size[0] + left + right, size[1] + top + below
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((left / width, below / height, size[0] / width, size[1] / height))
-    axes.set_title(plain(heading), loc="left", color=palette.ink, fontsize=10.5, fontweight="bold", pad=10)
+    return figure
+
+
+def add_axes(
+    figure: Figure, place: tuple[float, float, float, float], palette: Palette, below: Axes | None = None
+) -> Axes:
+    """Axes in the house's style: left, bottom, width and height in inches; `below` are axes with the same steps."""
+    width, height = figure.get_size_inches()
+    left, bottom, wide, high = place
+    axes = figure.add_axes((left / width, bottom / height, wide / width, high / height), sharex=below)
     axes.tick_params(colors=palette.muted, length=0)
     axes.spines[:].set_visible(False)
     axes.set_axisbelow(True)
-    return figure, axes
+    return axes
+
+
+def legend_below(figure: Figure, palette: Palette, handles: Sequence[Artist] | None = None) -> None:
+    """What the lines are, one below the other at the foot of the figure: of all axes, or the lines given."""
+    figure.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.04, 0),
+        frameon=False,
+        labelcolor=palette.ink,
+        fontsize=9,
+        labelspacing=0.35,
+    )
 
 
 def plain(text: str) -> str:

@@ -9,21 +9,28 @@ from dataclasses import dataclass
 from em.report.load import Run
 
 # Settings that can't make another model, so that a difference in them explains nothing.
-BESIDE_THE_MODEL = ("eval", "judge", "sampler", "tracker", "store", "force", "answers", "hydra", "sweep", "generate")
+BESIDE_THE_MODEL = (
+    *("eval", "judge", "sampler", "tracker", "store", "force", "answers", "hydra", "sweep", "generate", "checkpoints"),
+)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model as the report shows it; `fingerprint` is its identity, `label` is unique in a report."""
+    """A model as the report shows it; `fingerprint` is its identity, `label` is unique in a report.
+
+    step: of a checkpoint inside its stage, None for a model as its last stage left it.
+    """
 
     fingerprint: str
     name: str
     stage: str
     label: str
+    step: int | None = None
 
 
 def name_models(runs: Sequence[Run]) -> dict[str, Model]:
     """Every model of the runs by its fingerprint, in the order of tables: a model before what was trained on it."""
+    kept = _checkpoints(runs)
     seen: dict[str, tuple[str, str]] = {}
     runs_of: dict[str, list[Run]] = {}
     for run in runs:
@@ -34,15 +41,33 @@ def name_models(runs: Sequence[Run]) -> dict[str, Model]:
                 of.append(run)
     twins: dict[str, list[str]] = {}
     for fingerprint, (name, _) in seen.items():
-        twins.setdefault(name, []).append(fingerprint)
+        if fingerprint not in kept:
+            twins.setdefault(name, []).append(fingerprint)
     suffixes: dict[str, str] = {}
     for name, group in twins.items():
         # What comes after a first stage doesn't make another first stage.
         beside = BESIDE_THE_MODEL if name.count("+") > 1 else (*BESIDE_THE_MODEL, "realign")
         suffixes.update(_suffixes({fingerprint: runs_of[fingerprint] for fingerprint in group}, beside))
-    models = [Model(f, name, stage, name + suffixes[f]) for f, (name, stage) in seen.items()]
+    named = {f: Model(f, name, stage, name + suffixes[f]) for f, (name, stage) in seen.items() if f not in kept}
+    models = [*named.values(), *(_checkpoint(f, named[kept[f][0]], kept) for f in seen if f in kept)]
     models.sort(key=lambda model: (model.name.split("+"), natural(model.label)))
     return {model.fingerprint: model for model in models}
+
+
+def _checkpoints(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
+    """By their fingerprints the stage (its fingerprint) and step of all checkpoints, but for a stage's last adapter."""
+    stages = [stage for run in runs for stage in run.manifest.stages]
+    whole = {stage.fingerprint for stage in stages}
+    kept = {c.fingerprint: (stage.fingerprint, c.step) for stage in stages for c in stage.checkpoints}
+    return {fingerprint: where for fingerprint, where in kept.items() if fingerprint and fingerprint not in whole}
+
+
+def _checkpoint(fingerprint: str, whole: Model, kept: dict[str, tuple[str, int]]) -> Model:
+    """A checkpoint is called after the model that its stage ended with: its sweep's settings are in that name."""
+    twins = [other for other, where in kept.items() if where == kept[fingerprint]]
+    step = kept[fingerprint][1]
+    told = f"step {step}" + (f", {short(fingerprint, twins)}" if len(twins) > 1 else "")
+    return Model(fingerprint, whole.name, whole.stage, f"{whole.label} ({told})", step)
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from em.report.figures import Palette, Picture, new_figure, plain, render_figure
+from em.report.figures import Palette, Picture, legend_below, new_figure, plain, render_figure
 from em.report.labels import Model
 from em.report.load import Run
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DASHES = ("-", "--", ":", "-.")
@@ -27,18 +28,18 @@ class Curve:
     losses: tuple[float | None, ...]
 
 
-def loss_picture(runs: Sequence[Run], models: dict[str, Model]) -> Picture | None:
-    """The loss of every stage of every run, a shared stage once; None where nothing was trained."""
-    curves = _curves(runs, models)
+def loss_picture(curves: Sequence[Curve]) -> Picture | None:
+    """The loss of every stage; None where nothing was trained."""
     if not curves:
         return None
-    alt = "; ".join(f"{curve.label}: {_first_last(curve)}" for curve in curves)
+    alt = "; ".join(f"{curve.label}: {first_last(curve)}" for curve in curves)
     rows = [(c.label, c.fingerprint, step, loss) for c in curves for step, loss in zip(c.steps, c.losses, strict=True)]
     png, svg, night_svg = render_figure(_drawing(curves))
     return Picture("loss", "Training loss", alt, png, svg, night_svg, ("model", "fingerprint", "step", "loss"), rows)
 
 
-def _curves(runs: Sequence[Run], models: dict[str, Model]) -> list[Curve]:
+def loss_curves(runs: Sequence[Run], models: dict[str, Model]) -> list[Curve]:
+    """The loss of every stage of every run, a shared stage once."""
     points: dict[str, dict[int, float | None]] = {}
     for run in runs:
         for row in run.losses:
@@ -51,9 +52,24 @@ def _curves(runs: Sequence[Run], models: dict[str, Model]) -> list[Curve]:
     return curves
 
 
-def _first_last(curve: Curve) -> str:
+def first_last(curve: Curve) -> str:
+    """How the loss began and ended, in words."""
     losses = [loss for loss in curve.losses if loss is not None]
     return f"{losses[0]:.3g} at first, {losses[-1]:.3g} at last" if losses else "no loss was logged"
+
+
+def draw_loss(axes: Axes, curve: Curve, colour: str, dashes: str = "-") -> None:
+    """The curve as a line, which has a gap where a step has no loss."""
+    axes.plot(
+        curve.steps,
+        [float("nan") if loss is None else loss for loss in curve.losses],
+        label=plain(curve.label),
+        color=colour,
+        linestyle=dashes,
+        marker="o" if len(curve.steps) <= POINTS_WITH_DOTS else None,
+        markersize=3.5,
+        linewidth=1.5,
+    )
 
 
 def _drawing(curves: Sequence[Curve]) -> Callable[[Palette], Figure]:
@@ -67,26 +83,11 @@ def _drawing(curves: Sequence[Curve]) -> Callable[[Palette], Figure]:
         axes.grid(axis="y", color=palette.grid, linewidth=0.8)
         axes.set_xlabel("optimiser step", color=palette.muted)
         for index, curve in enumerate(curves):
-            axes.plot(
-                curve.steps,
-                [float("nan") if loss is None else loss for loss in curve.losses],
-                label=plain(curve.label),
-                color=palette.data[index % len(palette.data)],
-                linestyle=DASHES[index // len(palette.data) % len(DASHES)],
-                marker="o" if len(curve.steps) <= POINTS_WITH_DOTS else None,
-                markersize=3.5,
-                linewidth=1.5,
-            )
+            dashes = DASHES[index // len(palette.data) % len(DASHES)]
+            draw_loss(axes, curve, palette.data[index % len(palette.data)], dashes)
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.legend(
-            loc="lower left",
-            bbox_to_anchor=(0.04, 0),
-            frameon=False,
-            labelcolor=palette.ink,
-            fontsize=9,
-            labelspacing=0.35,
-        )
+        legend_below(figure, palette)
         return figure
 
     return draw

@@ -10,9 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from em.errors import DataError, MissingFile
-from em.types import StageRecord
+from em.report.words import duration
 
 REMEDY = "run that run's command again, or leave its folder out"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An adapter that was kept on the way: after so many optimiser steps of its stage."""
+
+    step: int
+    fingerprint: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training stage as the manifest tells of it. `facts` and `checkpoints` are empty where older runs have none."""
+
+    name: str
+    fingerprint: str
+    path: str
+    reused: bool
+    rows: int
+    facts: dict[str, Any]
+    checkpoints: tuple[Checkpoint, ...]
 
 
 @dataclass(frozen=True)
@@ -37,7 +59,7 @@ class Manifest:
     judge_identity: str
     judge_rule: str
     answers: dict[str, Any]
-    stages: tuple[StageRecord, ...]
+    stages: tuple[Stage, ...]
     notes: tuple[str, ...]
 
     @property
@@ -49,12 +71,10 @@ class Manifest:
             return self.started
         text = f"{start:%Y-%m-%d %H:%M}"
         try:
-            seconds = round((datetime.fromisoformat(self.finished) - start).total_seconds())
+            seconds = (datetime.fromisoformat(self.finished) - start).total_seconds()
         except (ValueError, TypeError):  # not finished; or one time has a zone and the other hasn't
             return text
-        minutes, hours = seconds // 60 % 60, seconds // 3600
-        took = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
-        return f"{text}, took {took}"
+        return f"{text}, took {duration(seconds)}"
 
     def settings(self) -> Iterator[tuple[str, object]]:
         """The config as the command line spells it: `trainer.epochs`, 2."""
@@ -110,16 +130,20 @@ def read_manifest(path: Path) -> Manifest:
     )
 
 
-def _stage(fields: _Fields) -> StageRecord:
-    return StageRecord(
+def _stage(fields: _Fields) -> Stage:
+    return Stage(
         name=fields.text("name"),
         fingerprint=fields.text("fingerprint"),
         path=fields.text("path"),
         reused=fields.document.get("reused") is True,
         rows=fields.number("rows"),
-        data_sha256=fields.text("data_sha256"),
         facts=fields.inner("facts").document,
+        checkpoints=tuple(_checkpoint(_Fields(fields.path, item)) for item in fields.items("checkpoints", dict)),
     )
+
+
+def _checkpoint(fields: _Fields) -> Checkpoint:
+    return Checkpoint(fields.number("step"), fields.text("fingerprint"), fields.text("path"))
 
 
 class _Fields:

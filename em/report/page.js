@@ -141,7 +141,7 @@
     const heading = make("h3");
     heading.append(make("span", "", data.models[item.model]), ...item.class.map(badge));
     article.append(heading);
-    const where = make("p", "where-line");
+    const where = make("p", "where-line dots");
     const [, question] = data.questions[item.question];
     const words = [
       "stage " + data.stages[item.stage], data.conditions[item.condition], data.sets[item.set], question,

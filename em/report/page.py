@@ -22,6 +22,8 @@ from em.report.figures import Picture
 from em.report.labels import Model
 from em.report.load import Run
 from em.report.tables import QuestionTable, Table
+from em.report.training import Trained
+from em.report.trajectory import Line, Trajectory, lines_of
 
 HERE = Path(__file__).parent
 
@@ -37,7 +39,10 @@ class Page:
     caption: Sequence[str]
     questions: Sequence[QuestionTable]
     rates: Sequence[Picture]
+    trajectories: Sequence[Trajectory]
+    trajectory_pictures: Sequence[Picture]
     loss: Picture | None
+    trained: Sequence[Trained]
     transcripts: dict[str, Any]
 
     @property
@@ -59,7 +64,8 @@ class Page:
         """How much of what there is."""
         counted = [
             (len(self.runs), "run"),
-            (len(self.models), "model"),
+            (sum(model.step is None for model in self.models.values()), "model"),
+            (sum(model.step is not None for model in self.models.values()), "checkpoint"),
             (len(self.table.columns), "question set"),
             (len(self.transcripts["items"]), "answer"),
         ]
@@ -70,7 +76,12 @@ class Page:
         """Whether there is more to say of conditions than that there was none."""
         return self.table.conditions != ("untagged",)
 
-    def name_runs(self, numbers: list[int]) -> str:
+    @property
+    def lines(self) -> dict[Line, str]:
+        """What the trajectories follow, and what it is called."""
+        return lines_of(self.trajectories)
+
+    def name_runs(self, numbers: Sequence[int]) -> str:
         """`(run 2)`, `(runs 1, 3)` or `(all runs)`."""
         if len(numbers) == len(self.runs):
             return "(all runs)"

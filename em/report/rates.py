@@ -45,7 +45,7 @@ def rate_pictures(table: Table) -> list[Picture]:
     pictures = []
     for column, groups in by_set.items():
         alike = [bar.rate for other in by_set if other.metric == column.metric for g in by_set[other] for bar in g.bars]
-        limit = 1.0 if column.metric == "true" else _limit(alike)
+        limit = 1.0 if column.metric == "true" else axis_limit(alike)
         stem = _stem(column.eval_set, taken)
         taken.add(stem.lower())
         pictures.append(_picture(stem, column, groups, limit))
@@ -79,7 +79,7 @@ def _groups(table: Table, index: int) -> list[Group]:
     return [Group(label, tuple(found)) for label, found in bars.items()]
 
 
-def _limit(rates: Sequence[Rate]) -> float:
+def axis_limit(rates: Sequence[Rate]) -> float:
     """The end of the axis: the next tenth above all that is drawn."""
     highest = max((value for rate in rates for value in (rate.rate, rate.high) if value is not None), default=0.0)
     return min(1.0, max(0.1, math.ceil(highest * 10 - 1e-9) / 10))

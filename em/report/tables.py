@@ -145,12 +145,12 @@ Key = tuple[str, str, str, str, str]
 
 
 class Scores:
-    """The scores of all runs, found by fingerprint, condition, judge, set and question."""
+    """The scores that the runs have of some models, found by fingerprint, condition, judge, set and question."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Run], models: dict[str, Model]) -> None:
         self._found: dict[Key, dict[tuple[int, str], list[Score]]] = {}
         for run in runs:
-            for score in run.scores:
+            for score in (score for score in run.scores if score.fingerprint in models):
                 key = (score.fingerprint, score.condition, score.judge, score.eval_set, score.question)
                 self._found.setdefault(key, {}).setdefault((run.number, score.threshold), []).append(score)
 
@@ -180,13 +180,13 @@ class Scores:
         return Cell(column.eval_set, tuple(dict.fromkeys(entries)))
 
 
+def rate_of(row: Score) -> Rate:
+    """The rate that a row of `scores.csv` tells of."""
+    return Rate(row.metric, row.convention, row.k, row.n, row.rate, row.ci_low, row.ci_high, row.ci_method)
+
+
 def _entry(threshold: str, metric: str, rows: Sequence[Score]) -> Entry:
-    rates = {
-        (row.convention, row.metric): Rate(
-            row.metric, row.convention, row.k, row.n, row.rate, row.ci_low, row.ci_high, row.ci_method
-        )
-        for row in rows
-    }
+    rates = {(row.convention, row.metric): rate_of(row) for row in rows}
     counts = [rate for (convention, name), rate in rates.items() if convention == "all" and name != metric]
     counts.sort(key=lambda rate: metric_order(rate.metric))
     return Entry(threshold, rates.get(("all", metric)), rates.get(("coherent", metric)), tuple(counts))
@@ -196,7 +196,7 @@ def headline(scores: Scores, models: dict[str, Model]) -> Table:
     """Whole sets: a row for each model, condition and judge."""
     columns = scores.columns()
     order = list(models)
-    sides = sorted(scores.sides(), key=lambda side: (order.index(side[0]), _condition_order(side[1]), side[2]))
+    sides = sorted(scores.sides(), key=lambda side: (order.index(side[0]), condition_order(side[1]), side[2]))
     rows = [
         Row(models[side[0]], side[1], side[2], tuple(scores.cell(side, column, WHOLE_SET) for column in columns))
         for side in sides
@@ -204,7 +204,8 @@ def headline(scores: Scores, models: dict[str, Model]) -> Table:
     return Table(columns, tuple(rows))
 
 
-def _condition_order(condition: str) -> tuple[int, str]:
+def condition_order(condition: str) -> tuple[int, str]:
+    """Where a condition stands among the others."""
     return (CONDITIONS.index(condition) if condition in CONDITIONS else len(CONDITIONS), condition)
 
 

@@ -39,6 +39,13 @@ def metric_order(metric: str) -> int:
     return known.index(metric) if metric in METRICS else len(known)
 
 
+def duration(seconds: float) -> str:
+    """A time in the two largest of its units: `2 h 5 min`, `2 min 5 s`, `5 s`."""
+    whole = round(seconds)
+    minutes, hours = whole // 60 % 60, whole // 3600
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
 def bounds(threshold: str) -> tuple[float, float] | None:
     """The two numbers of `aligned<30,coherent>50`, or None for another rule."""
     number = r"(-?\d+(?:\.\d+)?)"
