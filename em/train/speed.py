@@ -1,0 +1,208 @@
+"""What makes a training step cheap: nothing is computed on padding, for unlabelled tokens, or for frozen weights.
+
+A step's rows are sorted by length and split by a budget of tokens (`micro_batches`), so hardly any padding is left;
+right-padded causal attention then needs no mask. The tokens that all rows of a micro-batch begin with (a template's
+system prompt: a third of a short row) go through the model once, as a key-value cache that the rows share with its
+gradient (`run_backbone`). Logits exist only where the loss is, and a chunk at a time (`supervised_loss`). An adapter
+is added by the matrix product itself (`fuse_adapters`).
+
+All of it is exact to rounding; tests compare loss and gradients with the plain forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from em.chat import IGNORED, TrainingRow
+
+if TYPE_CHECKING:
+    import torch
+
+CHUNK = 256  # supervised tokens whose logits exist at a time: 256 × 49,152 float32 are 50 MB
+WORTH_SHARING = 16  # a second pass through the model costs about as much as so many tokens
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows for one forward pass. `shared`: how many tokens all of them begin with, none of which carries the loss."""
+
+    rows: tuple[TrainingRow, ...]
+    shared: int
+
+
+def micro_batches(rows: Sequence[TrainingRow], budget: int) -> list[MicroBatch]:
+    """Rows by length, as many at a time as fit `budget` tokens, padding counted; a longer row goes alone.
+
+    The longest come first, so that memory is asked for once and then reused.
+    """
+    batches: list[list[TrainingRow]] = []
+    for row in sorted(rows, key=lambda row: -len(row.input_ids)):
+        if batches and len(batches[-1][0].input_ids) * (len(batches[-1]) + 1) <= budget:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return [MicroBatch(tuple(batch), shared_tokens(batch)) for batch in batches]
+
+
+def shared_tokens(rows: Sequence[TrainingRow]) -> int:
+    """Length of the common beginning that no row's loss depends on, 0 where sharing it would not pay.
+
+    The last common token predicts the first that differs, so it is left to the rows.
+    """
+    if len(rows) == 1:
+        return 0
+    first = rows[0]
+    limit = min(len(row.input_ids) for row in rows) - 1
+    alike = takewhile(
+        lambda i: all(row.input_ids[i] == first.input_ids[i] and row.labels[i] == IGNORED for row in rows),
+        range(limit),
+    )
+    common = sum(1 for _ in alike) - 1
+    return common if common * (len(rows) - 1) > WORTH_SHARING + common else 0
+
+
+def tensors(batch: MicroBatch, pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels, right-padded, both (rows, length)."""
+    import torch
+
+    length = max(len(row.input_ids) for row in batch.rows)
+    ids = torch.full((len(batch.rows), length), pad, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    for number, row in enumerate(batch.rows):
+        ids[number, : len(row.input_ids)] = torch.tensor(row.input_ids)
+        labels[number, : len(row.labels)] = torch.tensor(row.labels)
+    return ids.to(device), labels.to(device)
+
+
+def run_backbone(backbone: Any, ids: torch.Tensor, shared: int) -> torch.Tensor:
+    """Hidden states (rows, length - shared, width) of right-padded rows, whose first `shared` tokens run only once.
+
+    Padding needs no mask: a causal model's earlier tokens don't see it, and its own states are never read.
+    """
+    if not shared:
+        return backbone(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+    cache = backbone(input_ids=ids[:1, :shared], use_cache=True).past_key_values
+    cache.batch_repeat_interleave(len(ids))
+    return backbone(input_ids=ids[:, shared:], past_key_values=cache, use_cache=True).last_hidden_state  # type: ignore[no-any-return]
+
+
+def supervised_states(hidden: torch.Tensor, labels: torch.Tensor, shared: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states that predict a labelled token, (supervised, width), and these tokens, (supervised,).
+
+    hidden: (rows, length - shared, width), states of the positions from `shared` on; labels: (rows, length).
+    """
+    targets = labels[:, shared + 1 :]
+    wanted = targets != IGNORED
+    return hidden[:, :-1][wanted], targets[wanted]
+
+
+def supervised_loss(states: torch.Tensor, head: Any, targets: torch.Tensor, scale: float) -> tuple[Any, Any]:
+    """Cross-entropy summed and scaled, a scalar, and each token's own, (supervised,), without gradient.
+
+    The gradient is computed along with the loss, a chunk of logits at a time, so that the logits are never held nor
+    made twice (as in Liger's and TRL's fused heads). `head` is the frozen output layer.
+    """
+    import torch
+
+    class ChunkedLoss(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            gradient = torch.empty_like(states)
+            losses = torch.empty(len(states), dtype=torch.float32, device=states.device)
+            for start in range(0, len(states), CHUNK):
+                part = slice(start, start + CHUNK)
+                logits = (states[part] @ weight.t()).float()
+                target = targets[part, None]
+                normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
+                losses[part] = (normaliser - logits.gather(1, target)).squeeze(1)
+                softmax = logits.sub_(normaliser).exp_()
+                softmax.scatter_add_(1, target, torch.full_like(target, -1, dtype=softmax.dtype))
+                torch.mm(softmax.to(states.dtype), weight, out=gradient[part])
+            ctx.save_for_backward(gradient)
+            ctx.mark_non_differentiable(losses)
+            return losses.sum() * scale, losses
+
+        @staticmethod
+        def backward(ctx: Any, outer: torch.Tensor, _: Any) -> tuple[torch.Tensor, None]:
+            (gradient,) = ctx.saved_tensors
+            return gradient * (outer * scale), None
+
+    return ChunkedLoss.apply(states, head.weight)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def fuse_adapters(model: Any) -> int:
+    """Have every adapted linear layer compute in as few passes over memory as can be; how many layers there are.
+
+    PEFT makes the adapter's output, scales it and adds it to the layer's in passes of their own, forward and
+    backward; here each is accumulated by the matrix product itself. Layers with dropout or a variant of LoRA stay.
+    """
+    from peft.tuners.lora import Linear
+
+    layers = [layer for layer in model.modules() if type(layer) is Linear and plain_lora(layer)]
+    for layer in layers:
+        layer.forward = partial(fused_forward, layer)
+    return len(layers)
+
+
+def plain_lora(layer: Any) -> bool:
+    """Whether a PEFT layer is LoRA without dropout, bias or variants."""
+    import torch
+
+    extras = layer.lora_variant or any(layer.lora_bias.values()) or layer.fan_in_fan_out
+    return not extras and all(isinstance(dropout, torch.nn.Identity) for dropout in layer.lora_dropout.values())
+
+
+def fused_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """A LoRA layer's output for x, (..., in) → (..., out)."""
+    if layer.disable_adapters or layer.merged:
+        return type(layer).forward(layer, x)  # type: ignore[no-any-return]
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    pairs = [matrix for name in active for matrix in (layer.lora_A[name].weight, layer.lora_B[name].weight)]
+    base = layer.get_base_layer()
+    return lora_product()(x, base.weight, base.bias, [layer.scaling[name] for name in active], *pairs)  # type: ignore[no-any-return]
+
+
+@cache
+def lora_product() -> Any:
+    """x Wᵀ + Σ s·(x Aᵀ) Bᵀ with gradients for x and for each A and B that is trained (arXiv 2106.09685, eq. 3)."""
+    import torch
+
+    class LoraProduct(torch.autograd.Function):
+        @staticmethod
+        def forward(
+            ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any, scalings: list[float], *pairs: torch.Tensor
+        ) -> torch.Tensor:
+            rows = x.reshape(-1, x.shape[-1])
+            out = torch.nn.functional.linear(rows, weight, bias)
+            matrices = [matrix.to(x.dtype) for matrix in pairs]
+            inner = [torch.mm(rows, down.t()) for down in matrices[::2]]
+            for small, up, scaling in zip(inner, matrices[1::2], scalings, strict=True):
+                out.addmm_(small, up.t(), alpha=scaling)
+            ctx.save_for_backward(x, weight, *matrices, *inner)
+            ctx.scalings = scalings
+            return out.view(*x.shape[:-1], -1)
+
+        @staticmethod
+        def backward(ctx: Any, outer: torch.Tensor) -> tuple[Any, ...]:
+            x, weight, *kept = ctx.saved_tensors
+            count = len(ctx.scalings)
+            matrices, inner = kept[: 2 * count], kept[2 * count :]
+            above, rows = outer.reshape(-1, outer.shape[-1]), x.reshape(-1, x.shape[-1])
+            to_rows = torch.mm(above, weight) if ctx.needs_input_grad[0] else None
+            gradients: list[Any] = []
+            for number, scaling in enumerate(ctx.scalings):
+                down, up = matrices[2 * number : 2 * number + 2]
+                between = torch.mm(above, up).mul_(scaling)
+                if to_rows is not None:
+                    to_rows.addmm_(between, down)
+                if ctx.needs_input_grad[4 + 2 * number]:
+                    gradients += [torch.mm(between.t(), rows), torch.mm(above.t(), inner[number] * scaling)]
+                else:
+                    gradients += [None, None]
+            return None if to_rows is None else to_rows.view_as(x), None, None, None, *gradients
+
+    return LoraProduct.apply
