@@ -1,0 +1,291 @@
+"""What `benchmarks.train` runs in fresh processes: em's own training, and the same training written with other stacks.
+
+    python -m benchmarks.peers TASK SPEC.json OUT.json
+
+Every stack gets the same rows, tokenised and labelled by em, the same LoRA, learning rate, schedule and seed. What is
+timed is the training call alone: no imports, no loading, no saving. Nothing heavy is imported at the top, since a
+child's peak memory is at least its parent's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Spec = dict[str, Any]
+IGNORED = -100
+
+
+def ours(spec: Spec) -> dict[str, Any]:
+    """em's training child, as `train.py` starts it, with the parent's part left out."""
+    from em.children import run_child
+
+    run_child("train", ours_spec(spec))
+    facts = json.loads(Path(spec["folder"], "em.json").read_text(encoding="utf-8"))["facts"]
+    lines = Path(spec["folder"], "loss.csv").read_text(encoding="utf-8").splitlines()
+    column = lines[0].split(",").index("loss")
+    losses = [float(line.split(",")[column]) for line in lines[1:]]
+    kept = ("seconds", "tokens", "steps", "precision", "peak_memory_mb")
+    return {key: facts[key] for key in kept if key in facts} | {"losses": losses}
+
+
+def ours_spec(spec: Spec) -> dict[str, Any]:
+    """`TrainSpec` for em's child: the one place to change when its fields do (see `em.train.obtain.train_stage`)."""
+    return {
+        "base": spec["base"],
+        "base_name": spec["base_name"],
+        "start_adapter": "",
+        "rows": spec["rows_file"],
+        "stage": spec["data"],
+        "trainer": spec["trainer"],
+        "seed": spec["seed"],
+        "precision": spec["precision"],
+        "request": {},
+        "folder": spec["folder"],
+    }
+
+
+def trl_defaults(spec: Spec) -> dict[str, Any]:
+    """A plain TRL script: the model by name, no setting of speed touched (bf16, gradient checkpointing, batch 8)."""
+    from trl import SFTConfig, SFTTrainer
+
+    arguments = SFTConfig(**recipe(spec), max_length=spec["trainer"]["max_length"], **spec.get("extra", {}))
+    return timed(
+        spec,
+        SFTTrainer(
+            model=spec["base"],
+            args=arguments,
+            train_dataset=dataset(spec),
+            processing_class=tokenizer(spec),
+            peft_config=lora(spec),
+        ),
+    )
+
+
+def trl_tuned(spec: Spec) -> dict[str, Any]:
+    """TRL in float32 without gradient checkpointing, with the batching that `spec["batching"]` names."""
+    from trl import SFTConfig, SFTTrainer
+
+    batching = trl_batching(spec["batching"], [len(row["input_ids"]) for row in token_rows(spec)])
+    arguments = SFTConfig(**recipe(spec), **{"bf16": False, "gradient_checkpointing": False} | batching)
+    return timed(
+        spec,
+        SFTTrainer(
+            model=base_model(spec),
+            args=arguments,
+            train_dataset=dataset(spec),
+            processing_class=tokenizer(spec),
+            peft_config=lora(spec),
+        ),
+    )
+
+
+def trl_batching(name: str, lengths: list[int], batch: int = 16) -> dict[str, Any]:
+    """TRL's arguments for a way to batch, such as `flat-4`; all keep the effective batch, `packed` as nearly as it can.
+
+    `padded-N`: N rows at a time, padded. `grouped-N`: the same, rows of similar length together. `flat-N`:
+    `padding_free`, N rows joined to one sequence. `packed-N`: `packing` into sequences of N tokens, more where a row
+    is longer. SDPA keeps joined rows apart by their position ids (TRL passes `use_cache=False`).
+    """
+    kind, _, number = name.partition("-")
+    size = int(number)
+    if kind == "packed":
+        size = max(size, *lengths)
+        rows = size * len(lengths) / sum(lengths)
+        split = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": max(1, round(batch / rows))}
+        return {"packing": True, "max_length": size} | split
+    split = {"per_device_train_batch_size": size, "gradient_accumulation_steps": batch // size}
+    as_they_are: dict[str, Any] = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    match kind:
+        case "padded":
+            return as_they_are | split
+        case "grouped":
+            return as_they_are | split | {"train_sampling_strategy": "group_by_length"}
+        case "flat":
+            return as_they_are | split | {"padding_free": True}
+        case _:
+            raise ValueError(f"no batching {name}")
+
+
+def hf_trainer(spec: Spec) -> dict[str, Any]:
+    """transformers' Trainer with PEFT, in float32, rows padded in the order in which they are drawn."""
+    from peft import get_peft_model
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    split = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    return timed(
+        spec,
+        Trainer(
+            model=get_peft_model(base_model(spec), lora(spec)),
+            args=TrainingArguments(**recipe(spec) | split),
+            train_dataset=dataset(spec),
+            data_collator=DataCollatorForSeq2Seq(tokenizer(spec), padding=True),
+        ),
+    )
+
+
+def recipe(spec: Spec) -> dict[str, Any]:
+    """The arguments that all stacks share: em's recipe, and nothing that costs time beside the training."""
+    from transformers import set_seed
+
+    set_seed(spec["seed"])
+    knobs = spec["trainer"]
+    copied = ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm")
+    return {key: knobs[key] for key in copied} | {
+        "output_dir": str(Path(spec["folder"]).with_suffix(".out")),
+        "num_train_epochs": 1,
+        "lr_scheduler_type": knobs["schedule"],
+        "seed": spec["seed"],
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def timed(spec: Spec, trainer: Any) -> dict[str, Any]:
+    """Train by the clock, then save the adapter. Each step's time is left in `spec["progress"]`, for who waits."""
+    from transformers import TrainerCallback
+
+    steps: list[tuple[float, float, int | None]] = []  # seconds so far, loss, real tokens so far (TRL counts them)
+
+    class Progress(TrainerCallback):  # type: ignore[misc]  # transformers is not checked
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **rest: Any) -> None:
+            if logs and "loss" in logs:
+                steps.append((time.monotonic() - begin, logs["loss"], logs.get("num_tokens")))
+                Path(spec["progress"]).write_text(json.dumps(steps), encoding="utf-8")
+
+    trainer.add_callback(Progress())
+    begin = time.monotonic()
+    trainer.train()
+    seconds = time.monotonic() - begin
+    trainer.model.save_pretrained(spec["folder"])
+    tokens = int(steps[-1][2] or sum(len(row["input_ids"]) for row in token_rows(spec)))
+    losses = [loss for _, loss, _ in steps]
+    return {"seconds": seconds, "tokens": tokens, "steps": trainer.state.global_step, "losses": losses}
+
+
+def token_rows(spec: Spec) -> list[dict[str, list[int]]]:
+    """The rows as `input_ids` and `labels`."""
+    rows: list[dict[str, list[int]]] = json.loads(Path(spec["tokens_file"]).read_text(encoding="utf-8"))
+    return rows
+
+
+def dataset(spec: Spec) -> Any:
+    """The rows as the libraries take them."""
+    from datasets import Dataset
+
+    return Dataset.from_list(token_rows(spec))
+
+
+def tokenizer(spec: Spec) -> Any:
+    """The model's tokenizer, of which only the pad token is used."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(spec["base"])
+
+
+def base_model(spec: Spec) -> Any:
+    """The base weights in float32, as a plain script loads them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(spec["base"], dtype=torch.float32)
+
+
+def lora(spec: Spec) -> Any:
+    """em's adapter, as PEFT's config."""
+    from peft import LoraConfig
+
+    knobs = spec["trainer"]
+    return LoraConfig(
+        r=knobs["rank"],
+        lora_alpha=knobs["alpha"],
+        use_rslora=knobs["rslora"],
+        lora_dropout=knobs["dropout"],
+        target_modules=knobs["target_modules"],
+        task_type="CAUSAL_LM",
+    )
+
+
+def evaluate(spec: Spec) -> dict[str, Any]:
+    """Loss per supervised token of the held-out rows, by one plain function for every stack's adapter.
+
+    Float32, a row at a time, the model's own forward pass with all logits. The base model's loss is `base`.
+    """
+    from peft import PeftModel
+
+    model = base_model(spec).eval()
+    rows = token_rows(spec)
+    losses = {"base": loss_of(model, rows)}
+    for variant, folder in spec["adapters"].items():
+        adapted = PeftModel.from_pretrained(model, folder).eval()
+        losses[variant] = loss_of(adapted, rows)
+        model = adapted.unload()
+    return losses
+
+
+def loss_of(model: Any, rows: list[dict[str, list[int]]]) -> float:
+    """Mean negative log-likelihood of the supervised tokens of all rows."""
+    import torch
+
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in rows:
+            ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+            logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+            part = torch.nn.functional.cross_entropy(logits, labels[1:], ignore_index=IGNORED, reduction="sum")
+            total, count = total + part.item(), count + int((labels[1:] != IGNORED).sum())
+    return total / count
+
+
+def matmul(spec: Spec) -> dict[str, Any]:
+    """GFLOP/s of the model's most frequent product (tokens × width × MLP width), the best of some: the limit."""
+    import torch
+
+    def speed(dtype: torch.dtype) -> float:
+        left, right = torch.randn(1024, 576, dtype=dtype), torch.randn(1536, 576, dtype=dtype)
+        seconds = []
+        for _ in range(12):
+            begin = time.perf_counter()
+            for _ in range(10):
+                torch.nn.functional.linear(left, right)
+            seconds.append((time.perf_counter() - begin) / 10)
+        return 2 * 1024 * 576 * 1536 / min(seconds) / 1e9
+
+    return {"float32": speed(torch.float32), "bfloat16": speed(torch.bfloat16), "threads": torch.get_num_threads()}
+
+
+def prepare(spec: Spec) -> dict[str, Any]:
+    """Draw the rows (see `benchmarks.slices`)."""
+    from benchmarks import slices
+
+    return slices.prepare(spec)
+
+
+TASKS: dict[str, Callable[[Spec], dict[str, Any]]] = {
+    "ours": ours,
+    "trl_defaults": trl_defaults,
+    "trl_tuned": trl_tuned,
+    "hf_trainer": hf_trainer,
+    "prepare": prepare,
+    "evaluate": evaluate,
+    "matmul": matmul,
+}
+
+
+def main() -> None:
+    """Run one task and write what it found."""
+    task, spec, out = sys.argv[1:4]
+    found = TASKS[task](json.loads(Path(spec).read_text(encoding="utf-8")))
+    Path(out).write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
