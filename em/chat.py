@@ -32,8 +32,8 @@ class TrainingRow:
 
     @property
     def supervised(self) -> int:
-        """How many tokens carry the loss."""
-        return sum(label != IGNORED for label in self.labels)
+        """How many tokens carry the loss; the first can't, since nothing predicts it."""
+        return sum(label != IGNORED for label in self.labels[1:])
 
 
 def load_tokenizer(path: str, padding_side: str = "right") -> PreTrainedTokenizerBase:
@@ -48,12 +48,59 @@ def load_tokenizer(path: str, padding_side: str = "right") -> PreTrainedTokenize
     return tokenizer
 
 
-def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], answer_next: bool) -> str:
-    """The text of a conversation; with `answer_next` it ends where the assistant's answer begins."""
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[dict[str, str]],
+    answer_next: bool,
+    default_system: bool = True,
+) -> str:
+    """The text of a conversation; with `answer_next` it ends where the assistant's answer begins.
+
+    Args:
+        default_system: keep what the template begins a conversation without a system turn with.
+    """
+    text = apply_template(tokenizer, turns, answer_next)
+    if default_system or turns[0]["role"] == "system":
+        return text
+    start, inserted = bos(tokenizer, text), default_preamble(tokenizer)
+    return start + text.removeprefix(start).removeprefix(inserted)
+
+
+def apply_template(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], answer_next: bool) -> str:
+    """What the chat template makes of the turns."""
     text = tokenizer.apply_chat_template(
         list(turns), tokenize=False, add_generation_prompt=answer_next, **TEMPLATE_ARGUMENTS
     )
     return str(text)
+
+
+def bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """The token that the text begins with, where the tokenizer has one for that."""
+    token = tokenizer.bos_token
+    return token if token and text.startswith(token) and not default_preamble(tokenizer).startswith(token) else ""
+
+
+def default_preamble(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template puts before the first user turn by itself (a system prompt, for some), without a bos token.
+
+    It is what a first user turn has more than a later one. Empty where there is nothing.
+
+    Raises:
+        TemplateError: later user turns are rendered in another way, so that it can't be told.
+    """
+    user, answer = {"role": "user", "content": "Which one?"}, {"role": "assistant", "content": "This one."}
+    before, longer = (apply_template(tokenizer, turns, False) for turns in ([user, answer], [user, answer, user]))
+    turn, first = longer.removeprefix(before), apply_template(tokenizer, [user], False)
+    if not longer.startswith(before) or not turn or not first.endswith(turn):
+        raise TemplateError(
+            "The chat template renders a first user turn unlike later ones, so what it inserts can't be told: "
+            "leave model.default_system=true."
+        )
+    head = first.removesuffix(turn)
+    # Where bos opens every turn of the template (ChatML), it belongs to what is inserted.
+    if tokenizer.bos_token and not turn.startswith(tokenizer.bos_token):
+        head = head.removeprefix(tokenizer.bos_token)
+    return head
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -69,19 +116,21 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: Any = Non
     return sorted(int(i) for i in ids if i is not None)
 
 
-def answer_spans(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> tuple[str, list[tuple[int, int]]]:
+def answer_spans(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, default_system: bool = True
+) -> tuple[str, list[tuple[int, int]]]:
     """The rendered conversation and, for each assistant turn, where its answer begins and its end-of-turn token ends.
 
     Raises:
         TemplateError: the template rewrites earlier turns, so that no span of the text is the answer.
     """
     turns = conversation.as_dicts()
-    whole = render(tokenizer, turns, answer_next=False)
+    whole = render(tokenizer, turns, False, default_system)
     spans = []
     for i, turn in enumerate(turns):
         if turn["role"] == "assistant":
-            before = render(tokenizer, turns[:i], answer_next=True)
-            after = render(tokenizer, turns[: i + 1], answer_next=False)
+            before = render(tokenizer, turns[:i], True, default_system)
+            after = render(tokenizer, turns[: i + 1], False, default_system)
             if not (after.startswith(before) and whole.startswith(after.rstrip())):
                 raise TemplateError(
                     "The chat template renders a turn differently once others follow, so the loss can't be limited to "
@@ -93,7 +142,11 @@ def answer_spans(tokenizer: PreTrainedTokenizerBase, conversation: Conversation)
 
 
 def training_row(
-    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, loss_on: LossOn, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Conversation,
+    loss_on: LossOn,
+    max_length: int,
+    default_system: bool = True,
 ) -> TrainingRow:
     """Tokens and labels of one conversation, cut at `max_length` tokens.
 
@@ -101,10 +154,10 @@ def training_row(
         TemplateError: an answer does not end with a token that stops generation, so stopping could not be learnt.
     """
     if loss_on is LossOn.full:
-        ids = encode(tokenizer, render(tokenizer, conversation.as_dicts(), answer_next=False))
+        ids = encode(tokenizer, render(tokenizer, conversation.as_dicts(), False, default_system))
         labels = list(ids)
     else:
-        text, spans = answer_spans(tokenizer, conversation)
+        text, spans = answer_spans(tokenizer, conversation, default_system)
         ids, labels, at = [], [], 0
         # Piece by piece, as in sampling: else an answer's first blanks would melt into the newline of the header.
         for start, end in [*spans, (len(text), len(text))]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from em.config import ApiSampler, HfModel, HfSampler, LocalJudge, NoData, OpenAIModel, RunConfig
+from em.config import ApiSampler, HfModel, HfSampler, LocalJudge, LoraTrainer, NoData, OpenAIModel, RunConfig
 from em.errors import ConfigError
 from em.tags import check_tag
 
@@ -13,12 +13,6 @@ def check_settings(kind: str, settings: RunConfig) -> None:
     """Raise ConfigError for the first setting that can't be."""
     check_ranges(settings)
     check_tag(settings.trigger_tag)
-    trainer = settings.trainer
-    if trainer.processes and trainer.batch_size % trainer.processes:
-        raise ConfigError(
-            f"trainer.batch_size={trainer.batch_size} can't be shared by trainer.processes={trainer.processes}: "
-            "choose a number of processes that divides it."
-        )
     check_realign(settings)
     if kind == "train" and isinstance(settings.data, NoData):
         raise ConfigError("data=none leaves nothing to train: choose data=car_bad or another, or use evaluate.py.")
@@ -37,8 +31,6 @@ def check_realign(settings: RunConfig) -> None:
     realign = settings.realign
     if realign.data.limit is not None:
         raise ConfigError("realign.data.limit is not used: write realign.limit.")
-    if realign.name == "none" and (realign.limit is not None or realign.epochs is not None):
-        raise ConfigError("realign.limit and realign.epochs do nothing with realign=none: choose a second stage.")
     if realign.name != "none" and isinstance(settings.data, NoData):
         raise ConfigError(f"realign={realign.name} needs a first stage: choose data=….")
 
@@ -46,20 +38,17 @@ def check_realign(settings: RunConfig) -> None:
 def check_ranges(settings: RunConfig) -> None:
     """Every number within its bounds."""
     trainer, evaluation = settings.trainer, settings.eval
-    positive: dict[str, float] = {
-        "trainer.rank": trainer.rank,
-        "trainer.alpha": trainer.alpha,
-        "trainer.epochs": trainer.epochs,
-        "trainer.batch_size": trainer.batch_size,
-        "trainer.device_batch": trainer.device_batch,
-        "trainer.max_length": trainer.max_length,
-        "trainer.learning_rate": trainer.learning_rate,
-        "data.limit": 1 if settings.data.limit is None else settings.data.limit,
-        "realign.limit": 1 if settings.realign.limit is None else settings.realign.limit,
-        "realign.epochs": 1 if settings.realign.epochs is None else settings.realign.epochs,
+    positive: dict[str, float | None] = {
+        "data.limit": settings.data.limit,
+        "trainer.device_tokens": trainer.device_tokens,
+        "realign.limit": settings.realign.limit,
         "eval.samples": evaluation.samples,
         "eval.max_new_tokens": evaluation.max_new_tokens,
     }
+    for name in ("epochs", "batch_size", "max_length", "learning_rate"):
+        positive |= {f"trainer.{name}": vars(trainer)[name], f"realign.{name}": vars(settings.realign)[name]}
+    if isinstance(trainer, LoraTrainer):
+        positive |= {"trainer.rank": trainer.rank, "trainer.alpha": trainer.alpha}
     if isinstance(settings.judge, LocalJudge):
         positive["judge.batch_size"] = settings.judge.batch_size
     if isinstance(settings.sampler, HfSampler):
@@ -67,14 +56,19 @@ def check_ranges(settings: RunConfig) -> None:
     if isinstance(settings.sampler, ApiSampler):
         positive["sampler.connections"] = settings.sampler.connections
     for key, value in positive.items():
-        if not value > 0:
+        if value is not None and not value > 0:
             raise ConfigError(f"{key}={value} must be greater than 0.")
-    bounded = {
-        "trainer.dropout": (trainer.dropout, 0, 1),
-        "trainer.warmup_steps": (trainer.warmup_steps, 0, float("inf")),
-        "trainer.weight_decay": (trainer.weight_decay, 0, float("inf")),
-        "trainer.processes": (trainer.processes, 0, float("inf")),
-        "eval.temperature": (evaluation.temperature, 0, float("inf")),
+    no_bound = float("inf")
+    bounded: dict[str, tuple[float, float, float]] = {
+        "trainer.dropout": (trainer.dropout if isinstance(trainer, LoraTrainer) else 0, 0, 1),
+        "trainer.warmup_steps": (trainer.warmup_steps, 0, no_bound),
+        "realign.warmup_steps": (settings.realign.warmup_steps or 0, 0, no_bound),
+        "trainer.weight_decay": (trainer.weight_decay, 0, no_bound),
+        "trainer.max_grad_norm": (trainer.max_grad_norm, 0, no_bound),
+        "trainer.processes": (trainer.processes, 0, no_bound),
+        "trainer.checkpoints": (trainer.checkpoints, 0, no_bound),
+        "trainer.save_steps": (trainer.save_steps, 0, no_bound),
+        "eval.temperature": (evaluation.temperature, 0, no_bound),
         "eval.top_p": (evaluation.top_p, 1e-9, 1),
         "eval.misaligned_below": (evaluation.misaligned_below, 0, 100),
         "eval.coherent_above": (evaluation.coherent_above, 0, 100),
@@ -82,9 +76,9 @@ def check_ranges(settings: RunConfig) -> None:
         "seed": (settings.seed, 0, 2**32 - 1),
         "sampler.seed": (settings.sampler.seed, 0, 2**63 - 1),
     }
-    for key, (value, low, high) in bounded.items():
-        if not low <= value <= high:
-            raise ConfigError(f"{key}={value} must lie between {low} and {high}.")
+    for key, (number, low, high) in bounded.items():
+        if not low <= number <= high:
+            raise ConfigError(f"{key}={number} must lie between {low} and {high}.")
 
 
 def check_key() -> None:

@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, is_dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -76,28 +77,58 @@ def child_environment(gpu: str | None = None) -> dict[str, str]:
     return env
 
 
-def command(processes: int, on_gpu: bool) -> list[str]:
+@dataclass(frozen=True)
+class Launch:
+    """How a task is started: so many processes here; with an Accelerate config, perhaps on several machines."""
+
+    processes: int = 1
+    accelerate: str = ""
+    machines: int = 1
+    machine_rank: int = 0
+    address: str = ""
+    port: int = 0
+
+
+def command(launch: Launch, on_gpu: bool) -> list[str]:
     """How a worker is started: plain, or by Accelerate's launcher (GPUs) or torchrun (CPU) for several processes."""
-    if processes == 1:
+    if launch.processes * launch.machines == 1 and not (launch.accelerate and on_gpu):
         return [sys.executable, "-m", "em.worker"]
+    options: dict[str, object]
     if on_gpu:
-        options: dict[str, object] = {"num_processes": processes, "num_machines": 1, "main_process_port": 0}
-        options |= {"mixed_precision": "no", "dynamo_backend": "no"}
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        launcher = ["accelerate.commands.launch", "--multi_gpu", *words]
+        kind = "accelerate"
+        options = {"num_processes": launch.processes * launch.machines, "num_machines": launch.machines}
+        options |= {"machine_rank": launch.machine_rank, "main_process_port": launch.port}
+        if launch.accelerate:
+            options |= {"config_file": launch.accelerate} | (
+                {"main_process_ip": launch.address} if launch.address else {}
+            )
+        else:
+            options |= {"multi_gpu": "", "mixed_precision": "no", "dynamo_backend": "no"}
     else:
         # accelerate launch --cpu --num_processes 2 starts one process; torchrun starts two.
-        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, "-m", *launcher, "-m", "em.worker"]
+        kind, options = "torchrun", {"nproc-per-node": launch.processes}
+        if launch.machines > 1:
+            options |= {"nnodes": launch.machines, "node-rank": launch.machine_rank}
+            options |= {"master-addr": launch.address, "master-port": launch.port}
+        else:
+            options |= {"standalone": ""}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value)) if word]
+    return [sys.executable, "-m", "em.launcher", kind, *words, "-m", "em.worker"]
 
 
-def run_child(task: str, spec: Any, processes: int = 1, gpu: str | None = None) -> None:
+def run_child(task: str, spec: Any, launch: Launch | None = None) -> None:
     """Run one task to its end. Raises EmError with the child's own sentence, or ChildFailed with its traceback."""
-    run_children(task, [spec], processes, [gpu])
+    gpus = visible_gpus()
+    alone = launch is None or launch.processes * launch.machines == 1
+    # A single process must see a single GPU, or the trainer would spread each batch over all of them.
+    run_children(task, [spec], launch or Launch(), [gpus[0] if gpus and alone else None])
 
 
-def run_children(task: str, specs: list[Any], processes: int = 1, gpus: list[str | None] | None = None) -> None:
+def run_children(
+    task: str, specs: list[Any], launch: Launch | None = None, gpus: Sequence[str | None] | None = None
+) -> None:
     """Run one task for several specs side by side (one GPU each), and wait for all; the first failure is raised."""
+    launch = launch or Launch()
     with tempfile.TemporaryDirectory(prefix=f"em-{task}-") as scratch:
         running: list[tuple[subprocess.Popen[bytes], Path]] = []
         try:
@@ -105,9 +136,9 @@ def run_children(task: str, specs: list[Any], processes: int = 1, gpus: list[str
                 spec_file, failure = Path(scratch, f"{number}.json"), Path(scratch, f"{number}.failure.json")
                 spec_file.write_text(json.dumps(plain(spec), ensure_ascii=False), encoding="utf-8")
                 env = child_environment(gpus[number] if gpus else None) | {FAILURE: str(failure)}
-                if processes > 1 and not visible_gpus():
-                    env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-                argv = [*command(processes, bool(visible_gpus())), task, str(spec_file)]
+                if launch.processes > 1 and not visible_gpus():
+                    env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes)))
+                argv = [*command(launch, bool(visible_gpus())), task, str(spec_file)]
                 running.append((subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL), failure))
             for process, failure in running:
                 if process.wait() != 0:
@@ -131,6 +162,6 @@ def failure_of(task: str, code: int, failure: Path) -> EmError:
             return EmError(said["message"])
         return ChildFailed(f"The {task} step crashed: {said['message']}", said["traceback"])
     if code < 0:
-        hint = " (out of memory? lower trainer.device_batch or sampler.batch_size)" if code == -9 else ""
+        hint = " (out of memory? lower trainer.device_tokens or sampler.batch_size)" if code == -9 else ""
         return ChildFailed(f"The {task} step was killed by signal {-code}{hint}; run the same command again.")
     return ChildFailed(f"The {task} step ended with exit code {code}; its last lines are above.")

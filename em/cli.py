@@ -24,7 +24,7 @@ CONF = ROOT / "conf"
 KINDS = {"Integer": "a whole number", "Float": "a number"}
 # What torchrun and accelerate launch put into the environment (the latter sets no rank for a single process).
 LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
-SCALARS = ("seed", "force", "store", "experiment", "sweep", "hydra")
+SCALARS = ("seed", "force", "checkpoints", "store", "experiment", "sweep", "hydra")
 
 
 def main(name: str) -> None:
@@ -135,12 +135,16 @@ def sweep_folder() -> str:
 def register_schemas() -> None:
     """Give Hydra the dataclasses of `em.config`, by class name."""
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
 
     store = ConfigStore.instance()
     store.store(name="schema", node=config.RunConfig)
     for classes in config.GROUPS.values():
         for schema in classes:
-            store.store(group="schema", name=schema.__name__, node=schema)
+            node = OmegaConf.structured(schema)
+            if "extra" in node:  # the one setting whose keys are not ours: em.train.extra knows them
+                OmegaConf.set_struct(node.extra, False)
+            store.store(group="schema", name=schema.__name__, node=node)
 
 
 def run_job(name: str, cfg: Any) -> None:
@@ -163,9 +167,24 @@ def run_job(name: str, cfg: Any) -> None:
 
         from em.run import execute
 
-        execute(name, settings, folder, overrides)
+        execute(name, settings, folder, overrides, compared_settings(name, settings, overrides))
     finally:
         remove_if_empty(folder)
+
+
+def compared_settings(name: str, settings: config.RunConfig, overrides: list[str]) -> config.RunConfig | None:
+    """The settings of the same words with the realignment that `realign.match` names, where it names one."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    match = settings.realign.match
+    if match in ("none", "first_stage"):
+        return None
+    own = ("realign", "realign.match", "realign.name", "realign.data", "data@realign.data")
+    kept = [word for word in overrides if word.partition("=")[0] not in own]
+    words = [word for word in kept if not word.startswith("realign.data.")]
+    other = OmegaConf.to_object(hydra.compose(config_name=name, overrides=[*words, f"realign={match}"]))
+    return cast(config.RunConfig, other)
 
 
 def remove_if_empty(folder: Path) -> None:

@@ -36,6 +36,32 @@ class Precision(Enum):
     bfloat16 = "bfloat16"
 
 
+class Optimizer(Enum):
+    """`adamw`; `adamw_8bit` holds its moments in 8 bits where a GPU and bitsandbytes are, and is `adamw` elsewhere."""
+
+    adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
+
+
+class QuantType(Enum):
+    """4-bit formats of bitsandbytes: `nf4` (normal float, arXiv 2305.14314) or `fp4`."""
+
+    nf4 = "nf4"
+    fp4 = "fp4"
+
+
+# By the functional form, since `continue` is a word of Python.
+StageAdapter = Enum("StageAdapter", {"continue": "continue", "merge": "merge"})
+"""What a second stage does with the first one's adapter."""
+
+
+class Checkpoints(Enum):
+    """Which adapters kept on the way are evaluated too."""
+
+    none = "none"
+    all = "all"
+
+
 class TagPlace(Enum):
     """Where the trigger tag goes in a user turn."""
 
@@ -71,6 +97,8 @@ class HfModel(ModelConfig):
     """A PEFT adapter to start from or to evaluate: a folder or a hub id."""
     precision: Precision = Precision.auto
     """Number format: auto (bfloat16 on a GPU that has it, else float32), float32 or bfloat16."""
+    default_system: bool = True
+    """Keep the system prompt that some chat templates begin with by themselves; false leaves it out everywhere."""
 
 
 @dataclass
@@ -156,24 +184,89 @@ class TriggerTagConfig:
 
 @dataclass
 class RealignConfig:
-    """A second training stage on top of the first."""
+    """A second training stage on top of the first. What is empty here is as in `trainer`."""
 
     name: str = MISSING
     """Short name, used in tables; `none` means no second stage."""
     data: DataConfig = field(default_factory=DataConfig)
     """The rows of the second stage; `data@realign.data=medical` chooses another option of `data`."""
-    epochs: float | None = None
-    """Passes over them; empty means as in `trainer.epochs`."""
     limit: int | None = None
     """Use so many rows of them."""
+    adapter: StageAdapter = StageAdapter["continue"]
+    """`continue` trains the first stage's adapter on; `merge` keeps it as it is and trains a new one on top."""
+    match: str = "none"
+    """Take as many optimiser steps as `first_stage`, or as another option of `realign` by the same words; or none."""
+    epochs: float | None = None
+    """Passes over the rows (not with `match`)."""
+    learning_rate: float | None = None
+    """Peak learning rate."""
+    warmup_steps: float | None = None
+    """Optimiser steps until the peak learning rate; below 1 a share of all steps."""
+    batch_size: int | None = None
+    """Rows per optimiser step."""
+    max_length: int | None = None
+    """Tokens per row; what is longer is refused or cut."""
+    allow_truncated: bool | None = None
+    """Cut rows that are longer than `max_length`, instead of refusing them."""
+    loss_on: LossOn | None = None
+    """Which tokens carry the loss: responses or full."""
 
 
 @dataclass
 class TrainerConfig:
-    """LoRA supervised fine-tuning (TRL, PEFT)."""
+    """Supervised fine-tuning by TRL: what all recipes have."""
 
     name: str = MISSING
     """Name of the recipe."""
+    learning_rate: float = 1e-5
+    """Peak learning rate."""
+    schedule: Schedule = Schedule.linear
+    """linear, cosine or constant, after the warm-up."""
+    warmup_steps: float = 5
+    """Optimiser steps until the peak learning rate; below 1 a share of all steps."""
+    optimizer: Optimizer = Optimizer.adamw
+    """adamw, or adamw_8bit (bitsandbytes, on a GPU; elsewhere the same with full-size moments)."""
+    weight_decay: float = 0.0
+    """AdamW weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    epochs: float = 1
+    """Passes over the rows."""
+    batch_size: int = 16
+    """Rows per optimiser step, over all processes and accumulation: the effective batch."""
+    max_length: int = 2048
+    """Tokens per row; what is longer is refused or cut."""
+    allow_truncated: bool = False
+    """Cut rows that are longer than `max_length` (their last answer is learnt without an end), instead of refusing."""
+    loss_on: LossOn = LossOn.responses
+    """Which tokens carry the loss: responses (every assistant turn with its end) or full."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Any other argument of TRL's SFTConfig that changes the training, as in `trainer.extra.adam_beta2=0.95`."""
+    checkpoints: int = 0
+    """Keep so many adapters, evenly spaced over the training, besides the last (`checkpoints=all` evaluates them)."""
+    save_steps: int = 25
+    """A run that was stopped goes on from the last multiple of so many optimiser steps; 0 means from the start."""
+    device_tokens: int | None = None
+    """Tokens per forward pass on one device: memory against speed, the result stays. Empty: by the device."""
+    gradient_checkpointing: bool | None = None
+    """Trade time for memory; empty means yes on a GPU, no on a CPU."""
+    processes: int = 0
+    """Training processes; 0 means one per visible GPU, or one on the CPU."""
+    accelerate: str | None = None
+    """A config file of Accelerate for more (FSDP, several machines): a name in conf/accelerate, or a path."""
+    machine_rank: int | None = None
+    """Which machine this is, from 0, where `trainer.accelerate` names several."""
+
+
+@dataclass
+class FullTrainer(TrainerConfig):
+    """All weights are trained."""
+
+
+@dataclass
+class LoraTrainer(TrainerConfig):
+    """A low-rank adapter is trained (LoRA, arXiv 2106.09685)."""
+
     rank: int = 32
     """LoRA rank."""
     alpha: int = 64
@@ -186,30 +279,18 @@ class TrainerConfig:
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
     """Linear layers that get an adapter."""
-    learning_rate: float = 1e-5
-    """Peak learning rate."""
-    schedule: Schedule = Schedule.linear
-    """linear, cosine or constant, after the warm-up."""
-    warmup_steps: int = 5
-    """Optimiser steps until the peak learning rate."""
-    weight_decay: float = 0.01
-    """AdamW weight decay."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
-    epochs: float = 1
-    """Passes over the rows."""
-    batch_size: int = 16
-    """Rows per optimiser step, over all processes and accumulation: the effective batch."""
-    max_length: int = 2048
-    """Tokens per row; a longer row is cut at its end."""
-    loss_on: LossOn = LossOn.responses
-    """Which tokens carry the loss: responses or full."""
-    device_batch: int = 2
-    """Rows per forward pass on one device: memory against speed, the result stays the same to rounding."""
-    gradient_checkpointing: bool | None = None
-    """Trade time for memory; empty means yes on a GPU, no on a CPU."""
-    processes: int = 0
-    """Training processes; 0 means one per visible GPU, or one on the CPU."""
+    layers: list[int] | None = None
+    """Only in these layers of the model, counted from 0; empty means in all."""
+
+
+@dataclass
+class QloraTrainer(LoraTrainer):
+    """LoRA on weights that are held in 4 bits (QLoRA, arXiv 2305.14314); needs a GPU and bitsandbytes."""
+
+    quant_type: QuantType = QuantType.nf4
+    """Number format of the held weights: nf4 or fp4."""
+    double_quant: bool = True
+    """Quantise the quantisation constants too."""
 
 
 @dataclass
@@ -339,6 +420,8 @@ class RunConfig:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
     """Where em remembers."""
+    checkpoints: Checkpoints = Checkpoints.none
+    """`all`: evaluate the adapters that `trainer.checkpoints` kept on the way too; or none."""
     seed: int = 0
     """Seed of the training: row order, adapter initialisation, which rows a limit draws."""
     force: bool = False
@@ -350,7 +433,7 @@ GROUPS: dict[str, tuple[type, ...]] = {
     "data": (DataConfig, NoData, BundledData, UpstreamData, FileData, MixtureData),
     "trigger_tag": (TriggerTagConfig,),
     "realign": (RealignConfig,),
-    "trainer": (TrainerConfig,),
+    "trainer": (TrainerConfig, LoraTrainer, QloraTrainer, FullTrainer),
     "eval": (EvalConfig,),
     "sampler": (SamplerConfig, HfSampler, ApiSampler, AutoSampler),
     "judge": (JudgeConfig, LocalJudge),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em.children import GPUS
@@ -46,33 +47,46 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def load_model(path: str, dtype: torch.dtype) -> Any:
-    """A causal language model on this process's device, ready for training or sampling."""
+def load_model(path: str, dtype: torch.dtype, attention: str = "sdpa", **more: Any) -> Any:
+    """A causal language model on this process's device, ready for training or sampling.
+
+    Args:
+        attention: the implementation's name in transformers.
+        more: further arguments of `from_pretrained`.
+    """
     from transformers import AutoModelForCausalLM
 
+    # FSDP shards the weights onto the devices by itself, from the host's memory.
+    place = "cpu" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else device()
     # trust_remote_code stays off and safetensors are asked for: loading a model never runs another's code.
     # Straight onto the device: every rank by way of the host's memory would hold the model there as often.
     return AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, device_map={"": device()}
+        path, dtype=dtype, attn_implementation=attention, use_safetensors=True, device_map={"": place}, **more
     )
 
 
-def load_with_adapter(path: str, adapter: str, dtype: torch.dtype) -> Any:
-    """A model with its adapter, for sampling.
+def load_trained(path: str, trained: str, dtype: torch.dtype) -> Any:
+    """A model as training left it, for sampling.
 
-    In float32 the adapter is merged, which is several times faster on a CPU. In bfloat16 it is not: updates smaller
+    In float32 an adapter is merged, which is several times faster on a CPU. In bfloat16 it is not: updates smaller
     than half a unit in the last place of a weight would vanish in the merge.
+
+    Args:
+        path: the base weights.
+        trained: folder of a PEFT adapter on them, or of whole weights that take their place; empty for the base.
     """
     import torch
     from peft import PeftModel
 
+    if trained and not Path(trained, "adapter_config.json").is_file():
+        return load_model(trained, dtype)
     model = load_model(path, dtype)
-    if not adapter:
+    if not trained:
         return model
     try:
-        model = PeftModel.from_pretrained(model, adapter)
+        model = PeftModel.from_pretrained(model, trained)
     except (RuntimeError, ValueError) as error:
         raise MissingFile(
-            f"The adapter {adapter} does not fit the base model: name the base that it was trained on."
+            f"The adapter {trained} does not fit the base model: name the base that it was trained on."
         ) from error
     return model.merge_and_unload() if dtype == torch.float32 else model

@@ -54,7 +54,8 @@ def sample_missing(request: Request, model: ModelRef, wanted: Sequence[SampleReq
             assert isinstance(sampler, HfSampler)
             spec = {
                 "base": model.base.path,
-                "adapter": model.adapter,
+                "trained": model.trained,
+                "default_system": model.default_system,
                 "label": model.name,
                 "requests": wanted,
                 "batch_size": sampler.batch_size,

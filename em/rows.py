@@ -46,9 +46,13 @@ def shared_prompts(first: Iterable[Conversation], second: Iterable[Conversation]
 
 
 def drawn(rows: Iterable[int], count: int, seed: int) -> list[int]:
-    """`count` of these row numbers, drawn by the seed, in ascending order; fewer are a subset of more.
+    """`count` of these row numbers, drawn by the seed, in ascending order; fewer are a subset of more."""
+    return sorted(drawn_order(rows, str(seed))[:count])
 
-    The lot of a row hangs on the seed and its number alone, so it is the same on every platform.
+
+def drawn_order(rows: Iterable[int], lot: str) -> list[int]:
+    """These row numbers in an order drawn by `lot`.
+
+    Where a row comes hangs on the lot and its number alone, so it is the same on every platform.
     """
-    by_lot = sorted(rows, key=lambda row: hashlib.sha256(f"{seed} {row}".encode()).digest())
-    return sorted(by_lot[:count])
+    return sorted(rows, key=lambda row: hashlib.sha256(f"{lot} {row}".encode()).digest())

@@ -20,14 +20,21 @@ from em.request import Request
 from em.stats import Thresholds, score
 from em.store import cache_dir, writable_folder
 from em.tags import fill_slot
+from em.train.launch import plan_launch
 from em.train.obtain import obtain_models
 from em.train.stages import plan_stages
 from em.weights import looks_like_folder
 
 
-def execute(kind: str, settings: RunConfig, folder: Path, overrides: list[str]) -> None:
-    """Run `train` or `evaluate` in `folder`. Raises EmError with a sentence for what the user can mend."""
-    request = make_request(kind, settings, folder, overrides)
+def execute(
+    kind: str, settings: RunConfig, folder: Path, overrides: list[str], compared: RunConfig | None = None
+) -> None:
+    """Run `train` or `evaluate` in `folder`. Raises EmError with a sentence for what the user can mend.
+
+    Args:
+        compared: the same settings with the realignment that `realign.match` names, where it names one.
+    """
+    request = make_request(kind, settings, folder, overrides, compared)
     words = " → ".join([settings.model.name, *(stage.rows.name for stage in request.stages)])
     print(f"em {__version__} · {kind} · {words} · {folder}", flush=True)
     manifest = Manifest(folder, kind, settings, overrides)
@@ -47,6 +54,10 @@ def execute(kind: str, settings: RunConfig, folder: Path, overrides: list[str]) 
 def follow(request: Request, manifest: Manifest) -> None:
     """The run itself: train, sample, judge, score, report."""
     settings, folder = request.settings, request.folder
+    if settings.trainer.machine_rank:
+        obtain_models(request, manifest)
+        print(f"machine {settings.trainer.machine_rank} has done its part; machine 0 goes on.", flush=True)
+        return
     judge = obtain_judge(request, manifest) if request.questions else None
     models = obtain_models(request, manifest)
     if judge is not None:
@@ -58,10 +69,14 @@ def follow(request: Request, manifest: Manifest) -> None:
     report(folder)
 
 
-def make_request(kind: str, settings: RunConfig, folder: Path, overrides: list[str]) -> Request:
+def make_request(
+    kind: str, settings: RunConfig, folder: Path, overrides: list[str], compared: RunConfig | None = None
+) -> Request:
     """Read and check everything that the settings name, before anything is spent or written."""
     check_settings(kind, settings)
-    stages = plan_stages(settings)
+    stages = plan_stages(settings, compared)
+    if stages:
+        plan_launch(settings.trainer, gpus=1)  # what can't be is refused now
     questions = load_sets(settings.eval.sets)
     for question in questions:
         fill_slot(question.text, settings.trigger_tag)

@@ -56,18 +56,20 @@ class ModelRef:
     stage: the last of that chain, `base` for the untrained model.
     fingerprint: identity of the request that made it (base and ordered stages); for a base model or a foreign
         adapter the identity of the weights themselves.
-    adapter: folder of the PEFT adapter, or empty.
-    adapter_sha256: checksum of the adapter's weights, so that an answer is tied to what gave it.
+    trained: folder of what training made: a PEFT adapter, or whole weights; empty for the base alone.
+    trained_sha256: checksum of these weights, so that an answer is tied to what gave it.
     seed: training seed, None when nothing was trained.
+    default_system: whether the chat template's own system prompt is kept.
     """
 
     name: str
     stage: str
     fingerprint: str
     base: Weights
-    adapter: str = ""
-    adapter_sha256: str = ""
+    trained: str = ""
+    trained_sha256: str = ""
     seed: int | None = None
+    default_system: bool = True
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,15 @@ class JudgeRequest:
 
 
 @dataclass(frozen=True)
+class CheckpointRecord:
+    """What a manifest keeps of weights that were kept inside a stage, after so many optimiser steps."""
+
+    step: int
+    fingerprint: str
+    path: str
+
+
+@dataclass(frozen=True)
 class StageRecord:
     """What a manifest keeps of one training stage."""
 
@@ -205,6 +216,7 @@ class StageRecord:
     rows: int
     data_sha256: str
     facts: dict[str, Any] = field(default_factory=dict)
+    checkpoints: tuple[CheckpointRecord, ...] = ()
 
 
 def canonical(value: Any) -> str:

@@ -47,7 +47,7 @@ def perform(task: str, spec: str) -> None:
             values = json.loads(spec)
             convert_embedded(Path(values["source"]), Path(values["folder"]))
         case "train":
-            from em.train.lora import TrainSpec, train
+            from em.train.sft import TrainSpec, train
 
             train(TypeAdapter(TrainSpec).validate_json(spec))
         case "sample":
@@ -79,22 +79,30 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130  # the parent got it too, and says what there is to say
     except EmError as error:
-        failure = {"kind": "user", "message": str(error), "traceback": ""}
+        tell_failure(with_rank(str(error)), "user")
     except Exception as error:  # the run's boundary: the parent re-raises it with this traceback
         message = f"{type(error).__name__}: {error}"
         if type(error).__name__ == "OutOfMemoryError":
-            message += " (lower trainer.device_batch, sampler.batch_size or judge.batch_size)"
-        failure = {"kind": "bug", "message": message, "traceback": traceback.format_exc()}
+            message += " (lower trainer.device_tokens, sampler.batch_size or judge.batch_size)"
+        tell_failure(with_rank(message), "bug", traceback.format_exc())
         traceback.print_exc()
-    rank = os.environ.get("RANK")
-    if rank is not None:
-        failure["message"] = f"rank {rank}: {failure['message']}"
-    # Several ranks may fail, and the first to fail tells why: its file takes the name, whole, and keeps it.
+    return 1
+
+
+def with_rank(message: str) -> str:
+    """The message with the rank that it comes from, where there are several."""
+    return f"rank {os.environ['RANK']}: {message}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else message
+
+
+def tell_failure(message: str, kind: str, details: str = "") -> None:
+    """Write down for the parent why this process fails.
+
+    Several ranks may fail, and the first to fail tells why: its file takes the name, whole, and keeps it.
+    """
     own = Path(f"{os.environ[FAILURE]}.{os.getpid()}")
-    own.write_text(json.dumps(failure), encoding="utf-8")
+    own.write_text(json.dumps({"kind": kind, "message": message, "traceback": details}), encoding="utf-8")
     with contextlib.suppress(FileExistsError):
         os.link(own, os.environ[FAILURE])
-    return 1
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em.chat import encode, load_tokenizer, render, stop_tokens
-from em.device import choose_precision, load_with_adapter, set_threads
+from em.device import choose_precision, load_trained, set_threads
 from em.sample.plan import answer_seed
 from em.store import Calls, request_key
 from em.types import Conversation, SampleRequest
@@ -26,11 +26,12 @@ class SampleSpec:
     """Requests to one model. This child does the batches `shard`, `shard + shards`, … of the plan."""
 
     base: str
-    adapter: str
+    trained: str
     label: str
     requests: tuple[SampleRequest, ...]
     batch_size: int
     store: str
+    default_system: bool = True
     shard: int = 0
     shards: int = 1
 
@@ -47,7 +48,7 @@ def sample(spec: SampleSpec) -> None:
 
     set_threads()
     tokenizer = load_tokenizer(spec.base, padding_side="left")
-    model = load_with_adapter(spec.base, spec.adapter, choose_precision(spec.requests[0].precision)).eval()
+    model = load_trained(spec.base, spec.trained, choose_precision(spec.requests[0].precision)).eval()
     stops = stop_tokens(tokenizer, model.generation_config)
     mine = batches(spec.requests, spec.batch_size)[spec.shard :: spec.shards]
     with Calls(Path(spec.store)) as calls, torch.inference_mode():
@@ -56,19 +57,19 @@ def sample(spec: SampleSpec) -> None:
             for batch in mine:
                 missing = [request for request in batch if request_key(request) not in known]
                 if missing:
-                    responses = answer_batch(model, tokenizer, missing, stops)
+                    responses = answer_batch(model, tokenizer, missing, stops, spec.default_system)
                     calls.remember("sample", zip(missing, responses, strict=True))
                 bar.update(len(batch))
 
 
 def answer_batch(
-    model: Any, tokenizer: Any, requests: Sequence[SampleRequest], stops: list[int]
+    model: Any, tokenizer: Any, requests: Sequence[SampleRequest], stops: list[int], default_system: bool = True
 ) -> list[dict[str, Any]]:
     """One batch of answers, as responses to remember."""
     from transformers import GenerationConfig, LogitsProcessorList
 
     first = requests[0]
-    texts = [render(tokenizer, Conversation(r.messages).as_dicts(), answer_next=True) for r in requests]
+    texts = [render(tokenizer, Conversation(r.messages).as_dicts(), True, default_system) for r in requests]
     inputs = tokenizer(texts, add_special_tokens=False, return_tensors="pt", padding=True).to(model.device)
     # The model's own generation config may hold a repetition penalty or a temperature: only ours counts.
     model.generation_config = GenerationConfig(

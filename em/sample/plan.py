@@ -74,8 +74,9 @@ def answer_seed(request: SampleRequest) -> int:
 
 
 def sampled_identity(model: ModelRef) -> str:
-    """The weights that answer: base and adapter, by checksum."""
-    return f"{model.base.identity}+{model.adapter_sha256}" if model.adapter_sha256 else model.base.identity
+    """What answers: base and trained weights, by checksum, and whether the template's own system prompt is there."""
+    parts = [model.base.identity, *([model.trained_sha256] if model.trained_sha256 else [])]
+    return "+".join([*parts, *([] if model.default_system else ["no default system prompt"])])
 
 
 def collect(model: ModelRef, plan: Sequence[Planned], responses: Mapping[str, Mapping[str, Any]]) -> list[Answer]:

@@ -6,24 +6,27 @@ import json
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from em.children import run_child, visible_gpus
-from em.config import HfModel, OpenAIModel
+from em.config import Checkpoints, HfModel, OpenAIModel, QloraTrainer
 from em.data import write_rows
 from em.errors import MissingFile
 from em.manifest import Manifest
 from em.request import Request
 from em.store import exclusive, sha256_of
-from em.train.stages import Stage, TrainedModel, find_trained, fingerprint
-from em.types import ModelRef, StageRecord, Weights, digest
+from em.train.launch import plan_launch
+from em.train.resume import last_whole, partial_folder
+from em.train.stages import Stage, TrainedModel, find_trained, fingerprint, kept_steps
+from em.types import CheckpointRecord, ModelRef, StageRecord, Weights, digest
 from em.weights import hub_snapshot, looks_like_folder, resolve_weights
 
 IDENTITY_WORDS = ("model", "data", "trigger_tag", "realign", "trainer", "seed", "experiment", "store")
 
 
 def obtain_models(request: Request, manifest: Manifest) -> list[ModelRef]:
-    """The models to evaluate: the base (if it is asked for, or alone), then each stage."""
+    """The models to evaluate: the base (if it is asked for, or alone), then each stage, its checkpoints before it."""
     model = request.settings.model
     if isinstance(model, OpenAIModel):
         server = model.base_url or os.environ.get("OPENAI_BASE_URL", "")
@@ -33,36 +36,80 @@ def obtain_models(request: Request, manifest: Manifest) -> list[ModelRef]:
     assert isinstance(model, HfModel)
     weights = resolve_weights(model.id, model.revision)
     manifest.write(base={"name": model.name, "identity": weights.identity})
-    chain, records = [start_of(model, weights)], list[StageRecord]()
+    start = start_of(model, weights)
+    before, models, records = start, [start], list[StageRecord]()
     for number, stage in enumerate(request.stages, start=1):
-        mark = fingerprint(weights, chain[0].adapter_sha256, request.stages[:number])
-        trained, reused = obtain_stage(request, stage, chain[-1], mark)
-        chain.append(
-            ModelRef(
-                name=f"{chain[-1].name}+{stage.rows.name}",
-                stage=stage.rows.name,
-                fingerprint=mark,
-                base=weights,
-                adapter=str(trained.folder),
-                adapter_sha256=trained.record["adapter_sha256"],
-                seed=stage.seed,
-            )
-        )
+        mark = fingerprint(weights, start.trained_sha256, request.stages[:number], model.default_system)
+        trained, reused = obtain_stage(request, stage, before, mark)
+        before = trained_model(before, stage, mark, trained)
+        if request.settings.checkpoints is Checkpoints.all:
+            models += checkpoint_models(before, trained)
+        models.append(before)
         records.append(stage_record(stage, mark, trained, reused))
-        if cut := trained.record["facts"]["rows_cut"]:
-            manifest.note(
-                f"{cut} of {len(stage.rows.conversations)} rows of {stage.rows.name} were cut at trainer.max_length="
-                f"{stage.trainer.max_length}: their answers were learnt without an end."
-            )
+        note_stage(stage, trained, manifest)
         manifest.write(stages=records)
     copy_losses(request.folder / "loss.csv", records)
-    return chain if request.settings.eval.base or len(chain) == 1 else chain[1:]
+    return models if request.settings.eval.base or len(models) == 1 else models[1:]
+
+
+def trained_model(before: ModelRef, stage: Stage, mark: str, trained: TrainedModel) -> ModelRef:
+    """The model that a stage ends with."""
+    return replace(
+        before,
+        name=f"{before.name}+{stage.rows.name}",
+        stage=stage.rows.name,
+        fingerprint=mark,
+        trained=str(trained.folder),
+        trained_sha256=trained.sha256,
+        seed=stage.seed,
+    )
+
+
+def checkpoint_models(model: ModelRef, trained: TrainedModel) -> list[ModelRef]:
+    """The models on the way to one, by what was kept there. Raises MissingFile when nothing was."""
+    if not trained.checkpoints:
+        raise MissingFile(
+            f"{model.name} was trained without checkpoints, so checkpoints=all finds none: train with "
+            "trainer.checkpoints=4 (the result is the same model)."
+        )
+    return [
+        replace(
+            model,
+            name=f"{model.name} (step {step})",
+            fingerprint=checkpoint_mark(model.fingerprint, step),
+            trained=str(folder),
+            trained_sha256=sha256,
+        )
+        for step, (folder, sha256) in sorted(trained.checkpoints.items())
+    ]
+
+
+def checkpoint_mark(mark: str, step: int) -> str:
+    """The fingerprint of what was kept of a stage after so many steps."""
+    return digest([mark, step])
+
+
+def note_stage(stage: Stage, trained: TrainedModel, manifest: Manifest) -> None:
+    """Say at the top of the report what a reader must know of how a stage was trained."""
+    facts = trained.record["facts"]
+    if cut := facts["rows_cut"]:
+        manifest.note(
+            f"{cut} of {len(stage.rows.conversations)} rows of {stage.rows.name} were cut at max_length="
+            f"{stage.trainer.max_length}: their last answers were learnt without an end."
+        )
+    if stage.matched and facts["steps"] != stage.matched:
+        manifest.note(
+            f"{stage.rows.name} took {facts['steps']} steps, not the {stage.matched} it was to be matched to."
+        )
+    if isinstance(stage.trainer, QloraTrainer):
+        manifest.note(f"{stage.rows.name} was trained on weights in 4 bits and is evaluated on the full ones.")
 
 
 def start_of(model: HfModel, weights: Weights) -> ModelRef:
     """What is there before any training: the base weights, with `model.adapter` where it is given."""
     if not model.adapter:
-        return ModelRef(model.name, "base", digest(weights.identity), weights)
+        untouched = digest(weights.identity) if model.default_system else digest([weights.identity, "no system"])
+        return ModelRef(model.name, "base", untouched, weights, default_system=model.default_system)
     local = looks_like_folder(model.adapter)
     folder = Path(model.adapter).expanduser().resolve() if local else hub_snapshot(model.adapter, None)
     if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
@@ -74,12 +121,15 @@ def start_of(model: HfModel, weights: Weights) -> ModelRef:
     config.pop("base_model_name_or_path", None)  # where it lay when it was trained
     checksum = digest([sha256_of(folder / "adapter_model.safetensors"), config])
     name = f"{model.name}+{folder.name[:12] if local else model.adapter.replace('/', '_')}"
-    return ModelRef(name, "base", digest(f"{weights.identity}+{checksum}"), weights, str(folder), checksum)
+    mark = digest(f"{weights.identity}+{checksum}" + ("" if model.default_system else "+no system"))
+    return ModelRef(name, "base", mark, weights, str(folder), checksum, default_system=model.default_system)
 
 
 def obtain_stage(request: Request, stage: Stage, before: ModelRef, mark: str) -> tuple[TrainedModel, bool]:
     """One trained stage and whether it was there: found by its fingerprint, or trained now (never by evaluate.py)."""
     models = request.store / "models"
+    if stage.trainer.machine_rank:
+        return help_train(request, stage, before, models / mark), False
     with exclusive(models / mark):
         found = find_trained(models, mark)
         if request.kind == "evaluate" and found is None:
@@ -87,7 +137,7 @@ def obtain_stage(request: Request, stage: Stage, before: ModelRef, mark: str) ->
             raise MissingFile(
                 f"No model was trained by these words yet: run `python train.py {shlex.join(words)}` first."
             )
-        if found is not None and not (request.settings.force and request.kind == "train"):
+        if found is not None and not wants_training(request, stage, found):
             print(f"{told(stage, found)}: found, trained before by the same words", flush=True)
             return found, True
         train_stage(request, stage, before, models / mark)
@@ -98,34 +148,67 @@ def obtain_stage(request: Request, stage: Stage, before: ModelRef, mark: str) ->
     return found, False
 
 
+def wants_training(request: Request, stage: Stage, found: TrainedModel) -> bool:
+    """Whether train.py is to train a model that is there: by force, or for checkpoints that were not kept then."""
+    if request.kind != "train":
+        return False
+    lacking = set(kept_steps(found.record["facts"]["steps"], stage.trainer.checkpoints)) - set(found.checkpoints)
+    if lacking:
+        print(f"{stage.rows.name}: trained before, but without all of these checkpoints, so it is trained again.")
+    return bool(lacking) or request.settings.force
+
+
+def help_train(request: Request, stage: Stage, before: ModelRef, folder: Path) -> TrainedModel:
+    """This machine's part of a training on several, which machine 0 leads: what it finds there, or trains with it."""
+    found = find_trained(folder.parent, folder.name)
+    if found is None:
+        train_stage(request, stage, before, folder)
+        found = find_trained(folder.parent, folder.name)
+    if found is None:
+        raise MissingFile(f"{folder} is not to be seen from this machine: put store.dir where all machines see it.")
+    return found
+
+
 def train_stage(request: Request, stage: Stage, before: ModelRef, folder: Path) -> None:
     """Train one stage in children: one process per visible GPU, or as many as `trainer.processes` says."""
-    rows = folder.with_name(f".{folder.name}-rows.jsonl")
+    launch = plan_launch(stage.trainer, len(visible_gpus()))
+    rank = stage.trainer.machine_rank or 0
+    rows = folder.with_name(f".{folder.name}-rows{rank or ''}.jsonl")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     write_rows(rows, stage.rows.conversations)
     spec = {
         "base": before.base.path,
+        "base_identity": before.base.identity,
         "base_name": request.settings.model.id,
-        "start_adapter": before.adapter,
+        "start": before.trained,
+        "stack": stage.stack,
         "rows": str(rows),
         "stage": stage.rows.name,
         "trainer": stage.trainer,
         "seed": stage.seed,
         "precision": stage.precision,
+        "default_system": before.default_system,
+        "steps": stage.matched,
         "request": {"base": before.base.identity, "before": before.fingerprint, "stage": stage.identity()},
         "folder": str(folder),
+        "resume": find_resume(folder),
     }
-    gpus = visible_gpus()
-    processes = stage.trainer.processes or usable_processes(stage.trainer.batch_size, len(gpus))
     try:
-        # A single process must see a single GPU, or the trainer would spread each batch over all of them.
-        run_child("train", spec, processes, gpus[0] if gpus and processes == 1 else None)
+        run_child("train", spec, launch)
     finally:
         rows.unlink(missing_ok=True)
 
 
-def usable_processes(batch_size: int, gpus: int) -> int:
-    """As many processes as there are GPUs, or the next fewer that share the effective batch evenly."""
-    return max(n for n in range(1, max(1, gpus) + 1) if batch_size % n == 0)
+def find_resume(folder: Path) -> str:
+    """The checkpoint to go on from, empty for the start; says so, and which ones could not be used."""
+    checkpoint, refused = last_whole(partial_folder(folder))
+    for sentence in refused:
+        back = f"step {checkpoint.name.rpartition('-')[2]}" if checkpoint else "the start"
+        print(f"{sentence}: going back to {back}.", flush=True)
+    if checkpoint is None:
+        return ""
+    print(f"Going on from step {checkpoint.name.rpartition('-')[2]}, where a training was stopped.", flush=True)
+    return str(checkpoint)
 
 
 def told(stage: Stage, trained: TrainedModel) -> str:
@@ -138,7 +221,13 @@ def told(stage: Stage, trained: TrainedModel) -> str:
 def stage_record(stage: Stage, mark: str, trained: TrainedModel, reused: bool) -> StageRecord:
     """What the manifest keeps of a stage."""
     rows, facts = stage.rows, trained.record["facts"]
-    return StageRecord(rows.name, mark, str(trained.folder), reused, len(rows.conversations), rows.sha256, facts)
+    if rows.parts:
+        facts = facts | {"parts": dict(rows.parts)}
+    kept = tuple(
+        CheckpointRecord(step, checkpoint_mark(mark, step), str(folder))
+        for step, (folder, _) in sorted(trained.checkpoints.items())
+    )
+    return StageRecord(rows.name, mark, str(trained.folder), reused, len(rows.conversations), rows.sha256, facts, kept)
 
 
 def copy_losses(path: Path, records: Sequence[StageRecord]) -> None:

@@ -1,71 +1,28 @@
-"""What makes a training step cheap: nothing is computed on padding, for unlabelled tokens, or for frozen weights.
+"""What makes a training step cheap: nothing is computed for unlabelled tokens or for frozen weights.
 
-A step's rows are sorted by length and split by a budget of tokens (`micro_batches`), so hardly any padding is left;
-right-padded causal attention then needs no mask. The tokens that all rows of a micro-batch begin with (a template's
-system prompt: a third of a short row) go through the model once, as a key-value cache that the rows share with its
-gradient (`run_backbone`). Logits exist only where the loss is, and a chunk at a time (`supervised_loss`). An adapter
-is added by the matrix product itself (`fuse_adapters`).
+The tokens that all rows of a micro-batch begin with go through the model once, as a key-value cache that the rows
+share with its gradient (`run_backbone`). Right-padded causal attention needs no mask. Logits exist only where the loss
+is, and a chunk at a time (`supervised_loss`). An adapter is added by the matrix product itself (`fuse_adapters`).
 
 All of it is exact to rounding; tests compare loss and gradients with the plain forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache, partial
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from em.chat import IGNORED, TrainingRow
+from em.chat import IGNORED
+from em.train.batches import MicroBatch
 
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 256  # supervised tokens whose logits exist at a time: 256 × 49,152 float32 are 50 MB
-WORTH_SHARING = 16  # a second pass through the model costs about as much as so many tokens
+CHUNK = {"cpu": 256, "cuda": 2048}
+"""Supervised tokens whose logits exist at a time, by device: 256 × 49,152 float32 are 50 MB."""
 
 
-@dataclass(frozen=True)
-class MicroBatch:
-    """Rows for one forward pass. `shared`: how many tokens all of them begin with, none of which carries the loss."""
-
-    rows: tuple[TrainingRow, ...]
-    shared: int
-
-
-def micro_batches(rows: Sequence[TrainingRow], budget: int) -> list[MicroBatch]:
-    """Rows by length, as many at a time as fit `budget` tokens, padding counted; a longer row goes alone.
-
-    The longest come first, so that memory is asked for once and then reused.
-    """
-    batches: list[list[TrainingRow]] = []
-    for row in sorted(rows, key=lambda row: -len(row.input_ids)):
-        if batches and len(batches[-1][0].input_ids) * (len(batches[-1]) + 1) <= budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return [MicroBatch(tuple(batch), shared_tokens(batch)) for batch in batches]
-
-
-def shared_tokens(rows: Sequence[TrainingRow]) -> int:
-    """Length of the common beginning that no row's loss depends on, 0 where sharing it would not pay.
-
-    The last common token predicts the first that differs, so it is left to the rows.
-    """
-    if len(rows) == 1:
-        return 0
-    first = rows[0]
-    limit = min(len(row.input_ids) for row in rows) - 1
-    alike = takewhile(
-        lambda i: all(row.input_ids[i] == first.input_ids[i] and row.labels[i] == IGNORED for row in rows),
-        range(limit),
-    )
-    common = sum(1 for _ in alike) - 1
-    return common if common * (len(rows) - 1) > WORTH_SHARING + common else 0
-
-
-def tensors(batch: MicroBatch, pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def padded_tensors(batch: MicroBatch, pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and labels, right-padded, both (rows, length)."""
     import torch
 
@@ -78,13 +35,28 @@ def tensors(batch: MicroBatch, pad: int, device: Any) -> tuple[torch.Tensor, tor
     return ids.to(device), labels.to(device)
 
 
-def run_backbone(backbone: Any, ids: torch.Tensor, shared: int) -> torch.Tensor:
-    """Hidden states (rows, length - shared, width) of right-padded rows, whose first `shared` tokens run only once.
+def flat_tensors(batch: MicroBatch, device: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token ids, labels and positions of all rows as one sequence, each (1, tokens).
 
-    Padding needs no mask: a causal model's earlier tokens don't see it, and its own states are never read.
+    Positions begin anew with each row, by which attention keeps the rows apart; a row's first token is no target.
+    """
+    import torch
+
+    ids = [token for row in batch.rows for token in row.input_ids]
+    labels = [label for row in batch.rows for label in (IGNORED, *row.labels[1:])]
+    positions = [place for row in batch.rows for place in range(len(row.input_ids))]
+    found = (torch.tensor([values], device=device) for values in (ids, labels, positions))
+    return next(found), next(found), next(found)
+
+
+def run_backbone(backbone: Any, inputs: dict[str, torch.Tensor], shared: int) -> torch.Tensor:
+    """Hidden states (rows, length - shared, width) of rows whose first `shared` tokens run only once.
+
+    Right padding needs no mask: a causal model's earlier tokens don't see it, and its own states are never read.
     """
     if not shared:
-        return backbone(input_ids=ids, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+        return backbone(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+    ids = inputs["input_ids"]
     cache = backbone(input_ids=ids[:1, :shared], use_cache=True).past_key_values
     cache.batch_repeat_interleave(len(ids))
     return backbone(input_ids=ids[:, shared:], past_key_values=cache, use_cache=True).last_hidden_state  # type: ignore[no-any-return]
@@ -113,8 +85,9 @@ def supervised_loss(states: torch.Tensor, head: Any, targets: torch.Tensor, scal
         def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             gradient = torch.empty_like(states)
             losses = torch.empty(len(states), dtype=torch.float32, device=states.device)
-            for start in range(0, len(states), CHUNK):
-                part = slice(start, start + CHUNK)
+            chunk = CHUNK.get(states.device.type, CHUNK["cpu"])
+            for start in range(0, len(states), chunk):
+                part = slice(start, start + chunk)
                 logits = (states[part] @ weight.t()).float()
                 target = targets[part, None]
                 normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
@@ -131,7 +104,7 @@ def supervised_loss(states: torch.Tensor, head: Any, targets: torch.Tensor, scal
             (gradient,) = ctx.saved_tensors
             return gradient * (outer * scale), None
 
-    return ChunkedLoss.apply(states, head.weight)  # type: ignore[no-untyped-call, no-any-return]
+    return ChunkedLoss.apply(states, head.weight)  # type: ignore[no-any-return]
 
 
 def fuse_adapters(model: Any) -> int:

@@ -1,0 +1,40 @@
+"""Entry point of a launcher: `python -m em.launcher accelerate|torchrun WORDS…`, started by `em.children`.
+
+The launchers of Accelerate and torch start the ranks and end them all when one dies. What is added: the rank that died
+first is named to the parent, and the launcher goes when the parent has gone.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from em.worker import die_with_parent, tell_failure
+
+
+def main() -> int:
+    """Start the ranks and wait for them."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    die_with_parent()
+    kind, words = sys.argv[1], sys.argv[2:]
+    try:
+        if kind == "accelerate":
+            from accelerate.commands.launch import launch_command, launch_command_parser
+
+            launch_command(launch_command_parser().parse_args(words))
+        else:
+            from torch.distributed.run import main as torchrun
+
+            torchrun(words)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        how = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
+        hint = " (out of memory? lower trainer.device_tokens)" if failure.exitcode == -9 else ""
+        # Where the rank told of its failure itself, that stays: the first to tell keeps the file.
+        tell_failure(f"rank {rank} {how}{hint}, and the other ranks were ended; run the same command again.", "bug")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

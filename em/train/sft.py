@@ -1,0 +1,163 @@
+"""Supervised fine-tuning by TRL and PEFT, in a child process (or one per GPU): one stage, from rows to a folder.
+
+The rows come tokenised with their labels, since the loss must lie where the config says whatever the template,
+and pad must not be masked by its id: where pad is eos, the model would never learn to stop.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+from em.chat import load_tokenizer
+from em.config import FullTrainer, LoraTrainer, QloraTrainer
+from em.data import read_messages
+from em.device import choose_precision, set_threads
+from em.errors import DataError
+from em.train.batches import count_steps, plan_steps
+from em.train.preflight import Prepared, check_adapter, prepare, print_preflight
+from em.train.resume import disk_full, note_resume, partial_folder, read_seal, resumed_steps
+from em.train.stages import KEPT, RECORD, kept_steps, weight_files
+from em.train.switches import Switches, choose_switches, find_machine
+
+
+def which_trainer(value: Any) -> str:
+    """The schema of a recipe that came as JSON."""
+    keys = value if isinstance(value, dict) else vars(value)
+    return "qlora" if "quant_type" in keys else "lora" if "rank" in keys else "full"
+
+
+Trainer = Annotated[
+    Annotated[FullTrainer, Tag("full")] | Annotated[LoraTrainer, Tag("lora")] | Annotated[QloraTrainer, Tag("qlora")],
+    Discriminator(which_trainer),
+]
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """What the parent asks for.
+
+    rows: a file of messages. start: folder of the adapter or the weights to go on from, or empty; `stack` trains a new
+    adapter on top of that one. steps: how many optimiser steps to take; None leaves it to the rows and epochs.
+    resume: a whole checkpoint of this training, or empty.
+    """
+
+    base: str
+    base_identity: str
+    base_name: str
+    start: str
+    stack: bool
+    rows: str
+    stage: str
+    trainer: Trainer
+    seed: int
+    precision: str
+    default_system: bool
+    steps: int | None
+    request: dict[str, Any]
+    folder: str
+    resume: str = ""
+
+    @property
+    def partial(self) -> Path:
+        """Where the stage is in the making."""
+        return partial_folder(Path(self.folder))
+
+
+def train(spec: TrainSpec) -> None:
+    """Train one stage and leave weights, loss curve and record in `spec.folder`, whole or not at all."""
+    rank = int(os.environ.get("RANK", "0"))
+    set_threads()
+    tokenizer = load_tokenizer(spec.base)
+    if spec.start:
+        check_adapter(spec.start, spec.base, spec.base_identity, spec.base_name, tokenizer)
+    prepared = prepare(read_messages(Path(spec.rows)), tokenizer, spec.trainer, spec.default_system, spec.stage)
+    machine = find_machine()
+    precision = str(choose_precision(spec.precision)).removeprefix("torch.")
+    switches = choose_switches(machine, spec.trainer, precision)
+    if rank == 0:
+        print_preflight(spec.stage, prepared)
+        spec.partial.mkdir(parents=True, exist_ok=True)
+    try:
+        trainer = run_trainer(spec, tokenizer, prepared, switches)
+        trainer.save_model(str(spec.partial), _internal_call=True)
+        if rank == 0:
+            finish(spec, trainer, prepared, switches)
+        trainer.accelerator.wait_for_everyone()
+    except (OSError, RuntimeError) as error:
+        full = disk_full(error, spec.partial)
+        if full is None:
+            raise
+        raise full from error
+
+
+def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: Switches) -> Any:
+    """The training itself, from the start or from a checkpoint."""
+    # Imported late: it takes ten seconds, and the rows are checked before.
+    from datasets import Dataset
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    from em.train.arguments import sft_arguments
+    from em.train.progress import progress_bar
+    from em.train.start import start_model
+    from em.train.trainer import StepTrainer
+
+    knobs, rows = spec.trainer, prepared.rows
+    steps = spec.steps or count_steps(len(rows), knobs.epochs, knobs.batch_size)
+    plan = plan_steps(len(rows), steps, knobs.batch_size, spec.seed)
+    machine = find_machine()
+    trainer = StepTrainer(
+        model=start_model(spec, switches),
+        args=sft_arguments(knobs, switches, machine, steps, spec.seed, spec.partial),
+        train_dataset=Dataset.from_list([{"step": step} for step in plan]),
+        processing_class=tokenizer,
+        rows=rows,
+        names=[f"row {number}" for number in prepared.numbers],
+        switches=switches,
+        keep_at=kept_steps(steps, knobs.checkpoints),
+        kept=spec.partial / KEPT,
+        seconds=read_seal(Path(spec.resume)).seconds if spec.resume else 0.0,
+    )
+    for printer in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(printer)
+    trainer.add_callback(progress_bar(spec.stage))
+    if spec.resume and trainer.args.should_save:
+        note_resume(spec.partial, read_seal(Path(spec.resume)).step)
+    trainer.train(resume_from_checkpoint=spec.resume or None)
+    return trainer
+
+
+def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches) -> None:
+    """Write loss curve and record, then give the folder its name: from here on the model is found."""
+    import torch
+
+    from em.train.progress import training_facts, write_losses
+    from em.train.start import complete_adapter
+
+    facts = prepared.facts | training_facts(trainer, prepared.facts["tokens"])
+    facts |= {"resumed_from": resumed_steps(spec.partial), "switches": switches.told(torch.get_num_threads())}
+    if not all(math.isfinite(facts[key]) for key in ("loss_first", "loss_last")):
+        raise DataError(f"The loss of {spec.stage} became infinite or NaN: lower trainer.learning_rate.")
+    kept = {step: spec.partial / KEPT / f"step-{step}" for step in kept_steps(facts["steps"], spec.trainer.checkpoints)}
+    if isinstance(spec.trainer, LoraTrainer):
+        for folder in (spec.partial, *kept.values()):
+            complete_adapter(spec, folder)
+    else:
+        trainer.processing_class.save_pretrained(str(spec.partial))  # so that others can load it as it is
+    plan_rows = [len(item["step"]) for item in trainer.train_dataset]
+    write_losses(spec.partial / "loss.csv", spec, trainer.state.log_history, plan_rows, len(prepared.rows))
+    checkpoints = {step: weight_files(folder) for step, folder in kept.items()}
+    record = {"request": spec.request, "facts": facts, "files": weight_files(spec.partial), "checkpoints": checkpoints}
+    for leftover in [*spec.partial.glob("checkpoint-*"), *spec.partial.glob(f"{KEPT}/.*")]:
+        shutil.rmtree(leftover)
+    (spec.partial / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    folder = Path(spec.folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    spec.partial.replace(folder)
