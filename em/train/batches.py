@@ -1,8 +1,8 @@
 """Which rows make an optimiser step, and how a device takes them: a fixed plan, so that a stopped run goes on exactly.
 
 The plan depends on the rows, the recipe and the seed alone. How many processes share a step, and how many tokens
-each takes at a time, changes the result to rounding only. Nothing is computed on padding: a share is sorted by length
-and split by a budget of tokens (`micro_batches`), and what all its rows begin with (a template's system prompt: a
+each takes at a time, changes the result to rounding only. Hardly anything is computed on padding: a share is sorted by
+length and cut where it costs least (`micro_batches`), and what all its rows begin with (a template's system prompt: a
 third of a short row) is passed through the model once.
 """
 
@@ -15,8 +15,6 @@ from math import ceil
 
 from em.chat import IGNORED, TrainingRow
 from em.rows import drawn_order
-
-WORTH_SHARING = 16  # a second pass through the model costs about as much as so many tokens
 
 
 def count_steps(rows: int, epochs: float, batch_size: int) -> int:
@@ -39,8 +37,8 @@ def plan_steps(rows: int, steps: int, batch_size: int, seed: int) -> list[list[i
 class MicroBatch:
     """Rows for one forward pass, with their numbers in the data.
 
-    shared: how many tokens all of them begin with, none of which carries the loss. `counts` is False for a row that is
-    there only so that an idle process takes part.
+    shared: how many tokens all rows of the process's share begin with, none of which carries the loss. `counts` is
+    False for a row that is there only so that an idle process takes part.
     """
 
     rows: tuple[TrainingRow, ...]
@@ -59,37 +57,46 @@ def share_of(step: Sequence[int], lengths: Sequence[int], rank: int, world: int)
     return shares[rank]
 
 
-def micro_batches(rows: Sequence[TrainingRow], numbers: Sequence[int], budget: int, share: bool) -> list[MicroBatch]:
-    """Rows by length, as many at a time as fit `budget` tokens, padding counted; a longer row goes alone.
+def micro_batches(
+    rows: Sequence[TrainingRow], numbers: Sequence[int], budget: int, pass_cost: int, share: bool
+) -> list[MicroBatch]:
+    """The passes of a share that cost least: rows by length, the longest first, cut into groups.
 
-    The longest come first, so that memory is asked for once and then reused.
+    A pass costs as much as `pass_cost` tokens beside its own, padding counted. That memory is asked for once and then
+    reused is why the longest come first.
 
     Args:
         rows: all rows of the data.
         numbers: those that are wanted.
-        share: whether a common beginning may be passed through the model once.
+        budget: tokens of a pass, padding counted; a longer row goes alone.
+        share: whether a common beginning may be passed through the model once for all.
     """
-    batches: list[list[int]] = []
-    for number in sorted(numbers, key=lambda number: (-len(rows[number].input_ids), number)):
-        if batches and len(rows[batches[-1][0]].input_ids) * (len(batches[-1]) + 1) <= budget:
-            batches[-1].append(number)
-        else:
-            batches.append([number])
-    return [micro_batch(rows, batch, share) for batch in batches]
+    order = sorted(numbers, key=lambda number: (-len(rows[number].input_ids), number))
+    chosen = [rows[number] for number in order]
+    shared = shared_tokens(chosen, pass_cost) if share else 0
+    groups = cheapest_cut([len(row.input_ids) - shared for row in chosen], budget, pass_cost)
+    return [MicroBatch(tuple(chosen[a:b]), tuple(order[a:b]), shared) for a, b in groups]
 
 
-def micro_batch(rows: Sequence[TrainingRow], numbers: Sequence[int], share: bool) -> MicroBatch:
-    """These rows at one time."""
-    chosen = tuple(rows[number] for number in numbers)
-    return MicroBatch(chosen, tuple(numbers), shared_tokens(chosen) if share else 0)
+def cheapest_cut(lengths: Sequence[int], budget: int, pass_cost: int) -> list[tuple[int, int]]:
+    """Where to cut lengths, longest first, so that Σ (pass_cost + rows × longest) is least: start and end of groups."""
+    best = [(0, 0)]  # for the first n lengths: the least cost, and where the last group starts
+    for end in range(1, len(lengths) + 1):
+        starts = (start for start in range(end) if start == end - 1 or lengths[start] * (end - start) <= budget)
+        best.append(min((best[start][0] + pass_cost + lengths[start] * (end - start), start) for start in starts))
+    groups, end = list[tuple[int, int]](), len(lengths)
+    while end:
+        groups.append((best[end][1], end))
+        end = best[end][1]
+    return groups[::-1]
 
 
-def shared_tokens(rows: Sequence[TrainingRow]) -> int:
+def shared_tokens(rows: Sequence[TrainingRow], pass_cost: int) -> int:
     """Length of the common beginning that no row's loss depends on, 0 where sharing it would not pay.
 
     The last common token predicts the first that differs, so it is left to the rows.
     """
-    if len(rows) == 1:
+    if len(rows) < 2:
         return 0
     first = rows[0]
     limit = min(len(row.input_ids) for row in rows) - 1
@@ -98,4 +105,4 @@ def shared_tokens(rows: Sequence[TrainingRow]) -> int:
         range(limit),
     )
     common = sum(1 for _ in alike) - 1
-    return common if common * (len(rows) - 1) > WORTH_SHARING + common else 0
+    return common if common * (len(rows) - 1) > pass_cost else 0

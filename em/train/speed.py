@@ -1,8 +1,9 @@
 """What makes a training step cheap: nothing is computed for unlabelled tokens or for frozen weights.
 
-The tokens that all rows of a micro-batch begin with go through the model once, as a key-value cache that the rows
-share with its gradient (`run_backbone`). Right-padded causal attention needs no mask. Logits exist only where the loss
-is, and a chunk at a time (`supervised_loss`). An adapter is added by the matrix product itself (`fuse_adapters`).
+The tokens that all rows of a step begin with go through the model once, as a key-value cache that the passes share
+and that collects their gradients (`run_prefix`). Right-padded causal attention needs no mask. Logits exist only where
+the loss is, and a chunk at a time (`supervised_loss`). An adapter is added by the matrix product itself
+(`fuse_adapters`).
 
 All of it is exact to rounding; tests compare loss and gradients with the plain forward pass.
 """
@@ -49,16 +50,42 @@ def flat_tensors(batch: MicroBatch, device: Any) -> tuple[torch.Tensor, torch.Te
     return next(found), next(found), next(found)
 
 
-def run_backbone(backbone: Any, inputs: dict[str, torch.Tensor], shared: int) -> torch.Tensor:
-    """Hidden states (rows, length - shared, width) of rows whose first `shared` tokens run only once.
+Prefix = list[tuple[Any, Any]]
+"""Keys and values of each layer, (1, heads, shared, width of a head): leaves that collect the passes' gradients."""
+
+
+def run_prefix(backbone: Any, ids: torch.Tensor) -> tuple[Any, Prefix]:
+    """Keys and values of the tokens that all rows begin with, (shared,), and leaves to hand to the passes instead."""
+    cache = backbone(input_ids=ids[None], use_cache=True).past_key_values
+    return cache, [
+        (layer.keys.detach().requires_grad_(), layer.values.detach().requires_grad_()) for layer in cache.layers
+    ]
+
+
+def backward_prefix(cache: Any, prefix: Prefix) -> None:
+    """Send on to the weights what the passes have left in the leaves."""
+    import torch
+
+    outputs = [states for layer in cache.layers for states in (layer.keys, layer.values)]
+    leaves = [leaf for layer in prefix for leaf in layer]
+    # Below the first trained layer nothing has a gradient.
+    pairs = [(o, leaf.grad) for o, leaf in zip(outputs, leaves, strict=True) if o.requires_grad]
+    torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
+
+
+def run_backbone(backbone: Any, inputs: dict[str, torch.Tensor], prefix: Prefix | None) -> torch.Tensor:
+    """Hidden states (rows, length - shared, width) of rows whose first `shared` tokens have run already.
 
     Right padding needs no mask: a causal model's earlier tokens don't see it, and its own states are never read.
     """
-    if not shared:
+    if prefix is None:
         return backbone(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
-    ids = inputs["input_ids"]
-    cache = backbone(input_ids=ids[:1, :shared], use_cache=True).past_key_values
-    cache.batch_repeat_interleave(len(ids))
+    from transformers import DynamicCache
+
+    ids, cache = inputs["input_ids"], DynamicCache(config=backbone.config)
+    for number, layer in enumerate(prefix):
+        cache.update(*(states.expand(len(ids), -1, -1, -1) for states in layer), number)
+    shared = prefix[0][0].shape[2]
     return backbone(input_ids=ids[:, shared:], past_key_values=cache, use_cache=True).last_hidden_state  # type: ignore[no-any-return]
 
 

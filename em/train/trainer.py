@@ -21,9 +21,18 @@ from trl import SFTTrainer
 
 from em.chat import TrainingRow
 from em.errors import DataError
-from em.train.batches import MicroBatch, micro_batch, micro_batches, share_of
+from em.train.batches import MicroBatch, micro_batches, share_of
 from em.train.resume import seal
-from em.train.speed import flat_tensors, padded_tensors, run_backbone, supervised_loss, supervised_states
+from em.train.speed import (
+    Prefix,
+    backward_prefix,
+    flat_tensors,
+    padded_tensors,
+    run_backbone,
+    run_prefix,
+    supervised_loss,
+    supervised_states,
+)
 from em.train.switches import Switches
 
 
@@ -53,8 +62,8 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         self.lengths = [len(row.input_ids) for row in rows]
         self.keep_at, self.kept = frozenset(keep_at), kept
         self.seconds_before, self.begun = seconds, time.monotonic()
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        add_step_forward(base, switches, self.processing_class.pad_token_id)
+        self.base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        add_step_forward(self.base, switches, self.processing_class.pad_token_id)
 
     @property
     def seconds(self) -> float:
@@ -76,15 +85,22 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         supervised = sum(self.rows[number].supervised for number in step)
         scale = world / supervised  # DDP takes the mean of the processes' gradients
         passes = self.passes(step)
+        prefix = SharedPrefix(self.base, passes[0]) if passes[0].shared else None
         total = torch.zeros((), device=self.args.device)
         for number, each in enumerate(passes, start=1):
             last = number == len(passes)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    loss, by_token = model(em_pass=each, em_scale=scale if each.counts else 0.0)
+                    loss, by_token = model(
+                        em_pass=each,
+                        em_scale=scale if each.counts else 0.0,
+                        em_prefix=prefix.leaves if prefix else None,
+                    )
                 self.check_loss(loss, by_token, each)
                 self.accelerator.backward(loss)
             total += loss.detach()
+        if prefix:
+            prefix.backward()
         self.check_gradients(step)
         return total
 
@@ -92,11 +108,11 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         """What this process computes of a step."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         mine = share_of(step, self.lengths, rank, world)
-        share = self.switches.shared_prefix
+        ways = self.switches
         if mine:
-            return micro_batches(self.rows, mine, self.switches.device_tokens, share)
+            return micro_batches(self.rows, mine, ways.device_tokens, ways.pass_cost, ways.shared_prefix)
         shortest = min(step, key=lambda number: self.lengths[number])
-        return [MicroBatch(micro_batch(self.rows, [shortest], False).rows, (shortest,), counts=False)]
+        return [MicroBatch((self.rows[shortest],), (shortest,), counts=False)]
 
     def check_loss(self, loss: Any, by_token: Any, each: MicroBatch) -> None:
         """Stop at a loss that is infinite or no number, and say where."""
@@ -163,15 +179,33 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
                 partial.replace(self.kept / f"step-{step}")
 
 
+class SharedPrefix:
+    """The tokens that all passes of a step begin with, run once. `leaves`: what the passes take instead of them."""
+
+    def __init__(self, base: Any, first: MicroBatch) -> None:
+        ids = torch.tensor(first.rows[0].input_ids[: first.shared], device=base.device)
+        self.cache, self.leaves = run_prefix(base.base_model, ids)
+
+    def backward(self) -> None:
+        """After the passes: what they ask of the prefix goes on to the weights."""
+        backward_prefix(self.cache, self.leaves)
+
+
 def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
-    """Teach a causal language model to compute a pass: `model(em_pass=…, em_scale=…)` gives the scaled sum of the loss
-    over its supervised tokens, a scalar, and each token's own, (supervised,), without gradient. Else it is as before.
+    """Teach a causal language model to compute a pass: `model(em_pass=…, em_scale=…, em_prefix=…)` gives the scaled sum
+    of the loss over its supervised tokens, a scalar, and each token's own, (supervised,), without gradient.
     """
     original = base.forward
     compact = switches.compact_head and plain_head(base)
 
     @functools.wraps(type(base).forward)
-    def forward(*words: Any, em_pass: MicroBatch | None = None, em_scale: float = 1.0, **settings: Any) -> Any:
+    def forward(
+        *words: Any,
+        em_pass: MicroBatch | None = None,
+        em_scale: float = 1.0,
+        em_prefix: Prefix | None = None,
+        **settings: Any,
+    ) -> Any:
         if em_pass is None:
             return original(*words, **settings)
         if switches.flattened:
@@ -184,7 +218,7 @@ def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
             found = original(**inputs, labels=labels, use_cache=False, fused_lm_head=True)
             by_token = -found.log_probs[labels[:, 1:] != -100]
             return by_token.sum() * em_scale, by_token.detach()
-        hidden = run_backbone(base.base_model, inputs, em_pass.shared)
+        hidden = run_backbone(base.base_model, inputs, em_prefix)
         states, targets = supervised_states(hidden, labels, em_pass.shared)
         return supervised_loss(states, base.get_output_embeddings(), targets, em_scale)
 
