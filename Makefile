@@ -6,7 +6,7 @@ BIN := .venv/bin
 # OpenMP's spinning barriers slow small matrix products tenfold as soon as anything else runs on the machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help demo test check install lock clean
+.PHONY: help demo test check install gpu lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,9 +31,15 @@ $(BIN)/.installed: requirements.lock
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet requirements.lock
 	@touch $@
 
-lock: $(BIN)/.installed  ## resolve the newest versions for Python 3.11 to 3.13 into requirements.lock
-	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev \
-		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+gpu: $(BIN)/.installed requirements-gpu.lock  ## add what only GPUs use: bitsandbytes (QLoRA, 8-bit AdamW), Liger kernels
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet -r requirements-gpu.lock
+
+COMPILE = VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
+
+lock: $(BIN)/.installed  ## resolve the newest versions for Python 3.11 to 3.13 into the lock files
+	@$(COMPILE) --upgrade -o requirements.lock
+	@$(COMPILE) --constraint requirements.lock --extra gpu -o requirements-gpu.lock
 
 clean:  ## remove the environment and the caches of the tools (runs and trained models stay)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

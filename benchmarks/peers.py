@@ -38,12 +38,15 @@ def ours_spec(spec: Spec) -> dict[str, Any]:
     return {
         "base": spec["base"],
         "base_name": spec["base_name"],
-        "start_adapter": "",
+        "start": "",
+        "stack": False,
         "rows": spec["rows_file"],
         "stage": spec["data"],
-        "trainer": spec["trainer"],
+        "trainer": spec["trainer"] | {"save_steps": 0},  # as the peers: nothing is saved on the way
         "seed": spec["seed"],
         "precision": spec["precision"],
+        "default_system": True,
+        "steps": None,
         "request": {},
         "folder": spec["folder"],
     }

@@ -16,6 +16,7 @@ from em.errors import MissingFile
 from em.manifest import Manifest
 from em.request import Request
 from em.store import exclusive, sha256_of
+from em.train.adapters import check_adapter
 from em.train.launch import plan_launch
 from em.train.resume import last_whole, partial_folder
 from em.train.stages import Stage, TrainedModel, find_trained, fingerprint, kept_steps
@@ -117,6 +118,7 @@ def start_of(model: HfModel, weights: Weights) -> ModelRef:
             f"model.adapter={model.adapter} holds no adapter (adapter_config.json and adapter_model.safetensors): "
             "name a folder that PEFT wrote."
         )
+    check_adapter(folder, weights, model.id)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     config.pop("base_model_name_or_path", None)  # where it lay when it was trained
     checksum = digest([sha256_of(folder / "adapter_model.safetensors"), config])
@@ -178,7 +180,6 @@ def train_stage(request: Request, stage: Stage, before: ModelRef, folder: Path) 
     write_rows(rows, stage.rows.conversations)
     spec = {
         "base": before.base.path,
-        "base_identity": before.base.identity,
         "base_name": request.settings.model.id,
         "start": before.trained,
         "stack": stage.stack,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from em.chat import IGNORED, TrainingRow, default_preamble, encode, render, training_row
 from em.config import LossOn, TrainerConfig
-from em.errors import ConfigError, DataError, TemplateError
+from em.errors import DataError, TemplateError
 from em.rows import row_facts
 from em.types import Conversation
 
@@ -135,44 +133,3 @@ def print_preflight(stage: str, prepared: Prepared) -> None:
     )
     print(f"One row as the model sees it ({'green' if colour else 'in ⟦⟧'}: with loss):")
     print(show_example(facts["example"], colour), flush=True)
-
-
-def check_adapter(folder: str, base_path: str, base_identity: str, base_name: str, tokenizer: Any) -> None:
-    """Refuse an adapter that was trained on other base weights, or with another chat template.
-
-    Args:
-        folder: an adapter of em's own, which knows the identity of its base, or one of others, which has its name.
-    """
-    place = Path(folder)
-    record = read_json(place / "em.json")
-    trained_on = record.get("request", {}).get("base")
-    if trained_on and trained_on != base_identity:
-        raise ConfigError(
-            f"The adapter {folder} was trained on other weights ({trained_on}), not on model.id={base_name}: name the "
-            "base that it was trained on."
-        )
-    named = str(read_json(place / "adapter_config.json").get("base_model_name_or_path") or "")
-    # Mirrors and quantised copies on the hub keep the model's own name behind the owner's.
-    short = [name.rstrip("/").rpartition("/")[2].lower().removesuffix("-bnb-4bit") for name in (named, base_name)]
-    if not trained_on and named and "/" in base_name and not Path(base_name).exists() and short[0] != short[1]:
-        raise ConfigError(
-            f"The adapter {folder} was trained on {named}, not on model.id={base_name}: set model.id={named}, or give "
-            "the folder of its base."
-        )
-    template = place / "chat_template.jinja"
-    own = template.read_text(encoding="utf-8") if template.is_file() else None
-    own = own or read_json(place / "tokenizer_config.json").get("chat_template")
-    if isinstance(own, str) and own.strip() != str(tokenizer.chat_template).strip():
-        raise TemplateError(
-            f"The adapter {folder} was trained with a chat template of its own, and {base_name} brings another: use a "
-            "copy of the base whose chat template is the adapter's, and give its folder as model.id."
-        )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

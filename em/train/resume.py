@@ -74,7 +74,7 @@ def last_whole(folder: Path) -> tuple[Path | None, list[str]]:
             read_seal(checkpoint)
         except ValueError as fault:
             refused.append(f"The checkpoint at step {checkpoint.name.rpartition('-')[2]} can't be used ({fault})")
-            shutil.rmtree(checkpoint)
+            shutil.rmtree(checkpoint, ignore_errors=True)  # another machine may be at it too
             continue
         return checkpoint, refused
     return None, refused

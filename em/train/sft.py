@@ -22,7 +22,7 @@ from em.data import read_messages
 from em.device import choose_precision, set_threads
 from em.errors import DataError
 from em.train.batches import count_steps, plan_steps
-from em.train.preflight import Prepared, check_adapter, prepare, print_preflight
+from em.train.preflight import Prepared, prepare, print_preflight
 from em.train.resume import disk_full, note_resume, partial_folder, read_seal, resumed_steps
 from em.train.stages import KEPT, RECORD, kept_steps, weight_files
 from em.train.switches import Switches, choose_switches, find_machine
@@ -50,7 +50,6 @@ class TrainSpec:
     """
 
     base: str
-    base_identity: str
     base_name: str
     start: str
     stack: bool
@@ -76,8 +75,6 @@ def train(spec: TrainSpec) -> None:
     rank = int(os.environ.get("RANK", "0"))
     set_threads()
     tokenizer = load_tokenizer(spec.base)
-    if spec.start:
-        check_adapter(spec.start, spec.base, spec.base_identity, spec.base_name, tokenizer)
     prepared = prepare(read_messages(Path(spec.rows)), tokenizer, spec.trainer, spec.default_system, spec.stage)
     machine = find_machine()
     precision = str(choose_precision(spec.precision)).removeprefix("torch.")
