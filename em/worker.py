@@ -47,7 +47,8 @@ def perform(task: str, spec: str) -> None:
             values = json.loads(spec)
             convert_embedded(Path(values["source"]), Path(values["folder"]))
         case "train":
-            from em.train.sft import TrainSpec, train
+            from em.train.sft import train
+            from em.train.spec import TrainSpec
 
             train(TypeAdapter(TrainSpec).validate_json(spec))
         case "sample":

@@ -23,8 +23,8 @@ def check_adapter(folder: Path, base: Weights, base_name: str) -> None:
     trained_on = read_json(folder / "em.json").get("request", {}).get("base")
     if trained_on and trained_on != base.identity:
         raise ConfigError(
-            f"The adapter {folder} was trained on other weights ({trained_on}) than model.id={base_name}: name the base "
-            "that it was trained on."
+            f"The adapter {folder} was trained on other weights ({trained_on}) than model.id={base_name}: name the "
+            "base that it was trained on."
         )
     named = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
     both_on_hub = named.count("/") == 1 and base_name.count("/") == 1 and not Path(base_name).exists()

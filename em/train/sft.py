@@ -10,64 +10,20 @@ import json
 import math
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Discriminator, Tag
+from typing import Any
 
 from em.chat import load_tokenizer
-from em.config import FullTrainer, LoraTrainer, QloraTrainer
+from em.config import LoraTrainer
 from em.data import read_messages
 from em.device import choose_precision, set_threads
 from em.errors import DataError
 from em.train.batches import count_steps, plan_steps
 from em.train.preflight import Prepared, prepare, print_preflight
-from em.train.resume import disk_full, note_resume, partial_folder, read_seal, resumed_steps
+from em.train.resume import disk_full, note_resume, read_seal, resumed_steps
+from em.train.spec import TrainSpec
 from em.train.stages import KEPT, RECORD, kept_steps, weight_files
 from em.train.switches import Switches, choose_switches, find_machine
-
-
-def which_trainer(value: Any) -> str:
-    """The schema of a recipe that came as JSON."""
-    keys = value if isinstance(value, dict) else vars(value)
-    return "qlora" if "quant_type" in keys else "lora" if "rank" in keys else "full"
-
-
-Trainer = Annotated[
-    Annotated[FullTrainer, Tag("full")] | Annotated[LoraTrainer, Tag("lora")] | Annotated[QloraTrainer, Tag("qlora")],
-    Discriminator(which_trainer),
-]
-
-
-@dataclass(frozen=True)
-class TrainSpec:
-    """What the parent asks for.
-
-    rows: a file of messages. start: folder of the adapter or the weights to go on from, or empty; `stack` trains a new
-    adapter on top of that one. steps: how many optimiser steps to take; None leaves it to the rows and epochs.
-    resume: a whole checkpoint of this training, or empty.
-    """
-
-    base: str
-    base_name: str
-    start: str
-    stack: bool
-    rows: str
-    stage: str
-    trainer: Trainer
-    seed: int
-    precision: str
-    default_system: bool
-    steps: int | None
-    request: dict[str, Any]
-    folder: str
-    resume: str = ""
-
-    @property
-    def partial(self) -> Path:
-        """Where the stage is in the making."""
-        return partial_folder(Path(self.folder))
 
 
 def train(spec: TrainSpec) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from em.config import LoraTrainer, QloraTrainer
 from em.device import choose_precision, load_model
 from em.errors import ConfigError
+from em.train.spec import TrainSpec
 from em.train.speed import fuse_adapters
 from em.train.switches import Switches
-
-if TYPE_CHECKING:
-    from em.train.sft import TrainSpec
 
 BEFORE = "before"  # the name of a first stage's adapter under a new one, which is `default`
 
