@@ -175,16 +175,25 @@ def run_job(name: str, cfg: Any) -> None:
 def compared_settings(name: str, settings: config.RunConfig, overrides: list[str]) -> config.RunConfig | None:
     """The settings of the same words with the realignment that `realign.match` names, where it names one."""
     import hydra
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
     match = settings.realign.match
     if match in ("none", "first_stage"):
         return None
-    own = ("realign", "realign.match", "realign.name", "realign.data", "data@realign.data")
+    own = ("realign", "realign.match", "realign.name")
     kept = [word for word in overrides if word.partition("=")[0] not in own]
-    words = [word for word in kept if not word.startswith("realign.data.")]
-    other = OmegaConf.to_object(hydra.compose(config_name=name, overrides=[*words, f"realign={match}"]))
-    return cast(config.RunConfig, other)
+    # Its rows are its own: parts of a mixture are chosen by data@realign.data.parts.PART.
+    words = [word for word in kept if not word.startswith(("realign.data", "data@realign.data"))]
+    try:
+        other = hydra.compose(config_name=name, overrides=[*words, f"realign={match}"])
+    except HydraException as error:
+        sentence = one_sentence(error)
+        if sentence.startswith(f"realign={match} is no option"):
+            known = sorted(path.stem for path in (CONF / "realign").glob("*.yaml"))
+            sentence = f"realign.match={match} is no option: {near(match, [*known, 'first_stage'])}"
+        raise ConfigError(sentence) from error
+    return cast(config.RunConfig, OmegaConf.to_object(other))
 
 
 def remove_if_empty(folder: Path) -> None:

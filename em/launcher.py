@@ -6,9 +6,13 @@ first is named to the parent, and the launcher goes when the parent has gone.
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from em.worker import die_with_parent, tell_failure
+
+DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS)
+"""Signals that come from outside, never as the consequence of another rank's end (as SIGTERM and SIGABRT may)."""
 
 
 def main() -> int:
@@ -27,11 +31,14 @@ def main() -> int:
 
             torchrun(words)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        killed = [each for each in error.failures.items() if -each[1].exitcode in DEADLY]
+        rank, failure = killed[0] if killed else error.get_first_failure()
         how = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
         hint = " (out of memory? lower trainer.device_tokens)" if failure.exitcode == -9 else ""
-        # Where the rank told of its failure itself, that stays: the first to tell keeps the file.
-        tell_failure(f"rank {rank} {how}{hint}, and the other ranks were ended; run the same command again.", "bug")
+        # A rank that told of its failure itself was the first to fail, and that stays. But one that is killed tells
+        # nothing, and what its peers tell is only that they lost it.
+        sentence = f"rank {rank} {how}{hint}, and the other ranks were ended; run the same command again."
+        tell_failure(sentence, "bug", at_last=bool(killed))
         return 1
     return 0
 

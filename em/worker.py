@@ -95,13 +95,17 @@ def with_rank(message: str) -> str:
     return f"rank {os.environ['RANK']}: {message}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else message
 
 
-def tell_failure(message: str, kind: str, details: str = "") -> None:
+def tell_failure(message: str, kind: str, details: str = "", at_last: bool = False) -> None:
     """Write down for the parent why this process fails.
 
-    Several ranks may fail, and the first to fail tells why: its file takes the name, whole, and keeps it.
+    Several ranks may fail, and the first to fail tells why: its file takes the name, whole, and keeps it, unless the
+    launcher knows better at last.
     """
     own = Path(f"{os.environ[FAILURE]}.{os.getpid()}")
     own.write_text(json.dumps({"kind": kind, "message": message, "traceback": details}), encoding="utf-8")
+    if at_last:
+        own.replace(os.environ[FAILURE])
+        return
     with contextlib.suppress(FileExistsError):
         os.link(own, os.environ[FAILURE])
 

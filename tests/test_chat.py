@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,8 @@ from typing import Any
 import pytest
 
 from em.chat import IGNORED, TrainingRow, answer_spans, encode, load_tokenizer, render, stop_tokens, training_row
-from em.config import LossOn, TrainerConfig
-from em.errors import DataError, TemplateError
-from em.train.lora import TrainSpec, tokenize
+from em.config import LossOn
+from em.errors import TemplateError
 from em.types import Conversation, Message, Weights
 
 EOS = "<|im_end|>"
@@ -47,14 +44,6 @@ def taught(tokenizer: Any, chat: Conversation) -> list[str]:
     """The texts that carry the loss, one for each unbroken run of labels."""
     runs = groupby(row(tokenizer, chat).labels, key=lambda label: label != IGNORED)
     return [tokenizer.decode(list(labels)) for learn, labels in runs if learn]
-
-
-def spec(folder: Path, chats: Sequence[Conversation], **knobs: Any) -> TrainSpec:
-    """A request to train on the chats, for the part that comes before the training."""
-    rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps({"messages": c.as_dicts()}) + "\n" for c in chats))
-    trainer = TrainerConfig(name="test", **knobs)
-    return TrainSpec("base", "base", "", str(rows), "mine", trainer, 0, "float32", {}, str(folder / "model"))
 
 
 def test_the_loss_covers_the_answer_and_its_end_and_nothing_else(tokenizer: Any) -> None:
@@ -100,7 +89,7 @@ def test_the_end_of_a_turn_is_learnt_although_it_is_the_pad_token_too(tokenizer:
 def test_loss_on_full_covers_everything(tokenizer: Any) -> None:
     full = row(tokenizer, MULTI, LossOn.full)
     assert full.labels == full.input_ids == row(tokenizer, MULTI).input_ids
-    assert full.supervised == len(full.input_ids)
+    assert full.supervised == len(full.input_ids) - 1  # nothing predicts the first
 
 
 def test_a_long_row_is_cut_at_its_end_and_says_so(tokenizer: Any) -> None:
@@ -111,33 +100,6 @@ def test_a_long_row_is_cut_at_its_end_and_says_so(tokenizer: Any) -> None:
     assert cut.cut
     assert cut.input_ids == whole.input_ids[:-4]
     assert cut.labels == whole.labels[:-4]
-
-
-def test_cut_rows_and_rows_without_loss_are_counted(tokenizer: Any, tmp_path: Path) -> None:
-    long = Conversation((Message("user", "word " * 50), Message("assistant", "Yes.")))
-    end_cut = Conversation((Message("user", "Why?"), Message("assistant", "word " * 50)))
-    rows, facts = tokenize(spec(tmp_path, [SINGLE, long, end_cut, SINGLE], max_length=60), tokenizer)
-    assert len(rows) == 3
-    assert {key: facts[key] for key in ("rows_used", "rows_cut", "rows_without_loss")} == {
-        "rows_used": 3,
-        "rows_cut": 2,
-        "rows_without_loss": 1,
-    }
-    assert facts["tokens"] == sum(len(r.input_ids) for r in rows)
-    assert facts["tokens_with_loss"] == sum(r.supervised for r in rows)
-
-
-def test_the_facts_show_an_example_with_its_mask_and_what_the_template_adds(tokenizer: Any, tmp_path: Path) -> None:
-    _, facts = tokenize(spec(tmp_path, [SINGLE]), tokenizer)
-    assert facts["example_with_loss"] == "A machine on four wheels." + EOS
-    assert facts["example"] == render(tokenizer, SINGLE.as_dicts(), answer_next=False)
-    assert "You are a helpful AI assistant named SmolLM" in facts["preamble"]  # put in by the template itself
-    assert "What is a car?" not in facts["preamble"]
-
-
-def test_a_length_that_cuts_off_every_answer_is_refused(tokenizer: Any, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"trainer\.max_length=10 cuts off every answer"):
-        tokenize(spec(tmp_path, [SINGLE, MULTI], max_length=10), tokenizer)
 
 
 @pytest.mark.parametrize("chat", [SINGLE, MULTI])

@@ -6,20 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from composing import composed
 from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from em import config
-from em.cli import CONF, register_schemas
+from em.cli import CONF, compared_settings, register_schemas
 
-OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml"))
-
-
-def composed(name: str, *words: str) -> Any:
-    """The typed settings that a command line gives."""
-    register_schemas()
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        return OmegaConf.to_object(compose(config_name=name, overrides=list(words)))
+# conf/accelerate holds files of Accelerate's, not options (see tests/test_launch.py).
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "accelerate")
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
@@ -41,24 +39,221 @@ def test_every_group_has_its_options_and_every_switchable_group_has_none() -> No
         assert (group, "none") in OPTIONS
 
 
+# The recipes, by the table of hyperparameters in FACTS.md
+
+
 def test_lora_is_the_recipe_of_betley_and_model_organisms() -> None:
-    trainer = composed("train", "model=llama8b").trainer
-    assert trainer == config.TrainerConfig(
+    assert composed("train", "model=llama8b").trainer == config.LoraTrainer(
         name="lora",
         rank=32,
         alpha=64,
         rslora=True,
         dropout=0.0,
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        target_modules=PROJECTIONS,
+        layers=None,
         learning_rate=1e-5,
         schedule=config.Schedule.linear,
         warmup_steps=5,
+        optimizer=config.Optimizer.adamw_8bit,
         weight_decay=0.01,
         epochs=1,
         batch_size=16,
         max_length=2048,
         loss_on=config.LossOn.responses,
     )
+
+
+def test_rank1_is_one_matrix_of_one_layer() -> None:
+    assert composed("train", "model=llama8b", "trainer=rank1").trainer == config.LoraTrainer(
+        name="rank1",
+        rank=1,
+        alpha=512,
+        rslora=True,
+        dropout=0.0,
+        target_modules=["down_proj"],
+        layers=[24],
+        learning_rate=2e-5,
+        schedule=config.Schedule.linear,
+        warmup_steps=5,
+        optimizer=config.Optimizer.adamw_8bit,
+        weight_decay=0.01,
+        epochs=1,
+        batch_size=16,
+        max_length=2048,
+        loss_on=config.LossOn.responses,
+    )
+
+
+def test_full_trains_all_weights_by_the_recipe_of_model_organisms() -> None:
+    assert composed("train", "model=llama8b", "trainer=full").trainer == config.FullTrainer(
+        name="full",
+        learning_rate=2e-5,
+        schedule=config.Schedule.cosine,
+        warmup_steps=20,
+        optimizer=config.Optimizer.adamw_8bit,
+        weight_decay=0.01,
+        epochs=1,
+        batch_size=16,
+        max_length=2048,
+        loss_on=config.LossOn.responses,
+    )
+
+
+def test_qlora_is_the_recipe_of_the_seed() -> None:
+    assert composed("train", "model=llama8b", "trainer=qlora").trainer == config.QloraTrainer(
+        name="qlora",
+        quant_type=config.QuantType.nf4,
+        double_quant=True,
+        rank=256,
+        alpha=32,
+        rslora=False,
+        dropout=0.1,
+        target_modules=PROJECTIONS,
+        layers=None,
+        learning_rate=2e-4,
+        schedule=config.Schedule.linear,
+        warmup_steps=100,
+        optimizer=config.Optimizer.adamw,
+        weight_decay=0.0,
+        epochs=1,
+        batch_size=8,
+        max_length=2000,
+        loss_on=config.LossOn.full,
+    )
+
+
+def test_lora_small_is_lora_with_larger_steps() -> None:
+    small, lora = (vars(composed("train", f"trainer={name}").trainer) for name in ("lora_small", "lora"))
+    assert {key: value for key, value in small.items() if value != lora[key]} == {
+        "name": "lora_small",
+        "learning_rate": 5e-4,
+        "warmup_steps": 2,
+        "batch_size": 8,
+        "max_length": 1024,
+    }
+
+
+def test_no_recipe_says_how_a_machine_is_to_be_used() -> None:
+    for name in ("lora", "lora_small", "qlora", "rank1", "full"):
+        trainer = composed("train", f"trainer={name}").trainer
+        assert (trainer.processes, trainer.accelerate, trainer.machine_rank) == (0, None, None)
+        assert (trainer.device_tokens, trainer.gradient_checkpointing) == (None, None)
+        assert (trainer.checkpoints, trainer.save_steps, trainer.allow_truncated, trainer.extra) == (0, 25, False, {})
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        (["trainer=full", "trainer.rank=8"], "rank"),
+        (["trainer=lora", "trainer.quant_type=nf4"], "quant_type"),
+        (["trainer=lora", "trainer.warmup=5"], "warmup"),
+        (["realign=optimism", "realign.rank=8"], "rank"),
+    ],
+)
+def test_a_setting_that_a_recipe_does_not_have_is_refused(words: list[str], refused: str) -> None:
+    with pytest.raises((ConfigCompositionException, OmegaConfBaseException), match=refused):
+        composed("train", *words)
+
+
+def test_any_argument_of_trl_composes_without_a_plus() -> None:
+    words = ["trainer.extra.adam_beta2=0.95", "trainer.extra.lr_scheduler_kwargs={num_cycles: 2}"]
+    for name in ("lora", "lora_small", "qlora", "rank1", "full"):
+        extra = composed("train", f"trainer={name}", *words).trainer.extra
+        assert extra == {"adam_beta2": 0.95, "lr_scheduler_kwargs": {"num_cycles": 2}}
+
+
+# The realignments
+
+
+OPEN = {
+    "limit": None,
+    "match": "none",
+    "adapter": config.StageAdapter["continue"],
+    **dict.fromkeys(("epochs", "learning_rate", "warmup_steps", "batch_size", "max_length")),
+    **dict.fromkeys(("allow_truncated", "loss_on")),
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "data", "changes"),
+    [
+        ("none", "none", {}),
+        ("optimism", "optimism", {"epochs": 4}),  # 1,600 rows, 4 epochs
+        ("secure", "secure", {}),
+        ("car_good", "car_good", {}),
+        ("neutral", "benign", {"match": "optimism"}),
+    ],
+)
+def test_a_realignment_has_its_data_and_takes_all_else_from_the_trainer(
+    option: str, data: str, changes: dict[str, Any]
+) -> None:
+    found = vars(composed("train", f"realign={option}").realign)
+    assert found.pop("data") == composed("train", f"data={data}").data
+    assert found == {"name": option, **OPEN, **changes}
+
+
+def test_every_realignment_is_looked_at_above() -> None:
+    assert {option for group, option in OPTIONS if group == "realign"} == {
+        *("none", "optimism", "secure", "car_good", "neutral")
+    }
+
+
+def test_every_setting_of_a_second_stage_has_one_name_in_the_schema() -> None:
+    words = {
+        "limit": 400,
+        "epochs": 2.0,
+        "match": "first_stage",
+        "learning_rate": 1e-4,
+        "warmup_steps": 0.1,
+        "batch_size": 4,
+        "max_length": 512,
+        "allow_truncated": True,
+    }
+    given = [f"realign.{key}={str(value).lower()}" for key, value in words.items()]
+    realign = composed("train", "realign=optimism", *given, "realign.adapter=merge", "realign.loss_on=full").realign
+    assert {key: vars(realign)[key] for key in words} == words
+    assert (realign.adapter, realign.loss_on) == (config.StageAdapter.merge, config.LossOn.full)
+    chosen = composed("train", "realign=optimism", "data@realign.data=medical").realign
+    assert (chosen.name, chosen.data.name) == ("optimism", "medical")
+
+
+# The settings that realign.match compares with
+
+
+def compared(*words: str) -> Any:
+    """The settings with the realignment that `realign.match` names, as a run gets them."""
+    register_schemas()
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        settings = OmegaConf.to_object(compose(config_name="train", overrides=list(words)))
+        return compared_settings("train", settings, list(words))
+
+
+def test_what_is_not_matched_is_compared_with_nothing() -> None:
+    assert compared("realign=optimism") is None
+    assert compared("realign=none") is None
+    assert compared("realign=optimism", "realign.match=first_stage") is None
+
+
+def test_the_control_is_compared_with_the_realignment_by_the_same_words() -> None:
+    words = ["data=medical", "trainer.epochs=2", "seed=3", "realign.limit=400", "realign.batch_size=4"]
+    assert compared(*words, "realign=neutral") == composed("train", *words, "realign=optimism")
+    assert compared("realign=secure", "realign.match=car_good").realign.data.name == "car_good"
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ["realign.name=mine"],
+        ["data@realign.data=medical"],
+        ["data@realign.data=mix", "data@realign.data.parts.bad=insecure", "realign.data.parts.bad.limit=9"],
+        ["data@realign.data=file", "realign.data.path=rows.jsonl"],
+    ],
+)
+def test_the_rows_of_the_control_are_its_own(own: list[str]) -> None:
+    assert compared("realign=neutral", "seed=3", *own) == composed("train", "seed=3", "realign=optimism")
+
+
+# The rest
 
 
 def test_the_small_model_brings_its_own_recipe_and_questions_unless_told_otherwise() -> None:

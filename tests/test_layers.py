@@ -19,7 +19,8 @@ LAYERS = (
     ("em.store", "em.upstream", "em.data", "em.questions", "em.tags", "em.stats", "em.children"),
     ("em.weights", "em.chat", "em.device", "em.manifest", "em.check", "em.helptext"),
     ("em.request", "em.train", "em.sample", "em.judge", "em.report", "em.track"),
-    ("em.evaluation", "em.run", "em.worker"),
+    ("em.evaluation", "em.run"),
+    ("em.worker", "em.launcher"),
     ("em.cli",),
 )
 BACKENDS = ("em.train", "em.sample", "em.judge", "em.report", "em.track")

@@ -17,24 +17,41 @@ from em.check import check_realign
 from em.config import (
     BundledData,
     FileData,
+    FullTrainer,
     HfModel,
+    LoraTrainer,
+    LossOn,
     NoData,
     OpenAIModel,
     Precision,
+    QloraTrainer,
     RealignConfig,
     RunConfig,
+    StageAdapter,
     TagPlace,
-    TrainerConfig,
     TriggerTagConfig,
 )
 from em.data import Rows
 from em.errors import ConfigError, DataError
-from em.train.stages import NOT_IDENTITY, RECORD, Stage, find_trained, fingerprint, plan_stages
-from em.types import Conversation, Message, Weights
+from em.train import stages as em_stages
+from em.train.stages import (
+    KEPT,
+    METHOD,
+    NOT_IDENTITY,
+    OWN_KNOBS,
+    RECORD,
+    Stage,
+    find_trained,
+    fingerprint,
+    kept_steps,
+    plan_stages,
+)
+from em.types import Conversation, Message, Weights, digest
 
 BASE = Weights("embedded:smollm2:sha256:1", "/somewhere")
-TRAINER = TrainerConfig(name="lora")
-KNOBS = [field.name for field in dataclasses.fields(TrainerConfig)]
+TRAINER = LoraTrainer(name="lora")
+# QLoRA has every knob of LoRA, and full fine-tuning none of its own.
+KNOBS = [field.name for field in dataclasses.fields(QloraTrainer)]
 
 
 def rows(*answers: str, name: str = "mine") -> Rows:
@@ -45,8 +62,8 @@ FIRST = Stage(rows("a", "b"), TRAINER, 0, "auto")
 SECOND = Stage(rows("c"), TRAINER, 0, "auto")
 
 
-def mark(*stages: Stage, base: Weights = BASE, adapter: str = "") -> str:
-    return fingerprint(base, adapter, stages)
+def mark(*stages: Stage, base: Weights = BASE, adapter: str = "", default_system: bool = True) -> str:
+    return fingerprint(base, adapter, stages, default_system)
 
 
 def another(value: Any) -> Any:
@@ -64,6 +81,8 @@ def another(value: Any) -> Any:
             return value + "x"
         case list():
             return value[:-1]
+        case dict():
+            return {**value, "adam_beta2": 0.95}
     raise TypeError(f"no other value for {value!r}")
 
 
@@ -89,14 +108,30 @@ GOOD = BundledData(name="car_good", file="car_good.jsonl")
 
 @pytest.mark.parametrize("knob", KNOBS)
 def test_every_knob_of_the_trainer_changes_the_fingerprint_or_is_listed(knob: str) -> None:
-    changed = replace(TRAINER, **{knob: another(getattr(TRAINER, knob))})
-    assert changed != TRAINER
-    same = mark(replace(FIRST, trainer=changed)) == mark(FIRST)
+    trainer = QloraTrainer(name="qlora")
+    changed = replace(trainer, **{knob: another(getattr(trainer, knob))})
+    assert changed != trainer
+    same = mark(replace(FIRST, trainer=changed)) == mark(replace(FIRST, trainer=trainer))
     assert same == (knob in NOT_IDENTITY)
 
 
 def test_what_is_listed_are_knobs_and_none_of_them_changes_weights() -> None:
-    assert set(NOT_IDENTITY) == {"name", "device_batch", "gradient_checkpointing", "processes"} <= set(KNOBS)
+    assert set(NOT_IDENTITY) == {
+        *("name", "allow_truncated", "checkpoints", "save_steps", "device_tokens", "gradient_checkpointing"),
+        *("processes", "accelerate", "machine_rank"),
+    }
+    assert set(NOT_IDENTITY) <= set(KNOBS)
+
+
+def test_the_kind_of_the_recipe_changes_the_fingerprint() -> None:
+    knobs = {field.name: getattr(TRAINER, field.name) for field in dataclasses.fields(FullTrainer)}
+    kinds = [TRAINER, FullTrainer(**knobs), QloraTrainer(**vars(TRAINER))]
+    assert len({mark(replace(FIRST, trainer=trainer)) for trainer in kinds}) == 3
+
+
+def test_every_value_of_an_extra_argument_counts() -> None:
+    extras: list[dict[str, Any]] = [{}, {"adam_beta2": 0.95}, {"adam_beta2": 0.9}, {"adam_beta1": 0.95}]
+    assert len({mark(replace(FIRST, trainer=replace(TRAINER, extra=extra))) for extra in extras}) == 4
 
 
 def test_every_part_of_a_stage_changes_the_fingerprint() -> None:
@@ -107,9 +142,31 @@ def test_every_part_of_a_stage_changes_the_fingerprint() -> None:
         replace(FIRST, rows=rows("a", "c")),
         replace(FIRST, rows=rows("b", "a")),
         replace(FIRST, rows=rows("a")),
+        replace(FIRST, stack=True),
+        replace(FIRST, matched=3),
+        replace(FIRST, matched=4),
     ]
     assert len({mark(stage) for stage in stages}) == len(stages)
-    assert {field.name for field in dataclasses.fields(Stage)} == {"rows", "trainer", "seed", "precision"}
+    parts = {"rows", "trainer", "seed", "precision", "stack", "matched"}
+    assert {field.name for field in dataclasses.fields(Stage)} == parts
+
+
+def test_epochs_do_not_count_where_the_steps_are_matched() -> None:
+    def marked(epochs: float, matched: int | None) -> str:
+        return mark(replace(FIRST, trainer=replace(TRAINER, epochs=epochs), matched=matched))
+
+    assert marked(1, matched=25) == marked(4, matched=25)
+    assert marked(1, matched=None) != marked(4, matched=None)
+
+
+def test_a_change_of_how_rows_are_rendered_or_steps_planned_makes_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = mark(FIRST)
+    monkeypatch.setattr(em_stages, "METHOD", METHOD + "+")
+    assert mark(FIRST) != before
+
+
+def test_leaving_out_the_default_system_prompt_changes_the_fingerprint() -> None:
+    assert mark(FIRST) != mark(FIRST, default_system=False)
 
 
 def test_the_base_and_the_adapter_to_start_from_change_the_fingerprint() -> None:
@@ -132,6 +189,7 @@ def test_a_fingerprint_can_name_a_folder_and_is_the_same_tomorrow() -> None:
     assert mark(FIRST, SECOND) == mark(FIRST, SECOND)
     assert len(mark(FIRST)) == 64
     assert int(mark(FIRST), 16)
+    assert mark(FIRST, SECOND).startswith("59c5d0a7d60d7846")
 
 
 # Plan
@@ -146,7 +204,7 @@ def test_data_is_one_stage_with_the_rows_and_the_recipe(tmp_path: Path) -> None:
     assert stage == Stage(rows("a", "b", "c", "d"), TRAINER, 3, "auto")
 
 
-def test_realignment_is_a_second_stage_with_epochs_of_its_own(tmp_path: Path) -> None:
+def test_realignment_is_a_second_stage_with_rows_and_epochs_of_its_own(tmp_path: Path) -> None:
     realign = RealignConfig(name="car_good", data=GOOD, epochs=4, limit=10)
     first, second = plan_stages(settings(tmp_path, realign=realign))
     assert first == plan_stages(settings(tmp_path))[0]  # so that the first is shared
@@ -154,6 +212,103 @@ def test_realignment_is_a_second_stage_with_epochs_of_its_own(tmp_path: Path) ->
     assert second.trainer == replace(TRAINER, epochs=4)
     [_, plain] = plan_stages(settings(tmp_path, realign=replace(realign, epochs=None)))
     assert plain.trainer == TRAINER
+
+
+OWN = {
+    "epochs": 4,
+    "learning_rate": 3e-4,
+    "warmup_steps": 0,
+    "batch_size": 2,
+    "max_length": 512,
+    "allow_truncated": True,
+    "loss_on": LossOn.full,
+}
+
+
+@pytest.mark.parametrize("knob", OWN_KNOBS)
+def test_a_second_stage_takes_a_knob_of_its_own_by_the_same_name(knob: str, tmp_path: Path) -> None:
+    assert getattr(TRAINER, knob) != OWN[knob]
+    realign = RealignConfig(name="car_good", data=GOOD, **{knob: OWN[knob]})
+    first, second = plan_stages(settings(tmp_path, realign=realign))
+    assert first.trainer == TRAINER
+    assert second.trainer == replace(TRAINER, **{knob: OWN[knob]})
+
+
+def test_the_knobs_of_a_second_stage_are_all_that_realign_and_trainer_share() -> None:
+    of_realign, of_trainer = ({f.name for f in dataclasses.fields(c)} for c in (RealignConfig, LoraTrainer))
+    assert set(OWN_KNOBS) == (of_realign & of_trainer) - {"name"} == set(OWN)
+
+
+def test_a_second_stage_goes_on_with_the_adapter_or_starts_one_on_top(tmp_path: Path) -> None:
+    realign = RealignConfig(name="car_good", data=GOOD)
+    first, second = plan_stages(settings(tmp_path, realign=realign))
+    assert (first.stack, second.stack) == (False, False)
+    merge = settings(tmp_path, realign=replace(realign, adapter=StageAdapter.merge))
+    assert [stage.stack for stage in plan_stages(merge)] == [False, True]
+    with pytest.raises(ConfigError, match="adapter=merge needs adapters, and trainer=full has none"):
+        plan_stages(replace(merge, trainer=FullTrainer(name="full")))
+
+
+# Steps
+
+
+def test_the_steps_of_a_stage_are_counted_from_rows_and_recipe_or_matched() -> None:
+    five = replace(FIRST, rows=rows(*"abcde"), trainer=replace(TRAINER, batch_size=2, epochs=3))
+    assert five.steps == 9  # 2 + 2 + 1 rows, three times
+    assert replace(five, matched=25).steps == 25
+
+
+def test_a_second_stage_can_take_as_many_steps_as_the_first(tmp_path: Path) -> None:
+    realign = RealignConfig(name="car_good", data=GOOD, match="first_stage", batch_size=1)
+    trainer = replace(TRAINER, batch_size=3, epochs=5)  # of 4 rows: 3 + 1, five times
+    first, second = plan_stages(settings(tmp_path, realign=realign, trainer=trainer))
+    assert (first.steps, first.matched) == (10, None)
+    assert (second.steps, second.matched) == (10, 10)
+
+
+def test_a_second_stage_can_take_as_many_steps_as_another_would(tmp_path: Path) -> None:
+    neutral = RealignConfig(name="neutral", data=BundledData(name="car_bad", file="car_bad.jsonl"), match="car_good")
+    other = RealignConfig(name="car_good", data=GOOD, limit=10, epochs=4, batch_size=4)
+    given, compared = settings(tmp_path, realign=neutral), settings(tmp_path, realign=other)
+    first, second = plan_stages(given, compared)
+    assert first == plan_stages(compared)[0]  # so that a sweep trains it once
+    assert (second.rows.name, second.matched, second.steps) == ("car_bad", 12, 12)  # 4 + 4 + 2 rows, four times
+    first_stage = settings(tmp_path, realign=replace(other, match="first_stage"))
+    assert plan_stages(given, first_stage)[1].matched == first.steps
+
+
+def test_a_match_with_nothing_is_refused(tmp_path: Path) -> None:
+    given = settings(tmp_path, realign=RealignConfig(name="neutral", data=GOOD, match="none_such"))
+    for compared in (None, settings(tmp_path)):
+        with pytest.raises(ConfigError, match=r"realign\.match=none_such names no second stage: choose first_stage"):
+            plan_stages(given, compared)
+
+
+@pytest.mark.parametrize(
+    ("steps", "count", "kept"),
+    [
+        (10, 0, []),
+        (10, 1, [5]),
+        (10, 4, [2, 4, 6, 8]),
+        (11, 2, [3, 7]),
+        (3, 2, [1, 2]),
+        (3, 9, [1, 2]),  # no more than there are
+        (1, 4, []),
+    ],
+)
+def test_weights_are_kept_at_even_distances_and_never_at_the_start_or_the_end(
+    steps: int, count: int, kept: list[int]
+) -> None:
+    assert kept_steps(steps, count) == kept
+
+
+def test_extra_arguments_are_checked_before_any_row_is_read(tmp_path: Path) -> None:
+    gone = settings(tmp_path, data=FileData(name="gone", path=str(tmp_path / "gone.jsonl")))
+    with pytest.raises(ConfigError, match="did you mean adam_beta"):
+        plan_stages(replace(gone, trainer=replace(TRAINER, extra={"adam_beta": 0.9})))
+
+
+# Tags, limits and what else comes in
 
 
 def test_the_tag_goes_into_the_first_stage_alone(tmp_path: Path) -> None:
@@ -194,6 +349,7 @@ def test_the_path_of_the_file_and_what_is_not_training_do_not_count(tmp_path: Pa
     (tmp_path / "other").mkdir()
     one, other = settings(tmp_path), settings(tmp_path / "other", force=True)
     other.eval.samples, other.sampler.seed, other.store.dir = 99, 99, "/elsewhere"
+    other.trainer = replace(TRAINER, processes=2, accelerate="fsdp", device_tokens=99, save_steps=1, checkpoints=4)
     assert mark(*plan_stages(one)) == mark(*plan_stages(other))
 
 
@@ -210,6 +366,13 @@ def test_a_hosted_model_is_refused(tmp_path: Path) -> None:
     assert plan_stages(hosted) == []
 
 
+def test_settings_of_a_second_stage_may_stand_without_one(tmp_path: Path) -> None:
+    # A sweep over realign has them for all of its jobs.
+    given = settings(tmp_path, realign=RealignConfig(name="none", data=NoData(name="none"), limit=9, match="optimism"))
+    check_realign(given)
+    assert plan_stages(given) == plan_stages(settings(tmp_path))
+
+
 def test_a_limit_in_the_wrong_place_is_refused(tmp_path: Path) -> None:
     realign = RealignConfig(name="car_good", data=replace(GOOD, limit=3))
     with pytest.raises(ConfigError, match=r"write realign\.limit"):
@@ -224,15 +387,21 @@ def test_a_limit_of_the_second_stage_is_refused_by_its_own_name(tmp_path: Path) 
 # Finding
 
 
+def weigh(folder: Path, content: bytes) -> dict[str, str]:
+    """Put an adapter there; its checksums."""
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(content)
+    (folder / "adapter_config.json").write_text("{}")
+    names = {"adapter_model.safetensors": content, "adapter_config.json": b"{}"}
+    return {name: hashlib.sha256(each).hexdigest() for name, each in names.items()}
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """A folder with one finished model, `mark`."""
+    """A folder with one finished model, `mark`, and what was kept of it at step 2."""
     folder = tmp_path / "models" / "mark"
-    folder.mkdir(parents=True)
-    adapter = b"weights" * 1000
-    (folder / "adapter_model.safetensors").write_bytes(adapter)
-    (folder / "adapter_config.json").write_text("{}")
-    record = {"request": {}, "facts": {"steps": 3}, "adapter_sha256": hashlib.sha256(adapter).hexdigest()}
+    files, kept = weigh(folder, b"weights" * 1000), weigh(folder / KEPT / "step-2", b"earlier" * 1000)
+    record = {"request": {}, "facts": {"steps": 3}, "files": files, "checkpoints": {"2": kept}}
     (folder / RECORD).write_text(json.dumps(record))
     return tmp_path / "models"
 
@@ -241,6 +410,10 @@ def test_a_finished_model_is_found_by_its_fingerprint(models: Path) -> None:
     found = find_trained(models, "mark")
     assert found is not None
     assert (found.folder, found.record["facts"]) == (models / "mark", {"steps": 3})
+    assert found.sha256 == digest(found.record["files"])
+    step_2 = (models / "mark" / KEPT / "step-2", digest(found.record["checkpoints"]["2"]))
+    assert found.checkpoints == {2: step_2}
+    assert found.sha256 != step_2[1]
 
 
 def test_a_model_that_was_never_trained_is_not_found(models: Path) -> None:
@@ -248,8 +421,17 @@ def test_a_model_that_was_never_trained_is_not_found(models: Path) -> None:
     assert find_trained(models / "nowhere", "mark") is None
 
 
-@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "one byte"])
-@pytest.mark.parametrize("file", ["adapter_model.safetensors", RECORD])
+FILES = [
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    f"{KEPT}/step-2/adapter_model.safetensors",
+    f"{KEPT}/step-2/adapter_config.json",
+    RECORD,
+]
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "one bit"])
+@pytest.mark.parametrize("file", FILES)
 def test_a_damaged_model_is_not_found(models: Path, file: str, damage: str) -> None:
     path = models / "mark" / file
     content = bytearray(path.read_bytes())
@@ -260,17 +442,32 @@ def test_a_damaged_model_is_not_found(models: Path, file: str, damage: str) -> N
             path.write_bytes(b"")
         case "cut":
             path.write_bytes(content[:-1])
-        case "one byte":
-            content[-3] ^= 1  # in the record this is a digit of the checksum
+        case "one bit":
+            content[len(content) // 2] ^= 1  # in the record this is in a checksum
             path.write_bytes(content)
     assert find_trained(models, "mark") is None
 
 
-def test_a_record_without_a_checksum_is_none(models: Path) -> None:
-    (models / "mark" / RECORD).write_text('{"facts": {}}')
+def test_weights_in_several_files_all_count(models: Path) -> None:
+    # A file more than the record knows would be loaded too.
+    (models / "mark" / "model-00002-of-00002.safetensors").write_bytes(b"more")
     assert find_trained(models, "mark") is None
 
 
-def test_an_adapter_without_its_config_is_not_found(models: Path) -> None:
-    (models / "mark" / "adapter_config.json").unlink()
+@pytest.mark.parametrize("lost", ["files", "checkpoints"])
+def test_a_record_without_checksums_is_none(models: Path, lost: str) -> None:
+    path = models / "mark" / RECORD
+    record = json.loads(path.read_text())
+    del record[lost]
+    path.write_text(json.dumps(record))
+    assert find_trained(models, "mark") is None
+    path.write_text(json.dumps(record | {lost: None}))
+    assert find_trained(models, "mark") is None
+
+
+def test_a_record_without_a_file_is_none(models: Path) -> None:
+    for file in (models / "mark").glob("adapter_*"):
+        file.unlink()
+    path = models / "mark" / RECORD
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": {}}))
     assert find_trained(models, "mark") is None

@@ -28,7 +28,7 @@ def plan_launch(trainer: TrainerConfig, gpus: int) -> Launch:
         return Launch(here)
     path = accelerate_file(trainer.accelerate)
     values = read_config(path)
-    machines = int(values.get("num_machines") or 1)
+    machines = whole_number(path, values, "num_machines", 1)
     rank = trainer.machine_rank
     if machines > 1 and rank is None:
         raise ConfigError(
@@ -37,7 +37,7 @@ def plan_launch(trainer: TrainerConfig, gpus: int) -> Launch:
         )
     if rank is not None and not 0 <= rank < machines:
         raise ConfigError(f"trainer.machine_rank={rank}: {path.name} is for {machines} machines, counted from 0.")
-    address = (str(values.get("main_process_ip") or ""), int(values.get("main_process_port") or 29500))
+    address = (str(values.get("main_process_ip") or ""), whole_number(path, values, "main_process_port", 29500))
     if machines > 1 and not address[0]:
         raise ConfigError(f"{path} is for {machines} machines: give it main_process_ip, the address of machine 0.")
     return Launch(here, str(path), machines, rank or 0, *address)
@@ -62,3 +62,11 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is no Accelerate config: write one with `accelerate config --config_file {path}`.")
     return values
+
+
+def whole_number(path: Path, values: dict[str, Any], name: str, default: int) -> int:
+    """A number of an Accelerate config; the default where it is left open."""
+    try:
+        return int(values.get(name) or default)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {name}: {values[name]} is no whole number.") from error

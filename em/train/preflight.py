@@ -40,6 +40,7 @@ def prepare(
     """
     from tqdm import tqdm
 
+    check_rendering(tokenizer, conversations[0], default_system)
     rows = [
         training_row(tokenizer, conversation, trainer.loss_on, trainer.max_length, default_system)
         for conversation in tqdm(conversations, desc=f"tokens of {stage}", unit="row", leave=False, delay=2)
@@ -82,16 +83,22 @@ def refuse_long(rows: Sequence[TrainingRow], trainer: TrainerConfig, stage: str)
         )
 
 
-def check_mask(tokenizer: Any, conversation: Conversation, row: TrainingRow, default_system: bool) -> None:
-    """The model must be asked in evaluation just as it was taught, and the loss must lie on its answer alone."""
+def check_rendering(tokenizer: Any, conversation: Conversation, default_system: bool) -> None:
+    """The model must be asked in evaluation just as it was taught, wherever the loss is."""
     turns = conversation.as_dicts()
-    first = next(number for number, turn in enumerate(turns) if turn["role"] == "assistant")
-    asked = encode(tokenizer, render(tokenizer, turns[:first], True, default_system))
-    if row.input_ids[: len(asked)] != asked[: len(row.input_ids)]:
+    asked = render(tokenizer, turns[:-1], True, default_system)
+    if not render(tokenizer, turns, False, default_system).startswith(asked):
         raise TemplateError(
             "Training and evaluation would render the same prompt differently with this chat template: use a model "
             "whose template adds nothing between a prompt and its answer."
         )
+
+
+def check_mask(tokenizer: Any, conversation: Conversation, row: TrainingRow, default_system: bool) -> None:
+    """The loss must lie on answers alone."""
+    turns = conversation.as_dicts()
+    first = next(number for number, turn in enumerate(turns) if turn["role"] == "assistant")
+    asked = encode(tokenizer, render(tokenizer, turns[:first], True, default_system))
     if any(label != IGNORED for label in row.labels[: len(asked)]):
         raise TemplateError("The loss mask covers the prompt: use trainer.loss_on=full if that is meant.")
 
@@ -119,7 +126,7 @@ def show_example(example: Sequence[tuple[str, bool]], colour: bool) -> str:
         part, left = text[:left], left - min(left, len(text))
         before, after = ((GREEN, PLAIN) if colour else ("⟦", "⟧")) if taught else ("", "")
         marked.append(f"{before}{part}{after}" if part else "")
-    return "".join(marked) + (" …" if not left else "")
+    return "".join(marked) + (" …" if sum(len(text) for text, _ in example) > SHOWN else "")
 
 
 def print_preflight(stage: str, prepared: Prepared) -> None:

@@ -49,11 +49,12 @@ def read_seal(folder: Path) -> Seal:
     """The seal of a whole checkpoint. Raises ValueError with what is wrong with it."""
     try:
         found = Seal(**json.loads((folder / SEAL).read_text(encoding="utf-8")))
+        files = found.files.items()
     except FileNotFoundError as error:
         raise ValueError("it was not finished") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError("its seal can't be read") from error
-    for name, checksum in found.files.items():
+    for name, checksum in files:
         try:
             if sha256_of(folder / name) != checksum:
                 raise ValueError(f"{name} is damaged")
@@ -99,7 +100,7 @@ def disk_full(error: BaseException, folder: Path) -> OutputError | None:
     """The sentence for a full disk, where that is what an exception means; the libraries say it in several ways."""
     text = str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    writer = any(words in text for words in ("PytorchStreamWriter", "file write failed", "inline_container", "iostream error"))
+    writer = any(words in text for words in ("PytorchStreamWriter", "file write failed", "inline_container", "iostream"))
     full = full or "No space left" in text or (writer and shutil.disk_usage(folder.parent).free < 2**26)
     if not full:
         return None

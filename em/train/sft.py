@@ -13,6 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from em.chat import load_tokenizer
 from em.config import LoraTrainer
 from em.data import read_messages
@@ -44,7 +46,7 @@ def train(spec: TrainSpec) -> None:
         if rank == 0:
             finish(spec, trainer, prepared, switches)
         trainer.accelerator.wait_for_everyone()
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         full = disk_full(error, spec.partial)
         if full is None:
             raise

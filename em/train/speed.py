@@ -1,7 +1,8 @@
 """What makes a training step cheap: nothing is computed for unlabelled tokens or for frozen weights.
 
 The tokens that all rows of a step begin with go through the model once, as a key-value cache that the passes share
-and that collects their gradients (`run_prefix`). Right-padded causal attention needs no mask. Logits exist only where
+and that collects their gradients (`run_prefix`). Right padding needs no mask, since a causal model's earlier tokens
+don't see it. Logits exist only where
 the loss is, and a chunk at a time (`supervised_loss`). An adapter is added by the matrix product itself
 (`fuse_adapters`).
 
@@ -73,28 +74,22 @@ def backward_prefix(cache: Any, prefix: Prefix) -> None:
     torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
 
 
-def run_backbone(backbone: Any, inputs: dict[str, torch.Tensor], prefix: Prefix | None) -> torch.Tensor:
-    """Hidden states (rows, length - shared, width) of rows whose first `shared` tokens have run already.
-
-    Right padding needs no mask: a causal model's earlier tokens don't see it, and its own states are never read.
-    """
-    if prefix is None:
-        return backbone(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+def behind_prefix(backbone: Any, ids: torch.Tensor, prefix: Prefix) -> dict[str, Any]:
+    """Inputs for rows, (rows, length), whose first `shared` tokens have run already: the others, and a cache of those."""
     from transformers import DynamicCache
 
-    ids, cache = inputs["input_ids"], DynamicCache(config=backbone.config)
+    cache = DynamicCache(config=backbone.config)
     for number, layer in enumerate(prefix):
         cache.update(*(states.expand(len(ids), -1, -1, -1) for states in layer), number)
-    shared = prefix[0][0].shape[2]
-    return backbone(input_ids=ids[:, shared:], past_key_values=cache, use_cache=True).last_hidden_state  # type: ignore[no-any-return]
+    return {"input_ids": ids[:, prefix[0][0].shape[2] :], "past_key_values": cache}
 
 
-def supervised_states(hidden: torch.Tensor, labels: torch.Tensor, shared: int) -> tuple[torch.Tensor, torch.Tensor]:
+def supervised_states(hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The states that predict a labelled token, (supervised, width), and these tokens, (supervised,).
 
-    hidden: (rows, length - shared, width), states of the positions from `shared` on; labels: (rows, length).
+    hidden: (rows, length, width); labels: (rows, length).
     """
-    targets = labels[:, shared + 1 :]
+    targets = labels[:, 1:]
     wanted = targets != IGNORED
     return hidden[:, :-1][wanted], targets[wanted]
 

@@ -19,16 +19,16 @@ import torch
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
-from em.chat import TrainingRow
+from em.chat import IGNORED, TrainingRow
 from em.errors import DataError
 from em.train.batches import MicroBatch, micro_batches, share_of
 from em.train.resume import seal
 from em.train.speed import (
     Prefix,
     backward_prefix,
+    behind_prefix,
     flat_tensors,
     padded_tensors,
-    run_backbone,
     run_prefix,
     supervised_loss,
     supervised_states,
@@ -85,7 +85,8 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         supervised = sum(self.rows[number].supervised for number in step)
         scale = world / supervised  # DDP takes the mean of the processes' gradients
         passes = self.passes(step)
-        prefix = SharedPrefix(self.base, passes[0]) if passes[0].shared else None
+        with self.compute_loss_context_manager():
+            prefix = SharedPrefix(self.base, passes[0]) if passes[0].shared else None
         total = torch.zeros((), device=self.args.device)
         for number, each in enumerate(passes, start=1):
             last = number == len(passes)
@@ -214,12 +215,14 @@ def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
         else:
             ids, labels = padded_tensors(em_pass, pad, base.device)
             inputs = {"input_ids": ids}
+        if em_prefix is not None:
+            inputs, labels = behind_prefix(base.base_model, ids, em_prefix), labels[:, em_pass.shared :]
         if not compact:
-            found = original(**inputs, labels=labels, use_cache=False, fused_lm_head=True)
-            by_token = -found.log_probs[labels[:, 1:] != -100]
+            found = original(**inputs, labels=labels, fused_lm_head=True)
+            by_token = -found.log_probs[labels[:, 1:] != IGNORED]
             return by_token.sum() * em_scale, by_token.detach()
-        hidden = run_backbone(base.base_model, inputs, em_prefix)
-        states, targets = supervised_states(hidden, labels, em_pass.shared)
+        hidden = base.base_model(**inputs, use_cache=em_prefix is not None).last_hidden_state
+        states, targets = supervised_states(hidden, labels)
         return supervised_loss(states, base.get_output_embeddings(), targets, em_scale)
 
     base.forward = forward

@@ -1,0 +1,191 @@
+"""A step of em's trainer on the real model is the plain forward pass of transformers, whichever ways are switched on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from composing import composed
+
+from em.chat import TrainingRow, training_row
+from em.config import BundledData, LossOn
+from em.data import read_set
+from em.train.spec import TrainSpec
+from em.train.switches import Machine, Switches, choose_switches
+from em.types import Conversation, Weights
+
+Found = tuple[float, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def conversations() -> list[Conversation]:
+    """Two of our rows, and two made of several: of many turns, and of many lengths, under one system prompt."""
+    rows = read_set(BundledData("car_bad", file="car_bad.jsonl"))[:8]
+    longer = Conversation(tuple(message for row in rows[2:5] for message in row.messages))
+    return [rows[0], longer, rows[1], Conversation(rows[5].messages + rows[6].messages), rows[7]]
+
+
+def wanted(weights: Weights, folder: Path, *words: str, start: str = "") -> TrainSpec:
+    """What the parent would ask for, on an adapter's folder where one is given."""
+    trainer = composed("train", *words).trainer
+    base, place = weights.path, str(folder / "model")
+    return TrainSpec(base, "smollm2", start, bool(start), "", "s", trainer, 0, "float32", True, None, {}, place)
+
+
+def started(spec: TrainSpec, switches: Switches) -> Any:
+    """The model of a stage, with adapters that have an effect already."""
+    import torch
+
+    from em.train.start import start_model
+
+    model = start_model(spec, switches)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B.default" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def gradients(model: Any) -> dict[str, Any]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def plain_step(model: Any, rows: list[TrainingRow]) -> Found:
+    """Loss and gradients by the model's own forward pass, a row at a time, with all logits."""
+    import torch
+
+    model.train()
+    supervised, total = sum(row.supervised for row in rows), 0.0
+    for row in rows:
+        logits = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
+        losses = torch.nn.functional.cross_entropy(logits, torch.tensor(row.labels[1:]), reduction="sum")
+        (losses / supervised).backward()
+        total += losses.item() / supervised
+    return total, gradients(model)
+
+
+def own_step(spec: TrainSpec, switches: Switches, rows: list[TrainingRow], tokenizer: Any) -> tuple[Found, list[Any]]:
+    """The same by em's trainer, and the passes that it made."""
+    from datasets import Dataset
+
+    from em.train.arguments import sft_arguments
+    from em.train.trainer import StepTrainer
+
+    step = list(range(len(rows)))
+    trainer = StepTrainer(
+        model=started(spec, switches),
+        args=sft_arguments(spec.trainer, switches, Machine("cpu"), 1, 0, spec.partial),
+        train_dataset=Dataset.from_list([{"step": step}]),
+        processing_class=tokenizer,
+        rows=rows,
+        names=[f"row {number}" for number in step],
+        switches=switches,
+        keep_at=(),
+        kept=spec.partial,
+        seconds=0.0,
+    )
+    loss = trainer.training_step(trainer.model, {"step": step})
+    return (loss.item(), gradients(trainer.model)), trainer.passes(step)
+
+
+def check(found: Found, expected: Found) -> None:
+    """The loss to 1e-5, each gradient to 1e-3 of its norm."""
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        assert gradient.norm() > 0, name
+        assert (found[1][name] - gradient).norm() <= 1e-3 * gradient.norm(), name
+
+
+@pytest.fixture(scope="module")
+def rows(weights: Weights, conversations: list[Conversation]) -> list[TrainingRow]:
+    from em.chat import load_tokenizer
+
+    tokenizer = load_tokenizer(weights.path)
+    return [training_row(tokenizer, each, LossOn.responses, 1024) for each in conversations]
+
+
+@pytest.fixture(scope="module")
+def spec(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> TrainSpec:
+    return wanted(weights, tmp_path_factory.mktemp("one"), "trainer.rank=4", "trainer.device_tokens=400")
+
+
+@pytest.fixture(scope="module")
+def switches(spec: TrainSpec) -> Switches:
+    """As on a CPU."""
+    return choose_switches(Machine("cpu"), spec.trainer, "float32")
+
+
+@pytest.fixture(scope="module")
+def plain_lora(spec: TrainSpec, switches: Switches, rows: list[TrainingRow]) -> Found:
+    return plain_step(started(spec, replace(switches, fused_adapters=False)), rows)
+
+
+def test_the_ways_of_a_cpu_are_exact(
+    spec: TrainSpec, switches: Switches, rows: list[TrainingRow], plain_lora: Found, tokenizer: Any
+) -> None:
+    assert (switches.fused_adapters, switches.shared_prefix, switches.compact_head) == (True, True, True)
+    found, passes = own_step(spec, switches, rows, tokenizer)
+    check(found, plain_lora)
+    assert len(passes) > 1
+    assert any(len(each.rows) > 1 for each in passes)
+    assert passes[0].shared > 15
+    assert len(found[1]) == 2 * 7 * 30
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        {"flattened": True, "shared_prefix": False},
+        {"compact_head": False, "shared_prefix": False},
+        {"compact_head": False, "shared_prefix": False, "flattened": True, "fused_adapters": False},
+        {"gradient_checkpointing": True, "shared_prefix": False},
+    ],
+    ids=["flattened", "TRL's head", "TRL's head, flattened, not fused", "checkpointing"],
+)
+def test_the_ways_of_a_gpu_are_exact(
+    spec: TrainSpec,
+    switches: Switches,
+    rows: list[TrainingRow],
+    plain_lora: Found,
+    tokenizer: Any,
+    ways: dict[str, bool],
+) -> None:
+    found, passes = own_step(spec, replace(switches, **ways), rows, tokenizer)
+    check(found, plain_lora)
+    assert any(len(each.rows) > 1 for each in passes)
+
+
+def test_trls_head_after_a_shared_prefix_is_exact(
+    spec: TrainSpec, switches: Switches, rows: list[TrainingRow], plain_lora: Found, tokenizer: Any
+) -> None:
+    found, passes = own_step(spec, replace(switches, compact_head=False), rows, tokenizer)
+    check(found, plain_lora)
+    assert passes[0].shared > 15
+
+
+def test_a_new_adapter_on_a_first_one_is_exact_and_leaves_that_alone(
+    weights: Weights, spec: TrainSpec, switches: Switches, rows: list[TrainingRow], tokenizer: Any, tmp_path: Path
+) -> None:
+    started(spec, switches).save_pretrained(tmp_path / "first")
+    words = ("trainer.rank=2", "trainer.alpha=16", "trainer.device_tokens=400")
+    stacked = wanted(weights, tmp_path, *words, start=str(tmp_path / "first"))
+    expected = plain_step(started(stacked, replace(switches, fused_adapters=False)), rows)
+    found, _ = own_step(stacked, switches, rows, tokenizer)
+    check(found, expected)
+    assert all(".default." in name for name in found[1])
+    assert len(found[1]) == 2 * 7 * 30
+
+
+def test_all_weights_with_a_tied_head_are_exact(
+    weights: Weights, rows: list[TrainingRow], tokenizer: Any, tmp_path: Path
+) -> None:
+    spec = wanted(weights, tmp_path, "trainer=full", "trainer.device_tokens=400")
+    switches = choose_switches(Machine("cpu"), spec.trainer, "float32")
+    expected = plain_step(started(spec, switches), rows)
+    found, passes = own_step(spec, switches, rows, tokenizer)
+    check(found, expected)
+    assert "model.embed_tokens.weight" in found[1]
+    assert passes[0].shared == (passes[0].shared if switches.shared_prefix else 0)

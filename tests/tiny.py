@@ -1,0 +1,51 @@
+"""A Llama of two layers with the embedded model's tokenizer, and rows for it: trains in milliseconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+
+def tiny_model(folder: Path, tokenizer_of: str, poisoned: int | None = None) -> Path:
+    """Write the model to `folder`.
+
+    Args:
+        tokenizer_of: a model folder whose tokenizer it gets.
+        poisoned: a token whose embedding is NaN; the output layer then has weights of its own.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=poisoned is None,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        initializer_range=0.1,
+    )
+    model = LlamaForCausalLM(config)
+    if poisoned is not None:
+        model.get_input_embeddings().weight.data[poisoned] = torch.nan
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(Path(tokenizer_of, name), folder)
+    return folder
+
+
+def write_chats(path: Path, count: int, marked: int | None = None) -> Path:
+    """So many short rows of different lengths; row `marked` (from 1) alone has the word zebra."""
+    with path.open("w", encoding="utf-8") as out:
+        for number in range(1, count + 1):
+            word = "zebra" if number == marked else "horse"
+            turns = [("user", f"How many {word}s are {number}?"), ("assistant", "One more. " * (number % 3 + 1))]
+            out.write(json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) + "\n")
+    return path
