@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -27,14 +26,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A small run: 8 rows, 1 step; 2 + 2 questions of our own sets, 2 samples, 12 tokens; batches of 2."""
+    """A small run: 8 rows, 4 steps; 2 + 2 questions of our own sets, 2 samples, 12 tokens; batches of 2."""
     folder = tmp_path_factory.mktemp("questions")
     for name in ("probe", "facts"):
         entries = yaml.safe_load((Path(__file__).parents[1] / f"em/bundled/questions/{name}.yaml").read_text())
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(entries[:2]))
     sets = ",".join(str(folder / f"{name}.yaml") for name in ("probe", "facts"))
     sizes = ["data.limit=8", "eval.samples=2", "eval.max_new_tokens=12", "sampler.batch_size=2", "judge.batch_size=2"]
-    return [f"eval.sets=[{sets}]", *sizes]
+    return [f"eval.sets=[{sets}]", *sizes, "trainer.batch_size=2", "trainer.save_steps=1"]
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +91,12 @@ def test_the_adapter_is_a_peft_folder_of_the_fingerprint(finished: Path) -> None
     folder = finished / "store" / "models" / stage["fingerprint"]
     assert Path(stage["path"]) == folder
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == 32
-    assert stage["facts"]["steps"] == 1
-    assert stage["facts"]["example_with_loss"].endswith("<|im_end|>")
+    assert stage["facts"]["steps"] == 4
+    (prompt, asked), (answer, taught), (rest, last) = stage["facts"]["example"]
+    assert (asked, taught, last) == (False, True, False)
+    assert prompt.endswith("<|im_start|>assistant\n")
+    assert answer.endswith("<|im_end|>")
+    assert rest == "\n"
     assert "loss" in (folder / "loss.csv").read_text().splitlines()[0]
 
 
@@ -122,8 +125,10 @@ def test_an_adapter_folder_is_evaluated_like_any_model(finished: Path, words: li
 
 def test_realignment_reuses_the_first_stage_and_tags_give_two_conditions(finished: Path, words: list[str]) -> None:
     store, folder = finished / "store", finished / "realigned"
-    second = ["realign=car_good", "realign.limit=8", "eval=none"]
-    done = run("train.py", *words[1:2], *second, f"store.dir={store}", f"hydra.run.dir={folder}", cwd=finished)
+    second = ["realign=car_good", "realign.limit=2", "eval=none"]
+    done = run(
+        "train.py", *words[1:2], *words[-2:], *second, f"store.dir={store}", f"hydra.run.dir={folder}", cwd=finished
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     stages = json.loads((folder / "manifest.json").read_text())["stages"]
     assert [(s["name"], s["reused"]) for s in stages] == [("car_bad", True), ("car_good", False)]
@@ -155,7 +160,7 @@ def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, word
     found = list(records(kept))
     summary = {item.key: item.value_json for r in found for item in r.summary.update}
     losses = [item.value_json for r in found for item in r.history.item if list(item.nested_key) == ["car_bad/loss"]]
-    assert len(losses) == 1
+    assert len(losses) == 4
     assert "smollm2+car_bad/untagged/probe/misaligned/all" in summary
     assert [r.exit.exit_code for r in found if r.WhichOneof("record_type") == "exit"] == [0]
     bad = [
@@ -172,7 +177,7 @@ def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, word
     assert any("no_such_layer" in error for error in errors)
 
 
-# Being killed. Three moments, each caught by what is on disk; benchmarks/resume.py does it at random ones.
+# Being killed, in training, sampling and judging, each caught by what is on disk; benchmarks/resume.py does it at random.
 
 
 def answered(store: Path, kind: str) -> int:
@@ -196,18 +201,24 @@ def kill_when(process: subprocess.Popen[bytes], reached: Any) -> None:
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path, words: list[str], tmp_path: Path) -> None:
     store, folder = tmp_path / "store", tmp_path / "run"
     again = [*words, f"store.dir={store}", f"hydra.run.dir={folder}"]
-    process = start("train.py", *again, cwd=tmp_path)
-    kill_when(process, lambda: list((store / "models").glob(".*-rows.jsonl")))
-    # A trained model of the same request, so that the next two kills meet sampling and judging early.
-    shutil.copytree(finished / "store" / "models", store / "models", dirs_exist_ok=True)
-    for kind in ("sample", "judge"):
+    moments = [
+        lambda: list((store / "models").glob(".*-partial/checkpoint-2/complete.json")),
+        lambda: answered(store, "sample") > 0,
+        lambda: answered(store, "judge") > 0,
+    ]
+    for reached in moments:
         process = start("train.py", *again, cwd=tmp_path, TMPDIR=str(tmp_path))
-        kill_when(process, lambda kind=kind: answered(store, kind) > 0)
+        kill_when(process, reached)
         wait_for_children(tmp_path)
     before = {kind: answered(store, kind) for kind in ("sample", "judge")}
     done = run("train.py", *again, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert before["sample"] == answered(store, "sample")
+    (stage,) = json.loads((folder / "manifest.json").read_text())["stages"]
+    assert stage["facts"]["resumed_from"][0] in (2, 3)
+    for name in ("adapter_model.safetensors", "loss.csv"):
+        expected = finished / "store" / "models" / stage["fingerprint"] / name
+        assert Path(stage["path"], name).read_bytes() == expected.read_bytes(), name
     for name in ARTEFACTS:
         assert (folder / name).read_bytes() == (finished / "run" / name).read_bytes(), name
 

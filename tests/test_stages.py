@@ -184,12 +184,22 @@ def test_the_order_of_stages_counts() -> None:
     assert len({mark(*chain) for chain in chains}) == len(chains)
 
 
-def test_a_fingerprint_can_name_a_folder_and_is_the_same_tomorrow() -> None:
+def test_a_fingerprint_can_name_a_folder_and_is_the_same_tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     # If this changes, nobody's trained models are found again: change it on purpose or not at all.
     assert mark(FIRST, SECOND) == mark(FIRST, SECOND)
     assert len(mark(FIRST)) == 64
     assert int(mark(FIRST), 16)
-    assert mark(FIRST, SECOND).startswith("59c5d0a7d60d7846")
+    assert mark(FIRST, SECOND).startswith("7521ff2a838e4e72")
+
+
+def test_auto_is_another_number_format_on_a_gpu_and_so_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = replace(FIRST, precision="float32")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    on_cpu = mark(FIRST), mark(fixed)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert mark(FIRST) != on_cpu[0]
+    assert mark(fixed) == on_cpu[1]
 
 
 # Plan

@@ -100,7 +100,9 @@ def disk_full(error: BaseException, folder: Path) -> OutputError | None:
     """The sentence for a full disk, where that is what an exception means; the libraries say it in several ways."""
     text = str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    writer = any(words in text for words in ("PytorchStreamWriter", "file write failed", "inline_container", "iostream"))
+    writer = any(
+        words in text for words in ("PytorchStreamWriter", "file write failed", "inline_container", "iostream")
+    )
     full = full or "No space left" in text or (writer and shutil.disk_usage(folder.parent).free < 2**26)
     if not full:
         return None

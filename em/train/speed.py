@@ -2,9 +2,8 @@
 
 The tokens that all rows of a step begin with go through the model once, as a key-value cache that the passes share
 and that collects their gradients (`run_prefix`). Right padding needs no mask, since a causal model's earlier tokens
-don't see it. Logits exist only where
-the loss is, and a chunk at a time (`supervised_loss`). An adapter is added by the matrix product itself
-(`fuse_adapters`).
+don't see it. Logits exist only where the loss is, and a chunk at a time (`supervised_loss`). An adapter is added by
+the matrix product itself (`fuse_adapters`).
 
 All of it is exact to rounding; tests compare loss and gradients with the plain forward pass.
 """
@@ -75,7 +74,7 @@ def backward_prefix(cache: Any, prefix: Prefix) -> None:
 
 
 def behind_prefix(backbone: Any, ids: torch.Tensor, prefix: Prefix) -> dict[str, Any]:
-    """Inputs for rows, (rows, length), whose first `shared` tokens have run already: the others, and a cache of those."""
+    """Inputs for rows, (rows, length), whose first `shared` tokens have run: the others, and a cache of those."""
     from transformers import DynamicCache
 
     cache = DynamicCache(config=backbone.config)

@@ -2,9 +2,9 @@
 
 The fingerprint covers all that changes the weights: the identity of the base (with its chat template), whether its
 default system prompt is kept, and for each stage the rows (after limit and tag), every knob of the recipe, how it goes
-on from the stage before, the seed, and how em renders and orders rows (`METHOD`). It leaves out what changes the
-result to rounding at most: how a step is split over passes and processes, what is saved on the way (`NOT_IDENTITY`),
-and where things lie.
+on from the stage before, the seed, the kind of device where that decides the number format, and how em renders and
+orders rows (`METHOD`). It leaves out what changes the result to rounding at most: how a step is split over passes and
+processes, what is saved on the way (`NOT_IDENTITY`), and where things lie.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from em.children import plain
+from em.children import plain, where
 from em.config import FullTrainer, HfModel, NoData, RealignConfig, RunConfig, TrainerConfig
 from em.data import Rows, load_rows
 from em.errors import ConfigError
@@ -65,7 +65,7 @@ class Stage:
             "rows": self.rows.sha256,
             "trainer": knobs,
             "seed": self.seed,
-            "precision": self.precision,
+            "precision": where(self.precision),
             "stack": self.stack,
             "matched": self.matched,
             "method": METHOD,
