@@ -169,7 +169,7 @@ def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, word
         "data.limit=4",
         f"hydra.run.dir={tmp_path / 'failed'}",
     ]
-    assert run("train.py", *bad, f"store.dir={tmp_path / 'store'}", cwd=tmp_path).returncode == 1
+    assert run("train.py", *bad, f"store.dir={tmp_path / 'store'}", cwd=tmp_path).returncode == 2
     (kept,) = (tmp_path / "failed" / "wandb").glob("offline-run-*/run-*.wandb")
     found = list(records(kept))
     assert [r.exit.exit_code for r in found if r.WhichOneof("record_type") == "exit"] == [1]
@@ -177,7 +177,8 @@ def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, word
     assert any("no_such_layer" in error for error in errors)
 
 
-# Being killed, in training, sampling and judging, each caught by what is on disk; benchmarks/resume.py does it at random.
+# Being killed, in training, sampling and judging, each caught by what is on disk; benchmarks/resume.py does it at
+# random moments.
 
 
 def answered(store: Path, kind: str) -> int:

@@ -88,7 +88,10 @@ def losses(stage: dict[str, Any]) -> list[float]:
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
-    found = (folder / "store" / "models").glob(".*-partial/checkpoint-*")
+    try:
+        found = list((folder / "store" / "models").glob(".*-partial/checkpoint-*"))
+    except FileNotFoundError:  # a stage was finished, and its folder got its name, just now
+        return {}
     return {int(path.name.partition("-")[2]): path for path in found}
 
 
@@ -192,6 +195,17 @@ def test_without_any_whole_checkpoint_it_says_that_it_starts_anew(
     (stage,) = train(em, tmp_path, *words, *RESUMED)
     assert (tmp_path / "out.txt").read_text().count("going back to the start") == 2
     assert stage["facts"]["resumed_from"] == []
+    assert same(adapter(stage), adapter(undisturbed))
+
+
+def test_checkpoints_that_are_asked_for_too_late_start_it_anew(
+    em: Forking, words: list[str], stopped: Path, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(stopped / "store", tmp_path / "store")
+    (stage,) = train(em, tmp_path, *words, *RESUMED, "trainer.checkpoints=15")
+    assert "Starting anew after all: at step 1 the weights" in (tmp_path / "out.txt").read_text()
+    assert stage["facts"]["resumed_from"] == []
+    assert [each["step"] for each in stage["checkpoints"]] == list(range(1, 16))
     assert same(adapter(stage), adapter(undisturbed))
 
 

@@ -81,6 +81,13 @@ def last_whole(folder: Path) -> tuple[Path | None, list[str]]:
     return None, refused
 
 
+def forget_checkpoints(folder: Path) -> None:
+    """Remove what an earlier attempt left: a training that starts anew must not be mixed with it."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    (folder / HISTORY).unlink(missing_ok=True)
+
+
 def note_resume(folder: Path, step: int) -> None:
     """Remember that a training went on at this step."""
     steps = resumed_steps(folder)

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from em.device import choose_precision, set_threads
 from em.errors import DataError
 from em.train.batches import count_steps, plan_steps
 from em.train.preflight import Prepared, prepare, print_preflight
-from em.train.resume import disk_full, note_resume, read_seal, resumed_steps
+from em.train.resume import disk_full, forget_checkpoints, note_resume, read_seal, resumed_steps
 from em.train.spec import TrainSpec
 from em.train.stages import KEPT, RECORD, kept_steps, weight_files
 from em.train.switches import Switches, choose_switches, find_machine
@@ -67,6 +68,8 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
     knobs, rows = spec.trainer, prepared.rows
     steps = spec.steps or count_steps(len(rows), knobs.epochs, knobs.batch_size)
     plan = plan_steps(len(rows), steps, knobs.batch_size, spec.seed)
+    keep_at = kept_steps(steps, knobs.checkpoints)
+    resume = usable_resume(spec, keep_at)
     machine = find_machine()
     trainer = StepTrainer(
         model=start_model(spec, switches),
@@ -76,17 +79,30 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
         rows=rows,
         names=[f"row {number}" for number in prepared.numbers],
         switches=switches,
-        keep_at=kept_steps(steps, knobs.checkpoints),
+        keep_at=keep_at,
         kept=spec.partial / KEPT,
-        seconds=read_seal(Path(spec.resume)).seconds if spec.resume else 0.0,
+        seconds=read_seal(Path(resume)).seconds if resume else 0.0,
     )
     for printer in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printer)
     trainer.add_callback(progress_bar(spec.stage))
-    if spec.resume and trainer.args.should_save:
-        note_resume(spec.partial, read_seal(Path(spec.resume)).step)
-    trainer.train(resume_from_checkpoint=spec.resume or None)
+    if resume and trainer.args.should_save:
+        note_resume(spec.partial, read_seal(Path(resume)).step)
+    elif trainer.args.should_save:
+        forget_checkpoints(spec.partial)
+    trainer.train(resume_from_checkpoint=resume or None)
     return trainer
+
+
+def usable_resume(spec: TrainSpec, keep_at: Sequence[int]) -> str:
+    """The checkpoint to go on from; none when weights are wanted of a step before it, and were not kept there."""
+    if not spec.resume:
+        return ""
+    step = read_seal(Path(spec.resume)).step
+    lost = [each for each in keep_at if each <= step and not (spec.partial / KEPT / f"step-{each}").is_dir()]
+    if lost and os.environ.get("RANK", "0") == "0":
+        print(f"Starting anew after all: at step {lost[0]} the weights that are asked for now were not kept.")
+    return "" if lost else spec.resume
 
 
 def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches) -> None:
