@@ -111,7 +111,8 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         mine = share_of(step, self.lengths, rank, world)
         ways = self.switches
         if mine:
-            return micro_batches(self.rows, mine, ways.device_tokens, ways.pass_cost, ways.shared_prefix)
+            share = ways.shared_prefix and full_attention(self.base.config)
+            return micro_batches(self.rows, mine, ways.device_tokens, ways.pass_cost, share)
         shortest = min(step, key=lambda number: self.lengths[number])
         return [MicroBatch((self.rows[shortest],), (shortest,), counts=False)]
 
@@ -226,6 +227,11 @@ def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
         return supervised_loss(states, base.get_output_embeddings(), targets, em_scale)
 
     base.forward = forward
+
+
+def full_attention(config: Any) -> bool:
+    """Whether every layer attends to all tokens before: a sliding window or a state has no keys to hand on."""
+    return set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"]) == {"full_attention"}
 
 
 def plain_head(base: Any) -> bool:
