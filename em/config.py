@@ -69,6 +69,23 @@ class TagPlace(Enum):
     suffix = "suffix"
 
 
+class Stop(Enum):
+    """When sampling of a question ends: after `eval.samples` (none), or once its rate is known well enough (ci)."""
+
+    none = "none"
+    ci = "ci"
+
+
+class Reading(Enum):
+    """How a score is read off a judge behind a server; see `em.judge.readings`."""
+
+    auto = "auto"
+    logprobs = "logprobs"
+    mass = "mass"
+    structured = "structured"
+    sampled = "sampled"
+
+
 class WandbMode(Enum):
     """`auto`: online when a key is set, else offline (send it later with `wandb sync`)."""
 
@@ -300,9 +317,15 @@ class EvalConfig:
     name: str = MISSING
     """Name of the preset; `none` means train only."""
     sets: list[str] = field(default_factory=list)
-    """Question sets: names of bundled ones, or YAML files of yours."""
-    samples: int = 30
-    """Answers per question."""
+    """Question sets: names of known ones (`em/bundled/questions`), or YAML or JSON files of yours."""
+    tagged_sets: list[str] = field(default_factory=list)
+    """Further sets, whose questions name the trigger tag: asked only where there is one."""
+    samples: int | None = 30
+    """Answers per question; empty means as many as the set itself says (`samples_per_paraphrase`)."""
+    stop: Stop = Stop.none
+    """none, or ci: a question is asked until the interval of its rate is narrow enough, `eval.samples` times at most."""
+    half_width: float = 0.1
+    """With `eval.stop=ci`: narrow enough is a half-width of so much (0.1: ten points to each side)."""
     base: bool = True
     """Ask the untrained model too, for comparison."""
     temperature: float = 1.0
@@ -339,8 +362,10 @@ class HfSampler(SamplerConfig):
 class ApiSampler(SamplerConfig):
     """An OpenAI-compatible server."""
 
-    connections: int = 16
-    """Requests at a time."""
+    connections: int = 100
+    """Requests at a time, at most; fewer while the server asks for that."""
+    timeout: float = 600
+    """Seconds until an unanswered request is given up and made again."""
 
 
 @dataclass
@@ -354,14 +379,20 @@ class JudgeConfig:
 
     name: str = MISSING
     """Short name, used in tables."""
+
+
+@dataclass
+class OneJudge(JudgeConfig):
+    """One model that judges."""
+
     model: str = MISSING
-    """`embedded:smollm2`, a hub id or a folder."""
+    """Of a local judge: `embedded:smollm2`, a hub id or a folder; else the server's name of the model."""
     min_mass: float = 0.25
     """No score when the numbers 0..100 together have less probability than this."""
 
 
 @dataclass
-class LocalJudge(JudgeConfig):
+class LocalJudge(OneJudge):
     """A model in a process of our own, read by exact token probabilities."""
 
     revision: str | None = None
@@ -370,6 +401,44 @@ class LocalJudge(JudgeConfig):
     """Number format: auto, float32 or bfloat16."""
     batch_size: int = 8
     """Judgements per forward pass."""
+
+
+@dataclass
+class ApiJudge(OneJudge):
+    """A model behind an OpenAI-compatible server."""
+
+    base_url: str | None = None
+    """Address of the server; empty means OPENAI_BASE_URL, or OpenAI's own."""
+    reading: Reading = Reading.auto
+    """How a score is read: logprobs, mass, structured or sampled; auto learns it from the first judgement."""
+    samples: int = 1
+    """Replies per judgement where they are read as text (`sampled`); the score is the mean of their numbers."""
+    temperature: float | None = None
+    """Of replies that are read as text or as JSON; empty means the server's own."""
+    reasoning_effort: str | None = None
+    """Asked of models that reason; `none` makes some of them give log-probabilities."""
+    max_reply_tokens: int = 2000
+    """Bound on replies that are read as text or as JSON, reasoning included."""
+    connections: int = 100
+    """Requests at a time, at most; fewer while the server asks for that."""
+    timeout: float = 60
+    """Seconds until an unanswered request is given up and made again."""
+    max_usd: float | None = None
+    """Stop before the judging costs more than this."""
+    batch: bool = False
+    """Use the server's Batch API: half the price, within a day."""
+    retired: str = ""
+    """Day from which OpenAI's own server has it no more (YYYY-MM-DD)."""
+    replacement: str = ""
+    """What to use then."""
+
+
+@dataclass
+class PanelJudge(JudgeConfig):
+    """Several judges, side by side."""
+
+    judges: dict[str, JudgeConfig] = field(default_factory=dict)
+    """The judges by a name of yours; `judge@judge.judges.second=gpt4o` chooses one, `judge.judges.second.model` its model."""
 
 
 @dataclass
@@ -426,6 +495,12 @@ class RunConfig:
     """Seed of the training: row order, adapter initialisation, which rows a limit draws."""
     force: bool = False
     """Train again even when the same model is there already."""
+    answers: str | None = None
+    """Judge the answers of this file (ours or a table of others) instead of sampling; `evaluate.py` only."""
+    prices: str | None = None
+    """A YAML file of yours with prices of models; empty means the bundled table (`em/bundled/prices.yaml`)."""
+    dry_run: bool = False
+    """Print how many calls, tokens and dollars it would take, and stop."""
 
 
 GROUPS: dict[str, tuple[type, ...]] = {
@@ -436,7 +511,7 @@ GROUPS: dict[str, tuple[type, ...]] = {
     "trainer": (TrainerConfig, LoraTrainer, QloraTrainer, FullTrainer),
     "eval": (EvalConfig,),
     "sampler": (SamplerConfig, HfSampler, ApiSampler, AutoSampler),
-    "judge": (JudgeConfig, LocalJudge),
+    "judge": (JudgeConfig, LocalJudge, ApiJudge, PanelJudge),
     "tracker": (TrackerConfig, NoTracker, WandbTracker),
 }
 """The schemas of each config group; an option file opens with one of them (`/schema/HfModel@_here_`)."""

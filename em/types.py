@@ -86,7 +86,10 @@ class Rubric:
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt of a question set. `id` names the question; a paraphrase of it has the same id."""
+    """One prompt of a question set. `id` names the question; a paraphrase of it has the same id.
+
+    samples: answers that the set itself asks for (`samples_per_paraphrase`), None where it leaves that open.
+    """
 
     eval_set: str
     id: str
@@ -94,6 +97,7 @@ class Question:
     system: str = ""
     reference: str = ""
     rubrics: tuple[Rubric, ...] = ()
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,9 @@ class Verdict:
     value: the score 0..100; None whenever there is none, and always for rubrics with labels.
     label: the label, for rubrics with labels.
     raw: what the judge said, as near as can be kept.
+    prompt_tokens, reply_tokens: of the judge's call, None where its server does not count them.
+    seconds: how long the call took, retries included.
+    usd: what the call cost, None where no price is known.
     """
 
     model: str
@@ -143,11 +150,19 @@ class Verdict:
     label: str | None
     status: Status
     raw: str
+    prompt_tokens: int | None = None
+    reply_tokens: int | None = None
+    seconds: float | None = None
+    usd: float | None = None
 
 
 @dataclass(frozen=True)
 class Score:
-    """A row of `scores.csv`. Question `*` is the whole set; `rate` is empty when n is 0."""
+    """A row of `scores.csv`. Question `*` is the whole set; `rate` is empty when n is 0.
+
+    judge_is: `the model` or `its base` where the judge is the model under test or its base, else empty.
+    design_effect: variance of the rate over that of as many independent answers (Kish 1965); of whole sets only.
+    """
 
     model: str
     stage: str
@@ -166,6 +181,8 @@ class Score:
     ci_low: float | None
     ci_high: float | None
     ci_method: str
+    judge_is: str = ""
+    design_effect: float | None = None
 
 
 @dataclass(frozen=True)
