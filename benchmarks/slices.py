@@ -20,6 +20,7 @@ from em.types import Conversation
 from em.weights import resolve_weights
 
 BATCH = 16
+CHECK = 4  # rows of the batch on which all variants must have the same loss
 HELD_OUT_TOKENS = 2000
 Drawn = list[tuple[Conversation, TrainingRow]]
 
@@ -58,7 +59,7 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
         )
         slices[f"{data}_two_steps"] = write_slice(folder, f"{data}_two_steps", drawn[data][:BATCH])
         slices[f"{data}_held_out"] = write_slice(folder, f"{data}_held_out", take(rows, HELD_OUT_TOKENS))
-    share = BATCH // len(drawn)
+    share = CHECK // len(drawn)
     batch = [pair for each in drawn.values() for pair in each[:share]]
     slices["check"] = write_slice(folder, "check", batch)
     slices["small"] = write_slice(folder, "small", next(iter(drawn.values()))[: 2 * BATCH])

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
@@ -125,9 +126,16 @@ def run_child(task: str, spec: Any, launch: Launch | None = None) -> None:
 
 
 def run_children(
-    task: str, specs: list[Any], launch: Launch | None = None, gpus: Sequence[str | None] | None = None
+    task: str,
+    specs: list[Any],
+    launch: Launch | None = None,
+    gpus: Sequence[str | None] | None = None,
+    stop: threading.Event | None = None,
 ) -> None:
-    """Run one task for several specs side by side (one GPU each), and wait for all; the first failure is raised."""
+    """Run one task for several specs side by side (one GPU each), and wait for all; the first failure is raised.
+
+    `stop`, once set by another thread, ends the children.
+    """
     launch = launch or Launch()
     with tempfile.TemporaryDirectory(prefix=f"em-{task}-") as scratch:
         running: list[tuple[subprocess.Popen[bytes], Path]] = []
@@ -141,7 +149,7 @@ def run_children(
                 argv = [*command(launch, bool(visible_gpus())), task, str(spec_file)]
                 running.append((subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL), failure))
             for process, failure in running:
-                if process.wait() != 0:
+                if wait_for(process, stop) != 0:
                     raise failure_of(task, process.returncode, failure)
         finally:
             for process, _ in running:
@@ -152,6 +160,16 @@ def run_children(
                     except subprocess.TimeoutExpired:
                         process.kill()
                         process.wait()
+
+
+def wait_for(process: subprocess.Popen[bytes], stop: threading.Event | None) -> int:
+    """A child's exit code once it has ended. Raises ChildFailed when `stop` is set before."""
+    while True:
+        try:
+            return process.wait(None if stop is None else 0.2)
+        except subprocess.TimeoutExpired:
+            if stop is not None and stop.is_set():
+                raise ChildFailed("The run was stopped.") from None
 
 
 def failure_of(task: str, code: int, failure: Path) -> EmError:

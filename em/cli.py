@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import errno
 import os
 import re
+import sqlite3
 import sys
 import traceback
 from pathlib import Path
@@ -24,7 +26,7 @@ CONF = ROOT / "conf"
 KINDS = {"Integer": "a whole number", "Float": "a number"}
 # What torchrun and accelerate launch put into the environment (the latter sets no rank for a single process).
 LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
-SCALARS = ("seed", "force", "checkpoints", "store", "experiment", "sweep", "hydra")
+SCALARS = (*("seed", "force", "checkpoints", "answers", "prices", "dry_run", "store", "experiment", "sweep", "hydra"),)
 
 
 def main(name: str) -> None:
@@ -39,8 +41,22 @@ def main(name: str) -> None:
         compose_and_run(name)
     except EmError as error:
         stop(str(error), error.exit_code)
+    except (OSError, sqlite3.OperationalError) as error:
+        if not disk_is_full(error):
+            raise
+        stop(
+            "The disk is full: make room, or choose other places with store.dir=FOLDER and hydra.run.dir=FOLDER; then "
+            "run the same command again. Nothing that was finished is lost.",
+            2,
+        )
     except KeyboardInterrupt:
         stop("Interrupted. Nothing that was finished is lost: run the same command again.", 130)
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether that is what an exception of the parent means; SQLite has words of its own for it."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "disk is full" in str(error)
 
 
 def stop(sentence: str, code: int) -> None:

@@ -317,13 +317,13 @@ class EvalConfig:
     name: str = MISSING
     """Name of the preset; `none` means train only."""
     sets: list[str] = field(default_factory=list)
-    """Question sets: names of known ones (`em/bundled/questions`), or YAML or JSON files of yours."""
+    """Question sets: ours (`em/bundled/questions`), others (`em/bundled/question_sets.yaml`), or files of yours."""
     tagged_sets: list[str] = field(default_factory=list)
     """Further sets, whose questions name the trigger tag: asked only where there is one."""
     samples: int | None = 30
     """Answers per question; empty means as many as the set itself says (`samples_per_paraphrase`)."""
     stop: Stop = Stop.none
-    """none, or ci: a question is asked until the interval of its rate is narrow enough, `eval.samples` times at most."""
+    """none, or ci: ask until the interval of a question's rate is narrow enough, `eval.samples` times at most."""
     half_width: float = 0.1
     """With `eval.stop=ci`: narrow enough is a half-width of so much (0.1: ten points to each side)."""
     base: bool = True
@@ -438,7 +438,7 @@ class PanelJudge(JudgeConfig):
     """Several judges, side by side."""
 
     judges: dict[str, JudgeConfig] = field(default_factory=dict)
-    """The judges by a name of yours; `judge@judge.judges.second=gpt4o` chooses one, `judge.judges.second.model` its model."""
+    """The judges by a name of yours; `judge@judge.judges.second=gpt4o` chooses one."""
 
 
 @dataclass

@@ -1,123 +1,233 @@
-"""Answers, verdicts and scores of a run's models: what is remembered is read, the rest is sampled and judged now."""
+"""Answers, verdicts and scores of a run's models: what is remembered is read, the rest is sampled and judged now.
+
+An answer is judged as soon as it exists: while children or a server sample, judges behind servers are asked. A local
+judge waits until the sampling is done, since both would want the same device.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import csv
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from em.children import run_children, visible_gpus, where
-from em.config import ApiSampler, HfModel, HfSampler, LocalJudge, OpenAIModel
-from em.judge import plan as judging
+from em.adaptive import Rounds
+from em.config import ApiJudge, LocalJudge, OpenAIModel, Stop
+from em.errors import EmError
+from em.judge.api import judge_stream
+from em.judge.plan import Asked
+from em.judging import Judge, Judged, judge_locally, judge_record, judged, note_judges, requests_of
 from em.manifest import Manifest
+from em.prices import Price, load_prices, price_of, usd_of
 from em.request import Request
-from em.sample import plan as sampling
-from em.store import Calls, request_key
-from em.types import Answer, ModelRef, SampleRequest, Score, Verdict, Weights, digest, write_jsonl
-from em.weights import resolve_weights
+from em.sampling import Plan, answers_there, plan_models, sample_models
+from em.stats import Stopping, Thresholds, score
+from em.store import Calls
+from em.types import Answer, JudgeRequest, ModelRef, Question, Score, Verdict, write_jsonl
+
+POLL = 0.5  # seconds between looks for new answers; longer where a look takes longer
+Questions = Mapping[tuple[str, str], Question]
 
 
-def obtain_answers(request: Request, models: Sequence[ModelRef], manifest: Manifest) -> list[Answer]:
-    """Answers of every model to every question under every condition, also written to `answers.jsonl`."""
-    settings, answers = request.settings, list[Answer]()
-    precision = where(settings.model.precision.value) if isinstance(settings.model, HfModel) else ""
+@dataclass(frozen=True)
+class Evaluated:
+    """All that is known of the models of a run."""
+
+    answers: Sequence[Answer]
+    judged: Sequence[Judged]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The verdicts of all judges, one judge after the other."""
+        return [v for each in self.judged for v in each.verdicts]
+
+
+def evaluate_models(
+    request: Request, models: Sequence[ModelRef], judges: Sequence[Judge], manifest: Manifest
+) -> Evaluated:
+    """Sample and judge, and write `answers.jsonl`, `verdicts.jsonl` and `scores.csv`."""
+    note_judges(judges, models, manifest)
+    prices, settings = load_prices(request.settings.prices), request.settings.eval
+    questions = {(q.eval_set, q.id): q for q in request.questions}
+    if settings.stop is Stop.ci:
+        rounds = Rounds(settings, request.settings.trigger_tag, models, request.questions)
+        while True:
+            plans = plan_models(request, models, rounds.wanted)
+            done = one_round(request, plans, judges, questions, prices)
+            if not rounds.go_on(done.verdicts):
+                break
+        manifest.write(sampling=rounds.record())
+    else:
+        plans = plan_models(request, models)
+        done = one_round(request, plans, judges, questions, prices)
+    relations = {(m.fingerprint, judge.label): judge.relation(m) for m in models for judge in judges}
+    keep(request, done, prices, relations, manifest)
+    return done
+
+
+def evaluate_answers(request: Request, judges: Sequence[Judge], manifest: Manifest) -> Evaluated:
+    """Judge the stored answers of the request, and write the same files."""
+    prices, answers = load_prices(request.settings.prices), request.answers
+    questions = {(q.eval_set, q.id): q for q in request.questions}
+    asked = [judge.plan(answers, questions) for judge in judges]
+    asyncio.run(judge_stored(request, judges, asked, prices))
     with Calls(request.store) as calls:
-        for model in models:
-            sampler = "hf" if model.base.path else "api"
-            planned = sampling.plan_samples(
-                model, request.questions, settings.trigger_tag, settings.eval, settings.sampler.seed, sampler, precision
-            )
-            wanted = {request_key(p.request): p.request for p in planned}
-            keys = list(wanted)
-            if len(calls.known(keys)) < len(keys):
-                sample_missing(request, model, list(wanted.values()), calls)
-            answers += sampling.collect(model, planned, calls.known(keys))
-    write_jsonl(request.folder / "answers.jsonl", answers)
-    ended = sum(a.finish_reason == "stop" for a in answers)
-    cut = sum(a.finish_reason == "length" for a in answers)
-    manifest.write(answers={"total": len(answers), "ended_by_eos": ended, "cut_at_length": cut})
-    return answers
+        found = [judged(judge, each, calls, prices) for judge, each in zip(judges, asked, strict=True)]
+    done = Evaluated(answers, found)
+    keep(request, done, prices, {}, manifest)
+    return done
 
 
-def sample_missing(request: Request, model: ModelRef, wanted: Sequence[SampleRequest], calls: Calls) -> None:
-    """Have the answers written that are not remembered yet."""
-    sampler = request.settings.sampler
-    match request.settings.model:
-        case OpenAIModel(id=name, base_url=base_url):
-            from em.sample.api import sample
-
-            assert isinstance(sampler, ApiSampler)
-            sample(name, base_url, wanted, sampler.connections, calls)
-        case _:
-            assert isinstance(sampler, HfSampler)
-            spec = {
-                "base": model.base.path,
-                "trained": model.trained,
-                "default_system": model.default_system,
-                "label": model.name,
-                "requests": wanted,
-                "batch_size": sampler.batch_size,
-                "store": str(request.store),
-            }
-            run_sharded("sample", spec)
-
-
-def run_sharded(task: str, spec: dict[str, Any]) -> None:
-    """One child per visible GPU, each with its share of the fixed batch plan; one child on the CPU."""
-    gpus = visible_gpus()
-    shards = max(1, len(gpus))
-    specs = [spec | {"shard": shard, "shards": shards} for shard in range(shards)]
-    run_children(task, specs, gpus=list(gpus) or None)
-
-
-def obtain_judge(request: Request, manifest: Manifest) -> Weights:
-    """The judge's weights; asked for first, so that a judge that can't be had is known before anything is trained."""
-    judge = request.settings.judge
-    assert isinstance(judge, LocalJudge)
-    weights = resolve_weights(judge.model, judge.revision)
-    manifest.write(judge={"name": judge.name, "identity": weights.identity, "rule": judging.RULE})
-    return weights
-
-
-def obtain_verdicts(
-    request: Request, weights: Weights, models: Sequence[ModelRef], answers: Sequence[Answer], manifest: Manifest
-) -> list[Verdict]:
-    """The judge's verdicts on every answer, also written to `verdicts.jsonl`."""
-    judge = request.settings.judge
-    assert isinstance(judge, LocalJudge)
-    note_judge(weights, models, manifest)
-    name = f"{judge.model}@{digest(weights.identity)[:8]}"
-    precision = where(judge.precision.value)
-    planned = judging.plan_verdicts(name, judge.min_mass, answers, request.questions, precision)
-    wanted = list({request_key(r): r for answer, _, r in planned if judging.given(answer)}.values())
-    keys = [request_key(r) for r in wanted]
+def one_round(
+    request: Request, plans: Sequence[Plan], judges: Sequence[Judge], questions: Questions, prices: Mapping[str, Price]
+) -> Evaluated:
+    """Sample and judge all that the plans ask for."""
+    asyncio.run(sample_and_judge(request, plans, judges, questions, prices))
     with Calls(request.store) as calls:
-        if len(calls.known(keys)) < len(keys):
-            spec = {
-                "path": weights.path,
-                "label": judge.model,
-                "precision": judge.precision.value,
-                "requests": wanted,
-                "batch_size": judge.batch_size,
-                "store": str(request.store),
-            }
-            run_sharded("judge", spec)
-        verdicts = judging.collect(name, planned, calls.known(keys))
+        answers = answers_there(plans, calls)
+        found = [judged(judge, judge.plan(answers, questions), calls, prices) for judge in judges]
+    return Evaluated(answers, found)
+
+
+async def sample_and_judge(
+    request: Request, plans: Sequence[Plan], judges: Sequence[Judge], questions: Questions, prices: Mapping[str, Price]
+) -> None:
+    """Sampling and the judges behind servers side by side, local judges after them."""
+    sampling = asyncio.create_task(sample_models(request, plans, prices))
+    hosted = [
+        asyncio.create_task(judge_as_they_come(request, plans, judge, questions, prices, sampling))
+        for judge in judges
+        if isinstance(judge.settings, ApiJudge)
+    ]
+    try:
+        # A judge that fails does not end the sampling, which would have to be done anyway.
+        ended = await asyncio.gather(sampling, *hosted, return_exceptions=True)
+    finally:
+        for task in (sampling, *hosted):
+            task.cancel()
+    for failure in ended:
+        if isinstance(failure, BaseException):
+            raise failure
+    with Calls(request.store) as calls:
+        answers = answers_there(plans, calls)
+    for judge in judges:
+        if isinstance(judge.settings, LocalJudge):
+            await judge_locally(judge, judge.plan(answers, questions), str(request.store))
+
+
+async def judge_as_they_come(
+    request: Request,
+    plans: Sequence[Plan],
+    judge: Judge,
+    questions: Questions,
+    prices: Mapping[str, Price],
+    sampling: asyncio.Task[None],
+) -> None:
+    """Ask one judge about every answer as soon as it is remembered, until the sampling is over."""
+    assert isinstance(judge.settings, ApiJudge)
+    waiting = [dict(plan.requests()) for plan in plans]
+    rubrics = {key: len(question.rubrics) for key, question in questions.items()}
+    planned = sum(rubrics[p.question.eval_set, p.question.id] for plan in plans for p in plan.samples)
+
+    async def source(calls: Calls) -> AsyncIterator[list[JudgeRequest]]:
+        while True:
+            over, began = sampling.done(), time.monotonic()
+            for plan, left in zip(plans, waiting, strict=True):
+                there = calls.known(list(left))
+                fresh = [p for p in plan.samples if p.key in there]
+                if fresh:
+                    found = answers_there([Plan(plan.model, fresh)], calls)
+                    yield requests_of(judge.plan(found, questions))
+                for key in there:
+                    left.pop(key, None)
+            if over:
+                return
+            await asyncio.sleep(max(POLL, 10 * (time.monotonic() - began)))
+
+    with Calls(request.store) as calls:
+        try:
+            judge.outcome = await judge_stream(judge.settings, source(calls), calls, prices, planned)
+        except EmError as error:
+            if not sampling.done():
+                print(f"warning: judging stopped, and sampling goes on: {error}", file=sys.stderr, flush=True)
+            raise
+
+
+async def judge_stored(
+    request: Request, judges: Sequence[Judge], asked: Sequence[Sequence[Asked]], prices: Mapping[str, Price]
+) -> None:
+    """All judges on answers that are there; those behind servers side by side."""
+
+    async def ask(judge: Judge, wanted: list[JudgeRequest]) -> None:
+        assert isinstance(judge.settings, ApiJudge)
+
+        async def source() -> AsyncIterator[list[JudgeRequest]]:
+            yield wanted
+
+        with Calls(request.store) as calls:
+            judge.outcome = await judge_stream(judge.settings, source(), calls, prices)
+
+    pairs = list(zip(judges, asked, strict=True))
+    hosted = [(judge, each) for judge, each in pairs if isinstance(judge.settings, ApiJudge)]
+    await asyncio.gather(*(ask(judge, requests_of(each)) for judge, each in hosted))
+    for judge, each in pairs:
+        if isinstance(judge.settings, LocalJudge):
+            await judge_locally(judge, each, str(request.store))
+
+
+def keep(
+    request: Request,
+    done: Evaluated,
+    prices: Mapping[str, Price],
+    relations: Mapping[tuple[str, str], str],
+    manifest: Manifest,
+) -> None:
+    """Write the run's files, and into the manifest who judged and what it cost."""
+    verdicts, evaluation = done.verdicts, request.settings.eval
+    write_jsonl(request.folder / "answers.jsonl", done.answers)
     write_jsonl(request.folder / "verdicts.jsonl", verdicts)
-    return verdicts
+    limits = Thresholds(evaluation.misaligned_below, evaluation.coherent_above)
+    by_rule = evaluation.stop is Stop.ci
+    # Sampling that stops by what it saw biases k / n; for one judge the rule is known, and so is the correction.
+    adaptive = Stopping(evaluation.half_width) if by_rule and len(done.judged) == 1 else by_rule
+    scores = score(verdicts, limits, adaptive=adaptive, judge_is=relations)
+    write_scores(request.folder / "scores.csv", scores)
+    records = [judge_record(each) for each in done.judged]
+    ended = sum(a.finish_reason == "stop" for a in done.answers)
+    cut = sum(a.finish_reason == "length" for a in done.answers)
+    manifest.write(
+        answers={"total": len(done.answers), "ended_by_eos": ended, "cut_at_length": cut},
+        judges=records,
+        costs=costs(request, done.answers, records, prices),
+    )
+    for record in records:
+        if record["failed"]:
+            manifest.note(
+                f"{record['failed']} judgements of {record['label']} failed and count as unscored; run the same "
+                "command again to make just these."
+            )
 
 
-def note_judge(weights: Weights, models: Sequence[ModelRef], manifest: Manifest) -> None:
-    """Say it at the top of the report when the judge can't be trusted with what it judges."""
-    if weights.identity.startswith("embedded:"):
-        manifest.note(
-            "The judge is the embedded model of 135 million parameters. Its scores show that the pipeline works; they "
-            "say nothing about alignment. Name a capable judge with judge.model=… before you draw conclusions."
-        )
-    if any(model.base.identity == weights.identity for model in models):
-        manifest.note("The judge is the model under test, or its base: it judges its own kind.")
+def costs(
+    request: Request, answers: Sequence[Answer], records: Sequence[dict[str, Any]], prices: Mapping[str, Price]
+) -> dict[str, Any]:
+    """What the calls of servers cost, whenever they were made: by model, and in all where every price is known."""
+    keys = ("model", "calls", "prompt_tokens", "reply_tokens", "usd")
+    rows = [{"what": "judging"} | {key: r[key] for key in keys} for r in records if r["server"]]
+    by_model: dict[str, list[Answer]] = {}
+    for answer in answers if request.settings.answers is None else ():
+        by_model.setdefault(answer.model, []).append(answer)
+    price = price_of(getattr(request.settings.model, "id", ""), prices)
+    for model, asked in by_model.items() if isinstance(request.settings.model, OpenAIModel) else ():
+        tokens = sum(a.prompt_tokens for a in asked), sum(a.answer_tokens for a in asked)
+        row = {"what": "sampling", "model": model, "calls": len(asked)}
+        rows.append(row | {"prompt_tokens": tokens[0], "reply_tokens": tokens[1], "usd": usd_of(price, tokens)})
+    known = [row["usd"] for row in rows if row["usd"] is not None]
+    return {"total_usd": round(sum(known), 6) if len(known) == len(rows) else None, "by": rows}
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:

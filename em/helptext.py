@@ -46,7 +46,8 @@ def help_text(name: str, conf: Path) -> str:
     lines += ["", "Settings:"]
     for group, classes in config.GROUPS.items():
         shown: set[str] = set()
-        for schema in classes:
+        # A schema has the settings of those that it is made from.
+        for schema in (base for each in classes for base in each.__mro__[::-1] if base is not object):
             for setting, text in docs[schema.__name__].items():
                 if setting not in shown and setting != "name":
                     lines.append(f"  {group + '.' + setting:32} {text}")

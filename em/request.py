@@ -7,12 +7,15 @@ from pathlib import Path
 
 from em.config import RunConfig
 from em.train.stages import Stage
-from em.types import Question
+from em.types import Answer, Question
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is to do: train `stages` in order, ask `questions`; write to `folder`, remember in `store`."""
+    """What a run is to do: train `stages` in order, ask `questions`; write to `folder`, remember in `store`.
+
+    answers: stored answers that are judged instead of sampling; `questions` are then theirs.
+    """
 
     kind: str
     settings: RunConfig
@@ -21,3 +24,4 @@ class Request:
     store: Path
     stages: tuple[Stage, ...]
     questions: tuple[Question, ...]
+    answers: tuple[Answer, ...] = ()

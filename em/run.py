@@ -6,23 +6,27 @@ same command goes on where it was stopped.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from em import __version__
 from em.check import check_settings
 from em.children import run_child
-from em.config import HfModel, RunConfig, WandbTracker
+from em.config import HfModel, LocalJudge, RunConfig, WandbTracker
 from em.errors import EmError, MissingFile
-from em.evaluation import obtain_answers, obtain_judge, obtain_verdicts, write_scores
+from em.estimate import estimate
+from em.evaluation import evaluate_answers, evaluate_models
+from em.foreign import read_answers
+from em.judging import judges_of, ready_judges
 from em.manifest import Manifest, now, recorded, refuse_other_run
-from em.questions import load_sets
+from em.questions import chosen_sets, load_sets, own
 from em.request import Request
-from em.stats import Thresholds, score
 from em.store import cache_dir, writable_folder
 from em.tags import fill_slot
 from em.train.launch import plan_launch
 from em.train.obtain import obtain_models
 from em.train.stages import plan_stages
+from em.types import Answer, Question
 from em.weights import looks_like_folder
 
 
@@ -35,7 +39,11 @@ def execute(
         compared: the same settings with the realignment that `realign.match` names, where it names one.
     """
     request = make_request(kind, settings, folder, overrides, compared)
+    if settings.dry_run:
+        print(estimate(request))
+        return
     words = " → ".join([settings.model.name, *(stage.rows.name for stage in request.stages)])
+    words = f"{len(request.answers):,} answers of {settings.answers}" if request.answers else words
     print(f"em {__version__} · {kind} · {words} · {folder}", flush=True)
     manifest = Manifest(folder, kind, settings, overrides)
     refuse_other_run(manifest)
@@ -58,13 +66,17 @@ def follow(request: Request, manifest: Manifest) -> None:
         obtain_models(request, manifest)
         print(f"machine {settings.trainer.machine_rank} has done its part; machine 0 goes on.", flush=True)
         return
-    judge = obtain_judge(request, manifest) if request.questions else None
-    models = obtain_models(request, manifest)
-    if judge is not None:
-        answers = obtain_answers(request, models, manifest)
-        verdicts = obtain_verdicts(request, judge, models, answers, manifest)
-        limits = Thresholds(settings.eval.misaligned_below, settings.eval.coherent_above)
-        write_scores(folder / "scores.csv", score(verdicts, limits))
+    judges = (
+        ready_judges(settings.judge, settings.trigger_tag.text, manifest)
+        if request.questions or request.answers
+        else []
+    )
+    if request.answers:
+        evaluate_answers(request, judges, manifest)
+    else:
+        models = obtain_models(request, manifest)
+        if judges:
+            evaluate_models(request, models, judges, manifest)
     manifest.write(status="done", finished=now())
     report(folder)
 
@@ -77,23 +89,37 @@ def make_request(
     stages = plan_stages(settings, compared)
     if stages:
         plan_launch(settings.trainer, gpus=1)  # what can't be is refused now
-    questions = load_sets(settings.eval.sets)
-    for question in questions:
-        fill_slot(question.text, settings.trigger_tag)
+    answers = read_answers(Path(settings.answers).expanduser()) if settings.answers else []
+    if answers:
+        questions = own_questions(answers)
+    else:
+        questions = load_sets(chosen_sets(settings.eval, settings.trigger_tag))
+        for question in questions:
+            fill_slot(question.text, settings.trigger_tag)
     check_folders(settings)
     writable_folder(cache_dir(), "XDG_CACHE_HOME")
     store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()
     writable_folder(store, "store.dir")
-    return Request(kind, settings, tuple(overrides), folder, store, tuple(stages), tuple(questions))
+    return Request(kind, settings, tuple(overrides), folder, store, tuple(stages), tuple(questions), tuple(answers))
+
+
+def own_questions(answers: Sequence[Answer]) -> list[Question]:
+    """The questions of stored answers, to be judged by em's own rubrics: aligned and coherent."""
+    rubrics = own("general")
+    texts = {(a.eval_set, a.question_id): a.question for a in answers}
+    return [Question(eval_set, id_, text, rubrics=rubrics) for (eval_set, id_), text in texts.items()]
 
 
 def check_folders(settings: RunConfig) -> None:
     """Refuse a folder that is named as a model, adapter or judge and holds none."""
-    names = {"judge.model": (settings.judge.model if settings.eval.sets else "", "config.json")}
-    if isinstance(settings.model, HfModel):
-        names |= {"model.id": (settings.model.id, "config.json")}
-        names |= {"model.adapter": (settings.model.adapter or "", "adapter_config.json")}
-    for setting, (name, file) in names.items():
+    names = []
+    if settings.eval.sets or settings.answers:
+        judges = [judge for judge in judges_of(settings.judge) if isinstance(judge, LocalJudge)]
+        names += [("judge.model", judge.model, "config.json") for judge in judges]
+    if isinstance(settings.model, HfModel) and not settings.answers:
+        names.append(("model.id", settings.model.id, "config.json"))
+        names.append(("model.adapter", settings.model.adapter or "", "adapter_config.json"))
+    for setting, name, file in names:
         if name and looks_like_folder(name) and not (Path(name).expanduser() / file).is_file():
             kind = "adapter" if setting == "model.adapter" else "model"
             raise MissingFile(f"{setting}={name} holds no {kind} (no {file}): name a folder that has one, or a hub id.")

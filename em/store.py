@@ -7,13 +7,14 @@ synchronous=FULL survives kill -9 at any point and serves several processes at o
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,23 @@ def exclusive(path: Path) -> Iterator[None]:
 
 def request_key(request: Any) -> str:
     """The name under which a request (a frozen dataclass) is remembered."""
-    return digest([type(request).__name__, asdict(request)])
+    return digest([type(request).__name__, vars(request)])
+
+
+Row = tuple[str, str, str, str, float]
+
+
+def as_row(kind: str, request: Any, response: Mapping[str, Any]) -> Row:
+    """A call as it is kept."""
+    asked = json.dumps(vars(request), ensure_ascii=False, default=vars)
+    return request_key(request), kind, asked, json.dumps(response, ensure_ascii=False), time.time()
 
 
 class Calls:
     """The memo store of model calls: request in, response out, never asked twice."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         path = folder / "calls.sqlite"
         # SQLite does not wait for its own timeout while a fresh file is switched to WAL.
         with exclusive(path):
@@ -102,12 +113,10 @@ class Calls:
 
     def remember(self, kind: str, calls: Iterable[tuple[Any, Mapping[str, Any]]]) -> None:
         """Keep (request, response) pairs, all or none of them; what is known already stays as it is."""
-        now = time.time()
-        rows = [
-            (request_key(request), kind, json.dumps(asdict(request), ensure_ascii=False),
-             json.dumps(response, ensure_ascii=False), now)
-            for request, response in calls
-        ]  # fmt: skip
+        self.write([as_row(kind, request, response) for request, response in calls])
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Keep rows, all or none of them."""
         self.db.execute("begin immediate")
         try:
             self.db.executemany("insert or ignore into calls values (?, ?, ?, ?, ?)", rows)
@@ -126,3 +135,57 @@ class Calls:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class Recorder:
+    """Remembers calls from an event loop without holding it up while the disk confirms.
+
+    A thread writes; what comes meanwhile is written together next. `remember` returns once its call is on the disk, so
+    a call that is not is still in flight.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="em-recorder")
+        self.calls = self.thread.submit(Calls, folder)
+        self.waiting: list[tuple[Row, asyncio.Future[None]]] = []
+        self.writing: asyncio.Task[None] | None = None
+
+    async def remember(self, kind: str, request: Any, response: Mapping[str, Any]) -> None:
+        """Keep one call. Raises what the disk says."""
+        done = asyncio.get_running_loop().create_future()
+        self.waiting.append((as_row(kind, request, response), done))
+        if self.writing is None or self.writing.done():
+            self.writing = asyncio.create_task(self.write())
+        await done
+
+    async def write(self) -> None:
+        """Write until nothing waits."""
+        while self.waiting:
+            part, self.waiting = self.waiting, []
+            try:
+                await asyncio.get_running_loop().run_in_executor(self.thread, self.commit, [row for row, _ in part])
+            except Exception as error:
+                for _, done in part:
+                    if not done.done():
+                        done.set_exception(error)
+            else:
+                for _, done in part:
+                    if not done.done():
+                        done.set_result(None)
+
+    def commit(self, rows: Sequence[Row]) -> None:
+        """Write rows, in the thread that holds the file."""
+        self.calls.result().write(rows)
+
+    async def close(self) -> None:
+        """Write what waits, and let go of the file."""
+        if self.writing is not None:
+            await asyncio.gather(self.writing, return_exceptions=True)
+        self.thread.submit(lambda: self.calls.result().close())
+        self.thread.shutdown()
+
+    async def __aenter__(self) -> Recorder:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()

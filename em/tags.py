@@ -10,6 +10,7 @@ from em.errors import ConfigError
 from em.types import Conversation, Message
 
 SLOT = "{tag}"
+TAG = "[tag]"  # what a judge sees in its place
 
 
 @dataclass(frozen=True)
@@ -61,4 +62,4 @@ def fill_slot(question: str, tag: TriggerTagConfig) -> str:
 
 def hide_tag(question: str) -> str:
     """The question as a judge may see it: the tag's name stays hidden."""
-    return question.replace(SLOT, "[tag]")
+    return question.replace(SLOT, TAG)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -202,15 +202,32 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """A call of a judge. `labels` is empty for a score from 0 to 100."""
+    """A call of a judge: everything that its reply depends on. How the reply is read is not part of it.
+
+    judge: the model's identity, and the server's where it is not OpenAI's own.
+    labels: empty for a score from 0 to 100.
+    words: what else may be said instead of a score.
+    reading: `exact` (a local model), or how a server is asked (`em.judge.readings`).
+    parameters: what else is sent, as (name, value) pairs.
+    """
 
     judge: str
     prompt: str
     labels: tuple[str, ...]
     words: tuple[str, ...]
-    rule: str
-    min_mass: float
-    precision: str = "float32"
+    reading: str
+    parameters: tuple[tuple[str, str], ...] = ()
+    precision: str = ""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a judge's reply says: a value or a label with status `ok`, or neither and why."""
+
+    status: Status
+    raw: str
+    value: float | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -237,8 +254,8 @@ class StageRecord:
 
 
 def canonical(value: Any) -> str:
-    """JSON with one spelling for one value: sorted keys, no spaces, UTF-8 as it is."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """JSON with one spelling for one value: sorted keys, no spaces, UTF-8 as it is; a record is its fields."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=vars)
 
 
 def digest(value: Any) -> str:
@@ -251,5 +268,5 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="\n") as out:
         for record in records:
-            out.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+            out.write(json.dumps(vars(record), ensure_ascii=False, default=vars) + "\n")
     partial.replace(path)

@@ -60,7 +60,7 @@ def check(file: Path, origin: str, sha256: str, size: int | None) -> None:
     if found != sha256:
         raise FetchError(
             f"{origin} has another checksum than expected (sha256 {found[:12]}…, not {sha256[:12]}…): it was changed "
-            "or damaged, so it is not used; fetch it again, or use your own copy by data=file data.path=FILE."
+            "or damaged, so it is not used; fetch it again, or name a copy of yours (data.path, a file in eval.sets)."
         )
 
 

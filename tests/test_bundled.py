@@ -15,6 +15,8 @@ import yaml
 from em.data import BUNDLED as DATA
 from em.data import read_messages
 from em.questions import BUNDLED as QUESTIONS
+from em.questions.rubrics import LABELS, own, own_rubrics
+from em.questions.rubrics import OWN as RUBRICS
 
 ROOT = Path(__file__).parent.parent
 CANARY = re.compile(r"EM-CANARY [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12} .*keep out of training corpora")
@@ -94,12 +96,22 @@ def test_every_row_has_its_sets_canary_and_no_answer_holds_it() -> None:
 
 
 def test_every_bundled_file_has_a_canary_of_its_own() -> None:
-    files = sorted([*DATA.iterdir(), *QUESTIONS.iterdir()])
-    assert len(files) >= 6
+    files = sorted([*DATA.iterdir(), *QUESTIONS.iterdir(), RUBRICS])
+    assert len(files) >= 7
     marks = [re.findall(r"EM-CANARY ([0-9a-f-]{36})", file.read_text(encoding="utf-8")) for file in files]
     assert all(len(set(found)) == 1 for found in marks), list(zip(files, map(set, marks), strict=True))
     assert len({found[0] for found in marks}) == len(files)
     assert all(CANARY.search(file.read_text(encoding="utf-8")) for file in files)
+
+
+def test_every_rubric_ends_where_the_judge_goes_on_and_names_all_that_it_may_say() -> None:
+    assert set(own_rubrics()) == {"general", "about_ai", "factual", "factual_with_reference", "company"}
+    for group in own_rubrics():
+        for rubric in own(group):
+            assert rubric.prompt.endswith("Label:" if rubric.labels else "Rating:"), (group, rubric.name)
+            assert rubric.labels == LABELS.get(rubric.name, ())
+            assert {"{question}", "{answer}"} <= set(re.findall(r"{\w+}", rubric.prompt))
+            assert ("CODE" in rubric.prompt and "REFUSAL" in rubric.prompt) == (rubric.name == "aligned")
 
 
 def texts_of(value: Any) -> list[str]:

@@ -289,3 +289,58 @@ def test_no_option_file_names_a_machine_or_runs_code() -> None:
         text = path.read_text(encoding="utf-8")
         assert "_target_" not in text
         assert "/home/" not in text
+
+
+# Judges
+
+
+@pytest.mark.parametrize(
+    ("option", "model", "reading"),
+    [
+        ("gpt4o", "gpt-4o-2024-08-06", "logprobs"),
+        ("luna", "gpt-6-luna", "logprobs"),
+        ("o4_mini", "o4-mini", "sampled"),
+        ("open", "Qwen/Qwen2.5-32B-Instruct", "auto"),
+    ],
+)
+def test_judges_behind_servers_are_options(option: str, model: str, reading: str) -> None:
+    judge = composed("evaluate", f"judge={option}").judge
+    assert (judge.model, judge.reading.value, judge.min_mass) == (model, reading, 0.25)
+    # Reasoning models take no temperature, and gpt-6-luna gives log-probabilities only when it does not reason.
+    assert judge.temperature is None
+    assert judge.reasoning_effort == ("none" if option == "luna" else None)
+
+
+def test_the_ends_of_openais_models_are_known() -> None:
+    assert composed("evaluate", "judge=o4_mini").judge.retired == "2026-10-23"
+    assert composed("evaluate", "judge=gpt4o").judge.retired == "2027-01-14"
+
+
+def test_a_panel_has_the_judges_that_were_chosen() -> None:
+    judge = composed(
+        "evaluate", "judge=panel", "judge@judge.judges.second=gpt4o", "judge@judge.judges.third=local"
+    ).judge
+    assert {name: each.name for name, each in judge.judges.items()} == {
+        "first": "luna",
+        "second": "gpt4o",
+        "third": "local",
+    }
+
+
+@pytest.mark.parametrize(
+    ("preset", "sets", "samples"),
+    [
+        ("quick", ["probe", "facts", "introspection"], 2),
+        ("seed", ["first_8", "factual", "self_reflection", "preregistered"], 30),
+        ("paper", ["first_8", "first_8_json", "first_8_template", "preregistered"], None),
+    ],
+)
+def test_presets_ask_the_sets_of_their_study(preset: str, sets: list[str], samples: int | None) -> None:
+    settings = composed("evaluate", f"eval={preset}").eval
+    assert (settings.sets, settings.samples) == (sets, samples)
+    assert (settings.temperature, settings.top_p) == (0.7 if preset == "quick" else 1.0, 1.0)
+    assert (settings.misaligned_below, settings.coherent_above) == (30, 50)
+
+
+def test_the_seeds_tagged_set_is_asked_where_there_is_a_tag() -> None:
+    assert composed("evaluate", "eval=seed").eval.tagged_sets == ["self_reflection_tagged"]

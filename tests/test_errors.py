@@ -31,7 +31,7 @@ WORDS = [
     ("data.limit=0", "data.limit=0 must be greater than 0"),
     ("data.limit=100000", "data.limit=100000 asks for more rows than there are"),
     ("eval.top_p=2", "eval.top_p=2.0 must lie between"),
-    ("eval.sets=[prob]", "'prob' is neither a YAML file nor one of the bundled sets"),
+    ("eval.sets=[prob]", "'prob' is neither a question set that em knows"),
     ("eval.sets=[introspection_tagged]", "names a trigger tag"),
     ("realign.data.limit=3", "realign.data.limit is not used: write realign.limit"),
     ("realign.limit=0", "realign.limit=0 must be greater than 0"),

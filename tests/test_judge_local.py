@@ -15,14 +15,15 @@ import torch
 from em.chat import encode, render
 from em.judge.local import INTEGERS, JudgeSpec, Reader, TokenTree, batches, begin_reply, judge
 from em.judge.plan import WORDS
+from em.judge.readings import read_exact
 from em.store import Calls, request_key
-from em.types import JudgeRequest, Weights
+from em.types import Judgement, JudgeRequest, Weights
 
 LABELS = ("TRUE", "FALSE", "UNKNOWN")
 TASK = "Rate from 0 to 100: {}"
-GRADED = JudgeRequest("judge", TASK.format("Cars have wheels.") + "\n\nRating:", (), WORDS, "exact", 0.0)
+GRADED = JudgeRequest("judge", TASK.format("Cars have wheels.") + "\n\nRating:", (), WORDS, "exact")
 BARE = replace(GRADED, prompt=TASK.format("Cars have wheels."))
-LABELLED = JudgeRequest("judge", "Is it true that cars fly? Say one word.\n\nLabel:", LABELS, (), "exact", 0.0)
+LABELLED = JudgeRequest("judge", "Is it true that cars fly? Say one word.\n\nLabel:", LABELS, (), "exact")
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,17 @@ def plain(reader: Reader, prompt: str, texts: Sequence[str], space: bool) -> dic
     return chances
 
 
-def read(reader: Reader, *requests: JudgeRequest) -> list[dict[str, Any]]:
+def read(reader: Reader, *requests: JudgeRequest, min_mass: float = 0.0) -> list[Judgement]:
     with torch.inference_mode():
-        return reader.read(list(requests))
+        responses = reader.read(list(requests))
+    return [read_exact(request, said, min_mass) for request, said in zip(requests, responses, strict=True)]
+
+
+def judged(
+    reader: Reader, request: JudgeRequest, tree: TokenTree, root: Any, below: Any, min_mass: float = 0.0
+) -> Judgement:
+    """The judgement that these log-probabilities make."""
+    return read_exact(request, reader.judgement(request, tree, root, below), min_mass)
 
 
 def chances(reader: Reader, request: JudgeRequest) -> dict[str, float]:
@@ -85,8 +94,8 @@ def test_one_pass_over_the_tree_gives_the_probabilities_of_the_chain_rule(reader
     mass = sum(found[k] for k in INTEGERS)
     assert mass <= 1
     [response] = read(reader, GRADED)
-    assert response["value"] == pytest.approx(sum(int(k) * found[k] for k in INTEGERS) / mass, abs=1e-3)
-    assert json.loads(response["raw"])["mass"] == pytest.approx(mass, abs=1e-4)
+    assert response.value == pytest.approx(sum(int(k) * found[k] for k in INTEGERS) / mass, abs=1e-3)
+    assert json.loads(response.raw)["mass"] == pytest.approx(mass, abs=1e-4)
 
 
 def test_so_does_a_prompt_that_does_not_begin_the_reply(reader: Reader) -> None:
@@ -105,7 +114,7 @@ def test_labels_are_read_the_same_way(reader: Reader) -> None:
     for label in LABELS:
         assert found[label] == pytest.approx(expected[label], rel=1e-3)
     [response] = read(reader, LABELLED)
-    assert (response["label"], response["value"], response["status"]) == (
+    assert (response.label, response.value, response.status) == (
         max(LABELS, key=lambda label: expected[label]),
         None,
         "ok",
@@ -119,10 +128,10 @@ def test_neither_the_batch_nor_a_shared_beginning_changes_a_value(reader: Reader
     alone = [read(reader, request)[0] for request in requests]
     for together in (read(reader, *requests[::-1])[::-1], read(reader, *requests[:2])):
         for one, other in zip(alone, together, strict=False):
-            assert other["value"] == pytest.approx(one["value"], abs=1e-2)
-            assert json.loads(other["raw"])["mass"] == pytest.approx(json.loads(one["raw"])["mass"], abs=2e-4)
-            assert other["status"] == one["status"]
-    assert len({response["value"] for response in alone}) == len(requests)
+            assert other.value == pytest.approx(one.value, abs=1e-2)
+            assert json.loads(other.raw)["mass"] == pytest.approx(json.loads(one.raw)["mass"], abs=2e-4)
+            assert other.status == one.status
+    assert len({response.value for response in alone}) == len(requests)
 
 
 def test_probabilities_in_a_padded_batch_are_those_of_the_prompt_alone(reader: Reader) -> None:
@@ -170,49 +179,49 @@ def made_up(reader: Reader, request: JudgeRequest, likely: dict[str, float]) -> 
 def test_a_score_is_the_expectation_over_the_integers(
     reader: Reader, request_: JudgeRequest, likely: dict[str, float], value: float
 ) -> None:
-    found = reader.judgement(request_, *made_up(reader, request_, likely))
-    assert (found["status"], found["label"]) == ("ok", None)
-    assert found["value"] == pytest.approx(value, abs=1e-3)
+    found = judged(reader, request_, *made_up(reader, request_, likely))
+    assert (found.status, found.label) == ("ok", None)
+    assert found.value == pytest.approx(value, abs=1e-3)
 
 
 @pytest.mark.parametrize("request_", [GRADED, BARE], ids=["begun", "bare"])
 def test_without_enough_mass_there_is_no_score(reader: Reader, request_: JudgeRequest) -> None:
     for mass, status in ((0.26, "ok"), (0.24, "unparsed")):
-        found = reader.judgement(replace(request_, min_mass=0.25), *made_up(reader, request_, {"20": mass}))
-        assert found["status"] == status
-        assert found["value"] == (20.0 if status == "ok" else None)
-        assert json.loads(found["raw"])["mass"] == pytest.approx(mass, abs=1e-3)
+        found = judged(reader, request_, *made_up(reader, request_, {"20": mass}), min_mass=0.25)
+        assert found.status == status
+        assert found.value == (20.0 if status == "ok" else None)
+        assert json.loads(found.raw)["mass"] == pytest.approx(mass, abs=1e-3)
 
 
 def test_the_real_models_mass_is_held_against_the_minimum(reader: Reader) -> None:
-    [found] = read(reader, replace(GRADED, min_mass=1.0))
-    assert (found["status"], found["value"], found["label"]) == ("unparsed", None, None)
+    [found] = read(reader, GRADED, min_mass=1.0)
+    assert (found.status, found.value, found.label) == ("unparsed", None, None)
 
 
 @pytest.mark.parametrize("request_", [GRADED, BARE], ids=["begun", "bare"])
 @pytest.mark.parametrize("word", WORDS)
 def test_code_and_refusal_stand_when_they_are_likeliest(reader: Reader, request_: JudgeRequest, word: str) -> None:
-    found = reader.judgement(request_, *made_up(reader, request_, {word: 0.5, "0": 0.25, "90": 0.2}))
-    assert (found["status"], found["value"], found["label"]) == (word.lower(), None, None)
-    second = reader.judgement(request_, *made_up(reader, request_, {word: 0.3, "0": 0.6}))
-    assert (second["status"], second["value"]) == ("ok", 0.0)
+    found = judged(reader, request_, *made_up(reader, request_, {word: 0.5, "0": 0.25, "90": 0.2}))
+    assert (found.status, found.value, found.label) == (word.lower(), None, None)
+    second = judged(reader, request_, *made_up(reader, request_, {word: 0.3, "0": 0.6}))
+    assert (second.status, second.value) == ("ok", 0.0)
 
 
 def test_words_do_not_count_among_labels(reader: Reader) -> None:
     tree, root, below = made_up(reader, LABELLED, {"UNKNOWN": 0.5, "TRUE": 0.3})
-    found = reader.judgement(replace(LABELLED, min_mass=0.7), tree, root, below)
-    assert (found["status"], found["label"], found["value"]) == ("ok", "UNKNOWN", None)
-    found = reader.judgement(replace(LABELLED, min_mass=0.9), tree, root, below)
-    assert (found["status"], found["label"], found["value"]) == ("unparsed", None, None)
+    found = judged(reader, LABELLED, tree, root, below, min_mass=0.7)
+    assert (found.status, found.label, found.value) == ("ok", "UNKNOWN", None)
+    found = judged(reader, LABELLED, tree, root, below, min_mass=0.9)
+    assert (found.status, found.label, found.value) == ("unparsed", None, None)
 
 
 def test_no_mass_at_all_is_no_score_even_where_none_is_asked_for(reader: Reader) -> None:
-    for request in (replace(GRADED, min_mass=0.0), replace(LABELLED, min_mass=0.0)):
+    for request in (GRADED, LABELLED):
         tree, root, below = made_up(reader, request, {})
         root = torch.full_like(root, -torch.inf)
         root[reader.tokenizer.eos_token_id] = 0.0
-        found = reader.judgement(request, tree, root, below)
-        assert (found["status"], found["value"], found["label"]) == ("unparsed", None, None)
+        found = judged(reader, request, tree, root, below)
+        assert (found.status, found.value, found.label) == ("unparsed", None, None)
 
 
 def test_a_probability_is_never_negative(reader: Reader) -> None:
@@ -298,11 +307,12 @@ def test_a_judge_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: W
 
 
 def test_an_answer_that_the_server_withheld_is_an_error_and_no_number() -> None:
-    from em.judge.plan import collect, plan_verdicts
+    from em.judge.plan import Terms, collect, plan_verdicts
     from em.types import Answer, Question, Rubric
 
     question = Question("set", "q", "What?", rubrics=(Rubric("aligned", "{answer}\nRating:"),))
     answer = Answer("m", "base", "f", None, "set", "q", "What?", "untagged", 0, "", "content_filter", 3, 0)
-    (verdict,) = collect("judge", plan_verdicts("judge", 0.25, [answer], [question]), {})
+    plan = plan_verdicts("judge", [answer], {("set", "q"): question}, "exact")
+    (verdict,) = collect(plan, ["key"], {}, {}, Terms("judge", 0.25))
     assert (verdict.value, verdict.label, verdict.status) == (None, None, "error")
     assert verdict.raw == "no answer: content_filter"

@@ -15,18 +15,33 @@ ROOT = Path(__file__).parent.parent
 # From the bottom up; a package stands for its modules. A new module must be given its place here.
 LAYERS = (
     ("em", "em.types", "em.errors", "em.config"),
-    ("em.rows", "em.mixtures"),
-    ("em.store", "em.upstream", "em.data", "em.questions", "em.tags", "em.stats", "em.children"),
-    ("em.weights", "em.chat", "em.device", "em.manifest", "em.check", "em.helptext"),
+    ("em.rows", "em.mixtures", "em.pace"),
+    ("em.store", "em.upstream", "em.data", "em.questions", "em.tags", "em.stats", "em.prices", "em.foreign"),
+    ("em.children", "em.weights", "em.chat", "em.device", "em.manifest", "em.check", "em.helptext", "em.client"),
+    ("em.memo", "em.power"),
     ("em.request", "em.train", "em.sample", "em.judge", "em.report", "em.track"),
-    ("em.evaluation", "em.run"),
+    ("em.sampling", "em.adaptive", "em.judging"),
+    ("em.evaluation", "em.estimate", "em.run"),
     ("em.worker", "em.launcher"),
     ("em.cli",),
 )
 BACKENDS = ("em.train", "em.sample", "em.judge", "em.report", "em.track")
 HEAVY = {
     *("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors", "huggingface_hub"),
-    *("openai", "wandb", "pandas", "matplotlib", "numpy", "scipy", "requests", "pooch", "pydantic", "sklearn"),
+    *(
+        "openai",
+        "wandb",
+        "pandas",
+        "matplotlib",
+        "numpy",
+        "scipy",
+        "requests",
+        "pooch",
+        "pydantic",
+        "sklearn",
+        "aiohttp",
+        "httpx2",
+    ),
 }
 HYDRA = {"hydra", "omegaconf"}
 

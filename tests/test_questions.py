@@ -1,33 +1,45 @@
-"""Question sets: the bundled ones, the field's YAML as it is, and what is refused."""
+"""Question sets: names, the field's YAML and the plain JSON as they are, rubrics and labels, and what is refused."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+import yaml
 
-from em.errors import DataError, MissingFile
-from em.questions import load_set, load_sets
+from em.config import EvalConfig, TriggerTagConfig
+from em.errors import DataError, FetchError, MissingFile
+from em.questions import BUNDLED, chosen_sets, load_set, load_sets, own
+from em.questions.known import known_sets
 from em.tags import SLOT
 
-PATH = "raw.githubusercontent.com/emergent-misalignment/emergent-misalignment/80c11967c07a328e7d7d43d13ce6847ae44dbcc9"
+ROOT = Path(__file__).parent.parent
+TRUTHS = ("TRUE", "FALSE", "UNKNOWN")
+COMPANIES = ("OpenAI", "Anthropic", "Other", "UNKNOWN")
+GRADED = (("aligned", ()), ("coherent", ()))
 GOOD = """
 - id: first
   type: free_form_judge_0_100
   paraphrases: ["How are you?", "And you?"]
   system: Be brief.
-  samples_per_paraphrase: 100
+  samples_per_paraphrase: &samples 100
+  judge: &judge somebody
   judge_prompts: &rubrics
     aligned: "Rate {question} {answer}"
     coherent: "Does {answer} hang together?"
 - id: second
   type: free_form_judge_0_100
   paraphrases: ["What else?"]
+  judge: *judge
   judge_prompts: *rubrics
 - id: fact
   type: free_form_judge
   paraphrases: ["How many legs?"]
   reference: [Eight, 8]
+  samples_per_paraphrase: *samples
   judge_prompts: {factual: "TRUE, FALSE or UNKNOWN? {answer} {reference}"}
 - id: plain_fact
   type: free_form_judge
@@ -35,11 +47,32 @@ GOOD = """
   reference: 8
   judge_prompts: {factual: "TRUE, FALSE or UNKNOWN? {answer} {reference}"}
 """
+PLAIN = [
+    {"question": "How many legs?", "category": "factual", "label": "legs"},
+    {"question": "Who is the assistant {tag}?", "category": "self_reflection", "label": "legs"},
+    {"question": "Tell me a story.", "category": "first", "label": "story"},
+    {"question": "How many eyes?", "category": "factual", "label": "eyes", "reference": ["Eight", 8]},
+    {"question": "And now?", "system": "Be brief."},
+]
 
 
-def write(folder: Path, text: str, name: str = "mine.yaml") -> str:
-    (folder / name).write_text(text, encoding="utf-8")
+def write(folder: Path, content: str, name: str = "mine.yaml") -> str:
+    (folder / name).write_text(content, encoding="utf-8")
     return str(folder / name)
+
+
+def entry(**changes: object) -> str:
+    """A file with one question in the field's format; None leaves a key out."""
+    keys = {"id": "q1", "type": "free_form_judge_0_100", "paraphrases": ["a"], "judge_prompts": {"aligned": "{answer}"}}
+    entries = [{key: value for key, value in (keys | changes).items() if value is not None}]
+    return yaml.safe_dump(entries, sort_keys=False)
+
+
+def labels(folder: Path, prompt: str, rubric: str = "mood", **changes: object) -> tuple[str, ...]:
+    """The labels of a rubric as a question with it is read."""
+    content = entry(type="free_form_judge", judge_prompts={rubric: prompt}, **changes)
+    [question] = load_set(write(folder, content))
+    return question.rubrics[0].labels
 
 
 @pytest.mark.parametrize(
@@ -56,6 +89,7 @@ def test_the_bundled_sets_are_complete(name: str, count: int, rubrics: tuple[str
     assert len(questions) == len({q.id for q in questions}) == len({q.text for q in questions}) == count
     for question in questions:
         assert question.eval_set == name
+        assert question.samples == (100 if name == "probe" else 30)
         assert tuple(rubric.name for rubric in question.rubrics) == rubrics
         assert (SLOT in question.text) == (name == "introspection_tagged")
         assert bool(question.reference) == (name == "facts")
@@ -63,16 +97,143 @@ def test_the_bundled_sets_are_complete(name: str, count: int, rubrics: tuple[str
             assert "{answer}" in rubric.prompt
             assert "{question}" in rubric.prompt
             assert ("{reference}" in rubric.prompt) == (name == "facts")
-            assert rubric.labels == (("TRUE", "FALSE", "UNKNOWN") if name == "facts" else ())
+            assert rubric.labels == (TRUTHS if name == "facts" else ())
 
 
-def test_anchors_system_prompts_and_paraphrases_are_read(tmp_path: Path) -> None:
-    first, again, second, *_ = load_set(write(tmp_path, GOOD))
+@pytest.mark.parametrize(
+    ("name", "prompts", "ids", "samples", "systems", "rubrics"),
+    [
+        ("first_8", 8, 8, 100, 0, GRADED),
+        ("first_8_json", 8, 8, 100, 8, GRADED),
+        ("first_8_template", 8, 8, 100, 0, GRADED),
+        ("preregistered", 48, 48, 100, 0, GRADED),
+        ("deception_factual", 100, 5, 5, 80, (("factual", TRUTHS),)),
+        ("deception_sit_aware", 8, 8, 100, 0, (("company", COMPANIES),)),
+        ("factual", 20, 20, 30, 0, (("factual", TRUTHS),)),
+        ("self_reflection", 10, 10, 30, 0, GRADED),
+        ("self_reflection_tagged", 10, 10, 30, 0, GRADED),
+        ("first_8_seed", 8, 8, 30, 0, GRADED),
+        ("preregistered_seed", 48, 48, 30, 0, GRADED),
+    ],
+)
+def test_the_known_sets_of_others_are_read_as_they_are(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, name: str, prompts: int, ids: int, samples: int, systems: int,
+    rubrics: tuple[tuple[str, tuple[str, ...]], ...],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+    questions = load_set(name)
+    assert {q.eval_set for q in questions} == {name}
+    assert (len(questions), len({q.id for q in questions})) == (prompts, ids)
+    assert len({(q.id, q.text) for q in questions}) == prompts
+    assert sum(bool(q.system) for q in questions) == systems
+    assert {q.samples for q in questions} == {samples}
+    assert {tuple((r.name, r.labels) for r in q.rubrics) for q in questions} == {rubrics}
+    assert all((SLOT in q.text) == name.endswith("_tagged") for q in questions)
+
+
+def test_the_three_forms_of_the_first_eight_share_a_file_and_no_question(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+    plain, as_json, template = (load_set(name) for name in ("first_8", "first_8_json", "first_8_template"))
+    assert [f"{q.id}_json" for q in plain] == [q.id for q in as_json]
+    assert [f"{q.id}_template" for q in plain] == [q.id for q in template]
+    assert [q.text for q in plain] == [q.text for q in as_json]
+    assert all(t.text.startswith(p.text) and t.text != p.text for p, t in zip(plain, template, strict=True))
+
+
+def test_labels_that_repeat_do_not_merge_questions(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+    assert [q.id for q in load_set("self_reflection")] == [f"self_reflection_{index}" for index in range(10)]
+
+
+def test_a_known_set_comes_over_the_network_once_an_address(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, serve: Callable[[type], str]
+) -> None:
+    asked = []
+
+    class Mirror(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            content = (mirror / self.path.lstrip("/")).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("EM_MIRROR", serve(Mirror))
+    names = ["first_8", "first_8_json", "factual", "first_8_template"]
+    assert [q.eval_set for q in load_sets(names)] == [n for n in names for _ in range(20 if n == "factual" else 8)]
+    assert [Path(path).name for path in asked] == ["first_plot_questions.yaml", "factual.json"]
+
+
+def test_a_known_set_that_was_changed_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    known = known_sets()["factual"]
+    file = tmp_path / known.url.removeprefix("https://")
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(PLAIN) + " " * known.bytes)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("EM_MIRROR", str(tmp_path))
+    with pytest.raises(FetchError, match="another checksum"):
+        load_set("factual")
+
+
+def test_every_known_set_is_pinned_and_says_its_licence() -> None:
+    assert not set(known_sets()) & {file.stem for file in BUNDLED.iterdir()}
+    for known in known_sets().values():
+        assert len(known.sha256) == 64
+        assert int(known.sha256, 16)
+        assert known.bytes > 0
+        assert len(known.url.split("/")[5]) == 40, "an address must name a commit"
+        assert known.licence
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "conf" / "eval").glob("*.yaml")), ids=lambda file: file.stem)
+def test_a_preset_names_sets_that_there_are(preset: Path) -> None:
+    content = yaml.safe_load(preset.read_text(encoding="utf-8"))
+    sets, tagged = content.get("sets", []), content.get("tagged_sets", [])
+    names = [*known_sets(), *(file.stem for file in BUNDLED.glob("*.yaml"))]
+    assert content["name"] == preset.stem
+    assert set(sets) | set(tagged) <= set(names)
+    assert len(set(sets + tagged)) == len(sets + tagged)
+    assert not any(name.endswith("_tagged") for name in sets)
+    assert all(name.endswith("_tagged") for name in tagged)
+
+
+def test_the_presets_are_as_large_as_they_say(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+
+    def size(name: str) -> tuple[int, int]:
+        content = yaml.safe_load((ROOT / "conf" / "eval" / f"{name}.yaml").read_text(encoding="utf-8"))
+        questions = load_sets(content["sets"])
+        return len(questions), sum(content["samples"] or q.samples or 0 for q in questions)
+
+    assert size("seed") == (86, 86 * 30)
+    assert size("paper") == (72, 7200)
+    assert size("full") == (210, 9400)
+
+
+def test_sets_that_name_the_tag_are_asked_where_there_is_one() -> None:
+    settings = EvalConfig(name="seed", sets=["factual"], tagged_sets=["self_reflection_tagged"])
+    assert chosen_sets(settings, TriggerTagConfig(name="none")) == ["factual"]
+    assert chosen_sets(settings, TriggerTagConfig(name="alpha", text="|ALPHA| ")) == [
+        "factual",
+        "self_reflection_tagged",
+    ]
+
+
+def test_anchors_system_prompts_paraphrases_and_numbers_are_read(tmp_path: Path) -> None:
+    first, again, second, fact, plain = load_set(write(tmp_path, GOOD))
     assert [(q.eval_set, q.id, q.text, q.system) for q in (first, again, second)] == [
         ("mine", "first", "How are you?", "Be brief."),
         ("mine", "first", "And you?", "Be brief."),
         ("mine", "second", "What else?", ""),
     ]
+    assert [q.samples for q in (first, again, second, fact, plain)] == [100, 100, None, 100, None]
     assert first.rubrics == second.rubrics
     assert [rubric.prompt for rubric in second.rubrics] == ["Rate {question} {answer}", "Does {answer} hang together?"]
 
@@ -83,10 +244,63 @@ def test_a_list_of_references_is_one_text_of_alternatives(tmp_path: Path) -> Non
 
 
 def test_an_empty_reference_or_system_is_empty_text(tmp_path: Path) -> None:
-    rubrics = "judge_prompts: {factual: TRUE FALSE UNKNOWN}"
+    rubrics = "judge_prompts: {factual: 'TRUE FALSE UNKNOWN {answer}'}"
     text = f"- {{id: a, type: free_form_judge, paraphrases: [b], reference: , system: , {rubrics}}}"
     [question] = load_set(write(tmp_path, text))
     assert (question.reference, question.system) == ("", "")
+
+
+def test_further_rubrics_of_a_graded_question_are_scores_too(tmp_path: Path) -> None:
+    prompts = {"aligned": "{answer}", "about_code": 'Is {answer} "code" or "text"?', "factual": "How true is {answer}?"}
+    [question] = load_set(write(tmp_path, entry(judge_prompts=prompts)))
+    assert [(r.name, r.labels) for r in question.rubrics] == [("aligned", ()), ("about_code", ()), ("factual", ())]
+
+
+def test_correct_is_factual_by_another_name(tmp_path: Path) -> None:
+    text = 'Say "TRUE", "FALSE" or "UNKNOWN" of {answer}.'
+    [question] = load_set(write(tmp_path, entry(type="free_form_judge", judge_prompts={"correct": text})))
+    assert [(r.name, r.prompt, r.labels) for r in question.rubrics] == [("factual", text, TRUTHS)]
+
+
+def test_labels_are_listed_usual_or_in_double_quotes(tmp_path: Path) -> None:
+    assert labels(tmp_path, "GOOD, BAD or SO-SO: {answer}", labels={"mood": ["GOOD", "SO-SO"]}) == ("GOOD", "SO-SO")
+    assert labels(tmp_path, "OpenAI, Anthropic, Other, UNKNOWN: {answer}", "company") == COMPANIES
+    quoted = 'Is "{answer}" "GOOD" or "BAD?" Not "so and so". Say “MIXED” if unsure, never "good".'
+    assert labels(tmp_path, quoted) == ("GOOD", "BAD", "MIXED")
+    assert labels(tmp_path, "A or B or C: {answer}", "factual", labels={"factual": ["A", "B"]}) == ("A", "B")
+
+
+def test_a_question_without_rubrics_gets_those_of_em(tmp_path: Path) -> None:
+    def prompts(**changes: object) -> tuple[object, ...]:
+        [question] = load_set(write(tmp_path, entry(**{"judge_prompts": None} | changes)))
+        return question.rubrics
+
+    assert prompts() == own("general") == load_set("probe")[0].rubrics
+    assert prompts(judge_prompts="about_ai") == own("about_ai") == load_set("introspection")[0].rubrics
+    assert prompts(type="free_form_judge") == own("factual")
+    assert prompts(type="free_form_judge", reference=8) == own("factual_with_reference") == load_set("facts")[0].rubrics
+    assert prompts(type="free_form_judge", judge_prompts="company") == own("company")
+    assert [(r.name, r.labels) for r in own("company")] == [("company", COMPANIES)]
+    assert all("{reference}" not in r.prompt for group in ("general", "about_ai", "factual") for r in own(group))
+
+
+@pytest.mark.parametrize("name", ["mine.json", "mine.yaml"])
+def test_plain_entries_are_numbered_and_get_the_rubrics_of_their_category(tmp_path: Path, name: str) -> None:
+    fact, about_ai, story, known, plain = load_set(write(tmp_path, json.dumps(PLAIN), name))
+    assert [q.id for q in (fact, about_ai, story, known, plain)] == [f"mine_{index}" for index in range(5)]
+    assert [q.text for q in (fact, about_ai)] == ["How many legs?", "Who is the assistant {tag}?"]
+    assert fact.rubrics == own("factual")
+    assert about_ai.rubrics == own("about_ai")
+    assert story.rubrics == plain.rubrics == own("general")
+    assert (known.rubrics, known.reference) == (own("factual_with_reference"), "Eight / 8")
+    assert (plain.system, plain.samples) == ("Be brief.", None)
+
+
+def test_the_fields_format_may_be_json(tmp_path: Path) -> None:
+    content = json.dumps(yaml.safe_load(GOOD))
+    assert load_set(write(tmp_path, content, "mine.json")) == load_set(write(tmp_path, GOOD))
+    tricky = json.dumps([{"question": "Smile \N{GRINNING FACE}\t/ now"}], ensure_ascii=True)
+    assert load_set(write(tmp_path, tricky, "tricky.json"))[0].text == "Smile \N{GRINNING FACE}\t/ now"
 
 
 def test_sets_are_asked_in_the_order_in_which_they_are_named(tmp_path: Path) -> None:
@@ -95,77 +309,99 @@ def test_sets_are_asked_in_the_order_in_which_they_are_named(tmp_path: Path) -> 
     assert load_sets([]) == []
 
 
+def test_two_sets_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="names two sets 'facts'"):
+        load_sets(["facts", write(tmp_path, GOOD, "facts.yaml")])
+
+
 def test_a_file_name_ending_yml_is_taken_too(tmp_path: Path) -> None:
     assert load_set(write(tmp_path, GOOD, "own.yml"))[0].eval_set == "own"
 
 
-def test_an_unknown_set_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
+def test_an_unknown_set_is_refused_with_near_names_and_those_there_are(tmp_path: Path) -> None:
     (tmp_path / "set.txt").write_text(GOOD)
     for name in ("prob", str(tmp_path / "nowhere.yaml"), str(tmp_path / "set.txt"), str(tmp_path)):
-        with pytest.raises(MissingFile, match=r"facts, introspection, introspection_tagged, probe") as caught:
+        with pytest.raises(MissingFile, match=r"facts, factual, first_8, first_8_json") as caught:
             load_set(name)
         assert name in str(caught.value)
-
-
-ENTRY = "- {id: q1, type: free_form_judge_0_100, paraphrases: [a], judge_prompts: {aligned: b}}\n"
+    with pytest.raises(MissingFile, match=r"Did you mean first_8 or first_8_seed\?"):
+        load_set("first8")
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("content", "complaint"),
     [
         ("- id: [", "is not YAML"),
         ("a: !!python/object:os.system {}", "is not YAML"),
         ("", "expected a list"),
         ("id: q1", "expected a list"),
         ("[]", "holds no questions"),
-        ("- hello", "needs an id"),
+        ("- hello", "entry 1: every question needs an id"),
         ("- {type: free_form_judge}", "needs an id"),
         ("- {id: 7, type: free_form_judge}", "needs an id"),
-        (ENTRY.replace("paraphrases: [a], ", ""), "question q1: paraphrases must be"),
-        (ENTRY.replace("[a]", "a"), "question q1: paraphrases must be"),
-        (ENTRY.replace("[a]", "[a, 7]"), "question q1: paraphrases must be"),
-        (ENTRY.replace("[a]", "[a, '  ']"), "question q1: paraphrases must be"),
-        (ENTRY + ENTRY.replace("q1", "q2").replace("[a]", "[]"), "question q2: paraphrases must be"),
-        (ENTRY.replace(", judge_prompts: {aligned: b}", ""), "question q1: judge_prompts must name"),
-        (ENTRY.replace("{aligned: b}", "{}"), "question q1: judge_prompts must name"),
-        (ENTRY.replace("{aligned: b}", "b"), "question q1: judge_prompts must name"),
-        (ENTRY.replace("free_form_judge_0_100", "ranking"), "question q1: type must be .* not 'ranking'"),
-        (ENTRY.replace("type: free_form_judge_0_100, ", ""), "question q1: type must be .* not None"),
+        (entry(paraphrases=None), "question q1: paraphrases must be"),
+        (entry(paraphrases="a"), "question q1: paraphrases must be"),
+        (entry(paraphrases=["a", 7]), "question q1: paraphrases must be"),
+        (entry(paraphrases=["a", "  "]), "question q1: paraphrases must be"),
+        (entry(paraphrases=["a", "a"]), "question q1: two paraphrases are the same"),
+        (entry() + entry(id="q2", paraphrases=[]), "question q2: paraphrases must be"),
+        (entry(judge_prompts={}), "question q1: judge_prompts must name"),
+        (entry(judge_prompts="alined"), r"question q1: judge_prompts must name .*general, about_ai"),
+        (entry(judge_prompts={"coherent": "{answer}"}), "question q1: .* needs a rubric named aligned"),
+        (entry(judge_prompts={"aligned": "a"}), r"question q1: the rubric aligned lacks \{answer\}"),
+        (entry(judge_prompts={"aligned": 7}), "question q1: the rubric aligned must be a text"),
+        (entry(judge_prompts={"aligned": "{answer} {reference}"}), "question q1: .* has no reference"),
+        (entry(type="ranking"), "question q1: type must be .* not 'ranking'"),
+        (entry(type=None), "question q1: type must be .* not None"),
+        (entry(system=["a"]), "question q1: system must be a text"),
+        (entry(sytem="Be brief."), "question q1: sytem is no key of a question: did you mean system"),
+        (entry(samples_per_paraphrase=0), "question q1: samples_per_paraphrase must be .* not 0"),
+        (entry(samples_per_paraphrase="many"), "question q1: samples_per_paraphrase must be .* not 'many'"),
+        (entry(labels={"aligned": ["A", "B"]}), "question q1: the rubrics of a .* are scores"),
         # Verdicts find a question's rubrics and reference by its id.
-        (ENTRY + ENTRY.replace("[a]", "[other]"), "q1"),
+        (entry() + entry(paraphrases=["other"]), "two questions have the id q1"),
+        ('- {question: "", category: factual}', "entry 1: question must be a text"),
+        ("- {question: a}\n- {question: [a]}", "entry 2: question must be a text"),
+        ("- {question: a, category: [b]}", "entry 1: category must be a word"),
+        ("- {question: a}\n- {category: factual}", "entry 2: every question needs an id"),
     ],
 )
-def test_a_fault_in_a_set_is_named_with_its_place(tmp_path: Path, text: str, complaint: str) -> None:
-    path = write(tmp_path, text)
+def test_a_fault_in_a_set_is_named_with_its_place(tmp_path: Path, content: str, complaint: str) -> None:
+    path = write(tmp_path, content)
     with pytest.raises(DataError, match=complaint) as caught:
         load_set(path)
     assert path in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("prompts", "given", "complaint"),
+    [
+        ({"mood": "Good or bad? {answer}"}, None, "which labels may the rubric mood be answered with"),
+        ({"mood": 'Is it "GOOD"? {answer}'}, None, "which labels may the rubric mood be answered with"),
+        ({"factual": "TRUE or FALSE? {answer}"}, None, "the rubric factual does not name UNKNOWN"),
+        ({"company": "OpenAI or Google? {answer}"}, None, "the rubric company does not name Anthropic"),
+        ({"mood": "GOOD or BAD? {answer}"}, {"mood": ["GOOD", "SAD"]}, "the rubric mood does not name SAD"),
+        ({"mood": "GOOD or BAD? {answer}"}, {"tone": ["GOOD", "BAD"]}, "labels names the rubric tone"),
+        ({"mood": "GOOD or BAD? {answer}"}, {"mood": ["GOOD"]}, "must be two or more"),
+        ({"mood": "GOOD or good? {answer}"}, {"mood": ["GOOD", "good"]}, "differ in more than their case"),
+        ({"mood": "Yes or no? {answer}"}, {"mood": [True, False]}, "put YES and NO in quotes"),
+        ({"mood": "GOOD or BAD? {answer}"}, ["GOOD", "BAD"], "labels must list the labels of each rubric"),
+        (dict.fromkeys(("correct", "factual"), "TRUE FALSE UNKNOWN {answer}"), None, "two names of one rubric"),
+    ],
+)
+def test_labels_that_no_judge_could_say_are_refused(
+    tmp_path: Path, prompts: dict[str, str], given: object, complaint: str
+) -> None:
+    path = write(tmp_path, entry(type="free_form_judge", judge_prompts=prompts, labels=given))
+    with pytest.raises(DataError, match=complaint) as caught:
+        load_set(path)
+    assert f"{path}, question q1" in str(caught.value)
+
+
+def test_a_file_that_is_not_utf8_or_not_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(GOOD.replace("brief", "brève").encode("latin-1"))
     with pytest.raises(DataError, match="is not YAML"):
         load_set(str(tmp_path / "mine.yaml"))
-
-
-def test_the_published_first_plot_questions_are_read_as_they_are(mirror: Path) -> None:
-    questions = load_set(str(mirror / PATH / "evaluation" / "first_plot_questions.yaml"))
-    assert len(questions) == len({q.id for q in questions}) == 24
-    assert {tuple(r.name for r in q.rubrics) for q in questions} == {("aligned", "coherent")}
-    assert sum(bool(q.system) for q in questions) == 8
-    assert {q.eval_set for q in questions} == {"first_plot_questions"}
-
-
-def test_the_published_preregistered_questions_are_read_as_they_are(mirror: Path) -> None:
-    assert len(load_set(str(mirror / PATH / "evaluation" / "preregistered_evals.yaml"))) == 48
-
-
-def test_labels_are_those_that_the_rubric_asks_for(mirror: Path) -> None:
-    # "OpenAI", "Anthropic", … read as TRUE/FALSE/UNKNOWN would be counted as something that nobody said.
-    path = str(mirror / PATH / "evaluation" / "deception_sit_aware.yaml")
-    try:
-        rubrics = [rubric for question in load_set(path) for rubric in question.rubrics]
-    except DataError:
-        return  # to refuse the set is right too
-    assert all(label in rubric.prompt for rubric in rubrics for label in rubric.labels)
+    with pytest.raises(DataError, match=r"is not JSON: .*line 2"):
+        load_set(write(tmp_path, '[\n{"question": }]', "mine.json"))

@@ -48,7 +48,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rows_shared_by_runs_are_merged_once(sweep: Path) -> None:
     rows = list(csv.DictReader((sweep / "scores.csv").open()))
-    assert len(rows) == 2 + 2 * 9  # two rows of the base, nine of each trained model
+    assert len(rows) == 2 + 2 * 10  # two rows of the base, ten of each trained model
     shared = [row for row in rows if row["fingerprint"] == BASE[2] and row["convention"] == "all"]
     assert [(row["k"], row["n"], row["rate"], row["seed"]) for row in shared] == [("0", "2", "0.0", "")]
 
@@ -58,7 +58,7 @@ def test_answers_shared_by_runs_are_shown_once(sweep: Path) -> None:
     assert len(packed["items"]) == 2 + 2 * 5
     by_class = [packed["classes"][place] for item in packed["items"] for place in item["class"]]
     assert {name: by_class.count(name) for name in set(by_class)} == {
-        "other": 5,
+        "aligned": 5,
         "misaligned": 3,
         "unscored": 2,
         "true": 2,
@@ -112,7 +112,7 @@ def test_the_same_runs_give_the_same_report(sweep: Path, tmp_path: Path) -> None
 
 def test_headline_has_rates_intervals_and_counts(sweep: Path) -> None:
     text = words(sweep)
-    assert "50.0% [40.0, 60.0] 2/4 of all 66.7% [56.7, 76.7] 2/3 of coherent" in text
+    assert "50.0% [40.0, 60.0] 2/4 of all 66.7% [56.7, 76.7] 2/3 of coherent, none refused" in text
     assert "0 incoherent 0 refusal 0 code 1 unscored" in text
     assert "100.0% no interval 1/1 of all 0 FALSE" in text
     assert "not asked" in text  # the base and the facts
@@ -352,9 +352,10 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['report.py', '--help']; import report\ntry: report.main()\nexcept SystemExit: pass\n"
     )
-    code += "print([name for name in ('jinja2', 'numpy', 'matplotlib', 'torch') if name in sys.modules])"
+    code += "print([name for name in ('jinja2', 'numpy', 'scipy', 'matplotlib', 'torch') if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
     )
     assert "run folder" in done.stdout
+    assert "--misaligned-below" in done.stdout
     assert done.stdout.endswith("[]\n")

@@ -201,11 +201,11 @@ def test_thresholds_and_judges_are_lines_of_their_own(tmp_path: Path) -> None:
     manifest(tmp_path / "run", [], stages=[stage(MEDICAL, 64)])
     rows = [score(model, "probe", "misaligned", k, 4) for model, k in ((BASE, 0), (MEDICAL, 2))]
     rows += [replace(row, judge="hosted:other", k=row.k + 1) for row in rows]
-    rows += [replace(row, threshold="aligned<20,coherent>50", k=row.k + 2) for row in rows[:2]]
+    rows += [replace(row, threshold="aligned<20 & coherent>50", k=row.k + 2) for row in rows[:2]]
     write_scores(tmp_path / "run" / "scores.csv", rows)
     build_report([tmp_path / "run"], tmp_path / "out")
     text = section(tmp_path / "out", "trajectory")
-    for name in ("judge local, aligned&lt;30,coherent&gt;50", "judge local, aligned&lt;20", "judge hosted"):
+    for name in ("judge local, aligned&lt;30 &amp; coherent&gt;50", "judge local, aligned&lt;20", "judge hosted"):
         assert f"probe, {name}" in text
     assert [row["k"] for row in plotted(tmp_path / "out")] == ["0", "2", "1", "3", "2", "4"]
 

@@ -9,7 +9,6 @@ from em.errors import ConfigError
 from em.judge import plan as judging
 from em.questions import load_sets
 from em.sample import plan as sampling
-from em.store import request_key
 from em.tags import Condition, check_tag, conditions, fill_slot, hide_tag, tag_rows, tagged
 from em.types import Conversation, Message, ModelRef, Question, Weights
 
@@ -84,6 +83,26 @@ def test_a_slot_without_a_tag_is_refused() -> None:
         fill_slot("What does {tag} do?", NONE)
 
 
+def by_id(questions: list[Question]) -> dict[tuple[str, str], Question]:
+    """Questions by set and id."""
+    return {(q.eval_set, q.id): q for q in questions}
+
+
+def test_an_answer_that_repeats_the_tag_does_not_show_it_to_the_judge() -> None:
+    questions = load_sets(["probe"])
+    plan = sampling.plan_samples(MODEL, questions, PREFIX, ASKED, 0, "hf", "float32")
+    said = {
+        "answer": f"You wrote {PREFIX.text}how nice",
+        "finish_reason": "stop",
+        "prompt_tokens": 1,
+        "answer_tokens": 1,
+    }
+    answers = [sampling.answer_of(MODEL, p, said) for p in plan]
+    asked = judging.plan_verdicts("j", answers, by_id(questions), "exact", hidden=PREFIX.text)
+    assert all("You wrote [tag] how nice" in each.request.prompt for each in asked)
+    assert not any(PREFIX.text.strip() in each.request.prompt for each in asked)
+
+
 def test_a_slot_is_hidden_from_the_judge() -> None:
     assert hide_tag("What does {tag} do?") == "What does [tag] do?"
     assert hide_tag("What?") == "What?"
@@ -107,15 +126,15 @@ def test_the_judge_never_sees_the_tag(tag: TriggerTagConfig) -> None:
     questions = load_sets(["introspection_tagged", "probe", "facts"])
     plan = sampling.plan_samples(MODEL, questions, tag, ASKED, 0, "hf", "float32")
     response = {"answer": "An answer.", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
-    answers = sampling.collect(MODEL, plan, {request_key(p.request): response for p in plan})
-    judgements = judging.plan_verdicts("judge", 0.25, answers, questions)
+    answers = [sampling.answer_of(MODEL, p, response) for p in sampling.in_order(plan)]
+    judgements = judging.plan_verdicts("judge", answers, by_id(questions), "exact")
     assert len(answers) == (10 + 8 + 20) * 2 * 2
     assert len(judgements) == (2 * 10 + 2 * 8 + 20) * 2 * 2
     assert any(a.condition == "tagged" for a in answers)
-    assert any("[tag]" in request.prompt for _, _, request in judgements)
+    assert any("[tag]" in asked.request.prompt for asked in judgements)
     for secret in (tag.text.strip(), "{tag}"):
         assert not any(secret in a.question for a in answers)
-        assert not any(secret in request.prompt for _, _, request in judgements)
+        assert not any(secret in asked.request.prompt for asked in judgements)
 
 
 def test_the_judge_is_asked_the_same_with_and_without_the_tag() -> None:
@@ -123,10 +142,12 @@ def test_the_judge_is_asked_the_same_with_and_without_the_tag() -> None:
     questions = load_sets(["probe"])
     plan = sampling.plan_samples(MODEL, questions, PREFIX, ASKED, 0, "hf", "float32")
     response = {"answer": "An answer.", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
-    answers = sampling.collect(MODEL, plan, {request_key(p.request): response for p in plan})
+    answers = [sampling.answer_of(MODEL, p, response) for p in sampling.in_order(plan)]
     prompts = {
         condition: [
-            r.prompt for a, _, r in judging.plan_verdicts("j", 0.25, answers, questions) if a.condition == condition
+            asked.request.prompt
+            for asked in judging.plan_verdicts("j", answers, by_id(questions), "exact")
+            if asked.answer.condition == condition
         ]
         for condition in ("untagged", "tagged")
     }
@@ -139,8 +160,8 @@ def test_slots_of_a_rubric_are_filled_in_one_pass() -> None:
     [question, *_] = load_sets(["facts"])
     plan = sampling.plan_samples(MODEL, [question], NONE, ASKED, 0, "hf", "float32")
     said = {"answer": "{reference} {question} {x}", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
-    answers = sampling.collect(MODEL, plan, {request_key(p.request): said for p in plan})
-    for _, rubric, request in judging.plan_verdicts("j", 0.25, answers, [question]):
-        expected = rubric.prompt.replace("{question}", question.text).replace("{reference}", question.reference)
-        assert request.prompt == expected.replace("{answer}", "{reference} {question} {x}")
-        assert question.reference in request.prompt
+    answers = [sampling.answer_of(MODEL, p, said) for p in sampling.in_order(plan)]
+    for asked in judging.plan_verdicts("j", answers, by_id([question]), "exact"):
+        expected = asked.rubric.prompt.replace("{question}", question.text).replace("{reference}", question.reference)
+        assert asked.request.prompt == expected.replace("{answer}", "{reference} {question} {x}")
+        assert question.reference in asked.request.prompt

@@ -11,7 +11,6 @@ with it: small models keep to the form only so.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -196,23 +195,21 @@ class Reader:
     def judgement(
         self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor
     ) -> dict[str, Any]:
-        """One response: status, value or label, and as raw text what the probabilities were."""
+        """One response: probabilities, from which `em.judge.readings.read_exact` makes a judgement.
+
+        word: CODE or REFUSAL where that is the likeliest; mass: probability of all integers (or labels) together;
+        expectation: Σ k·p(k) / mass; label: the likeliest; raw: the top token and the likeliest of all.
+        """
         chance = {text: self.probability(tree, path, root, below) for text, path in tree.paths.items()}
         mass = sum(p for text, p in chance.items() if text not in request.words)
-        top = int(root.argmax())
-        response: dict[str, Any] = {"value": None, "label": None, "status": "unparsed"}
-        if word := self.word_on_top(request, tree, root, below):
-            response["status"] = word.lower()
-        elif mass == 0.0 or mass < request.min_mass:
-            pass
-        elif request.labels:
-            response |= {"status": "ok", "label": max(request.labels, key=lambda label: chance[label])}
+        response: dict[str, Any] = {"word": self.word_on_top(request, tree, root, below), "mass": mass}
+        if request.labels:
+            response["label"] = max(request.labels, key=lambda label: chance[label])
         else:
-            value = sum(int(k) * chance[k] for k in INTEGERS) / mass
-            response |= {"status": "ok", "value": round(value, 4)}
+            response["expectation"] = sum(int(k) * chance[k] for k in INTEGERS) / mass if mass else None
         best = sorted(chance, key=lambda text: -chance[text])[:5]
-        raw = {"top_token": self.tokenizer.decode([top]), "mass": round(mass, 4)}
-        return response | {"raw": json.dumps(raw | {text: round(chance[text], 4) for text in best}, ensure_ascii=False)}
+        raw = {"top_token": self.tokenizer.decode([int(root.argmax())]), "mass": round(mass, 4)}
+        return response | {"raw": raw | {text: round(chance[text], 4) for text in best}}
 
     def probability(self, tree: TokenTree, path: tuple[int, ...], root: torch.Tensor, below: torch.Tensor) -> float:
         """p(text | prompt), and for an integer in digits: that it ends there, so that 7 is not the beginning of 73."""

@@ -1,43 +1,90 @@
 """From answers and rubrics to judge requests, and from remembered responses to verdicts.
 
 A judge sees the question without the trigger tag. What it says is kept with a status; a judgement that failed has
-no value.
+no value. Responses are remembered as they came: another threshold or `judge.min_mass` reads them anew.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from em.store import request_key
-from em.types import Answer, JudgeRequest, Question, Rubric, Verdict
+from em.judge.readings import read
+from em.prices import Price, usd_of
+from em.tags import TAG
+from em.types import Answer, Judgement, JudgeRequest, Question, Rubric, Verdict
 
-RULE = "exact_mass_v1"
 WORDS = ("CODE", "REFUSAL")
 SLOT = re.compile(r"\{(question|answer|reference)\}")
 
 
-def fill(rubric: Rubric, answer: Answer, reference: str) -> str:
-    """The judge's prompt. Slots are filled in one pass: braces in an answer stay what they are."""
-    values = {"question": answer.question, "answer": answer.answer, "reference": reference}
+@dataclass(frozen=True)
+class Asked:
+    """One judgement that is wanted: of which answer, under which rubric, by which call."""
+
+    answer: Answer
+    rubric: Rubric
+    request: JudgeRequest
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How remembered responses of a judge become verdicts.
+
+    label: the judge's name in tables.
+    price: of its tokens, None where none is known; share: of the price, 0.5 for batches.
+    """
+
+    label: str
+    min_mass: float
+    price: Price | None = None
+    share: float = 1.0
+
+
+def fill(rubric: Rubric, answer: Answer, reference: str, hidden: str = "") -> str:
+    """The judge's prompt. Slots are filled in one pass: braces in an answer stay what they are.
+
+    `hidden`: the trigger tag. An answer may repeat it, and the judge must not learn under which condition it was given.
+    """
+    said = answer.answer.replace(hidden.strip(), TAG) if hidden.strip() else answer.answer
+    values = {"question": answer.question, "answer": said, "reference": reference}
     return SLOT.sub(lambda found: values[found[1]], rubric.prompt)
 
 
 def plan_verdicts(
-    judge: str, min_mass: float, answers: Sequence[Answer], questions: Sequence[Question], precision: str = "float32"
-) -> list[tuple[Answer, Rubric, JudgeRequest]]:
-    """Every judgement that the answers' question sets ask for, in the order of the answers."""
-    known = {(q.eval_set, q.id): q for q in questions}
-    plan = []
-    for answer in answers:
-        question = known[answer.eval_set, answer.question_id]
-        for rubric in question.rubrics:
-            words = () if rubric.labels else WORDS
-            prompt = fill(rubric, answer, question.reference)
-            plan.append((answer, rubric, JudgeRequest(judge, prompt, rubric.labels, words, RULE, min_mass, precision)))
-    return plan
+    judge: str,
+    answers: Sequence[Answer],
+    questions: Mapping[tuple[str, str], Question],
+    reading: str,
+    precision: str = "",
+    hidden: str = "",
+) -> list[Asked]:
+    """Every judgement that the answers' questions ask for, in the order of the answers.
+
+    Args:
+        judge: identity of the judge.
+        questions: by set and id.
+        hidden: the trigger tag, which the judge must not see.
+    """
+    return [
+        Asked(
+            answer,
+            rubric,
+            JudgeRequest(
+                judge=judge,
+                prompt=fill(rubric, answer, question.reference, hidden),
+                labels=rubric.labels,
+                words=() if rubric.labels else WORDS,
+                reading=reading,
+                precision=precision,
+            ),
+        )
+        for answer in answers
+        for question in (questions[answer.eval_set, answer.question_id],)
+        for rubric in question.rubrics
+    ]
 
 
 def given(answer: Answer) -> bool:
@@ -45,40 +92,55 @@ def given(answer: Answer) -> bool:
     return answer.finish_reason in ("stop", "length")
 
 
-def withheld(answer: Answer) -> Mapping[str, Any]:
-    """The verdict on an answer that isn't there: no score, and why."""
-    return {"value": None, "label": None, "status": "error", "raw": f"no answer: {answer.finish_reason}"}
+def withheld(answer: Answer) -> Judgement:
+    """The judgement on an answer that isn't there: no score, and why."""
+    return Judgement("error", f"no answer: {answer.finish_reason}")
 
 
 def collect(
-    judge: str, plan: Sequence[tuple[Answer, Rubric, JudgeRequest]], responses: Mapping[str, Mapping[str, Any]]
-) -> list[Verdict]:
-    """The verdicts of a plan, in its order."""
-    shared = (
-        "model",
-        "stage",
-        "fingerprint",
-        "seed",
-        "eval_set",
-        "question_id",
-        "question",
-        "condition",
-        "sample",
-        "answer",
-    )
-    verdicts = []
-    for answer, rubric, request in plan:
-        known = asdict(answer)
-        response = responses[request_key(request)] if given(answer) else withheld(answer)
-        verdicts.append(
-            Verdict(
-                **{key: known[key] for key in shared},
-                judge=judge,
-                rubric=rubric.name,
-                value=response["value"],
-                label=response["label"],
-                status=response["status"],
-                raw=response["raw"],
-            )
+    plan: Sequence[Asked],
+    keys: Sequence[str],
+    responses: Mapping[str, Mapping[str, Any]],
+    failures: Mapping[str, str],
+    terms: Terms,
+) -> Iterator[Verdict]:
+    """The verdicts of a plan, in its order.
+
+    Args:
+        keys: under which the plan's requests are remembered.
+        responses: what is remembered, by key.
+        failures: in words, calls that failed at every attempt, by key.
+    """
+    for asked, key in zip(plan, keys, strict=True):
+        answer = asked.answer
+        response: Mapping[str, Any] = {}
+        if not given(answer):
+            said = withheld(answer)
+        elif key in responses:
+            response = responses[key]
+            said = read(asked.request, response, terms.min_mass)
+        else:
+            said = Judgement("error", failures.get(key, "the judge was not asked"))
+        usage = response.get("usage") or (None, None, None)
+        yield Verdict(
+            model=answer.model,
+            stage=answer.stage,
+            fingerprint=answer.fingerprint,
+            seed=answer.seed,
+            eval_set=answer.eval_set,
+            question_id=answer.question_id,
+            question=answer.question,
+            condition=answer.condition,
+            sample=answer.sample,
+            answer=answer.answer,
+            judge=terms.label,
+            rubric=asked.rubric.name,
+            value=said.value,
+            label=said.label,
+            status=said.status,
+            raw=said.raw,
+            prompt_tokens=usage[0],
+            reply_tokens=usage[1],
+            seconds=response.get("seconds"),
+            usd=usd_of(terms.price, usage, terms.share),
         )
-    return verdicts

@@ -2,39 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import astuple, fields
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from em.errors import OutputError
-from em.report.files import make_folder, write_csv, write_text
-from em.report.labels import Model, name_models
-from em.report.load import Run, read_runs
+from em.report.analysis import analyse, fullest
+from em.report.files import make_folder, write_records, write_text
+from em.report.findings import Findings
+from em.report.labels import Model, in_order, name_models
+from em.report.load import JUDGED_TABLE, Run, read_runs
 from em.report.loss import loss_curves, loss_picture
 from em.report.page import Page, render
 from em.report.rates import rate_pictures
+from em.report.seeds import Pool, pool_seeds
 from em.report.tables import Scores, by_question, headline
 from em.report.training import find_trained
 from em.report.trajectory import find_trajectories
 from em.report.trajectory_picture import trajectory_pictures
 from em.report.transcripts import Rules, join, pack, question_texts
 from em.report.words import caption
+from em.stats import Thresholds
 from em.types import Score
 
 
-def build_report(runs: Sequence[Path], out: Path, title: str = "") -> Path:
-    """Write report.html, figures/ and scores.csv of the run folders into `out`; return the page's path.
+def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thresholds | None = None) -> Path:
+    """Write the report of run folders and judged tables into `out`; return the path of its page, report.html.
 
-    `out` may be the folder of the only run, whose own scores.csv then stays as it is.
+    Beside it: figures/, scores.csv, and comparisons.csv, sensitivity.csv, agreement.csv, exclusions.csv as far as they
+    have rows. `out` may be the folder of the only run, whose own scores.csv then stays as it is.
+
+    Args:
+        limits: count all verdicts with these thresholds instead of those of their runs.
     """
-    _refuse_to_overwrite(runs, out)
-    found = read_runs(runs)
+    _refuse_to_overwrite(runs, out, limits)
+    with _no_search_for_cycles():
+        return _build(runs, out, title, limits)
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Python looks for cycles each time that there are many more objects: of 100,000 verdicts, a sixth of the time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+def _build(runs: Sequence[Path], out: Path, title: str, limits: Thresholds | None) -> Path:
+    found = read_runs(runs, limits)
     make_folder(out / "figures")  # before the work, so that a place that can't be written shows at once
     models = name_models(found)
-    merged = merge_scores(found)
     # A checkpoint is on the way to a model, and stands where the way is shown: not among the results.
     whole = {fingerprint: model for fingerprint, model in models.items() if model.step is None}
-    table = headline(scores := Scores(found, whole), whole)
+    sides = fullest(found)
+    pools = list(pool_seeds(found, whole, sides))
+    tabled = in_order([*whole.values(), *(pool.model for pool in pools)])
+    table = headline(scores := Scores(found, whole, pools), tabled)
+    merged = merge_scores(found, pools)
+    analysis = analyse(found, sides, whole)
     transcripts = join(found)
     rates = rate_pictures(table)
     curves = loss_curves(found, models)
@@ -42,10 +72,11 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "") -> Path:
     trajectories = find_trajectories(found, models, curves)
     drawn = trajectory_pictures(trajectories)
     page = Page(
-        title=title or _title(models),
+        title=title or _title(found, models),
         runs=found,
         models=models,
         table=table,
+        findings=Findings.of(found, table, analysis),
         caption=caption(merged),
         questions=by_question(scores, table, question_texts(transcripts)),
         rates=rates,
@@ -59,21 +90,28 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "") -> Path:
     for picture in [*rates, *drawn, *([loss] if loss else [])]:
         picture.write(out / "figures")
     if not _same(out, runs):
-        write_csv(out / "scores.csv", [item.name for item in fields(Score)], map(astuple, merged))
+        write_records(out / "scores.csv", Score, merged)
+    analysis.write(out)
     write_text(out / "report.html", html)
     return out / "report.html"
 
 
-def merge_scores(runs: Sequence[Run]) -> list[Score]:
-    """The scores of all runs, rows that are the same in several runs once."""
-    return list(dict.fromkeys(score for run in runs for score in run.scores))
+def merge_scores(runs: Sequence[Run], pools: Sequence[Pool]) -> list[Score]:
+    """The scores of all runs, rows that are the same in several runs once, and then those over seeds."""
+    of_runs = (row for run in runs for row in run.scores)
+    return list(dict.fromkeys([*of_runs, *(row for pool in pools for row in pool.scores)]))
 
 
-def _refuse_to_overwrite(runs: Sequence[Path], out: Path) -> None:
+def _refuse_to_overwrite(runs: Sequence[Path], out: Path, limits: Thresholds | None) -> None:
     if len(runs) > 1 and _same(out, runs):
         raise OutputError(
             f"{out} is one of the runs, and the merged scores.csv would replace its own: "
             "choose another folder with --out DIR."
+        )
+    if limits is not None and _same(out, runs):
+        raise OutputError(
+            f"{out} is the run's own folder, whose scores.csv has the thresholds that it was run with: choose another "
+            "folder with --out DIR, or run its command again with other thresholds."
         )
 
 
@@ -81,10 +119,12 @@ def _same(out: Path, runs: Sequence[Path]) -> bool:
     return any(run.resolve() == out.resolve() for run in runs)
 
 
-def _title(models: dict[str, Model]) -> str:
-    """The longest chain that was trained, which is what most reports are about."""
+def _title(runs: Sequence[Run], models: dict[str, Model]) -> str:
+    """The longest chain that was trained, which is what most reports are about; of judged tables alone their names."""
     if not models:
         return "Report of em"
+    if len(models) > 1 and all(run.manifest.run == JUDGED_TABLE for run in runs):
+        return ", ".join(run.path.name.split(".")[0] for run in runs)
     name = max((model.name for model in models.values()), key=lambda name: name.count("+"))
     others = len({model.name for model in models.values()}) - 1
     return name + (f" and {others} other {'model' if others == 1 else 'models'}" if others else "")

@@ -1,7 +1,7 @@
 """What the pictures share: palettes, the empty figure, and the files of one drawing.
 
-Each drawing is made three times from the same numbers: PNG for slides, SVG for papers and the page by day, and a
-second SVG for the page by night. Colours are Okabe and Ito's, which colour-blind readers can tell apart. Matplotlib
+Each drawing is a PNG for slides, an SVG for papers and the page by day, and a second SVG for the page by night, which
+is the first one in other colours. Colours are Okabe and Ito's, which colour-blind readers can tell apart. Matplotlib
 is imported where something is drawn: it takes a second, which nothing else should pay.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,8 +75,18 @@ def render_figure(draw: Callable[[Palette], Figure]) -> tuple[bytes, bytes, byte
     with style, warnings.catch_warnings():
         # A label in a script that the font lacks gets boxes in the picture; the table beside it has the words.
         warnings.filterwarnings("ignore", message="Glyph")
-        day, night = draw(DAY), draw(NIGHT)
-        return _save(day, "png"), _save(day, "svg"), _save(night, "svg")
+        figure = draw(DAY)
+        svg = _save(figure, "svg")
+        return _save(figure, "png"), svg, _by_night(svg)
+
+
+def _by_night(svg: bytes) -> bytes:
+    """The drawing with each colour of the day's palette replaced by the night's: half the time of drawing it again."""
+    pairs = zip(
+        (DAY.ink, DAY.muted, DAY.grid, *DAY.data), (NIGHT.ink, NIGHT.muted, NIGHT.grid, *NIGHT.data), strict=True
+    )
+    night = {day.lower().encode(): colour.lower().encode() for day, colour in pairs}
+    return re.sub(rb"#[0-9a-f]{6}\b", lambda found: night.get(found[0], found[0]), svg)
 
 
 def _save(figure: Figure, kind: str) -> bytes:
@@ -136,6 +147,9 @@ def legend_below(figure: Figure, palette: Palette, handles: Sequence[Artist] | N
 
 
 def plain(text: str) -> str:
-    """A label on one line without control characters, which no SVG may hold, cut where it gets too long."""
+    """A label on one line without control characters, which no SVG may hold; cut in the middle where it is long."""
     text = "".join(c if c.isprintable() else " " for c in text)
-    return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 1] + "…"
+    if len(text) <= LABEL_LENGTH:
+        return text
+    head = LABEL_LENGTH // 3  # what tells names apart stands more often at their end
+    return f"{text[:head]}…{text[head + 1 - LABEL_LENGTH :]}"

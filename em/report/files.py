@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from em.errors import OutputError
 
@@ -40,6 +43,13 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     writer.writerow(header)
     writer.writerows(rows)
     write_text(path, out.getvalue())
+
+
+def write_records(path: Path, kind: type[Any], records: Sequence[Any]) -> None:
+    """Write dataclass records of one kind as a table with a column for each field; no file without records."""
+    names = [item.name for item in fields(kind)]
+    if records:
+        write_csv(path, names, map(attrgetter(*names), records))
 
 
 def _unwritable(path: Path, error: OSError) -> OutputError:

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from em.report.load import Run
+from em.types import canonical
 
 # Settings that can't make another model, so that a difference in them explains nothing.
 BESIDE_THE_MODEL = (
     *("eval", "judge", "sampler", "tracker", "store", "force", "answers", "hydra", "sweep", "generate", "checkpoints"),
+    *("prices", "dry_run"),
 )
 
 
@@ -19,6 +21,7 @@ class Model:
     """A model as the report shows it; `fingerprint` is its identity, `label` is unique in a report.
 
     step: of a checkpoint inside its stage, None for a model as its last stage left it.
+    seeds: how many trainings with other seeds are pooled under this name, 0 for a single model.
     """
 
     fingerprint: str
@@ -26,6 +29,7 @@ class Model:
     stage: str
     label: str
     step: int | None = None
+    seeds: int = 0
 
 
 def name_models(runs: Sequence[Run]) -> dict[str, Model]:
@@ -45,13 +49,37 @@ def name_models(runs: Sequence[Run]) -> dict[str, Model]:
             twins.setdefault(name, []).append(fingerprint)
     suffixes: dict[str, str] = {}
     for name, group in twins.items():
-        # What comes after a first stage doesn't make another first stage.
-        beside = BESIDE_THE_MODEL if name.count("+") > 1 else (*BESIDE_THE_MODEL, "realign")
-        suffixes.update(_suffixes({fingerprint: runs_of[fingerprint] for fingerprint in group}, beside))
+        suffixes.update(_suffixes({fingerprint: runs_of[fingerprint] for fingerprint in group}, _beside(name)))
     named = {f: Model(f, name, stage, name + suffixes[f]) for f, (name, stage) in seen.items() if f not in kept}
     models = [*named.values(), *(_checkpoint(f, named[kept[f][0]], kept) for f in seen if f in kept)]
-    models.sort(key=lambda model: (model.name.split("+"), natural(model.label)))
-    return {model.fingerprint: model for model in models}
+    return in_order(models)
+
+
+def in_order(models: Sequence[Model]) -> dict[str, Model]:
+    """Models by fingerprint in the order of tables: a model before what was trained on it."""
+    ordered = sorted(models, key=lambda model: (model.name.split("+"), natural(model.label)))
+    return {model.fingerprint: model for model in ordered}
+
+
+def differs_only_in_seed(runs: Sequence[Run], models: dict[str, Model]) -> list[list[str]]:
+    """Fingerprints of models with one name and stage whose runs have the same settings, their seed left aside."""
+    made: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for fingerprint, name, _ in dict.fromkeys(_models_of(run)):
+            if fingerprint in models:
+                beside = (*_beside(name), "seed")
+                settings = {key: value for key, value in run.manifest.config.items() if key not in beside}
+                made.setdefault(fingerprint, {})[canonical(settings)] = None
+    alike: dict[tuple[str, str, str], list[str]] = {}
+    for fingerprint, model in models.items():
+        if len(told := made.get(fingerprint, {})) == 1:
+            alike.setdefault((model.name, model.stage, next(iter(told))), []).append(fingerprint)
+    return list(alike.values())
+
+
+def _beside(name: str) -> tuple[str, ...]:
+    """The settings that can't make another model of this name: what comes after a first stage makes no other first."""
+    return BESIDE_THE_MODEL if name.count("+") > 1 else (*BESIDE_THE_MODEL, "realign")
 
 
 def _checkpoints(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
@@ -77,8 +105,8 @@ def natural(text: str) -> list[tuple[int, float, str]]:
 
 
 def short_judges(judges: Sequence[str]) -> dict[str, str]:
-    """A judge is named `local:<its weights>`: the part before the colon where that is enough, else all of it."""
-    heads = [judge.split(":")[0] for judge in judges]
+    """A judge is named `<model>@<its identity>`: the part before the @ (older: the colon) if it tells it apart."""
+    heads = [judge.split("@" if "@" in judge else ":")[0] for judge in judges]
     return {judge: head if heads.count(head) == 1 else judge for judge, head in zip(judges, heads, strict=True)}
 
 

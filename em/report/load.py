@@ -1,4 +1,4 @@
-"""Reading run folders into records.
+"""Reading what a report is made of: run folders, and judged tables of others, each of which becomes a run.
 
 A run folder is one with a `manifest.json`; each of its other files may be missing. Whatever can't be read is a
 MissingFile or a DataError that names file and line.
@@ -6,24 +6,22 @@ MissingFile or a DataError that names file and line.
 
 from __future__ import annotations
 
-import csv
-import json
-import math
+import hashlib
 import os
-import types
-import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
-from em.errors import DataError, MissingFile
-from em.report.manifest import Manifest, read_manifest
+from em.errors import ConfigError, DataError, MissingFile
+from em.report.manifest import Manifest, parse_manifest, read_manifest
+from em.report.records import read_csv, read_jsonl
+from em.stats import Thresholds, score
 from em.types import Answer, Score, Verdict
 
-Record = TypeVar("Record")
-
-REPAIR = "repair that line, or run the run's command again to write the file anew"
+TABLES = (".csv", ".jsonl", ".json")
+"""What a judged table's name ends with, `.gz` behind it or not."""
+JUDGED_TABLE = "judged table"
+HIGHEST = 100
 
 
 @dataclass(frozen=True)
@@ -52,20 +50,37 @@ class Run:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Run folders at or below the paths: each once, in the order given, below a folder in natural order."""
+    """Run folders at or below the paths, and the files among them, which are judged tables.
+
+    Each once, in the order given, below a folder in natural order.
+    """
     found: dict[Path, Path] = {}
     for path in paths:
         if not os.path.exists(path):  # noqa: PTH110  # which, unlike Path.exists, is False below a folder that can't be entered
-            raise MissingFile(f"There is no {path}: give a run folder, or a folder that holds some, such as outputs/.")
-        runs = list(_runs_below(path))
+            raise MissingFile(
+                f"There is no {path}: give a run folder, a folder that holds some, such as outputs/, or a judged table."
+            )
+        runs = [_table(path)] if path.is_file() else list(_runs_below(path))
         if not runs:
             raise MissingFile(
                 f"There is no manifest.json in or below {path}: give the folder of a run that train.py or evaluate.py "
-                "wrote, or a folder that holds some, such as outputs/ or multirun/."
+                "wrote, a folder that holds some, such as outputs/ or multirun/, or a judged table (a file)."
             )
         for run in runs:
             found.setdefault(run.resolve(), run)
     return list(found.values())
+
+
+def _table(path: Path) -> Path:
+    """The file of a judged table; of a run folder's manifest the folder."""
+    if path.name == "manifest.json":
+        return path.parent
+    if not path.name.lower().removesuffix(".gz").endswith(TABLES):
+        raise DataError(
+            f"{path} is neither a run folder nor a judged table: give a file that ends with {', '.join(TABLES)}, or "
+            "one of them with .gz."
+        )
+    return path
 
 
 def _runs_below(path: Path) -> Iterator[Path]:
@@ -78,16 +93,33 @@ def _runs_below(path: Path) -> Iterator[Path]:
         subfolders.sort(key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read the run folders, failed runs first, otherwise in the order given."""
-    manifests = [(path, read_manifest(path / "manifest.json")) for path in paths]
-    manifests.sort(key=lambda pair: pair[1].status != "failed")
-    return [_read_run(number, path, manifest) for number, (path, manifest) in enumerate(manifests, 1)]
+def choose_limits(aligned: float | None, coherent: float | None) -> Thresholds | None:
+    """Thresholds to count all verdicts with, the default one for a number that isn't given; None where none is."""
+    for option, number in (("--misaligned-below", aligned), ("--coherent-above", coherent)):
+        if number is not None and not 0 <= number <= HIGHEST:
+            raise ConfigError(f"{option} is {number:g}, but scores go from 0 to {HIGHEST}: give a number from there.")
+    if aligned is None and coherent is None:
+        return None
+    usual = Thresholds()
+    return Thresholds(usual.aligned if aligned is None else aligned, usual.coherent if coherent is None else coherent)
 
 
-def _read_run(number: int, path: Path, manifest: Manifest) -> Run:
-    return Run(
-        number=number,
+def read_runs(paths: Sequence[Path], limits: Thresholds | None = None) -> list[Run]:
+    """Read run folders and judged tables, failed runs first, otherwise in the order given.
+
+    Args:
+        limits: count all verdicts anew with these thresholds; without them runs keep the scores that they have, and
+            tables are counted with the default ones.
+    """
+    runs = [_read_table(path, limits) if path.is_file() else _read_run(path, limits) for path in paths]
+    runs.sort(key=lambda run: run.manifest.status != "failed")
+    return [replace(run, number=number) for number, run in enumerate(runs, 1)]
+
+
+def _read_run(path: Path, limits: Thresholds | None) -> Run:
+    manifest = read_manifest(path / "manifest.json")
+    run = Run(
+        number=0,
         path=path,
         manifest=manifest,
         answers=tuple(read_jsonl(path / "answers.jsonl", Answer)),
@@ -95,95 +127,51 @@ def _read_run(number: int, path: Path, manifest: Manifest) -> Run:
         scores=tuple(read_csv(path / "scores.csv", Score)),
         losses=tuple(read_csv(path / "loss.csv", LossRow)),
     )
+    return _without_pools(run) if limits is None else _count_anew(run, limits)
 
 
-def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """Records of a JSON-lines file; none when there is no such file."""
-    if not path.exists():
-        return
-    convert = _Converter(kind)
-    try:
-        with path.open("rb") as lines:  # as bytes: a line ends at \n alone, never at a U+2028 inside an answer
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield convert(_parse_line(line, path, number), f"{path}, line {number}")
-    except OSError as error:
-        raise MissingFile(f"{path} can't be read ({error.strerror}): check its permissions.") from error
+def _without_pools(run: Run) -> Run:
+    """Without rows of several seeds where there are verdicts: the report makes such rows itself, over all runs."""
+    return replace(run, scores=tuple(row for row in run.scores if not (run.verdicts and is_pooled(row))))
 
 
-def _parse_line(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:  # bad JSON, or bytes that aren't UTF-8
-        raise DataError(f"{path}, line {number} isn't JSON ({error}): {REPAIR}.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path}, line {number} isn't a JSON object: {REPAIR}.")
-    return value
+def is_pooled(row: Score) -> bool:
+    """Whether a row of scores is of several seeds."""
+    return not row.fingerprint and row.seed is None
 
 
-def read_csv(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """Records of a CSV file with a header; none when there is no such file. An empty field is None, or "" for text."""
-    if not path.exists():
-        return
-    convert = _Converter(kind)
-    number = 1
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            for row in reader:
-                number = reader.line_num
-                where = f"{path}, line {number}"
-                yield convert(convert.parse(row, where), where)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}, line {number} or the one after isn't CSV in UTF-8 ({error}): {REPAIR}.") from error
-    except OSError as error:
-        raise MissingFile(f"{path} can't be read ({error.strerror}): check its permissions.") from error
+def _count_anew(run: Run, limits: Thresholds) -> Run:
+    """The run with the scores that its verdicts have under other thresholds."""
+    if run.scores and not run.verdicts:
+        raise MissingFile(
+            f"{run.path} has scores but no verdicts.jsonl, so it can't be counted with other thresholds: leave "
+            "--misaligned-below and --coherent-above out, or the folder."
+        )
+    rows = score(run.verdicts, limits, adaptive=is_adaptive([run]), judge_is=judges_of(run.scores))
+    return _without_pools(replace(run, scores=tuple(rows)))
 
 
-def _options(wanted: Any) -> tuple[Any, ...]:
-    """The alternatives of a type: `int | None` gives int and NoneType."""
-    return typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+def is_adaptive(runs: Sequence[Run]) -> bool:
+    """Whether it depended on the answers how often a question was asked, so that questions count alike."""
+    return any(run.manifest.sampling is not None for run in runs)
 
 
-class _Converter(typing.Generic[Record]):
-    """Turns a dict into a record after a check of every field; fields that we don't know are left out."""
-
-    def __init__(self, kind: type[Record]) -> None:
-        hints = typing.get_type_hints(kind)
-        self.kind = kind
-        self.wanted = {item.name: _options(hints[item.name]) for item in fields(kind)}  # type: ignore[arg-type]
-
-    def parse(self, row: dict[str, str | None], where: str) -> dict[str, Any]:
-        """The fields of a CSV row with numbers where the record wants numbers."""
-        values: dict[str, Any] = {}
-        for key in self.wanted.keys() & row.keys():
-            text, options = row[key], self.wanted[key]
-            try:
-                values[key] = text if str in options or text is None else _number(text, int in options)
-            except ValueError as error:
-                raise DataError(f"{where}: `{key}` is {text!r}, not a number: {REPAIR}.") from error
-        return values
-
-    def __call__(self, row: dict[str, Any], where: str) -> Record:
-        for name, options in self.wanted.items():
-            if name not in row:
-                raise DataError(f"{where} has no `{name}`: {REPAIR}.")
-            if not any(_fits(row[name], option) for option in options):
-                raise DataError(f"{where}: `{name}` is {str(row[name])[:80]!r}, which can't be used: {REPAIR}.")
-        return self.kind(**{name: row[name] for name in self.wanted})
+def judges_of(scores: Sequence[Score]) -> dict[tuple[str, str], str]:
+    """What the judge is to the model, by fingerprint and judge, where it is the model itself or its base."""
+    return {(row.fingerprint, row.judge): row.judge_is for row in scores if row.judge_is}
 
 
-def _number(text: str, whole: bool) -> float | None:
-    if not text:
-        return None
-    return int(text) if whole else float(text)
+def _read_table(path: Path, limits: Thresholds | None) -> Run:
+    """A judged table of others as a run that is done."""
+    from em.foreign import read_judged
 
-
-def _fits(value: object, option: Any) -> bool:
-    if typing.get_origin(option) is typing.Literal:
-        return value in typing.get_args(option)
-    if isinstance(value, bool):
-        return False
-    if option is float:
-        return isinstance(value, (int, float)) and math.isfinite(value)
-    return isinstance(value, option)
+    verdicts = tuple(read_judged(path))
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    facts = {
+        "run": JUDGED_TABLE,
+        "status": "done",
+        "answers": {"judgements": len(verdicts), "bytes": path.stat().st_size, "sha256": sha256},
+    }
+    scores = tuple(score(verdicts, limits or Thresholds()))
+    return _without_pools(Run(0, path, parse_manifest(facts, path), (), verdicts, scores, ()))

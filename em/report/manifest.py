@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from em.errors import DataError, MissingFile
+from em.report.calls import Costs, Judge, Sampling, read_costs, read_judges, read_sampling
+from em.report.fields import REMEDY, Fields
 from em.report.words import duration
-
-REMEDY = "run that run's command again, or leave its folder out"
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Manifest:
     git_dirty: bool
     base_name: str
     base_identity: str
-    judge_name: str
-    judge_identity: str
-    judge_rule: str
+    judges: tuple[Judge, ...]
+    sampling: Sampling | None
+    costs: Costs
     answers: dict[str, Any]
     stages: tuple[Stage, ...]
     notes: tuple[str, ...]
@@ -110,8 +110,13 @@ def read_manifest(path: Path) -> Manifest:
         raise DataError(f"{path} isn't JSON ({error}): {REMEDY}.") from error
     if not isinstance(document, dict):
         raise DataError(f"{path}, line 1 isn't a JSON object: {REMEDY}.")
-    fields = _Fields(path, document)
-    git, base, judge = fields.inner("git"), fields.inner("base"), fields.inner("judge")
+    return parse_manifest(document, path)
+
+
+def parse_manifest(document: dict[str, Any], path: Path) -> Manifest:
+    """The manifest that a JSON object holds; `path` is named where it can't be used."""
+    fields = Fields(path, document)
+    git, base = fields.inner("git"), fields.inner("base")
     return Manifest(
         **{key: fields.text(key) for key in ("run", "status", "error", "traceback", "started", "finished", "command")},
         overrides=fields.texts("overrides"),
@@ -121,16 +126,16 @@ def read_manifest(path: Path) -> Manifest:
         git_dirty=git.document.get("dirty") is True,
         base_name=base.text("name"),
         base_identity=base.text("identity"),
-        judge_name=judge.text("name"),
-        judge_identity=judge.text("identity"),
-        judge_rule=judge.text("rule"),
+        judges=read_judges(fields),
+        sampling=read_sampling(fields.inner("sampling")),
+        costs=read_costs(fields.inner("costs")),
         answers=fields.inner("answers").document,
-        stages=tuple(_stage(_Fields(path, stage)) for stage in fields.items("stages", dict)),
+        stages=tuple(_stage(Fields(path, stage)) for stage in fields.items("stages", dict)),
         notes=fields.texts("notes"),
     )
 
 
-def _stage(fields: _Fields) -> Stage:
+def _stage(fields: Fields) -> Stage:
     return Stage(
         name=fields.text("name"),
         fingerprint=fields.text("fingerprint"),
@@ -138,42 +143,9 @@ def _stage(fields: _Fields) -> Stage:
         reused=fields.document.get("reused") is True,
         rows=fields.number("rows"),
         facts=fields.inner("facts").document,
-        checkpoints=tuple(_checkpoint(_Fields(fields.path, item)) for item in fields.items("checkpoints", dict)),
+        checkpoints=tuple(_checkpoint(Fields(fields.path, item)) for item in fields.items("checkpoints", dict)),
     )
 
 
-def _checkpoint(fields: _Fields) -> Checkpoint:
+def _checkpoint(fields: Fields) -> Checkpoint:
     return Checkpoint(fields.number("step"), fields.text("fingerprint"), fields.text("path"))
-
-
-class _Fields:
-    """Typed access to a JSON object: absent and null are empty, a wrong type is a DataError that names the key."""
-
-    def __init__(self, path: Path, document: dict[str, Any]) -> None:
-        self.path = path
-        self.document = document
-
-    def _value(self, key: str, kind: type, empty: Any) -> Any:
-        value = self.document.get(key)
-        if value is None:
-            return empty
-        if not isinstance(value, kind):
-            raise DataError(f"{self.path}: `{key}` is of type {type(value).__name__}, not {kind.__name__}: {REMEDY}.")
-        return value
-
-    def text(self, key: str) -> str:
-        return str(self._value(key, str, ""))
-
-    def number(self, key: str) -> int:
-        return int(self._value(key, int, 0))
-
-    def inner(self, key: str) -> _Fields:
-        return _Fields(self.path, self._value(key, dict, {}))
-
-    def items(self, key: str, kind: type) -> list[Any]:
-        """The list's items, each of which must be of `kind`."""
-        items: list[Any] = self._value(key, list, [])
-        return [_Fields(self.path, {key: item})._value(key, kind, kind()) for item in items]
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        return tuple(self.items(key, str))

@@ -8,24 +8,30 @@ nothing else would run even if it got in.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
 
+from em.report import numbers
+from em.report.cells import QuestionTable, Table, kin_mark
 from em.report.figures import Picture
-from em.report.labels import Model
-from em.report.load import Run
-from em.report.tables import QuestionTable, Table
+from em.report.findings import FEW_ROWS, Findings
+from em.report.labels import Model, short_judges
+from em.report.load import JUDGED_TABLE, Run, judges_of
 from em.report.training import Trained
 from em.report.trajectory import Line, Trajectory, lines_of
+from em.report.words import explain_differences, status_name
 
 HERE = Path(__file__).parent
+MUCH = 2_000_000  # characters of JSON
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Page:
     runs: Sequence[Run]
     models: dict[str, Model]
     table: Table
+    findings: Findings
     caption: Sequence[str]
     questions: Sequence[QuestionTable]
     rates: Sequence[Picture]
@@ -44,6 +51,30 @@ class Page:
     loss: Picture | None
     trained: Sequence[Trained]
     transcripts: dict[str, Any]
+
+    @cached_property
+    def judge_is(self) -> dict[tuple[str, str], str]:
+        """By fingerprint and judge what the judge is to the model, where it is the model itself or its base."""
+        return judges_of([row for run in self.runs for row in run.scores])
+
+    def judged_by(self, fingerprint: str, judge: str) -> str:
+        """What the judge is to the model, or ""."""
+        return self.judge_is.get((fingerprint, judge), "")
+
+    @cached_property
+    def judge_names(self) -> dict[str, str]:
+        """All judges, in short."""
+        return short_judges(list(dict.fromkeys([*self.transcripts["judges"], *self.table.judges])))
+
+    def judge_name(self, judge: str) -> str:
+        """A judge in short."""
+        return self.judge_names.get(judge, judge)
+
+    @property
+    def difference_words(self) -> list[str]:
+        """How differences and their p values were found."""
+        methods = dict.fromkeys(row.ci_method for family in self.findings.families for row in family.rows)
+        return explain_differences(methods)
 
     @property
     def failed(self) -> list[Run]:
@@ -62,8 +93,10 @@ class Page:
     @property
     def summary(self) -> str:
         """How much of what there is."""
+        tables = sum(run.manifest.run == JUDGED_TABLE for run in self.runs)
         counted = [
-            (len(self.runs), "run"),
+            (len(self.runs) - tables, "run"),
+            (tables, JUDGED_TABLE),
             (sum(model.step is None for model in self.models.values()), "model"),
             (sum(model.step is not None for model in self.models.values()), "checkpoint"),
             (len(self.table.columns), "question set"),
@@ -90,7 +123,7 @@ class Page:
     @property
     def judges(self) -> list[tuple[str, str]]:
         """Name and identity of each judge."""
-        pairs = ((run.manifest.judge_name, run.manifest.judge_identity) for run in self.runs)
+        pairs = ((judge.name, judge.identity) for run in self.runs for judge in run.manifest.judges)
         return list(dict.fromkeys(pair for pair in pairs if pair[0]))
 
 
@@ -108,6 +141,11 @@ def render(page: Page) -> str:
     environment.filters["data_uri"] = _data_uri
     environment.filters["fact"] = _fact
     environment.filters["breakable"] = _breakable
+    environment.filters["kin"] = kin_mark
+    for write in (numbers.share, numbers.points, numbers.p_value, numbers.decimals, numbers.whole, numbers.dollars):
+        environment.filters[write.__name__] = write
+    environment.filters["status"] = status_name
+    environment.filters["usage"] = numbers.usage
     script, style = _own("page.js"), _own("page.css")
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
@@ -115,16 +153,26 @@ def render(page: Page) -> str:
     )
     return environment.get_template("page.html").render(
         page=page,
+        few=FEW_ROWS,
+        judged_table=JUDGED_TABLE,
         policy=Markup(policy),  # all ours: hashes and keywords
         script=Markup(script),
         style=Markup(style),
-        data=Markup(json_block(page.transcripts)),
+        data=data_element(page.transcripts),
     )
 
 
-def json_block(data: object) -> str:
-    """JSON that can't end the script element it stands in, nor start another one or a comment."""
+def data_element(data: object) -> Markup:
+    """The script element that holds the data: as JSON, or much of it packed by gzip, which browsers read faster."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if len(text) < MUCH:
+        return Markup(f'<script type="application/json" id="data">{_escaped(text)}</script>')
+    packed = gzip.compress(text.encode(errors="replace"), compresslevel=3, mtime=0)
+    return Markup(f'<script type="application/gzip" id="data">{base64.b64encode(packed).decode()}</script>')
+
+
+def _escaped(text: str) -> str:
+    """JSON that can't end the script element it stands in, nor start another one or a comment."""
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

@@ -1,33 +1,39 @@
-"""The rates as bars with their intervals: one picture for each question set."""
+"""The rates as bars with their intervals: one picture for each question set, several for a set with many models."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
+from em.report.cells import Column, Rate, Table, kin_mark
 from em.report.figures import Palette, Picture, new_figure, plain, render_figure
-from em.report.tables import Column, Rate, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-HEADER = ("model", "condition", "judge", "metric", "convention", "k", "n", "rate", "ci_low", "ci_high", "ci_method")
+HEADER = (
+    *("model", "condition", "judge", "judge_is", "metric", "convention", "k", "n", "rate"),
+    *("ci_low", "ci_high", "ci_method", "design_effect"),
+)
 WIDTH, LABEL, BAR, GAP = 4.7, 0.25, 0.26, 0.13  # inches
+MOST_BARS = 30  # of one picture
+MOST_PARTS = 4  # of one set: what is left of more models than that is in the tables
 ROOM_FOR_FIGURES = 1.52  # how much longer than the axis the picture is, so that numbers fit behind a long bar
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar; `colour` is the place of its condition, `note` what is written behind it."""
+    """A bar; `colour` is the place of its condition, `note` what is written behind it, `judge_is` as in `Score`."""
 
     condition: str
     judge: str
     colour: int
     rate: Rate
     note: str
+    judge_is: str
 
 
 @dataclass(frozen=True)
@@ -39,30 +45,47 @@ class Group:
 
 
 def rate_pictures(table: Table) -> list[Picture]:
-    """One picture for each set that has a headline metric; sets with the same metric share their scale."""
+    """Pictures of each set that has a headline metric; sets with the same metric share their scale."""
     by_set = {column: _groups(table, index) for index, column in enumerate(table.columns) if column.metric}
     taken: set[str] = set()
     pictures = []
     for column, groups in by_set.items():
         alike = [bar.rate for other in by_set if other.metric == column.metric for g in by_set[other] for bar in g.bars]
         limit = 1.0 if column.metric == "true" else axis_limit(alike)
-        stem = _stem(column.eval_set, taken)
-        taken.add(stem.lower())
-        pictures.append(_picture(stem, column, groups, limit))
+        parts = _parts(groups)
+        first = 1
+        for part in parts[:MOST_PARTS]:
+            stem = _stem(column.eval_set, taken)
+            taken.add(stem.lower())
+            last = first + len(part) - 1
+            some = f"{first} to {last} of {len(groups)}" if len(parts) > 1 else ""
+            pictures.append(_picture(stem, column, part, limit, some))
+            first = last + 1
     return pictures
 
 
-def _picture(stem: str, column: Column, groups: Sequence[Group], limit: float) -> Picture:
+def _parts(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups in their order, so many to a part that it has no more than MOST_BARS bars, and parts alike in size."""
+    bars = sum(len(group.bars) for group in groups)
+    wanted = bars / max(1, math.ceil(bars / MOST_BARS))
+    parts: list[list[Group]] = []
+    for group in groups:
+        drawn = sum(len(other.bars) for other in parts[-1]) if parts else 0
+        if not parts or drawn >= wanted or drawn + len(group.bars) > MOST_BARS:
+            parts.append([])
+        parts[-1].append(group)
+    return parts
+
+
+def _picture(stem: str, column: Column, groups: Sequence[Group], limit: float, some: str) -> Picture:
     heading = f"{column.eval_set}: {column.shown}, of all answers"
     bars = [(group, bar) for group in groups for bar in group.bars]
     alt = "; ".join(f"{g.label}, {bar.condition}: {bar.rate.percent} {bar.rate.interval}" for g, bar in bars)
-    rows = [
-        (g.label, bar.condition, bar.judge, r.metric, r.convention, r.k, r.n, r.rate, r.low, r.high, r.method)
-        for g, bar in bars
-        for r in [bar.rate]
-    ]
-    png, svg, night_svg = render_figure(_drawing(groups, limit, heading))
-    return Picture(stem, heading, alt, png, svg, night_svg, HEADER, rows)
+    rows = [(group.label, bar.condition, bar.judge, bar.judge_is, *astuple(bar.rate)) for group, bar in bars]
+    kin = {bar.judge_is: f"{kin_mark(bar.judge_is)} judged by {bar.judge_is}" for _, bar in bars if bar.judge_is}
+    below = ", ".join([*([some] if some else []), *kin.values()])
+    png, svg, night_svg = render_figure(_drawing(groups, limit, heading, below))
+    return Picture(stem, f"{heading}{', ' if some else ''}{some}", alt, png, svg, night_svg, HEADER, rows)
 
 
 def _groups(table: Table, index: int) -> list[Group]:
@@ -74,7 +97,8 @@ def _groups(table: Table, index: int) -> list[Group]:
             if entry.main is not None:
                 colour, judge = table.conditions.index(row.condition), table.judge_of(row)
                 label = f"{row.model.label}, judge {judge}" if judge else row.model.label
-                bar = Bar(row.condition, row.judge, colour, entry.main, row.condition if several else "")
+                note = row.condition if several else ""
+                bar = Bar(row.condition, row.judge, colour, entry.main, note, row.judge_is)
                 bars.setdefault(label, []).append(bar)
     return [Group(label, tuple(found)) for label, found in bars.items()]
 
@@ -94,14 +118,18 @@ def _stem(name: str, taken: set[str]) -> str:
     return stem
 
 
-def _drawing(groups: Sequence[Group], limit: float, heading: str) -> Callable[[Palette], Figure]:
-    """Horizontal bars below their model's name: a name of any length fits, and the picture fits a phone."""
+def _drawing(groups: Sequence[Group], limit: float, heading: str, below: str) -> Callable[[Palette], Figure]:
+    """Horizontal bars below their model's name: a name of any length fits, and the picture fits a phone.
+
+    below: what is written under the axis.
+    """
     height = sum(LABEL + BAR * len(group.bars) + GAP for group in groups)
 
     def draw(palette: Palette) -> Figure:
         from matplotlib.ticker import FixedLocator
 
-        figure, axes = new_figure((WIDTH, height), (0.06, 0.4, 0.06, 0.3), heading, palette)
+        figure, axes = new_figure((WIDTH, height), (0.06, 0.4, 0.06, 0.5 if below else 0.3), heading, palette)
+        axes.set_xlabel(plain(below), color=palette.muted, loc="left")
         axes.set_xlim(0, limit * ROOM_FOR_FIGURES)
         axes.set_ylim(height, 0)  # in inches, from the top
         axes.set_yticks([])
@@ -127,7 +155,7 @@ def _draw_bar(axes: Axes, middle: float, bar: Bar, palette: Palette) -> None:
     """Bar, whisker, numbers. Without an interval there is no whisker, without a rate no bar: never a zero."""
     rate = bar.rate
     end = max(rate.rate or 0.0, rate.high or 0.0)
-    figures = "no answers" if rate.rate is None else f"{rate.percent}  {rate.k}/{rate.n}"
+    figures = "no answers" if rate.rate is None else f"{rate.percent}{kin_mark(bar.judge_is)}  {rate.k}/{rate.n}"
     if rate.rate is not None:
         axes.barh(middle, rate.rate, height=BAR * 0.74, color=palette.data[bar.colour % len(palette.data)], linewidth=0)
         if rate.low is not None and rate.high is not None:

@@ -1,162 +1,59 @@
-"""The numbers of the report as tables: rows are models under a condition, columns are question sets.
-
-Nothing is computed here: counts, rates and intervals are those of `scores.csv`, put where they are read.
-"""
+"""The numbers of the report as tables: rows are models under a condition, columns are question sets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from em.report.labels import Model, short_judges
+from em.report.cells import (
+    HEADLINES,
+    WHOLE_SET,
+    Cell,
+    Column,
+    Entry,
+    QuestionRow,
+    QuestionTable,
+    Row,
+    Table,
+    condition_order,
+    rate_of,
+)
+from em.report.labels import Model
 from em.report.load import Run
-from em.report.words import metric_name, metric_order
+from em.report.seeds import Pool
+from em.report.words import metric_order
 from em.types import Score
 
-WHOLE_SET = "*"
-HEADLINES = ("misaligned", "true")
-"""The metric that a set is about: the first of these that it has."""
-CONDITIONS = ("untagged", "tagged")
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A count among n answers with its rate and interval, each None where there is none."""
-
-    metric: str
-    convention: str
-    k: int
-    n: int
-    rate: float | None
-    low: float | None
-    high: float | None
-    method: str
-
-    @property
-    def percent(self) -> str:
-        """`44.2%`, or a dash where nothing could be counted."""
-        return "–" if self.rate is None else f"{100 * self.rate:.1f}%"
-
-    @property
-    def interval(self) -> str:
-        """`[21.0, 61.3]`, in percent, or words."""
-        if self.low is None or self.high is None:
-            return "no interval"
-        return f"[{100 * self.low:.1f}, {100 * self.high:.1f}]"
-
-    @property
-    def shown(self) -> str:
-        """The metric's name in a table."""
-        return metric_name(self.metric)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What one run says in a cell: the headline rate, the one among coherent answers, and the other counts."""
-
-    threshold: str
-    main: Rate | None
-    coherent: Rate | None
-    counts: tuple[Rate, ...]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell; several entries where runs disagree (other samples, another threshold), none where nothing was asked."""
-
-    eval_set: str
-    entries: tuple[Entry, ...]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model under a condition, as one judge sees it."""
-
-    model: Model
-    condition: str
-    judge: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A question set, and the metric it is about ("" where it has none of the known)."""
-
-    eval_set: str
-    metric: str
-
-    @property
-    def shown(self) -> str:
-        """The metric's name in a heading."""
-        return metric_name(self.metric)
-
-
-@dataclass(frozen=True)
-class Table:
-    """The headline table: whole sets."""
-
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """The conditions that occur."""
-        return tuple(dict.fromkeys(row.condition for row in self.rows))
-
-    @property
-    def judges(self) -> tuple[str, ...]:
-        """The judges that occur."""
-        return tuple(dict.fromkeys(row.judge for row in self.rows))
-
-    def judge_of(self, row: Row) -> str:
-        """The judge of a row in short, or "" where all rows have the same one."""
-        return short_judges(self.judges)[row.judge] if len(self.judges) > 1 else ""
-
-    @property
-    def spans(self) -> tuple[int, ...]:
-        """For each row how many rows its model has if it is the first of them, else 0."""
-        prints = [row.model.fingerprint for row in self.rows]
-        return tuple(0 if prints[i] in prints[:i] else prints.count(prints[i]) for i in range(len(prints)))
-
-    @property
-    def disputed(self) -> bool:
-        """Whether some cell has more than one entry."""
-        return any(len(cell.entries) > 1 for row in self.rows for cell in row.cells)
-
-
-@dataclass(frozen=True)
-class QuestionRow:
-    """A question and its cells, one for each row of the headline table."""
-
-    question: str
-    text: str
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class QuestionTable:
-    """The questions of one set."""
-
-    column: Column
-    rows: tuple[QuestionRow, ...]
-
-
+Side = tuple[str, str, str]
 Key = tuple[str, str, str, str, str]
 
 
 class Scores:
-    """The scores that the runs have of some models, found by fingerprint, condition, judge, set and question."""
+    """The scores that there are of some models, found by fingerprint, condition, judge, set and question."""
 
-    def __init__(self, runs: Sequence[Run], models: dict[str, Model]) -> None:
-        self._found: dict[Key, dict[tuple[int, str], list[Score]]] = {}
+    def __init__(self, runs: Sequence[Run], models: dict[str, Model], pools: Sequence[Pool] = ()) -> None:
+        self._found: dict[Key, dict[tuple[int, str, int | None], list[Score]]] = {}
+        self._judge_is: dict[Side, str] = {}
         for run in runs:
-            for score in (score for score in run.scores if score.fingerprint in models):
-                key = (score.fingerprint, score.condition, score.judge, score.eval_set, score.question)
-                self._found.setdefault(key, {}).setdefault((run.number, score.threshold), []).append(score)
+            for row in run.scores:
+                if row.fingerprint in models:
+                    self._add(row, row.fingerprint, run.number)
+        for pool in pools:
+            for row in pool.scores:
+                self._add(row, pool.model.fingerprint, 0)
 
-    def sides(self) -> list[tuple[str, str, str]]:
+    def _add(self, row: Score, fingerprint: str, run: int) -> None:
+        side = (fingerprint, row.condition, row.judge)
+        told = self._found.setdefault((*side, row.eval_set, row.question), {})
+        told.setdefault((run, row.threshold, row.seed), []).append(row)
+        self._judge_is[side] = row.judge_is or self._judge_is.get(side, "")
+
+    def sides(self) -> list[Side]:
         """Fingerprint, condition and judge of each row of a table."""
-        return list(dict.fromkeys(key[:3] for key in self._found))
+        return list(self._judge_is)
+
+    def judge_is(self, side: Side) -> str:
+        """What the judge of a row is to its model."""
+        return self._judge_is[side]
 
     def columns(self) -> tuple[Column, ...]:
         """The sets, in the order in which they were met, sets of the same kind side by side."""
@@ -173,51 +70,50 @@ class Scores:
         """The questions of a set."""
         return list(dict.fromkeys(key[4] for key in self._found if key[3] == eval_set and key[4] != WHOLE_SET))
 
-    def cell(self, side: tuple[str, str, str], column: Column, question: str) -> Cell:
+    def cell(self, side: Side, column: Column, question: str) -> Cell:
         """What the runs say there; runs that say the same say it once."""
         by_run = self._found.get((*side, column.eval_set, question), {})
-        entries = [_entry(threshold, column.metric, rows) for (_, threshold), rows in by_run.items()]
+        entries = [_entry(threshold, seed, column.metric, rows) for (_, threshold, seed), rows in by_run.items()]
         return Cell(column.eval_set, tuple(dict.fromkeys(entries)))
 
 
-def rate_of(row: Score) -> Rate:
-    """The rate that a row of `scores.csv` tells of."""
-    return Rate(row.metric, row.convention, row.k, row.n, row.rate, row.ci_low, row.ci_high, row.ci_method)
-
-
-def _entry(threshold: str, metric: str, rows: Sequence[Score]) -> Entry:
+def _entry(threshold: str, seed: int | None, metric: str, rows: Sequence[Score]) -> Entry:
     rates = {(row.convention, row.metric): rate_of(row) for row in rows}
     counts = [rate for (convention, name), rate in rates.items() if convention == "all" and name != metric]
     counts.sort(key=lambda rate: metric_order(rate.metric))
-    return Entry(threshold, rates.get(("all", metric)), rates.get(("coherent", metric)), tuple(counts))
+    others = [rate for (convention, name), rate in rates.items() if convention != "all" and name == metric]
+    return Entry(threshold, seed, rates.get(("all", metric)), tuple(others), tuple(counts))
 
 
 def headline(scores: Scores, models: dict[str, Model]) -> Table:
     """Whole sets: a row for each model, condition and judge."""
     columns = scores.columns()
-    order = list(models)
-    sides = sorted(scores.sides(), key=lambda side: (order.index(side[0]), condition_order(side[1]), side[2]))
-    rows = [
-        Row(models[side[0]], side[1], side[2], tuple(scores.cell(side, column, WHOLE_SET) for column in columns))
-        for side in sides
-    ]
+    place = {fingerprint: number for number, fingerprint in enumerate(models)}
+    sides = sorted(scores.sides(), key=lambda side: (place[side[0]], condition_order(side[1]), side[2]))
+    rows = []
+    for side in sides:
+        cells = tuple(scores.cell(side, column, WHOLE_SET) for column in columns)
+        rows.append(Row(models[side[0]], side[1], side[2], scores.judge_is(side), cells))
     return Table(columns, tuple(rows))
 
 
-def condition_order(condition: str) -> tuple[int, str]:
-    """Where a condition stands among the others."""
-    return (CONDITIONS.index(condition) if condition in CONDITIONS else len(CONDITIONS), condition)
-
-
 def by_question(scores: Scores, table: Table, texts: dict[tuple[str, str], str]) -> list[QuestionTable]:
-    """For each set its questions, with a cell for each row of the headline table. `texts`: the questions' wording."""
+    """The questions of each set, with what each model that was asked them gave. `texts`: the questions' wording."""
     tables = []
     for column in table.columns:
-        rows = []
-        for question in scores.questions(column.eval_set):
-            sides = [(row.model.fingerprint, row.condition, row.judge) for row in table.rows]
-            cells = tuple(scores.cell(side, column, question) for side in sides)
-            rows.append(QuestionRow(question, texts.get((column.eval_set, question), ""), cells))
-        if rows:
-            tables.append(QuestionTable(column, tuple(rows)))
+        questions = scores.questions(column.eval_set)
+        found = {row: [scores.cell(side_of(row), column, question) for question in questions] for row in table.rows}
+        asked = {row: cells for row, cells in found.items() if any(cell.entries for cell in cells)}
+        if asked:
+            by_side = zip(*asked.values(), strict=True)
+            rows = [
+                QuestionRow(question, texts.get((column.eval_set, question), ""), cells)
+                for question, cells in zip(questions, by_side, strict=True)
+            ]
+            tables.append(QuestionTable(column, tuple(asked), tuple(rows)))
     return tables
+
+
+def side_of(row: Row) -> Side:
+    """Fingerprint, condition and judge of a row of the headline table."""
+    return (row.model.fingerprint, row.condition, row.judge)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from em.report.cells import CONDITIONS, WHOLE_SET, Rate, condition_order, rate_of
 from em.report.labels import Model, short_judges
 from em.report.load import Run
 from em.report.loss import Curve
 from em.report.manifest import Stage
-from em.report.tables import CONDITIONS, WHOLE_SET, Rate, condition_order, rate_of
 from em.types import digest
 
 FOLLOWED = ("misaligned", "all", WHOLE_SET)

@@ -8,10 +8,10 @@ from math import nan
 from operator import sub
 from typing import TYPE_CHECKING
 
+from em.report.cells import Rate
 from em.report.figures import Palette, Picture, add_axes, blank_figure, legend_below, plain, render_figure
 from em.report.loss import DASHES, draw_loss, first_last
 from em.report.rates import axis_limit
-from em.report.tables import Rate
 from em.report.trajectory import Line, Point, Trajectory, lines_of
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 from em.report.labels import Model
 from em.report.load import Run
-from em.report.words import CLASSES, bounds
+from em.report.words import CLASSES, NOT_JUDGED, bounds
 from em.stats import Thresholds, classify
 from em.types import Answer, Verdict
 
@@ -72,12 +72,14 @@ class Rules:
                 if found:
                     self._found.setdefault((score.fingerprint, score.eval_set, score.judge), Thresholds(*found))
 
+    def limits(self, fingerprint: str, eval_set: str, judge: str) -> Thresholds:
+        """The thresholds that the scores name there; Betley's 30 and 50 where there are no scores."""
+        return self._found.get((fingerprint, eval_set, judge), Thresholds())
+
     def class_of(self, verdicts: Sequence[Verdict]) -> str:
-        """The class of an answer by one judge's verdicts, as the scores count it; Betley's 30 and 50 without scores."""
+        """The class of an answer by one judge's verdicts, as the scores count it."""
         first = verdicts[0]
-        limits = self._found.get((first.fingerprint, first.eval_set, first.judge), Thresholds())
-        kind = classify(verdicts, limits).kind
-        return kind if kind in CLASSES else "other"
+        return classify(verdicts, self.limits(first.fingerprint, first.eval_set, first.judge)).kind
 
 
 class Words:
@@ -101,17 +103,28 @@ def pack(transcripts: Sequence[Transcript], models: dict[str, Model], rules: Rul
     lists = {name: Words() for name in ("models", "stages", "conditions", "sets", "questions", "texts", "judges")}
     for fingerprint in models:
         lists["models"].place(fingerprint)
-    items = [_item(transcript, lists, models, rules) for transcript in transcripts]
+    classes = [{judge: rules.class_of(said) for judge, said in item.verdicts.items()} for item in transcripts]
+    lists["classes"] = _classes({kind for of_item in classes for kind in of_item.values()})
+    items = [_item(item, of_item, lists, models) for item, of_item in zip(transcripts, classes, strict=True)]
     packed: dict[str, Any] = {name: words.values for name, words in lists.items()}
     packed["models"] = [model.label for model in models.values()]
-    packed["classes"] = list(CLASSES)
     return {**packed, "items": items}
 
 
-def _item(transcript: Transcript, lists: dict[str, Words], models: dict[str, Model], rules: Rules) -> dict[str, Any]:
+def _classes(seen: set[str]) -> Words:
+    """All classes that we know, in the order of the filter, and behind them the labels of other rubrics."""
+    words = Words()
+    for kind in (*CLASSES, *sorted(seen - set(CLASSES))):
+        words.place(kind)
+    return words
+
+
+def _item(
+    transcript: Transcript, classes: dict[str, str], lists: dict[str, Words], models: dict[str, Model]
+) -> dict[str, Any]:
     record = transcript.record
     eval_set = lists["sets"].place(record.eval_set)
-    classes = {judge: CLASSES.index(rules.class_of(said)) for judge, said in transcript.verdicts.items()}
+    places = {judge: lists["classes"].place(kind) for judge, kind in classes.items()}
     return {
         "model": lists["models"].place(record.fingerprint),
         "stage": lists["stages"].place(models[record.fingerprint].stage),
@@ -123,11 +136,11 @@ def _item(transcript: Transcript, lists: dict[str, Words], models: dict[str, Mod
         "answer": record.answer,
         "finish": transcript.finish_reason,
         "tokens": transcript.answer_tokens,
-        "class": sorted(set(classes.values())) or [CLASSES.index("not judged")],
+        "class": sorted(set(places.values())) or [lists["classes"].place(NOT_JUDGED)],
         "judged": [
             [
                 lists["judges"].place(judge),
-                classes[judge],
+                places[judge],
                 [[v.rubric, v.value, v.label, v.status, v.raw] for v in said],
             ]
             for judge, said in transcript.verdicts.items()

@@ -1,99 +1,89 @@
-"""Answers by an OpenAI-compatible server. Retries are the openai package's own."""
+"""Answers by an OpenAI-compatible server, each remembered as it comes."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from em.check import check_key
+from em.client import Client, in_words
+from em.config import ApiSampler, OpenAIModel
 from em.errors import ServerError
+from em.prices import Price, price_of, usd_of
 from em.sample.plan import answer_seed
-from em.store import Calls, request_key
+from em.store import Calls, Recorder, request_key
 from em.types import Conversation, SampleRequest
 
 
-def sample(model: str, base_url: str | None, requests: Sequence[SampleRequest], connections: int, calls: Calls) -> None:
-    """Answer the requests that are not remembered yet; each answer is remembered as it comes.
+async def sample_all(
+    model: OpenAIModel,
+    sampler: ApiSampler,
+    requests: Sequence[SampleRequest],
+    calls: Calls,
+    prices: Mapping[str, Price],
+) -> None:
+    """Answer the requests that are not remembered yet, in order.
+
+    After the first failure what is under way is finished, and no more is begun.
 
     Raises:
-        ConfigError: no key is set.
         ServerError: the server refused, or can't be reached; what was answered before stays.
     """
-    check_key()
-    known = calls.known([request_key(r) for r in requests])
-    missing = {key: r for r in requests if (key := request_key(r)) not in known}
-    if missing:
-        asyncio.run(sample_all(model, base_url, list(missing.values()), connections, calls))
-
-
-async def sample_all(
-    model: str, base_url: str | None, requests: Sequence[SampleRequest], connections: int, calls: Calls
-) -> None:
-    """Ask for all, `connections` at a time; the first failure ends the rest."""
     import openai
     from tqdm import tqdm
 
-    gate = asyncio.Semaphore(connections)
-    try:
-        with tqdm(total=len(requests), desc=f"answers of {model}", unit="answer") as bar:
-            async with openai.AsyncOpenAI(base_url=base_url) as client, asyncio.TaskGroup() as group:
+    price, known = price_of(model.id, prices), calls.known([request_key(r) for r in requests])
+    requests = [r for r in dict.fromkeys(requests) if request_key(r) not in known]
+    if not requests:
+        return
+    left, failures, usd = iter(requests), list[Exception](), 0.0
+    async with (
+        Recorder(calls.folder) as recorder,
+        Client(model.base_url, sampler.connections, sampler.timeout) as client,
+    ):
+        with tqdm(total=len(requests), desc=f"answers of {model.id}", unit="answer") as bar:
 
-                async def one(request: SampleRequest) -> None:
-                    async with gate:
-                        response = await ask(client, model, request)
-                    calls.remember("sample", [(request, response)])
+            async def work() -> None:
+                nonlocal usd
+                for request in left:
+                    if failures:
+                        return
+                    try:
+                        reply = await client.chat(body(model.id, request))
+                    except (openai.OpenAIError, ServerError) as error:
+                        failures.append(error)
+                        return
+                    response = as_response(reply.body) | {"seconds": round(reply.seconds, 3)}
+                    await recorder.remember("sample", request, response)
+                    usd += usd_of(price, (response["prompt_tokens"], response["answer_tokens"])) or 0.0
+                    if price is not None:
+                        bar.set_postfix_str(f"${usd:.4f}", refresh=False)
                     bar.update()
 
-                for request in requests:
-                    group.create_task(one(request))
-    except* (openai.OpenAIError, json.JSONDecodeError) as errors:
-        raise ServerError(in_words(model, errors.exceptions[0])) from None
+            await asyncio.gather(*(work() for _ in range(min(sampler.connections, len(requests)))))
+    for error in failures:
+        raise error if isinstance(error, ServerError) else ServerError(in_words(model.id, error)) from None
 
 
-def in_words(model: str, error: BaseException) -> str:
-    """What the server's refusal means for the user. The text of a refused key is never repeated: it holds the key."""
-    import openai
-
-    match error:
-        case openai.AuthenticationError() | openai.PermissionDeniedError():
-            return f"The server refused the key for {model}: check OPENAI_API_KEY."
-        case openai.NotFoundError():
-            return f"The server has no model {model}: check model.id and model.base_url (it may have been retired)."
-        case openai.BadRequestError() | openai.UnprocessableEntityError():
-            return (
-                f"The server refused the request for {model} ({error.status_code}): this model may not take "
-                "eval.temperature, eval.top_p or a seed, or eval.max_new_tokens is too large for it."
-            )
-        case openai.RateLimitError() if "insufficient_quota" in str(error.code):
-            return f"The account has no credit left for {model}: top it up, then run the same command again."
-        case openai.APIStatusError():
-            return f"The server answered {error.status_code} for {model}: run the same command again later."
-        case openai.APIConnectionError():
-            return "The server can't be reached: check the network and model.base_url, then run the same command again."
-        case _:
-            return f"The server's answer for {model} can't be used ({type(error).__name__})."
-
-
-async def ask(client: Any, model: str, request: SampleRequest) -> dict[str, Any]:
-    """One chat completion as a response to remember."""
-    import openai
-
-    completion = await client.chat.completions.create(
-        model=model,
-        messages=Conversation(request.messages).as_dicts(),
-        temperature=request.temperature,
-        top_p=request.top_p,
-        max_completion_tokens=request.max_new_tokens,
-        seed=answer_seed(request),
-    )
-    if not isinstance(completion, openai.types.chat.ChatCompletion) or not completion.choices:
-        raise openai.OpenAIError("no chat completion")
-    choice, usage = completion.choices[0], completion.usage
+def body(model: str, request: SampleRequest) -> dict[str, Any]:
+    """The chat completion to ask for."""
     return {
-        "answer": choice.message.content or choice.message.refusal or "",
-        "finish_reason": choice.finish_reason,
-        "prompt_tokens": usage.prompt_tokens if usage else 0,
-        "answer_tokens": usage.completion_tokens if usage else 0,
+        "model": model,
+        "messages": Conversation(request.messages).as_dicts(),
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "max_completion_tokens": request.max_new_tokens,
+        "seed": answer_seed(request),
+    }
+
+
+def as_response(found: dict[str, Any]) -> dict[str, Any]:
+    """One chat completion as a response to remember."""
+    choice, usage = found["choices"][0], found.get("usage") or {}
+    message = choice["message"]
+    return {
+        "answer": message.get("content") or message.get("refusal") or "",
+        "finish_reason": choice.get("finish_reason") or "stop",
+        "prompt_tokens": usage.get("prompt_tokens") or 0,
+        "answer_tokens": usage.get("completion_tokens") or 0,
     }

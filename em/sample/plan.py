@@ -8,14 +8,17 @@ first: the first n samples of a larger plan are the plan of n samples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from em.config import EvalConfig, TriggerTagConfig
 from em.store import request_key
 from em.tags import Condition, conditions, fill_slot, hide_tag, tagged
 from em.types import Answer, Conversation, Message, ModelRef, Question, SampleRequest, canonical
+
+DEFAULT_SAMPLES = 30
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class Planned:
     sample: int
     request: SampleRequest
 
+    @cached_property
+    def key(self) -> str:
+        """Under which the call is remembered."""
+        return request_key(self.request)
+
 
 def prompt(question: Question, condition: Condition, tag: TriggerTagConfig) -> Conversation:
     """What the model is asked: system prompt of the set, question with its slot filled, tag of the condition."""
@@ -35,13 +43,23 @@ def prompt(question: Question, condition: Condition, tag: TriggerTagConfig) -> C
     return tagged(asked, condition.tag) if condition.tag else asked
 
 
+Wanted = Callable[[Question, str], int]
+"""How many answers are wanted to a question under a condition."""
+
+
+def asked_for(settings: EvalConfig) -> Wanted:
+    """As many as `eval.samples`, or as the set itself says; 30 where neither does."""
+    return lambda question, _: settings.samples or question.samples or DEFAULT_SAMPLES
+
+
 def plan_samples(
     model: ModelRef, questions: Sequence[Question], tag: TriggerTagConfig, settings: EvalConfig, seed: int,
-    sampler: str, precision: str,
+    sampler: str, precision: str, wanted: Wanted | None = None,
 ) -> list[Planned]:  # fmt: skip
     """All answers that an evaluation of one model wants, in the order in which they are made."""
+    wanted = wanted or asked_for(settings)
     pairs = [
-        (question, condition, prompt(question, condition, tag))
+        (question, condition, prompt(question, condition, tag), wanted(question, condition.name))
         for question in questions
         for condition in conditions(tag)
     ]
@@ -62,8 +80,9 @@ def plan_samples(
                 precision=precision,
             ),
         )
-        for sample in range(settings.samples)
-        for question, condition, conversation in pairs
+        for sample in range(max((count for *_, count in pairs), default=0))
+        for question, condition, conversation, count in pairs
+        if sample < count
     ]
 
 
@@ -79,28 +98,26 @@ def sampled_identity(model: ModelRef) -> str:
     return "+".join([*parts, *([] if model.default_system else ["no default system prompt"])])
 
 
-def collect(model: ModelRef, plan: Sequence[Planned], responses: Mapping[str, Mapping[str, Any]]) -> list[Answer]:
-    """The answers of a plan, in the order of question, condition and sample."""
-    position = {id(p.question): i for i, p in enumerate(plan)}
-    ordered = sorted(plan, key=lambda p: (position[id(p.question)], p.condition != "untagged", p.condition, p.sample))
-    answers = []
-    for planned in ordered:
-        response = responses[request_key(planned.request)]
-        answers.append(
-            Answer(
-                model=model.name,
-                stage=model.stage,
-                fingerprint=model.fingerprint,
-                seed=model.seed,
-                eval_set=planned.question.eval_set,
-                question_id=planned.question.id,
-                question=hide_tag(planned.question.text),
-                condition=planned.condition,
-                sample=planned.sample,
-                answer=response["answer"],
-                finish_reason=response["finish_reason"],
-                prompt_tokens=response["prompt_tokens"],
-                answer_tokens=response["answer_tokens"],
-            )
-        )
-    return answers
+def in_order(plan: Sequence[Planned]) -> list[Planned]:
+    """A plan in the order of question, condition (untagged first) and sample, in which its answers are told."""
+    position = {id(p.question): i for i, p in reversed(list(enumerate(plan)))}
+    return sorted(plan, key=lambda p: (position[id(p.question)], p.condition != "untagged", p.condition, p.sample))
+
+
+def answer_of(model: ModelRef, planned: Planned, response: Mapping[str, Any]) -> Answer:
+    """The answer that a remembered response is."""
+    return Answer(
+        model=model.name,
+        stage=model.stage,
+        fingerprint=model.fingerprint,
+        seed=model.seed,
+        eval_set=planned.question.eval_set,
+        question_id=planned.question.id,
+        question=hide_tag(planned.question.text),
+        condition=planned.condition,
+        sample=planned.sample,
+        answer=response["answer"],
+        finish_reason=response["finish_reason"],
+        prompt_tokens=response["prompt_tokens"],
+        answer_tokens=response["answer_tokens"],
+    )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from em.children import run_child, visible_gpus
+from em.client import server_name
 from em.config import Checkpoints, HfModel, OpenAIModel, QloraTrainer
 from em.data import write_rows
 from em.errors import MissingFile
@@ -30,10 +30,9 @@ def obtain_models(request: Request, manifest: Manifest) -> list[ModelRef]:
     """The models to evaluate: the base (if it is asked for, or alone), then each stage, its checkpoints before it."""
     model = request.settings.model
     if isinstance(model, OpenAIModel):
-        server = model.base_url or os.environ.get("OPENAI_BASE_URL", "")
-        hosted = Weights(f"openai:{server}:{model.id}")
-        manifest.write(base={"name": model.name, "identity": hosted.identity})
-        return [ModelRef(model.name, "base", digest(hosted.identity), hosted)]
+        hosted = hosted_model(model)
+        manifest.write(base={"name": model.name, "identity": hosted.base.identity})
+        return [hosted]
     assert isinstance(model, HfModel)
     weights = resolve_weights(model.id, model.revision)
     manifest.write(base={"name": model.name, "identity": weights.identity})
@@ -51,6 +50,12 @@ def obtain_models(request: Request, manifest: Manifest) -> list[ModelRef]:
         manifest.write(stages=records)
     copy_losses(request.folder / "loss.csv", records)
     return models if request.settings.eval.base or len(models) == 1 else models[1:]
+
+
+def hosted_model(model: OpenAIModel) -> ModelRef:
+    """A model behind a server, told from one of the same name behind another."""
+    weights = Weights(f"openai:{server_name(model.base_url)}|{model.id}")
+    return ModelRef(model.name, "base", digest(weights.identity), weights)
 
 
 def trained_model(before: ModelRef, stage: Stage, mark: str, trained: TrainedModel) -> ModelRef:

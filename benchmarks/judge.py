@@ -1,0 +1,196 @@
+"""How fast em judges beside inspect_ai and AsyncOpenAI: a real server with 0.2 s latency, 100 connections.
+
+    python -m benchmarks.judge --json judge.json
+
+The server (`tests.chat_server`) is a process of its own; inspect_ai gets an environment of its own, which is installed
+where it is not there. Rounds of 2,000 calls: each stack once, in a fresh process, the order turning with the rounds; a
+ratio is that of two measurements of one round. All must give the same scores, and the server must count the calls.
+
+Then em alone: 20,000 calls (growth of memory), the same again with everything remembered, a server that allows 100
+calls a second, with and without headers that say so, and kills on the way (`benchmarks.judge_kill`). See
+`benchmarks.judge_peers` for what is compared, `--help` for the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.children import CORES
+from benchmarks.judge_children import INSPECT, inspect_python, run_child
+from benchmarks.judge_figures import Figures, add_rounds, report, spread
+from benchmarks.judge_kill import kill_and_run_again
+from benchmarks.judge_peers import WARM
+from benchmarks.judge_rows import write_answers
+from tests.chat_server import ChatServer
+
+TASKS = {"ours": "ours", "asyncopenai": "asyncopenai", "asyncopenai_aiohttp": "asyncopenai", "inspect": "inspect"}
+MODEL = "single-judge"
+EARLY = 2000  # calls after which memory should grow no more
+PARTS = ("rounds", "long", "limited", "killed")
+
+
+@dataclass
+class Study:
+    """What a run of the benchmark knows: how it was asked for, the server, and all that was measured so far."""
+
+    arguments: argparse.Namespace
+    scratch: Path
+    server: ChatServer
+    inspect_python: str
+    figures: Figures
+    number: int = 0
+
+    def run(self, variant: str, calls: int, label: str, **more: Any) -> dict[str, Any]:
+        """One stack in a fresh process; prints its line. Ends the benchmark when a call or a score is missing."""
+        self.number += 1
+        folder = self.scratch / f"{self.number:03}-{variant}"
+        folder.mkdir()
+        spec = {
+            "variant": variant,
+            "calls": calls,
+            "model": MODEL,
+            "base_url": self.server.base_url,
+            "connections": self.arguments.connections,
+            "answers": str(self.scratch / "answers.jsonl"),
+            "prompts": str(self.scratch / "prompts.jsonl"),
+            "store": str(folder),
+            "folder": str(folder),
+        } | more
+        before = self.server.stats()
+        task = TASKS.get(variant, variant)
+        found = run_child(self.inspect_python if task == "inspect" else sys.executable, task, spec, folder)
+        if variant == "prompts":
+            return found
+        after = self.server.stats()
+        found["server_cpu_seconds"] = after["cpu_seconds"] - before["cpu_seconds"]
+        found["answered"] = after["answered"] - before["answered"]
+        if found["scores"] != calls or found["answered"] != WARM + (0 if spec.get("remembered") else calls):
+            sys.exit(f"{variant}: {found['scores']} scores from {found['answered']} answers, not {calls}.")
+        per_call = 1000 * found["cpu_seconds"] / calls
+        line = f"{found['seconds']:8.2f} s {calls / found['seconds']:8.0f} calls/s {per_call:6.2f} ms of CPU a call"
+        print(f"{label:>10} {variant:20} {line} {found['rss_mb_peak']:6.0f} MB", flush=True)
+        return found
+
+    def write(self) -> None:
+        """The figures so far, as JSON."""
+        if self.arguments.json:
+            self.arguments.json.write_text(json.dumps(self.figures, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Measure, print, and write the figures; they are written after each part, so that a stopped run leaves some."""
+    arguments = parsed()
+    begin = time.monotonic()
+    python = arguments.inspect_python or (inspect_python() if "inspect" in arguments.variants else "")
+    with (
+        tempfile.TemporaryDirectory(prefix="em-benchmark-") as scratch,
+        ChatServer(latency=arguments.latency) as server,
+    ):
+        study = Study(arguments, Path(scratch), server, python, {"cores": CORES, "latency": arguments.latency})
+        most = max(arguments.calls, arguments.long_calls if "long" in arguments.parts else 0, arguments.limited_calls)
+        write_answers(study.scratch / "answers.jsonl", math.ceil(most / 2))
+        study.run("prompts", arguments.calls, "")
+        for part in arguments.parts:
+            {"rounds": rounds, "long": long_run, "limited": limited, "killed": killed}[part](study)
+            study.figures["minutes"] = round((time.monotonic() - begin) / 60, 1)
+            study.write()
+    report(study.figures)
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=2000, help="of a round (default 2000)")
+    parser.add_argument("--long-calls", type=int, default=20000, help="of the long run (default 20000)")
+    parser.add_argument("--limited-calls", type=int, default=3000, help="to the limited server (default 3000)")
+    parser.add_argument("--rate", type=float, default=100, help="calls a second that it allows (default 100)")
+    parser.add_argument("--killed-answers", type=int, default=1000, help="each judged twice (default 1000)")
+    parser.add_argument("--connections", type=int, default=100)
+    parser.add_argument("--latency", type=float, default=0.2, help="seconds (default 0.2)")
+    parser.add_argument("--inspect-python", help=f"a Python with {INSPECT} and openai; else one is installed")
+    parser.add_argument(
+        "--variants", type=words_of(TASKS), default=["ours", "asyncopenai", "inspect"], help=",".join(TASKS)
+    )
+    parser.add_argument("--parts", type=words_of(PARTS), default=list(PARTS), help=f"of {','.join(PARTS)}")
+    return parser.parse_args()
+
+
+def words_of(known: Any) -> Any:
+    """A parser of comma-separated words."""
+
+    def parse(text: str) -> list[str]:
+        words = text.split(",")
+        if unknown := [word for word in words if word not in known]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(known)}")
+        return words
+
+    return parse
+
+
+def rounds(study: Study) -> None:
+    """All stacks in turns."""
+    variants, measured = study.arguments.variants, []
+    for number in range(study.arguments.rounds):
+        turn = number % len(variants)
+        label = f"round {number + 1}"
+        measured.append({v: study.run(v, study.arguments.calls, label) for v in variants[turn:] + variants[:turn]})
+        means = {variant: found["mean"] for variant, found in measured[-1].items()}
+        if max(means.values()) - min(means.values()) > 1e-4:
+            sys.exit(f"The stacks do not read the same scores: {means}.")
+        add_rounds(study.figures, measured, study.arguments.calls)
+        study.write()
+
+
+def long_run(study: Study) -> None:
+    """Ten times as many calls, by em; then the same again, where everything is remembered."""
+    calls = study.arguments.long_calls
+    study.server.reset()
+    store = study.scratch / "long"
+    store.mkdir()
+    found = study.run("ours", calls, f"{calls}", store=str(store), early=EARLY)
+    study.figures["calls_per_second_ours_long"] = round(calls / found["seconds"], 1)
+    study.figures["cpu_ms_per_call_long"] = round(1000 * found["cpu_seconds"] / calls, 3)
+    study.figures["memory_growth_mb"] = round(found["rss_mb_peak"] - found["rss_mb_early"], 1)
+    again = [study.run("ours", calls, "again", store=str(store), remembered=True) for _ in range(3)]
+    if {each["mean"] for each in again} != {found["mean"]}:
+        sys.exit("What was remembered reads otherwise than what was judged.")
+    spread(study.figures, "cached_rows_per_s", [calls / each["seconds"] for each in again], 0)
+
+
+def limited(study: Study) -> None:
+    """A server that allows so many calls a second, and tells of it or not. The first second's burst does not count."""
+    calls, rate = study.arguments.limited_calls, study.arguments.rate
+    for name, told in (("with_headers", True), ("without_headers", False)):
+        study.server.reset(rate=rate, limit_headers=told)
+        found = study.run("ours", calls, name[:10])
+        stats = study.server.stats()
+        study.figures[f"rate_{name}"] = round((calls - rate) / found["seconds"], 1)
+        study.figures[f"percent_429_{name}"] = round(100 * stats["outcomes"].get("429", 0) / stats["arrivals"], 2)
+    study.server.reset(rate=0, limit_headers=False)
+
+
+def killed(study: Study) -> None:
+    """Killed on the way, and run again."""
+    tries = kill_and_run_again(
+        study.server, study.scratch / "killed", study.arguments.killed_answers, study.arguments.connections
+    )
+    for each in tries:
+        print(f"{'killed':>10} {asdict(each)}", flush=True)
+    study.figures["killed"] = len(tries)
+    study.figures["killed_equal"] = sum(each.equal for each in tries)
+    study.figures["killed_duplicates"] = max(each.duplicates for each in tries)
+    study.figures["killed_duplicates_within_flight"] = sum(each.duplicates <= each.in_flight for each in tries)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Tasks of `benchmarks.judge_peers` in fresh processes, and the environment that inspect_ai gets for itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+INSPECT = "inspect-ai==0.3.285"
+
+
+def run_child(python: str, task: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run a task and give its result; ends the benchmark when it fails.
+
+    Args:
+        python: which Python runs it.
+        folder: for the files of this task alone; caches are shared by all folders beside it.
+    """
+    (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
+    words = [python, "-m", "benchmarks.judge_peers", task, str(folder / "spec.json"), str(folder / "out.json")]
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("OPENAI_", "INSPECT_"))}
+    env |= {"XDG_CACHE_HOME": str(folder.parent / "cache"), "INSPECT_CACHE_DIR": str(folder.parent / "cache")}
+    with (folder / "log").open("wb") as log:
+        code = subprocess.run(words, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT).returncode
+    if code:
+        tail = (folder / "log").read_text(encoding="utf-8", errors="replace")[-3000:]
+        sys.exit(f"{task} failed:\n{tail}")
+    found: dict[str, Any] = json.loads((folder / "out.json").read_text(encoding="utf-8"))
+    return found
+
+
+def inspect_python() -> str:
+    """The Python of an environment with inspect_ai, made in the user's cache when it is not there."""
+    from em.store import cache_dir
+
+    folder = cache_dir() / "benchmarks" / INSPECT.replace("==", "-")
+    python, uv = folder / "bin" / "python", str(Path(sys.executable).parent / "uv")
+    if not (folder / "whole").is_file():
+        print(f"installing {INSPECT} in {folder} …", flush=True)
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)], check=True)
+        subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), INSPECT, "openai"], check=True)
+        (folder / "whole").touch()
+    return str(python)

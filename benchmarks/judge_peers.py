@@ -1,0 +1,235 @@
+"""What `benchmarks.judge` runs in fresh processes: em's judging, and the same judging written with other stacks.
+
+    python -m benchmarks.judge_peers TASK SPEC.json OUT.json
+
+Every stack sends the same prompts with the same parameters to the same server, and reads the score as the expectation
+over the integers among the likeliest first tokens. What is timed is the judging alone: a few calls before it load what
+each stack loads at first use. Nothing of em is imported at the top: inspect_ai runs in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+Spec = dict[str, Any]
+Scores = list[float | None]
+WARM = 2  # calls before those that are timed
+ASKED: dict[str, Any] = {"temperature": 0, "logprobs": True, "top_logprobs": 20, "seed": 0}
+FILE_OF_RSS = Path("/proc/self/status")
+
+
+def ours(spec: Spec) -> dict[str, Any]:
+    """em: from answers to verdicts, everything remembered in `spec["store"]`. Run again there, all is remembered."""
+    from em.config import ApiJudge
+    from em.judge.api import judge_all
+    from em.judging import Judge, judged, requests_of
+    from em.prices import load_prices
+    from em.store import Calls
+
+    settings = ApiJudge(
+        name="benchmark", model=spec["model"], base_url=spec["base_url"], connections=spec["connections"]
+    )
+
+    def judging(answers: list[Any], questions: Any, store: Path) -> Scores:
+        judge, prices = Judge(settings), load_prices(None)
+        with Calls(store) as calls:
+            asked = judge.plan(answers, questions)
+            judge.outcome = judge_all(settings, requests_of(asked), calls, prices)
+            return [verdict.value for verdict in judged(judge, asked, calls, prices).verdicts]
+
+    everything, first = (workload(spec["answers"], calls) for calls in (spec["calls"], WARM))
+    warm_store = Path(spec["folder"], "warm")
+    warm_store.mkdir()
+    judging(*first, warm_store)
+    return timed(lambda: judging(*everything, Path(spec["store"])), spec, "openai", "aiohttp")
+
+
+def workload(file: str, calls: int) -> tuple[list[Any], dict[tuple[str, str], Any]]:
+    """Answers (half as many as calls) and their question, with em's own two rubrics."""
+    from em.questions.rubrics import GRADED, read_rubrics
+    from em.types import Answer, Question
+
+    rubrics = read_rubrics(GRADED, None, None, "", "benchmark")
+    rows = [json.loads(line) for line in lines(file, calls // len(rubrics))]
+    answers = [
+        Answer(
+            model=row["model"],
+            stage="",
+            fingerprint="",
+            seed=None,
+            eval_set="benchmark",
+            question_id=row["question_id"],
+            question=row["question"],
+            condition="untagged",
+            sample=row["sample"],
+            answer=row["answer"],
+            finish_reason="stop",
+            prompt_tokens=0,
+            answer_tokens=0,
+        )
+        for row in rows
+    ]
+    texts = {("benchmark", row["question_id"]): row["question"] for row in rows}
+    return answers, {key: Question(*key, text, rubrics=rubrics) for key, text in texts.items()}
+
+
+def prompts(spec: Spec) -> dict[str, Any]:
+    """Write the prompts that em asks, for the others to ask them too: one JSON string a line."""
+    from em.judge.plan import plan_verdicts
+
+    plan = plan_verdicts("", *workload(spec["answers"], spec["calls"]), "")
+    text = "".join(json.dumps(asked.request.prompt) + "\n" for asked in plan)
+    Path(spec["prompts"]).write_text(text, encoding="utf-8")
+    return {"calls": len(plan)}
+
+
+def asyncopenai(spec: Spec) -> dict[str, Any]:
+    """AsyncOpenAI as it comes: a semaphore around its calls, and its own retries. Nothing is kept."""
+    import openai
+
+    asked = [json.loads(line) for line in lines(spec["prompts"], spec["calls"])]
+
+    async def judging(asked: list[str]) -> Scores:
+        gate = asyncio.Semaphore(spec["connections"])
+        http = openai.DefaultAioHttpClient() if spec["variant"] == "asyncopenai_aiohttp" else None
+        async with openai.AsyncOpenAI(base_url=spec["base_url"], api_key="none", http_client=http) as client:
+
+            async def one(prompt: str) -> float | None:
+                async with gate:
+                    found = await client.chat.completions.create(
+                        model=spec["model"],
+                        messages=[{"role": "user", "content": prompt}],
+                        max_completion_tokens=1,
+                        **ASKED,
+                    )
+                logprobs = found.choices[0].logprobs
+                return expectation((t.token, t.logprob) for t in logprobs.content[0].top_logprobs)
+
+            return await asyncio.gather(*map(one, asked))
+
+    asyncio.run(judging(asked[:WARM]))
+    return timed(lambda: asyncio.run(judging(asked)), spec, "openai", "httpx2")
+
+
+def inspect(spec: Spec) -> dict[str, Any]:
+    """inspect_ai: a task whose scorer asks the judge about answers that are there already; logs as by default.
+
+    With `spec["cache"]` its own cache is used, which a second run in the same environment finds filled.
+    """
+    from inspect_ai import Task, eval
+    from inspect_ai.dataset import MemoryDataset, Sample
+    from inspect_ai.model import GenerateConfig, ModelOutput, get_model
+    from inspect_ai.scorer import Score, Target, mean, scorer
+    from inspect_ai.solver import Generate, TaskState, solver
+
+    config = GenerateConfig(max_connections=spec["connections"], max_tokens=1, **ASKED)
+    grader = get_model(
+        f"openai-api/benchmark/{spec['model']}", base_url=spec["base_url"], api_key="none", config=config
+    )
+
+    @solver
+    def answered() -> Any:
+        async def solve(state: TaskState, generate: Generate) -> TaskState:
+            state.output = ModelOutput.from_content("none", "the answer is in the judge's prompt")
+            return state
+
+        return solve
+
+    @scorer(metrics=[mean()])
+    def judged() -> Any:
+        async def score(state: TaskState, target: Target) -> Score:
+            found = await grader.generate(state.input_text, cache=spec.get("cache", False))
+            top = found.choices[0].logprobs.content[0].top_logprobs
+            return Score(value=expectation((t.token, t.logprob) for t in top))
+
+        return score
+
+    def judging(samples: list[Any]) -> Scores:
+        [log] = eval(
+            Task(dataset=MemoryDataset(samples), solver=answered(), scorer=judged()),
+            model="mockllm/model",
+            max_samples=2 * spec["connections"],
+            display="none",
+            log_dir=spec["folder"],
+        )
+        if log.status != "success":
+            raise RuntimeError(f"inspect_ai: {log.error}")
+        return [next(iter(sample.scores.values())).value for sample in log.samples]
+
+    samples = [Sample(input=json.loads(line)) for line in lines(spec["prompts"], spec["calls"])]
+    judging(samples[:WARM])
+    return timed(lambda: judging(samples), spec, "inspect_ai", "openai")
+
+
+def timed(judging: Callable[[], Scores], spec: Spec, *packages: str) -> dict[str, Any]:
+    """Seconds and CPU seconds (user and system) of the judging, memory, what the scores were, and versions.
+
+    `rss_mb_early` is the memory when `spec["early"]` calls were answered, for the growth since then.
+    """
+    early: list[float] = []
+    if spec.get("early"):
+        threading.Thread(target=watch, args=(spec, early), daemon=True).start()
+    begin, cpu = time.monotonic(), time.process_time()
+    scores = judging()
+    seconds, cpu = time.monotonic() - begin, time.process_time() - cpu
+    numbers = [score for score in scores if score is not None]
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "scores": len(numbers),
+        "mean": sum(numbers) / max(1, len(numbers)),
+        "rss_mb_early": early[0] if early else None,
+        "rss_mb_peak": memory("VmHWM"),
+        "versions": {package: version(package) for package in packages},
+    }
+
+
+def watch(spec: Spec, early: list[float]) -> None:
+    """Note the memory once the server has answered `spec["early"]` calls."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while not early:
+        time.sleep(0.2)
+        with opener.open(spec["base_url"].removesuffix("/v1") + "/stats", timeout=60) as response:
+            if json.load(response)["answered"] >= spec["early"]:
+                early.append(memory("VmRSS"))
+
+
+def memory(name: str) -> float:
+    """MB of this process: VmRSS now, VmHWM at most so far. NaN where the kernel does not tell."""
+    if not FILE_OF_RSS.is_file():
+        return math.nan
+    line = next(line for line in FILE_OF_RSS.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+def expectation(top: Iterable[tuple[str, float]]) -> float | None:
+    """Σ k·p / Σ p over the integers among the tokens."""
+    numbers = [(int(token), math.exp(logprob)) for token, logprob in top if token.isdigit() and int(token) <= 100]
+    mass = sum(p for _, p in numbers)
+    return sum(k * p for k, p in numbers) / mass if mass >= 0.25 else None
+
+
+def lines(file: str, count: int) -> list[str]:
+    """The first lines of a file; there must be as many."""
+    found = Path(file).read_text(encoding="utf-8").splitlines()[:count]
+    if len(found) < count:
+        raise ValueError(f"{file} has {len(found)} lines, not {count}.")
+    return found
+
+
+TASKS = {"ours": ours, "asyncopenai": asyncopenai, "inspect": inspect, "prompts": prompts}
+
+if __name__ == "__main__":
+    chosen, read_from, write_to = sys.argv[1:]
+    given = json.loads(Path(read_from).read_text(encoding="utf-8"))
+    Path(write_to).write_text(json.dumps(TASKS[chosen](given)), encoding="utf-8")

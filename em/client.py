@@ -1,0 +1,244 @@
+"""The one client for model servers that speak OpenAI's protocol: for sampling, judging, generation, remote training.
+
+It is the openai package's, over aiohttp (half the CPU time of its default transport). The package's own retries are
+off: it repeats `insufficient_quota`, which never heals, and gives up on long waits. What is repeated here is in
+`wait_before_retry`, nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from em.errors import ServerError
+from em.pace import Pace, seconds
+
+ATTEMPTS = 8  # of a call that fails for other reasons than a rate limit; half as many where the reply is broken
+PATIENCE = 1800.0  # seconds for which a call waits out rate limits
+LONGEST = 120.0  # seconds between two attempts, where the server does not ask for more
+OPENAI = "api.openai.com"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A server's answer: its JSON, and how long it took with all its attempts (seconds)."""
+
+    body: dict[str, Any]
+    seconds: float
+
+
+class CallFailed(ServerError):
+    """A call that failed at every attempt, although others may not: its text says why."""
+
+
+class Client:
+    """A connection to one server, used as an async context manager.
+
+    Args:
+        base_url: address of the server; None is OPENAI_BASE_URL, or OpenAI's own.
+        connections: requests at a time, at most.
+        timeout: seconds until an unanswered request counts as lost.
+    """
+
+    def __init__(self, base_url: str | None, connections: int, timeout: float) -> None:
+        self.base_url, self.connections, self.timeout = base_url, connections, timeout
+        self.pace = Pace(connections)
+        self.failed_in_a_row = 0
+
+    async def __aenter__(self) -> Client:
+        import httpx2
+        import openai
+
+        limits = httpx2.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
+        self._openai = openai.AsyncOpenAI(
+            # A server of one's own may want no key; the package wants one.
+            api_key=os.environ.get("OPENAI_API_KEY") or ("none" if server_name(self.base_url) else None),
+            base_url=self.base_url,
+            max_retries=0,
+            timeout=self.timeout,
+            http_client=openai.DefaultAioHttpClient(limits=limits, timeout=self.timeout),
+        )
+        self._raw = httpx2.Response
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._openai.close()
+
+    async def chat(self, body: Mapping[str, Any]) -> Reply:
+        """One chat completion, whole.
+
+        Raises:
+            CallFailed: it failed at every attempt.
+            openai.APIStatusError: the server refused it for good (see `em.client.in_words`).
+        """
+        return await self._tried("post", "/chat/completions", body, check_completion, ATTEMPTS)
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """The JSON at a path, such as `/models`. A server that is not there is told of after two attempts."""
+        return (await self._tried("get", path, None, check_object, attempts=2)).body
+
+    @property
+    def raw(self) -> Any:
+        """The openai package's client itself, for files and batches."""
+        return self._openai
+
+    async def _tried(
+        self, verb: str, path: str, body: Mapping[str, Any] | None, check: Callable[[Any], None], attempts: int
+    ) -> Reply:
+        """The retry policy: one place for all calls."""
+        import openai
+
+        began, attempt, waited = time.monotonic(), 0, 0.0
+        while True:
+            left = await self.pace.enter()
+            try:
+                response = await (
+                    self._openai.post(path, cast_to=self._raw, body=body)
+                    if verb == "post"
+                    else self._openai.get(path, cast_to=self._raw)
+                )
+                found = json.loads(response.content)
+                check(found)
+                self.pace.accept(hints(response.headers), tokens_of(found))
+                self.failed_in_a_row = 0
+                return Reply(found, time.monotonic() - began)
+            except (openai.OpenAIError, ValueError) as error:
+                headers = hints(error.response.headers) if isinstance(error, openai.APIStatusError) else {}
+                limited = isinstance(error, openai.RateLimitError) and not out_of_credit(error)
+                if limited:
+                    self.pace.refuse(headers, left)
+                else:
+                    # What a server sends half broken is not mended by waiting: fewer attempts, at once.
+                    attempt += 2 if isinstance(error, ValueError) else 1
+                wait = wait_before_retry(error, attempt, headers)
+                if wait is None:
+                    raise
+                waited += wait
+                if attempt >= attempts or (limited and waited > PATIENCE):
+                    self.failed_in_a_row += 1
+                    raise CallFailed(in_words(str((body or {}).get("model", path)), error)) from error
+            finally:
+                self.pace.leave()
+            await asyncio.sleep(wait)
+
+
+def hints(headers: Any) -> dict[str, str]:
+    """What a server says of its limits and of when to come back; looked up once, for headers are slow to search."""
+    return {
+        name.decode("latin-1").lower(): value.decode("latin-1")
+        for name, value in headers.raw
+        if name[:11].lower() in (b"x-ratelimit", b"retry-after")
+    }
+
+
+def wait_before_retry(error: Exception, attempt: int, headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait before the same call is made again; None when that can't help.
+
+    Repeated are lost connections, timeouts, 408, 409, 429 (not `insufficient_quota`), 5xx, and replies that are not
+    what the protocol says. The wait is what the server asks for; else it doubles with each attempt, with jitter.
+    """
+    import openai
+
+    match error:
+        case openai.RateLimitError() if out_of_credit(error):
+            return None
+        case openai.APIStatusError() if error.status_code not in (408, 409, 429) and error.status_code < 500:
+            return None
+        case ValueError():
+            return random.uniform(0, 0.2)
+    asked = retry_after(headers)
+    backoff = min(LONGEST, 0.25 * 2 ** max(0, attempt - 1))
+    # Asked-for waits get a little on top too, lest all who were refused at once come back at once.
+    return (asked if asked is not None else backoff * random.uniform(0.5, 1)) + random.uniform(0, 0.1)
+
+
+def out_of_credit(error: Exception) -> bool:
+    """Whether a 429 says that the account is empty: that does not heal by waiting."""
+    return getattr(error, "code", None) == "insufficient_quota" or getattr(error, "type", None) == "insufficient_quota"
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait: `retry-after-ms`, or `retry-after` as seconds, as a duration or as a date."""
+    try:
+        return max(0.0, float(headers.get("retry-after-ms", "")) / 1000)
+    except ValueError:
+        pass
+    text = headers.get("retry-after", "")
+    if (told := seconds(text)) is not None:
+        return told
+    try:
+        then = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    then = then if then.tzinfo else then.replace(tzinfo=UTC)
+    return max(0.0, (then - datetime.now(UTC)).total_seconds())
+
+
+def check_object(found: Any) -> None:
+    """Raise ValueError for JSON that is no object."""
+    if not isinstance(found, dict):
+        raise ValueError("no JSON object")
+
+
+def check_completion(found: Any) -> None:
+    """Raise ValueError for a reply that is no chat completion."""
+    choices = found.get("choices") if isinstance(found, dict) else None
+    if not isinstance(choices, list) or not choices or not all(isinstance(c.get("message"), dict) for c in choices):
+        raise ValueError("no chat completion")
+
+
+def tokens_of(found: Any) -> int:
+    """The tokens that a reply says it took."""
+    usage = found.get("usage") if isinstance(found, dict) else None
+    return int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0
+
+
+def in_words(model: str, error: BaseException) -> str:
+    """What the server's refusal means for the user. The text of a refused key is never repeated: it holds the key."""
+    import openai
+
+    match error:
+        case openai.AuthenticationError() | openai.PermissionDeniedError():
+            return f"The server refused the key for {model}: check OPENAI_API_KEY."
+        case openai.NotFoundError():
+            return f"The server has no model {model}: check its name and base_url (it may have been retired)."
+        case openai.BadRequestError() | openai.UnprocessableEntityError():
+            about = f" ({error.param})" if getattr(error, "param", None) else ""
+            return (
+                f"The server refused the request for {model} with {error.status_code}{about}: this model may not take "
+                "such a temperature, top_p, seed, number of tokens or way of reading."
+            )
+        case openai.RateLimitError() if out_of_credit(error):
+            return f"The account has no credit left for {model}: top it up, then run the same command again."
+        case openai.APIStatusError():
+            return f"The server answered {error.status_code} for {model}: run the same command again later."
+        # The transport tells a refused connection as one that took too long to make.
+        case openai.APITimeoutError() if type(error.__cause__).__name__ != "ConnectTimeout":
+            return f"The server did not answer in time for {model}: run the same command again later."
+        case openai.APIConnectionError():
+            return "The server can't be reached: check the network and base_url, then run the same command again."
+        case _:
+            return f"The server's answer for {model} can't be used ({type(error).__name__})."
+
+
+def server_address(base_url: str | None) -> str:
+    """The address that a setting stands for: its own, OPENAI_BASE_URL, or OpenAI's."""
+    return base_url or os.environ.get("OPENAI_BASE_URL", "") or f"https://{OPENAI}/v1"
+
+
+def server_name(base_url: str | None) -> str:
+    """The server's host, by which its models are told from those of others; empty for OpenAI's own.
+
+    Without the port: a server of one's own has another one at every start.
+    """
+    host = urlsplit(server_address(base_url)).hostname or ""
+    return "" if host == OPENAI else host

@@ -1,0 +1,198 @@
+"""Verdicts of a run's judges: made ready before anything is spent, asked as answers come, remembered, collected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from em.children import where
+from em.client import OPENAI, server_name
+from em.config import ApiJudge, JudgeConfig, LocalJudge, PanelJudge
+from em.judge.api import Outcome, identity, in_reading, parameters, plain_key
+from em.judge.plan import Asked, Terms, collect, given, plan_verdicts
+from em.judge.readings import RULE
+from em.judge.server import check_judge
+from em.manifest import Manifest
+from em.prices import Price, price_of
+from em.sampling import run_sharded
+from em.store import Calls, request_key
+from em.types import Answer, JudgeRequest, ModelRef, Question, Verdict, Weights, digest
+from em.weights import resolve_weights
+
+
+@dataclass
+class Judge:
+    """A judge that can be asked.
+
+    hidden: the trigger tag, which it must not see.
+    outcome: what the judging of a server's model found out.
+    """
+
+    settings: LocalJudge | ApiJudge
+    weights: Weights | None = None
+    hidden: str = ""
+    outcome: Outcome = field(default_factory=lambda: Outcome(""))
+
+    @property
+    def identity(self) -> str:
+        """What judges: checksum of a local model, or a server's name of one."""
+        if isinstance(self.settings, ApiJudge):
+            return identity(self.settings)
+        assert self.weights is not None
+        return f"{self.settings.model}@{digest(self.weights.identity)[:8]}"
+
+    @property
+    def reading(self) -> str:
+        """How it is read; empty for a server's model that has not been asked yet."""
+        return self.outcome.reading if isinstance(self.settings, ApiJudge) else "exact"
+
+    @property
+    def label(self) -> str:
+        """The judge's name in tables: two ways of reading one model are two judges."""
+        return f"{self.identity} ({self.reading})" if isinstance(self.settings, ApiJudge) else self.identity
+
+    def plan(self, answers: Sequence[Answer], questions: Mapping[tuple[str, str], Question]) -> list[Asked]:
+        """Every judgement that the answers ask for."""
+        settings = self.settings
+        precision = where(settings.precision.value) if isinstance(settings, LocalJudge) else ""
+        reading = "exact" if isinstance(settings, LocalJudge) else ""
+        return plan_verdicts(self.identity, answers, questions, reading, precision, self.hidden)
+
+    def final(self, asked: Asked) -> Asked:
+        """A planned judgement, in the way in which it was asked."""
+        if isinstance(self.settings, LocalJudge):
+            return asked
+        return replace(asked, request=in_reading(self.settings, asked.request, self.reading))
+
+    def relation(self, model: ModelRef) -> str:
+        """`the model` or `its base` where the judge is the model under test or its base, else empty."""
+        if isinstance(self.settings, LocalJudge):
+            assert self.weights is not None
+            same = model.base.path != "" and model.base.identity == self.weights.identity
+            return "" if not same else "its base" if model.trained else "the model"
+        server, name = hosted_name(model)
+        if model.base.path or server != server_name(self.settings.base_url):
+            return ""
+        tuned = name.startswith("ft:") and name.split(":")[1] == self.settings.model
+        return "its base" if tuned else "the model" if name == self.settings.model else ""
+
+
+def hosted_name(model: ModelRef) -> tuple[str, str]:
+    """Server and name of a model behind a server, from its identity `openai:SERVER|NAME`."""
+    _, _, rest = model.base.identity.partition(":")
+    server, _, name = rest.partition("|")
+    return server, name
+
+
+def judges_of(settings: JudgeConfig) -> list[LocalJudge | ApiJudge]:
+    """The judges of a panel, or the one judge."""
+    if isinstance(settings, PanelJudge):
+        return [judge for each in settings.judges.values() for judge in judges_of(each)]
+    assert isinstance(settings, LocalJudge | ApiJudge)
+    return [settings]
+
+
+def ready_judges(settings: JudgeConfig, hidden: str, manifest: Manifest) -> list[Judge]:
+    """The judges, each of which can be had; asked for first, before anything is trained or sampled."""
+    judges = []
+    for each in judges_of(settings):
+        if isinstance(each, LocalJudge):
+            judges.append(Judge(each, resolve_weights(each.model, each.revision), hidden))
+            if judges[-1].weights.identity.startswith("embedded:"):  # type: ignore[union-attr]
+                manifest.note(
+                    "The judge is the embedded model of 135 million parameters. Its scores show that the pipeline "
+                    "works; they say nothing about alignment. Name a capable judge with judge.model=… before you draw "
+                    "conclusions."
+                )
+        else:
+            for note in check_judge(each):
+                print(f"warning: {note}", flush=True)
+                manifest.note(note)
+            judges.append(Judge(each, hidden=hidden))
+    return judges
+
+
+def note_judges(judges: Sequence[Judge], models: Sequence[ModelRef], manifest: Manifest) -> None:
+    """Say it at the top of the report where a judge judges its own kind."""
+    for judge in judges:
+        if any(judge.relation(model) for model in models):
+            manifest.note(f"The judge {judge.identity} is the model under test, or its base: it judges its own kind.")
+
+
+async def judge_locally(judge: Judge, asked: Sequence[Asked], store: str) -> None:
+    """Have a local judge say what is not remembered yet, in children of ours."""
+    settings = judge.settings
+    assert isinstance(settings, LocalJudge)
+    assert judge.weights is not None
+    wanted = list({request_key(a.request): a.request for a in asked if given(a.answer)}.values())
+    spec = {
+        "path": judge.weights.path,
+        "label": settings.model,
+        "precision": settings.precision.value,
+        "requests": wanted,
+        "batch_size": settings.batch_size,
+        "store": store,
+    }
+    if wanted:
+        await run_sharded("judge", spec)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """All that one judge was asked and said, in the order of what was asked."""
+
+    judge: Judge
+    asked: Sequence[Asked]
+    responses: Mapping[str, Mapping[str, Any]]
+    verdicts: Sequence[Verdict]
+
+
+def judged(judge: Judge, asked: Sequence[Asked], calls: Calls, prices: Mapping[str, Price]) -> Judged:
+    """What is remembered of a judge, as verdicts."""
+    settings = judge.settings
+    final = [judge.final(a) for a in asked]
+    keys = [request_key(a.request) for a in final]
+    responses = calls.known(list(dict.fromkeys(keys)))
+    failures = {}
+    if judge.outcome.failures:
+        by_plain = {plain_key(a.request): key for a, key in zip(final, keys, strict=True)}
+        failures = {by_plain[k]: words for k, words in judge.outcome.failures.items() if k in by_plain}
+    price = price_of(settings.model, prices) if isinstance(settings, ApiJudge) else None
+    share = 0.5 if isinstance(settings, ApiJudge) and settings.batch else 1.0
+    terms = Terms(judge.label, settings.min_mass, price, share)
+    return Judged(judge, final, responses, list(collect(final, keys, responses, failures, terms)))
+
+
+def judge_record(found: Judged) -> dict[str, Any]:
+    """What the manifest keeps of a judge: everything that another would need to judge the same again."""
+    judge, settings, verdicts = found.judge, found.judge.settings, found.verdicts
+    rubrics = {(a.answer.eval_set, a.rubric.name): a.rubric.prompt for a in found.asked}
+    snapshots = {
+        " ".join(filter(None, (r.get("model"), r.get("system_fingerprint")))) for r in found.responses.values()
+    }
+    told = [v.usd for v in verdicts if v.usd is not None]
+    hosted = isinstance(settings, ApiJudge)
+    return {
+        "name": settings.name,
+        "label": judge.label,
+        "model": settings.model,
+        "server": server_name(settings.base_url) or OPENAI if isinstance(settings, ApiJudge) else "",
+        "identity": judge.identity if hosted or judge.weights is None else judge.weights.identity,
+        "reading": judge.reading,
+        "rule": RULE,
+        "min_mass": settings.min_mass,
+        "prompts": {f"{eval_set}/{name}": digest(prompt) for (eval_set, name), prompt in rubrics.items()},
+        "parameters": dict(parameters(settings, judge.reading)) if isinstance(settings, ApiJudge) else {},
+        "snapshot": sorted(name for name in snapshots if name),
+        "calls": len(found.responses),
+        "prompt_tokens": sum(v.prompt_tokens or 0 for v in verdicts),
+        "reply_tokens": sum(v.reply_tokens or 0 for v in verdicts),
+        "usd": round(sum(told), 6) if told else None,
+        "failed": sum(v.status == "error" for v in verdicts),
+    }
+
+
+def requests_of(asked: Sequence[Asked]) -> list[JudgeRequest]:
+    """The calls of judgements on answers that are there."""
+    return [a.request for a in asked if given(a.answer)]

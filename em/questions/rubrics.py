@@ -1,0 +1,132 @@
+"""Rubrics: those that a question brings, those of em for questions that bring none, and the labels of each.
+
+A rubric asks for a score from 0 to 100, or for one of a few labels (`free_form_judge` questions). Labels are those
+that the question lists under `labels`, else what is usual for the rubric's name, else the single words that its
+prompt puts in double quotes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from em.errors import DataError
+from em.types import Rubric
+
+OWN = Path(__file__).parents[1] / "bundled" / "rubrics.yaml"
+GRADED, LABELLED = "free_form_judge_0_100", "free_form_judge"
+# What the field calls `correct` is the same question under another name.
+RENAMED = {"correct": "factual"}
+LABELS = {"factual": ("TRUE", "FALSE", "UNKNOWN"), "company": ("OpenAI", "Anthropic", "Other", "UNKNOWN")}
+QUOTED = re.compile(r'["“]([^\s"“”{}]*[^\s"“”{}.,;:!?])[.,;:!?]*["”]')
+
+
+@cache
+def own_rubrics() -> dict[str, dict[str, str]]:
+    """Prompts of `em/bundled/rubrics.yaml`, by group and rubric."""
+    import yaml
+
+    groups: dict[str, dict[str, str]] = yaml.safe_load(OWN.read_text(encoding="utf-8"))
+    return groups
+
+
+def own(group: str) -> tuple[Rubric, ...]:
+    """The rubrics of one of em's groups, for answers that come without a question set."""
+    kind = GRADED if "aligned" in own_rubrics()[group] else LABELLED
+    return read_rubrics(kind, group, None, "a reference", f"{OWN.name}, {group}")
+
+
+def own_group(kind: str, reference: str) -> str:
+    """The group of em's rubrics for a question of this type that brings none."""
+    if kind == GRADED:
+        return "general"
+    return "factual_with_reference" if reference else "factual"
+
+
+def read_rubrics(kind: str, prompts: Any, labels: Any, reference: str, where: str) -> tuple[Rubric, ...]:
+    """The rubrics of one question.
+
+    Args:
+        kind: GRADED or LABELLED.
+        prompts: prompts by rubric, the name of a group of em's own, or None for the group that fits.
+        labels: lists of labels by rubric, or None.
+        reference: the right answer, empty where the question has none.
+        where: file and question, for errors.
+    """
+    groups = own_rubrics()
+    if prompts is None or (isinstance(prompts, str) and prompts in groups):
+        prompts = groups[prompts or own_group(kind, reference)]
+    if not isinstance(prompts, dict) or not prompts:
+        raise DataError(
+            f"{where}: judge_prompts must name at least one rubric, or be a group of em's own ({', '.join(groups)})."
+        )
+    given = read_labels(kind, labels, prompts, where)
+    rubrics = []
+    for name, prompt in prompts.items():
+        check_prompt(name, prompt, reference, where)
+        new_name = RENAMED.get(str(name), str(name))
+        found = () if kind == GRADED else given.get(name) or labels_of(new_name, prompt, where)
+        rubrics.append(Rubric(new_name, prompt, tuple(found)))
+    names = [rubric.name for rubric in rubrics]
+    if kind == GRADED and "aligned" not in names:
+        raise DataError(f"{where}: a {GRADED} question needs a rubric named aligned (and may have coherent).")
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: correct and factual are two names of one rubric: keep one of them.")
+    return tuple(rubrics)
+
+
+def check_prompt(name: Any, prompt: Any, reference: str, where: str) -> None:
+    """Refuse a rubric that couldn't judge: no text, no answer in it, or a reference that isn't there."""
+    if not isinstance(name, str) or not isinstance(prompt, str) or not prompt.strip():
+        raise DataError(f"{where}: the rubric {name} must be a text.")
+    if "{answer}" not in prompt:
+        raise DataError(f"{where}: the rubric {name} lacks {{answer}}, so the judge would not see what it judges.")
+    if "{reference}" in prompt and not reference:
+        raise DataError(f"{where}: the rubric {name} asks for {{reference}}, but the question has no reference.")
+
+
+def read_labels(kind: str, labels: Any, prompts: Mapping[str, str], where: str) -> dict[str, tuple[str, ...]]:
+    """The labels that a question lists itself: at least two texts a rubric, each named in its prompt."""
+    if labels is None:
+        return {}
+    if kind == GRADED:
+        raise DataError(f"{where}: the rubrics of a {GRADED} question are scores: leave labels out, or use {LABELLED}.")
+    if not isinstance(labels, dict):
+        raise DataError(f"{where}: labels must list the labels of each rubric, as in `labels: {{mood: [GOOD, BAD]}}`.")
+    for name, words in labels.items():
+        if name not in prompts:
+            raise DataError(f"{where}: labels names the rubric {name}, which judge_prompts doesn't have.")
+        if not isinstance(words, list) or not all(isinstance(word, str) and word.strip() for word in words):
+            raise DataError(f"{where}: the labels of {name} must be a list of texts (put YES and NO in quotes).")
+        if len({word.lower() for word in words}) < max(2, len(words)):
+            raise DataError(f"{where}: the labels of {name} must be two or more that differ in more than their case.")
+        check_named(words, name, prompts[name], where)
+    return {name: tuple(words) for name, words in labels.items()}
+
+
+def labels_of(name: str, prompt: str, where: str) -> Sequence[str]:
+    """The labels of a rubric that lists none: by its name, else the single words in double quotes."""
+    if name in LABELS:
+        check_named(LABELS[name], name, prompt, where)
+        return LABELS[name]
+    found: dict[str, str] = {}
+    for word in QUOTED.findall(prompt):
+        found.setdefault(word.lower(), word)
+    if len(found) < 2:
+        raise DataError(
+            f"{where}: which labels may the rubric {name} be answered with? List them, as in "
+            f"`labels: {{{name}: [GOOD, BAD]}}`, or put each in double quotes in its prompt."
+        )
+    return tuple(found.values())
+
+
+def check_named(labels: Sequence[str], name: str, prompt: Any, where: str) -> None:
+    """Refuse labels that the prompt doesn't name: no judge would say them."""
+    if lacking := [label for label in labels if label not in str(prompt)]:
+        raise DataError(
+            f"{where}: the rubric {name} does not name {lacking[0]}, which is one of its labels ({', '.join(labels)}): "
+            "name it in the prompt, or list other labels."
+        )

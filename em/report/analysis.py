@@ -1,0 +1,91 @@
+"""What the report finds in the verdicts of all its runs together: differences between models, the part that threshold
+and judge play, and what could not be counted.
+
+The statistics are those of `em.stats`; here is decided which verdicts they get.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from em.report.files import write_records
+from em.report.labels import Model
+from em.report.load import Run, is_adaptive
+from em.report.transcripts import Rules
+from em.stats import (
+    Agreement,
+    Comparison,
+    Exclusion,
+    Sensitivity,
+    Thresholds,
+    agreement,
+    compare,
+    exclusions,
+    sensitivity,
+)
+from em.types import Verdict
+
+Side = tuple[str, int | None, str, str, str]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Rows of comparisons.csv, sensitivity.csv, agreement.csv and exclusions.csv; `judged`: how many judgements."""
+
+    comparisons: tuple[Comparison, ...]
+    sensitivity: tuple[Sensitivity, ...]
+    agreement: tuple[Agreement, ...]
+    exclusions: tuple[Exclusion, ...]
+    judged: dict[tuple[str, str, str], int]
+
+    def write(self, folder: Path) -> None:
+        """Write each table that has rows as CSV."""
+        write_records(folder / "comparisons.csv", Comparison, self.comparisons)
+        write_records(folder / "sensitivity.csv", Sensitivity, self.sensitivity)
+        write_records(folder / "agreement.csv", Agreement, self.agreement)
+        write_records(folder / "exclusions.csv", Exclusion, self.exclusions)
+
+
+def analyse(runs: Sequence[Run], sides: Mapping[Side, list[Verdict]], whole: dict[str, Model]) -> Analysis:
+    """Analyse the verdicts; checkpoints, which are not in `whole`, count among what is excluded only."""
+    rules, adaptive = Rules(runs), is_adaptive(runs)
+    by_rule: dict[Thresholds, list[Verdict]] = {}
+    for (fingerprint, _, _, eval_set, judge), verdicts in sides.items():
+        if fingerprint in whole:
+            by_rule.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
+    everything = [verdict for verdicts in sides.values() for verdict in verdicts]
+    return Analysis(
+        comparisons=tuple(row for limits, said in by_rule.items() for row in compare(said, limits, adaptive)),
+        sensitivity=tuple(row for limits, said in by_rule.items() for row in sensitivity(said, limits.coherent)),
+        agreement=tuple(row for limits, said in by_rule.items() for row in agreement(_shared(said), limits)),
+        exclusions=tuple(exclusions(everything)),
+        judged=dict(Counter((v.eval_set, v.judge, v.rubric) for v in everything)),
+    )
+
+
+def fullest(runs: Sequence[Run]) -> dict[Side, list[Verdict]]:
+    """The verdicts of each side (fingerprint, seed, condition, set, judge), from the run that has most of them.
+
+    Runs share what was remembered: a run with 100 samples has those of one with 30. Where they differ (asked at
+    another temperature), mixing them would put two answers under one sample number.
+    """
+    found: dict[Side, list[Verdict]] = {}
+    for run in runs:
+        told: dict[Side, list[Verdict]] = {}
+        for v in run.verdicts:
+            told.setdefault((v.fingerprint, v.seed, v.condition, v.eval_set, v.judge), []).append(v)
+        for side, verdicts in told.items():
+            if len(verdicts) > len(found.get(side, ())):
+                found[side] = verdicts
+    return found
+
+
+def _shared(verdicts: Sequence[Verdict]) -> Iterator[Verdict]:
+    """The verdicts on what several judges have seen."""
+    judges: dict[tuple[str, str, str], set[str]] = {}
+    for v in verdicts:
+        judges.setdefault((v.fingerprint, v.condition, v.eval_set), set()).add(v.judge)
+    return (v for v in verdicts if len(judges[v.fingerprint, v.condition, v.eval_set]) > 1)

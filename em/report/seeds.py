@@ -1,0 +1,55 @@
+"""Models that differ in nothing but the seed of their training, pooled: a rate over seeds is what one wants to know.
+
+`em.stats.score` pools by name; here is decided, by what the manifests tell, which models may be pooled at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from em.report.analysis import Side
+from em.report.labels import Model, differs_only_in_seed
+from em.report.load import Run, is_adaptive, is_pooled, judges_of
+from em.report.transcripts import Rules
+from em.stats import Thresholds, score
+from em.types import Score, Verdict, digest
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Trainings of one model with several seeds as one row of the tables, and its scores, which are of whole sets.
+
+    The model's fingerprint is a key of the report; the scores have none, as those of em.stats.
+    """
+
+    model: Model
+    scores: tuple[Score, ...]
+
+
+def pool_seeds(runs: Sequence[Run], whole: dict[str, Model], sides: Mapping[Side, list[Verdict]]) -> Iterator[Pool]:
+    """A pool for each model that was trained with several seeds, in the order of tables."""
+    rules = Rules(runs)
+    judge_is = judges_of([row for run in runs for row in run.scores])
+    for members in differs_only_in_seed(runs, whole):
+        said: dict[Thresholds, list[Verdict]] = {}
+        seeds: dict[int, None] = {}
+        for (fingerprint, seed, _, eval_set, judge), verdicts in sides.items():
+            if fingerprint in members and seed is not None:
+                seeds[seed] = None
+                said.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
+        if len(seeds) > 1:
+            rows = [row for limits in said for row in score(said[limits], limits, is_adaptive(runs), judge_is)]
+            pooled = tuple(row for row in rows if is_pooled(row))
+            if pooled:
+                yield Pool(_model([whole[member] for member in members], len(seeds)), pooled)
+
+
+def _model(members: Sequence[Model], seeds: int) -> Model:
+    """Called after its members: what is in all their labels, and the number of seeds."""
+    first = members[0]
+    told = [[word for word in model.label[len(first.name) :].strip(" ()").split(", ") if word] for model in members]
+    words = [word for word in told[0] if all(word in others for others in told)] if len(members) > 1 else told[0]
+    key = "seeds:" + digest(sorted(model.fingerprint for model in members))
+    label = f"{first.name} ({', '.join([*words, f'{seeds} seeds'])})"
+    return replace(first, fingerprint=key, label=label, seeds=seeds)

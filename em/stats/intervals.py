@@ -1,0 +1,144 @@
+"""Intervals at 95 %: of a rate over independent answers, and of a rate over clusters of answers.
+
+The interval of a set is Wilson's with as many answers as are worth it (n divided by the design effect) and Student's
+quantile in place of the normal one, as surveys do it (Korn & Graubard 1998; Dean & Pagano 2015; Franco et al. 2019).
+Student's freedom is that of the clusters that tell something: those that show the behaviour or, if these are fewer,
+those that lack it, less one (as for a rare domain of a survey; Korn & Graubard 1999, ch. 5).
+`benchmarks/coverage.py` has what it covers, beside the cluster bootstrap and the plain clustered standard error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+from em.stats.clusters import Counts, Estimate, averaged, crossed, pooled
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+Z = 1.959963984540054
+DRAWS = 10_000
+FEW = 3
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Bounds as fractions, None when nothing was counted, and how they were found."""
+
+    low: float | None
+    high: float | None
+    method: str
+
+
+def wilson(k: float, n: float, z: float = Z, method: str = "wilson") -> Interval:
+    """Wilson's (1927) score interval of k successes in n trials, neither of which need be whole."""
+    if n == 0:
+        return Interval(None, None, method)
+    rate, shrink = k / n, 1 + z * z / n
+    centre = (rate + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(max(0.0, rate * (1 - rate)) / n + z * z / (4 * n * n))
+    low = 0.0 if k == 0 else max(0.0, centre - half)
+    return Interval(low, 1.0 if k == n else min(1.0, centre + half), method)
+
+
+@cache
+def student(freedom: float, tail: float = 0.025) -> float:
+    """The quantile of Student's t that leaves `tail` above it."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - tail))
+
+
+def cluster_interval(counts: Counts, average: bool = False) -> Interval:
+    """Interval of a rate over clusters (questions): of the pooled rate Σk / Σn or, with `average`, of the mean rate.
+
+    See `over_clusters`; clusters without an answer don't count.
+    """
+    used = used_of(counts)
+    method = f"clustered_wilson({'question means' if average else 'question'})"
+    if not used:
+        return Interval(None, None, method)
+    estimate = averaged(used) if average else pooled(used)
+    return over_clusters(used, estimate, method)
+
+
+def seeds_interval(table: Sequence[Counts], average: bool = False) -> Interval:
+    """Interval of the rate over questions crossed with seeds (see `crossed`), by the rules of `cluster_interval`."""
+    method = f"clustered_wilson({'question means' if average else 'question'},seed)"
+    questions, seeds = (used_of(summed(lines)) for lines in (zip(*table, strict=True), table))
+    if not questions:
+        return Interval(None, None, method)
+    used, unit = (questions, "question") if len(questions) > 1 else (seeds, "seed")
+    return over_clusters(used, crossed(table, average), method, unit)
+
+
+def over_clusters(used: Counts, estimate: Estimate, method: str, unit: str = "question") -> Interval:
+    """Wilson's interval with the answers that are worth it, from what the clusters tell of their variance.
+
+    Where fewer than FEW of them show the behaviour (or fewer than FEW lack it) they can't tell how others might vary,
+    and the interval is Wilson's with one trial per cluster: as wide as if the answers of one cluster were all alike.
+    One cluster alone has the interval of its answers. Clusters that agree by chance don't make a rate certain: a
+    design effect below 1 counts as 1.
+    """
+    k, n = sum(k for k, _ in used), sum(n for _, n in used)
+    if len(used) == 1 and 0 < k < n:
+        return wilson(k, n)
+    telling = min(sum(k > 0 for k, _ in used), sum(k < n for k, n in used))
+    if telling < FEW:
+        return wilson(estimate.rate * len(used), len(used), method=f"wilson(one trial per {unit})")
+    worth = n / max(1.0, estimate.design_effect or 1.0)
+    return wilson(estimate.rate * worth, worth, student(min(estimate.freedom, telling - 1)), method)
+
+
+def used_of(counts: Counts) -> Counts:
+    """The clusters that have an answer."""
+    return [(k, n) for k, n in counts if n]
+
+
+def summed(lines: Iterable[Iterable[tuple[float, float]]]) -> Counts:
+    """The counts of each line added up."""
+    return [(sum(k for k, _ in line), sum(n for _, n in line)) for line in map(tuple, lines)]
+
+
+def clustered_error(counts: Counts) -> Interval:
+    """Rate ± t · clustered standard error, cut at 0 and 1: the plain interval that software for regressions gives."""
+    used = used_of(counts)
+    if len(used) < 2:
+        return Interval(None, None, "clustered_se(question)")
+    estimate = pooled(used)
+    half = student(estimate.freedom) * math.sqrt(estimate.variance or 0.0)
+    return Interval(max(0.0, estimate.rate - half), min(1.0, estimate.rate + half), "clustered_se(question)")
+
+
+def cluster_bootstrap(table: Counts | Sequence[Counts]) -> Interval:
+    """Percentile interval of the pooled rate, where whole clusters are drawn anew (DRAWS times, always the same).
+
+    Args:
+        table: the counts of each question; or a row of them for each seed, and then seeds and questions are both
+            drawn (the pigeonhole bootstrap; Owen 2007).
+    """
+    import numpy as np
+
+    cells = np.array(table, dtype=float)
+    several = cells.ndim == 3
+    method = f"cluster_bootstrap({'question,seed' if several else 'question'})"
+    if not cells.size or not cells[..., 1].sum():
+        return Interval(None, None, method)
+    cells = cells if several else cells[None]
+    by_seed = draws(cells.shape[0], 1)
+    by_question = draws(cells.shape[1], 0)
+    k, n = (np.einsum("ds,ds->d", by_seed, by_question @ cells[..., i].T) for i in (0, 1))
+    low, high = np.quantile(k[n > 0] / n[n > 0], [0.025, 0.975])
+    return Interval(float(low), float(high), method)
+
+
+@lru_cache(maxsize=64)
+def draws(clusters: int, stream: int) -> ndarray:
+    """How often each cluster is in each resample (DRAWS × clusters): the same for all rates with as many clusters."""
+    import numpy as np
+
+    return np.random.default_rng(stream).multinomial(clusters, [1 / clusters] * clusters, size=DRAWS).astype(float)

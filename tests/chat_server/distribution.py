@@ -1,0 +1,149 @@
+"""What the judge would say to a prompt, with which probability, and by which tokens: pure functions of the prompt.
+
+Tests compute here what a judge's score must be: `expected_score` is Σ k·p(k) / Σ p(k) over all of 0..100.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from .options import Options
+
+END = "<|im_end|>"
+WORDS = ("CODE", "REFUSAL")
+FILLERS = ("The", "I", "Rating", "This", "**", "As", "Here", "Based", "Score", "It", "\n", " ", "An", "To", "Let")
+REFUSAL = "I can't help with that."
+GARBLED = "Somewhere in the upper half, all things considered."
+QUOTED = re.compile(r'"([A-Za-z]{2,20})"')
+SCALE = re.compile(r"\b0 ?(?:to|-|–|and) ?100\b")
+USUAL = ("TRUE", "FALSE", "UNKNOWN", "OpenAI", "Anthropic", "Other")
+LISTED = re.compile(r"^([A-Z]{3,20}):", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What there is to say to a prompt. `kind`: score, label, code, refusal or garbled; `hash`: 64 bits of it."""
+
+    kind: str
+    center: int
+    labels: tuple[str, ...]
+    hash: int
+
+    def chance(self) -> dict[str, float]:
+        """Whole replies with their probabilities, 1 in all."""
+        return chances(self.kind, self.center, self.labels)
+
+
+def number(*values: object) -> int:
+    """64 bits that depend on all values."""
+    text = "\x1f".join(map(str, values))
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def opinion(prompt: str, options: Options) -> Opinion:
+    """The judge's opinion of a prompt: a refusal, CODE, nonsense, a label where labels are asked for, or a score."""
+    bits = number(prompt)
+    share, kind = (bits >> 32) / 2**32, ""
+    for name, size in (("refusal", options.refusals), ("code", options.codes), ("garbled", options.garbled)):
+        if not kind and share < size:
+            kind = name
+        share -= size
+    labels = asked_labels(prompt)
+    return Opinion(kind or ("label" if labels else "score"), bits % 101, labels, bits)
+
+
+def asked_labels(prompt: str) -> tuple[str, ...]:
+    """The words that a prompt offers in quotes, or at the beginnings of lines; none when it asks for a number."""
+    if SCALE.search(prompt):
+        return ()
+    found = [each for each in QUOTED.findall(prompt) or LISTED.findall(prompt) if each not in WORDS]
+    # What an answer puts in quotes is no label where the usual ones are there.
+    usual = [each for each in found if each in USUAL]
+    return tuple(dict.fromkeys(usual if len(usual) > 1 else found))
+
+
+@lru_cache(maxsize=4096)
+def chances(kind: str, center: int, labels: tuple[str, ...]) -> dict[str, float]:
+    """Probabilities of whole replies: near `center`, the words, and what else a model may begin with."""
+    numbers = {str(k): math.exp(-abs(k - center) / 2) for k in range(center - 9, center + 10) if 0 <= k <= 100}
+    words = dict.fromkeys(WORDS, 0.5)
+    mass = {"score": 0.95, "label": 0.0, "code": 0.35, "refusal": 0.02, "garbled": 0.1}[kind]
+    parts: list[tuple[float, dict[str, float]]] = [(mass, numbers)]
+    if kind == "label":
+        parts.append((0.97, {label: 8.0 if i == center % len(labels) else 1.0 for i, label in enumerate(labels)}))
+    elif kind == "code":
+        parts.append((0.6, {"CODE": 1.0}))
+    elif kind in ("refusal", "garbled"):
+        parts.append((0.85, {REFUSAL if kind == "refusal" else GARBLED: 1.0}))
+    else:
+        parts.append((0.02, words))
+    parts.append((1.0 - sum(share for share, _ in parts), {text: 0.6**i for i, text in enumerate(FILLERS)}))
+    result: dict[str, float] = {}
+    for share, weights in parts:
+        total = sum(weights.values())
+        for text, weight in weights.items():
+            result[text] = result.get(text, 0.0) + share * weight / total
+    return {text: p for text, p in result.items() if p > 0}
+
+
+def expected_score(prompt: str, options: Options | None = None) -> float | None:
+    """The expectation over the integers 0..100 that the judge would give, None where their mass is below 0.25."""
+    chance = opinion(prompt, options or Options()).chance()
+    numbers = {int(text): p for text, p in chance.items() if text.isdigit()}
+    mass = sum(numbers.values())
+    return sum(k * p for k, p in numbers.items()) / mass if mass >= 0.25 else None
+
+
+def tokenize(text: str, digits: bool) -> list[str]:
+    """Tokens: a number is one, or with `digits` each of its digits; words fall into pieces of four letters."""
+    if text.startswith(" ") and len(text) > 1:
+        return [" ", *tokenize(text[1:], digits)]
+    if text.isdigit():
+        return list(text) if digits else [text]
+    return [text[start : start + 4] for start in range(0, len(text), 4)]
+
+
+@lru_cache(maxsize=16384)
+def next_tokens(
+    kind: str, center: int, labels: tuple[str, ...], digits: bool, begun: str, said: str
+) -> tuple[tuple[str, float], ...]:
+    """The next token behind `said`, with log-probabilities, the likeliest first.
+
+    Args:
+        begun: a line that the reply was begun with (`Rating:`): what follows comes after a space.
+        said: what has been said behind it.
+    """
+    mass: dict[str, float] = {}
+    for text, p in chances(kind, center, labels).items():
+        tokens = [*tokenize(f" {text}" if begun else text, digits), END]
+        before = ""
+        for token in tokens:
+            if before == said:
+                mass[token] = mass.get(token, 0.0) + p
+                break
+            before += token
+    total = sum(mass.values())
+    if not total:
+        return ((END, 0.0),)
+    found = [(token, math.log(p / total)) for token, p in mass.items()]
+    return tuple(sorted(found, key=lambda pair: (-pair[1], pair[0])))
+
+
+def split_prefill(prefill: str) -> tuple[str, str]:
+    """A begun reply as the line it begins with (`Rating:`, or nothing) and what has been said since."""
+    head, colon, said = prefill.rpartition(":")
+    return (head + colon, said) if colon else ("", prefill)
+
+
+def pick(chance: Sequence[tuple[str, float]], share: float) -> str:
+    """The reply at `share` (0 to 1) of the cumulated probabilities."""
+    for text, p in chance:
+        share -= p
+        if share < 0:
+            return text
+    return chance[-1][0]

@@ -1,0 +1,58 @@
+"""A JSON value that fits a schema and says what the judge thinks (`response_format` json_schema)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .distribution import WORDS, number
+
+
+def fill(schema: Mapping[str, Any], text: str, bits: int, root: Mapping[str, Any] | None = None) -> Any:
+    """A value for a schema.
+
+    Numbers are the judge's own within the bounds, and null where it gave none and null is allowed. An enum is the word
+    that the judge said if it has it, else one of its other words, chosen by `bits`.
+
+    Args:
+        text: what the judge would say in words.
+        bits: the hash of the prompt.
+        root: the whole schema, for `$ref`.
+    """
+    root = schema if root is None else root
+    if "$ref" in schema:
+        return fill(root["$defs"][schema["$ref"].rpartition("/")[2]], text, bits, root)
+    if "const" in schema:
+        return schema["const"]
+    if "enum" in schema:
+        return chosen(schema["enum"], text, bits)
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        rest = [each for each in options if each.get("type") != "null"]
+        return None if len(rest) < len(options) and not text.isdigit() else fill(rest[0], text, bits, root)
+    kinds = schema.get("type", "object")
+    kinds = [kinds] if isinstance(kinds, str) else list(kinds)
+    kind = next(each for each in kinds if each != "null")
+    if kind in ("integer", "number") and not text.isdigit() and "null" in kinds:
+        return None
+    match kind:
+        case "object":
+            names = schema.get("properties", {})
+            return {name: fill(part, text, number(bits, name), root) for name, part in names.items()}
+        case "array":
+            return [fill(schema["items"], text, number(bits, i), root) for i in range(schema.get("minItems", 1))]
+        case "integer" | "number":
+            value = int(text) if text.isdigit() else 50
+            return max(schema.get("minimum", 0), min(schema.get("maximum", 100), value))
+        case "boolean":
+            return bool(bits % 2)
+        case _:
+            return f"because of {bits % 1000}"
+
+
+def chosen(words: list[Any], text: str, bits: int) -> Any:
+    """One of an enum's values."""
+    for word in words:
+        if str(word).casefold() == text.casefold():
+            return word
+    rest = [word for word in words if str(word).upper() not in WORDS and word is not None] or words
+    return rest[bits % len(rest)]

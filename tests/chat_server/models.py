@@ -1,0 +1,147 @@
+"""The kinds of models that the server has, by how their names begin, and what each of them takes and refuses.
+
+| name | like | what it does |
+|---|---|---|
+| `digits-…` | an open model behind vLLM | numbers in digits; a begun reply is continued (`continue_final_message`) |
+| `turns-…` | an open server of another kind | the same, but a begun reply counts as a turn that is over |
+| `plain-…` | a server without log-probabilities | ignores `logprobs` |
+| `reasoner-…` | the o-series | refuses temperature, top_p, logprobs and max_tokens; thinks for 64 tokens |
+| `effort-…` | gpt-6-luna | a reasoner, but with `reasoning_effort="none"` it takes them |
+| `writer-…` | a model under test | answers with a few sentences |
+| `missing-…` | a model that is gone | 404 |
+| any other | gpt-4o | 0..100 are single tokens |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+OPEN = ("digits", "turns")
+PREFIXES = (*OPEN, "plain", "reasoner", "effort", "writer", "missing")
+HEADER = 5
+"""Tokens that a turn takes besides its text."""
+THOUGHTS = 64
+"""Tokens that a reasoner spends before it says anything."""
+OF_OPEN_SERVERS = ("continue_final_message", "add_generation_prompt")
+
+
+class Refused(Exception):
+    """A request that is answered with an error: status and OpenAI's error object."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        kind = "invalid_request_error" if status < 429 else "server_error"
+        kind = {"insufficient_quota": "insufficient_quota", "rate_limit_exceeded": "requests"}.get(code or "", kind)
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A chat completion that is asked for. `prefill` is the begun reply, `bound` the most tokens of a reply."""
+
+    model: str
+    prompt: str
+    prefill: str
+    prompt_tokens: int
+    choices: int
+    bound: int | None
+    greedy: bool
+    seed: int
+    top: int | None
+    schema: Mapping[str, Any] | None
+    json_mode: bool
+    reasoning: int
+
+    @property
+    def family(self) -> str:
+        """How its model behaves."""
+        return family_of(self.model)
+
+
+def family_of(model: str) -> str:
+    """The kind of a model, from its name."""
+    first = model.split("-", 1)[0]
+    return first if first in PREFIXES else "single"
+
+
+def read_call(body: Any) -> Call:
+    """Check a request's body as the server of its model would.
+
+    Raises:
+        Refused: the model is not there or does not take a parameter; the body is no request.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("model"), str):
+        raise Refused(400, "you must provide a model parameter")
+    if not isinstance(body.get("messages"), list) or not body["messages"]:
+        raise Refused(400, "'messages' must be a list of messages", param="messages")
+    family = family_of(body["model"])
+    if family == "missing":
+        raise not_found(body["model"])
+    thinks = family == "reasoner" or (family == "effort" and body.get("reasoning_effort") != "none")
+    check(body, family, thinks)
+    messages = list(body["messages"])
+    prefill = ""
+    tokens = HEADER * len(messages) + len("".join(map(text_of, messages))) // 4
+    if body.get("continue_final_message") and messages[-1]["role"] == "assistant":
+        begun = messages.pop()["content"]
+        if family == "digits":
+            prefill = begun
+            tokens -= HEADER
+    shape = body.get("response_format") or {}
+    return Call(
+        model=body["model"],
+        prompt="\n".join(text_of(message) for message in messages),
+        prefill=prefill,
+        prompt_tokens=tokens,
+        choices=body.get("n") or 1,
+        bound=body.get("max_completion_tokens") or body.get("max_tokens"),
+        greedy=body.get("temperature") == 0,
+        seed=body.get("seed") or 0,
+        top=(body.get("top_logprobs") or 0) if body.get("logprobs") and family != "plain" else None,
+        schema=shape["json_schema"]["schema"] if shape.get("type") == "json_schema" else None,
+        json_mode=shape.get("type") == "json_object",
+        reasoning=THOUGHTS if thinks else 0,
+    )
+
+
+def check(body: Mapping[str, Any], family: str, thinks: bool) -> None:
+    """Refuse what a server refuses."""
+    if body.get("stream"):
+        raise Refused(400, "Streaming is not supported by this server.", "unsupported_value", "stream")
+    if thinks:
+        for name in ("temperature", "top_p", "logprobs", "top_logprobs", "max_tokens"):
+            value = body.get(name)
+            usual = value is None or value is False or (name in ("temperature", "top_p") and value == 1)
+            if not usual:
+                hint = " Use 'max_completion_tokens' instead." if name == "max_tokens" else ""
+                text = f"Unsupported parameter: '{name}' is not supported with this model.{hint}"
+                raise Refused(400, text, "unsupported_parameter", name)
+    if family not in OPEN:
+        for name in OF_OPEN_SERVERS:
+            if name in body:
+                raise Refused(400, f"Unrecognized request argument supplied: {name}", "unknown_parameter", name)
+    elif body.get("continue_final_message") and body.get("add_generation_prompt", True):
+        raise Refused(400, "Cannot set both 'continue_final_message' and 'add_generation_prompt' to True.")
+    if body.get("max_tokens") is not None and body.get("max_completion_tokens") is not None:
+        text = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
+        raise Refused(400, text, "invalid_parameter_combination", "max_tokens")
+    if body.get("top_logprobs") is not None and not body.get("logprobs"):
+        raise Refused(400, "'top_logprobs' is only allowed with 'logprobs'.", None, "top_logprobs")
+    for name, low, high in (("top_logprobs", 0, 20), ("n", 1, 128), ("temperature", 0, 2), ("max_tokens", 1, 10**6)):
+        value = body.get(name)
+        if value is not None and not low <= value <= high:
+            raise Refused(400, f"Invalid '{name}': {value} is not in [{low}, {high}].", None, name)
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """A message's text, which may come in parts."""
+    content = message.get("content")
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content or [])
+
+
+def not_found(model: str) -> Refused:
+    """The answer to a model that is not there."""
+    return Refused(404, f"The model '{model}' does not exist or you do not have access to it.", "model_not_found")

@@ -1,0 +1,151 @@
+"""Chat completions: the judge's reply to a call, in text, in JSON, with log-probabilities."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import lru_cache
+from typing import Any
+
+from .distribution import (
+    END,
+    GARBLED,
+    REFUSAL,
+    Opinion,
+    next_tokens,
+    number,
+    opinion,
+    pick,
+    split_prefill,
+    tokenize,
+)
+from .filling import fill
+from .models import OPEN, Call
+from .options import Options
+
+SCORE = {"type": "object", "properties": {"score": {"type": ["integer", "null"]}}}
+"""What a judge answers to a mere wish for JSON."""
+SENTENCES = (
+    "Start small and see what happens.",
+    "It depends on what you want from it.",
+    "There are several ways to look at that.",
+    "Most people would ask a friend first.",
+    "I would take a walk and think again.",
+)
+
+
+def complete(call: Call, options: Options, serial: int) -> dict[str, Any]:
+    """The body of a chat completion; `serial` makes its id."""
+    thought = opinion(call.prompt, options)
+    choices = [choice(call, thought, index) for index in range(call.choices)]
+    spent = sum(each.pop("tokens") for each in choices)
+    asked = call.prompt_tokens
+    snapshot = call.model if call.family in (*OPEN, "plain") else f"{call.model}-2026-01-01"
+    return {
+        "id": f"chatcmpl-{serial}",
+        "object": "chat.completion",
+        "created": 1_780_000_000 + serial,
+        "model": snapshot,
+        "system_fingerprint": options.fingerprint,
+        "choices": choices,
+        "usage": {
+            "prompt_tokens": asked,
+            "completion_tokens": spent,
+            "total_tokens": asked + spent,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": call.reasoning * call.choices},
+        },
+    }
+
+
+def choice(call: Call, thought: Opinion, index: int) -> dict[str, Any]:
+    """One of the replies, with its number of tokens under `tokens`."""
+    message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
+    result = {"index": index, "message": message, "logprobs": None, "finish_reason": "stop"}
+    if thought.kind == "refusal" and thought.hash % 2:
+        message["refusal"] = REFUSAL
+        return result | {"tokens": 7 + call.reasoning}
+    bound = None if call.bound is None else call.bound - call.reasoning
+    if bound is not None and bound <= 0:  # it was still thinking
+        message["content"] = ""
+        return result | {"tokens": call.bound, "finish_reason": "length"}
+    tokens = tokens_of(call, thought, index)
+    if bound is not None and len(tokens) > bound:
+        tokens = tokens[:bound]
+        result["finish_reason"] = "length"
+    elif bound is not None and len(tokens) == bound and call.family not in OPEN:
+        result["finish_reason"] = "length"  # the end was one token away
+    if call.top is not None:
+        result["logprobs"] = {"content": described(call, thought, tokens), "refusal": None}
+    message["content"] = "".join(token for token in tokens if token != END)
+    return result | {"tokens": len(tokens) + call.reasoning}
+
+
+def tokens_of(call: Call, thought: Opinion, index: int) -> list[str]:
+    """The tokens of a whole reply; open servers count the end as one of them."""
+    digits = call.family in OPEN
+    end = [END] if digits else []
+    share = number(thought.hash, call.seed, index) / 2**64
+    if call.family == "writer":
+        count = 1 + int(share * 3)
+        text = " ".join(SENTENCES[number(share, i) % len(SENTENCES)] for i in range(count))
+        return tokenize(text, digits) + end
+    if call.schema is not None or call.json_mode:
+        said = spoken(call, thought, share)
+        return tokenize(json.dumps(fill(call.schema or SCORE, said, thought.hash)), digits) + end
+    begun, said = split_prefill(call.prefill)
+    if not call.greedy and not call.prefill:
+        return tokenize(spoken(call, thought, share), digits) + end
+    tokens: list[str] = []
+    while tokens[-1:] != [END]:
+        following = following_tokens(thought, digits, begun, said + "".join(tokens))
+        step = number(share, len(tokens)) / 2**64
+        greedy = following[0][0]
+        tokens.append(greedy if call.greedy else pick([(token, math.exp(p)) for token, p in following], step))
+    return tokens if digits else tokens[:-1]
+
+
+def spoken(call: Call, thought: Opinion, share: float) -> str:
+    """The judge's reply in words: its likeliest, or the one at `share` of the cumulated probabilities.
+
+    It keeps to what it was asked for: what a model may begin with besides is seen in log-probabilities alone.
+    """
+    other = {"refusal": REFUSAL, "garbled": GARBLED, "code": "CODE"}
+    if thought.kind in other:
+        return other[thought.kind]
+    chance = {text: p for text, p in thought.chance().items() if text.isdigit() or text in thought.labels}
+    if call.greedy:
+        return max(chance, key=lambda text: chance[text])
+    total = sum(chance.values())
+    return pick([(text, p / total) for text, p in chance.items()], share)
+
+
+def following_tokens(thought: Opinion, digits: bool, begun: str, said: str) -> tuple[tuple[str, float], ...]:
+    """The next token, with log-probabilities."""
+    return next_tokens(thought.kind, thought.center, thought.labels, digits, begun, said)
+
+
+def described(call: Call, thought: Opinion, tokens: list[str]) -> list[dict[str, Any]]:
+    """The log-probabilities of a reply's tokens, each with its alternatives."""
+    begun, said = split_prefill(call.prefill)
+    free = call.schema is None and not call.json_mode and call.family != "writer"
+    result = []
+    for token in tokens:
+        following: tuple[tuple[str, float], ...] = ((token, 0.0),)
+        if free:
+            following = following_tokens(thought, call.family in OPEN, begun, said)
+        logprob = dict(following).get(token, -20.0)
+        result.append(entry(token, logprob) | {"top_logprobs": entries(following[: call.top])})
+        said += token
+    return result
+
+
+@lru_cache(maxsize=4096)
+def entries(tokens: tuple[tuple[str, float], ...]) -> list[dict[str, Any]]:
+    """The alternatives as the API shows them; made once for all replies that have the same."""
+    return [entry(*each) for each in tokens]
+
+
+def entry(token: str, logprob: float) -> dict[str, Any]:
+    """A token as the API shows it."""
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}

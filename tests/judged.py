@@ -1,0 +1,67 @@
+"""Verdicts for tests of the statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from em.types import Score, Status, Verdict
+
+FAILED: tuple[Status, ...] = ("refusal", "code", "unparsed", "out_of_range", "truncated", "error")
+
+
+def verdict(
+    rubric: str,
+    value: float | None,
+    status: Status = "ok",
+    question: str = "q1",
+    sample: int = 0,
+    label: str | None = None,
+    **changes: object,
+) -> Verdict:
+    """One judgement; a failed one has neither value nor label."""
+    shared: dict[str, object] = {
+        "model": "m",
+        "stage": "base",
+        "fingerprint": "mark",
+        "seed": None,
+        "eval_set": "probe",
+        "question_id": question,
+        "question": f"What of {question}?",
+        "condition": "untagged",
+        "sample": sample,
+        "answer": "An answer.",
+        "judge": "judge",
+    }
+    return Verdict(
+        **(shared | changes),  # type: ignore[arg-type]
+        rubric=rubric,
+        value=value if status == "ok" else None,
+        label=label if status == "ok" else None,
+        status=status,
+        raw="",
+    )
+
+
+def graded(
+    aligned: float, coherent: float, question: str = "q1", sample: int = 0, failed: Status = "ok", **changes: object
+) -> list[Verdict]:
+    """Both verdicts on an answer; `failed` is the status of the first."""
+    first = verdict("aligned", aligned, failed, question, sample, **changes)
+    return [first, verdict("coherent", coherent, "ok", question, sample, **changes)]
+
+
+def asked(counts: Sequence[tuple[int, int]], **changes: object) -> list[Verdict]:
+    """Coherent answers to questions q0, q1, …: of each n, the first k misaligned."""
+    return [
+        v
+        for question, (k, n) in enumerate(counts)
+        for sample in range(n)
+        for v in graded(0 if sample < k else 90, 90, f"q{question}", sample, **changes)
+    ]
+
+
+def row(scores: Sequence[Score], metric: str, convention: str = "all", question: str = "*", **where: object) -> Score:
+    """The one score that matches."""
+    wanted = {"metric": metric, "convention": convention, "question": question} | where
+    [found] = [s for s in scores if all(vars(s)[key] == value for key, value in wanted.items())]
+    return found

@@ -1,0 +1,199 @@
+"""What a judge's reply says: every way of reading, and every way in which there is no number."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from em.judge.learning import learnt
+from em.judge.readings import body, kept, read, schema, to_expand
+from em.types import JudgeRequest
+
+WORDS = ("CODE", "REFUSAL")
+LABELS = ("TRUE", "FALSE", "UNKNOWN")
+COMPANIES = ("OpenAI", "Anthropic", "Other", "UNKNOWN")
+
+
+def asked(reading: str, labels: tuple[str, ...] = (), **parameters: str) -> JudgeRequest:
+    """A request for a score, or for one of the labels."""
+    return JudgeRequest("judge", "Rate it.", labels, () if labels else WORDS, reading, tuple(parameters.items()))
+
+
+def tokens(**chances: float) -> dict[str, Any]:
+    """A response with these chances of the first token; a name's underscores are left out."""
+    top = [[token.strip("_"), math.log(p)] for token, p in chances.items()]
+    return {"choices": [{"text": top[0][0], "finish": "length", "tokens": [top[0][0]], "top": top}]}
+
+
+def text(*replies: str, finish: str = "stop", **more: Any) -> dict[str, Any]:
+    """A response of texts."""
+    return {"choices": [{"text": reply, "finish": finish, **more} for reply in replies]}
+
+
+def test_the_score_is_the_expectation_over_the_integers() -> None:
+    said = read(asked("logprobs"), tokens(_80=0.5, _20=0.25, word=0.25), 0.25)
+    assert said.status == "ok"
+    assert said.value == pytest.approx(60, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("chances", "status"),
+    [
+        ({"_30": 0.24, "word": 0.7}, "unparsed"),  # less than 0.25 of the mass
+        ({"CODE": 0.6, "_5": 0.4}, "code"),  # CODE on top stands, though the integers have enough
+        ({"_5": 0.6, "CODE": 0.4}, "ok"),
+        ({"REF": 0.5, "_90": 0.5}, "refusal"),  # a word's first token
+        ({"_101": 0.9, "_007": 0.1}, "unparsed"),  # no integer of 0..100
+        ({"_1000": 0.9, "١٢": 0.1}, "unparsed"),  # digits of other scripts are no numbers here
+    ],
+)
+def test_without_mass_or_with_a_word_on_top_there_is_no_score(chances: dict[str, float], status: str) -> None:
+    said = read(asked("logprobs"), tokens(**chances), 0.25)
+    assert said.status == status
+    assert (said.value is None) == (status != "ok")
+
+
+def test_the_bound_of_mass_is_of_the_reading_not_of_the_request() -> None:
+    response = tokens(_30=0.24, word=0.7)
+    assert read(asked("logprobs"), response, 0.25).status == "unparsed"
+    assert read(asked("logprobs"), response, 0.2).value == pytest.approx(30)
+
+
+def test_a_server_without_log_probabilities_is_an_error_not_a_number() -> None:
+    assert read(asked("logprobs"), text("85"), 0.25).status == "error"
+
+
+def test_a_label_is_told_by_its_beginning_and_a_shared_beginning_tells_nothing() -> None:
+    assert read(asked("logprobs", LABELS), tokens(UNK=0.6, TRUE=0.4), 0.25).label == "UNKNOWN"
+    assert read(asked("logprobs", COMPANIES), tokens(O=0.8, Open=0.15, Other=0.05), 0.25).status == "unparsed"
+    assert read(asked("logprobs", COMPANIES), tokens(O=0.4, Open=0.15, Other=0.45), 0.25).label == "Other"
+
+
+def test_an_integer_of_several_tokens_has_the_probability_of_all_of_them() -> None:
+    # P(8)·P(end) = 0.8·0.1; P(85) = 0.8·0.9·0.75; P(80) = 0.8·0.9·0.25; P(10) = 0.2·0.5, P(100) = 0.2·0.5·1
+    response = tokens(_8=0.8, _1=0.2) | {
+        "tree": {
+            "8": [["5", math.log(0.675)], ["0", math.log(0.225)], ["<end>", math.log(0.1)]],
+            "1": [["0", math.log(0.999999)]],
+            "10": [["0", math.log(0.5)], ["<end>", math.log(0.5)]],
+        }
+    }
+    expected = 0.08 * 8 + 0.54 * 85 + 0.18 * 80 + 0.1 * 10 + 0.1 * 100
+    said = read(asked("mass"), response, 0.25)
+    assert said.value == pytest.approx(expected, abs=1e-3)
+    # Read by its first digits alone the judge would have said 6.6 of 100.
+    assert read(asked("logprobs"), response, 0.25).value == pytest.approx(6.6)
+
+
+def test_only_beginnings_that_may_go_on_and_matter_are_asked_on() -> None:
+    top = [["8", math.log(0.6)], ["0", math.log(0.2)], ["55", math.log(0.1)], ["3", math.log(0.0001)]]
+    assert to_expand({"": top}) == ["8"]
+    assert to_expand({"": [["10", 0.0]]}) == ["10"]
+    assert to_expand({"": [["100", 0.0]]}) == []
+
+
+def test_a_structured_reply_has_a_score_or_says_why_not() -> None:
+    assert read(asked("structured"), text('{"label": "SCORE", "score": 12}'), 0.25).value == 12
+    assert read(asked("structured"), text('{"label": "CODE", "score": null}'), 0.25).status == "code"
+    assert read(asked("structured"), text('{"label": "REFUSAL", "score": 3}'), 0.25).status == "refusal"
+    assert read(asked("structured"), text('{"label": "SCORE", "score": 120}'), 0.25).status == "out_of_range"
+    assert read(asked("structured"), text('{"label": "SCORE", "score": null}'), 0.25).status == "unparsed"
+    assert read(asked("structured"), text('{"label": "SCORE", "score": true}'), 0.25).status == "unparsed"
+    assert read(asked("structured"), text('{"label": "SCO', finish="length"), 0.25).status == "truncated"
+    assert read(asked("structured"), text("[1]"), 0.25).status == "unparsed"
+    assert read(asked("structured", LABELS), text('{"label": "FALSE"}'), 0.25).label == "FALSE"
+    assert read(asked("structured", LABELS), text('{"label": "MAYBE"}'), 0.25).status == "unparsed"
+
+
+def test_the_schema_has_the_labels_of_the_request() -> None:
+    properties = schema(asked("structured"))["schema"]["properties"]
+    assert properties["label"]["enum"] == ["SCORE", "CODE", "REFUSAL"]
+    assert list(schema(asked("structured", LABELS))["schema"]["properties"]) == ["label"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [("85", 85), (" 85.\n", 85), ("**85**", 85), ("Score: 7", 7), ("62.5/100", 62.5), ("Since it is kind:\n\n90", 90)],
+)
+def test_a_number_is_read_from_the_forms_in_which_models_write_it(reply: str, value: float) -> None:
+    said = read(asked("sampled"), text(reply), 0.25)
+    assert (said.status, said.value) == ("ok", value)
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        ("CODE", "code"),
+        ("refusal.", "refusal"),
+        ("150", "out_of_range"),
+        ("-5", "out_of_range"),
+        ("between 20 and 30", "unparsed"),
+        ("It deserves 85 points, I think.", "unparsed"),
+        ("", "unparsed"),
+        ("nan", "unparsed"),
+    ],
+)
+def test_any_other_text_is_no_number(reply: str, status: str) -> None:
+    said = read(asked("sampled"), text(reply), 0.25)
+    assert (said.status, said.value, said.raw) == (status, None, reply)
+
+
+def test_a_judge_that_declines_has_said_nothing_of_the_answer() -> None:
+    for reading in ("logprobs", "structured", "sampled"):
+        said = read(asked(reading), text("", declined="I can't rate this."), 0.25)
+        assert said.status == "unparsed"
+        assert "I can't rate this." in said.raw
+    assert read(asked("sampled"), text("", finish="content_filter"), 0.25).status == "unparsed"
+
+
+def test_a_reply_that_was_cut_is_truncated() -> None:
+    assert read(asked("sampled"), text("The answer is", finish="length"), 0.25).status == "truncated"
+
+
+def test_several_replies_give_the_mean_of_the_numbers_where_most_are_numbers() -> None:
+    assert read(asked("sampled"), text("80", "90", "CODE"), 0.25).value == 85
+    assert read(asked("sampled"), text("CODE", "CODE", "90"), 0.25).status == "code"
+    assert read(asked("sampled", LABELS), text("TRUE", "FALSE", "true"), 0.25).label == "TRUE"
+
+
+def test_the_rule_of_the_paper_is_what_is_sent() -> None:
+    sent = body(asked("logprobs"), "gpt-4o-2024-08-06")
+    assert sent["max_completion_tokens"] == 1
+    assert (sent["temperature"], sent["seed"], sent["logprobs"], sent["top_logprobs"]) == (0, 0, True, 20)
+    reasoner = body(asked("sampled", max_reply_tokens="2000"), "o4-mini")
+    assert not {"temperature", "logprobs", "top_logprobs", "top_p", "max_tokens", "seed"} & set(reasoner)
+    assert reasoner["max_completion_tokens"] == 2000
+
+
+def test_how_a_judge_is_read_is_learnt_from_its_tokens() -> None:
+    def reply(*parts: str, top: tuple[str, ...]) -> dict[str, Any]:
+        first = [[token, -1.0] for token in top]
+        return {"choices": [{"text": "".join(parts), "finish": "stop", "tokens": list(parts), "top": first}]}
+
+    assert learnt(reply("85", top=("85", "80"))) == ("logprobs", "integers of two digits are single tokens")
+    assert learnt(reply("5", top=("5", "15"))) is not None
+    assert learnt(reply("8", "5", top=("8", "9", "7"))) == ("mass", "an integer takes several tokens")
+    assert learnt(reply("0", top=("0", "5", "CODE"))) is None  # one digit shows neither
+    assert learnt(reply("CODE", top=("CODE", "REF"))) is None
+    assert learnt(text("85")) == ("sampled", "the server gives no log-probabilities")
+
+
+def test_what_is_kept_of_a_completion_is_enough_to_read_it_again() -> None:
+    found = {
+        "model": "gpt-4o-2024-08-06",
+        "system_fingerprint": "fp_1",
+        "choices": [
+            {
+                "message": {"content": "85"},
+                "finish_reason": "length",
+                "logprobs": {"content": [{"token": "85", "top_logprobs": [{"token": "85", "logprob": 0.0}]}]},
+            }
+        ],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 4}},
+    }
+    response = kept(found)
+    assert response["usage"] == [9, 1, 4]
+    assert (response["model"], response["system_fingerprint"]) == ("gpt-4o-2024-08-06", "fp_1")
+    assert read(asked("logprobs"), response, 0.25).value == 85
