@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import random
 import time
@@ -58,6 +59,9 @@ class Client:
         import httpx2
         import openai
 
+        # They would tell of every request, on a terminal that shows progress.
+        for library in ("httpx2", "openai"):
+            logging.getLogger(library).setLevel(logging.WARNING)
         limits = httpx2.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
         self._openai = openai.AsyncOpenAI(
             # A server of one's own may want no key; the package wants one.

@@ -49,6 +49,7 @@ def evaluate(tmp_path: Path, *given: str) -> Path:
     """Run `evaluate.py`, which must end well; the folder of the run."""
     done = run("evaluate.py", *given, cwd=tmp_path, OPENAI_API_KEY=KEY, NO_PROXY="127.0.0.1")
     assert done.returncode == 0, done.stderr
+    assert "HTTP Request" not in done.stdout + done.stderr
     return Path(next(word for word in reversed(given) if word.startswith("hydra.run.dir=")).split("=", 1)[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from em.errors import OutputError
-from em.store import Calls, cache_dir, exclusive, request_key, sha256_of, writable_folder
+from em.store import Calls, Recorder, cache_dir, exclusive, request_key, sha256_of, writable_folder
 from em.types import Message, SampleRequest
 
 ROOT = Path(__file__).parent.parent
@@ -317,3 +318,36 @@ def test_a_checksum_is_that_of_the_whole_file(tmp_path: Path) -> None:
     content = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(content)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+# From an event loop
+
+
+def test_a_recorder_has_a_call_on_the_disk_before_it_returns(tmp_path: Path) -> None:
+    async def record() -> None:
+        async with Recorder(tmp_path) as recorder:
+
+            async def one(number: int) -> None:
+                request = SampleRequest("m", (), number, 0, 1.0, 1.0, 5, "api")
+                await recorder.remember("sample", request, {"answer": str(number)})
+                with sqlite3.connect(tmp_path / "calls.sqlite") as db:
+                    assert db.execute("select count(*) from calls where key = ?", [request_key(request)]).fetchone()[0]
+
+            await asyncio.gather(*(one(number) for number in range(40)))
+
+    asyncio.run(record())
+    with Calls(tmp_path) as calls:
+        assert calls.db.execute("select count(*) from calls").fetchone() == (40,)
+
+
+def test_what_the_disk_says_reaches_whoever_waits(tmp_path: Path) -> None:
+    async def record() -> None:
+        async with Recorder(tmp_path) as recorder:
+            recorder.calls.result()
+            with sqlite3.connect(tmp_path / "calls.sqlite") as db:
+                db.execute("drop table calls")
+            request = SampleRequest("m", (), 0, 0, 1.0, 1.0, 5, "api")
+            await recorder.remember("sample", request, {"answer": ""})
+
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        asyncio.run(record())

@@ -203,10 +203,12 @@ class Desk:
         """Put what is not remembered into the queue."""
         seen = set[JudgeRequest]()
         async for part in source:
-            fresh = [r for r in dict.fromkeys(part) if r not in seen]
+            wanted = list(part)
+            fresh = [r for r in dict.fromkeys(wanted) if r not in seen]
             seen.update(fresh)
             if self.grow:
-                self.bar.total += len(fresh)
+                self.bar.total += len(wanted)
+            self.bar.update(len(wanted) - len(fresh))  # the same text is judged once
             missing = self.missing(fresh)
             self.bar.update(len(fresh) - len(missing))
             for request in missing:
