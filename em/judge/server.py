@@ -60,6 +60,8 @@ async def list_models(judge: ApiJudge) -> dict[str, dict[str, Any]] | None:
         except openai.APIStatusError:
             return None
         except CallFailed as error:
+            if isinstance(error.__cause__, openai.APIStatusError):
+                return None  # it is there, and does not serve this list
             raise ServerError(f"{server_address(judge.base_url)}: {error}") from None
     if not isinstance(found, list):
         return None
