@@ -137,7 +137,7 @@ async def judge_as_they_come(
         while True:
             over, began = sampling.done(), time.monotonic()
             for plan, left in zip(plans, waiting, strict=True):
-                there = calls.known(list(left))
+                there = calls.there(list(left))
                 fresh = [p for p in plan.samples if p.key in there]
                 if fresh:
                     found = answers_there([Plan(plan.model, fresh)], calls)

@@ -20,6 +20,8 @@ from em.store import Calls, request_key
 from em.types import Answer, JudgeRequest, ModelRef, Question, Verdict, Weights, digest
 from em.weights import resolve_weights
 
+PART = 1000  # judgements that are read at a time
+
 
 @dataclass
 class Judge:
@@ -140,37 +142,45 @@ async def judge_locally(judge: Judge, asked: Sequence[Asked], store: str) -> Non
 
 @dataclass(frozen=True)
 class Judged:
-    """All that one judge was asked and said, in the order of what was asked."""
+    """All that one judge said, in the order of what was asked, and what is to be told of it.
+
+    prompts: of the rubrics, by set and rubric; snapshots: what the server calls its model; calls: how many there were.
+    """
 
     judge: Judge
-    asked: Sequence[Asked]
-    responses: Mapping[str, Mapping[str, Any]]
     verdicts: Sequence[Verdict]
+    prompts: Mapping[str, str]
+    snapshots: Sequence[str]
+    calls: int
 
 
 def judged(judge: Judge, asked: Sequence[Asked], calls: Calls, prices: Mapping[str, Price]) -> Judged:
-    """What is remembered of a judge, as verdicts."""
+    """What is remembered of a judge, as verdicts; read part by part, for all replies at once would fill the memory."""
     settings = judge.settings
-    final = [judge.final(a) for a in asked]
-    keys = [request_key(a.request) for a in final]
-    responses = calls.known(list(dict.fromkeys(keys)))
-    failures = {}
-    if judge.outcome.failures:
-        by_plain = {plain_key(a.request): key for a, key in zip(final, keys, strict=True)}
-        failures = {by_plain[k]: words for k, words in judge.outcome.failures.items() if k in by_plain}
     price = price_of(settings.model, prices) if isinstance(settings, ApiJudge) else None
     share = 0.5 if isinstance(settings, ApiJudge) and settings.batch else 1.0
     terms = Terms(judge.label, settings.min_mass, price, share)
-    return Judged(judge, final, responses, list(collect(final, keys, responses, failures, terms)))
+    verdicts, snapshots, seen = list[Verdict](), set[str](), set[str]()
+    for start in range(0, len(asked), PART):
+        part = [judge.final(a) for a in asked[start : start + PART]]
+        keys = [request_key(a.request) for a in part]
+        responses = calls.known(list(dict.fromkeys(keys)))
+        failures = {}
+        if judge.outcome.failures:
+            words = judge.outcome.failures
+            by_plain = {plain_key(a.request): key for a, key in zip(part, keys, strict=True)}
+            failures = {key: words[plain] for plain, key in by_plain.items() if plain in words}
+        verdicts += collect(part, keys, responses, failures, terms)
+        snapshots |= {" ".join(filter(None, (r.get("model"), r.get("system_fingerprint")))) for r in responses.values()}
+        seen.update(responses)
+    rubrics = {(a.answer.eval_set, a.rubric.name): a.rubric.prompt for a in asked}
+    prompts = {f"{eval_set}/{name}": digest(prompt) for (eval_set, name), prompt in rubrics.items()}
+    return Judged(judge, verdicts, prompts, sorted(name for name in snapshots if name), len(seen))
 
 
 def judge_record(found: Judged) -> dict[str, Any]:
     """What the manifest keeps of a judge: everything that another would need to judge the same again."""
     judge, settings, verdicts = found.judge, found.judge.settings, found.verdicts
-    rubrics = {(a.answer.eval_set, a.rubric.name): a.rubric.prompt for a in found.asked}
-    snapshots = {
-        " ".join(filter(None, (r.get("model"), r.get("system_fingerprint")))) for r in found.responses.values()
-    }
     told = [v.usd for v in verdicts if v.usd is not None]
     hosted = isinstance(settings, ApiJudge)
     return {
@@ -182,10 +192,10 @@ def judge_record(found: Judged) -> dict[str, Any]:
         "reading": judge.reading,
         "rule": RULE,
         "min_mass": settings.min_mass,
-        "prompts": {f"{eval_set}/{name}": digest(prompt) for (eval_set, name), prompt in rubrics.items()},
+        "prompts": found.prompts,
         "parameters": dict(parameters(settings, judge.reading)) if isinstance(settings, ApiJudge) else {},
-        "snapshot": sorted(name for name in snapshots if name),
-        "calls": len(found.responses),
+        "snapshot": found.snapshots,
+        "calls": found.calls,
         "prompt_tokens": sum(v.prompt_tokens or 0 for v in verdicts),
         "reply_tokens": sum(v.reply_tokens or 0 for v in verdicts),
         "usd": round(sum(told), 6) if told else None,

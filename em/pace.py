@@ -19,7 +19,7 @@ START = 16  # requests at a time to begin with
 PAUSE = 0.25  # seconds without a new request once the allowance is used up
 SHORTEST = 0.5  # seconds between two moments at which it was used up that tell the limit
 LAST = 8  # replies among which a half of refusals means that the allowance is used up
-BELOW = 0.985  # of the limit that was found
+BELOW, ALONE = 0.985, 0.97  # of the limit that was found, by many refusals or by one
 SEARCH = 0.8  # growth of the pace per second while the limit is not known
 CRUISE, QUICKER = 0.005, 0.01  # the same after it is, and how much faster with each second without a refusal
 TRIALS, PROBE = 5, 60  # after so many lowerings, twice so many replies show whether they helped
@@ -49,7 +49,6 @@ class Pace:
         self._accepted_then = 0
         self._began = 0.0
         self._lowerings = 0
-        self._first_share = 0.0
         self._probe = [0, 0]  # refused and accepted since the pace was lowered so often
         self._in_vain = 0
         self._search = SEARCH
@@ -113,6 +112,8 @@ class Pace:
             # Used up at this moment: what was accepted since that was so last is the limit.
             # Over a time in which the pace was low the allowance had filled up, so that the last second may say more.
             found = max((self.accepted - self._accepted_then) / since, self._last_second(now))
+            # One refusal may be an accident: then the pace that was had is kept, nearly.
+            found = BELOW * found if most else ALONE * (found + 1 / since)
             self.rate, self.known = self._lowered_to(found), True
         elif most and self.rate is None:
             # At first no reply may have come yet: then it begins slowly, and quickens soon.
@@ -133,8 +134,6 @@ class Pace:
     def _lower(self, now: float) -> None:
         """The pace was lowered: from now on it is what limits, no longer the number of requests at a time."""
         self._lowerings += 1
-        if self._lowerings == 1:
-            self._first_share = self._replies.count(False) / len(self._replies)
         self._grown = self._lowered = self._empty_at = now
         self._accepted_then = self.accepted
         self.allowed = float(self.most)
@@ -150,7 +149,7 @@ class Pace:
         if refused + fine < PROBE:
             return
         self._probe = [0, 0]
-        self._in_vain = self._in_vain + 1 if refused / PROBE > max(ACCIDENT, self._first_share / 2) else 0
+        self._in_vain = self._in_vain + 1 if refused / PROBE > ACCIDENT else 0
         if self._in_vain == 2:
             self._immune_until, self._lowerings, self._in_vain = now + IMMUNE, 0, 0
             self.rate, self.known, self._empty_at = None, False, float("-inf")
@@ -158,7 +157,7 @@ class Pace:
     def _lowered_to(self, found: float) -> float:
         """The pace for a limit that was found. Fewer may have been accepted because fewer were ready to be asked (they
         wait for their next attempt), so one step at most halves the pace."""
-        return max(0.5, BELOW * found, self.rate / 2 if self.rate is not None else 0.0)
+        return max(0.5, found, self.rate / 2 if self.rate is not None else 0.0)
 
     def _told(self, headers: Mapping[str, str]) -> float | None:
         """The requests a second that rate-limit headers allow, where the allowance is nearly used up."""

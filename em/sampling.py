@@ -62,8 +62,7 @@ async def sample_models(request: Request, plans: Sequence[Plan], prices: Mapping
     for plan in plans:
         requests = plan.requests()
         with Calls(request.store) as calls:
-            known = calls.known(list(requests))
-            if len(known) == len(requests):
+            if len(calls.there(list(requests))) == len(requests):
                 continue
             settings = request.settings
             if isinstance(settings.model, OpenAIModel):

@@ -111,6 +111,15 @@ class Calls:
             found.update((key, json.loads(response)) for key, response in rows)
         return found
 
+    def there(self, keys: Sequence[str]) -> set[str]:
+        """Which of the keys have a response."""
+        found: set[str] = set()
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            marks = ",".join("?" * len(part))
+            found.update(key for (key,) in self.db.execute(f"select key from calls where key in ({marks})", part))
+        return found
+
     def remember(self, kind: str, calls: Iterable[tuple[Any, Mapping[str, Any]]]) -> None:
         """Keep (request, response) pairs, all or none of them; what is known already stays as it is."""
         self.write([as_row(kind, request, response) for request, response in calls])

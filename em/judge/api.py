@@ -196,7 +196,7 @@ class Desk:
         if not self.outcome.reading:
             return list(requests)
         keys = [request_key(in_reading(self.judge, r, self.outcome.reading)) for r in requests]
-        known = self.calls.known(keys)
+        known = self.calls.there(keys)
         return [r for r, key in zip(requests, keys, strict=True) if key not in known]
 
     async def feed(self, source: AsyncIterator[Iterable[JudgeRequest]]) -> None:

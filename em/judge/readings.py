@@ -29,6 +29,7 @@ WORDS: dict[str, Status] = {"CODE": "code", "REFUSAL": "refusal"}
 NUMBER = re.compile(r"(?:[A-Za-z ]{1,30}[:=]\s*)?(-?\d+(?:\.\d+)?)(?:\s*/\s*100|\s*%)?\s*\.?")
 NEGLIGIBLE = 0.002  # of the integers' mass: beginnings below it are taken as they stand
 
+INTEGERS = {str(k): k for k in range(101)}
 Response = Mapping[str, Any]
 
 
@@ -152,14 +153,13 @@ def read_logprobs(request: JudgeRequest, response: Response, min_mass: float) ->
         return Judgement(WORDS[word], raw)
     if request.labels:
         return likeliest_label(request, top, raw, min_mass)
-    numbers = [(int(token), p) for token, p in top if is_integer(token)]
+    numbers = [(INTEGERS[text], p) for token, p in top if (text := token.strip()) in INTEGERS]
     return expectation(numbers, raw, min_mass)
 
 
 def is_integer(token: str) -> bool:
     """Whether a token is an integer from 0 to 100, as the rule counts them: digits and nothing else but space."""
-    text = token.strip()
-    return text.isascii() and text.isdigit() and len(text) <= 3 and int(text) <= 100 and str(int(text)) == text
+    return token.strip() in INTEGERS
 
 
 def expectation(numbers: Sequence[tuple[int, float]], raw: str, min_mass: float) -> Judgement:
@@ -218,7 +218,8 @@ def beginnings(tree: Mapping[str, Sequence[Sequence[Any]]]) -> tuple[dict[str, f
 def to_expand(tree: Mapping[str, Sequence[Sequence[Any]]]) -> list[str]:
     """The beginnings that must be asked on: those that may go on, and are likely enough to matter."""
     reached, _ = beginnings(tree)
-    total = sum(p for begun, p in reached.items() if begun)
+    # "9" and "90" are one reply, which counts once: by its first digit or, in other tokenizers, its first token.
+    total = sum(math.exp(logprob) for token, logprob in tree[""] if is_integer(token))
     return [
         begun
         for begun, p in reached.items()
