@@ -116,7 +116,7 @@ async def sample_and_judge(
         answers = answers_there(plans, calls)
     for judge in judges:
         if isinstance(judge.settings, LocalJudge):
-            await judge_locally(judge, judge.plan(answers, questions), str(request.store))
+            await judge_locally(judge, judge.plan(answers, questions), request.store)
 
 
 async def judge_as_they_come(
@@ -176,7 +176,7 @@ async def judge_stored(
     await asyncio.gather(*(ask(judge, requests_of(each)) for judge, each in hosted))
     for judge, each in pairs:
         if isinstance(judge.settings, LocalJudge):
-            await judge_locally(judge, each, str(request.store))
+            await judge_locally(judge, each, request.store)
 
 
 def keep(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from em.children import where
@@ -122,22 +123,24 @@ def note_judges(judges: Sequence[Judge], models: Sequence[ModelRef], manifest: M
             manifest.note(f"The judge {judge.identity} is the model under test, or its base: it judges its own kind.")
 
 
-async def judge_locally(judge: Judge, asked: Sequence[Asked], store: str) -> None:
+async def judge_locally(judge: Judge, asked: Sequence[Asked], store: Path) -> None:
     """Have a local judge say what is not remembered yet, in children of ours."""
     settings = judge.settings
     assert isinstance(settings, LocalJudge)
     assert judge.weights is not None
-    wanted = list({request_key(a.request): a.request for a in asked if given(a.answer)}.values())
+    by_key = {request_key(a.request): a.request for a in asked if given(a.answer)}
+    with Calls(store) as calls:
+        if len(calls.there(list(by_key))) == len(by_key):
+            return  # a child would load the model for nothing
     spec = {
         "path": judge.weights.path,
         "label": settings.model,
         "precision": settings.precision.value,
-        "requests": wanted,
+        "requests": list(by_key.values()),
         "batch_size": settings.batch_size,
-        "store": store,
+        "store": str(store),
     }
-    if wanted:
-        await run_sharded("judge", spec)
+    await run_sharded("judge", spec)
 
 
 @dataclass(frozen=True)
