@@ -226,7 +226,10 @@ def test_a_refusal_is_one_sentence_without_the_key(
     assert len(seen.bodies) == times
 
 
-def test_a_server_that_is_not_there_is_one_sentence(closed_port: str, tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_is_one_sentence(
+    closed_port: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("em.client.ATTEMPTS", 2)  # it is waited for, half a minute
     assert fail(tmp_path, closed_port) == (
         "The server can't be reached: check the network and base_url, then run the same command again."
     )
