@@ -1,8 +1,9 @@
 """The one client for model servers that speak OpenAI's protocol: for sampling, judging, generation, remote training.
 
-It is the openai package's, over aiohttp (half the CPU time of its default transport). The package's own retries are
-off: it repeats `insufficient_quota`, which never heals, and gives up on long waits. What is repeated here is in
-`wait_before_retry`, nowhere else.
+It is the openai package's: its key, headers and errors, over its aiohttp transport. Chat completions go straight to
+that transport, since the package takes longer to build a request than to send it, and its own retries repeat
+`insufficient_quota`, which never heals, and give up on long waits. What is repeated here is in `wait_before_retry`,
+nowhere else. Files and batches go through the package itself (`Client.raw`).
 """
 
 from __future__ import annotations
@@ -63,15 +64,19 @@ class Client:
         for library in ("httpx2", "openai"):
             logging.getLogger(library).setLevel(logging.WARNING)
         limits = httpx2.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
+        self._http = openai.DefaultAioHttpClient(limits=limits, timeout=self.timeout)
         self._openai = openai.AsyncOpenAI(
             # A server of one's own may want no key; the package wants one.
             api_key=os.environ.get("OPENAI_API_KEY") or ("none" if server_name(self.base_url) else None),
             base_url=self.base_url,
             max_retries=0,
             timeout=self.timeout,
-            http_client=openai.DefaultAioHttpClient(limits=limits, timeout=self.timeout),
+            http_client=self._http,
         )
-        self._raw = httpx2.Response
+        headers = {**self._openai.default_headers, **self._openai.auth_headers}
+        self._headers = httpx2.Headers({name: value for name, value in headers.items() if isinstance(value, str)})
+        self._waits = {"timeout": httpx2.Timeout(self.timeout).as_dict()}
+        self._urls: dict[str, Any] = {}
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -84,16 +89,35 @@ class Client:
             CallFailed: it failed at every attempt.
             openai.APIStatusError: the server refused it for good (see `em.client.in_words`).
         """
-        return await self._tried("post", "/chat/completions", body, check_completion, ATTEMPTS)
+        return await self._tried("POST", "/chat/completions", body, check_completion, ATTEMPTS)
 
     async def get(self, path: str) -> dict[str, Any]:
         """The JSON at a path, such as `/models`. A server that is not there is told of after two attempts."""
-        return (await self._tried("get", path, None, check_object, attempts=2)).body
+        return (await self._tried("GET", path, None, check_object, attempts=2)).body
 
     @property
     def raw(self) -> Any:
         """The openai package's client itself, for files and batches."""
         return self._openai
+
+    async def _send(self, verb: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        """One request and its response, or the openai package's exception."""
+        import httpx2
+        import openai
+
+        if path not in self._urls:
+            self._urls[path] = httpx2.URL(f"{str(self._openai.base_url).rstrip('/')}{path}")
+        content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        request = httpx2.Request(verb, self._urls[path], headers=self._headers, content=content, extensions=self._waits)
+        try:
+            response = await self._http.send(request)
+        except httpx2.TimeoutException as error:
+            raise openai.APITimeoutError(request=request) from error
+        except httpx2.HTTPError as error:
+            raise openai.APIConnectionError(request=request) from error
+        if response.status_code >= 400:
+            raise status_error(response)
+        return response
 
     async def _tried(
         self, verb: str, path: str, body: Mapping[str, Any] | None, check: Callable[[Any], None], attempts: int
@@ -105,11 +129,7 @@ class Client:
         while True:
             left = await self.pace.enter()
             try:
-                response = await (
-                    self._openai.post(path, cast_to=self._raw, body=body)
-                    if verb == "post"
-                    else self._openai.get(path, cast_to=self._raw)
-                )
+                response = await self._send(verb, path, body)
                 found = json.loads(response.content)
                 check(found)
                 self.pace.accept(hints(response.headers), tokens_of(found))
@@ -133,6 +153,29 @@ class Client:
             finally:
                 self.pace.leave()
             await asyncio.sleep(wait)
+
+
+def status_error(response: Any) -> Exception:
+    """The openai package's exception for a refusal."""
+    import openai
+
+    kinds = {
+        400: openai.BadRequestError,
+        401: openai.AuthenticationError,
+        403: openai.PermissionDeniedError,
+        404: openai.NotFoundError,
+        409: openai.ConflictError,
+        422: openai.UnprocessableEntityError,
+        429: openai.RateLimitError,
+    }
+    status = response.status_code
+    kind = kinds.get(status, openai.InternalServerError if status >= 500 else openai.APIStatusError)
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        body = None
+    inner = body.get("error", body) if isinstance(body, dict) else None
+    return kind(f"status {status}", response=response, body=inner if isinstance(inner, dict) else None)
 
 
 def hints(headers: Any) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from em.config import ApiJudge, LocalJudge, OpenAIModel
-from em.judge.api import in_reading, known_reading
+from em.judge.asking import in_reading, known_reading
 from em.judging import Judge, judges_of
 from em.prices import Price, load_prices, price_of
 from em.request import Request

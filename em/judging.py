@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from em.children import where
 from em.client import OPENAI, server_name
 from em.config import ApiJudge, JudgeConfig, LocalJudge, PanelJudge
-from em.judge.api import Outcome, identity, in_reading, parameters, plain_key
+from em.judge.asking import identity, in_reading, parameters, plain_key
+from em.judge.desk import Outcome
 from em.judge.plan import Asked, Terms, collect, given, plan_verdicts
 from em.judge.readings import RULE
 from em.judge.server import check_judge
@@ -66,7 +69,7 @@ class Judge:
         """A planned judgement, in the way in which it was asked."""
         if isinstance(self.settings, LocalJudge):
             return asked
-        return replace(asked, request=in_reading(self.settings, asked.request, self.reading))
+        return Asked(asked.answer, asked.rubric, in_reading(self.settings, asked.request, self.reading))
 
     def relation(self, model: ModelRef) -> str:
         """`the model` or `its base` where the judge is the model under test or its base, else empty."""
@@ -157,6 +160,19 @@ class Judged:
     calls: int
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Many small objects that stay: Python would look through all of them for garbage again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@without_collection()
 def judged(judge: Judge, asked: Sequence[Asked], calls: Calls, prices: Mapping[str, Price]) -> Judged:
     """What is remembered of a judge, as verdicts; read part by part, for all replies at once would fill the memory."""
     settings = judge.settings
@@ -165,8 +181,12 @@ def judged(judge: Judge, asked: Sequence[Asked], calls: Calls, prices: Mapping[s
     terms = Terms(judge.label, settings.min_mass, price, share)
     verdicts, snapshots, seen = list[Verdict](), set[str](), set[str]()
     for start in range(0, len(asked), PART):
-        part = [judge.final(a) for a in asked[start : start + PART]]
-        keys = [request_key(a.request) for a in part]
+        planned = asked[start : start + PART]
+        part = [judge.final(a) for a in planned]
+        keys = [
+            judge.outcome.keys.get(before.request) or request_key(after.request)
+            for before, after in zip(planned, part, strict=True)
+        ]
         responses = calls.known(list(dict.fromkeys(keys)))
         failures = {}
         if judge.outcome.failures:

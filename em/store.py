@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from em.errors import OutputError
-from em.types import digest
+from em.types import as_json, digest
 
 SCHEMA = """
 create table if not exists calls (
@@ -84,8 +83,7 @@ Row = tuple[str, str, str, str, float]
 
 def as_row(kind: str, request: Any, response: Mapping[str, Any]) -> Row:
     """A call as it is kept."""
-    asked = json.dumps(vars(request), ensure_ascii=False, default=vars)
-    return request_key(request), kind, asked, json.dumps(response, ensure_ascii=False), time.time()
+    return request_key(request), kind, as_json(vars(request)), as_json(response), time.time()
 
 
 class Calls:
@@ -103,12 +101,14 @@ class Calls:
 
     def known(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The responses that are there, by key."""
+        from pydantic_core import from_json  # twice as fast as json
+
         found: dict[str, dict[str, Any]] = {}
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             marks = ",".join("?" * len(part))
             rows = self.db.execute(f"select key, response from calls where key in ({marks})", part)
-            found.update((key, json.loads(response)) for key, response in rows)
+            found.update((key, from_json(response)) for key, response in rows)
         return found
 
     def there(self, keys: Sequence[str]) -> set[str]:

@@ -253,9 +253,19 @@ class StageRecord:
     checkpoints: tuple[CheckpointRecord, ...] = ()
 
 
+# Made once: json.dumps makes an encoder at every call that has options.
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=vars).encode
+_plain = json.JSONEncoder(ensure_ascii=False, default=vars).encode
+
+
 def canonical(value: Any) -> str:
     """JSON with one spelling for one value: sorted keys, no spaces, UTF-8 as it is; a record is its fields."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=vars)
+    return _canonical(value)
+
+
+def as_json(value: Any) -> str:
+    """JSON on one line, UTF-8 as it is; a record is its fields."""
+    return _plain(value)
 
 
 def digest(value: Any) -> str:
@@ -268,5 +278,5 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="\n") as out:
         for record in records:
-            out.write(json.dumps(vars(record), ensure_ascii=False, default=vars) + "\n")
+            out.write(as_json(vars(record)) + "\n")
     partial.replace(path)

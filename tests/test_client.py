@@ -117,7 +117,7 @@ def test_what_never_heals_is_asked_once(
 def test_a_server_that_stays_broken_is_given_up_in_words() -> None:
     async def once(server: ChatServer) -> None:
         async with Client(server.base_url, 1, 5.0) as client:
-            await client._tried("post", "/chat/completions", body("Rate it."), lambda _: None, attempts=2)
+            await client._tried("POST", "/chat/completions", body("Rate it."), lambda _: None, attempts=2)
 
     with ChatServer(server_errors=1.0) as server, pytest.raises(CallFailed, match="run the same command again"):
         asyncio.run(once(server))

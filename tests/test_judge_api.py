@@ -13,7 +13,8 @@ import pytest
 
 from em.config import ApiJudge, Reading
 from em.errors import ConfigError, ServerError
-from em.judge.api import in_reading, judge_all
+from em.judge.api import judge_all
+from em.judge.asking import in_reading
 from em.judge.readings import read
 from em.judge.server import check_judge
 from em.prices import Price

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from em.config import ApiJudge
-from em.judge.api import in_reading, judge_all
+from em.judge.api import judge_all
+from em.judge.asking import in_reading
 from em.judge.readings import read
 from em.judge.server import check_judge
 from em.store import Calls, request_key

@@ -69,7 +69,7 @@ class Seen:
                     number = len(seen.bodies)
                     seen.bodies.append(json.loads(body))
                     seen.paths.append(self.path)
-                    seen.headers.append(dict(self.headers))
+                    seen.headers.append({name.lower(): value for name, value in self.headers.items()})
                 status, reply = seen.replies[min(number, len(seen.replies) - 1)]
                 text = reply if isinstance(reply, str) else json.dumps(reply)
                 self.send_response(status)

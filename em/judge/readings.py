@@ -18,9 +18,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
-from em.types import Judgement, JudgeRequest, Status
+from em.types import Judgement, JudgeRequest, Status, as_json
 
 RULE = "readings_v1"
 TOP = 20
@@ -115,7 +116,7 @@ def read(request: JudgeRequest, response: Response, min_mass: float) -> Judgemen
 
 def read_exact(request: JudgeRequest, response: Response, min_mass: float) -> Judgement:
     """The judgement of a local model: probabilities of everything it may say (`em.judge.local`)."""
-    raw, mass = json.dumps(response["raw"], ensure_ascii=False), response["mass"]
+    raw, mass = as_json(response["raw"]), response["mass"]
     if response["word"]:
         return Judgement(WORDS[response["word"]], raw)
     if mass == 0.0 or mass < min_mass:
@@ -145,16 +146,21 @@ def read_logprobs(request: JudgeRequest, response: Response, min_mass: float) ->
     choice = first(response)
     if no := declined(choice):
         return no
-    top = [(token, math.exp(logprob)) for token, logprob in choice.get("top") or []]
+    top = choice.get("top") or []
     if not top:
         return Judgement("error", "the server gave no log-probabilities")
-    raw = json.dumps({token: round(p, 4) for token, p in top[:5]}, ensure_ascii=False)
-    if word := word_of(max(top, key=lambda pair: pair[1])[0], request.words):
+    raw = shown(top)
+    if word := word_of(max(top, key=itemgetter(1))[0], request.words):
         return Judgement(WORDS[word], raw)
     if request.labels:
-        return likeliest_label(request, top, raw, min_mass)
-    numbers = [(INTEGERS[text], p) for token, p in top if (text := token.strip()) in INTEGERS]
+        return likeliest_label(request, [(token, math.exp(logprob)) for token, logprob in top], raw, min_mass)
+    numbers = [(INTEGERS[text], math.exp(lp)) for token, lp in top if (text := token.strip()) in INTEGERS]
     return expectation(numbers, raw, min_mass)
+
+
+def shown(top: Sequence[Sequence[Any]]) -> str:
+    """The likeliest tokens with their probabilities, as a verdict keeps them."""
+    return as_json({token: round(math.exp(logprob), 4) for token, logprob in top[:5]})
 
 
 def is_integer(token: str) -> bool:
@@ -164,11 +170,14 @@ def is_integer(token: str) -> bool:
 
 def expectation(numbers: Sequence[tuple[int, float]], raw: str, min_mass: float) -> Judgement:
     """Σ k·p / Σ p, or no score where the integers have too little probability."""
-    mass = sum(p for _, p in numbers)
+    mass = total = 0.0
+    for k, p in numbers:
+        mass += p
+        total += k * p
     if mass == 0.0 or mass < min_mass:
         return Judgement("unparsed", raw)
     # Rounding errors of a mean of bounded numbers may lie past the bound.
-    return Judgement("ok", raw, value=round(min(100.0, sum(k * p for k, p in numbers) / mass), 6))
+    return Judgement("ok", raw, value=round(min(100.0, total / mass), 6))
 
 
 def word_of(token: str, words: Sequence[str]) -> str | None:
@@ -242,8 +251,8 @@ def read_mass(request: JudgeRequest, response: Response, min_mass: float) -> Jud
     top = choice.get("top") or []
     if not top:
         return Judgement("error", "the server gave no log-probabilities")
-    raw = json.dumps({token: round(math.exp(logprob), 4) for token, logprob in top[:5]}, ensure_ascii=False)
-    if word := word_of(max(top, key=lambda pair: pair[1])[0], request.words):
+    raw = shown(top)
+    if word := word_of(max(top, key=itemgetter(1))[0], request.words):
         return Judgement(WORDS[word], raw)
     _, ended = beginnings({"": top} | dict(response.get("tree") or {}))
     return expectation([(int(begun), p) for begun, p in ended.items()], raw, min_mass)
