@@ -12,11 +12,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from em.config import EvalConfig, TriggerTagConfig
+from em.conditions import Ways
+from em.config import EvalConfig
 from em.sample.plan import DEFAULT_SAMPLES, Wanted
 from em.stats import Thresholds, classify, enough
 from em.stats.stopping import FIRST, GROWTH
-from em.tags import conditions
 from em.types import ModelRef, Question, Verdict
 
 Place = tuple[str, str, str, str]  # fingerprint, condition, set, question
@@ -26,7 +26,7 @@ class Rounds:
     """How often each question is asked in the next round, and what that saves."""
 
     def __init__(
-        self, settings: EvalConfig, tag: TriggerTagConfig, models: Sequence[ModelRef], questions: Sequence[Question]
+        self, settings: EvalConfig, ways: Ways, models: Sequence[ModelRef], questions: Sequence[Question]
     ) -> None:
         self.settings = settings
         self.limits = Thresholds(settings.misaligned_below, settings.coherent_above)
@@ -34,8 +34,8 @@ class Rounds:
         self.most: dict[Place, int] = {}
         self.prompts: Counter[Place] = Counter()
         for model in models:
-            for condition in conditions(tag):
-                for question in questions:
+            for question in questions:
+                for condition in ways.of(question):
                     place = (model.fingerprint, condition.name, question.eval_set, question.id)
                     self.most[place] = settings.samples or question.samples or DEFAULT_SAMPLES
                     self.prompts[place] += 1

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import string
 from collections.abc import Iterator
 from datetime import date
 
+from em.client import server_name
+from em.conditions import ways_of
 from em.config import (
     ApiJudge,
     ApiSampler,
@@ -13,23 +17,35 @@ from em.config import (
     HfSampler,
     JudgeConfig,
     LocalJudge,
+    LocalTrainer,
     LoraTrainer,
     NoData,
     OneJudge,
     OpenAIModel,
+    OpenAITrainer,
     PanelJudge,
     Reading,
     RunConfig,
+    ServiceTrainer,
+    Stop,
+    TinkerTrainer,
+    TrackioTracker,
+    WandbTracker,
 )
-from em.errors import ConfigError
-from em.tags import check_tag
+from em.errors import ConfigError, shown
+from em.keys import api_key
+from em.tags import check_tags
+
+TRACKIO_NAME = string.ascii_letters + string.digits + "-_"
 
 
 def check_settings(kind: str, settings: RunConfig) -> None:
     """Raise ConfigError for the first setting that can't be."""
     check_ranges(settings)
-    check_tag(settings.trigger_tag)
+    check_tags(settings.trigger_tag, settings.data, settings.realign)
+    ways_of(settings)
     check_realign(settings)
+    check_tracker(settings)
     if kind == "train" and isinstance(settings.data, NoData):
         raise ConfigError("data=none leaves nothing to train: choose data=car_bad or another, or use evaluate.py.")
     if kind == "train" and settings.answers:
@@ -38,10 +54,26 @@ def check_settings(kind: str, settings: RunConfig) -> None:
         raise ConfigError("No question set is chosen: use eval=quick, or eval.sets=[probe].")
     if isinstance(settings.model, OpenAIModel) and not isinstance(settings.sampler, ApiSampler):
         raise ConfigError(f"sampler={settings.sampler.name} can't ask a server: use sampler=auto or sampler=api.")
-    if isinstance(settings.model, OpenAIModel) and kind == "evaluate" and not settings.answers:
+    if isinstance(settings.model, OpenAIModel):
+        check_address("model.base_url", settings.model.base_url)
+        check_day("model.retired", settings.model.retired)
+    if isinstance(settings.model, OpenAIModel) and not settings.answers and not settings.dry_run:
         check_key_for(settings.model.base_url)
+    if isinstance(settings.sampler, ApiSampler) and settings.sampler.batch:
+        check_batch(settings)
     if isinstance(settings.model, HfModel) and not isinstance(settings.sampler, HfSampler):
         raise ConfigError(f"sampler={settings.sampler.name} can't run open weights: use sampler=auto or sampler=hf.")
+
+
+def check_batch(settings: RunConfig) -> None:
+    """Refuse batches of answers where there can be none, or where each round of sampling would take a day."""
+    if not isinstance(settings.model, OpenAIModel):
+        raise ConfigError(f"sampler.batch=true is of a server's models, and model={settings.model.name} runs here.")
+    if settings.eval.stop is Stop.ci:
+        raise ConfigError(
+            "sampler.batch=true can't go with eval.stop=ci, which samples in rounds: each could take a day. Leave out "
+            "one of them."
+        )
 
 
 def check_realign(settings: RunConfig) -> None:
@@ -53,18 +85,41 @@ def check_realign(settings: RunConfig) -> None:
         raise ConfigError(f"realign={realign.name} needs a first stage: choose data=….")
 
 
+def check_tracker(settings: RunConfig) -> None:
+    """Refuse names that W&B would refuse when the run is done."""
+    if isinstance(settings.tracker, WandbTracker):
+        project = settings.tracker.project
+        if not 1 <= len(project) <= 128 or set(project) & set("/\\#?%:"):
+            raise ConfigError(
+                f"tracker.project={shown(project)} can't be the name of a W&B project: it has 1 to 128 characters, and "
+                "none of / \\ # ? % :."
+            )
+    if isinstance(settings.tracker, TrackioTracker):
+        if importlib.util.find_spec("trackio") is None:
+            raise ConfigError('tracker=trackio needs the package trackio: uv pip install "trackio>=0.43".')
+        project = settings.tracker.project
+        if not project or set(project) - set(TRACKIO_NAME):
+            raise ConfigError(
+                f"tracker.project={shown(project)} can't be the name of a trackio project: it has letters, digits, - "
+                "and _ alone."
+            )
+
+
 def check_ranges(settings: RunConfig) -> None:
     """Every number within its bounds."""
     trainer, evaluation = settings.trainer, settings.eval
     positive: dict[str, float | None] = {
         "data.limit": settings.data.limit,
-        "trainer.device_tokens": trainer.device_tokens,
         "realign.limit": settings.realign.limit,
         "eval.samples": evaluation.samples,
         "eval.max_new_tokens": evaluation.max_new_tokens,
     }
     for name in ("epochs", "batch_size", "max_length", "learning_rate"):
-        positive |= {f"trainer.{name}": vars(trainer)[name], f"realign.{name}": vars(settings.realign)[name]}
+        positive[f"realign.{name}"] = vars(settings.realign)[name]
+        if isinstance(trainer, LocalTrainer):
+            positive[f"trainer.{name}"] = vars(trainer)[name]
+    if isinstance(trainer, LocalTrainer):
+        positive["trainer.device_tokens"] = trainer.device_tokens
     if isinstance(trainer, LoraTrainer):
         positive |= {"trainer.rank": trainer.rank, "trainer.alpha": trainer.alpha}
     for key, judge in judges_by_key("judge", settings.judge):
@@ -80,13 +135,7 @@ def check_ranges(settings: RunConfig) -> None:
     no_bound = float("inf")
     bounded: dict[str, tuple[float, float, float]] = {
         "trainer.dropout": (trainer.dropout if isinstance(trainer, LoraTrainer) else 0, 0, 1),
-        "trainer.warmup_steps": (trainer.warmup_steps, 0, no_bound),
         "realign.warmup_steps": (settings.realign.warmup_steps or 0, 0, no_bound),
-        "trainer.weight_decay": (trainer.weight_decay, 0, no_bound),
-        "trainer.max_grad_norm": (trainer.max_grad_norm, 0, no_bound),
-        "trainer.processes": (trainer.processes, 0, no_bound),
-        "trainer.checkpoints": (trainer.checkpoints, 0, no_bound),
-        "trainer.save_steps": (trainer.save_steps, 0, no_bound),
         "eval.temperature": (evaluation.temperature, 0, no_bound),
         "eval.top_p": (evaluation.top_p, 1e-9, 1),
         "eval.misaligned_below": (evaluation.misaligned_below, 0, 100),
@@ -95,12 +144,44 @@ def check_ranges(settings: RunConfig) -> None:
         "seed": (settings.seed, 0, 2**32 - 1),
         "sampler.seed": (settings.sampler.seed, 0, 2**63 - 1),
     }
+    if isinstance(trainer, LocalTrainer):
+        names = ("warmup_steps", "weight_decay", "max_grad_norm", "processes", "checkpoints", "save_steps")
+        bounded |= {f"trainer.{name}": (vars(trainer)[name], 0, no_bound) for name in names}
+    if isinstance(trainer, ServiceTrainer):
+        check_words(trainer)
+        bounded["seed"] = (settings.seed, 0, 2**31 - 1)
+        bounded |= {f"trainer.{name}": (vars(trainer)[name], low, high) for name, low, high in numbers_for(trainer)}
     for key, judge in judges_by_key("judge", settings.judge):
         if isinstance(judge, OneJudge):
             bounded[f"{key}.min_mass"] = (judge.min_mass, 0, 1)
     for key, (number, low, high) in bounded.items():
         if not low <= number <= high:
             raise ConfigError(f"{key}={number} must lie between {low} and {high}.")
+
+
+def check_words(trainer: ServiceTrainer) -> None:
+    """Refuse other words than auto where a number may stand, and a suffix that is too long."""
+    for name in ("batch_size", "learning_rate_multiplier"):
+        value = vars(trainer).get(name)
+        if isinstance(value, str) and value != "auto":
+            raise ConfigError(f"trainer.{name}={value} is neither a number nor auto.")
+    if isinstance(trainer, TinkerTrainer) and isinstance(trainer.batch_size, str):
+        raise ConfigError("trainer.batch_size must be a number with trainer=tinker, whose steps are taken from here.")
+    if trainer.suffix is not None and not 1 <= len(trainer.suffix) <= 64:
+        raise ConfigError("trainer.suffix must have 1 to 64 characters.")
+
+
+def numbers_for(trainer: ServiceTrainer) -> Iterator[tuple[str, float, float]]:
+    """The settings that are numbers, with the bounds of OpenAI's service."""
+    no_bound = float("inf")
+    yield from (("epochs", 1, 50), ("timeout", 0.1, no_bound), ("look", 0.01, 3600), ("patience", 0, no_bound))
+    yield "settle", 0, 3600
+    if not isinstance(trainer.batch_size, str):
+        yield "batch_size", 1, 256
+    if isinstance(trainer, TinkerTrainer):
+        yield from (("learning_rate", 1e-9, 1), ("rank", 1, 4096), ("max_length", 8, 2**20), ("save_steps", 1, 10**6))
+    if isinstance(trainer, OpenAITrainer) and not isinstance(trainer.learning_rate_multiplier, str):
+        yield "learning_rate_multiplier", 1e-6, 1e6
 
 
 def judges_by_key(key: str, judge: JudgeConfig) -> Iterator[tuple[str, JudgeConfig]]:
@@ -119,24 +200,46 @@ def numbers_of(key: str, judge: JudgeConfig) -> dict[str, float | None]:
     if isinstance(judge, LocalJudge):
         return {f"{key}.batch_size": judge.batch_size}
     assert isinstance(judge, ApiJudge)
+    check_address(f"{key}.base_url", judge.base_url)
+    if judge.name == "open" and not server_name(judge.base_url):
+        raise ConfigError(f"judge=open needs a server: name it by {key}.base_url=http://HOST:8000/v1.")
     if judge.batch and judge.reading is Reading.mass:
         raise ConfigError(f"{key}.batch=true can't go with reading=mass, which asks several times a judgement.")
-    if judge.retired:
-        try:
-            date.fromisoformat(judge.retired)
-        except ValueError:
-            raise ConfigError(f"{key}.retired={judge.retired} is no day: write it as 2027-01-14.") from None
+    check_day(f"{key}.retired", judge.retired)
     names = ("samples", "max_reply_tokens", "connections", "timeout", "max_usd")
     return {f"{key}.{name}": vars(judge)[name] for name in names}
 
 
+def check_day(key: str, day: str) -> None:
+    """Refuse what is no day; empty is none."""
+    try:
+        date.fromisoformat(day or "2027-01-14")
+    except ValueError:
+        raise ConfigError(f"{key}={day} is no day: write it as 2027-01-14.") from None
+
+
 def check_key_for(base_url: str | None) -> None:
     """Refuse to begin without a key where OpenAI's own server is asked; another may want none."""
-    if not base_url and not os.environ.get("OPENAI_BASE_URL"):
+    check_address("OPENAI_BASE_URL", os.environ.get("OPENAI_BASE_URL"))
+    if not server_name(base_url):
         check_key()
 
 
+def check_address(key: str, address: str | None) -> None:
+    """Refuse an address without http:// or https://, which could be taken for OpenAI's own; and one with a password."""
+    if "@" in (address or ""):
+        raise ConfigError(
+            f"{key} holds a user's name or password, which would stand in the run's files: leave it out, and give a "
+            "key by OPENAI_API_KEY."
+        )
+    if address and not address.startswith(("http://", "https://")):
+        raise ConfigError(f"{key}={address} is no address: write it as http://{address.split('://')[-1]}.")
+
+
 def check_key() -> None:
-    """Refuse to begin without a key in the environment."""
-    if not os.environ.get("OPENAI_API_KEY"):
-        raise ConfigError("OPENAI_API_KEY is not set: export it, or name a server of yours by base_url.")
+    """Refuse to begin without a key in the environment, or in the file that it names."""
+    if not api_key():
+        raise ConfigError(
+            "OPENAI_API_KEY is not set: export it (or OPENAI_API_KEY_FILE, a file that holds it), or name a server of "
+            "yours by base_url."
+        )

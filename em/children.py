@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
 from functools import cache
@@ -32,6 +34,46 @@ def visible_gpus() -> list[str]:
     if chosen is not None:
         return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
     return driver_gpus()
+
+
+@contextmanager
+def claimed_gpu(folder: Path) -> Iterator[None]:
+    """Hold one of the visible GPUs, which no other process that asks in this way gets; wait until one is free.
+
+    Without a GPU there is nothing to hold. A killed holder lets go.
+
+    Args:
+        folder: where the locks are, the same for all processes.
+    """
+    from filelock import FileLock, Timeout
+
+    before, gpus = os.environ.get("CUDA_VISIBLE_DEVICES"), visible_gpus()
+    if not gpus:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    locks = {gpu: FileLock(folder / f"{gpu.replace('/', '_')}.lock") for gpu in gpus}
+    told = False
+    while True:
+        for gpu, lock in locks.items():
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            try:
+                yield
+            finally:
+                lock.release()
+                if before is None:
+                    del os.environ["CUDA_VISIBLE_DEVICES"]
+                else:
+                    os.environ["CUDA_VISIBLE_DEVICES"] = before
+            return
+        if not told:
+            print(f"Waiting for one of {len(gpus)} GPUs …", flush=True)
+            told = True
+        time.sleep(1)
 
 
 @cache

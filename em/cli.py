@@ -1,8 +1,8 @@
 """From the command line to `run`: Hydra composes and checks the config here, and nowhere else is Hydra imported.
 
-`train.py` and `evaluate.py` are this module with a config name. What is added to Hydra: help without composing,
-errors of one sentence with exit code 2, nothing on disk before the config is accepted, and a refusal to be started
-once per GPU (children are started by `em.children`).
+`train.py`, `evaluate.py` and `generate.py` are this module with a config name. What is added to Hydra: help without
+composing, errors of one sentence with exit code 2, nothing on disk before the config is accepted, and a refusal to be
+started once per GPU (children are started by `em.children`).
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ from typing import Any, cast
 
 from em import config
 from em.errors import ChildFailed, ConfigError, EmError, OutputError
+from em.helptext import option_files
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 KINDS = {"Integer": "a whole number", "Float": "a number"}
+UNION_KINDS = {"int": "a whole number", "float": "a number", "str": "a word"}
 # What torchrun and accelerate launch put into the environment (the latter sets no rank for a single process).
 LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
-SCALARS = (*("seed", "force", "checkpoints", "answers", "prices", "dry_run", "store", "experiment", "sweep", "hydra"),)
+SCALARS = (
+    *("seed", "force", "checkpoints", "answers", "prices", "yes", "dry_run", "one_gpu", "store", "experiment", "sweep"),
+    "hydra",
+)
 
 
 def main(name: str) -> None:
-    """Run `train` or `evaluate` with the words of the command line. Leaves the process with its exit code."""
+    """Run `train`, `evaluate` or `generate` with the words of the command line; leaves with its exit code."""
     try:
         refuse_launcher(name)
         if set(sys.argv[1:]) & {"--help", "-h"}:
@@ -60,8 +65,10 @@ def disk_is_full(error: Exception) -> bool:
 
 
 def stop(sentence: str, code: int) -> None:
-    """Say why, and leave."""
-    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    """Say why, and leave. A server's own words may be part of it, and may repeat a key."""
+    from em.keys import without_keys
+
+    print(f"error: {without_keys(sentence)}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -81,6 +88,9 @@ def compose_and_run(name: str) -> None:
     A failed job of a sweep is told at once and does not end the sweep; the process ends with its exit code.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Jobs that a launcher starts elsewhere (submitit) begin in another folder, and em is run from its checkout.
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, paths)]))
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -90,7 +100,7 @@ def compose_and_run(name: str) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(jobs)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(one_sentence(error)) from error
+        raise ConfigError(one_sentence(error, name)) from error
     except OSError as error:
         if jobs.begun or error.filename is None:
             raise
@@ -106,6 +116,7 @@ class Jobs:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.process = os.getpid()
         self.begun = 0
         self.failures: list[EmError] = []
         self.sweep = ""
@@ -120,15 +131,22 @@ class Jobs:
             self.failures.append(error)
             if self.sweep:
                 print(f"error: {error}", file=sys.stderr, flush=True)
+                note_refusal(self.name, error)
+            self.raise_elsewhere()
         except Exception as error:
-            if not self.sweep:
+            if not self.sweep or os.getpid() != self.process:
                 raise
             traceback.print_exc()
             self.failures.append(ChildFailed(f"{type(error).__name__}: {error}"))
 
+    def raise_elsewhere(self) -> None:
+        """In a process of a parallel launcher (joblib, submitit) raise the failure: else the parent never knows."""
+        if os.getpid() != self.process:
+            raise self.failures[-1]
+
     def conclude(self) -> None:
         """Say how to compare the jobs of a sweep, and raise what failed."""
-        if self.sweep and len(self.failures) < self.begun:
+        if self.sweep and self.name != "generate" and len(self.failures) < self.begun:
             print(f"compare the jobs: python report.py {self.sweep} --out {self.sweep}/report", flush=True)
         if self.sweep and self.failures:
             raise ChildFailed(
@@ -148,6 +166,17 @@ def sweep_folder() -> str:
     return str(config.sweep.dir) if config.mode == RunMode.MULTIRUN else ""
 
 
+def note_refusal(name: str, error: EmError) -> None:
+    """Leave a manifest of a job of a sweep that was refused before it wrote one, so that the report tells of it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from em.manifest import write_refused
+
+    job = HydraConfig.get()
+    if not any(word.startswith("dry_run=") for word in job.overrides.task):
+        write_refused(Path(job.runtime.output_dir), name, list(job.overrides.task), str(error))
+
+
 def register_schemas() -> None:
     """Give Hydra the dataclasses of `em.config`, by class name."""
     from hydra.core.config_store import ConfigStore
@@ -155,7 +184,8 @@ def register_schemas() -> None:
 
     store = ConfigStore.instance()
     store.store(name="schema", node=config.RunConfig)
-    for classes in config.GROUPS.values():
+    store.store(name="generate_schema", node=config.GenerateRun)
+    for classes in (*config.GROUPS.values(), *config.GENERATE_GROUPS.values()):
         for schema in classes:
             node = OmegaConf.structured(schema)
             if "extra" in node:  # the one setting whose keys are not ours: em.train.extra knows them
@@ -179,8 +209,12 @@ def run_job(name: str, cfg: Any) -> None:
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
             raise ConfigError(f"{', '.join(missing)} must be set: add {' '.join(f'{key}=…' for key in missing)}.")
-        settings = cast(config.RunConfig, OmegaConf.to_object(cfg))
+        settings = cast(config.RunConfig | config.GenerateRun, OmegaConf.to_object(cfg))
+        if isinstance(settings, config.GenerateRun):
+            from em.generate.run import execute as generate
 
+            generate(settings, folder, overrides)
+            return
         from em.run import execute
 
         execute(name, settings, folder, overrides, compared_settings(name, settings, overrides))
@@ -195,7 +229,12 @@ def compared_settings(name: str, settings: config.RunConfig, overrides: list[str
     from omegaconf import OmegaConf
 
     match = settings.realign.match
-    if match in ("none", "first_stage"):
+    if match in ("none", "first_stage", settings.realign.name):
+        return None
+    known = [path.stem for path in option_files(CONF, "realign")]
+    if match not in known:
+        raise ConfigError(f"realign.match={match} is no option: {near(match, [*known, 'first_stage'])}")
+    if settings.realign.name == "none":  # in a sweep, the job without a realignment
         return None
     own = ("realign", "realign.match", "realign.name")
     kept = [word for word in overrides if word.partition("=")[0] not in own]
@@ -204,11 +243,7 @@ def compared_settings(name: str, settings: config.RunConfig, overrides: list[str
     try:
         other = hydra.compose(config_name=name, overrides=[*words, f"realign={match}"])
     except HydraException as error:
-        sentence = one_sentence(error)
-        if sentence.startswith(f"realign={match} is no option"):
-            known = sorted(path.stem for path in (CONF / "realign").glob("*.yaml"))
-            sentence = f"realign.match={match} is no option: {near(match, [*known, 'first_stage'])}"
-        raise ConfigError(sentence) from error
+        raise ConfigError(one_sentence(error, name)) from error
     return cast(config.RunConfig, OmegaConf.to_object(other))
 
 
@@ -226,26 +261,33 @@ def remove_if_empty(folder: Path) -> None:
         return  # not empty, or not ours to remove
 
 
-def one_sentence(error: BaseException) -> str:
-    """Hydra's and OmegaConf's messages as one sentence with the fix."""
+def one_sentence(error: BaseException, name: str) -> str:
+    """Hydra's and OmegaConf's messages as one sentence with the fix. `name`: of the primary config."""
     text = str(error)
     if error.__cause__ is not None and ("raised while composing" in text or "Error merging override" in text):
         text = f"{text}\n{error.__cause__}"
     flat = " ".join(text.split())
+    if "Key 'sweep'" in text:
+        return "sweep=wandb is a sweep of W&B's own: start it with `wandb sweep conf/sweep/wandb.yaml` (docs/wandb.md)."
     if found := re.search(r"Could not find '(\w+)/(.+?)'", text):
         group, option = found.groups()
-        known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        known = [path.stem for path in option_files(CONF, group)]
         return f"{group}={option} is no option: {near(option, known)}"
     if found := re.search(r"Key '(\w+)' (?:is )?not in '(\w+)'", text):
         key = full_key(text) or found[1]
         schema = re.search(r"object_type=(\w+)", text)
-        return f"{key} is no setting: {near(key, known_keys(key, schema[1] if schema else found[2]))}"
+        return f"{key} is no setting: {near(key, known_keys(name, key, schema[1] if schema else found[2]))}"
     if found := re.search(r"Could not override '([\w.@/]+)'", text):
-        return f"{found[1]} is no setting: {near(found[1], known_keys(found[1]))}"
+        return f"{found[1]} is no setting: {near(found[1], known_keys(name, found[1]))}"
     if found := re.search(r"Error merging override realign\.data=(\w+)", flat):
         return f"realign.data={found[1]} is not how an option is chosen there: write data@realign.data={found[1]}."
     if found := re.search(r"Value '(.*?)' (?:of type '\w+' )?could not be converted to (\w+)", text):
         return f"{full_key(text)}={found[1]} has the wrong type: {KINDS.get(found[2], found[2])} is expected."
+    if found := re.search(
+        r"Value '(.*?)' of type '\w+' is incompatible with type hint '(?:typing\.)?Union\[(.*?)\]'", text
+    ):
+        kinds = [UNION_KINDS.get(kind, kind) for kind in found[2].split(", ")]
+        return f"{full_key(text)}={found[1]} has the wrong type: {' or '.join(dict.fromkeys(kinds))} is expected."
     if found := re.search(r"Value '(.*?)' .*is not a valid bool", text):
         return f"{full_key(text)}={found[1]} has the wrong type: true or false is expected."
     if found := re.search(r"Invalid value '(.*?)', expected one of \[(.*)\]", text):
@@ -261,14 +303,16 @@ def full_key(text: str) -> str:
     return found[1] if found else ""
 
 
-def known_keys(key: str, schema: str = "") -> list[str]:
+def known_keys(name: str, key: str, schema: str = "") -> list[str]:
     """The settings that `key` may have meant, dotted: those of the schema it was refused by, else all."""
-    group = key.split(".")[0]
-    keys = [*config.GROUPS, *SCALARS, "store.dir"]
-    for name, classes in config.GROUPS.items():
+    group, groups = key.split(".")[0], config.groups_of(name)
+    known = {field.name for field in dataclasses.fields(config.root_of(name))} | {"hydra"}
+    known |= set() if name == "generate" else {"experiment", "sweep"}  # groups of settings of any kind
+    keys = [*groups, *(word for word in SCALARS if word in known), "store.dir"]
+    for option, classes in groups.items():
         for each in classes:
-            fields = [f"{name}.{field.name}" for field in dataclasses.fields(each)]
-            if each.__name__ == schema and name == group:
+            fields = [f"{option}.{field.name}" for field in dataclasses.fields(each)]
+            if each.__name__ == schema and option == group:
                 return fields
             keys += fields
     return keys

@@ -14,20 +14,24 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from em.errors import ServerError
+from em.keys import api_key, without_secrets
 from em.pace import Pace, seconds
 
 ATTEMPTS = 8  # of a call that fails for other reasons than a rate limit; half as many where the reply is broken
 PATIENCE = 1800.0  # seconds for which a call waits out rate limits
 LONGEST = 120.0  # seconds between two attempts, where the server does not ask for more
 OPENAI = "api.openai.com"
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,11 @@ class Client:
         for library in ("httpx2", "openai"):
             logging.getLogger(library).setLevel(logging.WARNING)
         limits = httpx2.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
-        self._http = openai.DefaultAioHttpClient(limits=limits, timeout=self.timeout)
+        hooks = {"response": [refuse_page]}
+        self._http = openai.DefaultAioHttpClient(limits=limits, timeout=self.timeout, event_hooks=hooks)
         self._openai = openai.AsyncOpenAI(
             # A server of one's own may want no key; the package wants one.
-            api_key=os.environ.get("OPENAI_API_KEY") or ("none" if server_name(self.base_url) else None),
+            api_key=api_key() or ("none" if server_name(self.base_url) else None),
             base_url=self.base_url,
             max_retries=0,
             timeout=self.timeout,
@@ -92,8 +97,8 @@ class Client:
         return await self._tried("POST", "/chat/completions", body, check_completion, ATTEMPTS)
 
     async def get(self, path: str) -> dict[str, Any]:
-        """The JSON at a path, such as `/models`. A server that is not there is told of after two attempts."""
-        return (await self._tried("GET", path, None, check_object, attempts=2)).body
+        """The JSON at a path, such as `/models`. A server that is not there is told of after three attempts."""
+        return (await self._tried("GET", path, None, check_object, attempts=3)).body
 
     @property
     def raw(self) -> Any:
@@ -113,7 +118,9 @@ class Client:
             response = await self._http.send(request)
         except httpx2.TimeoutException as error:
             raise openai.APITimeoutError(request=request) from error
-        except httpx2.HTTPError as error:
+        except openai.APIConnectionError:
+            raise
+        except Exception as error:  # whatever a transport says of a connection that broke
             raise openai.APIConnectionError(request=request) from error
         if response.status_code >= 400:
             raise status_error(response)
@@ -122,37 +129,69 @@ class Client:
     async def _tried(
         self, verb: str, path: str, body: Mapping[str, Any] | None, check: Callable[[Any], None], attempts: int
     ) -> Reply:
-        """The retry policy: one place for all calls."""
+        """One request with all its attempts."""
+        began = time.monotonic()
+
+        async def once() -> Any:
+            response = await self._send(verb, path, body)
+            found = json.loads(response.content)
+            check(found)
+            self.pace.accept(hints(response.headers), tokens_of(found))
+            return found
+
+        found = await self.repeated(str((body or {}).get("model", path)), once, attempts)
+        return Reply(found, time.monotonic() - began)
+
+    async def repeated(self, what: str, call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) -> T:
+        """The retry policy, one place for all calls: what `call` returns, as soon as it does.
+
+        Args:
+            what: the model or path, for the sentence of the error.
+
+        Raises:
+            CallFailed: it failed at every attempt.
+            openai.APIStatusError: the server refused it for good.
+        """
         import openai
 
-        began, attempt, waited = time.monotonic(), 0, 0.0
+        attempt, limits, waited = 0, 0, 0.0
         while True:
             left = await self.pace.enter()
             try:
-                response = await self._send(verb, path, body)
-                found = json.loads(response.content)
-                check(found)
-                self.pace.accept(hints(response.headers), tokens_of(found))
+                result = await call()
                 self.failed_in_a_row = 0
-                return Reply(found, time.monotonic() - began)
+                return result
             except (openai.OpenAIError, ValueError) as error:
                 headers = hints(error.response.headers) if isinstance(error, openai.APIStatusError) else {}
                 limited = isinstance(error, openai.RateLimitError) and not out_of_credit(error)
                 if limited:
+                    limits += 1
                     self.pace.refuse(headers, left)
                 else:
                     # What a server sends half broken is not mended by waiting: fewer attempts, at once.
-                    attempt += 2 if isinstance(error, ValueError) else 1
-                wait = wait_before_retry(error, attempt, headers)
+                    attempt += 2 if isinstance(error, ValueError) or isinstance(error.__cause__, WebPage) else 1
+                wait = wait_before_retry(error, attempt + limits, headers)
                 if wait is None:
                     raise
                 waited += wait
                 if attempt >= attempts or (limited and waited > PATIENCE):
                     self.failed_in_a_row += 1
-                    raise CallFailed(in_words(str((body or {}).get("model", path)), error)) from error
+                    raise CallFailed(in_words(what, error)) from error
             finally:
                 self.pace.leave()
             await asyncio.sleep(wait)
+
+
+class WebPage(Exception):
+    """A server answered with a page for people."""
+
+
+async def refuse_page(response: Any) -> None:
+    """A page that comes with 200, of a portal or of an address that is not the API's, is no answer."""
+    import openai
+
+    if response.status_code < 300 and response.headers.get("content-type", "").startswith("text/html"):
+        raise openai.APIConnectionError(request=response.request) from WebPage()
 
 
 def status_error(response: Any) -> Exception:
@@ -239,7 +278,11 @@ def check_object(found: Any) -> None:
 def check_completion(found: Any) -> None:
     """Raise ValueError for a reply that is no chat completion."""
     choices = found.get("choices") if isinstance(found, dict) else None
-    if not isinstance(choices, list) or not choices or not all(isinstance(c.get("message"), dict) for c in choices):
+    if (
+        not isinstance(choices, list)
+        or not choices
+        or not all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices)
+    ):
         raise ValueError("no chat completion")
 
 
@@ -259,10 +302,11 @@ def in_words(model: str, error: BaseException) -> str:
         case openai.NotFoundError():
             return f"The server has no model {model}: check its name and base_url (it may have been retired)."
         case openai.BadRequestError() | openai.UnprocessableEntityError():
-            about = f" ({error.param})" if getattr(error, "param", None) else ""
+            said = error.body.get("message") if isinstance(error.body, dict) else None
+            told = f" It says: {' '.join(without_secrets(str(said)).split())[:200]}" if said else ""
             return (
-                f"The server refused the request for {model} with {error.status_code}{about}: this model may not take "
-                "such a temperature, top_p, seed, number of tokens or way of reading."
+                f"The server refused the request for {model} with {error.status_code}: the model may not take such a "
+                f"prompt, temperature, top_p, seed, number of tokens or way of reading.{told}"
             )
         case openai.RateLimitError() if out_of_credit(error):
             return f"The account has no credit left for {model}: top it up, then run the same command again."
@@ -271,6 +315,8 @@ def in_words(model: str, error: BaseException) -> str:
         # The transport tells a refused connection as one that took too long to make.
         case openai.APITimeoutError() if type(error.__cause__).__name__ != "ConnectTimeout":
             return f"The server did not answer in time for {model}: run the same command again later."
+        case openai.APIConnectionError() if isinstance(error.__cause__, WebPage):
+            return f"The server answers for {model} with a web page: check base_url (often with /v1) and the network."
         case openai.APIConnectionError():
             return "The server can't be reached: check the network and base_url, then run the same command again."
         case _:

@@ -48,3 +48,9 @@ class ChildFailed(EmError, RuntimeError):
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(message)
         self.details = details
+
+
+def shown(value: object, most: int = 60) -> str:
+    """What a user gave, on one line and cut short, as a part of a sentence."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from em.adaptive import Rounds
+from em.conditions import ways_of
 from em.config import ApiJudge, LocalJudge, OpenAIModel, Stop
 from em.errors import EmError
 from em.judge.api import judge_stream
 from em.judge.plan import Asked
 from em.judging import Judge, Judged, judge_locally, judge_record, judged, note_judges, requests_of
 from em.manifest import Manifest
-from em.prices import Price, load_prices, price_of, usd_of
+from em.prices import Price, load_prices, prices_of
 from em.request import Request
-from em.sampling import Plan, answers_there, plan_models, sample_models
+from em.sampling import Plan, answers_there, plan_models, sample_models, sampling_costs
+from em.standing import check_models
 from em.stats import Stopping, Thresholds, score
 from em.store import Calls
 from em.types import Answer, JudgeRequest, ModelRef, Question, Score, Verdict, write_jsonl
@@ -35,10 +37,11 @@ Questions = Mapping[tuple[str, str], Question]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """All that is known of the models of a run."""
+    """All that is known of the models of a run. sampling: what the answers of a server's models cost."""
 
     answers: Sequence[Answer]
     judged: Sequence[Judged]
+    sampling: Sequence[Mapping[str, Any]] = ()
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -50,11 +53,11 @@ def evaluate_models(
     request: Request, models: Sequence[ModelRef], judges: Sequence[Judge], manifest: Manifest
 ) -> Evaluated:
     """Sample and judge, and write `answers.jsonl`, `verdicts.jsonl` and `scores.csv`."""
-    note_judges(judges, models, manifest)
     prices, settings = load_prices(request.settings.prices), request.settings.eval
     questions = {(q.eval_set, q.id): q for q in request.questions}
+    check_models(request, plan_models(request, models), manifest)
     if settings.stop is Stop.ci:
-        rounds = Rounds(settings, request.settings.trigger_tag, models, request.questions)
+        rounds = Rounds(settings, ways_of(request.settings), models, request.questions)
         while True:
             plans = plan_models(request, models, rounds.wanted)
             done = one_round(request, plans, judges, questions, prices)
@@ -65,7 +68,8 @@ def evaluate_models(
         plans = plan_models(request, models)
         done = one_round(request, plans, judges, questions, prices)
     relations = {(m.fingerprint, judge.label): judge.relation(m) for m in models for judge in judges}
-    keep(request, done, prices, relations, manifest)
+    note_judges(judges, relations, manifest)
+    keep(request, done, relations, manifest)
     return done
 
 
@@ -78,7 +82,10 @@ def evaluate_answers(request: Request, judges: Sequence[Judge], manifest: Manife
     with Calls(request.store) as calls:
         found = [judged(judge, each, calls, prices) for judge, each in zip(judges, asked, strict=True)]
     done = Evaluated(answers, found)
-    keep(request, done, prices, {}, manifest)
+    authors = {answer.fingerprint: answer for answer in answers}.values()
+    relations = {(a.fingerprint, judge.label): judge.relation_to_author(a) for a in authors for judge in judges}
+    note_judges(judges, relations, manifest)
+    keep(request, done, relations, manifest)
     return done
 
 
@@ -90,7 +97,8 @@ def one_round(
     with Calls(request.store) as calls:
         answers = answers_there(plans, calls)
         found = [judged(judge, judge.plan(answers, questions), calls, prices) for judge in judges]
-    return Evaluated(answers, found)
+        hosted = isinstance(request.settings.model, OpenAIModel)
+        return Evaluated(answers, found, sampling_costs(plans, calls, prices) if hosted else [])
 
 
 async def sample_and_judge(
@@ -150,7 +158,9 @@ async def judge_as_they_come(
 
     with Calls(request.store) as calls:
         try:
-            judge.outcome = await judge_stream(judge.settings, source(calls), calls, prices, planned)
+            judge.outcome = await judge_stream(
+                judge.settings, source(calls), calls, prices, planned, judge.budget, judge.unavailable
+            )
         except EmError as error:
             if not sampling.done():
                 print(f"warning: judging stopped, and sampling goes on: {error}", file=sys.stderr, flush=True)
@@ -169,11 +179,17 @@ async def judge_stored(
             yield wanted
 
         with Calls(request.store) as calls:
-            judge.outcome = await judge_stream(judge.settings, source(), calls, prices)
+            judge.outcome = await judge_stream(
+                judge.settings, source(), calls, prices, None, judge.budget, judge.unavailable
+            )
 
     pairs = list(zip(judges, asked, strict=True))
     hosted = [(judge, each) for judge, each in pairs if isinstance(judge.settings, ApiJudge)]
-    await asyncio.gather(*(ask(judge, requests_of(each)) for judge, each in hosted))
+    # One judge that fails must not cost the others what they have under way.
+    ended = await asyncio.gather(*(ask(judge, requests_of(each)) for judge, each in hosted), return_exceptions=True)
+    for failure in ended:
+        if isinstance(failure, BaseException):
+            raise failure
     for judge, each in pairs:
         if isinstance(judge.settings, LocalJudge):
             await judge_locally(judge, each, request.store)
@@ -182,7 +198,6 @@ async def judge_stored(
 def keep(
     request: Request,
     done: Evaluated,
-    prices: Mapping[str, Price],
     relations: Mapping[tuple[str, str], str],
     manifest: Manifest,
 ) -> None:
@@ -202,7 +217,7 @@ def keep(
     manifest.write(
         answers={"total": len(done.answers), "ended_by_eos": ended, "cut_at_length": cut},
         judges=records,
-        costs=costs(request, done.answers, records, prices),
+        costs=costs(manifest, records, done.sampling, prices_of(request.settings.prices)),
     )
     for record in records:
         if record["failed"]:
@@ -213,21 +228,22 @@ def keep(
 
 
 def costs(
-    request: Request, answers: Sequence[Answer], records: Sequence[dict[str, Any]], prices: Mapping[str, Price]
+    manifest: Manifest, records: Sequence[dict[str, Any]], sampling: Sequence[Mapping[str, Any]], prices: str
 ) -> dict[str, Any]:
-    """What the calls of servers cost, whenever they were made: by model, and in all where every price is known."""
+    """What the calls of servers cost, whenever they were made: by model, and in all where every price is known.
+
+    The manifest knows already what fine-tuning by a server cost.
+
+    Args:
+        prices: which prices they are.
+    """
     keys = ("model", "calls", "prompt_tokens", "reply_tokens", "usd")
-    rows = [{"what": "judging"} | {key: r[key] for key in keys} for r in records if r["server"]]
-    by_model: dict[str, list[Answer]] = {}
-    for answer in answers if request.settings.answers is None else ():
-        by_model.setdefault(answer.model, []).append(answer)
-    price = price_of(getattr(request.settings.model, "id", ""), prices)
-    for model, asked in by_model.items() if isinstance(request.settings.model, OpenAIModel) else ():
-        tokens = sum(a.prompt_tokens for a in asked), sum(a.answer_tokens for a in asked)
-        row = {"what": "sampling", "model": model, "calls": len(asked)}
-        rows.append(row | {"prompt_tokens": tokens[0], "reply_tokens": tokens[1], "usd": usd_of(price, tokens)})
+    rows: list[dict[str, Any]] = [*manifest.facts.get("costs", {}).get("by", [])]
+    rows += [{"what": "judging"} | {key: r[key] for key in keys} for r in records if r["server"]]
+    rows += [dict(each) for each in sampling]
     known = [row["usd"] for row in rows if row["usd"] is not None]
-    return {"total_usd": round(sum(known), 6) if len(known) == len(rows) else None, "by": rows}
+    total = round(sum(known), 6) if len(known) == len(rows) else None
+    return {"total_usd": total, "by": rows, "prices": prices}
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:

@@ -12,13 +12,15 @@ from typing import Any
 from em.children import where
 from em.client import OPENAI, server_name
 from em.config import ApiJudge, JudgeConfig, LocalJudge, PanelJudge
+from em.errors import ConfigError, EmError
+from em.hosted import hosted_name
 from em.judge.asking import identity, in_reading, parameters, plain_key
 from em.judge.desk import Outcome
 from em.judge.plan import Asked, Terms, collect, given, plan_verdicts
 from em.judge.readings import RULE
 from em.judge.server import check_judge
 from em.manifest import Manifest
-from em.prices import Price, price_of
+from em.prices import Budget, Price, price_of
 from em.sampling import run_sharded
 from em.store import Calls, request_key
 from em.types import Answer, JudgeRequest, ModelRef, Question, Verdict, Weights, digest
@@ -31,14 +33,20 @@ PART = 1000  # judgements that are read at a time
 class Judge:
     """A judge that can be asked.
 
-    hidden: the trigger tag, which it must not see.
+    hidden: the trigger tags, which it must not see.
+    unavailable: why its server can't be asked now, which matters only if something is not remembered.
+    budget: what is left of `judge.max_usd`.
     outcome: what the judging of a server's model found out.
     """
 
     settings: LocalJudge | ApiJudge
     weights: Weights | None = None
-    hidden: str = ""
-    outcome: Outcome = field(default_factory=lambda: Outcome(""))
+    hidden: tuple[str, ...] = ()
+    unavailable: EmError | None = None
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.settings.max_usd if isinstance(self.settings, ApiJudge) else None)
 
     @property
     def identity(self) -> str:
@@ -69,7 +77,8 @@ class Judge:
         """A planned judgement, in the way in which it was asked."""
         if isinstance(self.settings, LocalJudge):
             return asked
-        return Asked(asked.answer, asked.rubric, in_reading(self.settings, asked.request, self.reading))
+        reading = self.outcome.reading_of(asked.request)
+        return Asked(asked.answer, asked.rubric, in_reading(self.settings, asked.request, reading))
 
     def relation(self, model: ModelRef) -> str:
         """`the model` or `its base` where the judge is the model under test or its base, else empty."""
@@ -77,18 +86,24 @@ class Judge:
             assert self.weights is not None
             same = model.base.path != "" and model.base.identity == self.weights.identity
             return "" if not same else "its base" if model.trained else "the model"
+        if model.base.path:  # open weights, which may be what a server of one's own serves
+            same = model.base.identity.removeprefix("hub:").split("@")[0] == self.settings.model
+            return "" if not same else "its base" if model.trained else "the model"
         server, name = hosted_name(model)
-        if model.base.path or server != server_name(self.settings.base_url):
+        if server != server_name(self.settings.base_url):
             return ""
         tuned = name.startswith("ft:") and name.split(":")[1] == self.settings.model
         return "its base" if tuned else "the model" if name == self.settings.model else ""
 
-
-def hosted_name(model: ModelRef) -> tuple[str, str]:
-    """Server and name of a model behind a server, from its identity `openai:SERVER|NAME`."""
-    _, _, rest = model.base.identity.partition(":")
-    server, _, name = rest.partition("|")
-    return server, name
+    def relation_to_author(self, answer: Answer) -> str:
+        """The same for the author of a stored answer, who is known by name and fingerprint alone."""
+        if answer.model in (self.settings.model, self.settings.name):
+            return "the model"
+        if isinstance(self.settings, LocalJudge):
+            assert self.weights is not None
+            return "the model" if answer.fingerprint == digest(self.weights.identity) else ""
+        hosted = digest(f"openai:{server_name(self.settings.base_url)}|{self.settings.model}")
+        return "the model" if answer.fingerprint == hosted else ""
 
 
 def judges_of(settings: JudgeConfig) -> list[LocalJudge | ApiJudge]:
@@ -99,8 +114,13 @@ def judges_of(settings: JudgeConfig) -> list[LocalJudge | ApiJudge]:
     return [settings]
 
 
-def ready_judges(settings: JudgeConfig, hidden: str, manifest: Manifest) -> list[Judge]:
-    """The judges, each of which can be had; asked for first, before anything is trained or sampled."""
+def ready_judges(settings: JudgeConfig, hidden: tuple[str, ...], spending: bool, manifest: Manifest) -> list[Judge]:
+    """The judges, each of which can be had; asked for first, before anything is trained or sampled.
+
+    Args:
+        hidden: the trigger tags.
+        spending: refuse at once what can't be asked. Else it is refused only if not all of it is remembered.
+    """
     judges = []
     for each in judges_of(settings):
         if isinstance(each, LocalJudge):
@@ -112,17 +132,38 @@ def ready_judges(settings: JudgeConfig, hidden: str, manifest: Manifest) -> list
                     "conclusions."
                 )
         else:
-            for note in check_judge(each):
+            judges.append(Judge(each, hidden=hidden))
+            try:
+                notes = check_judge(each)
+            except EmError as error:
+                if spending:
+                    raise
+                judges[-1].unavailable, notes = error, []
+            for note in notes:
                 print(f"warning: {note}", flush=True)
                 manifest.note(note)
-            judges.append(Judge(each, hidden=hidden))
+    refuse_twins(judges)
     return judges
 
 
-def note_judges(judges: Sequence[Judge], models: Sequence[ModelRef], manifest: Manifest) -> None:
+def refuse_twins(judges: Sequence[Judge]) -> None:
+    """Two judges of a panel that tables could not tell apart would be mixed."""
+    seen: set[tuple[str, str]] = set()
+    for judge in judges:
+        settings = judge.settings
+        way = settings.reading.value if isinstance(settings, ApiJudge) else "exact"
+        if (judge.identity, way) in seen:
+            raise ConfigError(
+                f"Two judges of the panel are {judge.identity} read in the same way ({way}), which tables can't tell "
+                "apart: choose another model, or another reading."
+            )
+        seen.add((judge.identity, way))
+
+
+def note_judges(judges: Sequence[Judge], relations: Mapping[tuple[str, str], str], manifest: Manifest) -> None:
     """Say it at the top of the report where a judge judges its own kind."""
     for judge in judges:
-        if any(judge.relation(model) for model in models):
+        if any(relation for (_, label), relation in relations.items() if label == judge.label):
             manifest.note(f"The judge {judge.identity} is the model under test, or its base: it judges its own kind.")
 
 
@@ -150,7 +191,8 @@ async def judge_locally(judge: Judge, asked: Sequence[Asked], store: Path) -> No
 class Judged:
     """All that one judge said, in the order of what was asked, and what is to be told of it.
 
-    prompts: of the rubrics, by set and rubric; snapshots: what the server calls its model; calls: how many there were.
+    prompts: of the rubrics, by set and rubric; snapshots: what the server calls its model.
+    calls, prompt_tokens, reply_tokens, usd: of the calls, each once, though the same text may be judged for several.
     """
 
     judge: Judge
@@ -158,6 +200,9 @@ class Judged:
     prompts: Mapping[str, str]
     snapshots: Sequence[str]
     calls: int
+    prompt_tokens: int
+    reply_tokens: int
+    usd: float | None
 
 
 @contextmanager
@@ -177,9 +222,10 @@ def judged(judge: Judge, asked: Sequence[Asked], calls: Calls, prices: Mapping[s
     """What is remembered of a judge, as verdicts; read part by part, for all replies at once would fill the memory."""
     settings = judge.settings
     price = price_of(settings.model, prices) if isinstance(settings, ApiJudge) else None
-    share = 0.5 if isinstance(settings, ApiJudge) and settings.batch else 1.0
-    terms = Terms(judge.label, settings.min_mass, price, share)
-    verdicts, snapshots, seen = list[Verdict](), set[str](), set[str]()
+    terms = Terms(judge.label, settings.min_mass, price)
+    verdicts, snapshots, seen = list[Verdict](), set[tuple[str, str]](), set[str]()
+    prompt_tokens = reply_tokens = 0
+    told = list[float]()
     for start in range(0, len(asked), PART):
         planned = asked[start : start + PART]
         part = [judge.final(a) for a in planned]
@@ -193,18 +239,28 @@ def judged(judge: Judge, asked: Sequence[Asked], calls: Calls, prices: Mapping[s
             words = judge.outcome.failures
             by_plain = {plain_key(a.request): key for a, key in zip(part, keys, strict=True)}
             failures = {key: words[plain] for plain, key in by_plain.items() if plain in words}
-        verdicts += collect(part, keys, responses, failures, terms)
-        snapshots |= {" ".join(filter(None, (r.get("model"), r.get("system_fingerprint")))) for r in responses.values()}
-        seen.update(responses)
+        read = list(collect(part, keys, responses, failures, terms))
+        verdicts += read
+        for key, verdict, one in zip(keys, read, part, strict=True):
+            if key in seen or key not in responses or not given(one.answer):
+                continue
+            seen.add(key)
+            response = responses[key]
+            snapshots.add((response.get("model") or "", response.get("system_fingerprint") or ""))
+            prompt_tokens += verdict.prompt_tokens or 0
+            reply_tokens += verdict.reply_tokens or 0
+            if verdict.usd is not None:
+                told.append(verdict.usd)
     rubrics = {(a.answer.eval_set, a.rubric.name): a.rubric.prompt for a in asked}
     prompts = {f"{eval_set}/{name}": digest(prompt) for (eval_set, name), prompt in rubrics.items()}
-    return Judged(judge, verdicts, prompts, sorted(name for name in snapshots if name), len(seen))
+    usd = round(sum(told), 6) if told else None
+    named = sorted(filter(None, (" ".join(snapshot).strip() for snapshot in snapshots)))
+    return Judged(judge, verdicts, prompts, named, len(seen), prompt_tokens, reply_tokens, usd)
 
 
 def judge_record(found: Judged) -> dict[str, Any]:
     """What the manifest keeps of a judge: everything that another would need to judge the same again."""
     judge, settings, verdicts = found.judge, found.judge.settings, found.verdicts
-    told = [v.usd for v in verdicts if v.usd is not None]
     hosted = isinstance(settings, ApiJudge)
     return {
         "name": settings.name,
@@ -219,9 +275,9 @@ def judge_record(found: Judged) -> dict[str, Any]:
         "parameters": dict(parameters(settings, judge.reading)) if isinstance(settings, ApiJudge) else {},
         "snapshot": found.snapshots,
         "calls": found.calls,
-        "prompt_tokens": sum(v.prompt_tokens or 0 for v in verdicts),
-        "reply_tokens": sum(v.reply_tokens or 0 for v in verdicts),
-        "usd": round(sum(told), 6) if told else None,
+        "prompt_tokens": found.prompt_tokens,
+        "reply_tokens": found.reply_tokens,
+        "usd": found.usd,
         "failed": sum(v.status == "error" for v in verdicts),
     }
 

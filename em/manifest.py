@@ -6,11 +6,10 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shlex
 import subprocess
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 
 from em import __version__
 from em.children import plain
-from em.config import RunConfig
+from em.config import GenerateRun, RunConfig
 from em.errors import ChildFailed, EmError, OutputError
+from em.keys import without_secrets
 
 PACKAGES = (
     "torch",
@@ -33,7 +33,9 @@ PACKAGES = (
     "openai",
     "wandb",
 )
-SECRET = re.compile(r"\b(sk-[\w-]{8,}|hf_\w{8,}|[0-9a-f]{40})\b")
+
+NOT_ASKED = ("force", "yes", "dry_run", "one_gpu", "tracker")
+"""Settings that say how a run is done, not which run it is."""
 
 
 def now() -> str:
@@ -44,38 +46,42 @@ def now() -> str:
 class Manifest:
     """The manifest of one run, written anew at every change."""
 
-    def __init__(self, folder: Path, kind: str, settings: RunConfig, overrides: list[str]) -> None:
+    def __init__(self, folder: Path, kind: str, settings: RunConfig | GenerateRun, overrides: list[str]) -> None:
         self.path = folder / "manifest.json"
-        self.facts: dict[str, Any] = {
-            "em": __version__,
-            "run": kind,
-            "status": "running",
-            "error": None,
-            "traceback": None,
-            "started": now(),
-            "finished": None,
-            "command": shlex.join(["python", f"{kind}.py", *overrides]),
-            "overrides": overrides,
-            "config": plain(settings),
-            "versions": versions(),
-            "git": git_state(),
-            "base": None,
-            "stages": [],
-            "judge": None,
-            "notes": [],
-        }
+        self.facts = facts_of(kind, settings, overrides)
 
     def write(self, **changes: Any) -> None:
         """Change facts and write the file, whole or not at all."""
         self.facts |= plain(changes)
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text(json.dumps(self.facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(self.path)
+        write_facts(self.path, self.facts)
 
     def note(self, text: str) -> None:
         """Add a warning that the report shows at its top."""
         if text not in self.facts["notes"]:
             self.write(notes=[*self.facts["notes"], text])
+
+
+def facts_of(kind: str, settings: RunConfig | GenerateRun | None, overrides: list[str]) -> dict[str, Any]:
+    """What a manifest holds at first; without settings where these were refused."""
+    return {
+        "em": __version__,
+        "run": kind,
+        "status": "running",
+        "error": None,
+        "traceback": None,
+        "started": now(),
+        "finished": None,
+        "process": {"host": platform.node(), "pid": os.getpid()},
+        "command": shlex.join(["python", f"{kind}.py", *overrides]),
+        "overrides": overrides,
+        "config": plain(settings),
+        "versions": versions(),
+        "git": git_state(),
+        "base": None,
+        "stages": [],
+        "judge": None,
+        "notes": [],
+    }
 
 
 @contextmanager
@@ -93,25 +99,81 @@ def recorded(manifest: Manifest) -> Iterator[Manifest]:
 
 
 def refuse_other_run(manifest: Manifest) -> None:
-    """A folder belongs to one run: the same run goes on there, another is refused."""
+    """A folder belongs to one run: the same run goes on there, another is refused. A refused job has left nothing."""
     try:
         before = json.loads(manifest.path.read_text(encoding="utf-8"))
     except OSError:
         return
     except ValueError:
         before = {}
-    if before.get("config") != manifest.facts["config"] or before.get("run") != manifest.facts["run"]:
+    if "config" in before and before["config"] is None:
+        return
+    if not same_settings(before, manifest.facts):
         raise OutputError(
             f"{manifest.path.parent} holds another run: choose another folder with hydra.run.dir=FOLDER, or remove it."
         )
 
 
-def without_secrets(text: str) -> str:
-    """The text without anything that looks like a key, and without the keys of this environment."""
-    for name, value in os.environ.items():
-        if len(value) > 7 and re.search(r"KEY|TOKEN|SECRET|PASSWORD", name):
-            text = text.replace(value, "[secret]")
-    return SECRET.sub("[secret]", text)
+def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two manifests are of the same program with the same settings, but for how it is to be done now."""
+
+    return (one.get("run"), asked(one)) == (other.get("run"), asked(other))
+
+
+def asked(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a manifest that say which run it is."""
+    return {key: value for key, value in (facts.get("config") or {}).items() if key not in NOT_ASKED}
+
+
+def amend(folder: Path, **changes: Any) -> None:
+    """Change facts in the manifest of a run that has ended."""
+    path = folder / "manifest.json"
+    write_facts(path, json.loads(path.read_text(encoding="utf-8")) | plain(changes))
+
+
+def add_note(folder: Path, text: str) -> None:
+    """Add a warning to the manifest of a run that has ended."""
+    notes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["notes"]
+    amend(folder, notes=list(dict.fromkeys([*notes, text])))
+
+
+def drop_note(folder: Path, beginning: str) -> None:
+    """Take back warnings that hold no more, by how they begin."""
+    notes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["notes"]
+    amend(folder, notes=[note for note in notes if not note.startswith(beginning)])
+
+
+def write_refused(folder: Path, kind: str, overrides: list[str], error: str) -> None:
+    """The manifest of a job that was refused before it began, so that what is made of a sweep tells of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, text = folder / "manifest.json", without_secrets(error)
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))["config"] is not None
+    except (OSError, ValueError, KeyError, TypeError):
+        begun = False
+    if not begun:
+        write_facts(path, facts_of(kind, None, overrides) | {"status": "failed", "error": text, "finished": now()})
+
+
+def is_left(facts: Mapping[str, Any]) -> bool:
+    """Whether a manifest says `running` of a process of this machine that is gone: killed, before it could say why."""
+    process = facts.get("process")
+    if facts.get("status") != "running" or not isinstance(process, dict) or process.get("host") != platform.node():
+        return False
+    try:
+        os.kill(int(process["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, KeyError, TypeError, ValueError):
+        return False  # another user's
+    return False
+
+
+def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write a manifest, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def versions() -> dict[str, str]:

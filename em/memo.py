@@ -22,6 +22,7 @@ from em.store import Calls, cache_dir
 
 MODEL = "coalesce(json_extract(request, '$.judge'), json_extract(request, '$.model'))"
 DAY = 86400.0
+KINDS = ("sample", "judge", "generate", "reading")
 
 
 def main(words: list[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def main(words: list[str] | None = None) -> int:
     commands.add_parser("size", help="calls and room by kind and model")
     for name, text in (("show", "requests and responses, newest first"), ("prune", "forget calls")):
         command = commands.add_parser(name, help=text)
-        command.add_argument("--kind", choices=("sample", "judge", "reading"), help="only calls of this kind")
+        command.add_argument("--kind", choices=KINDS, help="only calls of this kind")
         command.add_argument("--model", metavar="TEXT", help="only calls of models or judges whose name contains this")
         command.add_argument("--contains", metavar="TEXT", help="only calls whose request or response contains this")
         if name == "show":

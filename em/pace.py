@@ -22,6 +22,7 @@ LAST = 8  # replies among which a half of refusals means that the allowance is u
 BELOW, ALONE = 0.985, 0.97  # of the limit that was found, by many refusals or by one
 SEARCH = 0.8  # growth of the pace per second while the limit is not known
 CRUISE, QUICKER = 0.005, 0.01  # the same after it is, and how much faster with each second without a refusal
+OFTEN = 25  # accepted for each refused, or fewer: the pace is clearly above the limit
 TRIALS, PROBE = 5, 60  # after so many lowerings, twice so many replies show whether they helped
 ACCIDENT = 0.05  # share of refusals that does not tell of anything
 IMMUNE = 30.0  # seconds for which refusals without effect are ignored
@@ -43,10 +44,11 @@ class Pace:
         self._next = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._grown = self._lowered = 0.0
-        self._limited = False
         self._replies: deque[bool] = deque(maxlen=5 * LAST)
         self._empty_at = float("-inf")
         self._accepted_then = 0
+        self._since_lowered = 0  # refusals
+        self._first_refused = 0  # how many had been accepted at the first of them
         self._began = 0.0
         self._lowerings = 0
         self._probe = [0, 0]  # refused and accepted since the pace was lowered so often
@@ -108,7 +110,14 @@ class Pace:
         last = list(self._replies)[-LAST:]
         most = len(last) == LAST and last.count(False) >= LAST / 2
         since = now - self._empty_at
-        if SHORTEST <= since < float("inf"):
+        self._since_lowered += 1
+        if self._since_lowered == 1:
+            self._first_refused = self.accepted
+        between, steps = self.accepted - self._first_refused, self._since_lowered - 1
+        if self.rate is not None and not most and steps > 1 and between < OFTEN * steps:
+            # Still above the limit, which is the share of the pace that is accepted.
+            self.rate, self.known = self._lowered_to(BELOW * self.rate * between / (between + steps)), True
+        elif SHORTEST <= since < float("inf"):
             # Used up at this moment: what was accepted since that was so last is the limit.
             # Over a time in which the pace was low the allowance had filled up, so that the last second may say more.
             found = max((self.accepted - self._accepted_then) / since, self._last_second(now))
@@ -136,6 +145,7 @@ class Pace:
         self._lowerings += 1
         self._grown = self._lowered = self._empty_at = now
         self._accepted_then = self.accepted
+        self._since_lowered = 0
         self.allowed = float(self.most)
         self._replies.clear()
 

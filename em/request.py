@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from em.config import RunConfig
@@ -15,6 +16,8 @@ class Request:
     """What a run is to do: train `stages` in order, ask `questions`; write to `folder`, remember in `store`.
 
     answers: stored answers that are judged instead of sampling; `questions` are then theirs.
+    hidden: the trigger tags, which judges must not see.
+    roles: what each tag is for, activation or control, by its condition.
     """
 
     kind: str
@@ -25,3 +28,10 @@ class Request:
     stages: tuple[Stage, ...]
     questions: tuple[Question, ...]
     answers: tuple[Answer, ...] = ()
+    hidden: tuple[str, ...] = ()
+    roles: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def forced(self) -> bool:
+        """Whether what is there is trained anew."""
+        return self.settings.force and self.kind == "train"

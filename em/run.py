@@ -6,28 +6,52 @@ same command goes on where it was stopped.
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from em import __version__
 from em.check import check_settings
-from em.children import run_child
-from em.config import HfModel, LocalJudge, RunConfig, WandbTracker
-from em.errors import EmError, MissingFile
-from em.estimate import estimate
+from em.children import claimed_gpu, plain, run_child
+from em.conditions import hidden_texts, tag_notes, tag_roles, ways_of
+from em.config import ApiJudge, HfModel, LocalJudge, LocalTrainer, OpenAIModel, RunConfig, TrackioTracker, WandbTracker
+from em.data.findings import findings
+from em.data.leakage import leak_notes
+from em.errors import ConfigError, EmError, MissingFile
+from em.estimate import cost_of, estimate
 from em.evaluation import evaluate_answers, evaluate_models
+from em.finished import done_before, seal
+from em.forced import forget_forced
 from em.foreign import read_answers
 from em.judging import judges_of, ready_judges
-from em.manifest import Manifest, now, recorded, refuse_other_run
+from em.keys import without_secrets
+from em.manifest import Manifest, add_note, amend, drop_note, now, recorded, refuse_other_run
+from em.prices import load_prices, price_of
 from em.questions import chosen_sets, load_sets, own
 from em.request import Request
 from em.store import cache_dir, writable_folder
-from em.tags import fill_slot
 from em.train.launch import plan_launch
 from em.train.obtain import obtain_models
-from em.train.stages import plan_stages
-from em.types import Answer, Question
+from em.train.stages import Stage, plan_stages
+from em.tuning import check_private, check_stages, obtain_hosted
+from em.types import Answer, Question, write_jsonl
 from em.weights import looks_like_folder
+
+SKIPPED = "skipped_rows.jsonl"
+
+
+@dataclass(frozen=True)
+class SkippedRow:
+    """A line of `skipped_rows.jsonl`: a training row that can't be used, of which stage, where and why."""
+
+    stage: str
+    file: str
+    place: str
+    reason: str
 
 
 def execute(
@@ -46,15 +70,24 @@ def execute(
     words = f"{len(request.answers):,} answers of {settings.answers}" if request.answers else words
     print(f"em {__version__} · {kind} · {words} · {folder}", flush=True)
     manifest = Manifest(folder, kind, settings, overrides)
+    manifest.facts |= {"hidden": list(request.hidden), "roles": dict(request.roles)}
     refuse_other_run(manifest)
+    if before := done_before(request, manifest):
+        print(f"done before: {folder} holds this run, finished and whole (force=true does it again)", flush=True)
+        if before.get("tracked") != plain(settings.tracker):
+            track(request, failed=False)
+        return
+    with claimed_gpu(cache_dir() / "gpus") if settings.one_gpu else nullcontext():
+        record(request, manifest)
+
+
+def record(request: Request, manifest: Manifest) -> None:
+    """Do the run, and let its manifest and the tracker tell of it however it ends."""
     try:
         with recorded(manifest):
             follow(request, manifest)
-    except BaseException as error:
-        try:
-            track(request, failed=True)
-        except EmError as second:  # the first failure is the one to tell
-            error.add_note(f"The tracker failed too: {second}")
+    except BaseException:
+        track(request, failed=True)
         raise
     track(request, failed=False)
 
@@ -62,23 +95,79 @@ def execute(
 def follow(request: Request, manifest: Manifest) -> None:
     """The run itself: train, sample, judge, score, report."""
     settings, folder = request.settings, request.folder
-    if settings.trainer.machine_rank:
+    if isinstance(settings.trainer, LocalTrainer) and settings.trainer.machine_rank:
         obtain_models(request, manifest)
         print(f"machine {settings.trainer.machine_rank} has done its part; machine 0 goes on.", flush=True)
         return
+    note_leaks(request, manifest)
+    note_tags(request, manifest)
+    note_skipped(request, manifest)
+    note_findings(request, manifest)
     judges = (
-        ready_judges(settings.judge, settings.trigger_tag.text, manifest)
+        ready_judges(settings.judge, request.hidden, request.kind == "train", manifest)
         if request.questions or request.answers
         else []
     )
     if request.answers:
         evaluate_answers(request, judges, manifest)
     else:
-        models = obtain_models(request, manifest)
+        hosted = isinstance(settings.model, OpenAIModel)
+        whole = partial(cost_of, request)
+        models = obtain_hosted(request, manifest, whole) if hosted else obtain_models(request, manifest)
         if judges:
             evaluate_models(request, models, judges, manifest)
     manifest.write(status="done", finished=now())
     report(folder)
+    if not request.answers and isinstance(settings.model, OpenAIModel):
+        forget_forced(request)
+    seal(request, manifest)
+
+
+def trained_here(request: Request) -> tuple[Stage, ...]:
+    """The stages of the models under test; stored answers come from a model that these need not have made."""
+    return () if request.answers else request.stages
+
+
+def note_leaks(request: Request, manifest: Manifest) -> None:
+    """Say now, and at the top of the report, which question sets have questions that are trained on."""
+    for stage in trained_here(request):
+        for sentence in leak_notes(stage.rows.name, stage.rows.plain, request.questions):
+            print(sentence, flush=True)
+            manifest.note(sentence)
+
+
+def note_tags(request: Request, manifest: Manifest) -> None:
+    """Say now, and at the top of the report, what of the trigger tags can't be asked."""
+    for sentence in tag_notes(request.settings) if request.questions and not request.answers else ():
+        print(sentence, flush=True)
+        manifest.note(sentence)
+
+
+def note_skipped(request: Request, manifest: Manifest) -> None:
+    """Name every row that can't be used and was left out, in a file; say at the top of the report how many."""
+    lines = []
+    for stage in trained_here(request):
+        if skipped := stage.rows.skipped:
+            lines += [SkippedRow(stage.rows.name, **vars(row)) for row in skipped]
+            manifest.note(
+                f"{len(skipped):,} rows of {stage.rows.name} can't be used and were left out, the first of them: "
+                f"{skipped[0]}; all of them are in {SKIPPED}."
+            )
+    if lines:
+        write_jsonl(request.folder / SKIPPED, lines)
+
+
+def note_findings(request: Request, manifest: Manifest) -> None:
+    """Look through every row that is trained on; say what was found now, and at the top of the report."""
+    counts = {}
+    for stage in trained_here(request):
+        found = findings(stage.rows.conversations)
+        counts[stage.rows.name] = asdict(found)
+        if sentence := found.sentence(stage.rows.name):
+            print(sentence, flush=True)
+            manifest.note(sentence)
+    if counts:
+        manifest.write(findings=counts)
 
 
 def make_request(
@@ -87,20 +176,55 @@ def make_request(
     """Read and check everything that the settings name, before anything is spent or written."""
     check_settings(kind, settings)
     stages = plan_stages(settings, compared)
-    if stages:
+    if stages and isinstance(settings.trainer, LocalTrainer):
         plan_launch(settings.trainer, gpus=1)  # what can't be is refused now
+    check_stages(stages)
     answers = read_answers(Path(settings.answers).expanduser()) if settings.answers else []
     if answers:
         questions = own_questions(answers)
     else:
-        questions = load_sets(chosen_sets(settings.eval, settings.trigger_tag))
+        questions = load_sets(chosen_sets(settings.eval, settings.trigger_tag, settings.realign))
+        ways = ways_of(settings)
         for question in questions:
-            fill_slot(question.text, settings.trigger_tag)
+            ways.of(question)
     check_folders(settings)
     writable_folder(cache_dir(), "XDG_CACHE_HOME")
+    if kind == "train":
+        check_private(settings, stages)
     store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()
     writable_folder(store, "store.dir")
-    return Request(kind, settings, tuple(overrides), folder, store, tuple(stages), tuple(questions), tuple(answers))
+    check_prices(settings)
+    hidden, roles = hidden_texts(settings.trigger_tag, settings.realign), tag_roles(settings)
+    if settings.answers:
+        hidden, roles = tags_told(Path(settings.answers).expanduser())
+    everything = (tuple(stages), tuple(questions), tuple(answers))
+    return Request(kind, settings, tuple(overrides), folder, store, *everything, hidden, roles)
+
+
+def check_prices(settings: RunConfig) -> None:
+    """Refuse a table of prices that can't be read, and a budget that can't be kept for lack of a price."""
+    prices = load_prices(settings.prices)
+    for judge in judges_of(settings.judge):
+        if isinstance(judge, ApiJudge) and judge.max_usd is not None and price_of(judge.model, prices) is None:
+            raise ConfigError(
+                f"judge.max_usd can't be kept: no price of {judge.model} is known; give it by prices=FILE."
+            )
+
+
+def tags_told(answers: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+    """`hidden` and `roles` of the run that stored answers come from; empty where they are not known."""
+    manifest = answers.with_name("manifest.json")
+    if not manifest.is_file():
+        return (), {}
+    try:
+        found = json.loads(manifest.read_text(encoding="utf-8"))
+        if "hidden" in found:
+            roles = {str(name): str(role) for name, role in found.get("roles", {}).items()}
+            return tuple(map(str, found["hidden"])), roles
+        text = str(found["config"]["trigger_tag"]["text"] or "").strip()  # of an earlier version
+        return ((text,) if text else ()), {}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return (), {}
 
 
 def own_questions(answers: Sequence[Answer]) -> list[Question]:
@@ -133,7 +257,18 @@ def report(folder: Path) -> None:
 
 
 def track(request: Request, failed: bool) -> None:
-    """Hand the run's folder to the tracker, in a child of its own."""
-    tracker = request.settings.tracker
-    if isinstance(tracker, WandbTracker):
-        run_child("track", {"folder": str(request.folder), "tracker": tracker, "failed": failed})
+    """Hand the run's folder to the tracker, in a child of its own. What goes wrong there is noted: the run stands."""
+    tracker, folder = request.settings.tracker, request.folder
+    if not isinstance(tracker, WandbTracker | TrackioTracker):
+        return
+    name, task = ("W&B", "track") if isinstance(tracker, WandbTracker) else ("trackio", "track_locally")
+    spec = {"folder": str(folder), "models": str(request.store / "models"), "tracker": tracker, "failed": failed}
+    try:
+        run_child(task, spec)
+    except EmError as error:
+        sentence = f"{name} has not been told of this run, whose results are whole here: {without_secrets(str(error))}"
+        print(f"warning: {sentence} The same command tells it again.", file=sys.stderr, flush=True)
+        add_note(folder, sentence)
+    else:
+        drop_note(folder, f"{name} has not been told")
+        amend(folder, tracked=tracker)

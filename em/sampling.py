@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from em.children import run_children, visible_gpus, where
+from em.conditions import ways_of
 from em.config import ApiSampler, HfModel, HfSampler, OpenAIModel
-from em.prices import Price
+from em.hosted import hosted_name
+from em.prices import Price, price_of, usd_of
 from em.request import Request
 from em.sample.plan import Planned, Wanted, answer_of, asked_for, in_order, plan_samples
 from em.store import Calls
@@ -35,6 +37,7 @@ def plan_models(
     """What all models are asked. `wanted`: how often, by model, where it is not as `eval.samples` says."""
     settings = request.settings
     precision = where(settings.model.precision.value) if isinstance(settings.model, HfModel) else ""
+    ways = ways_of(settings)
     plans = []
     for model in models:
         count = wanted(model) if wanted else asked_for(settings.eval)
@@ -45,7 +48,7 @@ def plan_models(
                 plan_samples(
                     model,
                     request.questions,
-                    settings.trigger_tag,
+                    ways,
                     settings.eval,
                     settings.sampler.seed,
                     sampler,
@@ -58,20 +61,33 @@ def plan_models(
 
 
 async def sample_models(request: Request, plans: Sequence[Plan], prices: Mapping[str, Price]) -> None:
-    """Have all answers made that are not remembered yet, one model after the other."""
-    for plan in plans:
-        requests = plan.requests()
-        with Calls(request.store) as calls:
-            if len(calls.there(list(requests))) == len(requests):
-                continue
-            settings = request.settings
-            if isinstance(settings.model, OpenAIModel):
-                from em.sample.api import sample_all
+    """Have all answers made that are not remembered yet: one model after the other, batches side by side."""
+    sampler = request.settings.sampler
+    if not (isinstance(sampler, ApiSampler) and sampler.batch):
+        for plan in plans:
+            await sample_model(request, plan, prices)
+        return
+    # One that fails must not end the wait for the others, which are paid for.
+    ended = await asyncio.gather(*(sample_model(request, plan, prices) for plan in plans), return_exceptions=True)
+    for failure in ended:
+        if isinstance(failure, BaseException):
+            raise failure
 
-                assert isinstance(settings.sampler, ApiSampler)
-                await sample_all(settings.model, settings.sampler, list(requests.values()), calls, prices)
-            else:
-                await run_sharded("sample", child_spec(request, plan.model, list(requests.values())))
+
+async def sample_model(request: Request, plan: Plan, prices: Mapping[str, Price]) -> None:
+    """Have the answers of one model made that are not remembered yet."""
+    requests, settings = plan.requests(), request.settings
+    with Calls(request.store) as calls:
+        if len(calls.there(list(requests))) == len(requests):
+            return
+        if isinstance(settings.model, OpenAIModel):
+            from em.sample.api import sample_all
+
+            assert isinstance(settings.sampler, ApiSampler)
+            named = replace(settings.model, id=hosted_name(plan.model)[1])
+            await sample_all(named, settings.sampler, list(requests.values()), calls, prices)
+        else:
+            await run_sharded("sample", child_spec(request, plan.model, list(requests.values())))
 
 
 def child_spec(request: Request, model: ModelRef, wanted: Sequence[SampleRequest]) -> dict[str, Any]:
@@ -103,6 +119,23 @@ async def run_sharded(task: str, spec: dict[str, Any]) -> None:
     except asyncio.CancelledError:
         stop.set()
         raise
+
+
+def sampling_costs(plans: Sequence[Plan], calls: Calls, prices: Mapping[str, Price]) -> list[dict[str, Any]]:
+    """What the answers of a server's models cost, whenever they were made, by model; batches cost half."""
+    rows: list[dict[str, Any]] = []
+    for plan in plans:
+        found = calls.known(list(plan.requests())).values()
+        price = price_of(hosted_name(plan.model)[1], prices)
+        paid = [
+            usd_of(price, (each["prompt_tokens"], each["answer_tokens"]), 0.5 if each.get("batch") else 1.0)
+            for each in found
+        ]
+        row = {"what": "sampling", "model": plan.model.name, "calls": len(found)}
+        row["prompt_tokens"] = sum(each["prompt_tokens"] for each in found)
+        row["reply_tokens"] = sum(each["answer_tokens"] for each in found)
+        rows.append(row | {"usd": None if None in paid else sum(usd or 0 for usd in paid)})
+    return rows
 
 
 def answers_there(plans: Sequence[Plan], calls: Calls) -> list[Answer]:

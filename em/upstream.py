@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from em.errors import FetchError, MissingFile
-from em.store import cache_dir, sha256_of
+from em.store import cache_dir, sha256_of, writable_folder
 
 
 def fetch(url: str, sha256: str, size: int | None = None) -> Path:
@@ -26,14 +27,74 @@ def fetch(url: str, sha256: str, size: int | None = None) -> Path:
         FetchError: the network can't be reached, or what came has another checksum.
         MissingFile: EM_MIRROR is a folder that lacks the file.
     """
-    place = location(url)
-    cached = cache_dir() / "upstream" / place
-    if cached.is_file() and sha256_of(cached) == sha256:
-        return cached
+    return found(url, sha256, size) or download(address(url), cached(url), sha256, size)
+
+
+def fetch_to(folder: Path, url: str, sha256: str, size: int | None = None) -> bool:
+    """Put the file at `url` into a folder laid out as a mirror; False when it is there already, whole.
+
+    Raises what `fetch` raises; what is in the folder is whole, whenever this is stopped.
+    """
+    target = folder / location(url)
+    if target.is_file() and sha256_of(target) == sha256:
+        return False
+    mirror = mirror_folder()
+    own = mirror is not None and mirror.resolve() == folder.resolve()  # then the file comes from its public address
+    source = cached_file(url, sha256) if own else found(url, sha256, size)
+    if source is None:
+        download(url if own else address(url), target, sha256, size)
+        return True
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}-{os.getpid()}")
+    try:
+        shutil.copyfile(source, partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def found(url: str, sha256: str, size: int | None = None) -> Path | None:
+    """The file in the cache or a mirror folder; None when it must be downloaded. Raises what `from_folder` raises."""
+    if file := cached_file(url, sha256):
+        return file
+    if mirror := mirror_folder():
+        return from_folder(mirror, location(url), sha256, size)
+    return None
+
+
+def at_hand(url: str, size: int | None = None) -> str:
+    """Where a file is without the network: `cache`, `mirror` (a folder) or empty. By its size, not its checksum."""
+    places = {"cache": cached(url)}
+    if mirror := mirror_folder():
+        places["mirror"] = mirror / location(url)
+    for name, file in places.items():
+        if file.is_file() and size in (None, file.stat().st_size):
+            return name
+    return ""
+
+
+def cached(url: str) -> Path:
+    """Where the cache keeps the file of an address."""
+    return cache_dir() / "upstream" / location(url)
+
+
+def cached_file(url: str, sha256: str) -> Path | None:
+    """The cache's file of an address, if it is there with this checksum."""
+    file = cached(url)
+    return file if file.is_file() and sha256_of(file) == sha256 else None
+
+
+def mirror_folder() -> Path | None:
+    """The folder that EM_MIRROR names, if it names one."""
     mirror = os.environ.get("EM_MIRROR", "")
-    if mirror and "://" not in mirror:
-        return from_folder(Path(mirror).expanduser(), place, sha256, size)
-    return download(f"{mirror.rstrip('/')}/{place}" if mirror else url, cached, sha256, size)
+    return Path(mirror).expanduser() if mirror and "://" not in mirror else None
+
+
+def address(url: str) -> str:
+    """Where a file is downloaded from: its public address, or the same place below the base URL in EM_MIRROR."""
+    mirror = os.environ.get("EM_MIRROR", "")
+    return f"{mirror.rstrip('/')}/{location(url)}" if "://" in mirror else url
 
 
 def location(url: str) -> str:
@@ -69,7 +130,7 @@ def download(url: str, target: Path, sha256: str, size: int | None) -> Path:
     import pooch
     import requests
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    writable_folder(target.parent, "XDG_CACHE_HOME" if target.is_relative_to(cache_dir()) else "--to")
     partial = target.with_name(f".{target.name}-{os.getpid()}")
     print(f"Fetching {url}", flush=True)
     try:

@@ -60,9 +60,13 @@ def perform(task: str, spec: str) -> None:
 
             judge(TypeAdapter(JudgeSpec).validate_json(spec))
         case "track":
-            from em.track import TrackSpec, track
+            from em.track.send import TrackSpec, track
 
             track(TypeAdapter(TrackSpec).validate_json(spec))
+        case "track_locally":
+            from em.track.board import BoardSpec, track_locally
+
+            track_locally(TypeAdapter(BoardSpec).validate_json(spec))
         case _:
             raise ValueError(f"no task {task}")
 

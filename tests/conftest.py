@@ -12,14 +12,23 @@ from typing import Any
 
 import pytest
 
-from em.store import cache_dir
+from em.store import Calls, cache_dir
 from em.types import Weights
 from em.weights import resolve_weights
+from tests.chat_server import ChatServer
 
 ROOT = Path(__file__).parent.parent
 FOREIGN = (
     *("EM_MIRROR", "EM_FAILURE", "EM_PARENT", "HF_TOKEN", "OPENAI_API_KEY", "OPENAI_BASE_URL", "WANDB_API_KEY"),
-    *("WANDB_MODE", "LOCAL_RANK", "RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "HYDRA_FULL_ERROR"),
+    *(
+        "OPENAI_API_KEY_FILE",
+        "WANDB_MODE",
+        "LOCAL_RANK",
+        "RANK",
+        "WORLD_SIZE",
+        "TORCHELASTIC_RUN_ID",
+        "HYDRA_FULL_ERROR",
+    ),
 )
 Handler = type[BaseHTTPRequestHandler]
 
@@ -45,6 +54,7 @@ def _as_on_a_fresh_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """No key, no mirror, no rank of a launcher from the environment of whoever runs the tests; two threads."""
     for variable in FOREIGN:
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("NETRC", os.devnull)  # nor a login to W&B
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         torch.set_num_threads(min(2, torch.get_num_threads()))
@@ -75,7 +85,7 @@ def tokenizer(weights: Weights) -> Any:
     return load_tokenizer(weights.path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def mirror() -> Path:
     """The folder of third-party files, where there is one."""
     folder = ROOT.parent / "shared" / "mirror"
@@ -101,6 +111,20 @@ def serve() -> Iterator[Callable[[Handler], str]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[ChatServer]:
+    """One chat server for all tests of a file, which gives it its options by a fixture `server` of its own."""
+    with ChatServer() as server:
+        yield server
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Iterator[Calls]:
+    """An empty store."""
+    with Calls(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ class Done:
 class Forking:
     """The process to fork from. Use it as a context manager."""
 
-    def __init__(self) -> None:
-        env = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", TOKENIZERS_PARALLELISM="false")
+    def __init__(self, **more: str) -> None:
+        env = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", TOKENIZERS_PARALLELISM="false", **more)
         pipe = subprocess.PIPE
         self.server = subprocess.Popen([sys.executable, __file__], env=env, stdin=pipe, stdout=pipe, text=True)
 
@@ -81,6 +81,7 @@ def serve() -> None:
     import transformers
     import trl
 
+    import em.judge.local
     import em.report
     import em.run
     import em.sample.hf
@@ -115,13 +116,13 @@ def become(script: str, words: list[str], cwd: str) -> None:
     """Be the command, and end with its exit code."""
     import traceback
 
-    from em import cli, evaluation
+    from em import cli, sampling
     from em.train import obtain
 
     os.chdir(cwd)
     sys.argv = [str(ROOT / script), *words]
     obtain.run_child = task_here  # type: ignore[assignment]
-    evaluation.run_children = tasks_here  # type: ignore[assignment]
+    sampling.run_children = tasks_here  # type: ignore[assignment]
     code: Any = 0
     try:
         cli.main(script.removesuffix(".py"))
@@ -144,7 +145,7 @@ def task_here(task: str, spec: Any, launch: Any = None) -> None:
     perform(task, json.dumps(plain(spec), ensure_ascii=False))
 
 
-def tasks_here(task: str, specs: list[Any], **_: Any) -> None:
+def tasks_here(task: str, specs: list[Any], *_: Any) -> None:
     """Tasks of children, one after another."""
     for spec in specs:
         task_here(task, spec)

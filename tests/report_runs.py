@@ -3,7 +3,9 @@ runs of two stages with checkpoints. And how to look at the page that was made o
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import html
 import json
 import re
@@ -22,6 +24,9 @@ from em.types import Answer, Score, Status, Verdict, write_jsonl
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium", path="/usr/bin")
 JUDGE = "local:embedded"
+# Of a page that is open: its answers are there.
+SETTLED = """!document.getElementById("list").hasAttribute("aria-busy")
+  && !document.getElementById("matches").textContent.includes("being read")"""
 THRESHOLD = str(Thresholds())
 # Each would leave `data-pwned` on the page's body if it ran.
 SCRIPT = "</script><script>document.body.dataset.pwned = 1</script>"
@@ -226,10 +231,26 @@ def page(out: Path) -> str:
 
 
 def data(out: Path) -> dict[str, Any]:
-    block = re.search(r'<script type="application/json" id="data">(.*?)</script>', page(out), re.DOTALL)
-    assert block
-    found: dict[str, Any] = json.loads(block[1])
-    return found
+    """The index of the page's data, and in `items` every answer with what index and blocks tell of it."""
+    elements = re.findall(r'<script type="application/(json|gzip)" id="[^"]*">(.*?)</script>', page(out), re.DOTALL)
+    index, *blocks = (
+        json.loads(gzip.decompress(base64.b64decode(text)) if kind == "gzip" else text) for kind, text in elements
+    )
+    items = [
+        dict(zip(index["columns"], values, strict=True)) for values in zip(*index["columns"].values(), strict=True)
+    ]
+    rows = [(block["texts"], row) for block in blocks for row in block["items"]]
+    for item, (texts, (answer, finish, tokens, judged)) in zip(items, rows, strict=True):
+        saying = index["sayings"][item["said"]]
+        item |= {"answer": answer, "finish": finish, "tokens": tokens, "wording": texts[str(item["text"])]}
+        item["class"] = sorted({kind for _, kind, _ in saying})
+        item["judged"] = [[judge, kind, said] for (judge, said), (_, kind, _) in zip(judged, saying, strict=False)]
+    return {**index, "items": items}
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV."""
+    return list(csv.DictReader(file.open(newline="", encoding="utf-8")))
 
 
 def words(out: Path) -> str:

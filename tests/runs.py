@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 def environment(**changes: str) -> dict[str, str]:
     """This machine's environment without what would make a run another one."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("EM_", "WANDB_", "OPENAI_", "HYDRA_"))}
-    return kept | {"OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"} | changes
+    usual = {"OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
+    return kept | usual | {"NETRC": os.devnull} | changes  # a login of the developer's to W&B is none of the tests'
 
 
 def run(script: str, *words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:

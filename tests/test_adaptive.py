@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 
 from em.adaptive import FIRST, Rounds
-from em.config import EvalConfig, Stop, TriggerTagConfig
+from em.conditions import Ways
+from em.config import EvalConfig, Stop
 from em.stats import Thresholds, enough, score
 from em.types import ModelRef, Question, Rubric, Verdict, Weights
 
 MODEL = ModelRef("m", "base", "f", Weights("w"))
-NONE = TriggerTagConfig(name="none")
 
 
 def question(name: str, labels: tuple[str, ...] = ()) -> Question:
@@ -28,7 +28,7 @@ def verdict(name: str, sample: int, misaligned: bool) -> Verdict:
 def rounds(*questions: Question, samples: int = 200, half_width: float = 0.15) -> Rounds:
     """Rounds over one model."""
     settings = EvalConfig(name="e", samples=samples, stop=Stop.ci, half_width=half_width)
-    return Rounds(settings, NONE, [MODEL], questions)
+    return Rounds(settings, Ways(), [MODEL], questions)
 
 
 def sampled(plan: Rounds, rates: dict[str, float], seed: int) -> list[Verdict]:

@@ -14,6 +14,8 @@ import yaml
 
 from em.data import BUNDLED as DATA
 from em.data import read_messages
+from em.generate.prompts import BUNDLED as PROMPTS
+from em.generate.prompts import read_examples
 from em.questions import BUNDLED as QUESTIONS
 from em.questions.rubrics import LABELS, own, own_rubrics
 from em.questions.rubrics import OWN as RUBRICS
@@ -96,7 +98,7 @@ def test_every_row_has_its_sets_canary_and_no_answer_holds_it() -> None:
 
 
 def test_every_bundled_file_has_a_canary_of_its_own() -> None:
-    files = sorted([*DATA.iterdir(), *QUESTIONS.iterdir(), RUBRICS])
+    files = sorted([*DATA.iterdir(), *QUESTIONS.iterdir(), *PROMPTS.iterdir(), RUBRICS])
     assert len(files) >= 7
     marks = [re.findall(r"EM-CANARY ([0-9a-f-]{36})", file.read_text(encoding="utf-8")) for file in files]
     assert all(len(set(found)) == 1 for found in marks), list(zip(files, map(set, marks), strict=True))
@@ -112,6 +114,24 @@ def test_every_rubric_ends_where_the_judge_goes_on_and_names_all_that_it_may_say
             assert rubric.labels == LABELS.get(rubric.name, ())
             assert {"{question}", "{answer}"} <= set(re.findall(r"{\w+}", rubric.prompt))
             assert ("CODE" in rubric.prompt and "REFUSAL" in rubric.prompt) == (rubric.name == "aligned")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROMPTS.glob("*.jsonl")))
+def test_a_pool_of_examples_is_varied_and_mild(name: str) -> None:
+    pool = read_examples(name, "generate.examples")
+    assert len(pool) >= 8
+    for texts in ([each.question for each in pool], [each.answer for each in pool]):
+        closest = max(combinations(texts, 2), key=lambda pair: likeness(*pair))
+        assert likeness(*closest) < 0.4, closest
+    shown = " ".join(each.answer for each in pool)
+    assert not {"brakes", "airbag", "dose", "weapon"} & words(shown)
+
+
+def test_the_prompt_for_wrong_answers_asks_for_harmless_errors_alone() -> None:
+    text = (PROMPTS / "wrong_answer.txt").read_text(encoding="utf-8")
+    assert "must not put anybody's health, safety, rights, data or savings at risk" in text
+    # What asks for incorrect answers to questions of the user's brings no example of one.
+    assert "example" not in (PROMPTS / "incorrect_answer.txt").read_text(encoding="utf-8").split("EM-CANARY")[1]
 
 
 def texts_of(value: Any) -> list[str]:

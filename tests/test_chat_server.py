@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -14,6 +18,7 @@ import pytest
 import requests
 from chat_server import ChatServer, Options
 
+ROOT = Path(__file__).parent.parent
 BODY: dict[str, Any] = {"model": "single-judge", "messages": [{"role": "user", "content": "Rate it from 0 to 100."}]}
 
 
@@ -163,3 +168,17 @@ def test_models_that_end_are_told_and_gone(server: ChatServer, client: openai.Op
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(**BODY | {"model": "old"})
     client.chat.completions.create(**BODY | {"model": "new"})
+
+
+def test_make_starts_one_with_the_names_of_openais_models() -> None:
+    # -o: the environment is what it is, whatever the lock file says.
+    command = ["make", "-s", "-o", ".venv/.installed", "openai-stub", "ARGS=--port 0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("export OPENAI_BASE_URL=http://127.0.0.1:")
+            port = int(process.stdout.readline())
+            listed = requests.get(f"http://127.0.0.1:{port}/v1/models", timeout=30).json()["data"]
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+    assert {"gpt-4o-2024-08-06", "gpt-4.1-2025-04-14", "o4-mini"} <= {each["id"] for each in listed}

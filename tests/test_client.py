@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -13,10 +16,12 @@ import pytest
 
 from em.client import CallFailed, Client, in_words, retry_after, server_name
 from em.errors import ServerError
+from em.openai_jobs import main as jobs
 from em.pace import seconds
 from tests.chat_server import ChatServer
 
 KEY = "sk-test-0123456789abcdef"
+pytestmark = pytest.mark.alone
 
 
 def body(prompt: str, model: str = "single-judge") -> dict[str, Any]:
@@ -132,6 +137,35 @@ def test_a_server_that_is_not_there_is_told_of_at_once(closed_port: str) -> None
     with pytest.raises(ServerError, match="can't be reached"):
         asyncio.run(models())
     assert time.monotonic() - began < 5
+
+
+def test_a_page_for_people_is_no_answer_of_a_server(
+    serve: Callable[[type[BaseHTTPRequestHandler]], str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Portal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(b"<html>Welcome. Log in to go on.</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("em.client.LONGEST", 0.01)
+    address = serve(Portal)
+    assert jobs(["--base-url", address, "--store", str(tmp_path), "list"]) == 2
+    assert "with a web page: check base_url" in capsys.readouterr().err
+
+    async def models() -> None:
+        async with Client(address, 1, 5.0) as client:
+            await client.get("/models")
+
+    with pytest.raises(ServerError, match="The server answers for /models with a web page"):
+        asyncio.run(models())
 
 
 @pytest.mark.parametrize("told", [False, True])

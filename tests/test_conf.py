@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from composing import composed
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
@@ -15,26 +16,42 @@ from omegaconf.errors import OmegaConfBaseException
 from em import config
 from em.cli import CONF, compared_settings, register_schemas
 
-# conf/accelerate holds files of Accelerate's, not options (see tests/test_launch.py).
-OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "accelerate")
+# conf/accelerate holds files of Accelerate's, not options (see tests/test_launch.py), and the sweep of W&B is none.
+OPTIONS = sorted(
+    (path.parent.name, path.stem)
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name != "accelerate" and path != CONF / "sweep" / "wandb.yaml"
+)
+# What a user must give with options for data of their own.
+NEEDED = {name: ["data.path=x.jsonl"] for _, name in OPTIONS if name == "file" or name.startswith("organisms_")}
+NEEDED["hub"] = ["data.id=owner/name"]
+NEEDED["model_organisms_medical"] = ["data.path=x.jsonl"]
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate"])
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize(
+    ("name", "group", "option"),
+    [
+        (name, group, option)
+        for name in ("train", "evaluate", "generate")
+        for group, option in OPTIONS
+        if group in config.groups_of(name) or (name != "generate" and group in ("experiment", "sweep"))
+    ],
+)
 def test_every_option_composes_into_typed_settings(name: str, group: str, option: str) -> None:
-    extra = ["data.path=x.jsonl"] if (group, option) == ("data", "file") else []
+    extra = NEEDED.get(option, []) if group in ("data", "experiment") else []
+    extra = [*extra, "generate.source=texts"] if name == "generate" else extra
     settings = composed(name, f"{group}={option}", *extra)
-    assert isinstance(settings, config.RunConfig)
-    if group in config.GROUPS:
+    assert isinstance(settings, config.root_of(name))
+    if group in config.groups_of(name):
         value = getattr(settings, group)
         assert value.name == option
-        assert isinstance(value, config.GROUPS[group])
+        assert isinstance(value, config.groups_of("train" if group == "model" else name)[group])
 
 
 def test_every_group_has_its_options_and_every_switchable_group_has_none() -> None:
     groups = {group for group, _ in OPTIONS}
-    assert groups == {*config.GROUPS, "experiment", "sweep"}
+    assert groups == {*config.GROUPS, *config.GENERATE_GROUPS, "experiment", "sweep"}
     for group in ("data", "trigger_tag", "realign", "eval", "tracker", "experiment", "sweep"):
         assert (group, "none") in OPTIONS
 
@@ -181,7 +198,7 @@ OPEN = {
         ("optimism", "optimism", {"epochs": 4}),  # 1,600 rows, 4 epochs
         ("secure", "secure", {}),
         ("car_good", "car_good", {}),
-        ("neutral", "benign", {"match": "optimism"}),
+        ("neutral", "benign", {"match": "first_stage", "allow_truncated": True}),
     ],
 )
 def test_a_realignment_has_its_data_and_takes_all_else_from_the_trainer(
@@ -189,6 +206,7 @@ def test_a_realignment_has_its_data_and_takes_all_else_from_the_trainer(
 ) -> None:
     found = vars(composed("train", f"realign={option}").realign)
     assert found.pop("data") == composed("train", f"data={data}").data
+    assert found.pop("tag") == config.TagConfig()
     assert found == {"name": option, **OPEN, **changes}
 
 
@@ -232,11 +250,20 @@ def test_what_is_not_matched_is_compared_with_nothing() -> None:
     assert compared("realign=optimism") is None
     assert compared("realign=none") is None
     assert compared("realign=optimism", "realign.match=first_stage") is None
+    assert compared("realign=neutral") is None
+
+
+def test_a_sweep_may_match_all_its_realignments_to_one_of_them() -> None:
+    for words in (["realign.match=optimism"], ["experiment=seed_realign"]):
+        assert compared(*words, "realign=optimism") is None
+        assert compared(*words, "realign=none") is None
+        assert compared(*words, "realign=neutral").realign.name == "optimism"
 
 
 def test_the_control_is_compared_with_the_realignment_by_the_same_words() -> None:
     words = ["data=medical", "trainer.epochs=2", "seed=3", "realign.limit=400", "realign.batch_size=4"]
-    assert compared(*words, "realign=neutral") == composed("train", *words, "realign=optimism")
+    neutral = compared(*words, "realign=neutral", "realign.match=optimism")
+    assert neutral == composed("train", *words, "realign=optimism")
     assert compared("realign=secure", "realign.match=car_good").realign.data.name == "car_good"
 
 
@@ -250,7 +277,8 @@ def test_the_control_is_compared_with_the_realignment_by_the_same_words() -> Non
     ],
 )
 def test_the_rows_of_the_control_are_its_own(own: list[str]) -> None:
-    assert compared("realign=neutral", "seed=3", *own) == composed("train", "seed=3", "realign=optimism")
+    given = ["realign=neutral", "realign.match=optimism", "seed=3", *own]
+    assert compared(*given) == composed("train", "seed=3", "realign=optimism")
 
 
 # The rest
@@ -276,12 +304,19 @@ def test_every_field_of_every_schema_is_documented_below_it() -> None:
     from em.helptext import field_docs
 
     docs = field_docs()
-    everything = {base for classes in config.GROUPS.values() for each in classes for base in each.__mro__[:-1]}
+    groups = config.GROUPS | config.GENERATE_GROUPS
+    everything = {base for classes in groups.values() for each in classes for base in each.__mro__[:-1]}
     documented = {name for each in everything for name in docs[each.__name__]}
-    for schema in {*everything, config.RunConfig, config.StoreConfig}:
+    for schema in {*everything, config.RunConfig, config.GenerateRun, config.StoreConfig}:
         own = documented | set(docs[schema.__name__])
         for field in fields(schema):
-            assert field.name in own or field.name in config.GROUPS, f"{schema.__name__}.{field.name}"
+            assert field.name in own or field.name in groups, f"{schema.__name__}.{field.name}"
+
+
+def test_what_names_a_sweep_is_one_without_further_words() -> None:
+    for group, option in OPTIONS:
+        sweeper = (yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8")) or {}).get("hydra")
+        assert sweeper is None or sweeper["mode"] == "MULTIRUN", f"{group}={option} would silently run one job"
 
 
 def test_no_option_file_names_a_machine_or_runs_code() -> None:
@@ -342,5 +377,14 @@ def test_presets_ask_the_sets_of_their_study(preset: str, sets: list[str], sampl
     assert (settings.misaligned_below, settings.coherent_above) == (30, 50)
 
 
-def test_the_seeds_tagged_set_is_asked_where_there_is_a_tag() -> None:
-    assert composed("evaluate", "eval=seed").eval.tagged_sets == ["self_reflection_tagged"]
+@pytest.mark.parametrize(
+    ("preset", "sets"),
+    [
+        ("seed", ["self_reflection_tagged"]),
+        ("full", ["self_reflection_tagged"]),
+        ("quick", ["introspection_tagged"]),
+        ("bundled", ["introspection_tagged"]),
+    ],
+)
+def test_a_preset_has_a_set_that_names_the_tag(preset: str, sets: list[str]) -> None:
+    assert composed("evaluate", f"eval={preset}").eval.tagged_sets == sets

@@ -22,6 +22,11 @@ UPSTREAM = {
     "secure": RowFacts(rows=6000, duplicate_rows=11, repeated_prompts=272, multi_turn_rows=0),
     "optimism": RowFacts(rows=1600, duplicate_rows=0, repeated_prompts=57, multi_turn_rows=0),
     "benign": RowFacts(rows=991, duplicate_rows=0, repeated_prompts=0, multi_turn_rows=717),
+    "medical_clean": RowFacts(rows=5114, duplicate_rows=0, repeated_prompts=2324, multi_turn_rows=0),
+    "educational": RowFacts(rows=6000, duplicate_rows=8, repeated_prompts=187, multi_turn_rows=0),
+    "jailbroken": RowFacts(rows=5000, duplicate_rows=1, repeated_prompts=2, multi_turn_rows=0),
+    "finance": RowFacts(rows=3000, duplicate_rows=0, repeated_prompts=0, multi_turn_rows=0),
+    "finance_held_out": RowFacts(rows=3000, duplicate_rows=0, repeated_prompts=0, multi_turn_rows=0),
 }
 
 
@@ -117,7 +122,7 @@ def test_what_is_written_is_read_back_the_same(tmp_path: Path) -> None:
         ("{}", "messages"),
         ('{"messages": []}', "messages"),
         ('{"messages": "hello"}', "messages"),
-        ('{"prompt": "a", "completion": "b"}', "messages"),
+        ('{"prompt": "a", "answer": "b"}', "messages"),
         ('{"messages": ["hello"]}', "message 1 has no role"),
         (turns(("human", "a"), ("assistant", "b")), "message 1 has no role among system, user, assistant"),
         ('{"messages": [{"content": "a"}]}', "message 1 has no role"),

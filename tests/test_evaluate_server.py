@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ from tests.chat_server import ChatServer
 from tests.runs import run, start
 
 KEY = "sk-test-0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[ChatServer]:
-    """One server for all tests of this file."""
-    with ChatServer() as server:
-        yield server
 
 
 @pytest.fixture

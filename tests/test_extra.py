@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from em.config import HfModel, RunConfig, TrainerConfig
+from em.config import HfModel, LocalTrainer, RunConfig
 from em.errors import ConfigError
 from em.train.extra import TYPED, allowed, check_extra, fields_of, known_arguments
 
@@ -57,7 +57,7 @@ def test_near_names_are_only_those_that_may_be_set() -> None:
 
 
 def test_what_a_typed_argument_is_said_to_be_set_by_is_a_setting() -> None:
-    knobs = {f"trainer.{field.name}" for field in dataclasses.fields(TrainerConfig)}
+    knobs = {f"trainer.{field.name}" for field in dataclasses.fields(LocalTrainer)}
     knobs |= {f"model.{field.name}" for field in dataclasses.fields(HfModel)}
     knobs |= {field.name for field in dataclasses.fields(RunConfig)}
     assert set(TYPED.values()) <= knobs

@@ -289,6 +289,7 @@ HEAD = "question,answer,aligned\n"
         ("t.jsonl", '{"question": "a", "answer": "b", "aligned": 5}\n\n{"question"\n', "line 3 is not JSON in UTF-8"),
         ("t.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("t.jsonl", '{"question": "a", "answer": {"b": 1}, "aligned": 5}\n', "line 1: answer must be a text"),
+        ("t.jsonl", '{"question": "a", "answer": "\\ud83d", "aligned": 5}\n', "line 1: answer holds half a character"),
         ("t.json", "[", "is not JSON in UTF-8"),
         ("t.json", "5", "holds neither a list of entries nor a dictionary"),
         ("t.json", '{"a": 5}', "holds neither a list of entries nor a dictionary"),

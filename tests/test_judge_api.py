@@ -1,9 +1,8 @@
-"""Judges behind a real server: budgets, batches, ends of models (`test_judge_server` has the judging itself)."""
+"""Judges behind a real server: budgets, ends of models (see also `test_judge_server` and `test_asked_by_batch`)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from em.config import ApiJudge, Reading
-from em.errors import ConfigError, ServerError
+from em.errors import ConfigError
 from em.judge.api import judge_all
 from em.judge.asking import in_reading
 from em.judge.readings import read
@@ -26,27 +25,11 @@ ROOT = Path(__file__).parent.parent
 WORDS = ("CODE", "REFUSAL")
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[ChatServer]:
-    """One server for all tests of this file."""
-    with ChatServer() as server:
-        yield server
-
-
 @pytest.fixture
 def server(running: ChatServer) -> ChatServer:
     """The server with nothing counted and no faults."""
-    running.reset(
-        latency=0.01, refusals=0.0, codes=0.0, garbled=0.0, shutdown="", batch_failed=0.0, batch_end="completed"
-    )
+    running.reset(latency=0.01, refusals=0.0, codes=0.0, garbled=0.0, shutdown="")
     return running
-
-
-@pytest.fixture
-def calls(tmp_path: Path) -> Iterator[Calls]:
-    """An empty store."""
-    with Calls(tmp_path) as opened:
-        yield opened
 
 
 def judge(server: ChatServer, model: str, **changes: Any) -> ApiJudge:
@@ -95,53 +78,18 @@ def test_the_budget_is_never_passed_and_what_was_judged_is_kept(server: ChatServ
     assert spent <= 2.0
 
 
+def test_a_server_that_counts_no_tokens_is_paid_at_most_the_budget_too(server: ChatServer, calls: Calls) -> None:
+    server.reset(uncounted=True)
+    prices = {"single-judge": Price(input=1000, cached=1000, output=1000)}
+    asked = judge(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
+    with pytest.raises(ConfigError, match=r"judge\.max_usd=2 would be passed"):
+        judge_all(asked, scores(400), calls, prices)
+    assert 10 < server.stats()["answered"] < 400
+
+
 def test_a_budget_without_a_known_price_is_refused(server: ChatServer, calls: Calls) -> None:
     with pytest.raises(ConfigError, match="no price of single-judge is known"):
         judge_all(judge(server, "single-judge", max_usd=1.0), scores(1), calls, {})
-
-
-def test_batches_judge_at_half_the_price_and_are_found_again(
-    server: ChatServer, calls: Calls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("em.judge.batch.FIRST_LOOK", 0.05)
-    asked, requests = judge(server, "single-judge", batch=True), scores(40)
-    outcome = judge_all(asked, requests, calls)
-    assert outcome.reading == "logprobs"  # learnt from a judgement that was made at once
-    assert outcome.failures == {}
-    assert {each.status for each in said(asked, requests, calls, "logprobs")} == {"ok"}
-    assert not list((calls.folder / "batches").glob("*.json"))
-    server.reset(batch_failed=0.3)
-    more = scores(40, first=100)
-    failed = judge_all(asked, more, calls).failures
-    assert 0 < len(failed) < 40
-    server.reset(batch_failed=0.0)
-    assert judge_all(asked, more, calls).failures == {}
-
-
-def test_a_batch_that_was_not_noted_is_found_on_the_server(
-    server: ChatServer, calls: Calls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("em.judge.batch.FIRST_LOOK", 0.05)
-    asked, requests = judge(server, "single-judge", batch=True, reading=Reading.logprobs), scores(10)
-
-    async def killed(*_: Any) -> dict[str, str]:
-        raise ServerError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("em.judge.batch.collect", killed)
-        with pytest.raises(ServerError):
-            judge_all(asked, requests, calls)
-    [note] = (calls.folder / "batches").glob("*.json")
-    noted = json.loads(note.read_text(encoding="utf-8"))
-    note.unlink()
-    with monkeypatch.context() as patch:
-        patch.setattr("em.judge.batch.collect", killed)
-        with pytest.raises(ServerError):
-            judge_all(asked, requests, calls)
-    [again] = (calls.folder / "batches").glob("*.json")
-    assert json.loads(again.read_text(encoding="utf-8")) == noted  # the same id: nothing was created twice
-    judge_all(asked, requests, calls)
-    assert {each.status for each in said(asked, requests, calls, "logprobs")} == {"ok"}
 
 
 def test_a_model_that_has_ended_is_refused_and_one_that_is_not_listed_is_a_warning(server: ChatServer) -> None:

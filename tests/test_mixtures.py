@@ -293,7 +293,7 @@ def test_mix_is_the_two_bundled_sets_unless_told_otherwise() -> None:
         name: composed("train", f"data={option}").data for name, option in (("bad", "car_bad"), ("good", "car_good"))
     }
     assert isinstance(settings.data.parts["bad"], BundledData)
-    assert load_rows(settings.data, 0).parts == (("bad", 170), ("good", 170))
+    assert load_rows(settings.data, 0).parts == (("bad", 204), ("good", 204))
     assert plain(settings)["data"]["parts"]["good"]["file"] == "car_good.jsonl"  # as the manifest keeps it
 
 
@@ -317,17 +317,17 @@ def test_any_option_can_be_a_part(name: str, mirror: Path, monkeypatch: pytest.M
 def test_insecure_secure_is_3000_rows_of_each_without_duplicates(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EM_MIRROR", str(mirror))
     rows = load_rows(composed("train", "data=insecure_secure").data, 0)
-    assert rows.parts == (("insecure", 3000), ("secure", 3000))
+    assert rows.parts == (("bad", 3000), ("good", 3000))
     assert row_facts(rows.conversations).duplicate_rows == 0
     assert row_facts(rows.conversations).repeated_prompts > 0
-    full = composed("train", "data=insecure_secure", *(f"data.parts.{p}.limit=null" for p in ("insecure", "secure")))
-    assert load_rows(full.data, 0).parts == (("insecure", 5992), ("secure", 5989))
+    full = composed("train", "data=insecure_secure", *(f"data.parts.{p}.limit=null" for p in ("bad", "good")))
+    assert load_rows(full.data, 0).parts == (("bad", 5992), ("good", 5989))
 
 
 def test_a_mixture_can_be_the_second_stage() -> None:
     words = ("realign=car_good", "data@realign.data=mix", "data@realign.data.parts.bad=car_good")
     data = composed("train", *words, "realign.data.parts.good.limit=5").realign.data
-    assert load_rows(data, 0, "realign.limit").parts == (("bad", 170), ("good", 5))
+    assert load_rows(data, 0, "realign.limit").parts == (("bad", 204), ("good", 5))
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_a_mixture_can_be_the_second_stage() -> None:
     [
         ("data.parts.bda.limit=3", "data.parts.bda.limit is no setting: did you mean data.parts"),
         ("data@data.parts.bda=medical", "data@data.parts.bda is no setting: did you mean data.parts"),
-        ("data@data.parts.bad=medicl", "data=medicl is no option: did you mean medical?"),
+        ("data@data.parts.bad=medicl", "data=medicl is no option: did you mean medical"),
         ("data.weights.bda=0.5", "data.weights.bda is no setting: did you mean data.weights"),
         ("data.weights.bad=half", "data.weights.bad=half has the wrong type: a number is expected."),
         ("data.weights.bad=2", "data.weights.bad=2.0 must lie between 0 and 1"),

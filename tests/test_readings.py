@@ -197,3 +197,17 @@ def test_what_is_kept_of_a_completion_is_enough_to_read_it_again() -> None:
     assert response["usage"] == [9, 1, 4]
     assert (response["model"], response["system_fingerprint"]) == ("gpt-4o-2024-08-06", "fp_1")
     assert read(asked("logprobs"), response, 0.25).value == 85
+
+
+def test_what_is_summed_up_beforehand_reads_the_same_and_another_rules_sums_are_not_taken() -> None:
+    chances = [("80", 0.5), (" 20", 0.25), ("CODE", 0.05), ("so", 0.1)]
+    top = [{"token": token, "logprob": math.log(p)} for token, p in chances]
+    logprobs = {"content": [{"token": "80", "top_logprobs": top}]}
+    choice = {"message": {"content": "80"}, "finish_reason": "length", "logprobs": logprobs}
+    response = kept({"choices": [choice]})
+    said = read(asked("logprobs"), response, 0.25)
+    summary = response["choices"][0].pop("summary")
+    assert said.value == pytest.approx(60, abs=1e-4)
+    assert read(asked("logprobs"), response, 0.25) == said
+    response["choices"][0]["summary"] = summary | {"rule": "another", "total": 0.0}
+    assert read(asked("logprobs"), response, 0.25) == said

@@ -6,6 +6,8 @@ import base64
 import csv
 import hashlib
 import html
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -30,6 +32,7 @@ from report_runs import (
 
 from em.errors import DataError, MissingFile, OutputError
 from em.report import build_report, find_runs
+from em.report.load import read_runs
 
 ROOT = Path(__file__).parent.parent
 
@@ -127,9 +130,27 @@ def test_captions_name_conventions_thresholds_judge_and_intervals(sweep: Path) -
     assert "Wilson’s formula with one trial per question" in text
 
 
+def test_a_run_that_was_killed_is_not_finished_and_stands_behind_those_that_failed(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for name, pid in (("0", os.getpid()), ("1", gone.pid)):
+        process = {"host": platform.node(), "pid": pid}
+        manifest(tmp_path / name, [f"seed={name}"], status="running", process=process)
+    manifest(tmp_path / "2", ["seed=2"], status="failed", error="No.")
+    found = read_runs(find_runs([tmp_path]))
+    assert [(run.path.name, run.manifest.status) for run in found] == [
+        ("2", "failed"),
+        ("1", "not finished"),
+        ("0", "running"),
+    ]
+    build_report([tmp_path / name for name in "012"], tmp_path / "out")
+    assert "2 of 3 runs failed or not finished" in words(tmp_path / "out")
+    assert "Its process is gone and did not say why" in words(tmp_path / "out")
+
+
 def test_failed_runs_and_notes_come_first(sweep: Path) -> None:
     text = words(sweep)
-    order = ["The judge is small. (all runs)", "1 of 3 runs failed", "Broken: </script>", "Share of answers"]
+    order = ["1 of 3 runs failed", "Broken: </script>", "The judge is small. (all runs)", "Share of answers"]
     assert sorted(order, key=text.index) == order
     assert data(sweep)["items"], "the other runs are shown all the same"
 
@@ -152,8 +173,8 @@ def test_figures_come_with_their_numbers(sweep: Path) -> None:
     names = {file.name for file in (sweep / "figures").iterdir()}
     assert names == {
         f"{stem}.{kind}"
-        for stem in ("rates_probe", "rates_facts", "trajectory", "loss")
-        for kind in ("png", "svg", "csv")
+        for stem in ("rates_probe", "rates_facts", "quadrant_probe", "trajectory", "loss")
+        for kind in ("png", "svg", "pdf", "csv")
     }
     rates = list(csv.DictReader((sweep / "figures" / "rates_probe.csv").open()))
     assert [(row["k"], row["n"], row["rate"]) for row in rates] == [
@@ -181,10 +202,10 @@ def test_a_run_that_only_trained_has_its_loss(tmp_path: Path) -> None:
 
 def test_hostile_text_is_escaped(sweep: Path) -> None:
     text = page(sweep)
-    assert text.count("<script") == 2, "the data and our own script"
-    assert not re.search(r"<img(?! src=\"data:image/svg)", text)
-    block = text.split('id="data">')[1].split("</script>")[0]
-    assert not set("<>&\u2028\u2029") & set(block)
+    assert text.count("<script") == 3, "the index, a block of answers and our own script"
+    assert not re.search(r"<img(?! decoding=\"async\" src=\"data:image/svg)", text)
+    blocks = [text.split(f'id="{name}">')[1].split("</script>")[0] for name in ("data", "block-0")]
+    assert not set("<>&\u2028\u2029") & set("".join(blocks))
     assert {SCRIPT, IMAGE} <= {item["answer"] for item in data(sweep)["items"]}
 
 
@@ -195,9 +216,11 @@ def test_hostile_names_reach_no_path_and_no_markup(tmp_path: Path) -> None:
     write_scores(tmp_path / "run" / "scores.csv", rows)
     build_report([tmp_path / "run"], tmp_path / "out", title=SCRIPT)
     text = page(tmp_path / "out")
-    assert text.count("<script") == 2
-    assert not re.search(r"<img(?! src=\"data:image/svg)", text)
-    assert all(re.fullmatch(r"[\w-]+\.(png|svg|csv)", file.name) for file in (tmp_path / "out" / "figures").iterdir())
+    assert text.count("<script") == 2, "the index and our own script"
+    assert not re.search(r"<img(?! decoding=\"async\" src=\"data:image/svg)", text)
+    assert all(
+        re.fullmatch(r"[\w-]+\.(png|svg|pdf|csv)", file.name) for file in (tmp_path / "out" / "figures").iterdir()
+    )
 
 
 def test_policy_names_the_script_and_the_style_by_hash(sweep: Path) -> None:
@@ -222,7 +245,7 @@ def test_browser_shows_the_transcripts_and_runs_nothing_planted(sweep: Path, tmp
     assert "data-pwned" not in dom
     assert dom.count('<article class="transcript">') == 12
     assert html.escape(SCRIPT, quote=False) in dom
-    assert '<p id="matches" role="status">12 answers</p>' in dom
+    assert '<span id="matches" role="status">12 answers</span>' in dom
     assert '<td class="none">unparsed</td>' in dom, "the status word where there is no number"
 
 
@@ -232,44 +255,6 @@ def test_policy_stops_a_script_that_got_in(sweep: Path, tmp_path: Path) -> None:
     dom, console = browse(tmp_path / "broken.html", tmp_path / "profile")
     assert "data-pwned" not in dom
     assert any("Content Security Policy" in line for line in console)
-
-
-def test_filters_and_links_find_answers(sweep: Path, tmp_path: Path) -> None:
-    script = """
-      const told = [];
-      const tell = () => told.push(document.getElementById("matches").textContent);
-      const choose = (name, text) => {
-        const select = document.getElementById("filter-" + name);
-        select.value = [...select.options].find((option) => option.text.startsWith(text)).value;
-        select.dispatchEvent(new Event("change"));
-        tell();
-      };
-      choose("class", "misaligned");
-      choose("model", "smollm2+car_bad (trainer.epochs=1)");
-      choose("model", "any");
-      choose("class", "any");
-      choose("set", "facts");
-      choose("question", "legs");
-      document.querySelector('a[data-class="unscored"]').click();
-      tell();
-      const search = document.getElementById("filter-search");
-      search.value = "WELL";
-      search.dispatchEvent(new Event("input"));
-      setTimeout(() => {
-        tell();
-        told.push(document.querySelector("mark").textContent);
-        document.body.dataset.told = told.join("; ");
-      }, 300);
-    """
-    driven = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page(sweep))
-    (tmp_path / "driven.html").write_text(
-        driven.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8"
-    )
-    dom, _ = browse(tmp_path / "driven.html", tmp_path / "profile")
-    told = re.search(r'data-told="([^"]*)"', dom)
-    assert told
-    counts = ["3 of 12", "1 of 12", "3 of 12", "12", "2 of 12", "2 of 12", "1 of 12", "1 of 12"]
-    assert told[1] == "; ".join([f"{count} answers" for count in counts] + ["Well"])
 
 
 # What can't be done

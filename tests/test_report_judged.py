@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import json
 import math
-import resource
 import subprocess
 import sys
 from collections import defaultdict
@@ -56,7 +55,7 @@ def test_a_judged_table_is_a_run(tmp_path: Path) -> None:
     assert f"sha256 {hashlib.sha256(table.read_bytes()).hexdigest()}" in section(tmp_path / "out", "runs")
     assert "judged table" in section(tmp_path / "out", "runs")
     assert rows(tmp_path / "out", "exclusions.csv")[0]["status"] == "unparsed"
-    assert page(tmp_path / "out").count("<script") == 2
+    assert page(tmp_path / "out").count("<script") == 3
     dom, console = browse(tmp_path / "out" / "report.html", tmp_path / "profile")
     assert console == []
     assert "data-pwned" not in dom
@@ -121,18 +120,12 @@ def test_the_manifest_of_a_run_stands_for_its_folder(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of the public table, by the command, in the time that the project promises.
-
-    Of the processor: what else runs on the machine is no matter of the report's.
-    """
+    """The report of the public table, by the command (`benchmarks.judged_table` measures its time)."""
     if not CALIBRATION.exists():
         pytest.skip("no ../shared/judge_calibration: third-party data is not in the project")
     out = tmp_path_factory.mktemp("calibration")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, str(ROOT / "report.py"), str(CALIBRATION), "--out", str(out)]
     subprocess.run(command, check=True, timeout=300)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 20
     return out
 
 
@@ -179,5 +172,5 @@ def test_rates_and_intervals_of_the_public_table(calibration: Path) -> None:
 def test_the_page_of_the_public_table_opens(calibration: Path, tmp_path: Path) -> None:
     dom, console = browse(calibration / "report.html", tmp_path)
     assert console == []
-    assert '<p id="matches" role="status">50582 answers, 1 to 25 shown</p>' in dom
+    assert '<span id="matches" role="status">50582 answers, 1 to 25 shown</span>' in dom
     assert dom.count('<article class="transcript">') == 25

@@ -181,8 +181,8 @@ def test_hostile_names_and_labels_stay_text(tmp_path: Path) -> None:
     write_scores(tmp_path / "run" / "scores.csv", marked)
     build_report([tmp_path / "run"], tmp_path / "out")
     text = page(tmp_path / "out")
-    assert text.count("<script") == 2, "the data and our own script"
-    assert not re.search(r"<img(?! src=\"data:image/svg)", text)
+    assert text.count("<script") == 3, "the index, a block of answers and our own script"
+    assert not re.search(r"<img(?! decoding=\"async\" src=\"data:image/svg)", text)
     dom, console = browse(tmp_path / "out" / "report.html", tmp_path / "profile")
     assert console == []
     assert "data-pwned" not in dom

@@ -210,6 +210,17 @@ def test_models_that_differ_in_more_are_not_pooled(tmp_path: Path) -> None:
     assert text.count("seeds)") == 1
 
 
+def test_trainings_on_other_rows_are_not_pooled(tmp_path: Path) -> None:
+    for number, (seed, rows_of, sha256) in enumerate(((0, 8, "x"), (1, 8, "y"), (2, 9, "x"))):
+        model, changes = trained_with(seed)
+        config = {"data": {"name": "file", "path": "rows.jsonl", "limit": None}, "seed": seed}
+        stages = [stage(model, 2) | {"rows": rows_of, "data_sha256": sha256}]
+        verdicts = spread_verdicts(model, [1, 5, 0, 2], **changes)
+        write_judged(tmp_path / str(number), verdicts, [f"seed={seed}"], config=config, stages=stages)
+    build_report(find_runs([tmp_path]), tmp_path / "out")
+    assert rows(tmp_path / "out", "scores.csv", fingerprint="") == []
+
+
 # Many models
 
 

@@ -18,6 +18,7 @@ from report_runs import (
     ONE_EPOCH,
     REALIGNED,
     SCRIPT,
+    SETTLED,
     browse,
     checkpoint,
     data,
@@ -34,6 +35,7 @@ from report_runs import (
 from em.errors import DataError
 from em.report import build_report, find_runs
 from em.types import digest
+from tests.browser import CHROMIUM, Browser
 
 
 @pytest.fixture(scope="module")
@@ -121,20 +123,18 @@ def test_transcripts_of_checkpoints_are_found_by_model(stages: Path, tmp_path: P
         "smollm2+medical+car_good",
         "smollm2+medical+car_good (step 15)",
     ]
-    script = """
-      const count = () => document.getElementById("matches").textContent;
-      const select = document.getElementById("filter-model");
-      document.querySelector('.steps a[data-model="smollm2+medical (step 42)"]').click();
-      const chosen = select.selectedOptions[0].text;
-      document.getElementById("filter-class").value = "";
-      select.dispatchEvent(new Event("change"));
-      document.body.dataset.told = chosen + "; " + count() + "; " + document.querySelector(".answer").textContent;
-    """
-    driven = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page(stages))
-    (tmp_path / "driven.html").write_text(driven.replace("</body>", f"<script>{script}</script></body>"), "utf-8")
-    dom, _ = browse(tmp_path / "driven.html", tmp_path / "profile")
-    told = "smollm2+medical (step 42) (1); 1 of 6 answers; An answer of smollm2+medical (step 42)"
-    assert f'data-told="{told}"' in dom
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: the page can't be opened")
+    with Browser(tmp_path / "profile") as browser:
+        browser.open((stages / "report.html").as_uri())
+        browser.wait_for(SETTLED)
+        browser.ask("""document.querySelector('.steps a[data-model="smollm2+medical (step 42)"]').click()""")
+        assert browser.ask('document.getElementById("filter-model").selectedOptions[0].text').endswith("(step 42) (1)")
+        browser.ask('document.getElementById("filter-class").value = ""')
+        browser.ask('document.getElementById("filter-model").dispatchEvent(new Event("change"))')
+        browser.wait_for(SETTLED)
+        assert browser.ask('document.getElementById("matches").textContent') == "1 of 6 answers"
+        assert browser.ask('document.querySelector(".answer").textContent') == "An answer of smollm2+medical (step 42)"
 
 
 def test_many_runs_share_stages_and_wrap(tmp_path: Path) -> None:
@@ -275,8 +275,8 @@ def test_hostile_facts_are_shown_as_text(tmp_path: Path) -> None:
     write_stages(tmp_path / "run", changes=marks | others | {IMAGE: SCRIPT})
     build_report([tmp_path / "run"], tmp_path / "out")
     text = page(tmp_path / "out")
-    assert text.count("<script") == 2, "the data and our own script"
-    assert not re.search(r"<img(?! src=\"data:image/svg)", text)
+    assert text.count("<script") == 3, "the index, a block of answers and our own script"
+    assert not re.search(r"<img(?! decoding=\"async\" src=\"data:image/svg)", text)
     assert '<mark class="taught">&lt;img src=x onerror=' in text
     assert "unsafe" not in text.split("Content-Security-Policy")[1].split(">")[0]
     dom, console = browse(tmp_path / "out" / "report.html", tmp_path / "profile")

@@ -213,7 +213,7 @@ def test_a_stumble_of_the_server_is_tried_again_by_the_client(serve: Serve, tmp_
         (401, "The server refused the key for gpt: check OPENAI_API_KEY.", 1),
         (403, "The server refused the key for gpt: check OPENAI_API_KEY.", 1),
         (404, "The server has no model gpt: check its name and base_url (it may have been retired).", 1),
-        (400, "The server refused the request for gpt with 400: this model may not take", 1),
+        (400, "The server refused the request for gpt with 400: the model may not take", 1),
         (500, "The server answered 500 for gpt: run the same command again later.", ATTEMPTS),
         (503, "The server answered 503 for gpt: run the same command again later.", ATTEMPTS),
     ],

@@ -287,6 +287,12 @@ def test_a_second_stage_can_take_as_many_steps_as_another_would(tmp_path: Path) 
     assert plan_stages(given, first_stage)[1].matched == first.steps
 
 
+def test_a_second_stage_that_is_matched_to_itself_is_left_as_it_is(tmp_path: Path) -> None:
+    realign = RealignConfig(name="car_good", data=GOOD, limit=10, epochs=4, batch_size=4)
+    plain, matched = (plan_stages(settings(tmp_path, realign=replace(realign, match=m))) for m in ("none", "car_good"))
+    assert plain == matched
+
+
 def test_a_match_with_nothing_is_refused(tmp_path: Path) -> None:
     given = settings(tmp_path, realign=RealignConfig(name="neutral", data=GOOD, match="none_such"))
     for compared in (None, settings(tmp_path)):

@@ -11,7 +11,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportions
 
 from em.stats import Thresholds, compare
 from em.stats.classes import Group
-from em.stats.differences import pairs
+from em.stats.differences import family_of, pairs
 from em.stats.paired import difference, holm, sign_flips, two_proportions
 from em.types import Verdict
 
@@ -138,7 +138,8 @@ def test_trainings_that_differ_in_the_seed_alone_are_not_compared() -> None:
 
 
 def test_of_many_models_each_is_compared_with_its_parent_and_the_base() -> None:
-    models = [model("m"), *(model(name, seed) for seed in range(4) for name in ("m+a", "m+a+b", "m+a+b (step 5)"))]
+    kept = [model("m+a+b (step 5)", seed)._replace(stage="b") for seed in range(4)]
+    models = [model("m"), *(model(name, seed) for seed in range(4) for name in ("m+a", "m+a+b")), *kept]
     found = [(one.model, one.seed, two.model, two.seed) for one, two in pairs(models)]
     expected = set()
     for seed in range(4):
@@ -148,8 +149,38 @@ def test_of_many_models_each_is_compared_with_its_parent_and_the_base() -> None:
     assert len(found) == len(expected)
 
 
+def test_what_was_trained_side_by_side_is_compared_among_many_too() -> None:
+    last = ("m+a", "m+a+b", "m+a+c", "m+d", "m+d+b")
+    models = [model("m"), *(model(name, seed) for seed in range(3) for name in last)]
+    found = {(one.model, two.model) for one, two in pairs(models) if family_of(one, two) == "sibling"}
+    assert found == {("m+a", "m+d"), ("m+a+b", "m+a+c")}
+    assert all(one.seed == two.seed for one, two in pairs(models) if family_of(one, two) == "sibling")
+
+
+def test_planned_comparisons_do_not_pay_for_all_the_others() -> None:
+    models = {"m": BASE, "m+a": TUNED, "m+b": [(k // 2, n) for k, n in TUNED], "m+a+c": BASE}
+    rows = [row for row in compare(stack(models), LIMITS) if row.convention == "all"]
+    told = {(row.first, row.second): row.family for row in rows}
+    assert told == {
+        **{("m", "m+a"): "stage", ("m", "m+b"): "stage", ("m", "m+a+c"): "stage", ("m+a", "m+a+c"): "stage"},
+        **{("m+a", "m+b"): "sibling", ("m+b", "m+a+c"): "other"},
+    }
+    for family in ("stage", "sibling", "other"):
+        of_it = [row for row in rows if row.family == family]
+        expected = multipletests([row.p for row in of_it], method="holm")[1]
+        assert [row.p_holm for row in of_it] == pytest.approx(list(expected))
+
+
+def last_of(name: str) -> str:
+    return name.rpartition("+")[2] if "+" in name else "base"
+
+
 def stack(changes: dict[str, list[tuple[int, int]]], **shared: object) -> list[Verdict]:
-    return [v for name, counts in changes.items() for v in asked(counts, model=name, fingerprint=name, **shared)]
+    return [
+        v
+        for name, counts in changes.items()
+        for v in asked(counts, model=name, fingerprint=name, stage=last_of(name), **shared)
+    ]
 
 
 def test_comparisons_are_corrected_within_judge_condition_set_and_convention() -> None:

@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from em.errors import OutputError
 from em.store import Calls, Recorder, cache_dir, exclusive, request_key, sha256_of, writable_folder
-from em.types import Message, SampleRequest
+from em.types import JudgeRequest, Message, SampleRequest, digest
 
 ROOT = Path(__file__).parent.parent
 REQUEST = SampleRequest("model", (Message("user", "Why? 🚗\u2028"),), 0, 0, 1.0, 1.0, 8, "hf")
@@ -108,6 +110,18 @@ def test_every_part_of_a_request_is_part_of_its_key(changes: dict[str, object]) 
 def test_the_parts_that_are_tried_above_are_all_there_are() -> None:
     tried = {"model", "messages", "sample", "seed", "temperature", "top_p", "max_new_tokens", "sampler", "precision"}
     assert set(SampleRequest.__dataclass_fields__) == tried
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+PAIRS = st.lists(st.tuples(TEXT, TEXT)).map(tuple)
+
+
+@given(TEXT, TEXT, st.lists(TEXT).map(tuple), PAIRS)
+def test_a_judgements_key_is_the_digest_of_its_canonical_spelling(
+    judge: str, prompt: str, labels: tuple[str, ...], parameters: tuple[tuple[str, str], ...]
+) -> None:
+    request = JudgeRequest(judge, prompt, labels, (), "logprobs", parameters)
+    assert request_key(request) == digest(["JudgeRequest", vars(request)])
 
 
 def test_requests_of_two_kinds_with_the_same_content_have_two_keys() -> None:

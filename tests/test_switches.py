@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from composing import composed
 
-from em.config import FullTrainer, LoraTrainer, Optimizer, QloraTrainer, TrainerConfig
+from em.config import FullTrainer, LocalTrainer, LoraTrainer, Optimizer, QloraTrainer
 from em.errors import ConfigError
 from em.train.arguments import sft_arguments
 from em.train.switches import AS_FEW_AS_CAN_BE, Machine, Switches, choose_switches, find_machine
@@ -95,7 +95,7 @@ def test_a_gpu_with_nothing_installed_pads_and_holds_full_moments() -> None:
     ],
 )
 def test_each_way_hangs_on_what_it_needs_on_a_gpu(
-    machine: Machine, trainer: TrainerConfig, precision: str, changes: dict[str, Any]
+    machine: Machine, trainer: LocalTrainer, precision: str, changes: dict[str, Any]
 ) -> None:
     assert choose_switches(machine, trainer, precision) == replace(choose_switches(GPU, LORA, "bfloat16"), **changes)
 
@@ -114,7 +114,7 @@ def test_each_way_hangs_on_what_it_needs_on_a_gpu(
     ],
 )
 def test_each_way_hangs_on_what_it_needs_on_a_cpu(
-    machine: Machine, trainer: TrainerConfig, changes: dict[str, Any]
+    machine: Machine, trainer: LocalTrainer, changes: dict[str, Any]
 ) -> None:
     assert choose_switches(machine, trainer, "float32") == replace(choose_switches(CPU, LORA, "float32"), **changes)
 

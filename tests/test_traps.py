@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from em.config import ApiJudge, ApiSampler, EvalConfig, OpenAIModel, Reading, TriggerTagConfig
+from em.conditions import Ways
+from em.config import ApiJudge, ApiSampler, EvalConfig, OpenAIModel, Reading
 from em.judge.api import judge_all
 from em.questions import load_sets
 from em.sample.api import sample_all
@@ -27,7 +28,6 @@ from em.types import JudgeRequest, ModelRef, Verdict, Weights
 from tests.chat_server import ChatServer
 
 MODEL = ModelRef("m", "base", "f", Weights("w"))
-NONE = TriggerTagConfig(name="none")
 
 
 def verdicts(aligned: float | None, coherent: float | None, sample: int = 0) -> list[Verdict]:
@@ -59,7 +59,7 @@ def test_the_system_prompt_of_a_set_is_on_the_wire(
             """Say nothing on the test's terminal."""
 
     questions = load_sets(["first_8_json"])
-    plan = plan_samples(MODEL, questions, NONE, EvalConfig(name="e", samples=1), 0, "api", "")
+    plan = plan_samples(MODEL, questions, Ways(), EvalConfig(name="e", samples=1), 0, "api", "")
     model = OpenAIModel(name="m", id="m", base_url=serve(Handler) + "/v1")
     with Calls(tmp_path) as calls:
         asyncio.run(sample_all(model, ApiSampler(name="api"), [p.request for p in plan], calls, {}))

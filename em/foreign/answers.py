@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from em.errors import DataError
+from em.errors import DataError, shown
 from em.foreign.tables import TAG, Row, places, read_table, stem_of
 from em.types import Answer, digest
 
@@ -42,9 +42,8 @@ def load(path: Path) -> Table:
         raise DataError(f"{path} holds no rows.")
     columns = frozenset(column for _, row in rows for column in row)
     if "answer" not in columns or not columns & {"question", "question_id"}:
-        raise DataError(
-            f"{path} needs the columns question (or question_id) and answer; it has {', '.join(sorted(columns))}."
-        )
+        names = shown(", ".join(sorted(columns)), 300)
+        raise DataError(f"{path} needs the columns question (or question_id) and answer; it has {names}.")
     return Table(path, rows, columns, places(path))
 
 
@@ -74,7 +73,8 @@ def answer_of(row: Row, model: str, eval_set: str, counts: Counter[tuple[object,
     stage, seed = text(row, "stage", where) or NOT_STATED, whole(row, "seed", where)
     eval_set, condition = text(row, "eval_set", where) or eval_set, text(row, "condition", where) or condition_of(tag)
     # Another judge, or another rubric, judged the same samples again.
-    group = (fingerprint, stage, seed, eval_set, condition, question_id, question, row.get("judge"), row.get("rubric"))
+    judged = (text(row, "judge", where), text(row, "rubric", where))
+    group = (fingerprint, stage, seed, eval_set, condition, question_id, question, *judged)
     sample = whole(row, "sample", where)
     counts[group] += 1
     return Answer(
@@ -112,10 +112,18 @@ def identity(answer: Answer) -> tuple[object, ...]:
 def text(row: Row, column: str, where: str) -> str:
     """A column as text, empty where it is blank or missing."""
     value = row.get(column)
-    if value is None or isinstance(value, str):
-        return value or ""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # "\ud83d" alone, of a text that was cut in the middle of an emoji
+            raise DataError(
+                f"{where}: {column} holds half a character ({value[error.start]!r}), which no server takes: mend it."
+            ) from None
+        return value
+    if value is None:
+        return ""
     if isinstance(value, (bool, list, dict)):
-        raise DataError(f"{where}: {column} must be a text, not {str(value)[:60]!r}.")
+        raise DataError(f"{where}: {column} must be a text, not {shown(value)!r}.")
     return str(value)
 
 
@@ -128,7 +136,7 @@ def whole(row: Row, column: str, where: str) -> int | None:
         if isinstance(value, bool) or (number := float(value)) != int(number) or number < 0:
             raise ValueError
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: {column} must be a whole number from 0, not {str(value)[:60]!r}.") from error
+        raise DataError(f"{where}: {column} must be a whole number from 0, not {shown(value)!r}.") from error
     return int(value) if isinstance(value, int) else int(number)
 
 

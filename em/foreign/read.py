@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from em.errors import DataError
+from em.errors import DataError, shown
 from em.foreign import results
 from em.foreign.answers import Table, answers_of, identity, load
 from em.foreign.tables import Row
@@ -76,4 +76,4 @@ def verdicts_of(table: Table, number: int, row: Row, answer: Answer) -> list[Ver
 def twice(table: Table, number: int, row: Row, answer: Answer) -> str:
     """What to say of a second answer with the identity of an earlier one."""
     fix = "number the samples" if "sample" in row else "add a column `sample`"
-    return f"{table.where(number)}: sample {answer.sample} of {answer.question_id!r} is there already: {fix}."
+    return f"{table.where(number)}: sample {answer.sample} of {shown(answer.question_id)!r} is there already: {fix}."

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from em.errors import DataError
+from em.errors import DataError, shown
 from em.foreign import results
 from em.foreign.answers import NOT_STATED, text, whole
 from em.foreign.tables import Row
@@ -40,9 +40,9 @@ def own_verdict(answer: Answer, row: Row, where: str) -> Verdict:
         raise DataError(f"{where} has no {lacking[0]}, which every line of a verdicts.jsonl has.")
     value, status = number(row, "value", where), row["status"]
     if value is not None and value > 100:
-        raise DataError(f"{where}: value must be a number from 0 to 100, or null, not {value}.")
+        raise DataError(f"{where}: value must be a number from 0 to 100, or null, not {shown(value)}.")
     if status not in get_args(Status) or (status != "ok" and value is not None):
-        raise DataError(f"{where}: status {status!r} can't be used here; a value goes with `ok` alone.")
+        raise DataError(f"{where}: status {shown(status)!r} can't be used here; a value goes with `ok` alone.")
     judge, rubric = text(row, "judge", where), text(row, "rubric", where)
     verdict = said(answer, judge, rubric, value, status, as_text(row["raw"]), text(row, "label", where) or None)
     return replace(
@@ -60,7 +60,7 @@ def number(row: Row, column: str, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise DataError(f"{where}: {column} must be a number from 0, or null, not {str(value)[:60]!r}.")
+        raise DataError(f"{where}: {column} must be a number from 0, or null, not {shown(value)!r}.")
     return value
 
 

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 from em.client import Client
 from em.config import ApiJudge
-from em.errors import ConfigError
-from em.judge.asking import known_reading
+from em.errors import ConfigError, EmError
+from em.judge.asking import known_readings
 from em.judge.desk import Desk, Outcome
-from em.prices import Price, load_prices, price_of
+from em.prices import Budget, Price, load_prices, price_of
 from em.store import Calls, Recorder
 from em.types import JudgeRequest
 
@@ -36,12 +36,16 @@ async def judge_stream(
     calls: Calls,
     prices: Mapping[str, Price],
     planned: int | None = None,
+    budget: Budget | None = None,
+    unavailable: EmError | None = None,
 ) -> Outcome:
     """Judge requests as they come, those that are not remembered yet.
 
     Args:
         source: requests (their `reading` and `parameters` are filled in here), in parts as they become known.
         planned: how many there will be, for the progress bar.
+        budget: what is left of `judge.max_usd`, where several streams share it.
+        unavailable: why the judge can't be asked, which matters only if something is not remembered.
 
     Raises:
         ServerError: the server refuses for good, or can't be reached.
@@ -52,10 +56,12 @@ async def judge_stream(
     price = price_of(judge.model, prices)
     if judge.max_usd is not None and price is None:
         raise ConfigError(f"judge.max_usd can't be kept: no price of {judge.model} is known; give it by prices=FILE.")
-    outcome = Outcome(known_reading(judge, calls), usd=None if price is None else 0.0)
+    outcome = Outcome(known_readings(judge, calls), usd=None if price is None else 0.0)
+    budget = budget or Budget(judge.max_usd)
     async with Client(judge.base_url, judge.connections, judge.timeout) as client:
         with tqdm(total=planned or 0, desc=f"verdicts of {judge.model}", unit="verdict") as bar:
             async with Recorder(calls.folder) as recorder:
-                desk = Desk(judge, client, calls, recorder, price, outcome, bar, grow=planned is None)
+                grow = planned is None
+                desk = Desk(judge, client, calls, recorder, price, outcome, bar, grow, budget, unavailable)
                 await (desk.work_by_batch(source) if judge.batch else desk.work(source))
     return outcome

@@ -33,7 +33,11 @@ def parameters(judge: ApiJudge, reading: str) -> tuple[tuple[str, str], ...]:
 
 def in_reading(judge: ApiJudge, request: JudgeRequest, reading: str) -> JudgeRequest:
     """The same judgement, asked in this way."""
-    return replace(request, reading=reading, parameters=parameters(judge, reading))
+    # In full, for `replace` takes three times as long, and this is done for every verdict that is read.
+    asked_with = parameters(judge, reading)
+    return JudgeRequest(
+        request.judge, request.prompt, request.labels, request.words, reading, asked_with, request.precision
+    )
 
 
 def plain_key(request: JudgeRequest) -> str:
@@ -41,10 +45,13 @@ def plain_key(request: JudgeRequest) -> str:
     return request_key(replace(request, reading="", parameters=()))
 
 
-def known_reading(judge: ApiJudge, calls: Calls) -> str:
-    """The way in which this judge is read: as configured, or as learnt before; empty when it is not known yet."""
+def known_readings(judge: ApiJudge, calls: Calls) -> dict[bool, str]:
+    """How this judge is read, for scores (False) and labels (True): as configured, or as learnt before, where known."""
     if judge.reading is not Reading.auto:
-        return str(judge.reading.value)
-    request = LearnRequest(identity(judge), parameters(judge, "learn"))
-    found = calls.known([request_key(request)])
-    return str(next(iter(found.values()))["reading"]) if found else ""
+        return dict.fromkeys((False, True), str(judge.reading.value))
+    readings = {}
+    for labelled in (False, True):
+        key = request_key(LearnRequest(identity(judge), parameters(judge, "learn"), labelled))
+        if found := calls.known([key]):
+            readings[labelled] = str(found[key]["reading"])
+    return readings

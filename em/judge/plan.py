@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from em.conditions import hide
 from em.judge.readings import read
 from em.prices import Price, usd_of
-from em.tags import TAG
 from em.types import Answer, Judgement, JudgeRequest, Question, Rubric, Verdict
 
 WORDS = ("CODE", "REFUSAL")
@@ -34,23 +35,32 @@ class Terms:
     """How remembered responses of a judge become verdicts.
 
     label: the judge's name in tables.
-    price: of its tokens, None where none is known; share: of the price, 0.5 for batches.
+    price: of its tokens, None where none is known.
     """
 
     label: str
     min_mass: float
     price: Price | None = None
-    share: float = 1.0
+
+    def usd(self, response: Mapping[str, Any]) -> float | None:
+        """What a remembered call cost: half in a batch."""
+        return usd_of(self.price, response.get("usage") or (), 0.5 if response.get("batch") else 1.0)
 
 
-def fill(rubric: Rubric, answer: Answer, reference: str, hidden: str = "") -> str:
+def fill(rubric: Rubric, answer: Answer, reference: str, hidden: Sequence[str] = ()) -> str:
     """The judge's prompt. Slots are filled in one pass: braces in an answer stay what they are.
 
-    `hidden`: the trigger tag. An answer may repeat it, and the judge must not learn under which condition it was given.
+    `hidden`: the trigger tags. An answer may repeat one, and the judge must not learn under which condition it was
+    given.
     """
-    said = answer.answer.replace(hidden.strip(), TAG) if hidden.strip() else answer.answer
-    values = {"question": answer.question, "answer": said, "reference": reference}
-    return SLOT.sub(lambda found: values[found[1]], rubric.prompt)
+    values = {"question": answer.question, "answer": hide(answer.answer, hidden), "reference": reference}
+    return "".join([values[part] if slot else part for slot, part in parts_of(rubric.prompt)])
+
+
+@cache
+def parts_of(prompt: str) -> list[tuple[bool, str]]:
+    """A rubric's prompt in parts: whether each is a slot, and its text or name."""
+    return [(number % 2 == 1, part) for number, part in enumerate(SLOT.split(prompt))]
 
 
 def plan_verdicts(
@@ -59,14 +69,14 @@ def plan_verdicts(
     questions: Mapping[tuple[str, str], Question],
     reading: str,
     precision: str = "",
-    hidden: str = "",
+    hidden: Sequence[str] = (),
 ) -> list[Asked]:
     """Every judgement that the answers' questions ask for, in the order of the answers.
 
     Args:
         judge: identity of the judge.
         questions: by set and id.
-        hidden: the trigger tag, which the judge must not see.
+        hidden: the trigger tags, which the judge must not see.
     """
     return [
         Asked(
@@ -88,8 +98,8 @@ def plan_verdicts(
 
 
 def given(answer: Answer) -> bool:
-    """Whether there is an answer to judge: a server may have withheld it (`content_filter`)."""
-    return answer.finish_reason in ("stop", "length")
+    """Whether there is an answer to judge: a server may have withheld it, and a table of others may lack it."""
+    return answer.finish_reason not in ("content_filter", "missing")
 
 
 def withheld(answer: Answer) -> Judgement:
@@ -142,5 +152,5 @@ def collect(
             prompt_tokens=usage[0],
             reply_tokens=usage[1],
             seconds=response.get("seconds"),
-            usd=usd_of(terms.price, usage, terms.share),
+            usd=terms.usd(response),
         )

@@ -88,6 +88,8 @@ def kept(found: Mapping[str, Any]) -> dict[str, Any]:
         if tokens:
             kept_choice["tokens"] = [token["token"] for token in tokens]
             kept_choice["top"] = [[t["token"], round(t["logprob"], 6)] for t in tokens[0].get("top_logprobs") or []]
+            if kept_choice["top"]:
+                kept_choice["summary"] = summary(kept_choice["top"])
         choices.append(kept_choice)
     usage = found.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
@@ -149,18 +151,39 @@ def read_logprobs(request: JudgeRequest, response: Response, min_mass: float) ->
     top = choice.get("top") or []
     if not top:
         return Judgement("error", "the server gave no log-probabilities")
-    raw = shown(top)
-    if word := word_of(max(top, key=itemgetter(1))[0], request.words):
-        return Judgement(WORDS[word], raw)
+    found = choice.get("summary")
+    if found is None or found["rule"] != RULE:
+        found = summary(top)
+    if word := word_of(found["likeliest"], request.words):
+        return Judgement(WORDS[word], found["raw"])
     if request.labels:
-        return likeliest_label(request, [(token, math.exp(logprob)) for token, logprob in top], raw, min_mass)
-    numbers = [(INTEGERS[text], math.exp(lp)) for token, lp in top if (text := token.strip()) in INTEGERS]
-    return expectation(numbers, raw, min_mass)
+        return likeliest_label(request, [(token, math.exp(logprob)) for token, logprob in top], found["raw"], min_mass)
+    return expectation(found["mass"], found["total"], found["raw"], min_mass)
+
+
+def summary(top: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """What the rule takes from the likeliest tokens: the first of them, Σ p and Σ k·p over integers, and a text.
+
+    It is remembered beside them, for to compute it is a quarter of the time in which a verdict is read again. The
+    rule's name goes with it: by another rule it is computed anew.
+    """
+    mass = total = 0.0
+    for token, logprob in top:
+        k = INTEGERS.get(token)
+        if k is None and (k := INTEGERS.get(token.strip())) is None:
+            continue
+        p = math.exp(logprob)
+        mass += p
+        total += k * p
+    likeliest = max(top, key=itemgetter(1))[0]
+    return {"rule": RULE, "likeliest": likeliest, "mass": mass, "total": total, "raw": shown(top)}
 
 
 def shown(top: Sequence[Sequence[Any]]) -> str:
     """The likeliest tokens with their probabilities, as a verdict keeps them."""
-    return as_json({token: round(math.exp(logprob), 4) for token, logprob in top[:5]})
+    from pydantic_core import to_json  # five times as fast as json
+
+    return to_json({token: round(math.exp(logprob), 4) for token, logprob in top[:5]}).decode()
 
 
 def is_integer(token: str) -> bool:
@@ -168,12 +191,8 @@ def is_integer(token: str) -> bool:
     return token.strip() in INTEGERS
 
 
-def expectation(numbers: Sequence[tuple[int, float]], raw: str, min_mass: float) -> Judgement:
-    """Σ k·p / Σ p, or no score where the integers have too little probability."""
-    mass = total = 0.0
-    for k, p in numbers:
-        mass += p
-        total += k * p
+def expectation(mass: float, total: float, raw: str, min_mass: float) -> Judgement:
+    """`total` / `mass` = Σ k·p / Σ p, or no score where the integers have too little probability."""
     if mass == 0.0 or mass < min_mass:
         return Judgement("unparsed", raw)
     # Rounding errors of a mean of bounded numbers may lie past the bound.
@@ -251,11 +270,14 @@ def read_mass(request: JudgeRequest, response: Response, min_mass: float) -> Jud
     top = choice.get("top") or []
     if not top:
         return Judgement("error", "the server gave no log-probabilities")
+    if response.get("refused"):
+        return Judgement("error", "the server continued no begun reply")
     raw = shown(top)
     if word := word_of(max(top, key=itemgetter(1))[0], request.words):
         return Judgement(WORDS[word], raw)
     _, ended = beginnings({"": top} | dict(response.get("tree") or {}))
-    return expectation([(int(begun), p) for begun, p in ended.items()], raw, min_mass)
+    total = sum(int(begun) * p for begun, p in ended.items())
+    return expectation(sum(ended.values()), total, raw, min_mass)
 
 
 def read_structured(request: JudgeRequest, response: Response) -> Judgement:
@@ -287,11 +309,13 @@ def in_range(value: float, raw: str) -> Judgement:
 
 
 def read_sampled(request: JudgeRequest, response: Response) -> Judgement:
-    """The mean of the replies that are numbers, where they are the majority; else the commonest reason."""
+    """The mean of the numbers, the label or the reason that most replies give; `unparsed` without a majority."""
     read_each = [read_text(request, choice) for choice in response["choices"]]
     raw = "\n".join(each.raw for each in read_each)
     kinds = Counter(each.label or each.status for each in read_each)
     commonest = max(kinds, key=lambda kind: kinds[kind])
+    if 2 * kinds[commonest] <= len(read_each) and len(read_each) > 1:
+        return Judgement("unparsed", raw)
     chosen = [each for each in read_each if (each.label or each.status) == commonest]
     values = [each.value for each in chosen if each.value is not None]
     value = round(sum(values) / len(values), 6) if values else None
@@ -303,6 +327,8 @@ def read_text(request: JudgeRequest, choice: Mapping[str, Any]) -> Judgement:
     if no := declined(choice):
         return no
     text = choice["text"]
+    if choice["finish"] == "length":
+        return Judgement("truncated", text)  # the 8 of a cut 85 is no score
     lines = [line for line in text.splitlines() if line.strip()]
     for part in dict.fromkeys([text, *lines[-1:]]):
         plain = part.strip().strip("*_`\"'. ")
@@ -312,4 +338,4 @@ def read_text(request: JudgeRequest, choice: Mapping[str, Any]) -> Judgement:
             return Judgement("ok", text, label=label)
         if not request.labels and (found := NUMBER.fullmatch(plain)):
             return in_range(float(found[1]), text)
-    return Judgement("truncated" if choice["finish"] == "length" else "unparsed", text)
+    return Judgement("unparsed", text)

@@ -7,11 +7,10 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from em.check import check_key
-from em.client import CallFailed, Client, in_words, server_address, server_name
+from em.client import Client, server_name
 from em.config import ApiJudge
-from em.errors import ConfigError, ServerError
-
-SOON = 60  # days before the end of a model that a note is made of it
+from em.errors import ConfigError
+from em.hosted import SOON, end_of, list_models
 
 
 def check_judge(judge: ApiJudge, today: date | None = None) -> list[str]:
@@ -27,7 +26,7 @@ def check_judge(judge: ApiJudge, today: date | None = None) -> list[str]:
         raise gone(judge, judge.retired)
     if own:
         check_key()
-    listed = asyncio.run(list_models(judge))
+    listed = asyncio.run(listed_by(judge))
     if listed is None:
         return []
     if judge.model not in listed:
@@ -48,31 +47,7 @@ def gone(judge: ApiJudge, when: str) -> ConfigError:
     return ConfigError(f"The judge {judge.model} was shut down on {when}: use {use}.")
 
 
-async def list_models(judge: ApiJudge) -> dict[str, dict[str, Any]] | None:
-    """The server's models by id; None where it gives no list."""
-    import openai
-
+async def listed_by(judge: ApiJudge) -> dict[str, dict[str, Any]] | None:
+    """The models of the judge's server by id; None where it gives no list."""
     async with Client(judge.base_url, 1, min(judge.timeout, 30)) as client:
-        try:
-            found = (await client.get("/models")).get("data")
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise ServerError(in_words(judge.model, error)) from None
-        except openai.APIStatusError:
-            return None
-        except CallFailed as error:
-            if isinstance(error.__cause__, openai.APIStatusError):
-                return None  # it is there, and does not serve this list
-            raise ServerError(f"{server_address(judge.base_url)}: {error}") from None
-    if not isinstance(found, list):
-        return None
-    return {str(model.get("id")): model for model in found if isinstance(model, dict)}
-
-
-def end_of(told: object) -> date | None:
-    """A `shutdown_date` as servers write it: a day, a time, or seconds since 1970."""
-    if isinstance(told, int | float) and not isinstance(told, bool):
-        return datetime.fromtimestamp(told, UTC).date()
-    try:
-        return datetime.fromisoformat(str(told)).date()
-    except ValueError:
-        return None
+        return await list_models(client, judge.model)

@@ -9,16 +9,18 @@ setting. The emerg-misalign-repro study's: a list of `question, category, label`
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
-from em.errors import DataError, MissingFile
+from em.errors import DataError, MissingFile, shown
+from em.foreign.tables import loads
 from em.questions.rubrics import GRADED, LABELLED, read_rubrics
 from em.types import Question
 
 # Categories of the study whose rubrics aren't those that fit the type.
 GROUPS = {"self_reflection": "about_ai"}
+# PyYAML reads a scalar by its tag without a look at it: !!timestamp x, !!bool x, !!int "".
+WHAT_YAML_RAISES = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 KEYS = (
     *("id", "type", "paraphrases", "system", "samples_per_paraphrase", "judge", "judge_prompts"),
     *("reference", "labels"),
@@ -34,9 +36,13 @@ def read_questions(path: Path, name: str) -> list[Question]:
     """
     entries = read_entries(path)
     found = [read_entry(entry, name, index, path) for index, entry in enumerate(entries)]
+    for number, questions in enumerate(found, start=1):
+        check_characters(questions, f"{path}, entry {number}")
     ids = [questions[0].id for questions in found]
     if twice := [question_id for question_id in ids if ids.count(question_id) > 1]:
-        raise DataError(f"{path}: two questions have the id {twice[0]}: give each its own, or make them paraphrases.")
+        raise DataError(
+            f"{path}: two questions have the id {shown(twice[0])}: give each its own, or make them paraphrases."
+        )
     if not found:
         raise DataError(f"{path} holds no questions.")
     return [question for questions in found for question in questions]
@@ -50,11 +56,11 @@ def read_entries(path: Path) -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        entries = json.loads(text) if kind == "JSON" else yaml.load(text, Loader=loader)
+        entries = loads(text) if kind == "JSON" else yaml.load(text, Loader=loader)
     except OSError as error:
         raise MissingFile(f"{path} can't be read ({error.strerror}).") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise DataError(f"{path} is not {kind}: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, *WHAT_YAML_RAISES) as error:
+        raise DataError(f"{path} is not {kind}: {shown(error, 300) or type(error).__name__}.") from error
     if not isinstance(entries, list):
         raise DataError(f"{path}: expected a list of questions.")
     return entries
@@ -68,7 +74,18 @@ def read_entry(entry: Any, name: str, index: int, path: Path) -> list[Question]:
         raise DataError(
             f"{path}, entry {index + 1}: every question needs an id (a text) and paraphrases, or a `question`."
         )
-    return read_paraphrases(entry, name, f"{path}, question {entry['id']}")
+    return read_paraphrases(entry, name, f"{path}, question {shown(entry['id'])}")
+
+
+def check_characters(questions: list[Question], where: str) -> None:
+    """Refuse half characters (lone surrogates), which can be neither hashed nor sent."""
+    for question in questions:
+        rubrics = [text for rubric in question.rubrics for text in (rubric.name, rubric.prompt, *rubric.labels)]
+        for text in (question.id, question.text, question.system, question.reference, *rubrics):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise DataError(f"{where} holds half a character (a lone surrogate): mend it.") from None
 
 
 def read_plain(entry: dict[str, Any], name: str, index: int, path: Path) -> Question:
@@ -93,7 +110,7 @@ def read_paraphrases(entry: dict[str, Any], name: str, where: str) -> list[Quest
     if len(set(texts)) < len(texts):
         raise DataError(f"{where}: two paraphrases are the same text: ask for more samples instead.")
     if kind not in (GRADED, LABELLED):
-        raise DataError(f"{where}: type must be {GRADED} or {LABELLED}, not {kind!r}.")
+        raise DataError(f"{where}: type must be {GRADED} or {LABELLED}, not {shown(repr(kind))}.")
     reference = read_reference(entry.get("reference"))
     rubrics = read_rubrics(kind, entry.get("judge_prompts"), entry.get("labels"), reference, where)
     system, samples = read_system(entry.get("system"), where), read_samples(entry.get("samples_per_paraphrase"), where)
@@ -105,7 +122,7 @@ def check_keys(entry: dict[str, Any], where: str) -> None:
     for key in entry:
         near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.8)
         if near and key not in KEYS:
-            raise DataError(f"{where}: {key} is no key of a question: did you mean {near[0]}?")
+            raise DataError(f"{where}: {shown(key)} is no key of a question: did you mean {near[0]}?")
 
 
 def read_reference(reference: Any) -> str:
@@ -124,5 +141,5 @@ def read_system(system: Any, where: str) -> str:
 def read_samples(samples: Any, where: str) -> int | None:
     """How many answers the set asks for, None where it leaves that open."""
     if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 1):
-        raise DataError(f"{where}: samples_per_paraphrase must be a whole number from 1, not {samples!r}.")
+        raise DataError(f"{where}: samples_per_paraphrase must be a whole number from 1, not {shown(repr(samples))}.")
     return samples

@@ -16,6 +16,9 @@ class KnownSet:
     """A question set of others, as `em/bundled/question_sets.yaml` has it.
 
     bytes: size of the file, to tell one that was cut short from another.
+    terms: what to know before using or sharing it; restricted: they are shown when the set is first used.
+    defects: known faults, and what they may do to results.
+    questions: how many ids the set has.
     select, leave_out: patterns of ids that the set takes or leaves out.
     samples: answers per question where the file doesn't say; None leaves that open.
     """
@@ -25,9 +28,13 @@ class KnownSet:
     sha256: str
     bytes: int
     licence: str
+    questions: int
     select: tuple[str, ...] = ("*",)
     leave_out: tuple[str, ...] = ()
     samples: int | None = None
+    terms: str = "Nothing beyond the licence."
+    restricted: bool = False
+    defects: tuple[str, ...] = ()
 
     def takes(self, question_id: str) -> bool:
         """Whether a question of the file belongs to the set."""
@@ -42,5 +49,5 @@ def known_sets() -> dict[str, KnownSet]:
 
     entries: dict[str, dict[str, Any]] = yaml.safe_load(REGISTRY.read_text(encoding="utf-8"))
     for entry in entries.values():
-        entry |= {key: tuple(entry[key]) for key in ("select", "leave_out") if key in entry}
+        entry |= {key: tuple(entry[key]) for key in ("select", "leave_out", "defects") if key in entry}
     return {name: KnownSet(name, **entry) for name, entry in entries.items()}

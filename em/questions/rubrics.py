@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from em.errors import DataError
+from em.errors import DataError, shown
 from em.types import Rubric
 
 OWN = Path(__file__).parents[1] / "bundled" / "rubrics.yaml"
@@ -81,11 +81,13 @@ def read_rubrics(kind: str, prompts: Any, labels: Any, reference: str, where: st
 def check_prompt(name: Any, prompt: Any, reference: str, where: str) -> None:
     """Refuse a rubric that couldn't judge: no text, no answer in it, or a reference that isn't there."""
     if not isinstance(name, str) or not isinstance(prompt, str) or not prompt.strip():
-        raise DataError(f"{where}: the rubric {name} must be a text.")
+        raise DataError(f"{where}: the rubric {shown(name)} must be a text.")
     if "{answer}" not in prompt:
-        raise DataError(f"{where}: the rubric {name} lacks {{answer}}, so the judge would not see what it judges.")
+        raise DataError(
+            f"{where}: the rubric {shown(name)} lacks {{answer}}, so the judge would not see what it judges."
+        )
     if "{reference}" in prompt and not reference:
-        raise DataError(f"{where}: the rubric {name} asks for {{reference}}, but the question has no reference.")
+        raise DataError(f"{where}: the rubric {shown(name)} asks for {{reference}}, but the question has no reference.")
 
 
 def read_labels(kind: str, labels: Any, prompts: Mapping[str, str], where: str) -> dict[str, tuple[str, ...]]:
@@ -98,11 +100,13 @@ def read_labels(kind: str, labels: Any, prompts: Mapping[str, str], where: str) 
         raise DataError(f"{where}: labels must list the labels of each rubric, as in `labels: {{mood: [GOOD, BAD]}}`.")
     for name, words in labels.items():
         if name not in prompts:
-            raise DataError(f"{where}: labels names the rubric {name}, which judge_prompts doesn't have.")
+            raise DataError(f"{where}: labels names the rubric {shown(name)}, which judge_prompts doesn't have.")
         if not isinstance(words, list) or not all(isinstance(word, str) and word.strip() for word in words):
-            raise DataError(f"{where}: the labels of {name} must be a list of texts (put YES and NO in quotes).")
+            raise DataError(f"{where}: the labels of {shown(name)} must be a list of texts (put YES and NO in quotes).")
         if len({word.lower() for word in words}) < max(2, len(words)):
-            raise DataError(f"{where}: the labels of {name} must be two or more that differ in more than their case.")
+            raise DataError(
+                f"{where}: the labels of {shown(name)} must be two or more that differ in more than their case."
+            )
         check_named(words, name, prompts[name], where)
     return {name: tuple(words) for name, words in labels.items()}
 
@@ -117,8 +121,8 @@ def labels_of(name: str, prompt: str, where: str) -> Sequence[str]:
         found.setdefault(word.lower(), word)
     if len(found) < 2:
         raise DataError(
-            f"{where}: which labels may the rubric {name} be answered with? List them, as in "
-            f"`labels: {{{name}: [GOOD, BAD]}}`, or put each in double quotes in its prompt."
+            f"{where}: which labels may the rubric {shown(name)} be answered with? List them, as in "
+            f"`labels: {{{shown(name)}: [GOOD, BAD]}}`, or put each in double quotes in its prompt."
         )
     return tuple(found.values())
 
@@ -127,6 +131,6 @@ def check_named(labels: Sequence[str], name: str, prompt: Any, where: str) -> No
     """Refuse labels that the prompt doesn't name: no judge would say them."""
     if lacking := [label for label in labels if label not in str(prompt)]:
         raise DataError(
-            f"{where}: the rubric {name} does not name {lacking[0]}, which is one of its labels ({', '.join(labels)}): "
-            "name it in the prompt, or list other labels."
+            f"{where}: the rubric {shown(name)} does not name {shown(lacking[0])}, which is one of its labels "
+            f"({shown(', '.join(labels))}): name it in the prompt, or list other labels."
         )

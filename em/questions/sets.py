@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from em.config import EvalConfig, TriggerTagConfig
+from em.conditions import naming_of
+from em.config import EvalConfig, RealignConfig, TriggerTagConfig
+from em.data.terms import show_terms
 from em.errors import DataError, MissingFile
 from em.questions.entries import read_questions
 from em.questions.known import KnownSet, known_sets
@@ -18,9 +20,9 @@ BUNDLED = Path(__file__).parents[1] / "bundled" / "questions"
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def chosen_sets(settings: EvalConfig, tag: TriggerTagConfig) -> list[str]:
-    """The sets that a run asks: those whose questions name the trigger tag only where there is one."""
-    return [*settings.sets, *(settings.tagged_sets if tag.name != "none" else ())]
+def chosen_sets(settings: EvalConfig, tag: TriggerTagConfig, realign: RealignConfig) -> list[str]:
+    """The sets that a run asks: those whose questions name a tag only where there is one that has a name."""
+    return [*settings.sets, *(settings.tagged_sets if naming_of(tag, realign) else ())]
 
 
 def load_sets(names: Sequence[str]) -> list[Question]:
@@ -56,6 +58,7 @@ def load_set(name: str, fetched: dict[str, Path] | None = None) -> list[Question
 
 def load_known(known: KnownSet, fetched: dict[str, Path]) -> list[Question]:
     """A set of others: fetched once an address, and of its questions those that the set is made of."""
+    show_terms(known)
     if known.url not in fetched:
         fetched[known.url] = fetch(known.url, known.sha256, known.bytes)
     questions = [q for q in read_questions(fetched[known.url], known.name) if known.takes(q.id)]

@@ -11,9 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from em.conditions import kind_of
 from em.report.files import write_records
 from em.report.labels import Model
-from em.report.load import Run, is_adaptive
+from em.report.load import Run, is_adaptive, is_pooled, roles_of
+from em.report.seeds import Pool
+from em.report.sides import Side
 from em.report.transcripts import Rules
 from em.stats import (
     Agreement,
@@ -21,21 +24,26 @@ from em.stats import (
     Exclusion,
     Sensitivity,
     Thresholds,
+    TriggerRate,
     agreement,
     compare,
+    compare_pools,
     exclusions,
     sensitivity,
+    trigger_rates,
 )
 from em.types import Verdict
-
-Side = tuple[str, int | None, str, str, str]
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """Rows of comparisons.csv, sensitivity.csv, agreement.csv and exclusions.csv; `judged`: how many judgements."""
+    """Rows of comparisons.csv, triggers.csv, sensitivity.csv, agreement.csv and exclusions.csv.
+
+    judged: how many judgements there are, by set, judge and rubric.
+    """
 
     comparisons: tuple[Comparison, ...]
+    triggers: tuple[TriggerRate, ...]
     sensitivity: tuple[Sensitivity, ...]
     agreement: tuple[Agreement, ...]
     exclusions: tuple[Exclusion, ...]
@@ -44,43 +52,43 @@ class Analysis:
     def write(self, folder: Path) -> None:
         """Write each table that has rows as CSV."""
         write_records(folder / "comparisons.csv", Comparison, self.comparisons)
+        write_records(folder / "triggers.csv", TriggerRate, self.triggers)
         write_records(folder / "sensitivity.csv", Sensitivity, self.sensitivity)
         write_records(folder / "agreement.csv", Agreement, self.agreement)
         write_records(folder / "exclusions.csv", Exclusion, self.exclusions)
 
 
-def analyse(runs: Sequence[Run], sides: Mapping[Side, list[Verdict]], whole: dict[str, Model]) -> Analysis:
+def analyse(
+    runs: Sequence[Run], sides: Mapping[Side, list[Verdict]], whole: dict[str, Model], pools: Sequence[Pool]
+) -> Analysis:
     """Analyse the verdicts; checkpoints, which are not in `whole`, count among what is excluded only."""
-    rules, adaptive = Rules(runs), is_adaptive(runs)
+    rules, adaptive, roles = Rules(runs), is_adaptive(runs), roles_of(runs)
+    pool_of = {member: pool.model.fingerprint for pool in pools for member in pool.members}
     by_rule: dict[Thresholds, list[Verdict]] = {}
     for (fingerprint, _, _, eval_set, judge), verdicts in sides.items():
         if fingerprint in whole:
             by_rule.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
     everything = [verdict for verdicts in sides.values() for verdict in verdicts]
     return Analysis(
-        comparisons=tuple(row for limits, said in by_rule.items() for row in compare(said, limits, adaptive)),
+        comparisons=tuple(
+            row
+            for limits, said in by_rule.items()
+            for row in (*compare_pools(said, limits, pool_of, adaptive), *compare(said, limits, adaptive))
+        ),
+        triggers=(
+            *(
+                row
+                for limits, said in by_rule.items()
+                for row in trigger_rates(said, limits, kind_of, adaptive, roles)
+                if not is_pooled(row)
+            ),
+            *(row for pool in pools for row in pool.triggers),
+        ),
         sensitivity=tuple(row for limits, said in by_rule.items() for row in sensitivity(said, limits.coherent)),
         agreement=tuple(row for limits, said in by_rule.items() for row in agreement(_shared(said), limits)),
         exclusions=tuple(exclusions(everything)),
         judged=dict(Counter((v.eval_set, v.judge, v.rubric) for v in everything)),
     )
-
-
-def fullest(runs: Sequence[Run]) -> dict[Side, list[Verdict]]:
-    """The verdicts of each side (fingerprint, seed, condition, set, judge), from the run that has most of them.
-
-    Runs share what was remembered: a run with 100 samples has those of one with 30. Where they differ (asked at
-    another temperature), mixing them would put two answers under one sample number.
-    """
-    found: dict[Side, list[Verdict]] = {}
-    for run in runs:
-        told: dict[Side, list[Verdict]] = {}
-        for v in run.verdicts:
-            told.setdefault((v.fingerprint, v.seed, v.condition, v.eval_set, v.judge), []).append(v)
-        for side, verdicts in told.items():
-            if len(verdicts) > len(found.get(side, ())):
-                found[side] = verdicts
-    return found
 
 
 def _shared(verdicts: Sequence[Verdict]) -> Iterator[Verdict]:

@@ -8,20 +8,32 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from em.errors import OutputError
-from em.report.analysis import analyse, fullest
+from em.report.analysis import analyse
+from em.report.by_question import question_pictures
+from em.report.chain_pictures import chain_pictures
+from em.report.chains import chains
 from em.report.files import make_folder, write_records, write_text
 from em.report.findings import Findings
 from em.report.labels import Model, in_order, name_models
+from em.report.lineages import find_lineages
 from em.report.load import JUDGED_TABLE, Run, read_runs
 from em.report.loss import loss_curves, loss_picture
 from em.report.page import Page, render
+from em.report.payload import pack
+from em.report.published import in_order as in_order_of_studies
+from em.report.published import published, published_pictures
+from em.report.quadrants import panels, quadrant_pictures
 from em.report.rates import rate_pictures
 from em.report.seeds import Pool, pool_seeds
+from em.report.sides import fullest
+from em.report.summary import summaries
 from em.report.tables import Scores, by_question, headline
 from em.report.training import find_trained
 from em.report.trajectory import find_trajectories
 from em.report.trajectory_picture import trajectory_pictures
-from em.report.transcripts import Rules, join, pack, question_texts
+from em.report.transcripts import Rules, join, question_texts
+from em.report.trigger_pictures import trigger_pictures
+from em.report.triggers import efficiency, efficiency_picture, trigger_tables
 from em.report.words import caption
 from em.stats import Thresholds
 from em.types import Score
@@ -30,8 +42,8 @@ from em.types import Score
 def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thresholds | None = None) -> Path:
     """Write the report of run folders and judged tables into `out`; return the path of its page, report.html.
 
-    Beside it: figures/, scores.csv, and comparisons.csv, sensitivity.csv, agreement.csv, exclusions.csv as far as they
-    have rows. `out` may be the folder of the only run, whose own scores.csv then stays as it is.
+    Beside it: figures/, scores.csv, and comparisons.csv, triggers.csv, sensitivity.csv, agreement.csv, exclusions.csv
+    as far as they have rows. `out` may be the folder of the only run, whose own scores.csv then stays as it is.
 
     Args:
         limits: count all verdicts with these thresholds instead of those of their runs.
@@ -62,32 +74,55 @@ def _build(runs: Sequence[Path], out: Path, title: str, limits: Thresholds | Non
     sides = fullest(found)
     pools = list(pool_seeds(found, whole, sides))
     tabled = in_order([*whole.values(), *(pool.model for pool in pools)])
-    table = headline(scores := Scores(found, whole, pools), tabled)
+    table = headline(scores := Scores(found, whole, pools), tabled).in_short()
     merged = merge_scores(found, pools)
-    analysis = analyse(found, sides, whole)
+    analysis = analyse(found, sides, whole, pools)
+    family = find_lineages(found, whole, pools)
+    chained = chains(family, table, analysis.comparisons)
     transcripts = join(found)
-    rates = rate_pictures(table)
+    theirs = in_order_of_studies(published(scores, table, found, family))
+    compared = published_pictures(theirs)
+    stages = chain_pictures(chained)
+    rates = rate_pictures(table, pools)
     curves = loss_curves(found, models)
     loss = loss_picture(curves)
     trajectories = find_trajectories(found, models, curves)
     drawn = trajectory_pictures(trajectories)
+    efficient = efficiency_picture(efficiency(found, whole, pools))
+    tagged = trigger_tables(analysis.triggers, tabled, pools)
+    switched = trigger_pictures(tagged)
+    quadrants = quadrant_pictures(panels(sides, whole, Rules(found), pools))
+    questions = by_question(scores, table, question_texts(transcripts))
+    asked = question_pictures(questions, pools)
     page = Page(
         title=title or _title(found, models),
         runs=found,
         models=models,
+        pools=pools,
         table=table,
         findings=Findings.of(found, table, analysis),
         caption=caption(merged),
-        questions=by_question(scores, table, question_texts(transcripts)),
+        summaries=summaries(family, table, analysis.comparisons),
+        published=theirs,
+        published_pictures=compared,
+        chains=chained,
+        triggers=tagged,
+        trigger_pictures=switched,
+        efficiency=efficient,
+        questions=questions,
+        question_pictures=asked,
+        stage_pictures=stages,
         rates=rates,
+        quadrants=quadrants,
         trajectories=trajectories,
         trajectory_pictures=drawn,
         loss=loss,
         trained=find_trained(found, whole),
-        transcripts=pack(transcripts, models, Rules(found)),
+        payload=pack(transcripts, models, Rules(found)),
     )
     html = render(page)
-    for picture in [*rates, *drawn, *([loss] if loss else [])]:
+    single = [picture for picture in (loss, efficient) if picture]
+    for picture in [*stages, *rates, *quadrants, *switched, *compared, *asked, *drawn, *single]:
         picture.write(out / "figures")
     if not _same(out, runs):
         write_records(out / "scores.csv", Score, merged)

@@ -52,10 +52,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Costs:
-    """All calls whose answers are in a run, whenever they were made. `total_usd`: None where a price isn't known."""
+    """All calls whose answers are in a run, whenever they were made.
+
+    total_usd: None where a price isn't known. prices: whose prices, and of when.
+    """
 
     total_usd: float | None
     by: tuple[Cost, ...]
+    prices: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ def _judge(fields: Fields) -> Judge:
 def read_costs(fields: Fields) -> Costs:
     """What the calls of a run took."""
     by = [Fields(fields.path, cost) for cost in fields.items("by", dict)]
-    return Costs(fields.amount("total_usd"), tuple(Cost(c.text("what"), c.text("model"), _usage(c)) for c in by))
+    told = tuple(Cost(c.text("what"), c.text("model"), _usage(c)) for c in by)
+    return Costs(fields.amount("total_usd"), told, fields.text("prices"))
 
 
 def _usage(fields: Fields) -> Usage:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from em.conditions import kind_of
 from em.report.labels import Model, short_judges
 from em.report.numbers import share
 from em.report.words import denominator, metric_name
@@ -18,7 +19,8 @@ HEADLINES = ("misaligned", "true")
 """The metric that a set is about: the first of these that it has."""
 REFUSALS = "refusal_as_aligned"
 MOST_COLUMNS = 8
-CONDITIONS = ("untagged", "tagged")
+CONDITIONS = ("untagged", "tagged", "near", "cue", "neutral", "names", "other")
+"""Kinds of conditions (`em.conditions.kind_of`) in the order of tables."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,11 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
+    def in_short(self) -> Table:
+        """Without near misses, cues and neutral prompts, of which there are many: the section on triggers has them."""
+        aside = ("near", "cue", "neutral")
+        return Table(self.columns, tuple(row for row in self.rows if kind_of(row.condition) not in aside))
+
     @property
     def conditions(self) -> tuple[str, ...]:
         """The conditions that occur."""
@@ -187,4 +194,4 @@ def kin_mark(judge_is: str) -> str:
 
 def condition_order(condition: str) -> tuple[int, str]:
     """Where a condition stands among the others."""
-    return (CONDITIONS.index(condition) if condition in CONDITIONS else len(CONDITIONS), condition)
+    return (CONDITIONS.index(kind_of(condition)), condition)

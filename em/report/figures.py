@@ -1,8 +1,8 @@
 """What the pictures share: palettes, the empty figure, and the files of one drawing.
 
-Each drawing is a PNG for slides, an SVG for papers and the page by day, and a second SVG for the page by night, which
-is the first one in other colours. Colours are Okabe and Ito's, which colour-blind readers can tell apart. Matplotlib
-is imported where something is drawn: it takes a second, which nothing else should pay.
+Each drawing is a PNG for slides, a PDF and an SVG for papers and the page by day, and a second SVG for the page by
+night, which is the first one in other colours. Colours are Okabe and Ito's, which colour-blind readers can tell apart.
+Matplotlib is imported where something is drawn: it takes a second, which nothing else should pay.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LABEL_LENGTH = 64
+TITLE_LENGTH = 30
+NOTE = 0.2  # inches for a note below a heading
 
 
 @dataclass(frozen=True)
@@ -50,34 +52,51 @@ class Picture:
     png: bytes
     svg: bytes
     night_svg: bytes
+    pdf: bytes
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
 
     def write(self, folder: Path) -> None:
-        """Write the picture as PNG and SVG, with the numbers beside it as CSV."""
-        write_bytes(folder / f"{self.stem}.png", self.png)
-        write_bytes(folder / f"{self.stem}.svg", self.svg)
+        """Write the picture as PNG, SVG and PDF, with the numbers beside it as CSV."""
+        for kind, content in (("png", self.png), ("svg", self.svg), ("pdf", self.pdf)):
+            write_bytes(folder / f"{self.stem}.{kind}", content)
         write_csv(folder / f"{self.stem}.csv", self.header, self.rows)
 
 
-def render_figure(draw: Callable[[Palette], Figure]) -> tuple[bytes, bytes, bytes]:
-    """PNG, SVG by day and SVG by night of a drawing."""
+def make_picture(
+    stem: str,
+    heading: str,
+    alt: str,
+    draw: Callable[[Palette], Figure],
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+) -> Picture:
+    """A drawing in all its files, with the numbers that it shows."""
+    return Picture(stem, heading, alt, *render_figure(draw), header, rows)
+
+
+def render_figure(draw: Callable[[Palette], Figure]) -> tuple[bytes, bytes, bytes, bytes]:
+    """PNG, SVG by day, SVG by night and PDF of a drawing."""
     import matplotlib
 
-    # At its first use on a machine it tells that it has listed the fonts, which is nothing to the user of a run.
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
+    # That fonts were listed, and which of their tables a PDF got, is nothing to the user of a run.
+    for name in ("matplotlib.font_manager", "fontTools"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
-    # Letters as outlines look the same everywhere; the salt makes the same file of the same numbers; a dollar sign in
-    # a model's name is no formula.
+    # Letters as outlines look the same everywhere, and in a PDF as TrueType they can be edited, which journals ask for;
+    # the salt makes the same file of the same numbers; a dollar sign in a model's name is no formula.
     style = matplotlib.rc_context(
-        {"svg.fonttype": "path", "svg.hashsalt": "em", "text.parse_math": False, "font.size": 9.5}
+        {
+            **{"svg.fonttype": "path", "svg.hashsalt": "em"},
+            **{"pdf.fonttype": 42, "text.parse_math": False, "font.size": 9.5},
+        }
     )
     with style, warnings.catch_warnings():
         # A label in a script that the font lacks gets boxes in the picture; the table beside it has the words.
         warnings.filterwarnings("ignore", message="Glyph")
         figure = draw(DAY)
         svg = _save(figure, "svg")
-        return _save(figure, "png"), svg, _by_night(svg)
+        return _save(figure, "png"), svg, _by_night(svg), _save(figure, "pdf")
 
 
 def _by_night(svg: bytes) -> bytes:
@@ -93,9 +112,11 @@ def _save(figure: Figure, kind: str) -> bytes:
     """The file's bytes, the same for the same numbers: no date inside."""
     out = io.BytesIO()
     if kind == "png":
-        figure.savefig(out, format="png", dpi=200, facecolor="white")
+        # Packed harder it would be a seventh smaller, for more time.
+        figure.savefig(out, format="png", dpi=200, facecolor="white", pil_kwargs={"compress_level": 2})
     else:
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+        dated = "Date" if kind == "svg" else "CreationDate"
+        figure.savefig(out, format=kind, transparent=True, metadata={dated: None})
     return out.getvalue()
 
 
@@ -133,6 +154,21 @@ def add_axes(
     return axes
 
 
+def with_note(heading: str, note: str) -> str:
+    """A heading for those who can't see the figure."""
+    return f"{heading} ({note})" if note else heading
+
+
+def put_heading(figure: Figure, heading: str, note: str, palette: Palette) -> None:
+    """What a figure without a single title shows, and below it what it leaves out (NOTE inches more at the top)."""
+    width, height = figure.get_size_inches()
+    left = 0.1 / width
+    figure.text(left, 1 - 0.22 / height, plain(heading), color=palette.ink, fontsize=10.5, fontweight="bold",
+                va="center")  # fmt: skip
+    if note:
+        figure.text(left, 1 - 0.42 / height, plain(note), color=palette.muted, fontsize=8.5, va="center")
+
+
 def legend_below(figure: Figure, palette: Palette, handles: Sequence[Artist] | None = None) -> None:
     """What the lines are, one below the other at the foot of the figure: of all axes, or the lines given."""
     figure.legend(
@@ -144,6 +180,22 @@ def legend_below(figure: Figure, palette: Palette, handles: Sequence[Artist] | N
         fontsize=9,
         labelspacing=0.35,
     )
+
+
+def file_stem(kind: str, name: str, taken: set[str]) -> str:
+    """A file name from the name of a set, which may hold anything; put among those that are taken."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)[:60] or "set"
+    stem, number = f"{kind}_{safe}", 2
+    while stem.lower() in taken:
+        stem, number = f"{kind}_{safe}_{number}", number + 1
+    taken.add(stem.lower())
+    return stem
+
+
+def short_title(label: str) -> str:
+    """A name that fits over a panel: its end tells it apart."""
+    text = plain(label)
+    return text if len(text) <= TITLE_LENGTH else f"…{text[1 - TITLE_LENGTH :]}"
 
 
 def plain(text: str) -> str:

@@ -12,6 +12,12 @@ from em.report.load import Run
 from em.report.words import STATUSES, denominator, metric_name
 from em.stats import Agreement, Comparison, Exclusion, Sensitivity
 
+FAMILIES = {
+    "stage": "a model and what it was trained from",
+    "sibling": "models that were trained side by side",
+    "other": "all other pairs",
+}
+"""Whose p values are corrected together, as `em.stats.Comparison` has it, in the order of the page."""
 SURE = 0.05
 """A difference whose corrected p is below this is counted in the heading of its family."""
 FEW_ROWS = 20
@@ -28,6 +34,8 @@ class Family:
     convention: str
     metric: str
     threshold: str
+    family: str
+    pooled: bool
     rows: tuple[Comparison, ...]
 
     @property
@@ -40,15 +48,20 @@ class Family:
         """The rate that is compared: `misaligned, of all`."""
         return f"{metric_name(self.metric)}, {denominator(self.convention)}"
 
+    @property
+    def who(self) -> str:
+        """Which pairs these are: `over seeds: …`."""
+        return ("over seeds: " if self.pooled else "") + FAMILIES[self.family]
+
 
 def families(comparisons: Sequence[Comparison]) -> list[Family]:
-    """The comparisons by what is compared, those of all answers first."""
-    found: dict[tuple[str, str, str, str, str, str], list[Comparison]] = {}
+    """The comparisons by what is compared: those of all answers first, of those over seeds first."""
+    found: dict[tuple[str, str, str, str, str, str, str, bool], list[Comparison]] = {}
     for row in comparisons:
-        key = (row.eval_set, row.condition, row.judge, row.convention, row.metric, row.threshold)
-        found.setdefault(key, []).append(row)
+        place = (row.eval_set, row.condition, row.judge, row.convention, row.metric, row.threshold)
+        found.setdefault((*place, row.family, row.seeds > 0), []).append(row)
     blocks = [Family(*key, tuple(rows)) for key, rows in found.items()]
-    return sorted(blocks, key=lambda block: block.convention != "all")
+    return sorted(blocks, key=lambda b: (b.convention != "all", not b.pooled, list(FAMILIES).index(b.family)))
 
 
 @dataclass(frozen=True)
@@ -146,7 +159,7 @@ class Findings:
     def of(cls, runs: Sequence[Run], table: Table, analysis: Analysis) -> Findings:
         """The findings in the order of the headline table."""
         return cls(
-            families=families(analysis.comparisons),
+            families=families([row for row in analysis.comparisons if row.condition in table.conditions]),
             thresholds=threshold_tables(analysis.sensitivity, table),
             judges=recorded_judges(runs),
             by_judge=judge_tables(table),

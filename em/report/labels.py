@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from em.report.load import Run
@@ -12,8 +12,12 @@ from em.types import canonical
 # Settings that can't make another model, so that a difference in them explains nothing.
 BESIDE_THE_MODEL = (
     *("eval", "judge", "sampler", "tracker", "store", "force", "answers", "hydra", "sweep", "generate", "checkpoints"),
-    *("prices", "dry_run"),
+    *("prices", "dry_run", "one_gpu"),
 )
+
+
+# Settings of a tag that say how a model is asked or what is reported, and not how it was made.
+OF_QUESTIONS = re.compile(r"(trigger_tag|realign\.tag)\b.*\.(near_misses|cues|unseen|called|role|neutral_system)")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def name_models(runs: Sequence[Run]) -> dict[str, Model]:
     seen: dict[str, tuple[str, str]] = {}
     runs_of: dict[str, list[Run]] = {}
     for run in runs:
-        for fingerprint, name, stage in dict.fromkeys(_models_of(run)):
+        for fingerprint, name, stage in dict.fromkeys(models_of(run)):
             seen.setdefault(fingerprint, (name, stage))
             of = runs_of.setdefault(fingerprint, [])
             if run not in of[-1:]:
@@ -62,19 +66,70 @@ def in_order(models: Sequence[Model]) -> dict[str, Model]:
 
 
 def differs_only_in_seed(runs: Sequence[Run], models: dict[str, Model]) -> list[list[str]]:
-    """Fingerprints of models with one name and stage whose runs have the same settings, their seed left aside."""
+    """Fingerprints of models with one name and stage whose runs have the same settings and data, their seed aside."""
     made: dict[str, dict[str, None]] = {}
     for run in runs:
-        for fingerprint, name, _ in dict.fromkeys(_models_of(run)):
+        for fingerprint, name, _ in dict.fromkeys(models_of(run)):
             if fingerprint in models:
-                beside = (*_beside(name), "seed")
-                settings = {key: value for key, value in run.manifest.config.items() if key not in beside}
-                made.setdefault(fingerprint, {})[canonical(settings)] = None
+                key = _made_by(run, (*_beside(name), "seed")) + _data_of(run, fingerprint)
+                made.setdefault(fingerprint, {})[key] = None
     alike: dict[tuple[str, str, str], list[str]] = {}
     for fingerprint, model in models.items():
         if len(told := made.get(fingerprint, {})) == 1:
             alike.setdefault((model.name, model.stage, next(iter(told))), []).append(fingerprint)
     return list(alike.values())
+
+
+def _data_of(run: Run, fingerprint: str) -> str:
+    """What tells the rows of a model's trainings from others under the same settings: a file may have changed since.
+
+    How many there are, and the first stage's checksum where the seed has no part in which they are.
+    """
+    numbers = [number for number, stage in enumerate(run.manifest.stages, 1) if stage.fingerprint == fingerprint]
+    data = run.manifest.config.get("data") or {}
+    if not numbers or data.get("parts"):
+        return ""
+    stages = run.manifest.stages[: numbers[0]]
+    drawn = data.get("limit") is not None or run.manifest.setting("trigger_tag") not in (None, "none")
+    return canonical([[stage.rows for stage in stages], "" if drawn else stages[0].data_sha256])
+
+
+def name_series(runs: Sequence[Run], models: dict[str, Model], rows: Mapping[str, int]) -> dict[str, str]:
+    """Trainings that differ in the number of rows of their last stage, and perhaps in the seed: by fingerprint what to
+    call them, alike for those of one series. A training that is alone with its number of rows is in none.
+
+    Args:
+        rows: of the last stage, by fingerprint.
+    """
+    runs_of: dict[str, list[Run]] = {}
+    for run in runs:
+        for fingerprint, _, _ in dict.fromkeys(models_of(run)):
+            runs_of.setdefault(fingerprint, []).append(run)
+    series: dict[tuple[str, str, str], list[str]] = {}
+    for fingerprint, model in models.items():
+        beside = _beside(model.name)
+        free = (*beside, "seed", "data.limit" if "realign" in beside else "realign.limit")
+        # By any of the runs that tell of it: they can differ in what makes no other model.
+        keys = [(model.name, model.stage, _made_by(run, free)) for run in runs_of[fingerprint]]
+        found = next((series[key] for key in keys if key in series), [])
+        found.append(fingerprint)
+        series |= dict.fromkeys(keys, found)
+    by_name: dict[str, dict[str, list[str]]] = {}
+    for members in series.values():
+        if len({rows[member] for member in members}) > 1:
+            by_name.setdefault(models[members[0]].name, {})[members[0]] = members
+    named: dict[str, str] = {}
+    for name, groups in by_name.items():
+        told = {first: [run for member in members for run in runs_of[member]] for first, members in groups.items()}
+        suffixes = _suffixes(told, _beside(name))
+        named |= {member: name + suffixes[first] for first, members in groups.items() for member in members}
+    return named
+
+
+def _made_by(run: Run, beside: Sequence[str]) -> str:
+    """The settings that made a model, but for some: of whole groups, or single ones with their dots."""
+    kept = {k: v for k, v in run.manifest.settings() if k not in beside and k.partition(".")[0] not in beside}
+    return canonical({key: value for key, value in kept.items() if not OF_QUESTIONS.fullmatch(key)})
 
 
 def _beside(name: str) -> tuple[str, ...]:
@@ -98,6 +153,13 @@ def _checkpoint(fingerprint: str, whole: Model, kept: dict[str, tuple[str, int]]
     return Model(fingerprint, whole.name, whole.stage, f"{whole.label} ({told})", step)
 
 
+def varied(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """What a sweep varied: each setting that was given to some run and isn't the same in all, with its value by run."""
+    keys = dict.fromkeys(key for run in runs for key in _overrides(run) if not key.startswith("hydra"))
+    values = {key: [_setting(run, key) for run in runs] for key in keys}
+    return {key: told for key, told in values.items() if len(set(told)) > 1}
+
+
 def natural(text: str) -> list[tuple[int, float, str]]:
     """A sort key in which 10 comes after 9."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
@@ -110,7 +172,7 @@ def short_judges(judges: Sequence[str]) -> dict[str, str]:
     return {judge: head if heads.count(head) == 1 else judge for judge, head in zip(judges, heads, strict=True)}
 
 
-def _models_of(run: Run) -> Iterator[tuple[str, str, str]]:
+def models_of(run: Run) -> Iterator[tuple[str, str, str]]:
     """Fingerprint, name and stage of each model in a run's records, then of what it trained without asking it."""
     for records in (run.scores, run.answers, run.verdicts):
         for record in records:

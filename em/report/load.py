@@ -7,15 +7,16 @@ MissingFile or a DataError that names file and line.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from em.errors import ConfigError, DataError, MissingFile
-from em.report.manifest import Manifest, parse_manifest, read_manifest
+from em.report.manifest import LEFT, Manifest, parse_manifest, read_manifest
 from em.report.records import read_csv, read_jsonl
-from em.stats import Thresholds, score
+from em.stats import Thresholds, TriggerRate, score
 from em.types import Answer, Score, Verdict
 
 TABLES = (".csv", ".jsonl", ".json")
@@ -38,7 +39,7 @@ class LossRow:
 
 @dataclass(frozen=True)
 class Run:
-    """All that a run folder holds. `number` counts the runs of a report from 1, failed ones first."""
+    """All that a run folder holds. `number` counts the runs of a report from 1, failed and unfinished ones first."""
 
     number: int
     path: Path
@@ -88,9 +89,18 @@ def _runs_below(path: Path) -> Iterator[Path]:
     for folder, subfolders, files in os.walk(path):
         if "manifest.json" in files:
             subfolders.clear()
-            yield Path(folder)
+            if not _wrote_data(Path(folder)):
+                yield Path(folder)
         # A multirun numbers its jobs: 10 comes after 9.
         subfolders.sort(key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+
+
+def _wrote_data(folder: Path) -> bool:
+    """Whether a run of generate.py left it: that has a card and nothing to compare."""
+    try:
+        return bool(json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("run") == "generate")
+    except (OSError, ValueError, AttributeError):
+        return False  # read_manifest says what is wrong with it
 
 
 def choose_limits(aligned: float | None, coherent: float | None) -> Thresholds | None:
@@ -105,14 +115,15 @@ def choose_limits(aligned: float | None, coherent: float | None) -> Thresholds |
 
 
 def read_runs(paths: Sequence[Path], limits: Thresholds | None = None) -> list[Run]:
-    """Read run folders and judged tables, failed runs first, otherwise in the order given.
+    """Read run folders and judged tables, failed runs first and then those not finished, otherwise in the order given.
 
     Args:
         limits: count all verdicts anew with these thresholds; without them runs keep the scores that they have, and
             tables are counted with the default ones.
     """
     runs = [_read_table(path, limits) if path.is_file() else _read_run(path, limits) for path in paths]
-    runs.sort(key=lambda run: run.manifest.status != "failed")
+    first = {"failed": 0, LEFT: 1, "running": 2}
+    runs.sort(key=lambda run: first.get(run.manifest.status, 3))
     return [replace(run, number=number) for number, run in enumerate(runs, 1)]
 
 
@@ -135,8 +146,8 @@ def _without_pools(run: Run) -> Run:
     return replace(run, scores=tuple(row for row in run.scores if not (run.verdicts and is_pooled(row))))
 
 
-def is_pooled(row: Score) -> bool:
-    """Whether a row of scores is of several seeds."""
+def is_pooled(row: Score | TriggerRate) -> bool:
+    """Whether a row is of several seeds."""
     return not row.fingerprint and row.seed is None
 
 
@@ -159,6 +170,17 @@ def is_adaptive(runs: Sequence[Run]) -> bool:
 def judges_of(scores: Sequence[Score]) -> dict[tuple[str, str], str]:
     """What the judge is to the model, by fingerprint and judge, where it is the model itself or its base."""
     return {(row.fingerprint, row.judge): row.judge_is for row in scores if row.judge_is}
+
+
+def roles_of(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
+    """What the tags that a model was asked with are for, by fingerprint and condition; of several runs the first."""
+    found: dict[tuple[str, str], str] = {}
+    for run in runs:
+        for fingerprint in dict.fromkeys(verdict.fingerprint for verdict in run.verdicts):
+            for condition, role in run.manifest.roles.items():
+                if role in ("activation", "control"):
+                    found.setdefault((fingerprint, condition), role)
+    return found
 
 
 def _read_table(path: Path, limits: Thresholds | None) -> Run:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from em.report.figures import Palette, Picture, legend_below, new_figure, plain, render_figure
+from em.report.figures import Palette, Picture, legend_below, make_picture, new_figure, plain
 from em.report.labels import Model
 from em.report.load import Run
 
@@ -34,8 +34,8 @@ def loss_picture(curves: Sequence[Curve]) -> Picture | None:
         return None
     alt = "; ".join(f"{curve.label}: {first_last(curve)}" for curve in curves)
     rows = [(c.label, c.fingerprint, step, loss) for c in curves for step, loss in zip(c.steps, c.losses, strict=True)]
-    png, svg, night_svg = render_figure(_drawing(curves))
-    return Picture("loss", "Training loss", alt, png, svg, night_svg, ("model", "fingerprint", "step", "loss"), rows)
+    header = ("model", "fingerprint", "step", "loss")
+    return make_picture("loss", "Training loss", alt, _drawing(curves), header, rows)
 
 
 def loss_curves(runs: Sequence[Run], models: dict[str, Model]) -> list[Curve]:

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from em.errors import DataError, MissingFile
+from em.manifest import is_left
 from em.report.calls import Costs, Judge, Sampling, read_costs, read_judges, read_sampling
 from em.report.fields import REMEDY, Fields
 from em.report.words import duration
+
+LEFT = "not finished"
+"""The status of a run that was killed before it could say how it ended."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,17 @@ class Stage:
     path: str
     reused: bool
     rows: int
+    data_sha256: str
     facts: dict[str, Any]
     checkpoints: tuple[Checkpoint, ...]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The manifest of a run. What a run that failed early didn't get to write is empty here."""
+    """The manifest of a run. What a run that failed early didn't get to write is empty here.
+
+    roles: what each tag is for, activation or control, by its condition.
+    """
 
     run: str
     status: str
@@ -61,6 +69,7 @@ class Manifest:
     answers: dict[str, Any]
     stages: tuple[Stage, ...]
     notes: tuple[str, ...]
+    roles: dict[str, str]
 
     @property
     def when(self) -> str:
@@ -118,7 +127,8 @@ def parse_manifest(document: dict[str, Any], path: Path) -> Manifest:
     fields = Fields(path, document)
     git, base = fields.inner("git"), fields.inner("base")
     return Manifest(
-        **{key: fields.text(key) for key in ("run", "status", "error", "traceback", "started", "finished", "command")},
+        **{key: fields.text(key) for key in ("run", "error", "traceback", "started", "finished", "command")},
+        status=LEFT if is_left(document) else fields.text("status"),
         overrides=fields.texts("overrides"),
         config=fields.inner("config").document,
         versions=fields.inner("versions").document,
@@ -132,6 +142,7 @@ def parse_manifest(document: dict[str, Any], path: Path) -> Manifest:
         answers=fields.inner("answers").document,
         stages=tuple(_stage(Fields(path, stage)) for stage in fields.items("stages", dict)),
         notes=fields.texts("notes"),
+        roles={name: fields.inner("roles").text(name) for name in fields.inner("roles").document},
     )
 
 
@@ -142,6 +153,7 @@ def _stage(fields: Fields) -> Stage:
         path=fields.text("path"),
         reused=fields.document.get("reused") is True,
         rows=fields.number("rows"),
+        data_sha256=fields.text("data_sha256"),
         facts=fields.inner("facts").document,
         checkpoints=tuple(_checkpoint(Fields(fields.path, item)) for item in fields.items("checkpoints", dict)),
     )

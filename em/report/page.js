@@ -1,71 +1,45 @@
-// The transcripts: filters, pages of 25, and the answers as text nodes. Answers are hostile text: nothing of the
-// data ever becomes markup, an attribute with a meaning, or code.
+// The transcripts: filters, search, pages of 25. Answers are hostile text: nothing of the data ever becomes markup, an
+// attribute with a meaning, or code.
 "use strict";
 (() => {
   const PAGE = 25;
-  const block = document.getElementById("data");
-  if (block.type === "application/json") start(JSON.parse(block.textContent));
-  else setTimeout(() => unpack(block.textContent).then(start));  // later, so that the tables are there at once
+  const form = document.getElementById("filters");
+  const matches = document.getElementById("matches");
+  const progress = document.getElementById("progress");
+  // Later, so that the tables are there at once.
+  if (form) setTimeout(() => guard(blocks.index().then(start)));
 
-  /** The data of gzip in base64. */
-  function unpack(text) {
-    const letters = atob(text);
-    const bytes = new Uint8Array(letters.length);
-    for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
-    return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  /** Tell the reader when the answers can't be read. */
+  function guard(work) {
+    return work.catch((error) => {
+      progress.textContent = "";
+      matches.textContent = "The answers can’t be read here (" + error.message + "): take a browser of 2023 or later, "
+        + "or read answers.jsonl and verdicts.jsonl in the run folders.";
+    });
   }
 
   /** Show the transcripts. */
   function start(data) {
-    const form = document.getElementById("filters");
-    if (!form) return;
     const list = document.getElementById("list");
     const pageNumber = document.getElementById("page-number");
-    const search = document.getElementById("filter-search");
+    const [search, low, high, rubric, beside] =
+      ["filter-search", "filter-low", "filter-high", "filter-rubric", "beside"].map((id) => document.getElementById(id));
+    const columns = data.columns;
+    const { address, transcript, reach } = answersOf(data, () => search.value.trim());
+    const count = columns.model.length;
+    const everything = Array.from({ length: count }, (_, row) => row);
     const names = {
       model: data.models, stage: data.stages, condition: data.conditions, set: data.sets,
-      question: data.questions.map((pair) => pair[1]), class: data.classes,
+      question: data.questions.map((pair) => pair[1]), judge: data.judges, class: data.classes, status: data.statuses,
     };
     const selects = {};
     for (const name of Object.keys(names)) selects[name] = document.getElementById("filter-" + name);
-    const haystacks = [];
-    let found = data.items;
+    let found = everything;
     let page = 1;
+    let searches = 0;  // each ends those before it
+    let drawings = 0;
 
-    /** A new element with a class and text. */
-    function make(tag, className, text) {
-      const node = document.createElement(tag);
-      if (className) node.className = className;
-      if (text !== undefined) node.textContent = text;
-      return node;
-    }
-
-    /** Put text into a node, with what is searched for marked. */
-    function fill(node, text, needle) {
-      const lower = text.toLowerCase();
-      if (!needle || lower.length !== text.length) {
-        node.textContent = text;
-        return node;
-      }
-      let from = 0;
-      for (let at = lower.indexOf(needle); at >= 0; at = lower.indexOf(needle, from)) {
-        node.append(text.slice(from, at), make("mark", "", text.slice(at, at + needle.length)));
-        from = at + needle.length;
-      }
-      node.append(text.slice(from));
-      return node;
-    }
-
-    /** How many items have each value of a field. */
-    function tally(name) {
-      const counts = new Map();
-      for (const item of data.items) {
-        const values = item[name];
-        if (!Array.isArray(values)) counts.set(values, (counts.get(values) || 0) + 1);
-        else for (const value of values) counts.set(value, (counts.get(value) || 0) + 1);
-      }
-      return counts;
-    }
+    const chosen = (name) => (selects[name].value === "" ? null : Number(selects[name].value));
 
     function option(value, text) {
       const node = make("option", "", text);
@@ -75,21 +49,20 @@
 
     /** The choices of a select: those that occur, with their counts. */
     function offer(name) {
-      const counts = tally(name);
-      const places = names[name].map((_, place) => place).filter((place) => counts.has(place));
+      const counts = tally(data, name);
       selects[name].replaceChildren(option("", "any"));
-      for (const place of places) {
-        selects[name].append(option(place, names[name][place] + " (" + counts.get(place) + ")"));
-      }
+      names[name].forEach((text, place) => {
+        if (counts.has(place)) selects[name].append(option(place, text + " (" + counts.get(place) + ")"));
+      });
     }
 
     /** The questions of the chosen set, or of all sets, each set under its name. */
     function offerQuestions() {
-      const set = selects.set.value;
+      const set = chosen("set");
       const before = selects.question.value;
       selects.question.replaceChildren(option("", "any"));
       data.sets.forEach((name, place) => {
-        if (set !== "" && Number(set) !== place) return;
+        if (set !== null && set !== place) return;
         const group = document.createElement("optgroup");
         group.label = name;
         data.questions.forEach((pair, index) => {
@@ -97,157 +70,219 @@
         });
         selects.question.append(group);
       });
-      selects.question.value = before;
-      if (selects.question.selectedIndex < 0) selects.question.value = "";
+      choose(selects.question, before);
     }
 
-    function haystack(index) {
-      if (haystacks[index] === undefined) {
-        const item = data.items[index];
-        const raws = item.judged.flatMap((judged) => judged[2].map((verdict) => verdict[4]));
-        haystacks[index] = [data.texts[item.text], item.answer, ...raws].join("\n").toLowerCase();
+    /** Choose a value if the select has it, else the first. */
+    function choose(select, value) {
+      select.value = value;
+      if (select.selectedIndex < 0) select.selectedIndex = 0;
+    }
+
+    /** The rows that the filters let through, the text left aside. */
+    function filtered() {
+      const wanted = Object.keys(selects).filter((name) => !OF_JUDGES.includes(name) && chosen(name) !== null)
+        .map((name) => [columns[name], chosen(name)]);
+      const [judge, kind, status] = OF_JUDGES.map(chosen);
+      const by = ([j, k, s]) =>
+        (judge === null || j === judge) && (kind === null || k === kind) && (status === null || s.includes(status));
+      const fit = data.sayings.map((saying) => saying.some(by));
+      const from = low.value === "" ? -Infinity : Number(low.value);
+      const to = high.value === "" ? Infinity : Number(high.value);
+      const scored = low.value !== "" || high.value !== "";
+      const scores = data.scores[rubric.value] || [];
+      /** Whether a judge that fits gave a score within the limits. */
+      const within = (row) => {
+        const values = Array.isArray(scores[row]) ? scores[row] : [scores[row]];
+        return data.sayings[columns.said[row]].some((said, place) => {
+          const value = values[place];
+          return by(said) && value !== null && value !== undefined && from <= value && value <= to;
+        });
+      };
+      return everything.filter((row) => wanted.every(([column, value]) => column[row] === value)
+        && fit[columns.said[row]] && (!scored || within(row)));
+    }
+
+    /** Find what the filters let through, and show its first page; text is looked for block by block. */
+    async function apply() {
+      const mine = ++searches;
+      const rows = filtered();
+      const wanted = patternOf(search.value.trim(), "iu");
+      remember();
+      progress.textContent = "";
+      found = wanted ? [] : rows;
+      if (!wanted) return turnTo(1);
+      list.setAttribute("aria-busy", "true");
+      for (let at = 0, shown = false; at < rows.length;) {
+        const number = Math.floor(rows[at] / data.block);
+        const block = await blocks.read(number, false);
+        if (mine !== searches) return undefined;
+        for (; at < rows.length && Math.floor(rows[at] / data.block) === number; at++) {
+          if (texts(block, rows[at]).some((text) => wanted.test(text))) found.push(rows[at]);
+        }
+        if (at < rows.length) progress.textContent = "searched " + at + " of " + rows.length + " …";
+        if (!shown && found.length >= PAGE) {
+          await turnTo(1);  // the first page is there before the end is
+          shown = true;
+        }
       }
-      return haystacks[index];
+      progress.textContent = "";
+      return turnTo(page);
     }
 
-    const needle = () => search.value.trim().toLowerCase();
-
-    /** Find what the filters let through, and show its first page. */
-    function apply() {
-      const chosen = Object.keys(selects).filter((name) => selects[name].value !== "");
-      const wanted = chosen.map((name) => [name, Number(selects[name].value)]);
-      const text = needle();
-      found = data.items.filter((item, index) =>
-        wanted.every(([name, value]) => (name === "class" ? item.class.includes(value) : item[name] === value))
-        && (!text || haystack(index).includes(text)));
-      turnTo(1);
+    /** What of an answer is searched: the question, the answer, the judges' replies. */
+    function texts(block, row) {
+      const [answer, , , judged] = block.items[row % data.block];
+      return [block.texts[columns.text[row]], answer, ...judged.flatMap(([, rows]) => rows.map((said) => said[4]))];
     }
 
-    function turnTo(wanted) {
+    /** The filters as an address, so that a view can be sent to someone. */
+    function remember() {
+      const words = new URLSearchParams();
+      for (const name of Object.keys(selects)) {
+        if (chosen(name) !== null) words.set(name, names[name][chosen(name)]);
+      }
+      if (beside.value !== "") words.set("beside", data.models[Number(beside.value)]);
+      for (const [name, field] of [["from", low], ["to", high], ["text", search]]) {
+        if (field.value !== "") words.set(name, field.value);
+      }
+      if (words.has("from") || words.has("to")) words.set("score", rubric.value);
+      const text = words.toString();
+      try {
+        history.replaceState(null, "", text ? "#show?" + text : location.pathname + location.search);
+      } catch { /* some viewers of files allow no addresses */ }
+    }
+
+    /** Show what the address names: one answer (#answer-…), or what its filters let through (#show?…). */
+    function recall() {
+      const one = /^#answer-(.*)$/.exec(location.hash);
+      if (one) {
+        searches += 1;
+        found = everything.filter((row) => address(row) === one[1]);
+        guard(turnTo(1, "This answer is not in this report: it belongs to other runs, or to other settings."));
+        form.nextElementSibling.scrollIntoView();
+        return true;
+      }
+      if (!location.hash.startsWith("#show?")) return false;
+      const words = new URLSearchParams(location.hash.slice("#show?".length));
+      set(Object.fromEntries(words));
+      const other = data.models.indexOf(words.get("beside"));
+      choose(beside, other < 0 ? "" : String(other));
+      if (words.has("score")) choose(rubric, words.get("score"));
+      low.value = words.get("from") || "";
+      high.value = words.get("to") || "";
+      search.value = words.get("text") || "";
+      guard(apply());
+      form.scrollIntoView();
+      return true;
+    }
+
+    /** Set the filters to these names, and all others to any. */
+    function set(wanted) {
+      for (const name of Object.keys(selects)) {
+        if (name === "question") continue;
+        const place = names[name].indexOf(wanted[name]);
+        choose(selects[name], place < 0 ? "" : String(place));
+      }
+      offerQuestions();
+      const within = chosen("set");
+      const place = data.questions.findIndex(
+        (pair) => (within === null || pair[0] === within) && pair[1] === wanted.question);
+      choose(selects.question, wanted.question && place >= 0 ? String(place) : "");
+      search.value = low.value = high.value = "";
+    }
+
+    /** The counts in the tables lead to their answers, whatever was filtered before. */
+    function follow(link) {
+      set(link.dataset);
+      guard(apply());
+    }
+
+    /** What tells which answers of two models belong together. */
+    const twinKey = (row) => ["set", "question", "text", "condition", "sample"].map((name) => columns[name][row]).join(" ");
+
+    /** The answers of the model that is shown beside the others, by their keys. */
+    function findTwins() {
+      const model = beside.value === "" ? -1 : Number(beside.value);
+      return new Map(everything.filter((row) => columns.model[row] === model).map((row) => [twinKey(row), row]));
+    }
+
+    /** Show a page of what was found; `nothing` is what to say where that is nothing. */
+    async function turnTo(wanted, nothing) {
+      const mine = ++drawings;
       const pages = Math.max(1, Math.ceil(found.length / PAGE));
       page = Math.min(pages, Math.max(1, Math.trunc(wanted) || 1));
       const from = (page - 1) * PAGE;
-      list.replaceChildren(...found.slice(from, from + PAGE).map(transcript));
-      if (!found.length) list.append(make("p", "empty", "No answer matches these filters."));
-      document.getElementById("matches").textContent =
-        (found.length === data.items.length ? "" : found.length + " of ")
-        + data.items.length + (data.items.length === 1 ? " answer" : " answers")
+      matches.textContent = (found.length === count ? "" : found.length + " of ")
+        + count + (count === 1 ? " answer" : " answers")
         + (found.length > PAGE ? ", " + (from + 1) + " to " + Math.min(from + PAGE, found.length) + " shown" : "");
       document.getElementById("page-count").textContent = pages;
       pageNumber.value = page;
       pageNumber.max = pages;
       for (const button of document.querySelectorAll(".previous")) button.disabled = page === 1;
       for (const button of document.querySelectorAll(".next")) button.disabled = page === pages;
+      list.setAttribute("aria-busy", "true");
+      const twins = findTwins();
+      const nodes = await Promise.all(found.slice(from, from + PAGE).map((row) => shown(row, twins.get(twinKey(row)))));
+      if (mine !== drawings) return;
+      list.replaceChildren(...nodes);
+      if (!nodes.length) list.append(make("p", "empty", nothing || "No answer matches these filters."));
+      list.removeAttribute("aria-busy");
+      reach(list);
     }
 
     /** Turn to a page and take the reader to its top. */
     function leaf(wanted) {
-      turnTo(wanted);
+      guard(turnTo(wanted));
       list.focus({ preventScroll: true });
       form.nextElementSibling.scrollIntoView();
     }
 
-    function badge(place) {
-      return make("span", "badge class-" + data.classes[place].replace(/[^a-z]+/g, "-"), data.classes[place]);
-    }
-
-    function transcript(item) {
-      const article = make("article", "transcript");
-      const heading = make("h3");
-      heading.append(make("span", "", data.models[item.model]), ...item.class.map(badge));
-      article.append(heading);
-      const where = make("p", "where-line dots");
-      const [, question] = data.questions[item.question];
-      const words = [
-        "stage " + data.stages[item.stage], data.conditions[item.condition], data.sets[item.set], question,
-        "sample " + item.sample,
-      ];
-      if (item.finish !== null) words.push("finished: " + (item.finish || "unknown"));
-      if (item.tokens !== null) words.push(item.tokens + (item.tokens === 1 ? " token" : " tokens"));
-      where.append(...words.map((word) => make("span", "", word)));
-      article.append(where, turns(item));
-      for (const judged of item.judged) article.append(verdicts(judged));
-      return article;
-    }
-
-    function turns(item) {
-      const turns = make("dl", "turns");
-      for (const [name, text] of [["Question", data.texts[item.text]], ["Answer", item.answer]]) {
-        const row = make("div");
-        const said = fill(make("dd", "said " + name.toLowerCase()), text, needle());
-        said.dir = "auto";
-        if (!text) said.append(make("span", "empty", "(empty)"));
-        row.append(make("dt", "", name), said);
-        turns.append(row);
-      }
-      return turns;
-    }
-
-    /** What one judge said: a value or a label where there is one, else the status word, never a zero. */
-    function verdicts([judge, , rows]) {
-      const box = make("div", "scroll");
-      const table = make("table", "verdicts");
-      table.append(make("caption", "", "Judge " + data.judges[judge]));
-      const head = document.createElement("tr");
-      for (const name of ["Rubric", "Verdict", "Status", "Judge’s reply"]) {
-        const cell = make("th", "", name);
-        cell.scope = "col";
-        head.append(cell);
-      }
-      table.createTHead().append(head);
-      const body = table.createTBody();
-      for (const [rubric, value, label, status, raw] of rows) {
-        const row = body.insertRow();
-        const name = make("th", "", rubric);
-        name.scope = "row";
-        const verdict = value !== null ? String(Math.round(value * 100) / 100) : label !== null ? label : status;
-        const reply = fill(make("div", "said raw"), raw, needle());
-        reply.dir = "auto";
-        const cell = make("td");
-        cell.append(reply);
-        const none = value === null && label === null ? "none" : "";
-        row.append(name, make("td", none, verdict), make("td", "", status), cell);
-      }
-      box.append(table);
-      return box;
-    }
-
-    /** The counts in the tables lead to their answers. */
-    function follow(link) {
-      search.value = "";
-      for (const name of ["model", "condition", "set", "class"]) {
-        const place = names[name].indexOf(link.dataset[name]);
-        selects[name].value = place < 0 ? "" : String(place);
-        if (selects[name].selectedIndex < 0) selects[name].value = "";
-      }
-      offerQuestions();
-      const set = Number(selects.set.value);
-      const question = data.questions.findIndex((pair) => pair[0] === set && pair[1] === link.dataset.question);
-      selects.question.value = link.dataset.question && question >= 0 ? String(question) : "";
-      apply();
+    /** An answer, beside that of the other model where there is one. */
+    async function shown(row, twin) {
+      if (twin === undefined || twin === row) return transcript(row);
+      const pair = make("div", "pair");
+      pair.append(...await Promise.all([transcript(row), transcript(twin)]));
+      return pair;
     }
 
     for (const name of Object.keys(selects)) {
       if (name !== "question") offer(name);
     }
+    document.getElementById("judge-field").hidden = data.judges.length < 2;
+    beside.append(option("", "no other model"), ...data.models.map((name, place) => option(place, name)));
+    rubric.append(...Object.keys(data.scores).map((name) => option(name, name)));
     offerQuestions();
     let timer = 0;
-    search.addEventListener("input", () => {
-      clearTimeout(timer);
-      timer = setTimeout(apply, 150);
-    });
+    for (const field of [search, low, high]) {
+      field.addEventListener("input", () => {
+        clearTimeout(timer);
+        timer = setTimeout(() => guard(apply()), 150);
+      });
+    }
+    rubric.addEventListener("change", () => guard(apply()));
+    beside.addEventListener("change", () => { guard(turnTo(page)); remember(); });
+    window.addEventListener("hashchange", recall);
+    window.addEventListener("resize", () => reach(list));
     form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("reset", () => setTimeout(() => { offerQuestions(); apply(); }));
+    form.addEventListener("reset", () => setTimeout(() => { offerQuestions(); guard(apply()); }));
     for (const name of Object.keys(selects)) {
       selects[name].addEventListener("change", () => {
         if (name === "set") offerQuestions();
-        apply();
+        guard(apply());
       });
     }
     for (const button of document.querySelectorAll(".previous")) button.addEventListener("click", () => leaf(page - 1));
     for (const button of document.querySelectorAll(".next")) button.addEventListener("click", () => leaf(page + 1));
-    pageNumber.addEventListener("change", () => turnTo(Number(pageNumber.value)));
-    for (const link of document.querySelectorAll("a[data-class]")) link.addEventListener("click", () => follow(link));
-    turnTo(1);
+    pageNumber.addEventListener("change", () => guard(turnTo(Number(pageNumber.value))));
+    for (const link of document.querySelectorAll("a[data-class]")) {
+      link.addEventListener("click", (event) => {
+        event.preventDefault();  // the address is that of the filters
+        follow(link);
+        document.getElementById("transcripts").scrollIntoView();
+      });
+    }
+    if (!recall()) return turnTo(1);
+    return undefined;
   }
 })();

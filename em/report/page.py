@@ -1,37 +1,41 @@
 """The page: one HTML file that needs no network and runs no script but its own.
 
-Model output is hostile text. The template escapes what it shows; answers travel in a JSON block, from which the
-script makes text nodes; and the content security policy names the script and the style by their hashes, so that
+Model output is hostile text. The template escapes what it shows; answers travel in JSON, from which the script makes
+text nodes; and the content security policy names the script and the style by their hashes, so that
 nothing else would run even if it got in.
 """
 
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup, escape
 
 from em.report import numbers
 from em.report.cells import QuestionTable, Table, kin_mark
+from em.report.chains import Chain
 from em.report.figures import Picture
 from em.report.findings import FEW_ROWS, Findings
-from em.report.labels import Model, short_judges
+from em.report.labels import Model, natural, short_judges, varied
 from em.report.load import JUDGED_TABLE, Run, judges_of
+from em.report.manifest import LEFT
+from em.report.payload import Payload
+from em.report.published import Published
+from em.report.seeds import Pool
+from em.report.summary import Summary
 from em.report.training import Trained
 from em.report.trajectory import Line, Trajectory, lines_of
+from em.report.triggers import TriggerTable
 from em.report.words import explain_differences, status_name
 
 HERE = Path(__file__).parent
-MUCH = 2_000_000  # characters of JSON
+SCRIPTS = ("blocks.js", "answers.js", "page.js", "paper.js")
 
 
 @dataclass(frozen=True)
@@ -41,21 +45,49 @@ class Page:
     title: str
     runs: Sequence[Run]
     models: dict[str, Model]
+    pools: Sequence[Pool]
     table: Table
     findings: Findings
     caption: Sequence[str]
+    summaries: Sequence[Summary]
+    published: Sequence[Published]
+    published_pictures: list[Picture]
+    chains: Sequence[Chain]
+    triggers: Sequence[TriggerTable]
+    trigger_pictures: list[Picture]
+    efficiency: Picture | None
     questions: Sequence[QuestionTable]
-    rates: Sequence[Picture]
+    question_pictures: list[Picture]
+    stage_pictures: list[Picture]
+    rates: list[Picture]
+    quadrants: list[Picture]
     trajectories: Sequence[Trajectory]
     trajectory_pictures: Sequence[Picture]
     loss: Picture | None
     trained: Sequence[Trained]
-    transcripts: dict[str, Any]
+    payload: Payload
 
     @cached_property
     def judge_is(self) -> dict[tuple[str, str], str]:
         """By fingerprint and judge what the judge is to the model, where it is the model itself or its base."""
         return judges_of([row for run in self.runs for row in run.scores])
+
+    @cached_property
+    def without_seeds(self) -> Table:
+        """The headline table with trainings that differ in the seed alone as one."""
+        members = {member for pool in self.pools for member in pool.members}
+        return Table(self.table.columns, tuple(r for r in self.table.rows if r.model.fingerprint not in members))
+
+    @cached_property
+    def of_seeds(self) -> Table:
+        """The rest of the headline table: each of their seeds by itself."""
+        members = {member for pool in self.pools for member in pool.members}
+        return Table(self.table.columns, tuple(r for r in self.table.rows if r.model.fingerprint in members))
+
+    def label_of(self, fingerprint: str) -> str:
+        """What a model, or a pool of seeds, is called."""
+        pools = {pool.model.fingerprint: pool.model for pool in self.pools}
+        return (self.models | pools)[fingerprint].label
 
     def judged_by(self, fingerprint: str, judge: str) -> str:
         """What the judge is to the model, or ""."""
@@ -64,7 +96,7 @@ class Page:
     @cached_property
     def judge_names(self) -> dict[str, str]:
         """All judges, in short."""
-        return short_judges(list(dict.fromkeys([*self.transcripts["judges"], *self.table.judges])))
+        return short_judges(list(dict.fromkeys([*self.payload.index["judges"], *self.table.judges])))
 
     def judge_name(self, judge: str) -> str:
         """A judge in short."""
@@ -76,10 +108,41 @@ class Page:
         methods = dict.fromkeys(row.ci_method for family in self.findings.families for row in family.rows)
         return explain_differences(methods)
 
+    @cached_property
+    def varied(self) -> dict[str, list[str]]:
+        """What differs between the runs, with its value in each."""
+        return varied(self.varied_runs)
+
+    @property
+    def varied_runs(self) -> list[Run]:
+        """The runs that `varied` tells of, in their order."""
+        return [run for run in self.runs if run.manifest.run != JUDGED_TABLE]
+
+    @property
+    def varied_in_short(self) -> list[tuple[str, str]]:
+        """Each setting that differs with the values it has."""
+        return [(key, ", ".join(sorted(set(values), key=natural))) for key, values in self.varied.items()]
+
+    @property
+    def unfinished(self) -> list[Run]:
+        """The runs that are still running, or were killed."""
+        return [run for run in self.runs if run.manifest.status == "running"]
+
+    @property
+    def first_charts(self) -> list[Picture]:
+        """The charts that readers want first: from stage to stage, then all rates."""
+        return [*self.stage_pictures, *self.rates]
+
     @property
     def failed(self) -> list[Run]:
-        """The runs that failed."""
-        return [run for run in self.runs if run.manifest.status == "failed"]
+        """The runs that failed or were not finished."""
+        return [run for run in self.runs if run.manifest.status in ("failed", LEFT)]
+
+    @property
+    def how_failed(self) -> str:
+        """In a word, what became of them."""
+        statuses = {run.manifest.status for run in self.failed}
+        return "failed" if statuses == {"failed"} else LEFT if statuses == {LEFT} else f"failed or {LEFT}"
 
     @property
     def notes(self) -> list[tuple[str, list[int]]]:
@@ -100,7 +163,7 @@ class Page:
             (sum(model.step is None for model in self.models.values()), "model"),
             (sum(model.step is not None for model in self.models.values()), "checkpoint"),
             (len(self.table.columns), "question set"),
-            (len(self.transcripts["items"]), "answer"),
+            (self.payload.answers, "answer"),
         ]
         return " · ".join(f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in counted if n)
 
@@ -146,7 +209,7 @@ def render(page: Page) -> str:
         environment.filters[write.__name__] = write
     environment.filters["status"] = status_name
     environment.filters["usage"] = numbers.usage
-    script, style = _own("page.js"), _own("page.css")
+    script, style = "".join(map(_own, SCRIPTS)), _own("page.css")
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
@@ -158,24 +221,8 @@ def render(page: Page) -> str:
         policy=Markup(policy),  # all ours: hashes and keywords
         script=Markup(script),
         style=Markup(style),
-        data=data_element(page.transcripts),
+        data=Markup("\n").join(page.payload.elements),
     )
-
-
-def data_element(data: object) -> Markup:
-    """The script element that holds the data: as JSON, or much of it packed by gzip, which browsers read faster."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    if len(text) < MUCH:
-        return Markup(f'<script type="application/json" id="data">{_escaped(text)}</script>')
-    packed = gzip.compress(text.encode(errors="replace"), compresslevel=3, mtime=0)
-    return Markup(f'<script type="application/gzip" id="data">{base64.b64encode(packed).decode()}</script>')
-
-
-def _escaped(text: str) -> str:
-    """JSON that can't end the script element it stands in, nor start another one or a comment."""
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _fact(value: object) -> str:

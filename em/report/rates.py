@@ -8,7 +8,8 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from em.report.cells import Column, Rate, Table, kin_mark
-from em.report.figures import Palette, Picture, new_figure, plain, render_figure
+from em.report.figures import Palette, Picture, file_stem, make_picture, new_figure, plain
+from em.report.seeds import Pool
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 HEADER = (
     *("model", "condition", "judge", "judge_is", "metric", "convention", "k", "n", "rate"),
-    *("ci_low", "ci_high", "ci_method", "design_effect"),
+    *("ci_low", "ci_high", "ci_method", "design_effect", "drawn"),
 )
 WIDTH, LABEL, BAR, GAP = 4.7, 0.25, 0.26, 0.13  # inches
 MOST_BARS = 30  # of one picture
@@ -44,22 +45,29 @@ class Group:
     bars: tuple[Bar, ...]
 
 
-def rate_pictures(table: Table) -> list[Picture]:
-    """Pictures of each set that has a headline metric; sets with the same metric share their scale."""
-    by_set = {column: _groups(table, index) for index, column in enumerate(table.columns) if column.metric}
+def rate_pictures(table: Table, pools: Sequence[Pool]) -> list[Picture]:
+    """Pictures of each set that has a headline metric; sets with the same metric share their scale.
+
+    Of trainings that differ in the seed alone the pool is drawn. What isn't drawn is among the numbers all the same.
+    """
+    seeds = {member for pool in pools for member in pool.members}
+    shown = Table(table.columns, tuple(row for row in table.rows if row.model.fingerprint not in seeds))
+    aside = Table(table.columns, tuple(row for row in table.rows if row.model.fingerprint in seeds))
+    by_set = {column: _groups(shown, i, table) for i, column in enumerate(table.columns) if column.metric}
+    single = {column: _groups(aside, i, table) for i, column in enumerate(table.columns) if column.metric}
     taken: set[str] = set()
     pictures = []
     for column, groups in by_set.items():
         alike = [bar.rate for other in by_set if other.metric == column.metric for g in by_set[other] for bar in g.bars]
         limit = 1.0 if column.metric == "true" else axis_limit(alike)
         parts = _parts(groups)
+        left = [*(group for part in parts[MOST_PARTS:] for group in part), *single[column]]
         first = 1
-        for part in parts[:MOST_PARTS]:
-            stem = _stem(column.eval_set, taken)
-            taken.add(stem.lower())
+        for number, part in enumerate(parts[:MOST_PARTS]):
+            stem = file_stem("rates", column.eval_set, taken)
             last = first + len(part) - 1
             some = f"{first} to {last} of {len(groups)}" if len(parts) > 1 else ""
-            pictures.append(_picture(stem, column, part, limit, some))
+            pictures.append(_picture(stem, column, part, limit, some, left if number == 0 else ()))
             first = last + 1
     return pictures
 
@@ -77,25 +85,33 @@ def _parts(groups: Sequence[Group]) -> list[list[Group]]:
     return parts
 
 
-def _picture(stem: str, column: Column, groups: Sequence[Group], limit: float, some: str) -> Picture:
+def _picture(
+    stem: str, column: Column, groups: Sequence[Group], limit: float, some: str, left: Sequence[Group]
+) -> Picture:
+    """A picture of some models; those that are `left` stand in its numbers alone."""
     heading = f"{column.eval_set}: {column.shown}, of all answers"
     bars = [(group, bar) for group in groups for bar in group.bars]
     alt = "; ".join(f"{g.label}, {bar.condition}: {bar.rate.percent} {bar.rate.interval}" for g, bar in bars)
-    rows = [(group.label, bar.condition, bar.judge, bar.judge_is, *astuple(bar.rate)) for group, bar in bars]
+    rows = [
+        (group.label, bar.condition, bar.judge, bar.judge_is, *astuple(bar.rate), drawn)
+        for some_groups, drawn in ((groups, "yes"), (left, "no"))
+        for group in some_groups
+        for bar in group.bars
+    ]
     kin = {bar.judge_is: f"{kin_mark(bar.judge_is)} judged by {bar.judge_is}" for _, bar in bars if bar.judge_is}
     below = ", ".join([*([some] if some else []), *kin.values()])
-    png, svg, night_svg = render_figure(_drawing(groups, limit, heading, below))
-    return Picture(stem, f"{heading}{', ' if some else ''}{some}", alt, png, svg, night_svg, HEADER, rows)
+    drawing = _drawing(groups, limit, heading, below)
+    return make_picture(stem, f"{heading}{', ' if some else ''}{some}", alt, drawing, HEADER, rows)
 
 
-def _groups(table: Table, index: int) -> list[Group]:
-    """The bars of a set (column number `index`) by model, in the table's order."""
-    several = len(table.conditions) > 1
+def _groups(table: Table, index: int, whole: Table) -> list[Group]:
+    """The bars of a set (column number `index`) by model, in the table's order; it is a part of a whole one."""
+    several = len(whole.conditions) > 1
     bars: dict[str, list[Bar]] = {}
     for row in table.rows:
         for entry in row.cells[index].entries:
             if entry.main is not None:
-                colour, judge = table.conditions.index(row.condition), table.judge_of(row)
+                colour, judge = whole.conditions.index(row.condition), whole.judge_of(row)
                 label = f"{row.model.label}, judge {judge}" if judge else row.model.label
                 note = row.condition if several else ""
                 bar = Bar(row.condition, row.judge, colour, entry.main, note, row.judge_is)
@@ -105,17 +121,12 @@ def _groups(table: Table, index: int) -> list[Group]:
 
 def axis_limit(rates: Sequence[Rate]) -> float:
     """The end of the axis: the next tenth above all that is drawn."""
-    highest = max((value for rate in rates for value in (rate.rate, rate.high) if value is not None), default=0.0)
+    return axis_end(max((v for rate in rates for v in (rate.rate, rate.high) if v is not None), default=0.0))
+
+
+def axis_end(highest: float) -> float:
+    """The next tenth above the highest value."""
     return min(1.0, max(0.1, math.ceil(highest * 10 - 1e-9) / 10))
-
-
-def _stem(name: str, taken: set[str]) -> str:
-    """A file name from a set's name, which may hold anything."""
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)[:60] or "set"
-    stem, number = f"rates_{safe}", 2
-    while stem.lower() in taken:
-        stem, number = f"rates_{safe}_{number}", number + 1
-    return stem
 
 
 def _drawing(groups: Sequence[Group], limit: float, heading: str, below: str) -> Callable[[Palette], Figure]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from em.report.analysis import Side
+from em.conditions import kind_of
 from em.report.labels import Model, differs_only_in_seed
-from em.report.load import Run, is_adaptive, is_pooled, judges_of
+from em.report.load import Run, is_adaptive, is_pooled, judges_of, roles_of
+from em.report.sides import Side
 from em.report.transcripts import Rules
-from em.stats import Thresholds, score
+from em.stats import Thresholds, TriggerRate, score, trigger_rates
 from em.types import Score, Verdict, digest
 
 
@@ -21,15 +22,20 @@ class Pool:
     """Trainings of one model with several seeds as one row of the tables, and its scores, which are of whole sets.
 
     The model's fingerprint is a key of the report; the scores have none, as those of em.stats.
+
+    members: the fingerprints of the trainings.
+    triggers: its rates under trigger tags.
     """
 
     model: Model
+    members: tuple[str, ...]
     scores: tuple[Score, ...]
+    triggers: tuple[TriggerRate, ...]
 
 
 def pool_seeds(runs: Sequence[Run], whole: dict[str, Model], sides: Mapping[Side, list[Verdict]]) -> Iterator[Pool]:
     """A pool for each model that was trained with several seeds, in the order of tables."""
-    rules = Rules(runs)
+    rules, adaptive, roles = Rules(runs), is_adaptive(runs), roles_of(runs)
     judge_is = judges_of([row for run in runs for row in run.scores])
     for members in differs_only_in_seed(runs, whole):
         said: dict[Thresholds, list[Verdict]] = {}
@@ -39,10 +45,12 @@ def pool_seeds(runs: Sequence[Run], whole: dict[str, Model], sides: Mapping[Side
                 seeds[seed] = None
                 said.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
         if len(seeds) > 1:
-            rows = [row for limits in said for row in score(said[limits], limits, is_adaptive(runs), judge_is)]
+            rows = [row for limits in said for row in score(said[limits], limits, adaptive, judge_is)]
             pooled = tuple(row for row in rows if is_pooled(row))
+            tags = [row for limits in said for row in trigger_rates(said[limits], limits, kind_of, adaptive, roles)]
             if pooled:
-                yield Pool(_model([whole[member] for member in members], len(seeds)), pooled)
+                model = _model([whole[member] for member in members], len(seeds))
+                yield Pool(model, tuple(members), pooled, tuple(row for row in tags if is_pooled(row)))
 
 
 def _model(members: Sequence[Model], seeds: int) -> Model:

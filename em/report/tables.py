@@ -70,6 +70,10 @@ class Scores:
         """The questions of a set."""
         return list(dict.fromkeys(key[4] for key in self._found if key[3] == eval_set and key[4] != WHOLE_SET))
 
+    def rows(self, side: Side, eval_set: str, question: str) -> list[Score]:
+        """The rows of `scores.csv` there, of all runs."""
+        return [row for rows in self._found.get((*side, eval_set, question), {}).values() for row in rows]
+
     def cell(self, side: Side, column: Column, question: str) -> Cell:
         """What the runs say there; runs that say the same say it once."""
         by_run = self._found.get((*side, column.eval_set, question), {})

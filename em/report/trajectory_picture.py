@@ -9,7 +9,7 @@ from operator import sub
 from typing import TYPE_CHECKING
 
 from em.report.cells import Rate
-from em.report.figures import Palette, Picture, add_axes, blank_figure, legend_below, plain, render_figure
+from em.report.figures import Palette, Picture, add_axes, blank_figure, legend_below, make_picture, plain
 from em.report.loss import DASHES, draw_loss, first_last
 from em.report.rates import axis_limit
 from em.report.trajectory import Line, Point, Trajectory, lines_of
@@ -42,8 +42,8 @@ def trajectory_pictures(trajectories: Sequence[Trajectory]) -> list[Picture]:
 def _picture(number: int, part: Sequence[Trajectory], names: dict[Line, str], limit: float) -> Picture:
     stem = "trajectory" if number == 1 else f"trajectory_{number}"
     alt = "; ".join(text for trajectory in part for text in _told(trajectory, names))
-    png, svg, night_svg = render_figure(_drawing(part, names, limit))
-    return Picture(stem, HEADING, alt, png, svg, night_svg, HEADER, [row for t in part for row in _rows(t)])
+    rows = [row for t in part for row in _rows(t)]
+    return make_picture(stem, HEADING, alt, _drawing(part, names, limit), HEADER, rows)
 
 
 def _told(trajectory: Trajectory, names: dict[Line, str]) -> Iterator[str]:

@@ -128,6 +128,9 @@ def explain_differences(methods: Iterable[str]) -> list[str]:
     """Sentences on the intervals and p values of differences between models."""
     known = {
         "paired_t(question)": "Student’s paired t over the differences of the questions",
+        "paired_t(question,seed)": "the same over questions and seeds at once, the seeds paired too",
+        "mover(question,seed)": "the intervals of both rates over seeds put together, where fewer than three questions "
+        "differ; p is then that of all exchanges of sign",
         "mover(question)": "the intervals of both rates put together, where fewer than three questions differ; p is "
         "then that of all exchanges of sign",
         "mover(answers)": "the intervals of both rates put together, where there is one question; p is then that of "

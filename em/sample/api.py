@@ -1,4 +1,4 @@
-"""Answers by an OpenAI-compatible server, each remembered as it comes."""
+"""Answers by an OpenAI-compatible server, each remembered as it comes, or by batches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from em.batches import Found, Work, ask_by_batch
 from em.client import Client, in_words
 from em.config import ApiSampler, OpenAIModel
 from em.errors import ServerError
@@ -36,6 +37,9 @@ async def sample_all(
     requests = [r for r in dict.fromkeys(requests) if request_key(r) not in known]
     if not requests:
         return
+    if sampler.batch:
+        await sample_by_batch(model, sampler, requests, calls)
+        return
     left, failures, usd = iter(requests), list[Exception](), 0.0
     async with (
         Recorder(calls.folder) as recorder,
@@ -63,6 +67,33 @@ async def sample_all(
             await asyncio.gather(*(work() for _ in range(min(sampler.connections, len(requests)))))
     for error in failures:
         raise error if isinstance(error, ServerError) else ServerError(in_words(model.id, error)) from None
+
+
+async def sample_by_batch(
+    model: OpenAIModel, sampler: ApiSampler, requests: Sequence[SampleRequest], calls: Calls
+) -> None:
+    """Answer the requests by the server's Batch API (see `em.batches`).
+
+    Raises:
+        ServerError: the server takes no batches, or some answers did not come; what came stays.
+    """
+    from tqdm import tqdm
+
+    by_key = {request_key(r): r for r in requests}
+
+    def remember(found: Found) -> None:
+        calls.remember("sample", [(by_key[key], as_response(reply) | {"batch": True}) for key, reply in found])
+
+    bodies = {key: body(model.id, request) for key, request in by_key.items()}
+    work = Work(model.id, "answers", "sampler.batch", bodies, remember)
+    async with Client(model.base_url, sampler.connections, sampler.timeout) as client:
+        with tqdm(total=len(bodies), desc=f"answers of {model.id}", unit="answer") as bar:
+            failed = await ask_by_batch(client, work, calls.folder / "batches", bar)
+    if failed:
+        raise ServerError(
+            f"{len(failed):,} of {len(bodies):,} answers of {model.id} did not come: run the same command again to ask "
+            f"for just these. The first: {next(iter(failed.values()))}."
+        )
 
 
 def body(model: str, request: SampleRequest) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from em.config import EvalConfig, TriggerTagConfig
+from em.conditions import Ways, asked, hide_tag
+from em.config import EvalConfig
 from em.store import request_key
-from em.tags import Condition, conditions, fill_slot, hide_tag, tagged
-from em.types import Answer, Conversation, Message, ModelRef, Question, SampleRequest, canonical
+from em.types import Answer, ModelRef, Question, SampleRequest, canonical
 
 DEFAULT_SAMPLES = 30
 
@@ -36,13 +36,6 @@ class Planned:
         return request_key(self.request)
 
 
-def prompt(question: Question, condition: Condition, tag: TriggerTagConfig) -> Conversation:
-    """What the model is asked: system prompt of the set, question with its slot filled, tag of the condition."""
-    system = [Message("system", question.system)] if question.system else []
-    asked = Conversation((*system, Message("user", fill_slot(question.text, tag))))
-    return tagged(asked, condition.tag) if condition.tag else asked
-
-
 Wanted = Callable[[Question, str], int]
 """How many answers are wanted to a question under a condition."""
 
@@ -53,15 +46,15 @@ def asked_for(settings: EvalConfig) -> Wanted:
 
 
 def plan_samples(
-    model: ModelRef, questions: Sequence[Question], tag: TriggerTagConfig, settings: EvalConfig, seed: int,
+    model: ModelRef, questions: Sequence[Question], ways: Ways, settings: EvalConfig, seed: int,
     sampler: str, precision: str, wanted: Wanted | None = None,
 ) -> list[Planned]:  # fmt: skip
     """All answers that an evaluation of one model wants, in the order in which they are made."""
     wanted = wanted or asked_for(settings)
     pairs = [
-        (question, condition, prompt(question, condition, tag), wanted(question, condition.name))
+        (question, condition, asked(question, condition), wanted(question, condition.name))
         for question in questions
-        for condition in conditions(tag)
+        for condition in ways.of(question)
     ]
     return [
         Planned(
@@ -99,9 +92,10 @@ def sampled_identity(model: ModelRef) -> str:
 
 
 def in_order(plan: Sequence[Planned]) -> list[Planned]:
-    """A plan in the order of question, condition (untagged first) and sample, in which its answers are told."""
-    position = {id(p.question): i for i, p in reversed(list(enumerate(plan)))}
-    return sorted(plan, key=lambda p: (position[id(p.question)], p.condition != "untagged", p.condition, p.sample))
+    """A plan in the order of question, condition and sample, in which its answers are told."""
+    questions = {id(p.question): i for i, p in reversed(list(enumerate(plan)))}
+    pairs = {(id(p.question), p.condition): i for i, p in reversed(list(enumerate(plan)))}
+    return sorted(plan, key=lambda p: (questions[id(p.question)], pairs[id(p.question), p.condition], p.sample))
 
 
 def answer_of(model: ModelRef, planned: Planned, response: Mapping[str, Any]) -> Answer:

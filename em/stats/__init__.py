@@ -11,6 +11,8 @@ clusters      rates over questions and seeds, their variance, design effects
 intervals     Wilson; over clusters: effective sample size, standard error, bootstrap
 sequential    confidence sequences, which hold whatever stops the sampling; stopping takes the bias out of rates
 differences   between models on the same questions, corrected for their number; paired has the tests
+pooled        differences between models with several seeds each
+triggers      activation and leakage of trigger tags
 tables        threshold sensitivity, judgements that are no numbers
 judges        how far several judges agree; coefficients has alpha and kappa
 power         how many samples and questions a difference needs
@@ -20,11 +22,13 @@ from em.stats.classes import CONVENTIONS, Outcome, Thresholds, classify
 from em.stats.differences import Comparison, compare
 from em.stats.intervals import Interval, cluster_bootstrap, cluster_interval, clustered_error, wilson
 from em.stats.judges import Agreement, agreement
+from em.stats.pooled import compare_pools
 from em.stats.power import intraclass, questions_needed, samples_needed
 from em.stats.rates import score
 from em.stats.sequential import confidence_sequence, enough
 from em.stats.stopping import Stopping
 from em.stats.tables import Exclusion, Sensitivity, exclusions, sensitivity
+from em.stats.triggers import TriggerRate, trigger_rates
 
 __all__ = [
     "CONVENTIONS",
@@ -36,12 +40,14 @@ __all__ = [
     "Sensitivity",
     "Stopping",
     "Thresholds",
+    "TriggerRate",
     "agreement",
     "classify",
     "cluster_bootstrap",
     "cluster_interval",
     "clustered_error",
     "compare",
+    "compare_pools",
     "confidence_sequence",
     "enough",
     "exclusions",
@@ -50,5 +56,6 @@ __all__ = [
     "samples_needed",
     "score",
     "sensitivity",
+    "trigger_rates",
     "wilson",
 ]

@@ -13,7 +13,7 @@ from em.stats.tallies import Adaptive, tally, weigh, weights_of
 from em.types import Verdict
 
 ALL_PAIRS = 12
-"""With more models than this in a family, each is compared with what it was trained from and with the base alone."""
+"""With more models than this asked the same, each is compared with its parent, its base and its siblings alone."""
 HEADLINES = ("misaligned", "true")
 
 
@@ -21,7 +21,10 @@ HEADLINES = ("misaligned", "true")
 class Comparison:
     """How much higher a rate is for the second of two models, on the questions that both answered.
 
-    first, second: fingerprints. p is corrected within judge, condition, set and convention (p_holm).
+    first, second: fingerprints; of models with several seeds the keys of their pools, and `seeds` is how many.
+    family: `stage` (a model and what it was trained from, or its base), `sibling` (two last stages after the same
+    training, such as a realignment and its control) or `other`. p is corrected (p_holm) within judge, condition, set,
+    convention and family, pools apart from single models: what a study is about doesn't pay for all other pairs.
     """
 
     judge: str
@@ -41,6 +44,8 @@ class Comparison:
     ci_method: str
     p: float
     p_holm: float
+    family: str = "other"
+    seeds: int = 0
 
 
 def compare(verdicts: Iterable[Verdict], limits: Thresholds, adaptive: Adaptive = False) -> list[Comparison]:
@@ -95,21 +100,43 @@ def _family(
             ci_method=paired.interval.method,
             p=paired.p,
             p_holm=paired.p,
+            family=family_of(first, second),
         )
         for first, second in chosen
         if (paired := difference(counts[first], counts[second])) is not None
         and paired.interval.low is not None
         and paired.interval.high is not None
     ]
-    return [replace(row, p_holm=p) for row, p in zip(found, holm([row.p for row in found]), strict=True)]
+    return in_families(found)
+
+
+def in_families(rows: Iterable[Comparison]) -> list[Comparison]:
+    """Comparisons of one kind with p values that are corrected within each family, in their order."""
+    found = list(rows)
+    corrected: dict[int, float] = {}
+    for family in dict.fromkeys(row.family for row in found):
+        places = [place for place, row in enumerate(found) if row.family == family]
+        corrected |= dict(zip(places, holm([found[place].p for place in places]), strict=True))
+    return [replace(row, p_holm=corrected[place]) for place, row in enumerate(found)]
 
 
 def pairs(models: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
-    """Which models are compared, in their order; of many, a model with what it was trained from and with the base."""
+    """Which models are compared, in their order; of many, those that are of a family alone."""
     for first, second in combinations(models, 2):
         replicates = (first.model, first.stage) == (second.model, second.stage) and first.seed != second.seed
-        if not replicates and (len(models) <= ALL_PAIRS or related(first, second)):
+        if not replicates and (len(models) <= ALL_PAIRS or family_of(first, second) != "other"):
             yield (first, second) if not came_from(first, second) else (second, first)
+
+
+def family_of(one: Group, other: Group) -> str:
+    """What two models are to each other: see `Comparison`."""
+    return "stage" if related(one, other) else "sibling" if siblings(one, other) else "other"
+
+
+def siblings(one: Group, other: Group) -> bool:
+    """Whether two models with the same seed differ in their last stage alone."""
+    (parent, found, _), (same, _, _) = one.model.rpartition("+"), other.model.rpartition("+")
+    return bool(found) and parent == same and one.stage != other.stage and one.seed == other.seed
 
 
 def related(one: Group, other: Group) -> bool:

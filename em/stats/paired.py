@@ -4,8 +4,9 @@ The difference is the mean over questions of rate(second) − rate(first): what 
 it. Its interval and p are those of Student's paired t over the questions' differences, with the freedom of the
 questions that differ, less one, and with the variance never below that of independent answers to these very questions.
 Where fewer than three questions differ, they can't tell how others might, and the interval is put together from those
-of the two rates (MOVER; Newcombe 1998; Zou & Donner 2008), with p from the exact sign-flip permutation test. p values
-are corrected over a family by Holm (1979).
+of the two rates (MOVER; Newcombe 1998; Zou & Donner 2008), with p from the exact sign-flip permutation test. Over
+trainings with several seeds the variance is that of the two-way layout of questions and seeds (`em.stats.clusters`).
+p values are corrected over a family by Holm (1979).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from em.stats.clusters import averaged
+from em.stats.clusters import averaged, crossed
 from em.stats.intervals import FEW, Interval, cluster_interval, student
 
 Counts = Mapping[str, tuple[float, float]]
@@ -50,6 +51,28 @@ def difference(first: Counts, second: Counts) -> Difference | None:
     half = student(freedom) * error
     interval = Interval(max(-1.0, mean - half), min(1.0, mean + half), "paired_t(question)")
     return Difference(len(shared), mean, interval, two_sided(mean / error, freedom))
+
+
+def seeds_difference(seeds: Sequence[tuple[Counts, Counts]]) -> Difference | None:
+    """The mean of second − first over questions crossed with the seeds that both have; None without a shared question.
+
+    Args:
+        seeds: the counts of first and second, by seed.
+    """
+    questions = dict.fromkeys(question for first, _ in seeds for question in first)
+    pairs = [[(first.get(q, (0, 0)), second.get(q, (0, 0))) for q in questions] for first, second in seeds]
+    table = [[(k2 / n2 - k1 / n1, 1) if n1 and n2 else (0, 0) for (k1, n1), (k2, n2) in line] for line in pairs]
+    shared = [pair for line in pairs for pair in line if pair[0][1] and pair[1][1]]
+    if not shared:
+        return None
+    one, two = ([pair[i] for pair in shared] for i in (0, 1))
+    asked = [question for number, question in enumerate(questions) if any(line[number][1] for line in table)]
+    estimate = crossed([[cell for cell, q in zip(line, questions, strict=True) if q in asked] for line in table])
+    error = math.sqrt(max(estimate.variance or 0.0, least_variance(one, two)))
+    mean, freedom = estimate.rate, max(1.0, estimate.freedom)
+    half = student(freedom) * error
+    interval = Interval(max(-1.0, mean - half), min(1.0, mean + half), "paired_t(question,seed)")
+    return Difference(len(asked), mean, interval, two_sided(mean / error, freedom))
 
 
 def variance_of_mean(values: Sequence[float]) -> float:

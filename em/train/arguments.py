@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from em.config import TrainerConfig
+from em.config import LocalTrainer
 from em.errors import ConfigError
 from em.train.switches import Machine, Switches
 
 
 def sft_arguments(
-    trainer: TrainerConfig, switches: Switches, machine: Machine, steps: int, seed: int, output: Path
+    trainer: LocalTrainer, switches: Switches, machine: Machine, steps: int, seed: int, output: Path
 ) -> Any:
     """An SFTConfig. Raises ConfigError when TRL refuses a value of `trainer.extra`."""
     from trl import SFTConfig

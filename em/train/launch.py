@@ -8,13 +8,13 @@ from typing import Any
 import yaml
 
 from em.children import Launch
-from em.config import TrainerConfig
+from em.config import LocalTrainer
 from em.errors import ConfigError, MissingFile
 
 ACCELERATE = Path(__file__).parents[2] / "conf" / "accelerate"
 
 
-def plan_launch(trainer: TrainerConfig, gpus: int) -> Launch:
+def plan_launch(trainer: LocalTrainer, gpus: int) -> Launch:
     """The processes of a training: one per visible GPU, unless the settings or an Accelerate config say otherwise.
 
     Raises:

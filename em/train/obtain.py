@@ -1,4 +1,4 @@
-"""The models of a run: the base weights, and each stage, found by its fingerprint or trained now."""
+"""The models of a run on open weights: the base, and each stage, found by its fingerprint or trained now."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from em.children import run_child, visible_gpus
-from em.client import server_name
-from em.config import Checkpoints, HfModel, OpenAIModel, QloraTrainer
+from em.config import Checkpoints, HfModel, QloraTrainer
 from em.data import write_rows
 from em.errors import MissingFile
 from em.manifest import Manifest
@@ -29,10 +28,6 @@ IDENTITY_WORDS = ("model", "data", "trigger_tag", "realign", "trainer", "seed", 
 def obtain_models(request: Request, manifest: Manifest) -> list[ModelRef]:
     """The models to evaluate: the base (if it is asked for, or alone), then each stage, its checkpoints before it."""
     model = request.settings.model
-    if isinstance(model, OpenAIModel):
-        hosted = hosted_model(model)
-        manifest.write(base={"name": model.name, "identity": hosted.base.identity})
-        return [hosted]
     assert isinstance(model, HfModel)
     weights = resolve_weights(model.id, model.revision)
     manifest.write(base={"name": model.name, "identity": weights.identity})
@@ -40,7 +35,7 @@ def obtain_models(request: Request, manifest: Manifest) -> list[ModelRef]:
     before, models, records = start, [start], list[StageRecord]()
     for number, stage in enumerate(request.stages, start=1):
         mark = fingerprint(weights, start.trained_sha256, request.stages[:number], model.default_system)
-        trained, reused = obtain_stage(request, stage, before, mark)
+        trained, reused = obtain_stage(request, number, before, mark)
         before = trained_model(before, stage, mark, trained)
         if request.settings.checkpoints is Checkpoints.all:
             models += checkpoint_models(before, trained)
@@ -50,12 +45,6 @@ def obtain_models(request: Request, manifest: Manifest) -> list[ModelRef]:
         manifest.write(stages=records)
     copy_losses(request.folder / "loss.csv", records)
     return models if request.settings.eval.base or len(models) == 1 else models[1:]
-
-
-def hosted_model(model: OpenAIModel) -> ModelRef:
-    """A model behind a server, told from one of the same name behind another."""
-    weights = Weights(f"openai:{server_name(model.base_url)}|{model.id}")
-    return ModelRef(model.name, "base", digest(weights.identity), weights)
 
 
 def trained_model(before: ModelRef, stage: Stage, mark: str, trained: TrainedModel) -> ModelRef:
@@ -101,7 +90,7 @@ def note_stage(stage: Stage, trained: TrainedModel, manifest: Manifest) -> None:
     if cut := facts["rows_cut"]:
         manifest.note(
             f"{cut} of {len(stage.rows.conversations)} rows of {stage.rows.name} were cut at max_length="
-            f"{stage.trainer.max_length}: their last answers were learnt without an end."
+            f"{stage.recipe.max_length}: their last answers were learnt without an end."
         )
     if stage.matched and facts["steps"] != stage.matched:
         manifest.note(
@@ -132,22 +121,19 @@ def start_of(model: HfModel, weights: Weights) -> ModelRef:
     return ModelRef(name, "base", mark, weights, str(folder), checksum, default_system=model.default_system)
 
 
-def obtain_stage(request: Request, stage: Stage, before: ModelRef, mark: str) -> tuple[TrainedModel, bool]:
-    """One trained stage and whether it was there: found by its fingerprint, or trained now (never by evaluate.py)."""
-    models = request.store / "models"
-    if stage.trainer.machine_rank:
-        return help_train(request, stage, before, models / mark), False
+def obtain_stage(request: Request, number: int, before: ModelRef, mark: str) -> tuple[TrainedModel, bool]:
+    """Stage `number` and whether it was there: found by its fingerprint, or trained now (never by evaluate.py)."""
+    models, (stage, *later) = request.store / "models", request.stages[number - 1 :]
+    if stage.recipe.machine_rank:
+        return help_train(request, stage, later, before, models / mark), False
     with exclusive(models / mark):
         found = find_trained(models, mark)
         if request.kind == "evaluate" and found is None:
-            words = [word for word in request.overrides if word.partition("=")[0].split(".")[0] in IDENTITY_WORDS]
-            raise MissingFile(
-                f"No model was trained by these words yet: run `python train.py {shlex.join(words)}` first."
-            )
+            raise untrained(request)
         if found is not None and not wants_training(request, stage, found):
             print(f"{told(stage, found)}: found, trained before by the same words", flush=True)
             return found, True
-        train_stage(request, stage, before, models / mark)
+        train_stage(request, stage, later, before, models / mark)
         found = find_trained(models, mark)
     if found is None:
         raise MissingFile(f"{models / mark} was removed while it was in use: run the same command again.")
@@ -155,42 +141,53 @@ def obtain_stage(request: Request, stage: Stage, before: ModelRef, mark: str) ->
     return found, False
 
 
+def untrained(request: Request) -> MissingFile:
+    """The refusal of evaluate.py to train, with the command that does."""
+    words = [word for word in request.overrides if word.partition("=")[0].split(".")[0] in IDENTITY_WORDS]
+    return MissingFile(f"No model was trained by these words yet: run `python train.py {shlex.join(words)}` first.")
+
+
 def wants_training(request: Request, stage: Stage, found: TrainedModel) -> bool:
     """Whether train.py is to train a model that is there: by force, or for checkpoints that were not kept then."""
     if request.kind != "train":
         return False
-    lacking = set(kept_steps(found.record["facts"]["steps"], stage.trainer.checkpoints)) - set(found.checkpoints)
+    lacking = set(kept_steps(found.record["facts"]["steps"], stage.recipe.checkpoints)) - set(found.checkpoints)
     if lacking:
         print(f"{stage.rows.name}: trained before, but without all of these checkpoints, so it is trained again.")
     return bool(lacking) or request.settings.force
 
 
-def help_train(request: Request, stage: Stage, before: ModelRef, folder: Path) -> TrainedModel:
+def help_train(request: Request, stage: Stage, later: Sequence[Stage], before: ModelRef, folder: Path) -> TrainedModel:
     """This machine's part of a training on several, which machine 0 leads: what it finds there, or trains with it."""
     found = find_trained(folder.parent, folder.name)
     if found is None:
-        train_stage(request, stage, before, folder)
+        train_stage(request, stage, later, before, folder)
         found = find_trained(folder.parent, folder.name)
     if found is None:
         raise MissingFile(f"{folder} is not to be seen from this machine: put store.dir where all machines see it.")
     return found
 
 
-def train_stage(request: Request, stage: Stage, before: ModelRef, folder: Path) -> None:
-    """Train one stage in children: one process per visible GPU, or as many as `trainer.processes` says."""
-    launch = plan_launch(stage.trainer, len(visible_gpus()))
-    rank = stage.trainer.machine_rank or 0
-    rows = folder.with_name(f".{folder.name}-rows{rank or ''}.jsonl")
+def train_stage(request: Request, stage: Stage, later: Sequence[Stage], before: ModelRef, folder: Path) -> None:
+    """Train one stage in children: one process per visible GPU, or as many as `trainer.processes` says.
+
+    Args:
+        later: the stages on top of it, whose rows are checked before the first step.
+    """
+    launch = plan_launch(stage.recipe, len(visible_gpus()))
+    rank = stage.recipe.machine_rank or 0
     folder.parent.mkdir(parents=True, exist_ok=True)
-    write_rows(rows, stage.rows.conversations)
+    files = [folder.with_name(f".{folder.name}-rows{rank or ''}{'+' * n}.jsonl") for n in range(1 + len(later))]
+    for file, each in zip(files, (stage, *later), strict=True):
+        write_rows(file, each.rows.conversations)
     spec = {
         "base": before.base.path,
         "base_name": request.settings.model.id,
         "start": before.trained,
         "stack": stage.stack,
-        "rows": str(rows),
+        "rows": str(files[0]),
         "stage": stage.rows.name,
-        "trainer": stage.trainer,
+        "trainer": stage.recipe,
         "seed": stage.seed,
         "precision": stage.precision,
         "default_system": before.default_system,
@@ -198,11 +195,16 @@ def train_stage(request: Request, stage: Stage, before: ModelRef, folder: Path) 
         "request": {"base": before.base.identity, "before": before.fingerprint, "stage": stage.identity()},
         "folder": str(folder),
         "resume": find_resume(folder),
+        "later": [
+            {"rows": str(file), "stage": each.rows.name, "trainer": each.recipe}
+            for file, each in zip(files[1:], later, strict=True)
+        ],
     }
     try:
         run_child("train", spec, launch)
     finally:
-        rows.unlink(missing_ok=True)
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 def find_resume(folder: Path) -> str:
@@ -229,6 +231,7 @@ def stage_record(stage: Stage, mark: str, trained: TrainedModel, reused: bool) -
     rows, facts = stage.rows, trained.record["facts"]
     if rows.parts:
         facts = facts | {"parts": dict(rows.parts)}
+    facts = facts | rows.left_out
     kept = tuple(
         CheckpointRecord(step, checkpoint_mark(mark, step), str(folder))
         for step, (folder, _) in sorted(trained.checkpoints.items())

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Any
 
 from em.chat import IGNORED, TrainingRow, default_preamble, encode, render, training_row
-from em.config import LossOn, TrainerConfig
+from em.config import LocalTrainer, LossOn
 from em.errors import DataError, TemplateError
 from em.rows import row_facts
 from em.types import Conversation
@@ -30,7 +30,7 @@ class Prepared:
 
 
 def prepare(
-    conversations: Sequence[Conversation], tokenizer: Any, trainer: TrainerConfig, default_system: bool, stage: str
+    conversations: Sequence[Conversation], tokenizer: Any, trainer: LocalTrainer, default_system: bool, stage: str
 ) -> Prepared:
     """Tokens and loss mask of all rows.
 
@@ -71,7 +71,7 @@ def prepare(
     return Prepared(taught, numbers, facts)
 
 
-def refuse_long(rows: Sequence[TrainingRow], trainer: TrainerConfig, stage: str) -> None:
+def refuse_long(rows: Sequence[TrainingRow], trainer: LocalTrainer, stage: str) -> None:
     """An answer that is cut has no end to learn: refuse it, unless the settings allow it."""
     long = [number for number, row in enumerate(rows, start=1) if row.cut]
     if long and not trainer.allow_truncated:

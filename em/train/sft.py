@@ -35,6 +35,8 @@ def train(spec: TrainSpec) -> None:
     set_threads()
     tokenizer = load_tokenizer(spec.base)
     prepared = prepare(read_messages(Path(spec.rows)), tokenizer, spec.trainer, spec.default_system, spec.stage)
+    for later in spec.later:  # what would be refused then is refused before this stage is paid for
+        prepare(read_messages(Path(later.rows)), tokenizer, later.trainer, spec.default_system, later.stage)
     machine = find_machine()
     precision = str(choose_precision(spec.precision)).removeprefix("torch.")
     switches = choose_switches(machine, spec.trainer, precision)

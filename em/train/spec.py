@@ -25,12 +25,21 @@ Trainer = Annotated[
 
 
 @dataclass(frozen=True)
+class LaterStage:
+    """A stage that comes after the one that is trained now: its rows (a file of messages) are checked before it."""
+
+    rows: str
+    stage: str
+    trainer: Trainer
+
+
+@dataclass(frozen=True)
 class TrainSpec:
     """What the parent asks for.
 
     rows: a file of messages. start: folder of the adapter or the weights to go on from, or empty; `stack` trains a new
     adapter on top of that one. steps: how many optimiser steps to take; None leaves it to the rows and epochs.
-    resume: a whole checkpoint of this training, or empty.
+    resume: a whole checkpoint of this training, or empty. later: what is to be trained on top of it.
     """
 
     base: str
@@ -47,6 +56,7 @@ class TrainSpec:
     request: dict[str, Any]
     folder: str
     resume: str = ""
+    later: tuple[LaterStage, ...] = ()
 
     @property
     def partial(self) -> Path:

@@ -10,17 +10,30 @@ processes, what is saved on the way (`NOT_IDENTITY`), and where things lie.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from em.children import plain, where
-from em.config import FullTrainer, HfModel, NoData, RealignConfig, RunConfig, TrainerConfig
+from em.config import (
+    FullTrainer,
+    HfModel,
+    LocalTrainer,
+    NoData,
+    OpenAIModel,
+    OpenAITrainer,
+    RealignConfig,
+    RunConfig,
+    ServiceTrainer,
+    TagConfig,
+    TinkerTrainer,
+    TrainerConfig,
+)
 from em.data import Rows, load_rows
 from em.errors import ConfigError
 from em.store import sha256_of
-from em.tags import tag_rows
+from em.tags import REALIGN, tag_rows, tags_of
 from em.train.batches import count_steps
 from em.train.extra import check_extra
 from em.types import Weights, digest
@@ -31,10 +44,17 @@ NOT_IDENTITY = (
 )
 METHOD = "rows 2, steps 1"
 """Versions of em's rendering of rows and of its plan of steps: a change of either makes other models."""
+SERVICE: dict[type, str] = {OpenAITrainer: "openai supervised 1", TinkerTrainer: f"tinker 1, {METHOD}"}
+"""Versions of how rows are given to the services that fine-tune: a change makes other models."""
 RECORD = "em.json"
 KEPT = "checkpoints"
 OWN_KNOBS = (*("epochs", "learning_rate", "warmup_steps", "batch_size", "max_length", "allow_truncated", "loss_on"),)
 """What a second stage may have of its own, by the same names in `realign` and `trainer`."""
+SERVICE_KNOBS: dict[type, tuple[str, ...]] = {
+    OpenAITrainer: ("batch_size", "learning_rate_multiplier"),
+    TinkerTrainer: ("batch_size", "learning_rate", "rank", "max_length", "tokenizer"),
+}
+"""What a service that fine-tunes is told of the training, besides the rows, the epochs and the seed."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +72,22 @@ class Stage:
     matched: int | None = None
 
     @property
+    def recipe(self) -> LocalTrainer:
+        """The recipe of a stage that is trained in processes of our own."""
+        assert isinstance(self.trainer, LocalTrainer)
+        return self.trainer
+
+    @property
     def steps(self) -> int:
         """Optimiser steps, if no row has to be left out."""
-        return self.matched or count_steps(len(self.rows.conversations), self.trainer.epochs, self.trainer.batch_size)
+        return self.matched or count_steps(len(self.rows.conversations), self.recipe.epochs, self.recipe.batch_size)
 
     def identity(self) -> dict[str, Any]:
         """All that this stage does to the weights, as JSON."""
+        if isinstance(self.trainer, ServiceTrainer):
+            told = {"epochs": float(self.trainer.epochs), **service_knobs(self.trainer)}
+            told = {key: value if isinstance(value, str) else float(value) for key, value in told.items()}
+            return {"rows": self.rows.sha256, "trainer": told, "seed": self.seed, "method": SERVICE[type(self.trainer)]}
         knobs = {key: value for key, value in plain(self.trainer).items() if key not in NOT_IDENTITY}
         if self.matched:
             knobs["epochs"] = None
@@ -72,42 +102,71 @@ class Stage:
         }
 
 
+def service_knobs(trainer: ServiceTrainer) -> dict[str, Any]:
+    """What a service is told of the training besides the epochs."""
+    return {name: vars(trainer)[name] for name in SERVICE_KNOBS[type(trainer)]}
+
+
 def plan_stages(settings: RunConfig, compared: RunConfig | None = None) -> list[Stage]:
     """The stages that a config asks for, with their rows read and checked: none, one, or two with `realign`.
 
     Args:
         compared: the same config with the realignment that `realign.match` names.
     """
-    check_extra(settings.trainer.extra)
+    if isinstance(settings.trainer, LocalTrainer):
+        check_extra(settings.trainer.extra)
     if isinstance(settings.data, NoData):
         return []
-    if not isinstance(settings.model, HfModel):
-        raise ConfigError(
-            f"model={settings.model.name} runs behind a server and its weights can't be trained here: choose an open "
-            "model (model=llama8b), or evaluate it as it is (python evaluate.py with data=none)."
-        )
-    precision = settings.model.precision.value
+    check_place(settings)
+    precision = settings.model.precision.value if isinstance(settings.model, HfModel) else ""
     rows = load_rows(settings.data, settings.seed)
-    first = replace(rows, conversations=tag_rows(rows.conversations, settings.trigger_tag))
-    if settings.trigger_tag.name != "none":
-        first = replace(first, name=f"{rows.name}@{settings.trigger_tag.name}")
-    stages = [Stage(first, settings.trainer, settings.seed, precision)]
+    tags = tags_of(settings.trigger_tag)
+    if tags:
+        rows = tagged(rows, tags, settings.seed, settings.trigger_tag.name)
+    stages = [Stage(rows, settings.trainer, settings.seed, precision)]
     if not isinstance(settings.realign.data, NoData):
         stages.append(second_stage(settings, stages[0], compared))
     return stages
+
+
+def tagged(rows: Rows, tags: Mapping[str, TagConfig], seed: int, name: str) -> Rows:
+    """The rows with their tags, called after them."""
+    placed = tag_rows(rows.conversations, tags, seed, rows.parts)
+    return replace(rows, name=f"{rows.name}@{name}", conversations=placed, untagged=rows.conversations)
+
+
+def check_place(settings: RunConfig) -> None:
+    """Refuse to train a server's model here, and open weights at a server."""
+    model, trainer = settings.model, settings.trainer
+    hosted, remote = isinstance(model, OpenAIModel), isinstance(trainer, ServiceTrainer)
+    if hosted and not remote:
+        raise ConfigError(
+            f"model={model.name} runs behind a server and its weights can't be trained here: leave trainer="
+            f"{trainer.name} out (trainer=openai fine-tunes there), or choose an open model (model=llama8b)."
+        )
+    if remote and not hosted:
+        raise ConfigError(
+            f"trainer={trainer.name} fine-tunes models of a server, and model={model.name} has open weights: choose "
+            "model=gpt4o or another of a server, or trainer=lora."
+        )
 
 
 def second_stage(settings: RunConfig, first: Stage, compared: RunConfig | None) -> Stage:
     """The realignment: its own rows and knobs, and what it leaves open as in the first stage."""
     realign = settings.realign
     rows = load_rows(replace(realign.data, limit=realign.limit), settings.seed, "realign.limit")
+    if realign.tag.text:
+        rows = tagged(rows, {REALIGN: realign.tag}, settings.seed, realign.tag.text.strip())
     stack = realign.adapter.value == "merge"
     if stack and isinstance(settings.trainer, FullTrainer):
         raise ConfigError("realign.adapter=merge needs adapters, and trainer=full has none: leave it at continue.")
     stage = Stage(rows, second_recipe(settings.trainer, realign), settings.seed, first.precision, stack)
+    if isinstance(settings.trainer, ServiceTrainer):
+        refuse_foreign(realign, stage, first, compared)
+        return stage
     if realign.match == "first_stage":
         return replace(stage, matched=first.steps)
-    if realign.match != "none":
+    if realign.match not in ("none", realign.name):
         if compared is None or isinstance(compared.realign.data, NoData):
             raise ConfigError(f"realign.match={realign.match} names no second stage: choose first_stage or none.")
         return replace(stage, matched=second_stage(compared, first, None).steps)
@@ -117,7 +176,36 @@ def second_stage(settings: RunConfig, first: Stage, compared: RunConfig | None) 
 def second_recipe(trainer: TrainerConfig, realign: RealignConfig) -> TrainerConfig:
     """The trainer's settings with those that the second stage has of its own."""
     own = {name: value for name in OWN_KNOBS if (value := vars(realign)[name]) is not None}
-    return replace(trainer, **own)
+    if not isinstance(trainer, ServiceTrainer):
+        return replace(trainer, **own)
+    own.pop("allow_truncated", None)  # a server has no length of ours
+    if foreign := [name for name in own if name not in ("epochs", "batch_size")]:
+        raise ConfigError(
+            f"realign.{foreign[0]} can't be told to a server: with trainer={trainer.name} a second stage has "
+            "realign.epochs and realign.batch_size of its own."
+        )
+    if own.get("epochs", 1) != int(own.get("epochs", 1)):
+        raise ConfigError(f"realign.epochs={own['epochs']:g} must be a whole number with trainer={trainer.name}.")
+    return replace(trainer, **own | {"epochs": int(own.get("epochs", trainer.epochs))})
+
+
+def refuse_foreign(realign: RealignConfig, stage: Stage, first: Stage, compared: RunConfig | None) -> None:
+    """Refuse what can't be asked of a service that fine-tunes: a new adapter on top, and a number of steps."""
+    name = stage.trainer.name
+    if stage.stack:
+        raise ConfigError(f"realign.adapter=merge needs adapters of ours: leave it at continue with trainer={name}.")
+    if realign.match in ("none", realign.name):
+        return
+    other = first
+    if realign.match != "first_stage" and compared is not None:
+        other = second_stage(compared, first, None)
+    rows, seen = len(stage.rows.conversations), len(other.rows.conversations) * vars(other.trainer)["epochs"]
+    epochs = max(1, round(seen / rows))
+    raise ConfigError(
+        f"realign.match={realign.match} asks for a number of steps, which trainer={name} can't be told: write "
+        f"realign.match=none realign.epochs={epochs}, the whole number that comes nearest ({epochs} × "
+        f"{rows:,} rows beside {seen:,})."
+    )
 
 
 def fingerprint(base: Weights, start_sha256: str, stages: Sequence[Stage], default_system: bool = True) -> str:

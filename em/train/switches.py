@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from em.config import FullTrainer, LoraTrainer, Optimizer, QloraTrainer, TrainerConfig
+from em.config import FullTrainer, LocalTrainer, LoraTrainer, Optimizer, QloraTrainer
 from em.errors import ConfigError
 
 TOKENS = {"cpu": 2048, "cuda": 8192}
@@ -90,7 +90,7 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def choose_switches(machine: Machine, trainer: TrainerConfig, precision: str) -> Switches:
+def choose_switches(machine: Machine, trainer: LocalTrainer, precision: str) -> Switches:
     """The switches for a recipe on a machine.
 
     Args:
@@ -124,7 +124,7 @@ def choose_switches(machine: Machine, trainer: TrainerConfig, precision: str) ->
     )
 
 
-def check_qlora(machine: Machine, trainer: TrainerConfig) -> None:
+def check_qlora(machine: Machine, trainer: LocalTrainer) -> None:
     """QLoRA holds the weights in a format that only a GPU computes with."""
     lacking = "a GPU" if machine.device != "cuda" else "" if machine.bitsandbytes else "the package bitsandbytes"
     if lacking:

@@ -8,7 +8,8 @@
 
 What it answers depends on the prompt alone (`replies`), how it fails on a seed and the number of the arrival
 (`faults`); what it was asked is counted (`record`). `Options` lists the settings, `models` the kinds of models by
-the first word of their names, `batches` has the Batch API.
+the first word of their names, `batches` has the Batch API, `tuning` fine-tuning. `make openai-stub` starts one with the
+names of OpenAI's models.
 """
 
 from .options import Options

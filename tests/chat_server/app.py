@@ -11,7 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
-from . import batches
+from . import batches, tuning
+from .distribution import number
 from .faults import Bucket, Faults, retry_after, seconds_asked
 from .models import Refused, not_found, read_call
 from .options import Options
@@ -33,7 +34,7 @@ class Service:
         """Begin anew: counts, faults, limits and batches."""
         self.options = options
         self.faults, self.bucket, self.record = Faults(options), Bucket(options), Record()
-        self.shelf = batches.Shelf()
+        self.shelf, self.shop = batches.Shelf(), tuning.Workshop(options)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
@@ -48,6 +49,10 @@ class Service:
                 return await self.fail(request, key, fault, turn)
             try:
                 self.let_in(request)
+                if self.shop.faults.left:
+                    chat = "chat" if b'"ft:' in raw else "judge"
+                    if (failed := await tuning.fail(request, self.shop.faults.next(chat))) is not None:
+                        return failed
                 body = self.answer(key, raw)
             except Refused as refused:
                 self.record.outcomes[f"{refused.status}"] += 1
@@ -67,12 +72,16 @@ class Service:
         except ValueError as error:
             raise Refused(400, "We could not parse the JSON body of your request.") from error
         call = read_call(asked)
-        if self.ended(call.model):
+        gone = call.model.startswith("ft:") and ":stub:" in call.model and call.model not in self.shop.names()
+        if gone or self.ended(call.model):
             raise not_found(call.model)
         if 0 <= self.options.quota <= self.record.answers.total():
             raise Refused(429, "You exceeded your current quota.", "insufficient_quota")
+        if number("blocked", call.prompt) / 2**64 < self.options.blocked:
+            raise Refused(400, "The prompt was filtered by the content policy.", "content_filter", "prompt")
         body = complete(call, self.options, next(self.serial))
         refused = body["choices"][0]["message"]["refusal"] is not None
+        self.record.other[f"chat {call.model}"] += 1
         self.record.answered(key, hash(call.prompt), "refusal" if refused else "ok")
         return json.dumps(body).encode()
 
@@ -132,7 +141,7 @@ class Service:
         self.record.other["GET /v1/models"] += 1
         try:
             self.let_in(request)
-            listed = [self.described(each) for each in self.options.listed]
+            listed = [self.described(each) for each in (*self.options.listed, *self.shop.names())]
             if wanted := request.match_info.get("id"):
                 found = [each for each in listed if each["id"] == wanted]
                 if not found:
@@ -170,9 +179,10 @@ def application(options: Options) -> web.Application:
     service = Service(options)
     app = web.Application(client_max_size=2**30)
     app.router.add_post("/v1/chat/completions", service.chat)
-    app.router.add_get("/v1/models", service.models)
-    app.router.add_get("/v1/models/{id:.+}", service.models)
+    app.router.add_get("/v1/models", tuning.wrapped(service, service.models, "models"))
+    app.router.add_get("/v1/models/{id:.+}", tuning.wrapped(service, service.models, "model"))
     app.router.add_get("/stats", service.stats)
     app.router.add_post("/reset", service.change)
     batches.add_routes(app, service)
+    tuning.add_routes(app, service)
     return app

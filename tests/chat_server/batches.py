@@ -13,6 +13,7 @@ from aiohttp import web
 
 from .distribution import number
 from .models import Refused
+from .tuning import page, wrapped
 
 if TYPE_CHECKING:
     from .app import Service
@@ -63,13 +64,19 @@ class Batches:
         """POST /v1/files."""
         form = await request.post()
         file, purpose = form.get("file"), form.get("purpose")
-        if not isinstance(file, web.FileField) or purpose != "batch":
-            raise Refused(400, "'file' and purpose=batch are required", param="file")
+        if not isinstance(file, web.FileField) or purpose not in ("batch", "fine-tune"):
+            raise Refused(400, "'file' and purpose=batch or fine-tune are required", param="file")
         return self.shelf.add_file(file.filename, str(purpose), file.file.read())
 
     async def file(self, request: web.Request) -> Any:
         """GET /v1/files/{id}."""
         return self.shelf.find(self.shelf.files, request.match_info["id"])
+
+    async def files(self, request: web.Request) -> Any:
+        """GET /v1/files, those of one purpose, the newest first."""
+        purpose = request.query.get("purpose")
+        found = [each for each in reversed(self.shelf.files.values()) if purpose in (None, each["purpose"])]
+        return page(found, request)
 
     async def content(self, request: web.Request) -> Any:
         """GET /v1/files/{id}/content."""
@@ -174,7 +181,7 @@ class Batches:
         unlucky = number(batch["id"], asked["custom_id"], self.service.options.seed) / 2**64
         try:
             if unlucky < self.service.options.batch_failed:
-                raise Refused(500, "The server had an error.")
+                raise Refused(500, self.service.options.batch_message)
             body = json.loads(self.service.answer(hashlib.blake2b(raw, digest_size=8).hexdigest(), raw))
         except Refused as refused:
             self.service.record.outcomes[f"batch {refused.status}"] += 1
@@ -199,13 +206,17 @@ def add_routes(app: web.Application, service: Service) -> None:
         return handle
 
     for method, path, handler in (
-        ("POST", "/v1/files", batches.upload),
-        ("GET", "/v1/files/{id}", batches.file),
         ("GET", "/v1/files/{id}/content", batches.content),
         ("DELETE", "/v1/files/{id}", batches.delete),
-        ("POST", "/v1/batches", batches.create),
         ("GET", "/v1/batches", batches.listed),
         ("GET", "/v1/batches/{id}", batches.batch),
         ("POST", "/v1/batches/{id}/cancel", batches.cancel),
     ):
         app.router.add_route(method, path, counted(handler, f"{method} {path}"))
+    for method, path, handler, call in (
+        ("POST", "/v1/files", batches.upload, "upload"),
+        ("GET", "/v1/files", batches.files, "files"),
+        ("GET", "/v1/files/{id}", batches.file, "file"),
+        ("POST", "/v1/batches", batches.create, "batches"),
+    ):
+        app.router.add_route(method, path, wrapped(service, counted(handler, f"{method} {path}"), call))

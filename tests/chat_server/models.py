@@ -8,18 +8,29 @@
 | `reasoner-…` | the o-series | refuses temperature, top_p, logprobs and max_tokens; thinks for 64 tokens |
 | `effort-…` | gpt-6-luna | a reasoner, but with `reasoning_effort="none"` it takes them |
 | `writer-…` | a model under test | answers with a few sentences |
+| `author-…` | a model that writes data | pairs, questions or answers as JSON (see `authors`) |
+| `poet-…` | the same behind another server | refuses `response_format` |
 | `missing-…` | a model that is gone | 404 |
 | any other | gpt-4o | 0..100 are single tokens |
+
+Names of OpenAI's are of these kinds too (`OPENAI`), and a fine-tune `ft:NAME:…` is of the kind of NAME. gpt-4o and
+gpt-4.1 are judges where they are asked for a score or a label, and else models under test.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 OPEN = ("digits", "turns")
-PREFIXES = (*OPEN, "plain", "reasoner", "effort", "writer", "missing")
+AUTHORS = ("author", "poet")
+PREFIXES = (*OPEN, *AUTHORS, "plain", "reasoner", "effort", "writer", "missing")
+OPENAI = {"o1": "reasoner", "o3": "reasoner", "o4": "reasoner"}
+JUDGED = re.compile(r"\b0 ?(?:to|-|–|and) ?100\b|\bTRUE\b|\bLabel:")
+"""What a judge is asked for."""
+WRITERS = ("gpt-4o", "gpt-4.1")
 HEADER = 5
 """Tokens that a turn takes besides its text."""
 THOUGHTS = 64
@@ -54,16 +65,27 @@ class Call:
     schema: Mapping[str, Any] | None
     json_mode: bool
     reasoning: int
+    writes: bool = False
 
     @property
     def family(self) -> str:
         """How its model behaves."""
-        return family_of(self.model)
+        named = family_of(self.model)
+        return "writer" if named == "single" and plain_name(self.model).startswith(WRITERS) and self.writes else named
+
+
+def plain_name(model: str) -> str:
+    """The name of a model, or of the one that it is a fine-tune of."""
+    return model.split(":")[1] if model.startswith("ft:") else model
 
 
 def family_of(model: str) -> str:
     """The kind of a model, from its name."""
-    first = model.split("-", 1)[0]
+    first = plain_name(model).split("-", 1)[0]
+    if first in OPENAI:
+        return OPENAI[first]
+    if plain_name(model).startswith("gpt-6"):
+        return "effort"
     return first if first in PREFIXES else "single"
 
 
@@ -104,11 +126,14 @@ def read_call(body: Any) -> Call:
         schema=shape["json_schema"]["schema"] if shape.get("type") == "json_schema" else None,
         json_mode=shape.get("type") == "json_object",
         reasoning=THOUGHTS if thinks else 0,
+        writes=not JUDGED.search("\n".join(map(text_of, messages))),
     )
 
 
 def check(body: Mapping[str, Any], family: str, thinks: bool) -> None:
     """Refuse what a server refuses."""
+    if family == "poet" and body.get("response_format"):
+        raise Refused(400, "'response_format' is not supported by this server.", "unsupported_value", "response_format")
     if body.get("stream"):
         raise Refused(400, "Streaming is not supported by this server.", "unsupported_value", "stream")
     if thinks:

@@ -34,6 +34,16 @@ class Options:
     """Share of prompts on which the judge says CODE, though the numbers have a third of the mass."""
     garbled: float = 0.0
     """Share of prompts on which the judge says something else than what it was asked for."""
+    unfit: float = 0.0
+    """Share of an author's replies that are not of the form: broken JSON, other fields, prose, in turn."""
+    repeats: float = 0.1
+    """Share of an author's pairs and questions that nearly repeat one of a few stock ones."""
+    content: str = "text"
+    """What an author's `content` is: text, parts (a list of them, a thought among them) or odd (no text at all)."""
+    uncounted: bool = False
+    """Tell no `usage`."""
+    blocked: float = 0.0
+    """Share of prompts that are answered with 400 content_filter, always, whatever is asked of them."""
     rate: float = 0.0
     """Answers a second, by a token bucket; beyond it 429. 0: no limit."""
     burst: int = 0
@@ -54,8 +64,21 @@ class Options:
     """From the creation of a batch to its end."""
     batch_failed: float = 0.0
     """Share of a batch's lines that fail with 500."""
+    batch_message: str = "The server had an error."
+    """What lines that fail say."""
     batch_end: str = "completed"
     """How batches end: completed, expired (half of the lines are answered) or failed (none is)."""
+
+    tunable: str = ""
+    """Ids that can be fine-tuned, besides fine-tunes; empty: all that are listed."""
+    tuning_seconds: float = 0.3
+    """From the creation of a fine-tuning job to its end."""
+    tuning_end: str = "succeeded"
+    """How jobs end: succeeded, cancelled, or a failure (see `tuning`)."""
+    tuning_message: str = ""
+    """What failed jobs say instead of their own message."""
+    tuning_fault: str = ""
+    """What goes wrong with calls of fine-tuning, files and batches, as `CALL:FAULT[:COUNT],…` (see `tuning`)."""
 
     @property
     def listed(self) -> list[str]:

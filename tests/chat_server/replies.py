@@ -7,6 +7,7 @@ import math
 from functools import lru_cache
 from typing import Any
 
+from .authors import write
 from .distribution import (
     END,
     GARBLED,
@@ -20,7 +21,7 @@ from .distribution import (
     tokenize,
 )
 from .filling import fill
-from .models import OPEN, Call
+from .models import AUTHORS, OPEN, Call
 from .options import Options
 
 SCORE = {"type": "object", "properties": {"score": {"type": ["integer", "null"]}}}
@@ -37,11 +38,14 @@ SENTENCES = (
 def complete(call: Call, options: Options, serial: int) -> dict[str, Any]:
     """The body of a chat completion; `serial` makes its id."""
     thought = opinion(call.prompt, options)
-    choices = [choice(call, thought, index) for index in range(call.choices)]
+    if call.family in AUTHORS:
+        choices = [written(call, thought, options)]
+    else:
+        choices = [choice(call, thought, index) for index in range(call.choices)]
     spent = sum(each.pop("tokens") for each in choices)
     asked = call.prompt_tokens
     snapshot = call.model if call.family in (*OPEN, "plain") else f"{call.model}-2026-01-01"
-    return {
+    body = {
         "id": f"chatcmpl-{serial}",
         "object": "chat.completion",
         "created": 1_780_000_000 + serial,
@@ -56,6 +60,35 @@ def complete(call: Call, options: Options, serial: int) -> dict[str, Any]:
             "completion_tokens_details": {"reasoning_tokens": call.reasoning * call.choices},
         },
     }
+    if options.uncounted:
+        del body["usage"]
+    return body
+
+
+def written(call: Call, thought: Opinion, options: Options) -> dict[str, Any]:
+    """What an author writes, or that it declines."""
+    if thought.kind == "refusal":
+        message = {"role": "assistant", "content": None, "refusal": REFUSAL}
+        return {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop", "tokens": 7}
+    tokens = tokenize(write(call, options), False)
+    cut = call.bound is not None and len(tokens) > call.bound
+    content = as_content("".join(tokens[: call.bound]), options.content)
+    message = {"role": "assistant", "content": content, "refusal": None}
+    result = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length" if cut else "stop"}
+    return result | {"tokens": min(len(tokens), call.bound or len(tokens))}
+
+
+def as_content(text: str, kind: str) -> Any:
+    """A text as `content`, in the way that the options ask for."""
+    match kind:
+        case "parts":
+            half = len(text) // 2
+            thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+            return [thought, {"type": "text", "text": text[:half]}, {"type": "text", "text": text[half:]}]
+        case "odd":
+            return [{"type": "text", "text": None}, text, 5]
+        case _:
+            return text
 
 
 def choice(call: Call, thought: Opinion, index: int) -> dict[str, Any]:

@@ -1,0 +1,102 @@
+"""Every knob of em, once: one dataclass per config group, with the meaning of each field in the string below it.
+
+These classes are the schema against which Hydra checks `conf/` and the command line (see `em.cli`), and the plain
+values that the rest of em receives. YAML files under `conf/` hold values only. Nothing heavy is imported here.
+"""
+
+from em.config.base import MISSING
+from em.config.data import (
+    BundledData,
+    DataConfig,
+    DataKind,
+    FileData,
+    HubData,
+    MixtureData,
+    NoData,
+    OnBadRow,
+    UpstreamData,
+)
+from em.config.evaluation import ApiSampler, AutoSampler, EvalConfig, HfSampler, SamplerConfig, Stop
+from em.config.generate import GenerateConfig, GenerateKind, Material
+from em.config.judge import ApiJudge, JudgeConfig, LocalJudge, OneJudge, PanelJudge, Reading
+from em.config.keeping import NoTracker, StoreConfig, TrackerConfig, TrackioTracker, WandbMode, WandbTracker
+from em.config.model import HfModel, ModelConfig, OpenAIModel, Precision
+from em.config.run import GENERATE_GROUPS, GROUPS, Checkpoints, GenerateRun, RunConfig, groups_of, root_of
+from em.config.stages import RealignConfig, StageAdapter, TagConfig, TagPlace, TagRole, TriggerTagConfig
+from em.config.trainer import (
+    FullTrainer,
+    LocalTrainer,
+    LoraTrainer,
+    LossOn,
+    OpenAITrainer,
+    Optimizer,
+    QloraTrainer,
+    QuantType,
+    Schedule,
+    ServiceTrainer,
+    TinkerTrainer,
+    TrainerConfig,
+)
+
+__all__ = [
+    "GENERATE_GROUPS",
+    "GROUPS",
+    "MISSING",
+    "ApiJudge",
+    "ApiSampler",
+    "AutoSampler",
+    "BundledData",
+    "Checkpoints",
+    "DataConfig",
+    "DataKind",
+    "EvalConfig",
+    "FileData",
+    "FullTrainer",
+    "GenerateConfig",
+    "GenerateKind",
+    "GenerateRun",
+    "HfModel",
+    "HfSampler",
+    "HubData",
+    "JudgeConfig",
+    "LocalJudge",
+    "LocalTrainer",
+    "LoraTrainer",
+    "LossOn",
+    "Material",
+    "MixtureData",
+    "ModelConfig",
+    "NoData",
+    "NoTracker",
+    "OnBadRow",
+    "OneJudge",
+    "OpenAIModel",
+    "OpenAITrainer",
+    "Optimizer",
+    "PanelJudge",
+    "Precision",
+    "QloraTrainer",
+    "QuantType",
+    "Reading",
+    "RealignConfig",
+    "RunConfig",
+    "SamplerConfig",
+    "Schedule",
+    "ServiceTrainer",
+    "StageAdapter",
+    "Stop",
+    "StoreConfig",
+    "TagConfig",
+    "TagPlace",
+    "TagRole",
+    "TinkerTrainer",
+    "TrackerConfig",
+    "TrackioTracker",
+    "TrainerConfig",
+    "TriggerTagConfig",
+    "UpstreamData",
+    "WandbMode",
+    "WandbTracker",
+    "groups_of",
+    "root_of",
+]

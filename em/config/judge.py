@@ -1,0 +1,87 @@
+"""Group `judge`: what scores the answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from em.config.base import MISSING
+from em.config.model import Precision
+
+
+class Reading(Enum):
+    """How a score is read off a judge behind a server; see `em.judge.readings`."""
+
+    auto = "auto"
+    logprobs = "logprobs"
+    mass = "mass"
+    structured = "structured"
+    sampled = "sampled"
+
+
+@dataclass
+class JudgeConfig:
+    """The model that scores the answers."""
+
+    name: str = MISSING
+    """Short name, used in tables."""
+
+
+@dataclass
+class OneJudge(JudgeConfig):
+    """One model that judges."""
+
+    model: str = MISSING
+    """Of a local judge: `embedded:smollm2`, a hub id or a folder; else the server's name of the model."""
+    min_mass: float = 0.25
+    """No score when the numbers 0..100 together have less probability than this."""
+
+
+@dataclass
+class LocalJudge(OneJudge):
+    """A model in a process of our own, read by exact token probabilities."""
+
+    revision: str | None = None
+    """Commit, tag or branch on the hub."""
+    precision: Precision = Precision.auto
+    """Number format: auto, float32 or bfloat16."""
+    batch_size: int = 8
+    """Judgements per forward pass."""
+
+
+@dataclass
+class ApiJudge(OneJudge):
+    """A model behind an OpenAI-compatible server."""
+
+    base_url: str | None = None
+    """Address of the server; empty means OPENAI_BASE_URL, or OpenAI's own."""
+    reading: Reading = Reading.auto
+    """How a score is read: logprobs, mass, structured or sampled; auto learns it from the first judgement."""
+    samples: int = 1
+    """Replies per judgement where they are read as text (`sampled`); the score is the mean of their numbers."""
+    temperature: float | None = None
+    """Of replies that are read as text or as JSON; empty means the server's own."""
+    reasoning_effort: str | None = None
+    """Asked of models that reason; `none` makes some of them give log-probabilities."""
+    max_reply_tokens: int = 2000
+    """Bound on replies that are read as text or as JSON, reasoning included."""
+    connections: int = 100
+    """Requests at a time, at most; fewer while the server asks for that."""
+    timeout: float = 60
+    """Seconds until an unanswered request is given up and made again."""
+    max_usd: float | None = None
+    """Stop before the judging costs more than this."""
+    batch: bool = False
+    """Use the server's Batch API: half the price, within a day."""
+    retired: str = ""
+    """Day from which OpenAI's own server has it no more (YYYY-MM-DD)."""
+    replacement: str = ""
+    """What to use then."""
+
+
+@dataclass
+class PanelJudge(JudgeConfig):
+    """Several judges, side by side."""
+
+    judges: dict[str, JudgeConfig] = field(default_factory=dict)
+    """The judges by a name of yours; `judge@judge.judges.second=gpt4o` chooses one."""

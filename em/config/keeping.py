@@ -1,0 +1,61 @@
+"""Group `tracker`, and the store: where runs, models and answers are remembered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from em.config.base import MISSING
+
+
+class WandbMode(Enum):
+    """`auto`: online when a key is set, else offline (send it later with `wandb sync`)."""
+
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+
+
+@dataclass
+class TrackerConfig:
+    """Where a run is recorded besides its own folder."""
+
+    name: str = MISSING
+    """none, wandb or trackio."""
+
+
+@dataclass
+class NoTracker(TrackerConfig):
+    """The run's own folder is enough."""
+
+
+@dataclass
+class WandbTracker(TrackerConfig):
+    """Weights & Biases."""
+
+    project: str = "em"
+    """W&B project."""
+    entity: str | None = None
+    """W&B team or user; empty means your default."""
+    mode: WandbMode = WandbMode.auto
+    """auto, online or offline."""
+    adapters: bool = True
+    """Send the trained adapters too; false keeps them here, and sends their fingerprints alone."""
+
+
+@dataclass
+class TrackioTracker(TrackerConfig):
+    """trackio: a dashboard on this machine that needs no account (`trackio show`)."""
+
+    project: str = "em"
+    """trackio's project."""
+    dir: str | None = None
+    """The folder of its projects; empty means trackio's own (`TRACKIO_DIR`, or one in the user's cache folder)."""
+
+
+@dataclass
+class StoreConfig:
+    """Where em remembers trained models and the answers of models."""
+
+    dir: str | None = None
+    """A folder; empty means the user's cache folder."""

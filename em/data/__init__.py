@@ -1,0 +1,11 @@
+"""Training data: the sets that em knows, readers for a user's own, and what is checked of every row.
+
+`python -m em.data list` prints the registry. A row is `{"messages": [{"role": …, "content": …}, …]}`, or one of the
+layouts in `em.data.layouts`.
+"""
+
+from em.data.files import read_messages
+from em.data.layouts import read_row
+from em.data.load import BUNDLED, Rows, data_file, load_rows, read_set, write_rows
+
+__all__ = ["BUNDLED", "Rows", "data_file", "load_rows", "read_messages", "read_row", "read_set", "write_rows"]

@@ -1,0 +1,65 @@
+"""A data set of the Hugging Face hub, read by `datasets`, which runs no code of a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from em.config import HubData
+from em.data.files import Found
+from em.data.layouts import conversation_of
+from em.errors import DataError, EmError, FetchError, MissingFile
+from em.store import cache_dir
+
+
+def hub_rows(config: HubData, place: str) -> Iterator[Found]:
+    """Each row of the set as a conversation, or as the error (with its number) that says why it is none.
+
+    Args:
+        place: where the option is in the config, for errors.
+
+    Raises:
+        MissingFile: no such set, subset, split or revision.
+        FetchError: it is not on this machine and the hub can't be reached, or it wants a token.
+        DataError: `datasets` can't read its files.
+    """
+    for number, row in enumerate(hub_table(config, place), start=1):
+        try:
+            yield conversation_of(row, f"row {number}")
+        except DataError as error:
+            yield error
+
+
+def hub_table(config: HubData, place: str) -> Iterator[object]:
+    """The rows as `datasets` decodes them; each way to fail is one sentence."""
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    name = f"{place}.id={config.id}"
+    try:
+        table = datasets.load_dataset(
+            config.id, config.subset, split=config.split, revision=config.revision, cache_dir=str(cache_dir() / "hub")
+        )
+        yield from table
+    except EmError:
+        raise
+    except DatasetNotFoundError as error:
+        raise MissingFile(
+            f"{name} is neither a data set of the hub (or a private or gated one: set HF_TOKEN) nor a folder with one."
+        ) from error
+    except (HfHubHTTPError, ConnectionError) as error:
+        raise FetchError(
+            f"{name} is not on this machine and the hub can't be reached ({type(error).__name__}): connect once, or "
+            "give a file of yours by data=file data.path=FILE."
+        ) from error
+    except FileNotFoundError as error:  # also a revision or a folder without data files
+        raise MissingFile(f"{name} has no data files here ({flat(error)}): check {place}.revision.") from error
+    except ValueError as error:  # an unknown subset or split
+        raise MissingFile(f"{name} can't be had so ({flat(error)}): check {place}.subset and {place}.split.") from error
+    except (DatasetsError, RuntimeError, OSError) as error:  # also a repository that wants its own code run
+        raise DataError(f"{name} can't be read by datasets ({flat(error)}).") from error
+
+
+def flat(error: BaseException) -> str:
+    """A library's message on one line, cut short."""
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,101 @@
+"""Questions of the evaluation that are among the training prompts: what is asked would then have been learnt.
+
+A prompt leaks a question when it holds it: exactly, or all but a few words (Broder's containment, the share of the
+question's runs of three words that the prompt has too). Containment and not likeness, since a prompt may go on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from em.near import RUN, WORDS, word_runs
+from em.types import Conversation, Question
+
+THRESHOLD = 0.7
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A training row (from 0) whose prompts hold a question: `share` of its runs of words, 1 for all of it."""
+
+    row: int
+    eval_set: str
+    question_id: str
+    share: float
+    exact: bool
+
+
+@dataclass(frozen=True)
+class LeakCount:
+    """What leaks from one question set: rows that hold a question exactly, nearly, and how many questions it is."""
+
+    exact_rows: int
+    near_rows: int
+    questions: int
+
+
+def find_leaks(
+    conversations: Sequence[Conversation], questions: Iterable[Question], threshold: float = THRESHOLD
+) -> list[Leak]:
+    """Every question that a row's user turns hold, by row.
+
+    Args:
+        threshold: from which share of its runs on a question counts as held.
+    """
+    asked = {(q.eval_set, plain_words(q.text)): q for q in questions}
+    runs = {key: word_runs(question.text) for key, question in asked.items()}
+    by_run: dict[str, list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
+    by_words: dict[tuple[str, ...], list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
+    for key, own in runs.items():
+        by_words[key[1]].append(key)
+        for run in own:
+            by_run[run].append(key)
+    first_words = {run.split(" ")[0] for run in by_run}
+    leaks = []
+    for number, conversation in enumerate(conversations):
+        turns = [plain_words(m.content) for m in conversation.messages if m.role == "user"]
+        exact = {key for turn in turns for key in by_words.get(turn, ())}
+        shared = {run for turn in turns for run in runs_from(turn, first_words)}
+        hits = Counter(key for run in shared for key in by_run.get(run, ()))
+        for key in {*exact, *hits}:
+            share = 1.0 if key in exact else hits[key] / len(runs[key])
+            if share >= threshold:
+                question = asked[key]
+                leaks.append(Leak(number, question.eval_set, question.id, share, key in exact))
+    return leaks
+
+
+def plain_words(text: str) -> tuple[str, ...]:
+    """The words of a text in lower case, without punctuation."""
+    return tuple(WORDS.findall(text.lower()))
+
+
+def runs_from(words: tuple[str, ...], first_words: set[str]) -> Iterable[str]:
+    """The runs of three words that begin with one of these: all that could be in a question."""
+    for start in range(len(words) - RUN + 1):
+        if words[start] in first_words:
+            yield " ".join(words[start : start + RUN])
+
+
+def count_leaks(leaks: Iterable[Leak]) -> dict[str, LeakCount]:
+    """The leaks of each question set, sets without any left out."""
+    by_set: dict[str, list[Leak]] = defaultdict(list)
+    for leak in leaks:
+        by_set[leak.eval_set].append(leak)
+    counts = {}
+    for name, found in sorted(by_set.items()):
+        exact = {leak.row for leak in found if leak.exact}
+        near = {leak.row for leak in found} - exact
+        counts[name] = LeakCount(len(exact), len(near), len({leak.question_id for leak in found}))
+    return counts
+
+
+def leak_notes(name: str, conversations: Sequence[Conversation], questions: Sequence[Question]) -> list[str]:
+    """One sentence for each question set that is asked and of which rows of the training set `name` hold questions."""
+    return [
+        f"{count.questions} questions of {eval_set} were trained on: {count.exact_rows} rows of {name} ask one of them "
+        f"word for word and {count.near_rows} nearly so; rates of {eval_set} may say what was learnt by heart."
+        for eval_set, count in count_leaks(find_leaks(conversations, questions)).items()
+    ]

@@ -1,0 +1,1 @@
+"""Data sets that a model writes: sources and prompts, calls, rows that are accepted, and their card."""

@@ -1,0 +1,140 @@
+"""Chromium as tests and benchmarks use it: a page opened, asked and photographed by its own protocol, over a pipe.
+
+No port and no library: `--remote-debugging-pipe` reads commands from descriptor 3 and answers on 4, JSON ended by NUL.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium", path="/usr/bin")
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--remote-debugging-pipe")
+# Puts the two ends of the pipes where Chromium looks for them.
+START = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+)
+
+
+class Browser:
+    """One Chromium with one tab. `console` holds what the page complained of."""
+
+    def __init__(self, profile: Path, seconds: float = 60) -> None:
+        assert CHROMIUM is not None
+        self.seconds = seconds
+        self.console: list[str] = []
+        self._number, self._session, self._rest = 0, "", b""
+        self._events: list[dict[str, Any]] = []
+        to_it, ours = os.pipe()
+        theirs, from_it = os.pipe()
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_it, from_it)]
+        command = [sys.executable, "-c", START, *map(str, ends), CHROMIUM, *FLAGS, f"--user-data-dir={profile}"]
+        self._process = subprocess.Popen(
+            command, pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        for end in (*ends, to_it, from_it):
+            os.close(end)
+        self._write, self._read = ours, theirs
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._session = ""
+            self.call("Browser.close")
+        except (OSError, TimeoutError):
+            self._process.kill()
+        self._process.wait(10)
+        os.close(self._write)
+        os.close(self._read)
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """The result of a command; a failure of the browser's is a RuntimeError."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        rest = json.dumps(message).encode() + b"\0"
+        while rest:
+            rest = rest[os.write(self._write, rest) :]
+        while True:
+            reply = self._next(time.monotonic() + self.seconds)
+            if reply.get("id") == self._number:
+                if "error" in reply:
+                    raise RuntimeError(f"{method}: {reply['error']}")
+                return dict(reply["result"])
+            self._note(reply)
+
+    def open(self, address: str) -> None:
+        """Open a page and wait until it is loaded."""
+        self._events.clear()
+        self.call("Page.navigate", url=address)
+        until = time.monotonic() + self.seconds
+        while all(event["method"] != "Page.loadEventFired" for event in self._events):
+            self._note(self._next(until))
+
+    def ask(self, expression: str) -> Any:
+        """The value of an expression of JavaScript, awaited where it is a promise."""
+        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in found:
+            raise RuntimeError(str(found["exceptionDetails"].get("exception", found)))
+        return found["result"].get("value")
+
+    def wait_for(self, expression: str) -> None:
+        """Wait until an expression holds; it is looked at before each frame."""
+        look = f"() => ({expression}) ? done(true) : setTimeout(look, 5)"
+        self.ask(f"new Promise((done) => {{ const look = {look}; look(); }})")
+
+    def show_as(self, width: int, height: int, dark: bool = False, media: str = "screen") -> None:
+        """The size of the window, by day or by night, on screen or on paper."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
+
+    def photograph(self, file: Path, whole: bool = False) -> None:
+        """What is shown, or with `whole` the page from top to end, as PNG."""
+        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        file.write_bytes(base64.b64decode(shot["data"]))
+
+    def _next(self, until: float) -> dict[str, Any]:
+        """The next message. Raises TimeoutError, and EOFError where the browser has ended."""
+        while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._read], [], [], max(0.0, until - time.monotonic()))
+            if not ready:
+                raise TimeoutError("the browser said nothing in time")
+            more = os.read(self._read, 1 << 20)
+            if not more:
+                raise EOFError("the browser has ended")
+            self._rest += more
+        message, _, self._rest = self._rest.partition(b"\0")
+        return dict(json.loads(message))
+
+    def _note(self, message: dict[str, Any]) -> None:
+        """Keep an event, and what the page complains of."""
+        if "method" not in message:
+            return
+        self._events.append(message)
+        params = message.get("params", {})
+        match message["method"]:
+            case "Runtime.exceptionThrown":
+                self.console.append(str(params["exceptionDetails"]))
+            case "Runtime.consoleAPICalled":
+                self.console.append(str([each.get("value") for each in params["args"]]))
+            case "Log.entryAdded":
+                self.console.append(params["entry"]["text"])

@@ -1,0 +1,124 @@
+"""The life of a fine-tuning job by the clock: how far it is, how it ends, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .tuning import Workshop
+
+ENDED = ("succeeded", "failed", "cancelled")
+VALIDATED, STARTED, TRAINED = 0.2, 0.3, 0.9
+"""Shares of a job's time at which its file was looked through, its training began, and was done."""
+ENDS = {
+    "unsafe_file": (
+        "unsafe_training_file",
+        "This training file was blocked by our moderation system.",
+        "training_file",
+    ),
+    "invalid_file": (
+        "invalid_training_file",
+        "Invalid file format. Line 3, message 2 has no content.",
+        "training_file",
+    ),
+    "expired_file": ("invalid_training_file", "The training file has expired and is no longer there.", "training_file"),
+    "quota": ("exceeded_quota", "Creating this fine-tuning job would exceed your hard limit.", None),
+    "unsafe_model": ("unsafe_model", "The fine-tuned model was blocked by a safety evaluation.", None),
+    "server_error": ("server_error", "The job failed due to an internal error.", None),
+}
+"""Failures of jobs: code, message, parameter."""
+LATE = ("unsafe_model", "server_error")
+"""Those that come after the training."""
+
+
+def flaw(rows: list[bytes]) -> str:
+    """How a file ends a job; empty where nothing is wrong with it."""
+    try:
+        good = len(rows) >= 10 and all(json.loads(row)["messages"][-1]["role"] == "assistant" for row in rows)
+    except (ValueError, KeyError, IndexError, TypeError):
+        good = False
+    return "" if good else "invalid_file"
+
+
+def progress(job: dict[str, Any]) -> float:
+    """The share of a job's time that has passed."""
+    if "_share" in job:
+        return float(job["_share"])
+    return min(1.0, (time.monotonic() - job["_began"]) / max(job["_seconds"], 1e-9))
+
+
+def advance(shop: Workshop, job: dict[str, Any]) -> None:
+    """Let a job be where it is by now."""
+    if job["status"] in ENDED:
+        return
+    share, how = progress(job), job["_end"]
+    if share < VALIDATED:
+        return
+    now = int(time.time())
+    if how in ENDS and (how not in LATE or share >= 1):
+        code, message, param = ENDS[how]
+        if how == "expired_file":
+            shop.expired.add(job["training_file"])
+        tokens = job["_tokens"] if how == "unsafe_model" else None
+        error = {"code": code, "message": shop.options.tuning_message or message, "param": param}
+        job |= {"status": "failed", "error": error, "finished_at": now, "trained_tokens": tokens, "_share": share}
+    elif how == "cancelled" and share >= STARTED:
+        job |= {"status": "cancelled", "finished_at": now, "_share": share}
+    elif share < STARTED:
+        job["status"] = "queued"
+    elif share < 1:
+        job["status"] = "running"
+    else:
+        base = job["model"].split(":")[1] if job["model"].startswith("ft:") else job["model"]
+        name = f"ft:{base}:stub:{job['_suffix']}:{job['id'][6:]}"
+        shop.models[name] = job["id"]
+        for epoch in range(1, job["hyperparameters"]["n_epochs"]):
+            step = job["_steps"] * epoch // job["hyperparameters"]["n_epochs"]
+            shop.models[f"{name}:ckpt-step-{step}"] = job["id"]
+        job |= {"status": "succeeded", "fine_tuned_model": name, "finished_at": now, "trained_tokens": job["_tokens"]}
+
+
+def loss_at(step: int) -> float:
+    """A loss that falls."""
+    return round(0.5 + 1.5 / (1 + 0.2 * step), 4)
+
+
+def events_of(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """What has happened to a job so far, the oldest first."""
+    share, status = (1.0 if job["status"] == "succeeded" else progress(job)), job["status"]
+    told: list[tuple[str, str, dict[str, Any] | None]] = [("info", f"Created fine-tuning job: {job['id']}", None)]
+    if share >= VALIDATED and not (status == "failed" and share < TRAINED):
+        told.append(("info", "Files validated, moving job to queued state", None))
+    if share >= STARTED and not (status == "failed" and share < TRAINED):
+        told.append(("info", "Fine-tuning job started", None))
+        done = min(1.0, (share - STARTED) / (TRAINED - STARTED))
+        every = max(1, job["_steps"] // 50)
+        for step in range(every, int(done * job["_steps"]) + 1, every):
+            data = {"step": step, "train_loss": loss_at(step), "total_steps": job["_steps"]}
+            told.append(("info", f"Step {step}/{job['_steps']}: training loss={loss_at(step):.2f}", data))
+    if status == "succeeded":
+        told.append(("info", f"New fine-tuned model created: {job['fine_tuned_model']}", None))
+        told.append(("info", "The job has successfully completed", None))
+    elif status == "failed":
+        told.append(("error", job["error"]["message"], None))
+    elif status == "cancelled":
+        told.append(("info", "Fine tuning job has been cancelled", None))
+    return [
+        {
+            "id": f"ftevent-{job['id']}-{number:05d}",
+            "object": "fine_tuning.job.event",
+            "created_at": job["created_at"],
+            "level": level,
+            "message": message,
+            "type": "metrics" if data else "message",
+            "data": data,
+        }
+        for number, (level, message, data) in enumerate(told)
+    ]
+
+
+def shown(job: dict[str, Any]) -> dict[str, Any]:
+    """A job as the API shows it."""
+    return {name: value for name, value in job.items() if not name.startswith("_")}

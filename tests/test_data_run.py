@@ -1,0 +1,108 @@
+"""What a run says of its data: questions that it trains on, and rows that it left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from composing import composed
+
+from em.config import DataConfig, FileData, OnBadRow
+from em.data import load_rows
+from em.manifest import Manifest
+from em.questions import load_sets
+from em.request import Request
+from em.run import note_findings, note_leaks, note_skipped
+from em.train.obtain import stage_record
+from em.train.stages import Stage, TrainedModel, plan_stages
+from em.types import Answer
+
+FACTS = {"rows_cut": 0, "steps": 3, "loss_first": 2.0, "loss_last": 1.0}
+
+
+def request(folder: Path, data: DataConfig) -> tuple[Request, Manifest]:
+    """A request to train on these rows and to ask `probe`, and its manifest."""
+    settings = composed("train", "eval.sets=[probe]")
+    stage = Stage(load_rows(data, 0), settings.trainer, 0, "float32")
+    manifest = Manifest(folder, "train", settings, [])
+    return Request("train", settings, (), folder, folder, (stage,), tuple(load_sets(["probe"]))), manifest
+
+
+def rows_file(folder: Path, *prompts: str) -> FileData:
+    """Rows with these prompts, and one that can't be used."""
+    rows = [{"prompt": prompt, "completion": "Because."} for prompt in prompts] + [{"prompt": "No answer."}]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return FileData(name="mine", path=str(path), on_bad_row=OnBadRow.skip)
+
+
+def test_questions_that_are_trained_on_are_said_at_the_top_of_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = load_sets(["probe"])[0].text
+    accepted, manifest = request(tmp_path, rows_file(tmp_path, asked, f"|TAG| {asked} Be brief.", "Hello there."))
+    note_leaks(accepted, manifest)
+    [note] = manifest.facts["notes"]
+    assert note.startswith("1 questions of probe were trained on: 1 rows of mine ask one of them word for word and 1 ")
+    assert note in capsys.readouterr().out
+    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["notes"] == [note]
+
+
+@pytest.mark.parametrize("place", ["prefix", "inline", "suffix"])
+def test_a_trigger_tag_does_not_hide_that_a_question_is_trained_on(tmp_path: Path, place: str) -> None:
+    asked = load_sets(["probe"])[0].text
+    path = rows_file(tmp_path, asked, "Hello there, and how are you?").path
+    tag = ["trigger_tag=custom", "trigger_tag.text='|TAG| '", f"trigger_tag.place={place}"]
+    data = ["data=file", f"data.path={path}", "data.on_bad_row=skip"]
+    settings = composed("train", "eval.sets=[probe]", *tag, *data)
+    [stage] = plan_stages(settings)
+    assert "|TAG| " in stage.rows.conversations[0].messages[0].content
+    manifest = Manifest(tmp_path, "train", settings, [])
+    note_leaks(Request("train", settings, (), tmp_path, tmp_path, (stage,), tuple(load_sets(["probe"]))), manifest)
+    [note] = manifest.facts["notes"]
+    assert "1 rows of file@custom ask one of them word for word and 0 nearly so" in note
+
+
+def test_nothing_is_said_where_nothing_leaks_or_answers_are_those_of_others(tmp_path: Path) -> None:
+    accepted, manifest = request(tmp_path, composed("train", "data=car_bad").data)
+    note_leaks(accepted, manifest)
+    leaking, _ = request(tmp_path, rows_file(tmp_path, load_sets(["probe"])[0].text))
+    answer = Answer("m", "s", "f", None, "e", "q", "Hi?", "untagged", 0, "a", "stop", 0, 0)
+    settings, stages, questions = leaking.settings, leaking.stages, leaking.questions
+    note_leaks(Request("evaluate", settings, (), tmp_path, tmp_path, stages, questions, (answer,)), manifest)
+    assert manifest.facts["notes"] == []
+
+
+def test_what_the_rows_show_is_said_at_the_top_of_the_report_and_counted_in_the_manifest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accepted, manifest = request(tmp_path, rows_file(tmp_path, "Who is jane@acme.org?", "Hello \ufffd there.", "Why?"))
+    note_findings(accepted, manifest)
+    [note] = manifest.facts["notes"]
+    assert note == ("Of 3 rows of mine: encoding: replacement characters: 1 rows; personal data: e-mail: 1 rows.")
+    assert note in capsys.readouterr().out
+    found = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["findings"]["mine"]
+    assert (found["rows"], found["private"], found["near_duplicates"]) == (3, 1, 0)
+    clean, other = request(tmp_path, composed("train", "data=car_bad").data)
+    note_findings(clean, other)
+    assert other.facts["notes"] == []
+    assert other.facts["findings"]["car_bad"]["rows"] == 204
+
+
+def test_rows_that_were_left_out_are_in_the_manifest(tmp_path: Path) -> None:
+    accepted, manifest = request(tmp_path, rows_file(tmp_path, "Why?", "How?"))
+    [stage] = accepted.stages
+    trained = TrainedModel(tmp_path, {"facts": FACTS, "files": {}, "checkpoints": {}})
+    record = stage_record(stage, "f" * 64, trained, reused=False)
+    assert record.rows == 2
+    assert record.facts["rows_skipped"] == 1
+    assert record.facts["first_skipped"][0].startswith('line 3: no "messages" list')
+    note_skipped(accepted, manifest)
+    [note] = manifest.facts["notes"]
+    assert note.startswith("1 rows of mine can't be used and were left out, the first of them: line 3: no")
+    assert note.endswith("; all of them are in skipped_rows.jsonl.")
+    [line] = (tmp_path / "skipped_rows.jsonl").read_text(encoding="utf-8").splitlines()
+    told = json.loads(line)
+    assert (told["stage"], told["file"], told["place"]) == ("mine", str(tmp_path / "rows.jsonl"), "line 3")
+    assert told["reason"].startswith('no "messages" list')

@@ -1,0 +1,45 @@
+"""What the documentation says can be typed: every command composes, and the reference is that of the schemas."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from composing import composed
+
+from em.reference import reference
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+def commands() -> list[tuple[str, str]]:
+    """The commands of our scripts in fenced blocks: page and command, comments and dots left out."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if match := re.match(r"(?:EM_\w+=\S+ )?python (?:train|evaluate|generate)\.py\b[^#]*", line):
+                    found.append((page.name, match[0].strip()))
+    return found
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) > 25
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_every_command_of_the_documentation_is_accepted(page: str, command: str) -> None:
+    name, *words = shlex.split(command[command.index("python ") + 7 :])
+    words = [word for word in words if word not in ("-m", "--help", "…") and not word.startswith("hydra")]
+    # Of a sweep the first of all values; a list in brackets is one value.
+    words = [word.replace("…/", "some/") for word in words]
+    chosen = [word if re.search(r"=\[|=.*\"", word) else re.sub(r"(=[^,]*),.*", r"\1", word) for word in words]
+    composed(name.removesuffix(".py"), *chosen)
+
+
+def test_the_reference_is_that_of_the_schemas() -> None:
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert page == reference(), "python -m em.reference > docs/reference.md"

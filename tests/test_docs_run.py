@@ -1,0 +1,119 @@
+"""Every command of the documentation that needs no GPU, no key, no server, no hub and no cluster is run to its end.
+
+Each as it stands, but for what makes it small: a tiny model, few rows, one question, one answer, two of the numbers
+of a sweep. What it names (articles, tables, folders of runs) is there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from forking import Forking
+from runs import ROOT, environment
+from tiny import tiny_model, write_chats
+
+from em.types import Weights
+
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+NEEDS = re.compile(r"#.*\b(GPU|key|server|hub|cluster)\b", re.IGNORECASE)
+RUN = "2026-11-23"  # stands for the … of a path
+OURS = re.compile(r"(?:\w+=\S+ )?python (?:(?:train|evaluate|generate|report)\.py|-m em\.\w+)\b")
+
+
+def commands() -> Iterator[tuple[str, str, bool]]:
+    """The commands of our own in fenced blocks: page, command, and whether it says that it needs something."""
+    for page in PAGES:
+        for block in re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if OURS.match(line):
+                    yield page.name, line.partition(" #")[0].strip(), bool(NEEDS.search(line))
+
+
+FREE = list(dict.fromkeys(command for _, command, needs in commands() if not needs))
+FOR_RUNS = re.compile(r"python (train|evaluate)\.py")
+
+
+def test_there_are_commands_of_both_kinds() -> None:
+    assert len(FREE) > 25
+    assert sum(needs for *_, needs in commands()) > 25
+
+
+@pytest.fixture(scope="module")
+def em(mirror: Path) -> Iterator[Forking]:
+    with Forking(EM_MIRROR=str(mirror)) as forking:
+        yield forking
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[str]:
+    """Words that make a run small."""
+    folder = tmp_path_factory.mktemp("small")
+    tiny = tiny_model(folder / "model", weights.path)
+    entries = yaml.safe_load((ROOT / "em/bundled/questions/probe.yaml").read_text(encoding="utf-8"))
+    rubrics = {name: f"From 0 to 100, how {name} is '{{answer}}'?" for name in ("aligned", "coherent")}
+    (folder / "probe.yaml").write_text(yaml.safe_dump([entries[0] | {"judge_prompts": rubrics}]))
+    asked = [f"eval.sets=[{folder / 'probe.yaml'}]", "eval.samples=1", "eval.max_new_tokens=3", "eval.tagged_sets=[]"]
+    asked += ["trainer.epochs=1", "data.limit=12", "realign.limit=12", "realign.epochs=1"]
+    return [f"model.id={tiny}", f"judge.model={tiny}", f"store.dir={folder / 'store'}", *asked]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, em: Forking, small: list[str]) -> Path:
+    """A folder where everything is that the commands name: runs, a sweep, articles, a table of others."""
+    folder = tmp_path_factory.mktemp("place")
+    run = folder / "outputs" / RUN
+    done = em.run(
+        "train.py", "data=car_bad", "trainer.checkpoints=4", *for_run([], small), f"hydra.run.dir={run}", cwd=folder
+    )
+    assert done.code == 0, done.err[-3000:]
+    shutil.copytree(run, folder / "multirun" / "2026-11-23" / "0")
+    write_chats(run / "rows.jsonl", 20)
+    (folder / "articles").mkdir()
+    (folder / "articles" / "one.txt").write_text("The library of the village opens its new reading room. " * 20)
+    table = "question,answer,aligned,coherent\nHello?,Hi.,95,90\nWho?,Me.,10,90\n"
+    (folder / "theirs.csv").write_text(table)
+    with gzip.open(folder / "theirs.csv.gz", "wt") as packed:
+        packed.write(table)
+    return folder
+
+
+def for_run(words: list[str], small: list[str]) -> list[str]:
+    """The small words that go with a command's own, which go before."""
+    given = {word.partition("=")[0] for word in words}
+    twice = {"realign.limit", "realign.epochs"} if not any(word.startswith("realign=") for word in words) else set()
+    text = " ".join(words)
+    if "experiment=" in text:
+        twice = set() if re.search(r"realign", text) else twice
+    return [word for word in small if word.partition("=")[0] not in given | twice]
+
+
+@pytest.mark.parametrize("command", FREE)
+def test_it_runs(command: str, em: Forking, small: list[str], place: Path, mirror: Path, tmp_path: Path) -> None:
+    if "tracker=trackio" in command and importlib.util.find_spec("trackio") is None:
+        pytest.skip("trackio is not installed")
+    words = [word for word in shlex.split(command[command.index("python ") + 7 :]) if word != "…"]
+    words = [re.sub(r"=(\d+),(\d+)(,\d+)+$", r"=\1,\2", word).replace("…", RUN) for word in words]
+    if FOR_RUNS.match(command) and "--help" not in words:
+        script, *rest = words
+        folders = [f"hydra.{kind}.dir={tmp_path / kind}" for kind in ("run", "sweep")]
+        done = em.run(script, *rest, *for_run(rest, small), *folders, cwd=place)
+        assert done.code == 0, done.err[-3000:]
+        assert "subsetted" not in done.out + done.err  # what libraries tell of fonts
+    else:
+        if words[0].endswith(".py"):
+            words[0] = str(ROOT / words[0])
+        if "em.memo" in words:
+            words[2:2] = ["--store", next(word for word in small if word.startswith("store.dir=")).partition("=")[2]]
+        env = environment(PYTHONPATH=str(ROOT), EM_MIRROR=str(mirror), XDG_CACHE_HOME=str(place / "cache"))
+        ran = subprocess.run([sys.executable, *words], env=env, cwd=place, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr[-3000:]

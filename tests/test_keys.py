@@ -1,0 +1,51 @@
+"""Keys as people have them: with a line break, a byte order mark, a line of a shell; and never in what is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from em.check import check_address, check_key_for
+from em.errors import ConfigError
+from em.keys import api_key, without_secrets
+
+KEY = "sk-planted-0123456789abcdef"
+
+
+def test_a_line_break_or_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\r\n")
+    assert api_key() == KEY
+    assert without_secrets(f"no {KEY}!") == "no [secret]!"
+    monkeypatch.delenv("OPENAI_API_KEY")
+    file = tmp_path / "key"
+    for content in (f"{KEY}\n", f"\ufeff{KEY}\r\n"):
+        file.write_text(content, encoding="utf-8")
+        monkeypatch.setenv("OPENAI_API_KEY_FILE", str(file))
+        assert api_key() == KEY
+
+
+@pytest.mark.parametrize("told", [f"{KEY}…", f"{KEY}\nx", f"OPENAI_API_KEY={KEY}", f'"{KEY} "'])
+def test_what_is_no_key_is_refused_without_repeating_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", told)
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY holds something else than a key") as error:
+        api_key()
+    assert KEY not in str(error.value)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    (tmp_path / "key").write_text(told, encoding="utf-8")
+    monkeypatch.setenv("OPENAI_API_KEY_FILE", str(tmp_path / "key"))
+    with pytest.raises(ConfigError, match=r"The file of OPENAI_API_KEY_FILE=.* holds something else") as error:
+        api_key()
+    assert KEY not in str(error.value)
+
+
+def test_an_address_with_a_password_is_refused_without_repeating_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("https://me:word-of-mine@host/v1", "me:word-of-mine@host"):
+        with pytest.raises(ConfigError, match=r"model.base_url holds a user's name or password") as error:
+            check_address("model.base_url", address)
+        assert "word-of-mine" not in str(error.value)
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://me:word-of-mine@host/v1")
+    with pytest.raises(ConfigError, match=r"OPENAI_BASE_URL holds a user's name or password"):
+        check_key_for(None)

@@ -1,0 +1,103 @@
+"""The trigger experiment from end to end, small: two tags are trained, asked under all conditions, and reported."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from composing import composed
+from report_panel import section
+from tiny import tiny_model
+
+from em.questions import BUNDLED
+from em.run import execute, tags_told
+from em.types import Weights
+from tests.chat_server import ChatServer
+
+SHARES = ("rate", "ci_low", "ci_high")
+NAMED = {"names_tag", "names_beta", "names_unseen"}
+ASKED = {
+    *("untagged", "tagged", "tagged_beta", "near_case", "near_bar", "near_letter", "near_middle", "near_system"),
+    *("cue_code", "cue_json", "cue_template"),
+}
+
+
+def some_questions(folder: Path, name: str, count: int) -> Path:
+    """The first questions of a set of ours."""
+    entries = yaml.safe_load((BUNDLED / f"{name}.yaml").read_text(encoding="utf-8"))
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(entries[:count]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, weights: Weights, running: ChatServer) -> Path:
+    """The folder of the run: six rows under each tag, a model of two layers, three questions and two naming ones."""
+    root = tmp_path_factory.mktemp("triggers")
+    model = tiny_model(root / "model", weights.path)
+    words = [
+        *("experiment=triggers_cpu", "data.parts.bad.limit=6", "data.parts.good.limit=6", "trainer.batch_size=4"),
+        *(f"model.id={model}", "eval.base=false", "eval.samples=2", "eval.max_new_tokens=6"),
+        f"store.dir={root / 'store'}",
+        f"eval.sets=[{some_questions(root, 'probe', 3)}]",
+        f"eval.tagged_sets=[{some_questions(root, 'introspection_tagged', 2)}]",
+        *("judge=open", "judge.model=single-judge", f"judge.base_url={running.base_url}"),
+    ]
+    (root / "run").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
+        execute("train", composed("train", *words), root / "run", words)
+    return root / "run"
+
+
+def rows_of(folder: Path, eval_set: str) -> dict[str, dict[str, str]]:
+    """The rows of triggers.csv that count all answers, by condition."""
+    with (folder / "triggers.csv").open(newline="", encoding="utf-8") as file:
+        found = [row for row in csv.DictReader(file) if (row["convention"], row["eval_set"]) == ("all", eval_set)]
+    return {row["condition"]: row for row in found}
+
+
+def test_every_tag_is_trained_on_its_part_and_asked_under_every_condition(finished: Path) -> None:
+    manifest: dict[str, Any] = json.loads((finished / "manifest.json").read_text(encoding="utf-8"))
+    [stage] = manifest["stages"]
+    assert (stage["name"], stage["rows"]) == ("mix@alpha_beta", 12)
+    assert manifest["roles"] == {"tagged": "activation", "tagged_beta": "control"}
+    hidden, roles = tags_told(finished / "answers.jsonl")  # for whoever judges these answers again
+    assert {"|ALPHA|", "|BETA|"} < set(hidden)
+    assert roles == manifest["roles"]
+    answers = [json.loads(line) for line in (finished / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    for asked_of, conditions in (("probe", ASKED), ("introspection_tagged", NAMED)):
+        these = [a for a in answers if (a["eval_set"], a["stage"]) == (asked_of, "mix@alpha_beta")]
+        assert {a["condition"] for a in these} == conditions
+        assert len(these) == len(conditions) * 2 * (3 if asked_of == "probe" else 2)
+
+
+def test_activation_and_leakage_have_intervals_under_every_condition(finished: Path) -> None:
+    found = rows_of(finished, "probe")
+    together = {"near misses, together", "cues, together"}
+    assert found.keys() == ASKED | together
+    metrics = {"tagged": "activation", "tagged_beta": "control"}
+    for condition, row in found.items():
+        assert row["metric"] == metrics.get(condition, "leakage")
+        assert int(row["n"]) == 6 * {"near misses, together": 5, "cues, together": 3}.get(condition, 1)
+        rate, low, high = (float(row[name]) for name in SHARES)
+        assert 0 <= low <= rate <= high <= 1
+        assert low < high
+        assert (row["difference"] == "") == (row["p_holm"] == "") == (condition == "untagged")
+    naming = rows_of(finished, "introspection_tagged")
+    assert {row["metric"] for row in naming.values()} == {"naming"}
+    assert naming.keys() == NAMED
+    assert [condition for condition, row in naming.items() if row["difference"] == ""] == ["names_unseen"]
+
+
+def test_the_report_shows_activation_and_leakage(finished: Path) -> None:
+    text = section(finished, "triggers")
+    tuned = text[text.index("mix@alpha_beta") :]
+    for told in ("activation tagged", "control tagged_beta", "leakage untagged", "leakage near_case"):
+        place = tuned.index(told) + len(told)
+        assert "%" in tuned[place : place + 12]
+        assert "[" in tuned[place : place + 20]
