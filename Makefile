@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY ?= passive
 # Without compiled modules every command compiles torch and transformers anew: 24 s to import them rather than 10.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check install gpu lock clean openai-stub
+.PHONY: help demo test test-extras check install gpu lock clean openai-stub
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,13 @@ demo: $(BIN)/.installed  ## install, then train, evaluate and report on the bund
 test: $(BIN)/.installed  ## install, then run the tests
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone" $(ARGS)
 	@$(BIN)/python -m pytest -q -m alone $(ARGS) || test $$? -eq 5
+
+# Each extra asks for older versions than the environment has, so it stands before it, in a folder of its own.
+test-extras: $(BIN)/.installed  ## run the tests of trackio and Tinker, which `make test` passes over (fetches both)
+	@set -e; for each in trackio==0.43.0:track_locally tinker==0.38.0:remote_tinker; do \
+		VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --target .extras/$${each%%=*} "$${each%:*}"; \
+		PYTHONPATH=$(CURDIR)/.extras/$${each%%=*} $(BIN)/python -m pytest -q tests/test_$${each#*:}.py $(ARGS); \
+	done
 
 check: $(BIN)/.installed  ## lint, formatting and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -52,4 +59,4 @@ lock: $(BIN)/.installed  ## resolve the newest versions for Python 3.11 to 3.13 
 	@$(COMPILE) --constraint requirements.lock --extra gpu -o requirements-gpu.lock
 
 clean:  ## remove the environment and the caches of the tools (runs and trained models stay)
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .extras .mypy_cache .ruff_cache .pytest_cache

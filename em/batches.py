@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from em.client import OPENAI, Client, check_completion, in_words, server_name
+from em.client import OPENAI, Client, check_completion, check_object, in_words, server_name
 from em.errors import ServerError
 from em.keys import without_secrets
 from em.store import alone
@@ -212,22 +212,33 @@ async def collect(client: Client, work: Work, batch: str, keys: Sequence[str], b
     failures = dict.fromkeys(keys, f"the batch {batch} ended as {found.status} without a result{why}")
     for file in filter(None, (found.output_file_id, found.error_file_id)):
         try:
-            content = await client.repeated("files", partial(client.raw.files.content, file))
+            lines = await client.repeated("files", partial(lines_of, client, file))
         except openai.NotFoundError:
             failures |= dict.fromkeys(failures, f"the results of the batch {batch} are not at the server any more")
             continue
-        lines = content.content.splitlines()
         for start in range(0, len(lines), PART):
             take(lines[start : start + PART], work, failures)
     bar.update(len(keys) - len(failures) - counted)
     return failures
 
 
+async def lines_of(client: Client, file: str) -> list[bytes]:
+    """The lines of a file of results.
+
+    Raises:
+        ValueError: it is cut off, or something else than results.
+    """
+    content = (await client.raw.files.content(file)).content
+    lines = [line for line in content.splitlines() if line.strip()]
+    for line in lines:
+        check_object(json.loads(line))
+    return lines
+
+
 def take(lines: Sequence[bytes], work: Work, failures: dict[str, str]) -> None:
     """Remember lines of a batch's results, or why there is none."""
     good: list[tuple[str, dict[str, Any]]] = []
-    for text in filter(None, map(bytes.strip, lines)):
-        line = json.loads(text)
+    for line in map(json.loads, lines):
         key, response = line.get("custom_id", ""), line.get("response") or {}
         if key not in failures:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import string
 from collections.abc import Iterator
 from datetime import date
@@ -33,7 +34,7 @@ from em.config import (
     WandbTracker,
 )
 from em.errors import ConfigError, shown
-from em.keys import api_key
+from em.keys import KEY_ENV, api_key, without_secrets
 from em.tags import check_tags
 
 TRACKIO_NAME = string.ascii_letters + string.digits + "-_"
@@ -56,9 +57,10 @@ def check_settings(kind: str, settings: RunConfig) -> None:
         raise ConfigError(f"sampler={settings.sampler.name} can't ask a server: use sampler=auto or sampler=api.")
     if isinstance(settings.model, OpenAIModel):
         check_address("model.base_url", settings.model.base_url)
+        check_key_env("model.key_env", settings.model.key_env)
         check_day("model.retired", settings.model.retired)
     if isinstance(settings.model, OpenAIModel) and not settings.answers and not settings.dry_run:
-        check_key_for(settings.model.base_url)
+        check_key_for(settings.model.base_url, settings.model.key_env)
     if isinstance(settings.sampler, ApiSampler) and settings.sampler.batch:
         check_batch(settings)
     if isinstance(settings.model, HfModel) and not isinstance(settings.sampler, HfSampler):
@@ -201,6 +203,7 @@ def numbers_of(key: str, judge: JudgeConfig) -> dict[str, float | None]:
         return {f"{key}.batch_size": judge.batch_size}
     assert isinstance(judge, ApiJudge)
     check_address(f"{key}.base_url", judge.base_url)
+    check_key_env(f"{key}.key_env", judge.key_env)
     if judge.name == "open" and not server_name(judge.base_url):
         raise ConfigError(f"judge=open needs a server: name it by {key}.base_url=http://HOST:8000/v1.")
     if judge.batch and judge.reading is Reading.mass:
@@ -218,11 +221,11 @@ def check_day(key: str, day: str) -> None:
         raise ConfigError(f"{key}={day} is no day: write it as 2027-01-14.") from None
 
 
-def check_key_for(base_url: str | None) -> None:
-    """Refuse to begin without a key where OpenAI's own server is asked; another may want none."""
+def check_key_for(base_url: str | None, key_env: str = KEY_ENV) -> None:
+    """Refuse to begin without a key where OpenAI's own server is asked; another may want none, but for one named."""
     check_address("OPENAI_BASE_URL", os.environ.get("OPENAI_BASE_URL"))
-    if not server_name(base_url):
-        check_key()
+    if not server_name(base_url) or key_env != KEY_ENV:
+        check_key(key_env)
 
 
 def check_address(key: str, address: str | None) -> None:
@@ -236,10 +239,14 @@ def check_address(key: str, address: str | None) -> None:
         raise ConfigError(f"{key}={address} is no address: write it as http://{address.split('://')[-1]}.")
 
 
-def check_key() -> None:
-    """Refuse to begin without a key in the environment, or in the file that it names."""
-    if not api_key():
-        raise ConfigError(
-            "OPENAI_API_KEY is not set: export it (or OPENAI_API_KEY_FILE, a file that holds it), or name a server of "
-            "yours by base_url."
-        )
+def check_key_env(key: str, name: str) -> None:
+    """Refuse what can't be a variable's name, lest a key itself is written down; the error does not repeat it."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name) or without_secrets(name) != name:
+        raise ConfigError(f"{key} names the variable that holds the key, as in {key}=MY_KEY; never the key itself.")
+
+
+def check_key(name: str) -> None:
+    """Refuse to begin without a key in this variable of the environment, or in the file that `<name>_FILE` names."""
+    if not api_key(name):
+        other = ", or name a server of yours by base_url" if name == KEY_ENV else ""
+        raise ConfigError(f"{name} is not set: export it (or {name}_FILE, a file that holds it){other}.")

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from em.errors import ServerError
-from em.keys import api_key, without_secrets
+from em.keys import KEY_ENV, api_key, without_secrets
 from em.pace import Pace, seconds
 
 ATTEMPTS = 8  # of a call that fails for other reasons than a rate limit; half as many where the reply is broken
@@ -53,10 +53,11 @@ class Client:
         base_url: address of the server; None is OPENAI_BASE_URL, or OpenAI's own.
         connections: requests at a time, at most.
         timeout: seconds until an unanswered request counts as lost.
+        key_env: the variable of the environment that holds the server's key.
     """
 
-    def __init__(self, base_url: str | None, connections: int, timeout: float) -> None:
-        self.base_url, self.connections, self.timeout = base_url, connections, timeout
+    def __init__(self, base_url: str | None, connections: int, timeout: float, key_env: str = KEY_ENV) -> None:
+        self.base_url, self.connections, self.timeout, self.key_env = base_url, connections, timeout, key_env
         self.pace = Pace(connections)
         self.failed_in_a_row = 0
 
@@ -72,7 +73,7 @@ class Client:
         self._http = openai.DefaultAioHttpClient(limits=limits, timeout=self.timeout, event_hooks=hooks)
         self._openai = openai.AsyncOpenAI(
             # A server of one's own may want no key; the package wants one.
-            api_key=api_key() or ("none" if server_name(self.base_url) else None),
+            api_key=api_key(self.key_env) or ("none" if server_name(self.base_url) else None),
             base_url=self.base_url,
             max_retries=0,
             timeout=self.timeout,
@@ -162,6 +163,7 @@ class Client:
                 self.failed_in_a_row = 0
                 return result
             except (openai.OpenAIError, ValueError) as error:
+                error.add_note(self.key_env)  # for `in_words`
                 headers = hints(error.response.headers) if isinstance(error, openai.APIStatusError) else {}
                 limited = isinstance(error, openai.RateLimitError) and not out_of_credit(error)
                 if limited:
@@ -298,7 +300,8 @@ def in_words(model: str, error: BaseException) -> str:
 
     match error:
         case openai.AuthenticationError() | openai.PermissionDeniedError():
-            return f"The server refused the key for {model}: check OPENAI_API_KEY."
+            name = next(iter(getattr(error, "__notes__", ())), KEY_ENV)
+            return f"The server refused the key for {model}: check {name}."
         case openai.NotFoundError():
             return f"The server has no model {model}: check its name and base_url (it may have been retired)."
         case openai.BadRequestError() | openai.UnprocessableEntityError():

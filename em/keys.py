@@ -9,29 +9,33 @@ from pathlib import Path
 
 from em.errors import ConfigError, EmError, MissingFile
 
+KEY_ENV = "OPENAI_API_KEY"
+"""The variable of the environment that holds a server's key, where no setting names another."""
+HANDED_OUT = set[str]()
+"""The keys that this process has read, whatever their variables are called."""
 SECRET = re.compile(r"\b((?:sk|tml)-[\w-]{8,}|hf_\w{8,}|[0-9a-f]{40})\b")
 
 
-def api_key() -> str:
-    """OPENAI_API_KEY, or what the file named by OPENAI_API_KEY_FILE holds; empty where neither is set."""
-    if key := os.environ.get("OPENAI_API_KEY", "").strip():
-        return checked(key, "OPENAI_API_KEY")
-    named = os.environ.get("OPENAI_API_KEY_FILE", "")
+def api_key(name: str = KEY_ENV) -> str:
+    """What a variable of the environment holds, or the file that `<name>_FILE` names; empty where neither is set."""
+    file = f"{name}_FILE"
+    if key := os.environ.get(name, "").strip():
+        return checked(key, name, name)
+    named = os.environ.get(file, "")
     if not named:
         return ""
     try:
         key = Path(named).expanduser().read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise MissingFile(
-            f"OPENAI_API_KEY_FILE={named} can't be read: name a file that holds the key alone."
-        ) from error
-    return checked(key, f"The file of OPENAI_API_KEY_FILE={named}")
+        raise MissingFile(f"{file}={named} can't be read: name a file that holds the key alone.") from error
+    return checked(key, name, f"The file of {file}={named}")
 
 
-def checked(key: str, where: str) -> str:
+def checked(key: str, name: str, where: str) -> str:
     """A key, which goes into a header and is one word of plain characters. The text of an error never repeats it."""
-    if key and (not re.fullmatch(r"[!-~]+", key) or key.startswith("OPENAI_API_KEY=")):
+    if key and (not re.fullmatch(r"[!-~]+", key) or key.startswith(f"{name}=")):
         raise ConfigError(f"{where} holds something else than a key: it must be the key alone, in plain characters.")
+    HANDED_OUT.add(key)
     return key
 
 
@@ -41,13 +45,15 @@ def without_secrets(text: str) -> str:
 
 
 def without_keys(text: str) -> str:
-    """The text without the keys of this environment, and of the file that it names."""
+    """The text without the keys of this environment, and those that this process has read from files."""
     for name, value in os.environ.items():
         if re.search(r"KEY|TOKEN|SECRET|PASSWORD", name) and not name.endswith("_FILE"):
             for word in {value, value.strip()}:  # a line break around it is no part of it
                 if len(word) > 7:
                     text = text.replace(word, "[secret]")
     with suppress(EmError):
-        if len(key := api_key()) > 7:
+        api_key()  # that of the file, too
+    for key in HANDED_OUT:
+        if len(key) > 7:
             text = text.replace(key, "[secret]")
     return text

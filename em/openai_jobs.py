@@ -4,8 +4,9 @@
     python -m em.openai_jobs cancel JOB                end a job
     python -m em.openai_jobs delete MODEL|FILE --yes   delete a fine-tuned model, or an uploaded training file
 
-The server is OPENAI_BASE_URL or OpenAI's own, the key OPENAI_API_KEY. Without --yes, delete only says what it would do.
-A model that is deleted is forgotten here too: the same words train it anew.
+The server is OPENAI_BASE_URL or OpenAI's own, the key that of OPENAI_API_KEY; --base-url and --key-env name others.
+Without --yes, delete only says what it would do. A model that is deleted is forgotten here too: the same words train
+it anew.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from em.check import check_key_for
+from em.check import check_key_env, check_key_for
 from em.client import Client, in_words, server_address
 from em.errors import ConfigError, EmError, ServerError
+from em.keys import KEY_ENV
 from em.remote.files import forget_file
 from em.remote.jobs import MARK, PAGE, marked
 from em.remote.record import RECORD, all_tuned
@@ -35,6 +37,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m em.openai_jobs", description=__doc__.split("\n")[0])
     parser.add_argument("--store", type=Path, default=None, metavar="DIR", help="store.dir (default: the user's cache)")
     parser.add_argument("--base-url", default=None, metavar="URL", help="the server (default: OPENAI_BASE_URL)")
+    parser.add_argument("--key-env", default=KEY_ENV, metavar="NAME", help=f"model.key_env (default: {KEY_ENV})")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="jobs that em created, by run, and its files")
     cancel = commands.add_parser("cancel", help="end a job")
@@ -44,7 +47,8 @@ def main(words: list[str] | None = None) -> int:
     delete.add_argument("--yes", action="store_true", help="do it; without it, only say what would be done")
     arguments = parser.parse_args(words)
     try:
-        check_key_for(arguments.base_url)
+        check_key_env("--key-env", arguments.key_env)
+        check_key_for(arguments.base_url, arguments.key_env)
         print(asyncio.run(perform(arguments)))
     except EmError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -55,7 +59,7 @@ def main(words: list[str] | None = None) -> int:
 async def perform(arguments: argparse.Namespace) -> str:
     """The text that answers a command."""
     store = arguments.store.expanduser() if arguments.store else cache_dir()
-    async with Client(arguments.base_url, 4, TIMEOUT) as client:
+    async with Client(arguments.base_url, 4, TIMEOUT, arguments.key_env) as client:
         match arguments.command:
             case "list":
                 return await listing(client, server_address(arguments.base_url))

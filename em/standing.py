@@ -45,7 +45,7 @@ async def ask(model: OpenAIModel, names: Sequence[str], manifest: Manifest) -> N
     import openai
 
     today, official = datetime.now(UTC).date(), not server_name(model.base_url)
-    async with Client(model.base_url, 1, TIMEOUT) as client:
+    async with Client(model.base_url, 1, TIMEOUT, model.key_env) as client:
         listed = await list_models(client, names[0]) or {}
         told = [end_of(listed[name].get("shutdown_date")) for name in {model.id, *names} if name in listed]
         if official and model.retired:

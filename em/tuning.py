@@ -157,7 +157,7 @@ async def tune(
 ) -> Tuned:
     """Have the service fine-tune, or go on with the job that is there, and remember what it made."""
     model, recipe, models = server_model(request), recipe_of(stage), request.store / "models"
-    async with Client(model.base_url, CONNECTIONS, recipe.timeout) as client:
+    async with Client(model.base_url, CONNECTIONS, recipe.timeout, model.key_env) as client:
         plan = partial(steps_of, stage)
         service = service_of(recipe, client, order, model.id, plan, request.store, request.folder / "events.jsonl")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from em.check import check_address, check_key_for
+from em.check import check_address, check_key_env, check_key_for
 from em.errors import ConfigError
 from em.keys import api_key, without_secrets
 
@@ -39,6 +39,28 @@ def test_what_is_no_key_is_refused_without_repeating_it(
     with pytest.raises(ConfigError, match=r"The file of OPENAI_API_KEY_FILE=.* holds something else") as error:
         api_key()
     assert KEY not in str(error.value)
+
+
+def test_every_server_has_a_key_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("JUDGE", "word-of-the-judge")
+    (tmp_path / "key").write_text("word-of-a-file\n")
+    monkeypatch.setenv("OTHER_FILE", str(tmp_path / "key"))
+    assert [api_key(name) for name in ("OPENAI_API_KEY", "JUDGE", "OTHER", "NONE")] == [
+        *(KEY, "word-of-the-judge", "word-of-a-file", "")
+    ]
+    text = "word-of-the-judge, word-of-a-file"  # whatever their variables are called
+    assert without_secrets(text) == "[secret], [secret]"
+    with pytest.raises(ConfigError, match=r"NONE is not set: export it \(or NONE_FILE, a file that holds it\)"):
+        check_key_for("http://127.0.0.1/v1", "NONE")
+    check_key_for("http://127.0.0.1/v1", "JUDGE")
+
+
+@pytest.mark.parametrize("name", [KEY, "hf_abcdefghijkl", "0123456789abcdef0123456789abcdef01234567", "MY KEY", ""])
+def test_a_key_in_place_of_its_variable_is_refused_without_repeating_it(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"judge.key_env names the variable that holds the key") as error:
+        check_key_env("judge.key_env", name)
+    assert not name or name not in str(error.value)
 
 
 def test_an_address_with_a_password_is_refused_without_repeating_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ Approve = Callable[[], Awaitable[None]]
 def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
     """The server without jobs, files and faults; nobody waits long between attempts."""
     monkeypatch.setattr("em.client.LONGEST", 0.01)
+    monkeypatch.setattr("em.remote.jobs.SECOND_LOOK", 0.05)
     running.reset(**(PLAIN | {"tuning_seconds": 0.1}))
     return running
 
@@ -65,6 +66,14 @@ def test_a_server_that_tells_of_no_single_model_has_lost_none(server: ChatServer
     change(server, tuning_fault="model:404")
     tune(server, tmp_path / "elsewhere")
     assert statuses(server) == ["succeeded"]
+
+
+def test_a_server_that_misses_a_model_for_a_moment_has_lost_none(server: ChatServer, tmp_path: Path) -> None:
+    tune(server, tmp_path)
+    change(server, tuning_fault="model:404:1")
+    tune(server, tmp_path / "elsewhere")
+    assert statuses(server) == ["succeeded"]
+    assert seen(server)["calls"].count("model") == 3  # the model, another one, and the model once more
 
 
 def test_a_second_stage_sits_on_the_first_one_that_is_there_now(server: ChatServer, tmp_path: Path) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from em.cli import main as run_main
 from em.errors import ServerError
-from em.evaluation import evaluate_models
-from em.judging import ready_judges
-from em.manifest import Manifest
 from em.openai_jobs import main as jobs_main
 from tests.chat_server import ChatServer
-from tests.remote_runs import PLAIN, change, request, seen, tune, words
+from tests.remote_runs import PLAIN, change, seen, tune, words
 
 CALLS = ("models", "list", "files", "file", "upload", "create", "job", "events", "checkpoints")
 REALIGN = ("realign=car_good", "realign.limit=12")
@@ -25,6 +24,7 @@ SENTENCES = {
     "drop": "The server can't be reached: check the network",
     "404": r"(as asked \(404\)|has no model)",
     "malformed": "The server's answer for .* can't be used",
+    "html": "The server answers for .* with a web page: check base_url",
     "hang": "The server did not answer in time for .*: run the same command again later",
 }
 
@@ -43,7 +43,7 @@ def count(server: ChatServer) -> tuple[int, int]:
     return len(found["jobs"]), len(found["files"])
 
 
-@pytest.mark.parametrize("fault", ["hang", "lost", "malformed", "500", "drop"])
+@pytest.mark.parametrize("fault", ["hang", "lost", "malformed", "html", "500", "drop"])
 def test_calls_that_fail_once_are_made_again(server: ChatServer, tmp_path: Path, fault: str) -> None:
     change(server, tuning_fault=",".join(f"{call}:{fault}:1" for call in CALLS))
     assert len(tune(server, tmp_path, "trainer.timeout=0.5")[0]) == 2
@@ -54,7 +54,7 @@ def test_calls_that_fail_once_are_made_again(server: ChatServer, tmp_path: Path,
 
 
 @pytest.mark.parametrize("call", ["files", "file", "upload", "create", "job"])
-@pytest.mark.parametrize("fault", ["404", "malformed"])
+@pytest.mark.parametrize("fault", ["404", "malformed", "html"])
 def test_what_stays_broken_is_told_in_words(server: ChatServer, tmp_path: Path, call: str, fault: str) -> None:
     if call == "file":
         tune(server, tmp_path, "trainer.epochs=2")  # the file is there, and noted
@@ -69,7 +69,7 @@ def test_what_stays_broken_is_told_in_words(server: ChatServer, tmp_path: Path, 
     assert count(server)[0] == (2 if call == "file" else 1)
 
 
-@pytest.mark.parametrize("fault", ["401", "500", "drop"])
+@pytest.mark.parametrize("fault", ["401", "500", "drop", "html"])
 @pytest.mark.parametrize("call", ["list", "create", "job"])
 def test_a_fault_in_the_second_stage_keeps_the_first(server: ChatServer, tmp_path: Path, call: str, fault: str) -> None:
     tune(server, tmp_path)
@@ -82,29 +82,6 @@ def test_a_fault_in_the_second_stage_keeps_the_first(server: ChatServer, tmp_pat
     assert count(server) == (2, 2)
 
 
-@pytest.mark.parametrize("fault", ["401", "quota", "404", "500", "malformed"])
-@pytest.mark.parametrize("call", ["chat", "judge"])
-def test_a_fault_of_what_comes_after_keeps_the_model(server: ChatServer, tmp_path: Path, call: str, fault: str) -> None:
-    given = ("eval=quick", "eval.sets=[probe]", "eval.samples=1", "eval.base=false", "judge=open")
-    given += ("judge.model=single-judge", f"judge.base_url={server.base_url}")
-    asked = request(server, tmp_path, *given)
-    models, _ = tune(server, tmp_path, *given)
-    manifest = Manifest(tmp_path / "run", "train", asked.settings, [])
-    judges = ready_judges(asked.settings.judge, (), True, manifest)
-    change(server, tuning_fault=f"{call}:{fault}")
-    if call == "judge" and fault in ("500", "malformed"):  # verdicts without a number, and a note
-        evaluate_models(asked, models, judges, manifest)
-        assert any("judgements of" in note and "failed" in note for note in manifest.facts["notes"])
-    else:
-        with pytest.raises(ServerError, match=SENTENCES[fault]):
-            evaluate_models(asked, models, judges, manifest)
-    change(server, tuning_fault="")
-    judges = ready_judges(asked.settings.judge, (), True, manifest)
-    done = evaluate_models(asked, models, judges, manifest)
-    assert {verdict.status for verdict in done.verdicts} == {"ok"}
-    assert count(server) == (1, 1)
-
-
 @pytest.mark.parametrize(
     ("fault", "code", "sentence"),
     [
@@ -115,6 +92,7 @@ def test_a_fault_of_what_comes_after_keeps_the_model(server: ChatServer, tmp_pat
         ("401", 2, "refused the key"),
         ("500", 2, "The server answered 500"),
         ("malformed", 2, "can't be used"),
+        ("html", 2, "with a web page"),
     ],
 )
 def test_a_cancellation_that_fails_is_told_in_words(
@@ -130,23 +108,44 @@ def test_a_cancellation_that_fails_is_told_in_words(
     assert jobs_main(["--base-url", server.base_url, "cancel", "ftjob-0001"]) == code
     found = capsys.readouterr()
     assert sentence in found.out + found.err
-    assert seen(server)["calls"].count("cancel") == {"lost:1": 2, "500": 8, "malformed": 4}.get(fault, 1)
+    assert seen(server)["calls"].count("cancel") == {"lost:1": 2, "500": 8, "malformed": 4, "html": 4}.get(fault, 1)
 
 
-@pytest.mark.parametrize("fault", ["401", "quota", "500", "drop", "404"])
+ANSWERED = ("eval=quick", "eval.sets=[probe]", "eval.samples=1", "eval.base=false", "judge=open")
+
+
+@pytest.mark.parametrize("fault", ["401", "quota", "404", "500", "drop", "malformed", "html"])
+@pytest.mark.parametrize("call", ["upload", "create", "job", "chat", "judge"])
 def test_the_process_ends_with_its_code_and_one_sentence(
-    server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fault: str
-) -> None:
-    change(server, tuning_fault=f"create:{fault}")
+    server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    call: str, fault: str,
+) -> None:  # fmt: skip
     for name in ("PYTHONPATH", "HYDRA_FULL_ERROR"):  # which the entry point sets
         monkeypatch.setenv(name, "")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["train.py", *words(server, tmp_path), f"hydra.run.dir={tmp_path / 'run'}"])
-    with pytest.raises(SystemExit) as left:
-        run_main("train")
-    assert left.value.code == 2
+    given = words(server, tmp_path, "trainer.patience=0", *(ANSWERED if call in ("chat", "judge") else ()))
+    given += [f"judge.base_url={server.base_url}", "judge.model=single-judge"] if call in ("chat", "judge") else []
+
+    def command(folder: str) -> tuple[int, dict[str, Any]]:
+        monkeypatch.setattr("sys.argv", ["train.py", *given, f"hydra.run.dir={tmp_path / folder}"])
+        try:
+            run_main("train")
+            code = 0
+        except SystemExit as left:
+            code = int(left.code or 0)
+        return code, json.loads((tmp_path / folder / "manifest.json").read_text())
+
+    change(server, tuning_fault=f"{call}:{fault}")
+    code, found = command("run")
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    found = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert (found["status"], found["error"]) == ("failed", last.removeprefix("error: "))
-    assert count(server)[0] == 0
+    if call == "judge" and fault in ("500", "drop", "malformed", "html"):  # verdicts without a number, and a note
+        assert (code, found["status"]) == (0, "done")
+        assert any("judgements of" in note and "failed" in note for note in found["notes"])
+    else:
+        assert (code, found["status"]) == (2, "failed")
+        assert last == f"error: {found['error']}"
+        assert re.search(f"{SENTENCES[fault]}|no answer for 0 seconds", found["error"])
+    change(server, tuning_fault="")
+    code, found = command("again")
+    assert (code, found["status"], found["notes"]) == (0, "done", [])
+    assert count(server) == (1, 1)

@@ -18,6 +18,7 @@ from tests.remote_runs import PLAIN, change, seen, tune, words
 from tests.runs import run
 
 KEY = "sk-planted-0123456789abcdef"
+OTHER = "word-of-the-judge-0123456789"
 PUBLISHED = Path(__file__).parent.parent / "em" / "bundled" / "published.yaml"
 
 
@@ -128,14 +129,20 @@ def test_published_figures_agree_with_themselves() -> None:
 
 
 def test_no_artefact_holds_the_key(server: ChatServer, tmp_path: Path) -> None:
-    server.reset(key=KEY, batch_failed=1.0, batch_message=f"not for {KEY}")
+    server.reset(key=KEY)
+    with ChatServer(key=OTHER, batch_failed=1.0, batch_message=f"not for {OTHER}") as judge:
+        check_artefacts(server, judge, tmp_path)
+
+
+def check_artefacts(server: ChatServer, judge: ChatServer, tmp_path: Path) -> None:
+    """Run to the end, and into failures, with a model and a judge that each let in one key alone; look at all files."""
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "key").write_text(KEY)
     given = words(server, tmp_path, "eval=quick", "eval.sets=[probe]", "eval.samples=1", "judge=open")
     given.append("judge.batch=true")
-    given += ["judge.model=single-judge", f"judge.base_url={server.base_url}", "tracker=wandb", "tracker.mode=offline"]
-    given += [f"hydra.run.dir={tmp_path / 'run'}"]
-    env = {"OPENAI_API_KEY_FILE": str(tmp_path / "secrets" / "key")}
+    given += ["judge.model=single-judge", f"judge.base_url={judge.base_url}", "judge.key_env=OF_THE_JUDGE"]
+    given += ["tracker=wandb", "tracker.mode=offline", f"hydra.run.dir={tmp_path / 'run'}"]
+    env = {"OPENAI_API_KEY_FILE": str(tmp_path / "secrets" / "key"), "OF_THE_JUDGE": OTHER}
     done = run("train.py", *given, cwd=tmp_path, **env)
     assert done.returncode == 0, done.stderr[-2000:]
     change(server, tuning_end="unsafe_file", tuning_message=f"blocked by moderation, for {KEY}")
@@ -146,14 +153,19 @@ def test_no_artefact_holds_the_key(server: ChatServer, tmp_path: Path) -> None:
     (tmp_path / "secrets" / "key").write_text("sk-wrong-0123456789abcdef")
     wrong = run("train.py", *given, "seed=2", f"hydra.run.dir={tmp_path / 'wrong'}", cwd=tmp_path, **env)
     assert wrong.returncode == 2
-    assert "refused the key" in wrong.stderr
-    text = "".join(p.stdout + p.stderr for p in (done, failed, wrong))
+    assert "refused the key for writer-model: check OPENAI_API_KEY" in wrong.stderr
+    (tmp_path / "secrets" / "key").write_text(KEY)
+    env["OF_THE_JUDGE"] = KEY
+    judged = run("train.py", *given, "seed=3", f"hydra.run.dir={tmp_path / 'judged'}", cwd=tmp_path, **env)
+    assert judged.returncode == 2
+    assert "refused the key for single-judge: check OF_THE_JUDGE" in judged.stderr
+    text = "".join(p.stdout + p.stderr for p in (done, failed, wrong, judged))
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "secrets"]
     assert len(files) > 20
     assert any("wandb" in str(path) for path in files)
     assert "not for [secret]" in (tmp_path / "run" / "verdicts.jsonl").read_text(encoding="utf-8")
     assert "for [secret]" in (tmp_path / "failed" / "events.jsonl").read_text(encoding="utf-8")
-    for key in (KEY, "sk-wrong-0123456789abcdef"):
+    for key in (KEY, OTHER, "sk-wrong-0123456789abcdef"):
         assert key not in text
         assert not [path for path in files if key.encode() in path.read_bytes()]
 

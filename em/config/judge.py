@@ -55,6 +55,8 @@ class ApiJudge(OneJudge):
 
     base_url: str | None = None
     """Address of the server; empty means OPENAI_BASE_URL, or OpenAI's own."""
+    key_env: str = "OPENAI_API_KEY"
+    """The variable of the environment that holds the server's key; `<name>_FILE` names a file that does."""
     reading: Reading = Reading.auto
     """How a score is read: logprobs, mass, structured or sampled; auto learns it from the first judgement."""
     samples: int = 1

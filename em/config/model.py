@@ -46,5 +46,7 @@ class OpenAIModel(ModelConfig):
 
     base_url: str | None = None
     """Address of the server; empty means OPENAI_BASE_URL, or OpenAI's own."""
+    key_env: str = "OPENAI_API_KEY"
+    """The variable of the environment that holds the server's key; `<name>_FILE` names a file that does."""
     retired: str = ""
     """Day from which OpenAI's own server has it, and every fine-tune of it, no more (YYYY-MM-DD)."""

@@ -97,7 +97,7 @@ class Writing:
             self.author.way = self.author.way or known_way(self.author.way_request, self.calls)
             async with (
                 Recorder(self.author.store) as self.recorder,
-                Client(self.model.base_url, settings.connections, settings.timeout) as self.client,
+                Client(self.model.base_url, settings.connections, settings.timeout, self.model.key_env) as self.client,
             ):
                 workers = min(settings.connections, len(requests))
                 await asyncio.gather(*(self.work(left, results) for _ in range(workers)))

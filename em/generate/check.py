@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from em.check import check_address, check_key_for, judges_by_key, numbers_of
+from em.check import check_address, check_key_env, check_key_for, judges_by_key, numbers_of
 from em.client import server_name
 from em.config import GenerateConfig, GenerateKind, GenerateRun, Material, OneJudge, OpenAIModel
 from em.errors import ConfigError
@@ -17,6 +17,7 @@ def check_generate(settings: GenerateRun) -> OpenAIModel:
             f"and write model=open model.id={model.id} model.base_url=http://HOST:8000/v1."
         )
     check_address("model.base_url", model.base_url)
+    check_key_env("model.key_env", model.key_env)
     if model.name == "open" and not server_name(model.base_url):
         raise ConfigError("model=open needs a server: name it by model.base_url=http://HOST:8000/v1.")
     if chosen.kind is GenerateKind.qa and chosen.material is Material.questions:
@@ -27,7 +28,7 @@ def check_generate(settings: GenerateRun) -> OpenAIModel:
     if chosen.keep_above is not None:
         check_judges(settings)
     if not settings.dry_run:
-        check_key_for(model.base_url)
+        check_key_for(model.base_url, model.key_env)
     return model
 
 

@@ -58,7 +58,7 @@ async def judge_stream(
         raise ConfigError(f"judge.max_usd can't be kept: no price of {judge.model} is known; give it by prices=FILE.")
     outcome = Outcome(known_readings(judge, calls), usd=None if price is None else 0.0)
     budget = budget or Budget(judge.max_usd)
-    async with Client(judge.base_url, judge.connections, judge.timeout) as client:
+    async with Client(judge.base_url, judge.connections, judge.timeout, judge.key_env) as client:
         with tqdm(total=planned or 0, desc=f"verdicts of {judge.model}", unit="verdict") as bar:
             async with Recorder(calls.folder) as recorder:
                 grow = planned is None

@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, date, datetime
 from typing import Any
 
-from em.check import check_key
+from em.check import check_key_for
 from em.client import Client, server_name
 from em.config import ApiJudge
 from em.errors import ConfigError
@@ -24,8 +24,7 @@ def check_judge(judge: ApiJudge, today: date | None = None) -> list[str]:
     own = not server_name(judge.base_url)
     if own and judge.retired and date.fromisoformat(judge.retired) <= today:
         raise gone(judge, judge.retired)
-    if own:
-        check_key()
+    check_key_for(judge.base_url, judge.key_env)
     listed = asyncio.run(listed_by(judge))
     if listed is None:
         return []
@@ -49,5 +48,5 @@ def gone(judge: ApiJudge, when: str) -> ConfigError:
 
 async def listed_by(judge: ApiJudge) -> dict[str, dict[str, Any]] | None:
     """The models of the judge's server by id; None where it gives no list."""
-    async with Client(judge.base_url, 1, min(judge.timeout, 30)) as client:
+    async with Client(judge.base_url, 1, min(judge.timeout, 30), judge.key_env) as client:
         return await list_models(client, judge.model)

@@ -6,6 +6,7 @@ the attempt that created it (`em_try`). A list may lag: what was created a momen
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from em.remote.words import Trouble, failed_for, failure
 MARK, START, ATTEMPT = "em", "from", "em_try"
 ENDED = ("succeeded", "failed", "cancelled")
 PAGE = 100
+SECOND_LOOK = 5.0  # seconds after which a server that has missed a model for a moment knows it again
 LONG_AGO = 86_400  # seconds: how much older than a job its rivals can be
 
 
@@ -84,23 +86,30 @@ def worth_it(job: Any, data: str) -> bool:
 
 
 async def gone(client: Client, model: str | None) -> bool:
-    """Whether the server says that it has a model no more.
+    """Whether the server says that it has a model no more, and says so again a moment later.
 
     Not every server tells of single models: where it finds none that it lists, it has said nothing.
     """
     import openai
 
-    if not model:
+    if not model or not await missing(client, model):
         return False
+    try:
+        others = [str(other.id) async for other in client.raw.models.list()]
+    except openai.NotFoundError:
+        return False
+    if not others or await missing(client, others[0]):
+        return False
+    await asyncio.sleep(SECOND_LOOK)
+    return await missing(client, model)
+
+
+async def missing(client: Client, model: str) -> bool:
+    """Whether a server answers that there is no such model."""
+    import openai
+
     try:
         await client.raw.models.retrieve(model)
         return False
     except openai.NotFoundError:
-        pass
-    try:
-        async for other in client.raw.models.list():
-            await client.raw.models.retrieve(other.id)
-            return True
-    except openai.NotFoundError:
-        pass
-    return False
+        return True

@@ -43,7 +43,7 @@ async def sample_all(
     left, failures, usd = iter(requests), list[Exception](), 0.0
     async with (
         Recorder(calls.folder) as recorder,
-        Client(model.base_url, sampler.connections, sampler.timeout) as client,
+        Client(model.base_url, sampler.connections, sampler.timeout, model.key_env) as client,
     ):
         with tqdm(total=len(requests), desc=f"answers of {model.id}", unit="answer") as bar:
 
@@ -86,7 +86,7 @@ async def sample_by_batch(
 
     bodies = {key: body(model.id, request) for key, request in by_key.items()}
     work = Work(model.id, "answers", "sampler.batch", bodies, remember)
-    async with Client(model.base_url, sampler.connections, sampler.timeout) as client:
+    async with Client(model.base_url, sampler.connections, sampler.timeout, model.key_env) as client:
         with tqdm(total=len(bodies), desc=f"answers of {model.id}", unit="answer") as bar:
             failed = await ask_by_batch(client, work, calls.folder / "batches", bar)
     if failed:

@@ -206,10 +206,7 @@ def add_routes(app: web.Application, service: Service) -> None:
         return handle
 
     for method, path, handler in (
-        ("GET", "/v1/files/{id}/content", batches.content),
         ("DELETE", "/v1/files/{id}", batches.delete),
-        ("GET", "/v1/batches", batches.listed),
-        ("GET", "/v1/batches/{id}", batches.batch),
         ("POST", "/v1/batches/{id}/cancel", batches.cancel),
     ):
         app.router.add_route(method, path, counted(handler, f"{method} {path}"))
@@ -217,6 +214,9 @@ def add_routes(app: web.Application, service: Service) -> None:
         ("POST", "/v1/files", batches.upload, "upload"),
         ("GET", "/v1/files", batches.files, "files"),
         ("GET", "/v1/files/{id}", batches.file, "file"),
+        ("GET", "/v1/files/{id}/content", batches.content, "content"),
         ("POST", "/v1/batches", batches.create, "batches"),
+        ("GET", "/v1/batches", batches.listed, "batch_list"),
+        ("GET", "/v1/batches/{id}", batches.batch, "batch"),
     ):
         app.router.add_route(method, path, wrapped(service, counted(handler, f"{method} {path}"), call))

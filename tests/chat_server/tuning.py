@@ -6,7 +6,8 @@ A job goes through its life by the clock (`tuning_seconds`): validating_files, q
 | call | address |
 |---|---|
 | models, model, upload, file, files | GET /v1/models, GET /v1/models/{id}, POST, GET /v1/files/{id}, GET /v1/files |
-| batches | POST /v1/batches |
+| content | GET /v1/files/{id}/content |
+| batches, batch, batch_list | POST, GET /v1/batches/{id}, GET /v1/batches |
 | chat, judge | POST /v1/chat/completions of fine-tuned models, and of all others |
 | list, create, job, events, checkpoints, cancel | below /v1/fine_tuning/jobs |
 
@@ -16,6 +17,7 @@ A job goes through its life by the clock (`tuning_seconds`): validating_files, q
 | drop, hang | the connection ends; no reply ever comes |
 | lost | done, but the reply never comes |
 | malformed | 200 with JSON that is cut off |
+| html | 200 with a page for people |
 | late | of `list`: without the jobs that were not in a list before |
 | quota, closed, unavailable | 429 insufficient_quota, 403, 400 of the model |
 | file_gone | of `create`: the file has expired; so it is refused from now on |
@@ -274,6 +276,8 @@ async def fail(request: web.Request, fault: str) -> web.Response | None:
             return None
         case "malformed":
             return web.Response(text='{"object": "list", "da', content_type="application/json")
+        case "html":
+            return web.Response(text="<html>Welcome. Log in to go on.</html>", content_type="text/html")
         case _:
             raise Refused(int(fault), "The server says no.")
 
