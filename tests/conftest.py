@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forking import Forking
+from tiny import tiny_model, write_chats
 
 from em.store import Calls, cache_dir
 from em.types import Weights
@@ -133,3 +135,18 @@ def closed_port() -> str:
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         port = server.server_address[1]
     return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def em() -> Iterator[Forking]:
+    with Forking() as forking:
+        yield forking
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[str]:
+    """A tiny model, 7 rows of data, no evaluation."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_model(folder / "model", weights.path)
+    rows = write_chats(folder / "rows.jsonl", 7)
+    return [f"model.id={folder / 'model'}", "data=file", f"data.path={rows}", "eval=none"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from em.report.load import read_runs
 from em.types import Weights
 
 DONE = "done before"
-
-
-@pytest.fixture(scope="module")
-def em() -> Iterator[Forking]:
-    with Forking() as forking:
-        yield forking
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from em.types import Conversation, canonical
 FEWEST = 10  # rows of a job
 LONGEST = 65_536  # tokens of a row
 MOST_BYTES = 512 * 10**6  # of a file
-CHARACTERS = 4  # of a token, in English
+BYTES = 4  # of a token: in English of its 4 letters, in Japanese of a little more than one character
 TURN = 4  # tokens that a turn takes besides its text
 MOST_TURN = 8  # the same, at most
 RESERVED = (
@@ -79,8 +79,8 @@ def words_in(conversations: Sequence[Conversation]) -> list[str]:
 
 
 def row_tokens(row: Conversation) -> int:
-    """Tokens of a row, estimated from its characters."""
-    return TURN + sum(TURN + len(message.content) // CHARACTERS for message in row.messages)
+    """Tokens of a row, estimated from its bytes."""
+    return TURN + sum(TURN + len(message.content.encode()) // BYTES for message in row.messages)
 
 
 def most_tokens(row: Conversation) -> int:

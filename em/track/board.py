@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def track_locally(spec: BoardSpec) -> None:
     folder = Path(spec.folder)
     with redirect_stdout(io.StringIO()):  # a screenful of it; what matters is how to look at it
         tell(folder, spec)
-    where = f"TRACKIO_DIR={spec.tracker.dir} " if spec.tracker.dir else ""
+    where = f"TRACKIO_DIR={shlex.quote(spec.tracker.dir)} " if spec.tracker.dir else ""
     print(f"tracker: {where}trackio show --project {spec.tracker.project}", flush=True)
 
 
