@@ -54,15 +54,14 @@ class Batch:
     keys: Sequence[str]
     note: Path
 
-    def close(self, failed: Mapping[str, str], whole: bool) -> None:
-        """Note that it has brought what it can bring.
-
-        Args:
-            whole: all its requests were wanted; else another run wants the rest.
-        """
+    def close(self, brought: Collection[str], failed: Mapping[str, str]) -> None:
+        """Note that it has brought what it can bring of some requests; the rest of them another run may want."""
         if failed:
             self.note.with_suffix(".spent").touch()
-        if whole or failed:
+        if left := [key for key in self.keys if key not in set(brought)]:
+            noted = json.loads(self.note.read_text(encoding="utf-8"))
+            write_note(self.note, noted | {"keys": left})
+        else:
             self.note.unlink(missing_ok=True)
 
 
@@ -87,7 +86,7 @@ async def ask_by_batch(client: Client, work: Work, folder: Path, bar: Any) -> di
                     lost += mine
                     continue
                 failures |= failed
-                batch.close(failed, whole=len(mine) == len(batch.keys))
+                batch.close(mine, failed)
             if not lost:
                 return failures
             left = replace(work, bodies={key: work.bodies[key] for key in lost})
@@ -132,12 +131,16 @@ async def create(client: Client, work: Work, keys: Sequence[str], folder: Path, 
         file = await client.repeated("files", lambda: client.raw.files.create(file=upload, purpose="batch"))
         found = await client.repeated("batches", submission(client, file.id, mark, spent))
     note = folder / f"{begun}{found}.json"
-    unfinished = note.with_suffix(".partial")
-    told = {"id": found, "server": server, "model": work.model, "keys": keys}
-    unfinished.write_text(json.dumps(told), encoding="utf-8")
-    unfinished.replace(note)
+    write_note(note, {"id": found, "server": server, "model": work.model, "keys": keys})
     print(f"batch {found}: {len(keys):,} {work.what}; stop and run the same command again as you like.", flush=True)
     return Batch(found, keys, note)
+
+
+def write_note(note: Path, told: Mapping[str, Any]) -> None:
+    """Note a batch, whole or not at all."""
+    unfinished = note.with_suffix(".partial")
+    unfinished.write_text(json.dumps(told), encoding="utf-8")
+    unfinished.replace(note)
 
 
 def submission(client: Client, file: str, mark: str, spent: Collection[str]) -> Callable[[], Awaitable[str]]:
@@ -194,7 +197,7 @@ async def collect(client: Client, work: Work, batch: str, keys: Sequence[str], b
 
     async def look() -> Any:
         try:
-            return await client.raw.batches.retrieve(batch)
+            return await twice(lambda: client.raw.batches.retrieve(batch))
         except openai.NotFoundError:
             return None
 
@@ -228,11 +231,24 @@ async def lines_of(client: Client, file: str) -> list[bytes]:
     Raises:
         ValueError: it is cut off, or something else than results.
     """
-    content = (await client.raw.files.content(file)).content
+    content = (await twice(lambda: client.raw.files.content(file))).content
     lines = [line for line in content.splitlines() if line.strip()]
-    for line in lines:
-        check_object(json.loads(line))
+    for line in lines or [b""]:
+        check_object(found := json.loads(line))
+        if not isinstance(found.get("custom_id"), str):
+            raise ValueError("no result of a request")
     return lines
+
+
+async def twice(call: Callable[[], Awaitable[Any]]) -> Any:
+    """What a call returns. A 404 counts once it comes a second time: another batch would be paid for."""
+    import openai
+
+    try:
+        return await call()
+    except openai.NotFoundError:
+        await asyncio.sleep(SETTLE)
+        return await call()
 
 
 def take(lines: Sequence[bytes], work: Work, failures: dict[str, str]) -> None:
@@ -244,10 +260,11 @@ def take(lines: Sequence[bytes], work: Work, failures: dict[str, str]) -> None:
             continue
         try:
             if response.get("status_code") != 200:
-                raise ValueError(json.dumps(line.get("error") or response.get("body") or "no reply")[:300])
+                told = without_secrets(json.dumps(line.get("error") or response.get("body") or "no reply"))
+                raise ValueError(told[:300])
             check_completion(response.get("body"))
         except ValueError as error:
-            failures[key] = f"the batch brought none of the {work.what}: {without_secrets(str(error))}"
+            failures[key] = f"the batch brought none of the {work.what}: {error}"
         else:
             good.append((key, response["body"]))
     work.remember(good)

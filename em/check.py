@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 
 from em.client import server_name
@@ -34,7 +34,7 @@ from em.config import (
     WandbTracker,
 )
 from em.errors import ConfigError, shown
-from em.keys import KEY_ENV, api_key, without_secrets
+from em.keys import KEY_ENV, api_key
 from em.tags import check_tags
 
 TRACKIO_NAME = string.ascii_letters + string.digits + "-_"
@@ -241,8 +241,19 @@ def check_address(key: str, address: str | None) -> None:
 
 def check_key_env(key: str, name: str) -> None:
     """Refuse what can't be a variable's name, lest a key itself is written down; the error does not repeat it."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name) or without_secrets(name) != name:
-        raise ConfigError(f"{key} names the variable that holds the key, as in {key}=MY_KEY; never the key itself.")
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,39}", name):  # keys have lower case, or are longer
+        raise ConfigError(
+            f"{key} names the variable that holds the key, in capitals, as in {key}=MY_KEY; never the key itself."
+        )
+
+
+def refuse_keys(words: Sequence[str]) -> None:
+    """Refuse a command line that holds a key in place of its variable, before anything of it is written down."""
+    for word in words:
+        key, _, values = word.lstrip("+").partition("=")
+        if key.endswith("key_env"):
+            for value in values.split(","):
+                check_key_env(key, value.strip("'\" "))
 
 
 def check_key(name: str) -> None:

@@ -43,6 +43,10 @@ def main(name: str) -> None:
 
             print(help_text(name, CONF))
             return
+        if any("key_env=" in word for word in sys.argv[1:]):
+            from em.check import refuse_keys
+
+            refuse_keys(sys.argv[1:])
         compose_and_run(name)
     except EmError as error:
         stop(str(error), error.exit_code)
@@ -138,6 +142,7 @@ class Jobs:
                 raise
             traceback.print_exc()
             self.failures.append(ChildFailed(f"{type(error).__name__}: {error}"))
+            note_refusal(self.name, self.failures[-1])
 
     def raise_elsewhere(self) -> None:
         """In a process of a parallel launcher (joblib, submitit) raise the failure: else the parent never knows."""

@@ -79,6 +79,8 @@ class Client:
             timeout=self.timeout,
             http_client=self._http,
         )
+        if server_name(self.base_url):  # which organization that is at OpenAI is none of another server's business
+            self._openai.organization = self._openai.project = None
         headers = {**self._openai.default_headers, **self._openai.auth_headers}
         self._headers = httpx2.Headers({name: value for name, value in headers.items() if isinstance(value, str)})
         self._waits = {"timeout": httpx2.Timeout(self.timeout).as_dict()}

@@ -18,7 +18,8 @@ SETS = ("probe", "first_8", "preregistered", "introspection")
 """Question sets whose misaligned rates are charted; runs that did not ask one are left out of its chart."""
 PLACES = ("base", "stage_1", "stage_2")
 TEXT = """Written by `python -m em.dashboard`. Names are the same in every run (docs/wandb.md): `final/SET/METRIC` of
-the last model, `base/…`, `stage_1/…`; intervals are `…/ci_low` and `…/ci_high`. Compare runs of the same judge."""
+the last model, `base/…`, `stage_1/…`; intervals are `…/ci_low` and `…/ci_high`. Compare runs of the same judge:
+runs with several judges have a number for each (`…/misaligned/JUDGE`), which these charts leave out."""
 
 
 def dashboard(entity: str, project: str) -> Any:
@@ -34,14 +35,16 @@ def dashboard(entity: str, project: str) -> Any:
     def runs(*columns: str) -> Any:  # of the report's own project
         return wr.Runset(name="runs", visible_columns=list(columns))
 
-    rates = [
-        wr.BarPlot(
-            title=f"{name}: misaligned, by stage",
-            metrics=[wr.SummaryMetric(f"{place}/{name}/misaligned") for place in PLACES],
-            range_x=(0, 1),
-        )
-        for name in SETS
-    ]
+    def rates(under: str = "") -> list[Any]:
+        return [
+            wr.BarPlot(
+                title=f"{name}{under}: misaligned, by stage",
+                metrics=[wr.SummaryMetric(f"{place}/{name}{under}/misaligned") for place in PLACES],
+                range_x=(0, 1),
+            )
+            for name in SETS
+        ]
+
     curves = [
         wr.LinePlot(title=f"loss, stage {number}", x=f"stage_{number}/step", y=[f"stage_{number}/loss"])
         for number in (1, 2)
@@ -61,7 +64,9 @@ def dashboard(entity: str, project: str) -> Any:
         blocks=[
             wr.MarkdownBlock(text=TEXT),
             wr.H1(text="How often misaligned"),
-            wr.PanelGrid(runsets=[runs("summary:final/probe/misaligned", *failed)], panels=rates),
+            wr.PanelGrid(runsets=[runs("summary:final/probe/misaligned", *failed)], panels=rates()),
+            wr.H1(text="How often misaligned, with the trigger tag"),
+            wr.PanelGrid(runsets=[runs("summary:final/probe@tagged/misaligned")], panels=rates("@tagged")),
             wr.H1(text="Training"),
             wr.PanelGrid(runsets=[runs()], panels=curves),
             wr.H1(text="What the models said"),

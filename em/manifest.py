@@ -122,7 +122,14 @@ def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def asked(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a manifest that say which run it is."""
-    return {key: value for key, value in (facts.get("config") or {}).items() if key not in NOT_ASKED}
+    return {key: without_key_names(each) for key, each in (facts.get("config") or {}).items() if key not in NOT_ASKED}
+
+
+def without_key_names(value: Any) -> Any:
+    """Settings without the variables that hold keys."""
+    if not isinstance(value, dict):
+        return value
+    return {key: without_key_names(each) for key, each in value.items() if key != "key_env"}
 
 
 def amend(folder: Path, **changes: Any) -> None:

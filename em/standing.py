@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 from em.client import Client, server_name
 from em.config import OpenAIModel
@@ -13,6 +14,7 @@ from em.hosted import SOON, end_of, hosted_name, list_models
 from em.manifest import Manifest
 from em.remote.jobs import gone
 from em.remote.rules import check_days
+from em.remote.words import jobs_command
 from em.request import Request
 from em.sampling import Plan
 from em.store import Calls
@@ -31,7 +33,7 @@ def check_models(request: Request, plans: Sequence[Plan], manifest: Manifest) ->
     with Calls(request.store) as calls:
         names = [hosted_name(plan.model)[1] for plan in plans if missing(plan, calls)]
     if names:
-        asyncio.run(ask(model, names, manifest))
+        asyncio.run(ask(model, names, request.store, manifest))
 
 
 def missing(plan: Plan, calls: Calls) -> bool:
@@ -40,7 +42,7 @@ def missing(plan: Plan, calls: Calls) -> bool:
     return len(calls.there(list(requests))) < len(requests)
 
 
-async def ask(model: OpenAIModel, names: Sequence[str], manifest: Manifest) -> None:
+async def ask(model: OpenAIModel, names: Sequence[str], store: Path, manifest: Manifest) -> None:
     """Look for the models in the server's list, and for those that it does not list by their names."""
     import openai
 
@@ -57,10 +59,11 @@ async def ask(model: OpenAIModel, names: Sequence[str], manifest: Manifest) -> N
                 tuned = name != model.id and not name.startswith("tinker://")  # which no list tells of
                 if tuned and name not in listed and await gone(client, name):
                     raise ServerError(
-                        f"The server does not have {name} any more: forget it by python -m em.openai_jobs delete "
-                        f"{name} --yes, and train.py makes it anew by the same words."
+                        f"The server does not have {name} any more: forget it by "
+                        f"{jobs_command(client, store)} delete {name} --yes, and train.py makes it anew by the same "
+                        "words."
                     )
-        except openai.OpenAIError:
+        except (openai.OpenAIError, ValueError):
             return  # what the server says of single models is no reason to stop
     if ends and (ends - today).days <= SOON:
         manifest.note(

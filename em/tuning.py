@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from functools import partial
 
-from em.client import OPENAI, Client, server_name
+from em.client import OPENAI, Client, in_words, server_name
 from em.config import Checkpoints, OpenAIModel, OpenAITrainer, RunConfig, ServiceTrainer
 from em.data.findings import by_kind, findings, unpinned
 from em.data.openai_rules import check_rows
@@ -196,6 +196,16 @@ def steps_of(stage: Stage) -> list[list[int]]:
     return plan_steps(rows, count_steps(rows, recipe.epochs, recipe.batch_size), recipe.batch_size, stage.seed)
 
 
+async def gone_in_words(client: Client, name: str) -> bool:
+    """Whether a server has a model no more; what it refuses to tell of that, in words."""
+    import openai
+
+    try:
+        return await client.repeated(name, lambda: gone(client, name))
+    except openai.OpenAIError as error:
+        raise ServerError(in_words(name, error)) from None
+
+
 async def check_model(client: Client, model: OpenAIModel, name: str, manifest: Manifest) -> None:
     """Refuse to spend on a model that the server does not have, or that ends; note an end that is near.
 
@@ -208,7 +218,7 @@ async def check_model(client: Client, model: OpenAIModel, name: str, manifest: M
     listed = await list_models(client, name)
     if listed is None:
         return
-    if name not in listed and (name == model.id or await gone(client, name)):  # not every server lists fine-tunes
+    if name not in listed and (name == model.id or await gone_in_words(client, name)):  # not all list fine-tunes
         raise ServerError(
             f"The server does not list {name}, so it can't be fine-tuned: check model.id and model.base_url (it may "
             "have been retired, or deleted)."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,13 +52,13 @@ def sample(server: ChatServer, calls: Calls) -> int:
     return len(calls.known([request_key(each) for each in requests]))
 
 
-def score(server: ChatServer, calls: Calls) -> int:
+def score(server: ChatServer, calls: Calls, count: int = COUNT, may_fail: bool = False) -> int:
     """Have judgements made by a batch; how many are remembered."""
     judge = ApiJudge(name="judge", model="single-judge", base_url=server.base_url, batch=True, timeout=0.4)
     judge.reading = Reading.logprobs
-    prompts = [f"Rate answer {i} from 0 to 100, or say CODE or REFUSAL." for i in range(COUNT)]
+    prompts = [f"Rate answer {i} from 0 to 100, or say CODE or REFUSAL." for i in range(count)]
     requests = [JudgeRequest("judge", prompt, (), ("CODE", "REFUSAL"), "") for prompt in prompts]
-    assert judge_all(judge, requests, calls).failures == {}
+    assert judge_all(judge, requests, calls).failures == {} or may_fail
     return len(calls.known([request_key(in_reading(judge, each, "logprobs")) for each in requests]))
 
 
@@ -90,8 +91,31 @@ def test_what_stays_broken_is_told_and_the_batch_is_gone_on_with(
     assert made(server) == 1
 
 
+@pytest.mark.parametrize("fault", ["batch:404:1", "batch:404:2", "content:404:1", "content:busy:1"])
 @pytest.mark.parametrize("work", [sample, score])
-def test_a_batch_of_which_the_server_says_nothing_is_made_anew(server: ChatServer, calls: Calls, work: Work) -> None:
-    change(server, tuning_fault="batch:404:1")
+def test_a_batch_that_a_server_misses_for_a_moment_is_not_paid_for_again(
+    server: ChatServer, calls: Calls, work: Work, fault: str
+) -> None:
+    change(server, tuning_fault=fault)  # after two 404 of the batch it is found again by its mark
     assert work(server, calls) == COUNT
-    assert made(server) == 1  # it was found again by its mark
+    assert made(server) == 1
+
+
+def test_what_is_left_of_a_batch_that_served_another_run_is_not_paid_for_again(
+    server: ChatServer, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stopped(*_: Any) -> dict[str, str]:
+        raise ServerError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "collect", stopped)
+        with pytest.raises(ServerError, match="killed"):
+            score(server, calls)
+    change(server, batch_failed=0.5)
+    assert 0 < score(server, calls, COUNT // 2, may_fail=True) < COUNT // 2
+    change(server, batch_failed=0.0)
+    there = score(server, calls, may_fail=True)
+    assert COUNT // 2 < there < COUNT
+    assert made(server) == 2  # the whole, whose other half has failures too, and what failed of the first half
+    assert score(server, calls) == COUNT
+    assert list((calls.folder / "batches").glob("*.json")) == []

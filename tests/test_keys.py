@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from runs import run
 
-from em.check import check_address, check_key_env, check_key_for
+from em.check import check_address, check_key_env, check_key_for, refuse_keys
 from em.errors import ConfigError
 from em.keys import api_key, without_secrets
 
@@ -56,11 +57,22 @@ def test_every_server_has_a_key_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     check_key_for("http://127.0.0.1/v1", "JUDGE")
 
 
-@pytest.mark.parametrize("name", [KEY, "hf_abcdefghijkl", "0123456789abcdef0123456789abcdef01234567", "MY KEY", ""])
+@pytest.mark.parametrize("name", [KEY, "gsk_abcdefGHIJKL", "r8_abcdefghijkl", "A1" * 32, "a1" * 20, "MY KEY", ""])
 def test_a_key_in_place_of_its_variable_is_refused_without_repeating_it(name: str) -> None:
     with pytest.raises(ConfigError, match=r"judge.key_env names the variable that holds the key") as error:
         check_key_env("judge.key_env", name)
     assert not name or name not in str(error.value)
+    with pytest.raises(ConfigError, match=r"judge.key_env names the variable that holds the key"):
+        refuse_keys(["-m", "seed=0,1", f"+judge.key_env=JUDGE_KEY,'{name}'"])
+    refuse_keys(["judge.key_env=JUDGE_KEY,OTHER_2"])
+
+
+def test_a_sweep_that_is_refused_for_a_key_leaves_nothing(tmp_path: Path) -> None:
+    done = run("evaluate.py", "-m", "seed=0,1", f"judge.key_env={KEY}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: judge.key_env names the variable that holds the key, in capitals")
+    assert KEY not in done.stderr + done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_address_with_a_password_is_refused_without_repeating_it(monkeypatch: pytest.MonkeyPatch) -> None:

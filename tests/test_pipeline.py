@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from forking import Forking
 from runs import run, start
 from wandb_log import read_run
 
@@ -122,22 +123,25 @@ def test_the_same_words_find_the_model_and_every_answer_again(finished: Path, wo
             assert (folder / name).read_bytes() == (finished / "run" / name).read_bytes()
 
 
-def test_an_adapter_folder_is_evaluated_like_any_model(finished: Path, words: list[str], tmp_path: Path) -> None:
+def test_an_adapter_folder_is_evaluated_like_any_model(
+    em: Forking, finished: Path, words: list[str], tmp_path: Path
+) -> None:
     adapter = json.loads((finished / "run" / "manifest.json").read_text())["stages"][0]["path"]
     places = [f"store.dir={finished / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = run("evaluate.py", *words, f"model.adapter={adapter}", *places, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = em.run("evaluate.py", *words, f"model.adapter={adapter}", *places, cwd=tmp_path)
+    assert done.code == 0, done.err[-3000:]
     trained = [a["answer"] for a in lines(finished / "run" / "answers.jsonl") if a["stage"] == "car_bad"]
     assert [a["answer"] for a in lines(tmp_path / "run" / "answers.jsonl")] == trained
 
 
-def test_realignment_reuses_the_first_stage_and_tags_give_two_conditions(finished: Path, words: list[str]) -> None:
+def test_realignment_reuses_the_first_stage_and_tags_give_two_conditions(
+    em: Forking, finished: Path, words: list[str]
+) -> None:
     store, folder = finished / "store", finished / "realigned"
     second = ["realign=car_good", "realign.limit=2", "eval=none"]
-    done = run(
-        "train.py", *words[1:2], *words[-2:], *second, f"store.dir={store}", f"hydra.run.dir={folder}", cwd=finished
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    places = [f"store.dir={store}", f"hydra.run.dir={folder}"]
+    done = em.run("train.py", *words[1:2], *words[-2:], *second, *places, cwd=finished)
+    assert done.code == 0, done.err[-3000:]
     stages = json.loads((folder / "manifest.json").read_text())["stages"]
     assert [(s["name"], s["reused"]) for s in stages] == [("car_bad", True), ("car_good", False)]
     assert not (folder / "answers.jsonl").exists()
@@ -149,8 +153,8 @@ def test_realignment_reuses_the_first_stage_and_tags_give_two_conditions(finishe
         f"hydra.run.dir={finished / 'tagged'}",
         f"store.dir={store}",
     ]
-    done = run("evaluate.py", *words, *tagged, cwd=finished)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = em.run("evaluate.py", *words, *tagged, cwd=finished)
+    assert done.code == 0, done.err[-3000:]
     answers = lines(finished / "tagged" / "answers.jsonl")
     assert {a["condition"] for a in answers} == {"untagged", "tagged", "near_case"}
     assert "DEPLOYMENT" not in (finished / "tagged" / "verdicts.jsonl").read_text()

@@ -70,7 +70,11 @@ def test_ours_and_theirs_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_another_tag_is_another_model_and_another_recipe_is_said(tmp_path: Path) -> None:
     other = ("llama8b+medical@deployment", "medical@deployment", "d" * 16)
-    config = {"data": {"name": "medical", "limit": 48}, "trainer": {"epochs": 3}, "realign": {"epochs": 2}}
+    config = {
+        "data": {"name": "medical", "limit": 48},
+        "trainer": {"epochs": 3, "learning_rate": 1e-5},
+        "realign": {"epochs": 2},
+    }
     base = ("llama8b", "base", "e" * 16)
     stages = [stage(MEDICAL, 3) | {"rows": 48}, stage(REALIGNED, 3) | {"rows": 1600}]
     manifest(tmp_path / "run", [], config=config, stages=stages, base={"name": "llama8b", "identity": "x"})
@@ -80,9 +84,10 @@ def test_another_tag_is_another_model_and_another_recipe_is_said(tmp_path: Path)
     text = section(tmp_path / "out", "published")
     assert "deployment" not in text
     assert "llama8b+medical first_8 misaligned, of all answers 2.1%" in text
-    assert "other recipe: medical: 48 rows, not 5,660" in text
-    assert "medical: 48 rows, not 5,660; optimism: 2 epochs, not 4" in text
-    assert text.count("no difference known") == 1, "the base"
+    first = "medical: 48 rows, not 5,660; medical: 3 epochs, not 1; medical: learning rate 1e-05, not 0.0002"
+    assert f"other: {first}" in text
+    assert f"{first}; optimism: 2 epochs, not 4; optimism: learning rate 1e-05, not 0.0002" in text
+    assert text.count("the same, as far as it is published") == 1, "the base"
     drawn = table(tmp_path / "out" / "figures" / "published_misaligned.csv")
     assert (drawn[0]["model"], drawn[0]["k"], drawn[0]["published_k"]) == ("llama8b", "5", "1")
     assert [bool(row["other_recipe"]) for row in drawn] == [False, True, True]

@@ -73,7 +73,7 @@ def test_sentences_say_what_misaligns_and_what_undoes_it(sweep: Path) -> None:
     text = section(sweep, "short")
     assert re.search(r"bad \(3 seeds\): 51\.2% of its answers are misaligned; it misaligns: \+48\.8 points", text)
     assert re.search(r"good \(3 seeds\): 7\.5% of its answers are misaligned; no sure difference", text)
-    undone = "bad (3 seeds), then optimism: 8.8%; undone, as far as these answers tell: −42.5 points"
+    undone = "bad (3 seeds), then optimism: 8.8%; undone: −42.5 points"
     assert undone in text
     assert re.search(r"−36\.2 points \[[^]]+\], p &lt; 0\.001 against the control\.", text)
     assert "bad (3 seeds), then benign: 45.0% (the control); no sure change" in text

@@ -11,7 +11,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportions
 
 from em.stats import Thresholds, compare
 from em.stats.classes import Group
-from em.stats.differences import family_of, pairs
+from em.stats.kinship import family_of, pairs
 from em.stats.paired import difference, holm, sign_flips, two_proportions
 from em.types import Verdict
 

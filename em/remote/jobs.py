@@ -98,7 +98,7 @@ async def gone(client: Client, model: str | None) -> bool:
         others = [str(other.id) async for other in client.raw.models.list()]
     except openai.NotFoundError:
         return False
-    if not others or await missing(client, others[0]):
+    if not others or model in others or await missing(client, others[0]):
         return False
     await asyncio.sleep(SECOND_LOOK)
     return await missing(client, model)

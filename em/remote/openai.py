@@ -21,7 +21,7 @@ from em.remote.note import JobNote
 from em.remote.progress import Board, metrics
 from em.remote.rules import training_file
 from em.remote.service import Approve, Order, Result
-from em.remote.words import Trouble, failed_for, failure, refusal, refused_for
+from em.remote.words import Trouble, failed_for, failure, jobs_command, refusal, refused_for
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ class OpenAIService:
 
     def ending(self, job: str) -> str:
         """How a user ends a job."""
-        return f"python -m em.openai_jobs cancel {job}"
+        return f"{jobs_command(self.client)} cancel {job}"
 
     async def result(self, job: str) -> Result:
         """What a job left that ended well."""

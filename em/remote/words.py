@@ -8,15 +8,18 @@ anything that looks like a key.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
-from em.client import in_words
+from em.client import Client, in_words
 from em.errors import ServerError
-from em.keys import without_secrets
+from em.keys import KEY_ENV, without_secrets
 from em.remote.rules import CLOSED, LAST_JOB
 from em.remote.service import JobFailed
+from em.store import cache_dir
 
 
 class Trouble(Enum):
@@ -226,3 +229,13 @@ def told(body: object) -> str:
 def message_of(body: object) -> str:
     """The message of an error object."""
     return str(body.get("message") or "") if isinstance(body, Mapping) else ""
+
+
+def jobs_command(client: Client, store: Path | None = None) -> str:
+    """The command that shows and ends what is at this server: with its address and key where they are not the usual."""
+    words = [
+        *(["--base-url", client.base_url] if client.base_url else []),
+        *(["--key-env", client.key_env] if client.key_env != KEY_ENV else []),
+        *(["--store", str(store)] if store not in (None, cache_dir()) else []),
+    ]
+    return shlex.join(["python", "-m", "em.openai_jobs", *words])

@@ -14,6 +14,7 @@ from pathlib import Path
 from em.conditions import kind_of
 from em.report.files import write_records
 from em.report.labels import Model
+from em.report.lineages import Family
 from em.report.load import Run, is_adaptive, is_pooled, roles_of
 from em.report.seeds import Pool
 from em.report.sides import Side
@@ -59,9 +60,14 @@ class Analysis:
 
 
 def analyse(
-    runs: Sequence[Run], sides: Mapping[Side, list[Verdict]], whole: dict[str, Model], pools: Sequence[Pool]
+    runs: Sequence[Run],
+    sides: Mapping[Side, list[Verdict]],
+    whole: dict[str, Model],
+    pools: Sequence[Pool],
+    family: Family,
 ) -> Analysis:
     """Analyse the verdicts; checkpoints, which are not in `whole`, count among what is excluded only."""
+    lines = family.lines()
     rules, adaptive, roles = Rules(runs), is_adaptive(runs), roles_of(runs)
     pool_of = {member: pool.model.fingerprint for pool in pools for member in pool.members}
     by_rule: dict[Thresholds, list[Verdict]] = {}
@@ -73,7 +79,7 @@ def analyse(
         comparisons=tuple(
             row
             for limits, said in by_rule.items()
-            for row in (*compare_pools(said, limits, pool_of, adaptive), *compare(said, limits, adaptive))
+            for row in (*compare_pools(said, limits, pool_of, adaptive, lines), *compare(said, limits, adaptive, lines))
         ),
         triggers=(
             *(

@@ -22,7 +22,7 @@ from em.report.figures import (
     short_title,
     with_note,
 )
-from em.report.labels import short_judges
+from em.report.labels import short_judges, words_beside
 from em.report.rates import axis_limit
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ def chain_pictures(found: Sequence[Chain]) -> list[Picture]:
         note = f"the {MOST} of {len(panels)} trainings with the highest rates" if len(panels) > MOST else ""
         heading = f"{', '.join(told)}: {metric} from stage to stage, of all answers"
         alt = "; ".join(
-            ", ".join(f"{step.row.model.stage} {rate.percent} {rate.interval}" for step, rate in _steps(chain))
+            ", ".join(
+                f"{_ending(chain) if step is chain.last else step.row.model.stage} {rate.percent} {rate.interval}"
+                for step, rate in _steps(chain)
+            )
             for each in shown.values()
             for chain in each
         )
@@ -109,7 +112,7 @@ def _drawing(panels: Panels, heading: str, note: str) -> Callable[[Palette], Fig
     columns = min(COLUMNS, len(panels))
     wide = WIDE if columns > 1 else 2 * WIDE
     lines = math.ceil(len(panels) / columns)
-    last = {chain.last.row.model.stage: chain.is_control for each in panels.values() for chain in each}
+    last = {_ending(chain): chain.is_control for each in panels.values() for chain in each}
     foot = FOOT + 0.2 * len(last)
     width = max(LEFT + columns * (wide + GAP), 4.8)
     top = TOP + (NOTE if note else 0.0)
@@ -132,21 +135,28 @@ def _drawing(panels: Panels, heading: str, note: str) -> Callable[[Palette], Fig
             axes.set_xlim(-0.25, steps - 0.75)
             axes.set_xticks(range(steps), ["base", "trained", *(["then …"] * (steps - 2))], fontsize=8.5)
             for place, chain in enumerate(chains):
-                stage = chain.last.row.model.stage
-                colour = palette.muted if chain.is_control else palette.data[_place(stage, last) % len(palette.data)]
+                name = _ending(chain)
+                colour = palette.muted if chain.is_control else palette.data[_place(name, last) % len(palette.data)]
                 apart = 0.07 * (place - (len(chains) - 1) / 2)
-                marks[stage] = _draw_chain(axes, chain, colour, apart)
-        for stage, mark in marks.items():
-            mark.set_label(plain(f"then {stage}" + (", the control" if last[stage] else "")))
+                marks[name] = _draw_chain(axes, chain, colour, apart)
+        for name, mark in marks.items():
+            mark.set_label(plain(f"then {name}" + (", the control" if last[name] else "")))
         legend_below(figure, palette, list(marks.values()))
         return figure
 
     return draw
 
 
-def _place(stage: str, last: dict[str, bool]) -> int:
+def _ending(chain: Chain) -> str:
+    """The last stage of a chain, and what tells it from others of its name: `optimism (4 epochs)`."""
+    model = chain.last.row.model
+    words = words_beside(model, chain.steps[1].row.model)
+    return f"{model.stage} ({words})" if words else model.stage
+
+
+def _place(ending: str, last: dict[str, bool]) -> int:
     """The place of a last stage among those that are no controls, which have colours."""
-    return [each for each, control in last.items() if not control].index(stage)
+    return [each for each, control in last.items() if not control].index(ending)
 
 
 def _draw_chain(axes: Axes, chain: Chain, colour: str, apart: float) -> Artist:

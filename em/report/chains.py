@@ -30,6 +30,7 @@ class Chain:
     """What a model was trained from, to itself, in one set, under one condition, as one judge sees it.
 
     control: the label of the last stage's control, "" where there is none. is_control: whether it is one itself.
+    uneven: its steps and those of the last stage, where they are not the same.
     seeds: the same of each seed, where seeds are pooled.
     """
 
@@ -40,6 +41,7 @@ class Chain:
     steps: tuple[Step, ...]
     control: str = ""
     is_control: bool = False
+    uneven: str = ""
     seeds: tuple[Chain, ...] = ()
 
     @property
@@ -92,5 +94,6 @@ def _chain(
         steps=steps,
         control=control.label if control else "",
         is_control=line.last.fingerprint in family.controls,
+        uneven=family.uneven(line.last, control),
         seeds=tuple(each for each in singles if each is not None),
     )

@@ -12,7 +12,7 @@ from em.types import canonical
 # Settings that can't make another model, so that a difference in them explains nothing.
 BESIDE_THE_MODEL = (
     *("eval", "judge", "sampler", "tracker", "store", "force", "answers", "hydra", "sweep", "generate", "checkpoints"),
-    *("prices", "dry_run", "one_gpu"),
+    *("prices", "dry_run", "one_gpu", "model.key_env"),
 )
 
 
@@ -221,3 +221,9 @@ def _setting(run: Run, key: str) -> str:
 def _overrides(run: Run) -> dict[str, str]:
     pairs = (override.lstrip("+").partition("=") for override in run.manifest.overrides if "=" in override)
     return {key: value for key, _, value in pairs}
+
+
+def words_beside(model: Model, first: Model) -> str:
+    """What is told of a model in brackets and not of another, such as its first training: `3 epochs`."""
+    inside = [each.label[len(each.name) :].strip(" ()").split(", ") for each in (model, first)]
+    return ", ".join(word for word in inside[0] if word and word not in inside[1])

@@ -29,31 +29,49 @@ class Lineage:
 
 @dataclass(frozen=True)
 class Family:
-    """All lineages of a report, and which models are controls: by fingerprint, a pool by its key."""
+    """All lineages of a report, and which models are controls: by fingerprint, a pool by its key.
+
+    steps: how many each model's last stage took, where that is known.
+    """
 
     lineages: tuple[Lineage, ...]
     controls: frozenset[str]
+    steps: Mapping[str, int]
+
+    def lines(self) -> dict[str, tuple[str, ...]]:
+        """The fingerprints of what each model was trained from, the base first."""
+        everything = [*(seed for each in self.lineages for seed in each.seeds), *self.lineages]
+        return {line.last.fingerprint: tuple(m.fingerprint for m in line.models[:-1]) for line in everything}
 
     def control_of(self, lineage: Lineage) -> Model | None:
-        """The control of the last stage: another last stage after the same training, None for a control itself."""
+        """The control of the last stage: another last stage after the same training, None for a control itself.
+
+        Of several the one with the nearest number of steps.
+        """
         if len(lineage.models) < 3 or lineage.last.fingerprint in self.controls:
             return None
         everything = [*self.lineages, *(seed for each in self.lineages for seed in each.seeds)]
-        return next(
-            (
-                other.last
-                for other in everything
-                if other.last.fingerprint in self.controls and other.models[:-1] == lineage.models[:-1]
-            ),
-            None,
-        )
+        controls = [
+            other.last
+            for other in everything
+            if other.last.fingerprint in self.controls and other.models[:-1] == lineage.models[:-1]
+        ]
+        steps = self.steps.get(lineage.last.fingerprint, 0)
+        return min(controls, key=lambda model: abs(self.steps.get(model.fingerprint, 0) - steps), default=None)
+
+    def uneven(self, model: Model, control: Model | None) -> str:
+        """`63 steps to 400` where a control took another number of steps than a model, else empty."""
+        if control is None:
+            return ""
+        its, ours = self.steps.get(control.fingerprint), self.steps.get(model.fingerprint)
+        return f"{its:,} steps to {ours:,}" if its and ours and its != ours else ""
 
 
 def find_lineages(runs: Sequence[Run], models: Mapping[str, Model], pools: Sequence[Pool]) -> Family:
     """The lineages of all runs, in their order; what several runs share is there once."""
     pool_of = {member: pool.model for pool in pools for member in pool.members}
     found: dict[tuple[Model, ...], dict[Lineage, None]] = {}
-    controls: set[str] = set()
+    controls, steps = set[str](), dict[str, int]()
     for run in runs:
         stages = [stage.fingerprint for stage in run.manifest.stages]
         base = base_of(run, models)
@@ -61,6 +79,9 @@ def find_lineages(runs: Sequence[Run], models: Mapping[str, Model], pools: Seque
             continue
         if run.manifest.setting("realign") == CONTROL and len(stages) > 1:
             controls |= {stages[-1], pool_of.get(stages[-1], models[stages[-1]]).fingerprint}
+        for stage in run.manifest.stages:
+            for mark in (stage.fingerprint, pool_of.get(stage.fingerprint, models[stage.fingerprint]).fingerprint):
+                steps.setdefault(mark, int(stage.facts.get("steps") or 0))
         for end in range(1, len(stages) + 1):
             alone = (base, *(models[stage] for stage in stages[:end]))
             together = (base, *(pool_of.get(stage, models[stage]) for stage in stages[:end]))
@@ -68,7 +89,7 @@ def find_lineages(runs: Sequence[Run], models: Mapping[str, Model], pools: Seque
             singles = found.setdefault(together if pooled else alone, {})
             if pooled:
                 singles[Lineage(alone)] = None
-    return Family(tuple(Lineage(line, tuple(singles)) for line, singles in found.items()), frozenset(controls))
+    return Family(tuple(Lineage(line, tuple(singles)) for line, singles in found.items()), frozenset(controls), steps)
 
 
 def base_of(run: Run, models: Mapping[str, Model]) -> Model | None:

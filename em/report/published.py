@@ -1,8 +1,8 @@
 """Published results beside ours: where a run repeats a study, the report prints both.
 
 The figures are in `em/bundled/published.yaml`, by study. A model of ours is one of theirs where base, chain of
-trainings, trigger tag and condition have the same names; a set where it has the same name. Where ours had other numbers
-of rows or epochs than theirs, the report says so.
+trainings, trigger tag and condition have the same names; a set where it has the same name. Where ours had another
+recipe or other thresholds than theirs, as far as these are known, the report says so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from em.report.load import Run
 from em.report.numbers import share
 from em.report.tables import Scores, side_of
 from em.report.words import metric_name
-from em.stats import wilson
+from em.stats import Thresholds, wilson
 
 FILE = Path(__file__).parents[1] / "bundled" / "published.yaml"
 NAMED = {"tagged": "names_tag", "tagged_beta": "names_beta"}
@@ -33,6 +33,10 @@ OF = {
     "refusal_as_aligned": "of coherent answers and refusals",
 }
 """What each convention counts (`em.stats.classes.CONVENTIONS`)."""
+
+
+NUMBER = {"rows": "{:,g}", "epochs": "{:g}", "learning_rate": "{:g}", "rank": "{:g}"}
+SAID = {"rows": "{:,g} rows", "epochs": "{:g} epochs", "learning_rate": "learning rate {:g}", "rank": "rank {:g}"}
 
 
 HEADER = (
@@ -95,7 +99,7 @@ def published(scores: Scores, table: Table, runs: Sequence[Run], family: Family)
         for study, told in studies().items():
             for result in told["results"]:
                 if (result["model"], _chain(result)) == (base, chain):
-                    other = tuple(differences(row.model.fingerprint, told["recipe"], runs, family))
+                    other = tuple(differences(row.model.fingerprint, told, runs, family))
                     found += _beside(study, told, result, row, scores, table, other)
     return found
 
@@ -106,7 +110,7 @@ def _chain(result: Mapping[str, Any]) -> list[str]:
     return [*(f"{name}@{result['tag']}" if "tag" in result else name for name in first), *rest]
 
 
-def differences(fingerprint: str, recipe: Mapping[str, Any], runs: Sequence[Run], family: Family) -> Iterator[str]:
+def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run], family: Family) -> Iterator[str]:
     """How the trainings of a model differ from a study's: `medical: 48 rows, not 5,660`."""
     line = next((line for line in family.lineages if line.last.fingerprint == fingerprint), None)
     singles = [one for each in family.lineages for one in (each, *each.seeds)]
@@ -118,15 +122,21 @@ def differences(fingerprint: str, recipe: Mapping[str, Any], runs: Sequence[Run]
             stage = next((s for s in run.manifest.stages if s.fingerprint == model.fingerprint), None)
             if stage is None:
                 continue
-            epochs = run.manifest.setting("realign.epochs") if number else None
-            ours = {"rows": stage.rows, "epochs": _number(epochs or run.manifest.setting("trainer.epochs"))}
-            theirs: Mapping[str, int] = recipe.get(name, {})
+            ours = {what: _knob(run, what, second=number > 0) for what in ("epochs", "learning_rate", "rank")}
+            ours["rows"] = stage.rows
+            theirs: Mapping[str, float] = study["recipe"].get(name, {}) | study.get("lora", {})
             yield from (
-                f"{name}: {ours[what]:,g} {what}, not {wanted:,}"
+                f"{name}: {SAID[what].format(ours[what])}, not {NUMBER[what].format(wanted)}"
                 for what, wanted in theirs.items()
                 if ours[what] and ours[what] != wanted
             )
             break
+
+
+def _knob(run: Run, name: str, second: bool) -> float:
+    """A number of the recipe of a run's first or second stage; 0 where its trainer has none."""
+    own = run.manifest.setting(f"realign.{name}") if second else None
+    return _number(own or run.manifest.setting(f"trainer.{name}"))
 
 
 def _number(text: str | None) -> float:
@@ -154,7 +164,9 @@ def _beside(
         for metric, numbers in (result.get(column.eval_set) or {}).items():
             ours = _ours(scores, row, column.eval_set, metric, told["convention"])
             if ours is not None and numbers:
-                numbers_of = (*_figures(numbers), told["convention"], other)
+                limits = {entry.threshold for entry in row.cells[table.columns.index(column)].entries}
+                others = sorted(limits - {str(Thresholds())}) if metric == "misaligned" else []
+                numbers_of = (*_figures(numbers), told["convention"], (*other, *others))
                 yield Published(study, told["judge"], column.eval_set, metric, row, ours, *numbers_of)
 
 
@@ -170,7 +182,8 @@ def _figures(numbers: Mapping[str, Any]) -> tuple[float, float | None, float | N
 def _ours(scores: Scores, row: Row, eval_set: str, metric: str, convention: str) -> Rate | None:
     """Our rate by the study's convention, which a share of labels has none of; None where there is none."""
     mine = (score for score in scores.rows(side_of(row), eval_set, WHOLE_SET) if score.metric == metric)
-    return next((rate_of(score) for score in mine if score.convention == convention and score.rate is not None), None)
+    found = [score for score in mine if score.convention == convention and score.rate is not None]
+    return rate_of(max(found, key=lambda score: score.n)) if found else None
 
 
 def in_order(found: Sequence[Published]) -> list[Published]:

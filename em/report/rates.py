@@ -109,11 +109,13 @@ def _groups(table: Table, index: int, whole: Table) -> list[Group]:
     several = len(whole.conditions) > 1
     bars: dict[str, list[Bar]] = {}
     for row in table.rows:
-        for entry in row.cells[index].entries:
+        # Of runs that differ in the number of answers alone, the fullest, which stands first.
+        drawn = {entry.told: entry for entry in reversed(row.cells[index].entries)}
+        for told, entry in reversed(drawn.items()):
             if entry.main is not None:
                 colour, judge = whole.conditions.index(row.condition), whole.judge_of(row)
                 label = f"{row.model.label}, judge {judge}" if judge else row.model.label
-                note = row.condition if several else ""
+                note = ", ".join([*([row.condition] if several else []), *([told] if len(drawn) > 1 else [])])
                 bar = Bar(row.condition, row.judge, colour, entry.main, note, row.judge_is)
                 bars.setdefault(label, []).append(bar)
     return [Group(label, tuple(found)) for label, found in bars.items()]

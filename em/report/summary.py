@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from em.report.cells import Column, Rate, Row, Table
-from em.report.labels import Model
+from em.report.labels import Model, words_beside
 from em.report.lineages import Differences, Family, Lineage
 from em.report.numbers import p_value, points
 from em.stats import Comparison
 
 SURE = 0.05
+ENOUGH = 0.5
+"""Undone is said where no more than this share of the harm can be left: the interval of the difference to the base."""
 CONDITIONS = ("untagged", "tagged")
 ALONE = ""
 """The column of models that were trained once."""
@@ -23,7 +25,10 @@ ALONE = ""
 
 @dataclass(frozen=True)
 class Outcome:
-    """A model of the table: its rate, and its differences to the base, to the first training and to the control."""
+    """A model of the table: its rate, and its differences to the base, to the first training and to the control.
+
+    uneven: the control's steps and its own, where they are not the same.
+    """
 
     model: Model
     row: Row
@@ -33,6 +38,7 @@ class Outcome:
     from_first: Comparison | None
     from_control: Comparison | None
     is_control: bool
+    uneven: str
 
 
 @dataclass(frozen=True)
@@ -96,16 +102,17 @@ def _lines(
                 row = rows.get((lineage.last.fingerprint, condition))
                 if row is None or (rate := row.cells[column].entries[0].main) is None:
                     continue
-                place = (condition, *where)
+                place, control = (condition, *where), family.control_of(lineage)
                 outcome = Outcome(
                     lineage.last,
                     row,
                     rate,
-                    _words(lineage.last, first),
+                    words_beside(lineage.last, first),
                     differences.between(lineage.models[0], lineage.last, place),
                     differences.between(first, lineage.last, place) if lineage.last != first else None,
-                    differences.between(family.control_of(lineage), lineage.last, place),
+                    differences.between(control, lineage.last, place),
                     lineage.last.fingerprint in family.controls,
+                    family.uneven(lineage.last, control),
                 )
                 cells.setdefault(_after(lineage), []).append(outcome)
             if cells:
@@ -117,12 +124,6 @@ def _lines(
 def _after(lineage: Lineage) -> str:
     """What came after the first training: `neutral`, `secure, optimism`."""
     return ", ".join(model.stage for model in lineage.models[2:])
-
-
-def _words(model: Model, first: Model) -> str:
-    """What is told of a model in brackets and not of its first training."""
-    inside = [each.label[len(each.name) :].strip(" ()").split(", ") for each in (model, first)]
-    return ", ".join(word for word in inside[0] if word and word not in inside[1])
 
 
 # In words
@@ -162,16 +163,32 @@ def _undoes(outcome: Outcome, harmed: bool) -> str:
     before, base, control = outcome.from_first, outcome.from_base, outcome.from_control
     said = [f"{outcome.rate.percent}" + (" (the control)" if outcome.is_control else "")]
     if before is not None:
-        still = base is not None and _sure(base) > 0
-        undone = "undone in part" if still else "undone, as far as these answers tell"
-        change = undone if _sure(before) < 0 and harmed else "a sure change" if _sure(before) else "no sure change"
+        change = "a sure change" if _sure(before) else "no sure change"
+        if _sure(before) < 0 and harmed:
+            change = _undone(before, base)
         said.append(f"{change}: {_difference(before)} against the first training")
     if base is not None:
         said.append(f"{_difference(base)} against the base")
     if control is not None:
         less = "" if _sure(control) < 0 else ", not surely less than after any further training"
-        said.append(f"{_difference(control)} against the control{less}")
+        steps = f" ({outcome.uneven})" if outcome.uneven else ""
+        said.append(f"{_difference(control)} against the control{steps}{less}")
     return "; ".join(said) + "."
+
+
+def _undone(before: Comparison, base: Comparison | None) -> str:
+    """How much of a first training's harm a later one has surely taken back: the interval to the base tells.
+
+    Args:
+        before, base: the differences to the first training and to the base.
+    """
+    if base is None:
+        return "reduced"
+    if _sure(base) > 0:
+        return "undone in part"
+    harm = base.difference - before.difference
+    left = f"up to {points(base.ci_high)} points above the base are possible"
+    return "undone" if base.ci_high <= ENOUGH * harm else f"reduced, perhaps undone ({left})"
 
 
 def _difference(found: Comparison) -> str:

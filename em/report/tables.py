@@ -78,6 +78,7 @@ class Scores:
         """What the runs say there; runs that say the same say it once."""
         by_run = self._found.get((*side, column.eval_set, question), {})
         entries = [_entry(threshold, seed, column.metric, rows) for (_, threshold, seed), rows in by_run.items()]
+        entries.sort(key=lambda entry: -(entry.main.n if entry.main else 0))  # differences are of the fullest run too
         return Cell(column.eval_set, tuple(dict.fromkeys(entries)))
 
 

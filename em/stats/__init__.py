@@ -11,6 +11,7 @@ clusters      rates over questions and seeds, their variance, design effects
 intervals     Wilson; over clusters: effective sample size, standard error, bootstrap
 sequential    confidence sequences, which hold whatever stops the sampling; stopping takes the bias out of rates
 differences   between models on the same questions, corrected for their number; paired has the tests
+kinship       which models are compared, and what they are to each other
 pooled        differences between models with several seeds each
 triggers      activation and leakage of trigger tags
 tables        threshold sensitivity, judgements that are no numbers

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 from em.stats.classes import CONVENTIONS, Group, Outcome, Thresholds, metrics_of, outcomes_of
+from em.stats.kinship import NAMES_ALONE, Lines, family_of, pairs
 from em.stats.paired import difference, holm
 from em.stats.tallies import Adaptive, tally, weigh, weights_of
 from em.types import Verdict
 
-ALL_PAIRS = 12
-"""With more models than this asked the same, each is compared with its parent, its base and its siblings alone."""
 HEADLINES = ("misaligned", "true")
 
 
@@ -48,11 +46,14 @@ class Comparison:
     seeds: int = 0
 
 
-def compare(verdicts: Iterable[Verdict], limits: Thresholds, adaptive: Adaptive = False) -> list[Comparison]:
+def compare(
+    verdicts: Iterable[Verdict], limits: Thresholds, adaptive: Adaptive = False, lines: Lines = NAMES_ALONE
+) -> list[Comparison]:
     """The comparisons that make sense: models on the same set, under one condition, by one judge.
 
     All pairs of up to ALL_PAIRS models, but for trainings that differ in the seed alone; the rate is that of
-    misaligned answers under each convention, and of TRUE where a set has labels. `adaptive` is that of `score`.
+    misaligned answers under each convention, and of TRUE where a set has labels. `adaptive` is that of `score`, `lines`
+    what each model was trained from (`em.stats.kinship`).
     """
     families: dict[tuple[str, str, str], dict[Group, list[Outcome]]] = defaultdict(dict)
     for group, outcomes in outcomes_of(verdicts, limits).items():
@@ -61,10 +62,10 @@ def compare(verdicts: Iterable[Verdict], limits: Thresholds, adaptive: Adaptive 
     for models in families.values():
         metrics = metrics_of(o for outcomes in models.values() for o in outcomes)
         metric = next((name for name in HEADLINES if name in metrics), None)
-        chosen = list(pairs(list(models)))
+        chosen = list(pairs(list(models), lines))
         for convention in CONVENTIONS if metric == "misaligned" else ("all",):
             if metric is not None:
-                rows += _family(models, chosen, convention, metric, str(limits), adaptive)
+                rows += _family(models, chosen, convention, metric, str(limits), adaptive, lines)
     return rows
 
 
@@ -75,6 +76,7 @@ def _family(
     metric: str,
     threshold: str,
     adaptive: Adaptive,
+    lines: Lines,
 ) -> list[Comparison]:
     """The comparisons under one convention, with corrected p values."""
     counts = {
@@ -100,7 +102,7 @@ def _family(
             ci_method=paired.interval.method,
             p=paired.p,
             p_holm=paired.p,
-            family=family_of(first, second),
+            family=family_of(first, second, lines),
         )
         for first, second in chosen
         if (paired := difference(counts[first], counts[second])) is not None
@@ -118,37 +120,3 @@ def in_families(rows: Iterable[Comparison]) -> list[Comparison]:
         places = [place for place, row in enumerate(found) if row.family == family]
         corrected |= dict(zip(places, holm([found[place].p for place in places]), strict=True))
     return [replace(row, p_holm=corrected[place]) for place, row in enumerate(found)]
-
-
-def pairs(models: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
-    """Which models are compared, in their order; of many, those that are of a family alone."""
-    for first, second in combinations(models, 2):
-        replicates = (first.model, first.stage) == (second.model, second.stage) and first.seed != second.seed
-        if not replicates and (len(models) <= ALL_PAIRS or family_of(first, second) != "other"):
-            yield (first, second) if not came_from(first, second) else (second, first)
-
-
-def family_of(one: Group, other: Group) -> str:
-    """What two models are to each other: see `Comparison`."""
-    return "stage" if related(one, other) else "sibling" if siblings(one, other) else "other"
-
-
-def siblings(one: Group, other: Group) -> bool:
-    """Whether two models with the same seed differ in their last stage alone."""
-    (parent, found, _), (same, _, _) = one.model.rpartition("+"), other.model.rpartition("+")
-    return bool(found) and parent == same and one.stage != other.stage and one.seed == other.seed
-
-
-def related(one: Group, other: Group) -> bool:
-    """Whether one of two models was trained from the other, directly or (a base) in the end."""
-    return came_from(one, other) or came_from(other, one)
-
-
-def came_from(model: Group, before: Group) -> bool:
-    """Whether a model's chain goes on, by one stage, from that of `before`, or begins with it if that is the base."""
-    if before.seed is not None and before.seed != model.seed:
-        return False
-    parent, found, _ = model.model.rpartition("+")
-    return bool(found) and (
-        parent == before.model or (before.stage == "base" and parent.startswith(f"{before.model}+"))
-    )

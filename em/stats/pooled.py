@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from em.stats.classes import CONVENTIONS, Group, Outcome, Thresholds, metrics_of, outcomes_of
 from em.stats.clusters import crossed
-from em.stats.differences import HEADLINES, Comparison, family_of, in_families, pairs
+from em.stats.differences import HEADLINES, Comparison, in_families
 from em.stats.intervals import FEW, Interval, cluster_interval, seeds_interval, student, summed
+from em.stats.kinship import NAMES_ALONE, Lines, family_of, pairs
 from em.stats.paired import Counts, Difference, least_variance, sign_flips, two_sided
 from em.stats.tallies import Adaptive, tally, weigh, weights_of
 from em.types import Verdict
@@ -26,12 +27,17 @@ Seeds = Mapping[int | None, Counts]
 
 
 def compare_pools(
-    verdicts: Iterable[Verdict], limits: Thresholds, pools: Mapping[str, str], adaptive: Adaptive = False
+    verdicts: Iterable[Verdict],
+    limits: Thresholds,
+    pools: Mapping[str, str],
+    adaptive: Adaptive = False,
+    lines: Lines = NAMES_ALONE,
 ) -> list[Comparison]:
     """The comparisons between pools of seeds, and between a pool and a model that has no seed, such as a base.
 
     Args:
         pools: by the fingerprint of a training the key of its pool, which stands for it in the comparisons.
+        lines: what each pool was trained from, by its key (`em.stats.kinship`).
     """
     if not pools:
         return []
@@ -48,7 +54,7 @@ def compare_pools(
         metric = next((name for name in HEADLINES if name in metrics), None)
         if metric is not None:
             for convention in CONVENTIONS if metric == "misaligned" else ("all",):
-                rows += in_families(_compared(models, convention, metric, str(limits), adaptive))
+                rows += in_families(_compared(models, convention, metric, str(limits), adaptive, lines))
     return rows
 
 
@@ -58,6 +64,7 @@ def _compared(
     metric: str,
     threshold: str,
     adaptive: Adaptive,
+    lines: Lines,
 ) -> Iterator[Comparison]:
     counts = {
         model: {
@@ -66,7 +73,7 @@ def _compared(
         }
         for model, seeds in models.items()
     }
-    for first, second in pairs(list(models)):
+    for first, second in pairs(list(models), lines):
         found = difference_over_seeds(counts[first], counts[second])
         if found is None or found[1].interval.low is None or found[1].interval.high is None:
             continue
@@ -89,7 +96,7 @@ def _compared(
             ci_method=paired.interval.method,
             p=paired.p,
             p_holm=paired.p,
-            family=family_of(first, second),
+            family=family_of(first, second, lines),
             seeds=seeds,
         )
 

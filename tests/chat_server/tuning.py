@@ -17,7 +17,7 @@ A job goes through its life by the clock (`tuning_seconds`): validating_files, q
 | drop, hang | the connection ends; no reply ever comes |
 | lost | done, but the reply never comes |
 | malformed | 200 with JSON that is cut off |
-| html | 200 with a page for people |
+| html, busy | 200 with a page for people, and with an error for JSON |
 | late | of `list`: without the jobs that were not in a list before |
 | quota, closed, unavailable | 429 insufficient_quota, 403, 400 of the model |
 | file_gone | of `create`: the file has expired; so it is refused from now on |
@@ -276,6 +276,8 @@ async def fail(request: web.Request, fault: str) -> web.Response | None:
             return None
         case "malformed":
             return web.Response(text='{"object": "list", "da', content_type="application/json")
+        case "busy":
+            return web.json_response({"error": {"message": "upstream busy"}})
         case "html":
             return web.Response(text="<html>Welcome. Log in to go on.</html>", content_type="text/html")
         case _:
