@@ -58,7 +58,8 @@ class Batch:
         """Note that it has brought what it can bring of some requests; the rest of them another run may want."""
         if failed:
             self.note.with_suffix(".spent").touch()
-        if left := [key for key in self.keys if key not in set(brought)]:
+        done = set(brought)
+        if left := [key for key in self.keys if key not in done]:
             noted = json.loads(self.note.read_text(encoding="utf-8"))
             write_note(self.note, noted | {"keys": left})
         else:
