@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.browser import Browser
 
+README = (1280, 1120, False)  # what the report says in short, whole
 LOOKS = {"desktop": (1280, 900, False), "phone": (390, 844, False), "dark": (1280, 900, True)}
 
 
@@ -48,6 +49,7 @@ def main() -> None:
                     files.append(arguments.out / f"{name}{'-whole' if whole else ''}.png")
                     browser.photograph(files[-1], whole)
             if arguments.readme and name == "desktop":
+                browser.show_as(*README)
                 browser.photograph(arguments.readme)
                 smaller(arguments.readme)
                 files.append(arguments.readme)

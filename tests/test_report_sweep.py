@@ -44,6 +44,8 @@ def write_job(folder: Path, data: str, realign: str, seed: int) -> None:
     config: dict[str, Any] = {"data": {"name": data}, "realign": {"name": realign}, "seed": seed}
     overrides = [f"data={data}", f"realign={realign}", f"seed={seed}"]
     write_judged(folder, verdicts, overrides, config=config, stages=stages)
+    losses = [f"{each['name']},{each['fingerprint']},{step},1,2.5,1e-05" for each in stages for step in (1, 2)]
+    (folder / "loss.csv").write_text("\n".join(["stage,fingerprint,step,epoch,loss,learning_rate", *losses]) + "\n")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_opens_with_rates_by_data_and_realignment(sweep: Path) -> None:
+    assert "<title>smollm2 by data, realign, seed" in page(sweep)
     text = section(sweep, "short")
     assert "Trained on Base Alone Then benign Then optimism" in text
     assert re.search(r"bad \(3 seeds\) 2\.5% \[[^]]+\] 51\.2% \[[^]]+\] \+48\.8 \[[^]]+\] 45\.0%", text)

@@ -14,7 +14,7 @@ from em.report.chain_pictures import chain_pictures
 from em.report.chains import chains
 from em.report.files import make_folder, write_records, write_text
 from em.report.findings import Findings
-from em.report.labels import Model, in_order, name_models
+from em.report.labels import Model, in_order, name_models, varied
 from em.report.lineages import find_lineages
 from em.report.load import JUDGED_TABLE, Run, read_runs
 from em.report.loss import loss_curves, loss_picture
@@ -37,6 +37,8 @@ from em.report.triggers import efficiency, efficiency_picture, trigger_tables
 from em.report.words import caption
 from em.stats import Thresholds
 from em.types import Score
+
+MOST_VARIED = 4  # settings that a title names
 
 
 def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thresholds | None = None) -> Path:
@@ -155,11 +157,14 @@ def _same(out: Path, runs: Sequence[Path]) -> bool:
 
 
 def _title(runs: Sequence[Run], models: dict[str, Model]) -> str:
-    """The longest chain that was trained, which is what most reports are about; of judged tables alone their names."""
+    """What a sweep varied, else the longest chain that was trained; of judged tables alone their names."""
     if not models:
         return "Report of em"
     if len(models) > 1 and all(run.manifest.run == JUDGED_TABLE for run in runs):
         return ", ".join(run.path.name.split(".")[0] for run in runs)
+    bases = {model.name.partition("+")[0] for model in models.values()}
+    if len(bases) == 1 and 0 < len(settings := varied(runs)) <= MOST_VARIED:
+        return f"{bases.pop()} by {', '.join(settings)}"
     name = max((model.name for model in models.values()), key=lambda name: name.count("+"))
     others = len({model.name for model in models.values()}) - 1
     return name + (f" and {others} other {'model' if others == 1 else 'models'}" if others else "")

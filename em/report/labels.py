@@ -69,9 +69,10 @@ def differs_only_in_seed(runs: Sequence[Run], models: dict[str, Model]) -> list[
     """Fingerprints of models with one name and stage whose runs have the same settings and data, their seed aside."""
     made: dict[str, dict[str, None]] = {}
     for run in runs:
-        for fingerprint, name, _ in dict.fromkeys(models_of(run)):
+        for fingerprint in dict.fromkeys(mark for mark, _, _ in models_of(run)):
             if fingerprint in models:
-                key = _made_by(run, (*_beside(name), "seed")) + _data_of(run, fingerprint)
+                beside = (*_beside(models[fingerprint].name), "seed")
+                key = _made_by(run, beside) + _data_of(run, fingerprint)
                 made.setdefault(fingerprint, {})[key] = None
     alike: dict[tuple[str, str, str], list[str]] = {}
     for fingerprint, model in models.items():
