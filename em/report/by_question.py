@@ -79,7 +79,8 @@ def question_pictures(tables: Sequence[QuestionTable], pools: Sequence[Pool]) ->
             continue
         chosen = sorted(found, key=lambda line: -line.overall)[:MOST_LINES]
         shown = [line for line in found if line in chosen]
-        note = f"the {MOST_LINES} of {len(found)} models with the highest rates" if len(found) > MOST_LINES else ""
+        some = f"the {MOST_LINES} of {len(found)} models with the highest rates" if len(found) > MOST_LINES else ""
+        note = ", ".join(filter(None, (some, "a thin mark for each seed" if any(line.seeds for line in shown) else "")))
         heading = f"{table.column.eval_set}: misaligned by question, of all answers"
         questions = [row.question for row in table.rows]
         judges = short_judges(list(dict.fromkeys(line.judge for line in found)))
@@ -94,7 +95,7 @@ def question_pictures(tables: Sequence[QuestionTable], pools: Sequence[Pool]) ->
         stem = file_stem("questions", table.column.eval_set, taken)
         series = [_series(name, line) for name, line in zip(names, shown, strict=True)]
         drawing = dot_plot(heading, questions, series, note)
-        pictures.append(make_picture(stem, with_note(heading, note), alt, drawing, HEADER, rows))
+        pictures.append(make_picture(stem, with_note(heading, some), alt, drawing, HEADER, rows))
     return pictures
 
 
