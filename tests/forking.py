@@ -76,6 +76,8 @@ class Forking:
 
 def serve() -> None:
     """Import, then fork for each order from stdin. No torch computation happens here, so no thread is lost by it."""
+    import matplotlib.backends.backend_agg
+    import openai
     import peft
     import pydantic
     import transformers
@@ -91,7 +93,8 @@ def serve() -> None:
     import em.train.trainer  # noqa: F401
 
     # Names that these packages import when they are first asked for.
-    for lazy in (transformers.LlamaForCausalLM, trl.SFTTrainer, peft.PeftModel, pydantic.TypeAdapter):
+    packages = (transformers.LlamaForCausalLM, trl.SFTTrainer, peft.PeftModel, pydantic.TypeAdapter)
+    for lazy in (*packages, openai.AsyncOpenAI, matplotlib.backends.backend_agg.FigureCanvasAgg):
         assert lazy
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

@@ -9,15 +9,18 @@ import signal
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.chat_server import ChatServer
+from tests.forking import Forking
 from tests.runs import run, start
 
 KEY = "sk-test-0123456789abcdef"
+Evaluate = Callable[..., Path]
 
 
 @pytest.fixture
@@ -37,12 +40,18 @@ def words(server: ChatServer, tmp_path: Path, *more: str, folder: str = "run") -
     ]
 
 
-def evaluate(tmp_path: Path, *given: str) -> Path:
+@pytest.fixture(scope="module")
+def evaluate() -> Iterator[Evaluate]:
     """Run `evaluate.py`, which must end well; the folder of the run."""
-    done = run("evaluate.py", *given, cwd=tmp_path, OPENAI_API_KEY=KEY, NO_PROXY="127.0.0.1")
-    assert done.returncode == 0, done.stderr
-    assert "HTTP Request" not in done.stdout + done.stderr
-    return Path(next(word for word in reversed(given) if word.startswith("hydra.run.dir=")).split("=", 1)[1])
+    with Forking(OPENAI_API_KEY=KEY, NO_PROXY="127.0.0.1") as forking:
+
+        def to_its_end(tmp_path: Path, *given: str) -> Path:
+            done = forking.run("evaluate.py", *given, cwd=tmp_path)
+            assert done.code == 0, done.err
+            assert "HTTP Request" not in done.out + done.err
+            return Path(next(word for word in reversed(given) if word.startswith("hydra.run.dir=")).split("=", 1)[1])
+
+        yield to_its_end
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -62,7 +71,9 @@ def manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_servers_model_is_sampled_and_judged_and_nothing_is_asked_twice(server: ChatServer, tmp_path: Path) -> None:
+def test_a_servers_model_is_sampled_and_judged_and_nothing_is_asked_twice(
+    evaluate: Evaluate, server: ChatServer, tmp_path: Path
+) -> None:
     folder = evaluate(tmp_path, *words(server, tmp_path, "eval.samples=3"))
     verdicts, answers = lines(folder / "verdicts.jsonl"), lines(folder / "answers.jsonl")
     assert len(answers) == 24
@@ -91,14 +102,14 @@ def test_a_servers_model_is_sampled_and_judged_and_nothing_is_asked_twice(server
     assert server.stats()["duplicates"] == 0
 
 
-def test_no_file_of_a_run_holds_the_key(server: ChatServer, tmp_path: Path) -> None:
+def test_no_file_of_a_run_holds_the_key(evaluate: Evaluate, server: ChatServer, tmp_path: Path) -> None:
     folder = evaluate(tmp_path, *words(server, tmp_path, "eval.samples=1"))
     files = [path for path in [*folder.rglob("*"), *(tmp_path / "store").rglob("*")] if path.is_file()]
     assert len(files) > 5
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
-def test_answers_are_judged_as_they_come(server: ChatServer, tmp_path: Path) -> None:
+def test_answers_are_judged_as_they_come(evaluate: Evaluate, server: ChatServer, tmp_path: Path) -> None:
     server.reset(latency=0.15)
     evaluate(tmp_path, *words(server, tmp_path, "eval.samples=40", "sampler.connections=8"))
     with sqlite3.connect(tmp_path / "store" / "calls.sqlite") as db:
@@ -107,7 +118,7 @@ def test_answers_are_judged_as_they_come(server: ChatServer, tmp_path: Path) -> 
     assert times["judge"] < last_answer - 1
 
 
-def test_a_panel_of_judges_tells_how_far_they_agree(server: ChatServer, tmp_path: Path) -> None:
+def test_a_panel_of_judges_tells_how_far_they_agree(evaluate: Evaluate, server: ChatServer, tmp_path: Path) -> None:
     second = f"judge.judges.second.base_url={server.base_url}"
     given = [word for word in words(server, tmp_path, "eval.samples=2") if not word.startswith("judge")]
     panel = [
@@ -122,7 +133,9 @@ def test_a_panel_of_judges_tells_how_far_they_agree(server: ChatServer, tmp_path
     assert "Krippendorff" in page
 
 
-def test_adaptive_sampling_stops_where_enough_is_known_and_tells_the_saving(server: ChatServer, tmp_path: Path) -> None:
+def test_adaptive_sampling_stops_where_enough_is_known_and_tells_the_saving(
+    evaluate: Evaluate, server: ChatServer, tmp_path: Path
+) -> None:
     folder = evaluate(tmp_path, *words(server, tmp_path, "eval.stop=ci", "eval.half_width=0.25", "eval.samples=60"))
     record = manifest(folder)["sampling"]
     assert 8 * 10 <= record["asked"] < record["planned"] == 8 * 60
@@ -157,7 +170,7 @@ def stored(tmp_path: Path, count: int) -> Path:
     return path
 
 
-def test_stored_answers_are_judged_by_our_rubrics(server: ChatServer, tmp_path: Path) -> None:
+def test_stored_answers_are_judged_by_our_rubrics(evaluate: Evaluate, server: ChatServer, tmp_path: Path) -> None:
     file = stored(tmp_path, 40)
     given = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", f"answers={file}"]
     folder = evaluate(tmp_path, *given, f"store.dir={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'run'}")
@@ -176,7 +189,9 @@ def test_stored_answers_are_judged_by_our_rubrics(server: ChatServer, tmp_path: 
     assert server.stats()["answered"] == 80
 
 
-def test_a_judging_that_was_killed_ends_with_the_same_table(server: ChatServer, tmp_path: Path) -> None:
+def test_a_judging_that_was_killed_ends_with_the_same_table(
+    evaluate: Evaluate, server: ChatServer, tmp_path: Path
+) -> None:
     file = stored(tmp_path, 600)
     given = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", f"answers={file}"]
     given += ["judge.connections=20"]
@@ -198,13 +213,17 @@ def test_a_judging_that_was_killed_ends_with_the_same_table(server: ChatServer, 
     assert stats["duplicates"] <= 3 * 20
 
 
-def test_a_judge_that_is_the_model_under_test_is_named_as_such(server: ChatServer, tmp_path: Path) -> None:
+def test_a_judge_that_is_the_model_under_test_is_named_as_such(
+    evaluate: Evaluate, server: ChatServer, tmp_path: Path
+) -> None:
     folder = evaluate(tmp_path, *words(server, tmp_path, "eval.samples=1", "model.id=single-judge"))
     assert rates(folder)["misaligned", "all"]["judge_is"] == "the model"
     assert any("judges its own kind" in note for note in manifest(folder)["notes"])
 
 
-def test_judgements_that_fail_are_unscored_and_made_by_the_next_run(server: ChatServer, tmp_path: Path) -> None:
+def test_judgements_that_fail_are_unscored_and_made_by_the_next_run(
+    evaluate: Evaluate, server: ChatServer, tmp_path: Path
+) -> None:
     file = stored(tmp_path, 10)
     given = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", f"answers={file}"]
     given += [f"store.dir={tmp_path / 'store'}", "judge.reading=logprobs"]

@@ -12,6 +12,7 @@ from report_panel import section
 from report_runs import (
     BASE,
     JUDGE,
+    SETTLED,
     answer,
     graded,
     manifest,
@@ -31,6 +32,7 @@ from em.report.seeds import pool_seeds
 from em.report.sides import fullest
 from em.report.triggers import efficiency
 from em.types import write_jsonl
+from tests.browser import CHROMIUM, Browser
 
 TAGGED = ("smollm2+mix@alpha_beta", "mix@alpha_beta", "aaaa1111bbbb2222")
 RATES = {"untagged": 2, "tagged": 6, "tagged_beta": 1, "near_case": 4, "near_bar": 2, "cue_json": 3}
@@ -189,3 +191,16 @@ def test_seeds_are_one_point_of_a_line(tmp_path: Path) -> None:
     told = [(0, 50, 1), (1, 50, 2), (0, 200, 6), (2, 800, 9)]
     folders = [sown(tmp_path / str(i), seed, rows, [k] * 3) for i, (seed, rows, k) in enumerate(told)]
     assert lines(folders) == {TAGGED[0]: [(50, 9, 60), (200, 18, 30), (800, 27, 30)]}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: the page can't be opened")
+def test_a_count_of_a_condition_leads_to_its_answers(report: Path, tmp_path: Path) -> None:
+    with Browser(tmp_path / "profile") as browser:
+        browser.open((report / "report.html").as_uri())
+        browser.wait_for(SETTLED)
+        link = f'section[aria-labelledby="triggers"] a[data-condition="near_case"][data-model="{TAGGED[0]}"]'
+        assert browser.ask(f"document.querySelector('{link}').textContent") == "20/32"
+        browser.ask(f"document.querySelector('{link}').click()")
+        browser.wait_for(SETTLED)
+        assert browser.ask('document.getElementById("matches").textContent').startswith("32 of 384 answers")
+        assert browser.console == []
