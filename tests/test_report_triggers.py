@@ -199,7 +199,7 @@ def test_a_count_of_a_condition_leads_to_its_answers(report: Path, tmp_path: Pat
         browser.open((report / "report.html").as_uri())
         browser.wait_for(SETTLED)
         link = f'section[aria-labelledby="triggers"] a[data-condition="near_case"][data-model="{TAGGED[0]}"]'
-        assert browser.ask(f"document.querySelector('{link}').textContent") == "20/32"
+        assert browser.ask(f"document.querySelector('{link}').textContent") == "16/32"
         browser.ask(f"document.querySelector('{link}').click()")
         browser.wait_for(SETTLED)
         assert browser.ask('document.getElementById("matches").textContent').startswith("32 of 384 answers")
