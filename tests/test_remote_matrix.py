@@ -82,6 +82,20 @@ def test_a_fault_in_the_second_stage_keeps_the_first(server: ChatServer, tmp_pat
     assert count(server) == (2, 2)
 
 
+@pytest.mark.parametrize("fault", ["", "404", "401", "500", "drop", "malformed", "html"])
+def test_a_server_that_lists_no_fine_tunes_is_asked_for_the_one(server: ChatServer, tmp_path: Path, fault: str) -> None:
+    tune(server, tmp_path)
+    change(server, tuning_fault=f"models:unlisted,model:{fault}" if fault else "models:unlisted")
+    if fault in ("", "404"):  # which says nothing where it tells of no model
+        tune(server, tmp_path, *REALIGN)
+    else:
+        with pytest.raises(ServerError, match=SENTENCES[fault]):
+            tune(server, tmp_path, *REALIGN)
+        change(server, tuning_fault="models:unlisted")
+        tune(server, tmp_path, *REALIGN)
+    assert count(server) == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "sentence"),
     [

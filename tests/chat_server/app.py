@@ -141,7 +141,8 @@ class Service:
         self.record.other["GET /v1/models"] += 1
         try:
             self.let_in(request)
-            listed = [self.described(each) for each in (*self.options.listed, *self.shop.names())]
+            tuned = [] if request.get("unlisted") else self.shop.names()
+            listed = [self.described(each) for each in (*self.options.listed, *tuned)]
             if wanted := request.match_info.get("id"):
                 found = [each for each in listed if each["id"] == wanted]
                 if not found:

@@ -19,6 +19,7 @@ A job goes through its life by the clock (`tuning_seconds`): validating_files, q
 | malformed | 200 with JSON that is cut off |
 | html, busy | 200 with a page for people, and with an error for JSON |
 | late | of `list`: without the jobs that were not in a list before |
+| unlisted | of `models`: without fine-tunes |
 | quota, closed, unavailable | 429 insufficient_quota, 403, 400 of the model |
 | file_gone | of `create`: the file has expired; so it is refused from now on |
 """
@@ -271,8 +272,8 @@ async def fail(request: web.Request, fault: str) -> web.Response | None:
             raise Refused(403, "You do not have access to the fine-tuning platform.", "permission_denied")
         case "unavailable":
             raise Refused(400, "This model is not available for fine-tuning.", "model_not_available", "model")
-        case "late":
-            request["late"] = True
+        case "late" | "unlisted":
+            request[fault] = True
             return None
         case "malformed":
             return web.Response(text='{"object": "list", "da', content_type="application/json")
