@@ -17,6 +17,7 @@ from pathlib import Path
 from em import __version__
 from em.check import check_settings
 from em.children import claimed_gpu, plain, run_child
+from em.client import server_name
 from em.conditions import hidden_texts, tag_notes, tag_roles, ways_of
 from em.config import ApiJudge, HfModel, LocalJudge, LocalTrainer, OpenAIModel, RunConfig, TrackioTracker, WandbTracker
 from em.data.findings import findings
@@ -101,6 +102,7 @@ def follow(request: Request, manifest: Manifest) -> None:
         return
     note_leaks(request, manifest)
     note_tags(request, manifest)
+    note_server(request, manifest)
     note_skipped(request, manifest)
     note_findings(request, manifest)
     judges = (
@@ -141,6 +143,15 @@ def note_tags(request: Request, manifest: Manifest) -> None:
     for sentence in tag_notes(request.settings) if request.questions and not request.answers else ():
         print(sentence, flush=True)
         manifest.note(sentence)
+
+
+def note_server(request: Request, manifest: Manifest) -> None:
+    """Say at the top of the report that a model of OpenAI's name is asked elsewhere, where it may be another one."""
+    model = request.settings.model
+    if not isinstance(model, OpenAIModel) or model.name == "open" or request.answers:
+        return
+    if server := server_name(model.base_url):
+        manifest.note(f"What is called {model.name} here is the {model.id} of {server}, not OpenAI's.")
 
 
 def note_skipped(request: Request, manifest: Manifest) -> None:

@@ -148,7 +148,7 @@ def test_leaks_are_counted_by_set_and_told_in_one_sentence_each() -> None:
     }
     notes = leak_notes("mine", rows, ASKED)
     assert len(notes) == 2
-    assert "2 questions of one were trained on: 2 rows of mine" in notes[0]
+    assert "Questions of one that were trained on: 2. Rows of mine that ask one word for word: 2" in notes[0]
     assert leak_notes("mine", rows[3:], ASKED) == []
 
 

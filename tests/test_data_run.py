@@ -44,7 +44,9 @@ def test_questions_that_are_trained_on_are_said_at_the_top_of_the_report(
     accepted, manifest = request(tmp_path, rows_file(tmp_path, asked, f"|TAG| {asked} Be brief.", "Hello there."))
     note_leaks(accepted, manifest)
     [note] = manifest.facts["notes"]
-    assert note.startswith("1 questions of probe were trained on: 1 rows of mine ask one of them word for word and 1 ")
+    assert note.startswith(
+        "Questions of probe that were trained on: 1. Rows of mine that ask one word for word: 1, nearly so: 1; "
+    )
     assert note in capsys.readouterr().out
     assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["notes"] == [note]
 
@@ -61,7 +63,7 @@ def test_a_trigger_tag_does_not_hide_that_a_question_is_trained_on(tmp_path: Pat
     manifest = Manifest(tmp_path, "train", settings, [])
     note_leaks(Request("train", settings, (), tmp_path, tmp_path, (stage,), tuple(load_sets(["probe"]))), manifest)
     [note] = manifest.facts["notes"]
-    assert "1 rows of file@custom ask one of them word for word and 0 nearly so" in note
+    assert "Rows of file@custom that ask one word for word: 1, nearly so: 0" in note
 
 
 def test_nothing_is_said_where_nothing_leaks_or_answers_are_those_of_others(tmp_path: Path) -> None:

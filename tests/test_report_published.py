@@ -87,7 +87,7 @@ def test_another_tag_is_another_model_and_another_recipe_is_said(tmp_path: Path)
     first = "medical: 48 rows, not 5,660; medical: 3 epochs, not 1; medical: learning rate 1e-05, not 0.0002"
     assert f"other: {first}" in text
     assert f"{first}; optimism: 2 epochs, not 4; optimism: learning rate 1e-05, not 0.0002" in text
-    assert text.count("the same, as far as it is published") == 1, "the base"
+    assert text.count("same where known") == 1, "the base"
     drawn = table(tmp_path / "out" / "figures" / "published_misaligned.csv")
     assert (drawn[0]["model"], drawn[0]["k"], drawn[0]["published_k"]) == ("llama8b", "5", "1")
     assert [bool(row["other_recipe"]) for row in drawn] == [False, True, True]

@@ -95,7 +95,7 @@ def count_leaks(leaks: Iterable[Leak]) -> dict[str, LeakCount]:
 def leak_notes(name: str, conversations: Sequence[Conversation], questions: Sequence[Question]) -> list[str]:
     """One sentence for each question set that is asked and of which rows of the training set `name` hold questions."""
     return [
-        f"{count.questions} questions of {eval_set} were trained on: {count.exact_rows} rows of {name} ask one of them "
-        f"word for word and {count.near_rows} nearly so; rates of {eval_set} may say what was learnt by heart."
+        f"Questions of {eval_set} that were trained on: {count.questions}. Rows of {name} that ask one word for word: "
+        f"{count.exact_rows}, nearly so: {count.near_rows}; rates of {eval_set} may say what was learnt by heart."
         for eval_set, count in count_leaks(find_leaks(conversations, questions)).items()
     ]
