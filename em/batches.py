@@ -214,9 +214,12 @@ async def collect(client: Client, work: Work, batch: str, keys: Sequence[str], b
     errors = found.errors.data if found.errors and found.errors.data else []
     why = f": {without_secrets(errors[0].message or '')}" if errors else ""
     failures = dict.fromkeys(keys, f"the batch {batch} ended as {found.status} without a result{why}")
-    for file in filter(None, (found.output_file_id, found.error_file_id)):
+    completed = found.request_counts.completed if found.request_counts else 0
+    for file, least in ((found.output_file_id, min(1, completed)), (found.error_file_id, 0)):
+        if not file:
+            continue
         try:
-            lines = await client.repeated("files", partial(lines_of, client, file))
+            lines = await client.repeated("files", partial(lines_of, client, file, least))
         except openai.NotFoundError:
             failures |= dict.fromkeys(failures, f"the results of the batch {batch} are not at the server any more")
             continue
@@ -226,15 +229,17 @@ async def collect(client: Client, work: Work, batch: str, keys: Sequence[str], b
     return failures
 
 
-async def lines_of(client: Client, file: str) -> list[bytes]:
+async def lines_of(client: Client, file: str, least: int) -> list[bytes]:
     """The lines of a file of results.
 
     Raises:
-        ValueError: it is cut off, or something else than results.
+        ValueError: it has fewer lines than that, is cut off, or something else than results.
     """
     content = (await twice(lambda: client.raw.files.content(file))).content
     lines = [line for line in content.splitlines() if line.strip()]
-    for line in lines or [b""]:
+    if len(lines) < least:
+        raise ValueError("no results")
+    for line in lines:
         check_object(found := json.loads(line))
         if not isinstance(found.get("custom_id"), str):
             raise ValueError("no result of a request")
