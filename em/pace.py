@@ -40,7 +40,7 @@ class Pace:
         self.flying = 0
         self.accepted = 0
         self.refused = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[float]] = deque()
         self._next = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._grown = self._lowered = 0.0
@@ -59,17 +59,17 @@ class Pace:
         self._tokens_per_call = 0.0
 
     async def enter(self) -> float:
-        """Wait for this request's turn; when it came. A cancelled wait gives its turn back."""
-        turn = asyncio.get_running_loop().create_future()
+        """Wait for this request's turn; when it was given, which may be before the pace was lowered though it is sent
+        after. A cancelled wait gives its turn back."""
+        turn: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         self._pump()
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.leave()
             raise
-        return self._now()
 
     def leave(self) -> None:
         """A request is over, however it ended."""
@@ -192,7 +192,7 @@ class Pace:
             if turn.done():
                 continue
             self.flying += 1
-            turn.set_result(None)
+            turn.set_result(now)
             if self.rate is not None:
                 # At most two turns are made up for after a late wake-up: no bursts.
                 self._next = max(self._next, now - 2 / self.rate) + 1 / self.rate

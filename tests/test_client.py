@@ -17,7 +17,7 @@ import pytest
 from em.client import CallFailed, Client, in_words, retry_after, server_name
 from em.errors import ServerError
 from em.openai_jobs import main as jobs
-from em.pace import seconds
+from em.pace import Pace, seconds
 from tests.chat_server import ChatServer
 
 KEY = "sk-test-0123456789abcdef"
@@ -193,3 +193,17 @@ def test_servers_are_told_apart_by_host_and_not_by_port(monkeypatch: pytest.Monk
     assert server_name("http://127.0.0.1:8000/v1") == server_name("http://127.0.0.1:8001/v1") == "127.0.0.1"
     monkeypatch.setenv("OPENAI_BASE_URL", "https://models.example.org/v1")
     assert server_name(None) == "models.example.org"
+
+
+def test_a_turn_that_was_given_before_the_pace_was_lowered_counts_as_before() -> None:
+    async def scene() -> None:
+        pace = Pace(1)
+        await pace.enter()
+        second = asyncio.ensure_future(pace.enter())
+        await asyncio.sleep(0)
+        pace.leave()  # gives the turn, which is taken up later
+        time.sleep(0.002)
+        lowered = asyncio.get_running_loop().time()
+        assert await second < lowered
+
+    asyncio.run(scene())
