@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from em.client import OPENAI, Client, check_completion, check_object, in_words, server_name
+from em.client import OPENAI, Client, check_completion, check_object, in_words, its_words, server_name
 from em.errors import ServerError
 from em.keys import without_secrets
 from em.store import alone
@@ -286,11 +286,9 @@ def refusal(work: Work, error: Exception) -> str:
         case openai.NotFoundError():
             return f"The server takes no batches (404): leave out {work.setting}=true."
         case openai.BadRequestError() | openai.UnprocessableEntityError():
-            said = error.body.get("message") if isinstance(error.body, dict) else None
-            told = f" It says: {' '.join(without_secrets(str(said)).split())[:200]}" if said else ""
             return (
                 f"The server refused a batch of {work.what} by {work.model} ({error.status_code}): leave out "
-                f"{work.setting}=true, or mend what it names.{told}"
+                f"{work.setting}=true, or mend what it names.{its_words(error)}"
             )
         case _:
             return in_words(work.model, error)

@@ -307,11 +307,9 @@ def in_words(model: str, error: BaseException) -> str:
         case openai.NotFoundError():
             return f"The server has no model {model}: check its name and base_url (it may have been retired)."
         case openai.BadRequestError() | openai.UnprocessableEntityError():
-            said = error.body.get("message") if isinstance(error.body, dict) else None
-            told = f" It says: {' '.join(without_secrets(str(said)).split())[:200]}" if said else ""
             return (
                 f"The server refused the request for {model} with {error.status_code}: the model may not take such a "
-                f"prompt, temperature, top_p, seed, number of tokens or way of reading.{told}"
+                f"prompt, temperature, top_p, seed, number of tokens or way of reading.{its_words(error)}"
             )
         case openai.RateLimitError() if out_of_credit(error):
             return f"The account has no credit left for {model}: top it up, then run the same command again."
@@ -326,6 +324,12 @@ def in_words(model: str, error: BaseException) -> str:
             return "The server can't be reached: check the network and base_url, then run the same command again."
         case _:
             return f"The server's answer for {model} can't be used ({type(error).__name__})."
+
+
+def its_words(error: Any) -> str:
+    """What the server itself says in a refusal, to stand behind ours; shortened, without keys."""
+    said = error.body.get("message") if isinstance(error.body, dict) else None
+    return f" It says: {' '.join(without_secrets(str(said)).split())[:200]}" if said else ""
 
 
 def server_address(base_url: str | None) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from em.stats.classes import CONVENTIONS, Group, Outcome, Thresholds, metrics_of, outcomes_of
 from em.stats.kinship import NAMES_ALONE, Lines, family_of, pairs
-from em.stats.paired import difference, holm
+from em.stats.paired import Difference, difference, holm
 from em.stats.tallies import Adaptive, tally, weigh, weights_of
 from em.types import Verdict
 
@@ -83,33 +83,45 @@ def _family(
         group: weigh(tally(outcomes, filter(CONVENTIONS[convention], outcomes)), weights_of(outcomes, adaptive), metric)
         for group, outcomes in models.items()
     }
-    found = [
-        Comparison(
-            judge=first.judge,
-            condition=first.condition,
-            eval_set=first.eval_set,
-            convention=convention,
-            metric=metric,
-            threshold=threshold,
-            first=first.fingerprint,
-            first_name=first.model,
-            second=second.fingerprint,
-            second_name=second.model,
-            questions=paired.questions,
-            difference=paired.difference,
-            ci_low=paired.interval.low,
-            ci_high=paired.interval.high,
-            ci_method=paired.interval.method,
-            p=paired.p,
-            p_holm=paired.p,
-            family=family_of(first, second, lines),
-        )
+    found = (
+        comparison(first, second, difference(counts[first], counts[second]), (convention, metric, threshold), lines)
         for first, second in chosen
-        if (paired := difference(counts[first], counts[second])) is not None
-        and paired.interval.low is not None
-        and paired.interval.high is not None
-    ]
-    return in_families(found)
+    )
+    return in_families(filter(None, found))
+
+
+def comparison(
+    first: Group, second: Group, found: Difference | None, of: tuple[str, str, str], lines: Lines, seeds: int = 0
+) -> Comparison | None:
+    """The row of a difference that was found, its p not corrected yet; None where there is none with an interval.
+
+    Args:
+        of: convention, metric and threshold.
+    """
+    if found is None or found.interval.low is None or found.interval.high is None:
+        return None
+    convention, metric, threshold = of
+    return Comparison(
+        judge=first.judge,
+        condition=first.condition,
+        eval_set=first.eval_set,
+        convention=convention,
+        metric=metric,
+        threshold=threshold,
+        first=first.fingerprint,
+        first_name=first.model,
+        second=second.fingerprint,
+        second_name=second.model,
+        questions=found.questions,
+        difference=found.difference,
+        ci_low=found.interval.low,
+        ci_high=found.interval.high,
+        ci_method=found.interval.method,
+        p=found.p,
+        p_holm=found.p,
+        family=family_of(first, second, lines),
+        seeds=seeds,
+    )
 
 
 def in_families(rows: Iterable[Comparison]) -> list[Comparison]:

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from em.stats.classes import CONVENTIONS, Group, Outcome, Thresholds, metrics_of, outcomes_of
 from em.stats.clusters import crossed
-from em.stats.differences import HEADLINES, Comparison, in_families
+from em.stats.differences import HEADLINES, Comparison, comparison, in_families
 from em.stats.intervals import FEW, Interval, cluster_interval, seeds_interval, student, summed
-from em.stats.kinship import NAMES_ALONE, Lines, family_of, pairs
+from em.stats.kinship import NAMES_ALONE, Lines, pairs
 from em.stats.paired import Counts, Difference, least_variance, sign_flips, two_sided
 from em.stats.tallies import Adaptive, tally, weigh, weights_of
 from em.types import Verdict
@@ -74,31 +74,9 @@ def _compared(
         for model, seeds in models.items()
     }
     for first, second in pairs(list(models), lines):
-        found = difference_over_seeds(counts[first], counts[second])
-        if found is None or found[1].interval.low is None or found[1].interval.high is None:
-            continue
-        seeds, paired = found
-        yield Comparison(
-            judge=first.judge,
-            condition=first.condition,
-            eval_set=first.eval_set,
-            convention=convention,
-            metric=metric,
-            threshold=threshold,
-            first=first.fingerprint,
-            first_name=first.model,
-            second=second.fingerprint,
-            second_name=second.model,
-            questions=paired.questions,
-            difference=paired.difference,
-            ci_low=found[1].interval.low,
-            ci_high=found[1].interval.high,
-            ci_method=paired.interval.method,
-            p=paired.p,
-            p_holm=paired.p,
-            family=family_of(first, second, lines),
-            seeds=seeds,
-        )
+        seeds, paired = difference_over_seeds(counts[first], counts[second]) or (0, None)
+        if (row := comparison(first, second, paired, (convention, metric, threshold), lines, seeds)) is not None:
+            yield row
 
 
 def difference_over_seeds(first: Seeds, second: Seeds) -> tuple[int, Difference] | None:
