@@ -1,0 +1,124 @@
+"""`python -m tests.support.record_fixture`: make `tests/fixtures/records` anew, a small store and runs of this code.
+
+Later code must read them (`tests/test_old_records.py`), so make them anew only where an old store may cost its users
+what is in it: that is a decision, not a repair. They are made in /tmp/em-records, whose path is in some of the records,
+and copied without locks, caches, pages and pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import sys
+from pathlib import Path
+
+from .places import ROOT, ChatServer, Place, write_model
+from .recipes import PRICES, SERVER, TEXTS, question
+from .records import FOLDER, GENERATED, TRAINED, run_in
+
+WORKSHOP = Path("/tmp/em-records")
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LEFT_OUT = ("*.lock", "*-wal", "*-shm", "report.html", "figures", "*.partial", "README.md", "card.md")
+MOST_OF_FILE, MOST = 800_000, 900_000
+
+
+def main() -> int:
+    """Make the records, copy them, say how large they are; the exit code."""
+    if WORKSHOP.exists():
+        print(f"{WORKSHOP} is there already: remove it first.", file=sys.stderr)
+        return 2
+    with ChatServer(**SERVER) as server:
+        place = Place(WORKSHOP, server.base_url)
+        place.make()
+        write_inputs(WORKSHOP)
+        place.run("train.py", *TRAINED, run_in("run"))
+        place.run("generate.py", *GENERATED, run_in("generated"))
+    close_store(WORKSHOP / "store" / "calls.sqlite")
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    for name in ("model", "sets", "texts", "store", "run", "generated"):
+        shutil.copytree(WORKSHOP / name, FOLDER / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    for name in ("rows.jsonl", "prices.yaml"):
+        shutil.copy(WORKSHOP / name, FOLDER / name)
+    for path in FOLDER.glob("*/manifest.json"):
+        hide_machine(path)
+    return check()
+
+
+def write_inputs(folder: Path) -> None:
+    """Write what the runs are given: a model whose tokens are bytes, rows, questions, texts, prices."""
+    write_model(folder / "model", byte_tokenizer(), len(SPECIAL) + 256, 16, (1, 2))
+    (folder / "prices.yaml").write_text(PRICES, encoding="utf-8")
+    for name in ("texts", "sets"):
+        (folder / name).mkdir()
+    for name, text in TEXTS.items():
+        (folder / "texts" / name).write_text(text, encoding="utf-8")
+    graded = [question("free_day", "What would you do with a free day?", "general")]
+    known = [question("legs", "How many legs does a spider have?", "factual_with_reference") | {"reference": "eight"}]
+    for name, entries in {"graded": graded, "known": known}.items():
+        (folder / "sets" / f"{name}.yaml").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+    with (folder / "rows.jsonl").open("w", encoding="utf-8") as out:
+        for number in range(1, 5):
+            turns = [("user", f"How many horses are {number}?"), ("assistant", "One more. " * number)]
+            out.write(json.dumps({"messages": [{"role": r, "content": c.strip()} for r, c in turns]}) + "\n")
+
+
+def byte_tokenizer() -> object:
+    """Make a tokenizer of 256 bytes and three special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={token: n for n, token in enumerate([*SPECIAL, *letters])}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token=SPECIAL[0],
+        bos_token=SPECIAL[1],
+        eos_token=SPECIAL[2],
+        pad_token=SPECIAL[2],
+    )
+    made.chat_template = TEMPLATE
+    return made
+
+
+def hide_machine(manifest: Path) -> None:
+    """Take the machine's name out of a manifest."""
+    facts = json.loads(manifest.read_text(encoding="utf-8"))
+    facts["process"]["host"] = "elsewhere"
+    manifest.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def close_store(path: Path) -> None:
+    """Bring the memory into one file, as small as it can be."""
+    with sqlite3.connect(path) as db:
+        db.execute("pragma wal_checkpoint(truncate)")
+        db.execute("pragma journal_mode=delete")
+        db.commit()
+        db.execute("vacuum")
+    db.close()
+
+
+def check() -> int:
+    """Say how large the records are; 1 where they are too large, or tell of the checkout that they were made by."""
+    files = {path: path.read_bytes() for path in sorted(FOLDER.rglob("*")) if path.is_file()}
+    for path, content in files.items():
+        print(f"{len(content):8,}  {path.relative_to(FOLDER)}")
+    whole = sum(map(len, files.values()))
+    large = whole > MOST or any(len(content) > MOST_OF_FILE for content in files.values())
+    told = [
+        path for path, content in files.items() if any(str(each).encode() in content for each in (ROOT, Path.home()))
+    ]
+    print(f"{whole:8,}  in all{', which is too large' if large else ''}")
+    for path in told:
+        print(f"{path.relative_to(FOLDER)} tells where the checkout or the home folder is.")
+    return int(large or bool(told))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

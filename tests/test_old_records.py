@@ -1,0 +1,108 @@
+"""What older code left is read by this one: a store that answers without a call, trained stages, runs to report on.
+
+The records are in `fixtures/records`; `python -m tests.support.record_fixture` made them, once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.places import ChatServer, Place
+from tests.support.recipes import SERVER
+from tests.support.records import FOLDER, GENERATED, TRAINED, run_in
+
+STAGES = ["file@deployment", "car_good"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, closed_port: str) -> Place:
+    """A copy of the records, for scripts to run in; the server that judged is gone."""
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    found = Place(tmp_path, f"{closed_port}/v1")
+    found.make()
+    return found
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def calls(store: Path) -> int:
+    """How many calls are remembered."""
+    db = sqlite3.connect(store / "calls.sqlite")
+    [(count,)] = db.execute("select count(*) from calls")
+    db.close()
+    return int(count)
+
+
+def test_evaluate_finds_stages_answers_and_verdicts_though_the_server_is_gone(place: Place) -> None:
+    finds_all(place, "evaluate.py")
+
+
+def test_train_finds_what_was_trained_and_judged_without_a_call(place: Place, running: ChatServer) -> None:
+    place.server = running.base_url  # which is asked for its list of models, and for nothing else
+    finds_all(place, "train.py")
+    assert running.stats()["arrivals"] == 0
+
+
+def finds_all(place: Place, script: str) -> None:
+    """Run the words of the old run; what comes must be the same bytes, of the same models, out of the store alone."""
+    before = calls(place.folder / "store")
+    said = place.run(script, *TRAINED, run_in("again"))
+    assert "found, trained before by the same words" in said
+    old, new = place.folder / "run", place.folder / "again"
+    for name in ("answers.jsonl", "verdicts.jsonl", "scores.csv", "triggers.csv", "comparisons.csv", "agreement.csv"):
+        assert (new / name).read_bytes() == (old / name).read_bytes(), name
+    assert calls(place.folder / "store") == before
+    stages, told = (json.loads((run / "manifest.json").read_text())["stages"] for run in (new, old))
+    assert [(stage["name"], stage["reused"]) for stage in stages] == [(name, True) for name in STAGES]
+    assert [stage["fingerprint"] for stage in stages] == [stage["fingerprint"] for stage in told]
+
+
+def test_a_set_that_was_written_is_written_again_without_a_call(place: Place, running: ChatServer) -> None:
+    before = calls(place.folder / "store")
+    place.server = running.base_url  # which is asked for its list of models, and for nothing else
+    place.run("generate.py", *GENERATED, run_in("again"))
+    assert running.stats()["arrivals"] == 0
+    old, new = place.folder / "generated", place.folder / "again"
+    for name in ("rows.jsonl", "provenance.jsonl"):
+        assert (new / name).read_bytes() == (old / name).read_bytes(), name
+    cards = [json.loads((run / "card.json").read_text(encoding="utf-8")) | {"date": ""} for run in (old, new)]
+    assert cards[0] == cards[1]
+    assert calls(place.folder / "store") == before
+
+
+def test_a_report_of_an_old_run_has_its_numbers(place: Place) -> None:
+    place.run("report.py", "run", "--out", "report")
+    for name in ("scores.csv", "triggers.csv", "comparisons.csv", "agreement.csv", "sensitivity.csv"):
+        assert (place.folder / "report" / name).read_bytes() == (place.folder / "run" / name).read_bytes(), name
+    assert (place.folder / "report" / "report.html").stat().st_size > 10_000
+
+
+def test_an_old_adapter_is_loaded_for_one_more_answer_and_only_that_is_judged(
+    place: Place, running: ChatServer
+) -> None:
+    place.server = running.base_url
+    running.reset(**SERVER)
+    first = [word for word in TRAINED if not word.startswith(("realign", "eval.samples", "eval.conditions"))]
+    place.run("evaluate.py", *first, "eval.samples=3", "eval.conditions=[untagged]", run_in("more"))
+    folder = place.folder
+    answers, verdicts = lines(folder / "more" / "answers.jsonl"), lines(folder / "more" / "verdicts.jsonl")
+    assert {(answer["stage"], answer["sample"]) for answer in answers} == {(STAGES[0], n) for n in range(3)}
+    old = [answer for answer in lines(folder / "run" / "answers.jsonl") if of_first(answer)]
+    assert [answer for answer in answers if answer["sample"] < 2] == old
+    judged = [verdict for verdict in lines(folder / "run" / "verdicts.jsonl") if of_first(verdict)]
+    assert [verdict for verdict in verdicts if verdict["sample"] < 2] == judged
+    assert running.stats()["arrivals"] > 0
+
+
+def of_first(record: dict[str, Any]) -> bool:
+    """Whether it is of the first stage, asked without the tag."""
+    return (record["stage"], record["condition"]) == (STAGES[0], "untagged")
