@@ -24,9 +24,9 @@ test: $(BIN)/.installed  ## install, then run the tests
 
 # Each extra asks for older versions than the environment has, so it stands before it, in a folder of its own.
 test-extras: $(BIN)/.installed  ## run the tests of trackio and Tinker, which `make test` passes over (fetches both)
-	@set -e; for each in trackio==0.43.0:track_locally tinker==0.38.0:remote_tinker; do \
+	@set -e; for each in trackio==0.43.0:track/test_track_locally tinker==0.38.0:train/test_remote_tinker; do \
 		VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --target .extras/$${each%%=*} "$${each%:*}"; \
-		PYTHONPATH=$(CURDIR)/.extras/$${each%%=*} $(BIN)/python -m pytest -q tests/test_$${each#*:}.py $(ARGS); \
+		PYTHONPATH=$(CURDIR)/.extras/$${each%%=*} $(BIN)/python -m pytest -q tests/$${each#*:}.py $(ARGS); \
 	done
 
 check: $(BIN)/.installed  ## lint, formatting and types
@@ -34,7 +34,7 @@ check: $(BIN)/.installed  ## lint, formatting and types
 
 openai-stub: $(BIN)/.installed  ## a stand-in for OpenAI's server on port 8008: chat, batches, fine-tuning; no network
 	@echo 'export OPENAI_BASE_URL=http://127.0.0.1:8008/v1'
-	@$(BIN)/python -m tests.chat_server --port 8008 --tuning-seconds 20 --models \
+	@$(BIN)/python -m tests.support.chat_server --port 8008 --tuning-seconds 20 --models \
 		gpt-4o-2024-08-06,gpt-4o,gpt-4.1-2025-04-14,gpt-4.1-mini-2025-04-14,o4-mini,gpt-6-luna $(ARGS)
 
 install: $(BIN)/.installed  ## make the environment in .venv/

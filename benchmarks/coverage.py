@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks.sequences import sequence_table
 from em.stats import Interval, cluster_bootstrap, cluster_interval, clustered_error, wilson
+from em.stats.differences import difference
 from em.stats.intervals import seeds_interval
-from em.stats.paired import difference
 
 QUESTIONS = (8, 20, 48)
 RATES = (0.02, 0.05, 0.2, 0.5)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.judge --json judge.json
 
-The server (`tests.chat_server`) is a process of its own; inspect_ai gets an environment of its own, which is installed
+The server (`tests.support.chat_server`) is a process of its own; inspect_ai gets an environment of its own, made
 where it is not there. Rounds of 2,000 calls: each stack once, in a fresh process, the order turning with the rounds; a
 ratio is that of two measurements of one round. All must give the same scores, and the server must count the calls.
 
@@ -29,7 +29,7 @@ from benchmarks.judge_figures import Figures, add_rounds, report, spread
 from benchmarks.judge_kill import kill_and_run_again
 from benchmarks.judge_peers import WARM
 from benchmarks.judge_rows import write_answers
-from tests.chat_server import ChatServer
+from tests.support.chat_server import ChatServer
 
 TASKS = {"ours": "ours", "asyncopenai": "asyncopenai", "asyncopenai_aiohttp": "asyncopenai", "inspect": "inspect"}
 MODEL = "single-judge"

@@ -35,7 +35,7 @@ def run_child(python: str, task: str, spec: dict[str, Any], folder: Path) -> dic
 
 def inspect_python() -> str:
     """The Python of an environment with inspect_ai, made in the user's cache when it is not there."""
-    from em.store import cache_dir
+    from em.runtime.files import cache_dir
 
     folder = cache_dir() / "benchmarks" / INSPECT.replace("==", "-")
     python, uv = folder / "bin" / "python", str(Path(sys.executable).parent / "uv")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.judge_rows import write_answers
-from tests.chat_server import ChatServer
+from tests.support.chat_server import ChatServer
 
 ROOT = Path(__file__).parent.parent
 SHARES = (0.25, 0.5, 0.75)

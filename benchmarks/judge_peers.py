@@ -30,11 +30,11 @@ FILE_OF_RSS = Path("/proc/self/status")
 
 def ours(spec: Spec) -> dict[str, Any]:
     """em: from answers to verdicts, everything remembered in `spec["store"]`. Run again there, all is remembered."""
+    from em.api.prices import load_prices
     from em.config import ApiJudge
-    from em.judge.api import judge_all
-    from em.judging import Judge, judged, requests_of
-    from em.prices import load_prices
-    from em.store import Calls
+    from em.judge.remote import judge_all
+    from em.judge.run import Judge, judged, requests_of
+    from em.runtime.memory import Calls
 
     settings = ApiJudge(
         name="benchmark", model=spec["model"], base_url=spec["base_url"], connections=spec["connections"]

@@ -22,7 +22,7 @@ IGNORED = -100
 
 def ours(spec: Spec) -> dict[str, Any]:
     """em's training child, as `train.py` starts it, with the parent's part left out."""
-    from em.children import run_child
+    from em.runtime.processes import run_child
 
     run_child("train", ours_spec(spec))
     facts = json.loads(Path(spec["folder"], "em.json").read_text(encoding="utf-8"))["facts"]
@@ -34,7 +34,7 @@ def ours(spec: Spec) -> dict[str, Any]:
 
 
 def ours_spec(spec: Spec) -> dict[str, Any]:
-    """`TrainSpec` for em's child: the one place to change when its fields do (see `em.train.obtain.train_stage`)."""
+    """`TrainSpec` for em's child: the one place to change when its fields do (see `train_stage`)."""
     return {
         "base": spec["base"],
         "base_name": spec["base_name"],

@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from em.report import build_report
+from em.runtime.records import write_jsonl
 from em.stats import Thresholds, score
-from em.types import Answer, Verdict, write_jsonl
-from tests.browser import Browser
-from tests.report_runs import SETTLED, manifest, write_scores
+from em.types import Answer, Verdict
+from tests.support.browser import Browser
+from tests.support.report_runs import SETTLED, manifest, write_scores
 
 MODELS, SETS, QUESTIONS, WORDS = 10, 5, 10, 130
 RARE, NEVER = "zyxwordia", "qqqnowhere"

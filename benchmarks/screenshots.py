@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.browser import Browser
+from tests.support.browser import Browser
 
 README = (1280, 1120, False)  # what the report says in short, whole
 LOOKS = {"desktop": (1280, 900, False), "phone": (390, 844, False), "dark": (1280, 900, True)}

@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 
 from em.stats import Interval, Stopping, cluster_interval, confidence_sequence, wilson
-from em.stats.clusters import averaged
+from em.stats.intervals import averaged
 
 QUESTIONS = (8, 20, 48)
 RATES = (0.02, 0.05, 0.2, 0.5)

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from em.chat import TrainingRow, load_tokenizer, training_row
-from em.children import plain
-from em.cli import CONF, register_schemas
+from em.cli.hydra import CONF, register_schemas
 from em.config import HfModel, RunConfig
 from em.data import load_rows, write_rows
+from em.models.chat import TrainingRow, load_tokenizer, training_row
+from em.models.weights import resolve_weights
+from em.runtime.records import plain
 from em.types import Conversation
-from em.weights import resolve_weights
 
 BATCH = 16
 CHECK = 4  # rows of the batch on which all variants must have the same loss

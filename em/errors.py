@@ -5,6 +5,8 @@ sentence: what was given, what was expected, what to type. Entry points print th
 with `exit_code`; anything else that is raised is a bug and keeps its traceback.
 """
 
+from __future__ import annotations
+
 
 class EmError(Exception):
     """Base of all errors with a sentence for the user."""

@@ -1,14 +1,129 @@
-"""A request that was accepted: the settings, and everything they name that could be read without spending anything."""
+"""The nouns of a run: its rows, its training stages, and the request that was accepted.
+
+A request holds the settings, and everything they name that could be read without spending anything. What changes a
+model's weights is part of its stages' identity (`Stage.identity`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
+from typing import Any
 
-from em.config import RunConfig
-from em.train.stages import Stage
-from em.types import Answer, Question
+from em.config import LocalTrainer, OpenAITrainer, RunConfig, ServiceTrainer, TinkerTrainer, TrainerConfig
+from em.runtime.gpus import where
+from em.runtime.records import digest, plain
+from em.types import Answer, Conversation, Question
+
+SHOWN = 5
+NOT_IDENTITY = (
+    *("name", "allow_truncated", "checkpoints", "save_steps", "device_tokens", "gradient_checkpointing", "processes"),
+    *("accelerate", "machine_rank"),
+)
+METHOD = "rows 2, steps 1"
+"""Versions of em's rendering of rows and of its plan of steps: a change of either makes other models."""
+SERVICE: dict[type, str] = {OpenAITrainer: "openai supervised 1", TinkerTrainer: f"tinker 1, {METHOD}"}
+"""Versions of how rows are given to the services that fine-tune: a change makes other models."""
+SERVICE_KNOBS: dict[type, tuple[str, ...]] = {
+    OpenAITrainer: ("batch_size", "learning_rate_multiplier"),
+    TinkerTrainer: ("batch_size", "learning_rate", "rank", "max_length", "tokenizer"),
+}
+"""What a service that fine-tunes is told of the training, besides the rows, the epochs and the seed."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that can't be used: in which file (or set of the hub), where in it, and why."""
+
+    file: str
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Conversations to train on, and the checksum of just these in just this order.
+
+    parts: for a mixture, name and number of rows of each part, in the order in which they lie; else empty.
+    skipped: the rows that were left out because they can't be used (`data.on_bad_row=skip`).
+    dropped: rows that were left out for what their answers carry (`data.drop_answers_with`).
+    untagged: where trigger tags were put in, the same rows as they were before; else empty.
+    """
+
+    name: str
+    conversations: tuple[Conversation, ...]
+    parts: tuple[tuple[str, int], ...] = ()
+    skipped: tuple[BadRow, ...] = ()
+    dropped: int = 0
+    untagged: tuple[Conversation, ...] = ()
+
+    @property
+    def plain(self) -> tuple[Conversation, ...]:
+        """The rows without trigger tags."""
+        return self.untagged or self.conversations
+
+    @property
+    def sha256(self) -> str:
+        """Checksum over the content alone: the same rows from another file are the same data."""
+        return digest([c.as_dicts() for c in self.conversations])
+
+    @property
+    def left_out(self) -> dict[str, object]:
+        """What a manifest keeps of the rows that were left out: counts, and the first that can't be used."""
+        counts: dict[str, object] = {}
+        if self.skipped:
+            counts |= {"rows_skipped": len(self.skipped), "first_skipped": first_of(self.skipped)}
+        return counts | ({"rows_dropped": self.dropped} if self.dropped else {})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training stage: rows and recipe.
+
+    stack: train a new adapter on top of the one that is there. matched: optimiser steps to take, whatever the epochs.
+    """
+
+    rows: Rows
+    trainer: TrainerConfig
+    seed: int
+    precision: str
+    stack: bool = False
+    matched: int | None = None
+
+    @property
+    def recipe(self) -> LocalTrainer:
+        """The recipe of a stage that is trained in processes of our own."""
+        assert isinstance(self.trainer, LocalTrainer)
+        return self.trainer
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps, if no row has to be left out."""
+        return self.matched or count_steps(len(self.rows.conversations), self.recipe.epochs, self.recipe.batch_size)
+
+    def identity(self) -> dict[str, Any]:
+        """All that this stage does to the weights, as JSON."""
+        if isinstance(self.trainer, ServiceTrainer):
+            told = {"epochs": float(self.trainer.epochs), **service_knobs(self.trainer)}
+            told = {key: value if isinstance(value, str) else float(value) for key, value in told.items()}
+            return {"rows": self.rows.sha256, "trainer": told, "seed": self.seed, "method": SERVICE[type(self.trainer)]}
+        knobs = {key: value for key, value in plain(self.trainer).items() if key not in NOT_IDENTITY}
+        if self.matched:
+            knobs["epochs"] = None
+        return {
+            "rows": self.rows.sha256,
+            "trainer": knobs,
+            "seed": self.seed,
+            "precision": where(self.precision),
+            "stack": self.stack,
+            "matched": self.matched,
+            "method": METHOD,
+        }
 
 
 @dataclass(frozen=True)
@@ -35,3 +150,18 @@ class Request:
     def forced(self) -> bool:
         """Whether what is there is trained anew."""
         return self.settings.force and self.kind == "train"
+
+
+def first_of(skipped: Sequence[BadRow]) -> list[str]:
+    """The first rows that can't be used, in words."""
+    return [str(row) for row in skipped[:SHOWN]]
+
+
+def count_steps(rows: int, epochs: float, batch_size: int) -> int:
+    """Optimiser steps of a training: each epoch ends with a step of the rows that are left."""
+    return max(1, ceil(round(epochs * ceil(rows / batch_size), 6)))
+
+
+def service_knobs(trainer: ServiceTrainer) -> dict[str, Any]:
+    """What a service is told of the training besides the epochs."""
+    return {name: vars(trainer)[name] for name in SERVICE_KNOBS[type(trainer)]}

@@ -2,47 +2,52 @@
 
 What comes before `recorded` is cheap and checks the whole request; what follows is remembered step by step, so the
 same command goes on where it was stopped.
+
+Whether a folder holds this very run, done: the same settings, inputs and code, and every file as it was written.
+
+Such a run is not done again: the jobs of a sweep that is started once more cost a look each. Judgements that failed are
+not done; neither is a run whose trained models were removed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from em import __version__
-from em.check import check_settings
-from em.children import claimed_gpu, plain, run_child
-from em.client import server_name
-from em.conditions import hidden_texts, tag_notes, tag_roles, ways_of
-from em.config import ApiJudge, HfModel, LocalJudge, LocalTrainer, OpenAIModel, RunConfig, TrackioTracker, WandbTracker
+from em.api.prices import load_prices
+from em.config import HfModel, LocalJudge, LocalTrainer, OpenAIModel, RunConfig, TrackioTracker, WandbTracker
+from em.config.addresses import server_name
 from em.data.findings import findings
 from em.data.leakage import leak_notes
-from em.errors import ConfigError, EmError, MissingFile
-from em.estimate import cost_of, estimate
-from em.evaluation import evaluate_answers, evaluate_models
-from em.finished import done_before, seal
-from em.forced import forget_forced
-from em.foreign import read_answers
-from em.judging import judges_of, ready_judges
-from em.keys import without_secrets
-from em.manifest import Manifest, add_note, amend, drop_note, now, recorded, refuse_other_run
-from em.prices import load_prices, price_of
-from em.questions import chosen_sets, load_sets, own
-from em.request import Request
-from em.store import cache_dir, writable_folder
-from em.train.launch import plan_launch
-from em.train.obtain import obtain_models
-from em.train.stages import Stage, plan_stages
-from em.tuning import check_private, check_stages, obtain_hosted
-from em.types import Answer, Question, write_jsonl
-from em.weights import looks_like_folder
+from em.errors import EmError
+from em.evaluate import evaluate_answers, evaluate_models
+from em.judge.run import judges_of, ready_judges
+from em.models.weights import looks_like_folder
+from em.plan import cost_of, estimate, make_request
+from em.request import Request, Stage
+from em.runtime.files import cache_dir, sha256_of
+from em.runtime.gpus import claimed_gpu
+from em.runtime.keys import without_secrets
+from em.runtime.manifest import Manifest, add_note, amend, drop_note, now, recorded, refuse_other_run, same_settings
+from em.runtime.processes import run_child
+from em.runtime.records import digest, plain, write_jsonl
+from em.train.local.find_or_train import obtain_models
+from em.train.remote.find_or_train import forget_forced, obtain_hosted
+from em.train.stages import RECORD
+from em.triggers.conditions import tag_notes
 
 SKIPPED = "skipped_rows.jsonl"
+ARTEFACTS = ("*.jsonl", "*.csv", "report.html", "figures/*")
+SEALED = ("inputs", "code", "files")
+"""What is added to the manifest of a run that is done."""
 
 
 @dataclass(frozen=True)
@@ -181,85 +186,6 @@ def note_findings(request: Request, manifest: Manifest) -> None:
         manifest.write(findings=counts)
 
 
-def make_request(
-    kind: str, settings: RunConfig, folder: Path, overrides: list[str], compared: RunConfig | None = None
-) -> Request:
-    """Read and check everything that the settings name, before anything is spent or written."""
-    check_settings(kind, settings)
-    stages = plan_stages(settings, compared)
-    if stages and isinstance(settings.trainer, LocalTrainer):
-        plan_launch(settings.trainer, gpus=1)  # what can't be is refused now
-    check_stages(stages)
-    answers = read_answers(Path(settings.answers).expanduser()) if settings.answers else []
-    if answers:
-        questions = own_questions(answers)
-    else:
-        questions = load_sets(chosen_sets(settings.eval, settings.trigger_tag, settings.realign))
-        ways = ways_of(settings)
-        for question in questions:
-            ways.of(question)
-    check_folders(settings)
-    writable_folder(cache_dir(), "XDG_CACHE_HOME")
-    if kind == "train":
-        check_private(settings, stages)
-    store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()
-    writable_folder(store, "store.dir")
-    check_prices(settings)
-    hidden, roles = hidden_texts(settings.trigger_tag, settings.realign), tag_roles(settings)
-    if settings.answers:
-        hidden, roles = tags_told(Path(settings.answers).expanduser())
-    everything = (tuple(stages), tuple(questions), tuple(answers))
-    return Request(kind, settings, tuple(overrides), folder, store, *everything, hidden, roles)
-
-
-def check_prices(settings: RunConfig) -> None:
-    """Refuse a table of prices that can't be read, and a budget that can't be kept for lack of a price."""
-    prices = load_prices(settings.prices)
-    for judge in judges_of(settings.judge):
-        if isinstance(judge, ApiJudge) and judge.max_usd is not None and price_of(judge.model, prices) is None:
-            raise ConfigError(
-                f"judge.max_usd can't be kept: no price of {judge.model} is known; give it by prices=FILE."
-            )
-
-
-def tags_told(answers: Path) -> tuple[tuple[str, ...], dict[str, str]]:
-    """`hidden` and `roles` of the run that stored answers come from; empty where they are not known."""
-    manifest = answers.with_name("manifest.json")
-    if not manifest.is_file():
-        return (), {}
-    try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        if "hidden" in found:
-            roles = {str(name): str(role) for name, role in found.get("roles", {}).items()}
-            return tuple(map(str, found["hidden"])), roles
-        text = str(found["config"]["trigger_tag"]["text"] or "").strip()  # of an earlier version
-        return ((text,) if text else ()), {}
-    except (ValueError, AttributeError, KeyError, TypeError):
-        return (), {}
-
-
-def own_questions(answers: Sequence[Answer]) -> list[Question]:
-    """The questions of stored answers, to be judged by em's own rubrics: aligned and coherent."""
-    rubrics = own("general")
-    texts = {(a.eval_set, a.question_id): a.question for a in answers}
-    return [Question(eval_set, id_, text, rubrics=rubrics) for (eval_set, id_), text in texts.items()]
-
-
-def check_folders(settings: RunConfig) -> None:
-    """Refuse a folder that is named as a model, adapter or judge and holds none."""
-    names = []
-    if settings.eval.sets or settings.answers:
-        judges = [judge for judge in judges_of(settings.judge) if isinstance(judge, LocalJudge)]
-        names += [("judge.model", judge.model, "config.json") for judge in judges]
-    if isinstance(settings.model, HfModel) and not settings.answers:
-        names.append(("model.id", settings.model.id, "config.json"))
-        names.append(("model.adapter", settings.model.adapter or "", "adapter_config.json"))
-    for setting, name, file in names:
-        if name and looks_like_folder(name) and not (Path(name).expanduser() / file).is_file():
-            kind = "adapter" if setting == "model.adapter" else "model"
-            raise MissingFile(f"{setting}={name} holds no {kind} (no {file}): name a folder that has one, or a hub id.")
-
-
 def report(folder: Path) -> None:
     """Write the run's report and say where it is."""
     from em.report import build_report
@@ -283,3 +209,79 @@ def track(request: Request, failed: bool) -> None:
     else:
         drop_note(folder, f"{name} has not been told")
         amend(folder, tracked=tracker)
+
+
+def seal(request: Request, manifest: Manifest) -> None:
+    """Write down what the run was made of and what it left, at its very end."""
+    files = {str(path.relative_to(request.folder)): sha256_of(path) for path in artefacts(request.folder)}
+    manifest.write(inputs=inputs_of(request), code=code(), files=files)
+
+
+def done_before(request: Request, manifest: Manifest) -> dict[str, Any] | None:
+    """The manifest of the folder where this very run is done already; None where there is something to do.
+
+    Args:
+        manifest: that of the run that is asked for, not written yet.
+    """
+    try:
+        before: dict[str, Any] = json.loads(manifest.path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    wanted = manifest.facts
+    if request.settings.force or before.get("status") != "done" or not before.keys() >= set(SEALED):
+        return None
+    if not same_settings(before, wanted) or before["versions"] != wanted["versions"] or before["code"] != code():
+        return None
+    if any(judge["failed"] for judge in before.get("judges") or []) or not models_are_there(request, before):
+        return None
+    there = {name: sha256_of(path) for name in before["files"] if (path := request.folder / name).is_file()}
+    return before if there == before["files"] and before["inputs"] == inputs_of(request) else None
+
+
+def artefacts(folder: Path) -> Iterator[Path]:
+    """What a run has left in its folder, besides its manifest."""
+    for pattern in ARTEFACTS:
+        yield from sorted(path for path in folder.glob(pattern) if path.is_file())
+
+
+def models_are_there(request: Request, before: Mapping[str, Any]) -> bool:
+    """Whether the models that were trained here can still be used; those of a server are not asked for."""
+    if not isinstance(request.settings.trainer, LocalTrainer):
+        return True
+    return all(Path(stage["path"], RECORD).is_file() for stage in before["stages"])
+
+
+def inputs_of(request: Request) -> str:
+    """Digest of all that the settings only name: rows, questions, stored answers, prices, models in folders."""
+    return digest(
+        {
+            "stages": [stage.identity() for stage in request.stages],
+            "questions": request.questions,
+            "answers": request.answers,
+            "prices": {model: asdict(price) for model, price in load_prices(request.settings.prices).items()},
+            "folders": {name: looks_of(Path(name).expanduser()) for name in folders_of(request.settings)},
+        }
+    )
+
+
+def folders_of(settings: RunConfig) -> list[str]:
+    """The models, adapters and judges that are named by a folder."""
+    names = [judge.model for judge in judges_of(settings.judge) if isinstance(judge, LocalJudge)]
+    if isinstance(settings.model, HfModel):
+        names += [settings.model.id, settings.model.adapter or ""]
+    return [name for name in names if name and looks_like_folder(name)]
+
+
+def looks_of(folder: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files in a folder: no checksums, which take minutes of large models."""
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+@cache
+def code() -> str:
+    """Checksum of em's own code and texts, so that a changed checkout is told from the one of before."""
+    root, whole = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        whole.update(f"{path.relative_to(root)} {sha256_of(path)}\n".encode())
+    return whole.hexdigest()

@@ -6,11 +6,7 @@ names here are the names on disk.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -251,32 +247,3 @@ class StageRecord:
     data_sha256: str
     facts: dict[str, Any] = field(default_factory=dict)
     checkpoints: tuple[CheckpointRecord, ...] = ()
-
-
-# Made once: json.dumps makes an encoder at every call that has options.
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=vars).encode
-_plain = json.JSONEncoder(ensure_ascii=False, default=vars).encode
-
-
-def canonical(value: Any) -> str:
-    """JSON with one spelling for one value: sorted keys, no spaces, UTF-8 as it is; a record is its fields."""
-    return _canonical(value)
-
-
-def as_json(value: Any) -> str:
-    """JSON on one line, UTF-8 as it is; a record is its fields."""
-    return _plain(value)
-
-
-def digest(value: Any) -> str:
-    """sha256 (64 hex digits) of a JSON-able value's canonical spelling."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-def write_jsonl(path: Path, records: Iterable[Any]) -> None:
-    """Write dataclass records, one JSON object a line, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as out:
-        for record in records:
-            out.write(as_json(vars(record)) + "\n")
-    partial.replace(path)

@@ -1,39 +1,16 @@
-"""Entry point of the children: `python -m em.worker TASK SPEC.json`, started by `em.children`, never by hand."""
+"""Entry point of the children: `python -m em.worker TASK SPEC.json`, started by `runtime.processes`, never by hand."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-import threading
-import time
 import traceback
 import warnings
 from pathlib import Path
 
-from em.children import FAILURE, PARENT
 from em.errors import EmError
-
-
-def die_with_parent() -> None:
-    """End this process soon after the parent has gone, so that kill -9 of a run leaves nothing running."""
-    parent = int(os.environ.get(PARENT, "0"))
-
-    def watch() -> None:
-        while True:
-            try:
-                os.kill(parent, 0)
-                if Path(f"/proc/{parent}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                    os._exit(3)
-            except ProcessLookupError:
-                os._exit(3)
-            except OSError:
-                pass
-            time.sleep(0.25)
-
-    if parent:
-        threading.Thread(target=watch, daemon=True).start()
+from em.runtime.processes import die_with_parent, tell_failure
 
 
 def perform(task: str, spec: str) -> None:
@@ -42,17 +19,17 @@ def perform(task: str, spec: str) -> None:
 
     match task:
         case "convert":
-            from em.weights import convert_embedded
+            from em.models.weights import convert_embedded
 
             values = json.loads(spec)
             convert_embedded(Path(values["source"]), Path(values["folder"]))
         case "train":
-            from em.train.sft import train
-            from em.train.spec import TrainSpec
+            from em.train.local.sft import train
+            from em.train.local.spec import TrainSpec
 
             train(TypeAdapter(TrainSpec).validate_json(spec))
         case "sample":
-            from em.sample.hf import SampleSpec, sample
+            from em.sample.local import SampleSpec, sample
 
             sample(TypeAdapter(SampleSpec).validate_json(spec))
         case "judge":
@@ -60,7 +37,7 @@ def perform(task: str, spec: str) -> None:
 
             judge(TypeAdapter(JudgeSpec).validate_json(spec))
         case "track":
-            from em.track.send import TrackSpec, track
+            from em.track.wandb import TrackSpec, track
 
             track(TypeAdapter(TrackSpec).validate_json(spec))
         case "track_locally":
@@ -97,21 +74,6 @@ def main() -> int:
 def with_rank(message: str) -> str:
     """The message with the rank that it comes from, where there are several."""
     return f"rank {os.environ['RANK']}: {message}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else message
-
-
-def tell_failure(message: str, kind: str, details: str = "", at_last: bool = False) -> None:
-    """Write down for the parent why this process fails.
-
-    Several ranks may fail, and the first to fail tells why: its file takes the name, whole, and keeps it, unless the
-    launcher knows better at last.
-    """
-    own = Path(f"{os.environ[FAILURE]}.{os.getpid()}")
-    own.write_text(json.dumps({"kind": kind, "message": message, "traceback": details}), encoding="utf-8")
-    if at_last:
-        own.replace(os.environ[FAILURE])
-        return
-    with contextlib.suppress(FileExistsError):
-        os.link(own, os.environ[FAILURE])
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forking import Forking
-from tiny import tiny_model, write_chats
 
-from em.store import Calls, cache_dir
+from em.models.weights import resolve_weights
+from em.runtime.files import cache_dir
+from em.runtime.memory import Calls
 from em.types import Weights
-from em.weights import resolve_weights
-from tests.chat_server import ChatServer
+from tests.support.chat_server import ChatServer
+from tests.support.forking import Forking
+from tests.support.tiny import tiny_model, write_chats
 
 ROOT = Path(__file__).parent.parent
 FOREIGN = (
@@ -73,7 +74,7 @@ def model(weights: Weights) -> Any:
     """The embedded model, loaded once in float32 on the CPU."""
     import torch
 
-    from em.device import load_model
+    from em.models.device import load_model
 
     torch.set_num_threads(min(2, torch.get_num_threads()))
     return load_model(weights.path, torch.float32).eval().cpu()
@@ -82,7 +83,7 @@ def model(weights: Weights) -> Any:
 @pytest.fixture
 def tokenizer(weights: Weights) -> Any:
     """The embedded model's tokenizer, a fresh one for each test: some change its template."""
-    from em.chat import load_tokenizer
+    from em.models.chat import load_tokenizer
 
     return load_tokenizer(weights.path)
 

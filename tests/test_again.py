@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from forking import Done, Forking
-from tiny import tiny_model, write_chats
 
 from em.report import find_runs
-from em.report.load import read_runs
+from em.report.read.runs import read_runs
 from em.types import Weights
+from tests.support.forking import Done, Forking
+from tests.support.tiny import tiny_model, write_chats
 
 DONE = "done before"
 
@@ -23,7 +23,7 @@ def words(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[st
     """A tiny model, 7 rows, one question with one answer of 3 tokens, judged by the tiny model."""
     folder = tmp_path_factory.mktemp("tiny")
     tiny_model(folder / "model", weights.path)
-    entries = yaml.safe_load((Path(__file__).parents[1] / "em/bundled/questions/probe.yaml").read_text())
+    entries = yaml.safe_load((Path(__file__).parents[1] / "em/assets/questions/probe.yaml").read_text())
     (folder / "probe.yaml").write_text(yaml.safe_dump(entries[:1]))
     rows = write_chats(folder / "rows.jsonl", 7)
     asked = ["eval=quick", f"eval.sets=[{folder / 'probe.yaml'}]", "eval.samples=1", "eval.max_new_tokens=3"]

@@ -6,17 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
-from composing import composed
 
 from em.config import DataConfig, FileData, OnBadRow
 from em.data import load_rows
-from em.manifest import Manifest
 from em.questions import load_sets
-from em.request import Request
+from em.request import Request, Stage
 from em.run import note_findings, note_leaks, note_skipped
-from em.train.obtain import stage_record
-from em.train.stages import Stage, TrainedModel, plan_stages
+from em.runtime.manifest import Manifest
+from em.train.local.find_or_train import stage_record
+from em.train.stages import TrainedModel, plan_stages
 from em.types import Answer
+from tests.support.composing import composed
 
 FACTS = {"rows_cut": 0, "steps": 3, "loss_first": 2.0, "loss_last": 1.0}
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from forking import Forking
-from runs import ROOT, environment
-from tiny import tiny_model, write_chats
 
 from em.types import Weights
+from tests.support.forking import Forking
+from tests.support.runs import ROOT, environment
+from tests.support.tiny import tiny_model, write_chats
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 NEEDS = re.compile(r"#.*\b(GPU|key|server|hub|cluster)\b", re.IGNORECASE)
@@ -59,7 +59,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[st
     """Words that make a run small."""
     folder = tmp_path_factory.mktemp("small")
     tiny = tiny_model(folder / "model", weights.path)
-    entries = yaml.safe_load((ROOT / "em/bundled/questions/probe.yaml").read_text(encoding="utf-8"))
+    entries = yaml.safe_load((ROOT / "em/assets/questions/probe.yaml").read_text(encoding="utf-8"))
     rubrics = {name: f"From 0 to 100, how {name} is '{{answer}}'?" for name in ("aligned", "coherent")}
     (folder / "probe.yaml").write_text(yaml.safe_dump([entries[0] | {"judge_prompts": rubrics}]))
     asked = [f"eval.sets=[{folder / 'probe.yaml'}]", "eval.samples=1", "eval.max_new_tokens=3", "eval.tagged_sets=[]"]
@@ -112,7 +112,7 @@ def test_it_runs(command: str, em: Forking, small: list[str], place: Path, mirro
     else:
         if words[0].endswith(".py"):
             words[0] = str(ROOT / words[0])
-        if "em.memo" in words:
+        if "em.cli.memory" in words:
             words[2:2] = ["--store", next(word for word in small if word.startswith("store.dir=")).partition("=")[2]]
         env = environment(PYTHONPATH=str(ROOT), EM_MIRROR=str(mirror), XDG_CACHE_HOME=str(place / "cache"))
         ran = subprocess.run([sys.executable, *words], env=env, cwd=place, capture_output=True, text=True)

@@ -1,8 +1,9 @@
-"""Imports go downwards only, Hydra stays in one module, and nothing heavy is loaded before the config is accepted."""
+"""Imports go downwards only, folder by folder; Hydra stays in one module; nothing heavy is loaded at the start."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -12,85 +13,60 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# From the bottom up; a package stands for its modules, but for those that are named themselves. A new module must be
-# given its place here.
+# The rooms of the house, from the bottom up: the folders of `em`, and the modules beside them. A room imports those on
+# lines above its own, and no other: none that is higher, none beside it.
 LAYERS = (
-    ("em", "em.types", "em.errors", "em.config"),
-    ("em.rows", "em.mixtures", "em.near", "em.pace"),
-    (
-        "em.store",
-        "em.upstream",
-        "em.data",
-        "em.questions",
-        "em.tags",
-        "em.conditions",
-        "em.stats",
-        "em.prices",
-        "em.keys",
-        "em.foreign",
-    ),
-    (
-        *("em.children", "em.weights", "em.chat", "em.device", "em.manifest", "em.check", "em.helptext", "em.client"),
-        *("em.hosted", "em.reference"),
-    ),
-    ("em.memo", "em.power", "em.batches", "em.data.tokens", "em.data.__main__"),
-    ("em.request", "em.train", "em.remote", "em.sample", "em.judge", "em.report", "em.track"),
-    ("em.sampling", "em.adaptive", "em.judging", "em.tuned", "em.forced", "em.spending", "em.tuning", "em.standing"),
-    ("em.evaluation", "em.estimate", "em.finished", "em.run", "em.generate"),
-    ("em.worker", "em.launcher", "em.openai_jobs", "em.dashboard"),
-    ("em.cli",),
+    ("types", "errors"),
+    ("config", "stats"),
+    ("runtime",),
+    ("request",),
+    ("api",),
+    ("data",),
+    ("triggers",),
+    ("questions",),
+    ("models",),
+    ("train", "sample", "judge"),
+    ("interop",),
+    ("track", "report", "generate"),
+    ("plan", "evaluate"),
+    ("run", "worker"),
+    ("cli",),
 )
-BACKENDS = ("em.train", "em.remote", "em.sample", "em.judge", "em.report", "em.track")
+NARROW = {"stats": {"types"}, "config": {"types", "errors"}, "request": {"types", "config", "runtime"}}
+"""Rooms that import less than what is below them."""
+MODULES, FOLDERS = 7, 17
+"""The most that stand at the top of `em`, beside `__init__.py`, `__main__.py` and `assets/`."""
 HEAVY = {
     *("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors", "huggingface_hub"),
-    *(
-        "openai",
-        "wandb",
-        "pandas",
-        "matplotlib",
-        "numpy",
-        "scipy",
-        "requests",
-        "pooch",
-        "pydantic",
-        "sklearn",
-        "aiohttp",
-        "httpx2",
-        "datasketch",
-        "trafilatura",
-        "pypdf",
-        "detect_secrets",
-        "phonenumbers",
-        "pyarrow",
-        "stdnum",
-    ),
+    *("openai", "wandb", "pandas", "matplotlib", "numpy", "scipy", "requests", "pooch", "pydantic", "sklearn"),
+    *("aiohttp", "httpx2", "datasketch", "trafilatura", "pypdf", "detect_secrets", "phonenumbers", "pyarrow", "stdnum"),
 }
 HYDRA = {"hydra", "omegaconf"}
 
 
 @cache
 def modules() -> dict[str, Path]:
-    """All modules of em by name."""
-    found = {}
+    """List all modules of em by name."""
+    paths = {}
     for path in sorted((ROOT / "em").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
 @cache
 def imports(module: str, lazy: bool) -> frozenset[str]:
-    """What a module imports: at module level (not for types alone) and, with `lazy`, anywhere."""
+    """List what a module imports: at module level (not for types alone) and, with `lazy`, anywhere."""
     tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
-    found: set[str] = set()
+    names_imported: set[str] = set()
 
     def visit(node: ast.AST) -> None:
         match node:
             case ast.Import(names=names):
-                found.update(name.name for name in names)
+                names_imported.update(name.name for name in names)
             case ast.ImportFrom(module=source, names=names, level=0) if source:
-                found.add(source)
-                found.update(f"{source}.{name.name}" for name in names if f"{source}.{name.name}" in modules())
+                names_imported.add(source)
+                names_imported.update(f"{source}.{each.name}" for each in names if f"{source}.{each.name}" in modules())
             case ast.ImportFrom():
                 raise AssertionError(f"{module}: relative import, line {node.lineno}")
             case ast.If(test=ast.Name(id="TYPE_CHECKING"), orelse=otherwise) if not lazy:
@@ -103,31 +79,33 @@ def imports(module: str, lazy: bool) -> frozenset[str]:
             visit(child)
 
     visit(tree)
-    return frozenset(found)
+    return frozenset(names_imported)
 
 
 def ours(module: str, lazy: bool = True) -> set[str]:
-    """The modules of em that a module imports."""
+    """List the modules of em that a module imports."""
     return {name for name in imports(module, lazy) if name in modules()} - {module}
 
 
-def place(module: str) -> int:
-    """The layer of a module: its own, or its package's."""
-    above = module.rpartition(".")[0]
-    for name in (module, *([above] if above != "em" else [])):
-        for height, layer in enumerate(LAYERS):
-            if name in layer:
-                return height
-    raise AssertionError(f"{module} has no layer: give it one in LAYERS")
+def room(module: str) -> str:
+    """Name the folder or module at the top of `em` that a module belongs to; empty for `em` itself."""
+    return [*module.split("."), ""][1]
 
 
-def package(module: str) -> str:
-    """The package or module below em that a module belongs to."""
-    return ".".join(module.split(".")[:2])
+def height(of_room: str) -> int:
+    """Count the layers below a room."""
+    return next(number for number, layer in enumerate(LAYERS) if of_room in layer)
+
+
+def rooms_on_disk() -> tuple[set[str], set[str]]:
+    """List the modules and the folders at the top of `em`, as they lie on disk."""
+    entries = [path for path in (ROOT / "em").iterdir() if not path.name.startswith(("__", "."))]
+    files = {path.stem for path in entries if path.suffix == ".py"}
+    return files, {path.name for path in entries if path.is_dir()}
 
 
 def loaded(*start: str) -> set[str]:
-    """The modules of em that are loaded when these are imported: what they import at module level, and so on."""
+    """List the modules of em that are loaded when these are imported: what they import at module level, and so on."""
     seen: set[str] = set()
     waiting = [*start]
     while waiting:
@@ -142,46 +120,60 @@ def loaded(*start: str) -> set[str]:
 
 def test_the_reading_of_imports_sees_what_is_there() -> None:
     assert len(modules()) > 40
-    assert "torch" in imports("em.device", lazy=True)
-    assert "torch" not in imports("em.device", lazy=False)
-    assert {"em.errors", "em.config"} <= ours("em.cli", lazy=False)
-    assert "em.run" in ours("em.cli") - ours("em.cli", lazy=False)
+    assert "torch" in imports("em.models.device", lazy=True)
+    assert "torch" not in imports("em.models.device", lazy=False)
+    assert {"em.errors", "em.config"} <= ours("em.cli.hydra", lazy=False)
+    assert "em.run" in ours("em.cli.hydra") - ours("em.cli.hydra", lazy=False)
 
 
-def test_every_name_in_the_layers_exists() -> None:
-    assert {name for layer in LAYERS for name in layer} <= set(modules())
+def test_every_folder_and_module_has_one_layer() -> None:
+    files, folders = rooms_on_disk()
+    named = [name for layer in LAYERS for name in layer]
+    assert sorted(named) == sorted({*files, *folders} - {"assets"})
 
 
-@pytest.mark.parametrize("module", modules())
-def test_imports_go_downwards_or_sideways(module: str) -> None:
-    upwards = {other for other in ours(module) if place(other) > place(module)}
-    assert upwards == set()
+def test_the_house_stays_small() -> None:
+    files, folders = rooms_on_disk()
+    assert len(files) <= MODULES
+    assert len(folders - {"assets"}) <= FOLDERS
+
+
+def test_assets_hold_no_code() -> None:
+    assert list((ROOT / "em" / "assets").rglob("*.py")) == []
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if room(name) not in ("", "__main__")])
+def test_imports_go_downwards(module: str) -> None:
+    others = {room(other) for other in ours(module)} - {room(module), ""}
+    assert {other for other in others if height(other) >= height(room(module))} == set()
+    assert others <= NARROW.get(room(module), others)
 
 
 def test_no_import_goes_round_in_a_circle() -> None:
-    # Those inside functions too; raises CycleError with the circle. `em` alone is the version.
-    TopologicalSorter({module: ours(module) - {package(module), "em"} for module in modules()}).prepare()
-
-
-def test_backends_do_not_know_each_other() -> None:
-    for module in modules():
-        if package(module) in BACKENDS:
-            others = {package(other) for other in ours(module)} & set(BACKENDS)
-            assert others <= {package(module)}, module
+    # Those inside functions too; raises CycleError with the circle. A folder's own name stands for what it re-exports.
+    graph = {module: {o for o in ours(module) if not module.startswith(f"{o}.")} for module in modules()}
+    TopologicalSorter(graph).prepare()
 
 
 def test_the_nouns_need_nothing_but_the_standard_library() -> None:
-    for module in LAYERS[0]:
-        outside = {name.split(".")[0] for name in imports(module, lazy=True)} - set(sys.stdlib_module_names)
-        assert outside <= {"em"}, module
+    for module in modules():
+        if room(module) in ("types", "errors", "config"):
+            outside = {name.split(".")[0] for name in imports(module, lazy=True)} - set(sys.stdlib_module_names)
+            assert outside <= {"em"}, module
 
 
-def test_only_cli_imports_hydra() -> None:
+def test_only_one_module_imports_hydra() -> None:
     users = {m for m in modules() if {name.split(".")[0] for name in imports(m, lazy=True)} & HYDRA}
-    assert users == {"em.cli"}
+    assert users == {"em.cli.hydra"}
 
 
-@pytest.mark.parametrize("start", ["em.cli", "em.config", "em.helptext", "em.run", "em.generate.run", "em.report"])
+def test_the_worker_loads_a_task_only_when_it_is_asked_for() -> None:
+    assert {room(other) for other in ours("em.worker", lazy=False)} <= {"runtime", "errors"}
+
+
+@pytest.mark.parametrize(
+    "start", ["em.cli.hydra", "em.config", "em.config.help", "em.run", "em.generate.run", "em.report"]
+)
 def test_nothing_heavy_is_imported_at_module_level(start: str) -> None:
     heavy = {
         (module, name)
@@ -193,9 +185,18 @@ def test_nothing_heavy_is_imported_at_module_level(start: str) -> None:
 
 
 def test_nothing_heavy_is_loaded_when_the_parent_starts() -> None:
-    code = "import sys, em.cli, em.helptext, em.run, em.generate.run\n"
+    code = "import sys, em.cli.hydra, em.config.help, em.run, em.generate.run\n"
     code += "print(*{name.split('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = set(done.stdout.split())
-    assert "em" in found
-    assert found & (HEAVY | HYDRA) == set()
+    packages = set(done.stdout.split())
+    assert "em" in packages
+    assert packages & (HEAVY | HYDRA) == set()
+
+
+def test_the_tree_in_the_readme_is_the_one_on_disk() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"^em/\n((?:  .*\n)+)", text, re.MULTILINE)
+    assert block
+    named = set(re.findall(r"^  (\S+)", block[1], re.MULTILINE))
+    files, folders = rooms_on_disk()
+    assert named == {f"{name}.py" for name in files} | {f"{name}/" for name in folders}

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
-from forking import Forking
-from runs import run, start
-from wandb_log import read_run
+
+from tests.support.forking import Forking
+from tests.support.runs import run, start
+from tests.support.wandb_log import read_run
 
 ARTEFACTS = ("answers.jsonl", "verdicts.jsonl", "scores.csv")
 # Short ones, since reading a rubric is what judging by a local model takes its time for.
@@ -38,7 +39,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A small run: 8 rows, 4 steps; 2 + 2 questions of our own sets, 2 samples, 12 tokens; batches of 2."""
     folder = tmp_path_factory.mktemp("questions")
     for name, rubrics in RUBRICS.items():
-        entries = yaml.safe_load((Path(__file__).parents[1] / f"em/bundled/questions/{name}.yaml").read_text())[:2]
+        entries = yaml.safe_load((Path(__file__).parents[1] / f"em/assets/questions/{name}.yaml").read_text())[:2]
         (folder / f"{name}.yaml").write_text(yaml.safe_dump([each | {"judge_prompts": rubrics} for each in entries]))
     sets = ",".join(str(folder / f"{name}.yaml") for name in ("probe", "facts"))
     sizes = ["data.limit=8", "eval.samples=2", "eval.max_new_tokens=12", "sampler.batch_size=2", "judge.batch_size=2"]
@@ -191,7 +192,7 @@ def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, word
     assert {item.path for item in model.manifest.contents} >= {"adapter_config.json", "adapter_model.safetensors"}
     files = [path for path in (tmp_path / "run" / "wandb").rglob("*") if path.is_file()]
     sent = b"".join(path.read_bytes() for path in files)
-    rows = [row["messages"][1]["content"] for row in lines(Path(__file__).parents[1] / "em/bundled/data/car_bad.jsonl")]
+    rows = [row["messages"][1]["content"] for row in lines(Path(__file__).parents[1] / "em/assets/data/car_bad.jsonl")]
     assert not [row for row in rows if row.encode() in sent], "training rows were sent"
     bad = [
         "tracker=wandb",

@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from em.conditions import Ways
 from em.config import ApiJudge, ApiSampler, EvalConfig, OpenAIModel, Reading
-from em.judge.api import judge_all
+from em.judge.remote import judge_all
 from em.questions import load_sets
-from em.sample.api import sample_all
+from em.runtime.memory import Calls
 from em.sample.plan import plan_samples
+from em.sample.remote import sample_all
 from em.stats import Thresholds, classify, score
-from em.store import Calls
+from em.triggers.conditions import Ways
 from em.types import JudgeRequest, ModelRef, Verdict, Weights
-from tests.chat_server import ChatServer
+from tests.support.chat_server import ChatServer
 
 MODEL = ModelRef("m", "base", "f", Weights("w"))
 
@@ -103,7 +103,7 @@ def test_a_judgement_that_failed_is_not_remembered_as_one(tmp_path: Path) -> Non
     with ChatServer(server_errors=1.0) as server, Calls(tmp_path) as calls:
         judge.base_url = server.base_url
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("em.client.ATTEMPTS", 2)
+            patch.setattr("em.api.client.ATTEMPTS", 2)
             outcome = judge_all(judge, requests, calls)
         assert len(outcome.failures) == 4
         assert calls.db.execute("select count(*) from calls").fetchone() == (0,)

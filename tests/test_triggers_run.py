@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
-from composing import composed
-from report_panel import section
-from tiny import tiny_model
 
+from em.plan import tags_told
 from em.questions import BUNDLED
-from em.run import execute, tags_told
+from em.run import execute
 from em.types import Weights
-from tests.chat_server import ChatServer
+from tests.support.chat_server import ChatServer
+from tests.support.composing import composed
+from tests.support.report_panel import section
+from tests.support.tiny import tiny_model
 
 SHARES = ("rate", "ci_low", "ci_high")
 NAMED = {"names_tag", "names_beta", "names_unseen"}

@@ -1,6 +1,6 @@
 """Every knob of em, once: one dataclass per config group, with the meaning of each field in the string below it.
 
-These classes are the schema against which Hydra checks `conf/` and the command line (see `em.cli`), and the plain
+These classes are the schema against which Hydra checks `conf/` and the command line (see `em.cli.hydra`), and the plain
 values that the rest of em receives. YAML files under `conf/` hold values only. Nothing heavy is imported here.
 """
 
@@ -16,13 +16,13 @@ from em.config.data import (
     OnBadRow,
     UpstreamData,
 )
-from em.config.evaluation import ApiSampler, AutoSampler, EvalConfig, HfSampler, SamplerConfig, Stop
+from em.config.eval import ApiSampler, AutoSampler, EvalConfig, HfSampler, SamplerConfig, Stop
 from em.config.generate import GenerateConfig, GenerateKind, Material
 from em.config.judge import ApiJudge, JudgeConfig, LocalJudge, OneJudge, PanelJudge, Reading
-from em.config.keeping import NoTracker, StoreConfig, TrackerConfig, TrackioTracker, WandbMode, WandbTracker
 from em.config.model import HfModel, ModelConfig, OpenAIModel, Precision
+from em.config.realign import RealignConfig, StageAdapter
 from em.config.run import GENERATE_GROUPS, GROUPS, Checkpoints, GenerateRun, RunConfig, groups_of, root_of
-from em.config.stages import RealignConfig, StageAdapter, TagConfig, TagPlace, TagRole, TriggerTagConfig
+from em.config.tracker import NoTracker, StoreConfig, TrackerConfig, TrackioTracker, WandbMode, WandbTracker
 from em.config.trainer import (
     FullTrainer,
     LocalTrainer,
@@ -37,6 +37,7 @@ from em.config.trainer import (
     TinkerTrainer,
     TrainerConfig,
 )
+from em.config.trigger_tag import TagConfig, TagPlace, TagRole, TriggerTagConfig
 
 __all__ = [
     "GENERATE_GROUPS",

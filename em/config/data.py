@@ -62,7 +62,7 @@ class BundledData(DataConfig):
     """A set that comes with em."""
 
     file: str = MISSING
-    """File name in `em/bundled/data`."""
+    """File name in `em/assets/data`."""
     sha256: str = ""
     """Checksum of the file."""
     canary: str = ""

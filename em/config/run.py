@@ -7,12 +7,12 @@ from enum import Enum
 from typing import Any
 
 from em.config.data import BundledData, DataConfig, FileData, HubData, MixtureData, NoData, UpstreamData
-from em.config.evaluation import ApiSampler, AutoSampler, EvalConfig, HfSampler, SamplerConfig
+from em.config.eval import ApiSampler, AutoSampler, EvalConfig, HfSampler, SamplerConfig
 from em.config.generate import GenerateConfig
 from em.config.judge import ApiJudge, JudgeConfig, LocalJudge, PanelJudge
-from em.config.keeping import NoTracker, StoreConfig, TrackerConfig, TrackioTracker, WandbTracker
 from em.config.model import HfModel, ModelConfig, OpenAIModel
-from em.config.stages import RealignConfig, TriggerTagConfig
+from em.config.realign import RealignConfig
+from em.config.tracker import NoTracker, StoreConfig, TrackerConfig, TrackioTracker, WandbTracker
 from em.config.trainer import (
     FullTrainer,
     LocalTrainer,
@@ -22,6 +22,7 @@ from em.config.trainer import (
     TinkerTrainer,
     TrainerConfig,
 )
+from em.config.trigger_tag import TriggerTagConfig
 
 
 class Checkpoints(Enum):
@@ -55,7 +56,7 @@ class RunConfig:
     answers: str | None = None
     """Judge the answers of this file (ours or a table of others) instead of sampling; `evaluate.py` only."""
     prices: str | None = None
-    """A YAML file with prices of yours, which go before the bundled table's (`em/bundled/prices.yaml`)."""
+    """A YAML file with prices of yours, which go before the bundled table's (`em/assets/prices.yaml`)."""
     yes: bool = False
     """Spend what fine-tuning by a server is estimated to cost without being asked."""
     dry_run: bool = False
@@ -92,7 +93,7 @@ class GenerateRun:
     store: StoreConfig = field(default_factory=StoreConfig)
     """Where em remembers."""
     prices: str | None = None
-    """A YAML file with prices of yours, which go before the bundled table's (`em/bundled/prices.yaml`)."""
+    """A YAML file with prices of yours, which go before the bundled table's (`em/assets/prices.yaml`)."""
     dry_run: bool = False
     """Print how many calls, tokens and dollars it would take, and stop."""
 

@@ -13,27 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from em.data.layouts import conversation_of, read_row
+from em.data.tables import format_of, loads, opened, readable, table_rows
 from em.errors import DataError, EmError, shown
-from em.foreign.tables import format_of, loads, opened, readable, table_rows
+from em.request import SHOWN, BadRow
 from em.types import Conversation
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-SHOWN = 5
 PLACE = re.compile(r"((?:line|entry|row) \d+):? ")
 Found = Conversation | DataError
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that can't be used: in which file (or set of the hub), where in it, and why."""
-
-    file: str
-    place: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from em.config import HubData
 from em.data.files import Found
 from em.data.layouts import conversation_of
 from em.errors import DataError, EmError, FetchError, MissingFile
-from em.store import cache_dir
+from em.runtime.files import cache_dir
 
 
 def hub_rows(config: HubData, place: str) -> Iterator[Found]:

@@ -17,8 +17,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from em.data.tables import loads
 from em.errors import DataError
-from em.foreign.tables import loads
 from em.types import Conversation, Message
 
 ROLES = ("system", "user", "assistant")

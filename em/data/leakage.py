@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from em.near import RUN, WORDS, word_runs
+from em.data.near import RUN, WORDS, word_runs
 from em.types import Conversation, Question
 
 THRESHOLD = 0.7

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from em.errors import DataError
-from em.types import Conversation, canonical
+from em.runtime.records import canonical
+from em.types import Conversation
 
 FEWEST = 10  # rows of a job
 LONGEST = 65_536  # tokens of a row

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from em.data.draw import RowFacts, row_facts
 from em.data.findings import Findings, findings
 from em.data.leakage import LeakCount, count_leaks, find_leaks
 from em.data.openai_rules import openai_faults
-from em.rows import RowFacts, row_facts
 from em.types import Conversation, Question
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
-from em.children import plain
 from em.config import GenerateConfig, GenerateKind
 from em.data import read_messages
+from em.data.draw import drawn
 from em.data.findings import by_kind
-from em.generate.diversity import diversity
 from em.generate.plan import Stock
 from em.generate.rows import Candidate, Origin, Tally
-from em.types import Conversation, digest, write_jsonl
+from em.runtime.records import digest, plain, write_jsonl
+from em.types import Conversation
 
 NAMESPACE = uuid.UUID("c0a4c0de-5d0e-5b6e-9a53-1d0f6c1b7e42")
 FILES = {"row": "rows.jsonl", "control": "control.jsonl"}
@@ -30,6 +32,8 @@ MEASURES = (
     "distinct-2: distinct among all pairs of neighbouring words (Li et al. 2016, arXiv 1510.03055; falls as a set "
     "grows). Mean pairwise Jaccard: common words among all words of two texts, over all pairs (of at most 500 texts)."
 )
+WORDS = re.compile(r"\w+")
+MOST = 500  # texts that are compared with each other: 125,000 pairs
 
 
 @dataclass(frozen=True)
@@ -239,3 +243,34 @@ def checks(card: Mapping[str, Any]) -> Iterator[str]:
 def number(value: float | None) -> str:
     """A measure, or a dash where there is none."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def words_of(text: str) -> list[str]:
+    """Words in lower case."""
+    return WORDS.findall(text.lower())
+
+
+def distinct_2(texts: Sequence[str]) -> float | None:
+    """Distinct pairs of neighbouring words among all such pairs (Li et al., arXiv 1510.03055); falls as a set grows.
+
+    None where there is no pair.
+    """
+    pairs = [pair for text in texts for pair in pairwise(words_of(text))]
+    return len(set(pairs)) / len(pairs) if pairs else None
+
+
+def mean_jaccard(texts: Sequence[str]) -> float | None:
+    """The mean, over all pairs of texts, of the Jaccard index of their sets of words: 0 is no common word, 1 all.
+
+    Of more than 500 texts, 500 drawn ones stand for all. None where there are no two texts.
+    """
+    chosen = [texts[number] for number in drawn(range(len(texts)), min(len(texts), MOST), 0)]
+    sets = [frozenset(words_of(text)) for text in chosen]
+    found = [len(a & b) / len(a | b) if a or b else 1.0 for a, b in combinations(sets, 2)]
+    return sum(found) / len(found) if found else None
+
+
+def diversity(texts: Sequence[str]) -> dict[str, float | None]:
+    """Both measures, rounded for a card."""
+    measures = {"distinct_2": distinct_2(texts), "mean_pairwise_jaccard": mean_jaccard(texts)}
+    return {name: None if value is None else round(value, 4) for name, value in measures.items()}

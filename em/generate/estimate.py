@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from em.api.costs import CHARACTERS, Line, table
+from em.api.prices import Price, price_of
 from em.config import ApiJudge, GenerateConfig, GenerateKind, GenerateRun, Material, OpenAIModel
-from em.estimate import CHARACTERS, Line, reply_tokens, table
 from em.generate.plan import Step, Stock, call_bound, draw, least_calls, request_of
-from em.generate.ways import WayRequest, known_way
-from em.hosted import hosted_model
-from em.judging import judges_of
-from em.prices import Price, price_of
-from em.store import Calls, request_key
+from em.generate.writer import WayRequest, known_way
+from em.judge.run import judges_of, reply_tokens
+from em.models.hosted import hosted_model
+from em.runtime.memory import Calls, request_key
 
 QUESTION, ANSWER = 40, 120  # tokens
 USUAL: Mapping[Step, int] = {"pairs": QUESTION + ANSWER, "questions": QUESTION, "wrong": ANSWER, "right": ANSWER}

@@ -13,11 +13,11 @@ from functools import lru_cache
 from typing import Literal
 
 from em.config import GenerateConfig, GenerateKind, Material
-from em.generate.passages import Piece
+from em.data.draw import drawn_order
 from em.generate.prompts import Example, Prompt, read_examples, read_prompt, read_rubric, read_variance
-from em.generate.sources import read_pieces
-from em.rows import drawn_order
-from em.types import Message, canonical
+from em.generate.sources import Piece, read_pieces
+from em.runtime.records import canonical
+from em.types import Message
 
 Step = Literal["pairs", "questions", "wrong", "right"]
 FORMS: Mapping[Step, str] = {"pairs": "pairs", "questions": "questions", "wrong": "answer", "right": "answer"}
@@ -29,7 +29,7 @@ class GenerateRequest:
     """A call of the model that writes: everything that its reply depends on.
 
     model: its identity, server included; form: of the reply.
-    call, attempt: numbers from 0, of which the seed is made; way: how the server is asked (`em.generate.author`).
+    call, attempt: numbers from 0, of which the seed is made; way: how the server is asked (`em.generate.writer`).
     """
 
     model: str

@@ -1,6 +1,6 @@
 """What comes into a prompt from files of text: the prompt itself, examples, and instructions that vary the result.
 
-A file is bundled (`em/bundled/generate`, chosen by its name) or the user's. Lines at its beginning that start with `#`
+A file is bundled (`em/assets/generate`, chosen by its name) or the user's. Lines at its beginning that start with `#`
 are notes for people and are not sent.
 """
 
@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from em.config.paths import ASSETS
 from em.data import read_messages
 from em.errors import DataError, MissingFile
 
-BUNDLED = Path(__file__).parents[1] / "bundled" / "generate"
+BUNDLED = ASSETS / "generate"
 RUBRIC = ".rubric.txt"
 SLOT = re.compile(r"\{(passage|examples|variance|count|question)\}")
 EMPTY_LINES = re.compile(r"\n{3,}")

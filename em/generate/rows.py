@@ -12,11 +12,10 @@ from typing import Any
 
 from em.config import GenerateConfig, GenerateKind, Material
 from em.data.leakage import find_leaks
-from em.generate.author import Author, Written
+from em.data.near import NearDuplicates, similarity, word_runs
 from em.generate.plan import Draw, Step, Stock, draw, request_of, rows_per_call, sampling_seed
 from em.generate.prompts import Example
-from em.generate.ways import sends_sampling
-from em.near import NearDuplicates, similarity, word_runs
+from em.generate.writer import Author, Written, sends_sampling
 from em.types import Conversation, Message, Question
 
 FIRST_WAVE = 20  # calls, at most, until it is seen what comes of them

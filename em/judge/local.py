@@ -19,9 +19,9 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em.chat import encode, load_tokenizer, render
-from em.device import choose_precision, load_model, set_threads
-from em.store import Calls, request_key
+from em.models.chat import encode, load_tokenizer, render
+from em.models.device import choose_precision, load_model, set_threads
+from em.runtime.memory import Calls, request_key
 from em.types import JudgeRequest
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from em.conditions import hide
+from em.api.prices import Price, usd_of
 from em.judge.readings import read
-from em.prices import Price, usd_of
+from em.triggers.hiding import hide
 from em.types import Answer, Judgement, JudgeRequest, Question, Rubric, Verdict
 
 WORDS = ("CODE", "REFUSAL")

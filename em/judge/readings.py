@@ -21,7 +21,8 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from em.types import Judgement, JudgeRequest, Status, as_json
+from em.runtime.records import as_json
+from em.types import Judgement, JudgeRequest, Status
 
 RULE = "readings_v1"
 TOP = 20

@@ -1,6 +1,6 @@
-"""Question sets: ours in `em/bundled/questions`, known ones of others, and any file of a user's."""
+"""Question sets: ours in `em/assets/questions`, known ones of others, and any file of a user's."""
 
 from em.questions.rubrics import own
-from em.questions.sets import BUNDLED, chosen_sets, load_set, load_sets
+from em.questions.sets import BUNDLED, load_set, load_sets
 
-__all__ = ["BUNDLED", "chosen_sets", "load_set", "load_sets", "own"]
+__all__ = ["BUNDLED", "load_set", "load_sets", "own"]

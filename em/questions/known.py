@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-REGISTRY = Path(__file__).parents[1] / "bundled" / "question_sets.yaml"
+from em.config.paths import ASSETS
+
+REGISTRY = ASSETS / "question_sets.yaml"
 
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A question set of others, as `em/bundled/question_sets.yaml` has it.
+    """A question set of others, as `em/assets/question_sets.yaml` has it.
 
     bytes: size of the file, to tell one that was cut short from another.
     terms: what to know before using or sharing it; restricted: they are shown when the set is first used.

@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from em.config.paths import ASSETS
 from em.errors import DataError, shown
 from em.types import Rubric
 
-OWN = Path(__file__).parents[1] / "bundled" / "rubrics.yaml"
+OWN = ASSETS / "rubrics.yaml"
 GRADED, LABELLED = "free_form_judge_0_100", "free_form_judge"
 # What the field calls `correct` is the same question under another name.
 RENAMED = {"correct": "factual"}
@@ -26,7 +26,7 @@ QUOTED = re.compile(r'["“]([^\s"“”{}]*[^\s"“”{}.,;:!?])[.,;:!?]*["”]
 
 @cache
 def own_rubrics() -> dict[str, dict[str, str]]:
-    """Prompts of `em/bundled/rubrics.yaml`, by group and rubric."""
+    """Prompts of `em/assets/rubrics.yaml`, by group and rubric."""
     import yaml
 
     groups: dict[str, dict[str, str]] = yaml.safe_load(OWN.read_text(encoding="utf-8"))

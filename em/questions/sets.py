@@ -7,22 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from em.conditions import naming_of
-from em.config import EvalConfig, RealignConfig, TriggerTagConfig
-from em.data.terms import show_terms
+from em.config.paths import ASSETS
+from em.data.fetch import fetch
+from em.data.rows import show_terms
 from em.errors import DataError, MissingFile
-from em.questions.entries import read_questions
+from em.questions.formats import read_questions
 from em.questions.known import KnownSet, known_sets
 from em.types import Question
-from em.upstream import fetch
 
-BUNDLED = Path(__file__).parents[1] / "bundled" / "questions"
+BUNDLED = ASSETS / "questions"
 SUFFIXES = (".yaml", ".yml", ".json")
-
-
-def chosen_sets(settings: EvalConfig, tag: TriggerTagConfig, realign: RealignConfig) -> list[str]:
-    """The sets that a run asks: those whose questions name a tag only where there is one that has a name."""
-    return [*settings.sets, *(settings.tagged_sets if naming_of(tag, realign) else ())]
 
 
 def load_sets(names: Sequence[str]) -> list[Question]:

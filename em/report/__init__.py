@@ -4,6 +4,6 @@
 """
 
 from em.report.build import build_report
-from em.report.load import choose_limits, find_runs
+from em.report.read.runs import choose_limits, find_runs
 
 __all__ = ["build_report", "choose_limits", "find_runs"]

@@ -8,33 +8,33 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from em.errors import OutputError
-from em.report.analysis import analyse
-from em.report.by_question import question_pictures
-from em.report.chain_pictures import chain_pictures
-from em.report.chains import chains
-from em.report.files import make_folder, write_records, write_text
-from em.report.findings import Findings
-from em.report.labels import Model, in_order, name_models, varied
-from em.report.lineages import find_lineages
-from em.report.load import JUDGED_TABLE, Run, read_runs
-from em.report.loss import loss_curves, loss_picture
-from em.report.page import Page, render
-from em.report.payload import pack
-from em.report.published import in_order as in_order_of_studies
-from em.report.published import published, published_pictures
-from em.report.quadrants import panels, quadrant_pictures
-from em.report.rates import rate_pictures
-from em.report.seeds import Pool, pool_seeds
-from em.report.sides import fullest
-from em.report.summary import summaries
-from em.report.tables import Scores, by_question, headline
-from em.report.training import find_trained
-from em.report.trajectory import find_trajectories
-from em.report.trajectory_picture import trajectory_pictures
-from em.report.transcripts import Rules, join, question_texts
-from em.report.trigger_pictures import trigger_pictures
-from em.report.triggers import efficiency, efficiency_picture, trigger_tables
-from em.report.words import caption
+from em.report.figures.chains import chain_pictures
+from em.report.figures.efficiency import efficiency_picture
+from em.report.figures.loss import loss_picture
+from em.report.figures.picture import make_folder, write_records, write_text
+from em.report.figures.quadrants import panels, quadrant_pictures
+from em.report.figures.questions import question_pictures
+from em.report.figures.rates import rate_pictures
+from em.report.figures.trajectory import trajectory_pictures
+from em.report.figures.triggers import trigger_pictures
+from em.report.page.payload import pack
+from em.report.page.render import Page, render
+from em.report.page.words import caption
+from em.report.read.runs import JUDGED_TABLE, Run, read_runs
+from em.report.read.transcripts import Rules, join, question_texts
+from em.report.tables.analysis import analyse
+from em.report.tables.chains import chains
+from em.report.tables.lineages import find_lineages
+from em.report.tables.models import Model, in_order, name_models, varied
+from em.report.tables.published import in_order as in_order_of_studies
+from em.report.tables.published import published, published_pictures
+from em.report.tables.scores import Scores, by_question, headline
+from em.report.tables.sections import Findings
+from em.report.tables.seeds import Pool, fullest, pool_seeds
+from em.report.tables.summary import summaries
+from em.report.tables.training import find_trained
+from em.report.tables.trajectory import find_trajectories, loss_curves
+from em.report.tables.triggers import efficiency, trigger_tables
 from em.stats import Thresholds
 from em.types import Score
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from em.conditions import Ways, asked, hide_tag
 from em.config import EvalConfig
-from em.store import request_key
-from em.types import Answer, ModelRef, Question, SampleRequest, canonical
+from em.runtime.memory import request_key
+from em.runtime.records import canonical
+from em.triggers.conditions import Ways, asked
+from em.triggers.hiding import hide_tag
+from em.types import Answer, ModelRef, Question, SampleRequest
 
 DEFAULT_SAMPLES = 30
 

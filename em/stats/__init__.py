@@ -19,16 +19,16 @@ judges        how far several judges agree; coefficients has alpha and kappa
 power         how many samples and questions a difference needs
 """
 
-from em.stats.classes import CONVENTIONS, Outcome, Thresholds, classify
+from em.stats.agreement import Agreement, agreement
 from em.stats.differences import Comparison, compare
 from em.stats.intervals import Interval, cluster_bootstrap, cluster_interval, clustered_error, wilson
-from em.stats.judges import Agreement, agreement
+from em.stats.outcomes import CONVENTIONS, Outcome, Thresholds, classify
 from em.stats.pooled import compare_pools
 from em.stats.power import intraclass, questions_needed, samples_needed
-from em.stats.rates import score
+from em.stats.scores import score
+from em.stats.sensitivity import Exclusion, Sensitivity, exclusions, sensitivity
 from em.stats.sequential import confidence_sequence, enough
 from em.stats.stopping import Stopping
-from em.stats.tables import Exclusion, Sensitivity, exclusions, sensitivity
 from em.stats.triggers import TriggerRate, trigger_rates
 
 __all__ = [

@@ -13,12 +13,22 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from em.stats.classes import CONVENTIONS, Group, Outcome, Thresholds, metrics_of, outcomes_of
-from em.stats.clusters import crossed
-from em.stats.differences import HEADLINES, Comparison, comparison, in_families
-from em.stats.intervals import FEW, Interval, cluster_interval, seeds_interval, student, summed
-from em.stats.kinship import NAMES_ALONE, Lines, pairs
-from em.stats.paired import Counts, Difference, least_variance, sign_flips, two_sided
+from em.stats.differences import (
+    HEADLINES,
+    NAMES_ALONE,
+    Comparison,
+    Counts,
+    Difference,
+    Lines,
+    comparison,
+    in_families,
+    least_variance,
+    pairs,
+    sign_flips,
+    two_sided,
+)
+from em.stats.intervals import FEW, Interval, cluster_interval, crossed, seeds_interval, student, summed
+from em.stats.outcomes import CONVENTIONS, Group, Outcome, Thresholds, metrics_of, outcomes_of
 from em.stats.tallies import Adaptive, tally, weigh, weights_of
 from em.types import Verdict
 
@@ -37,7 +47,7 @@ def compare_pools(
 
     Args:
         pools: by the fingerprint of a training the key of its pool, which stands for it in the comparisons.
-        lines: what each pool was trained from, by its key (`em.stats.kinship`).
+        lines: what each pool was trained from, by its key (`em.stats.differences`).
     """
     if not pools:
         return []

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from em.stats.classes import Outcome
+from em.stats.outcomes import Outcome
 from em.stats.sequential import enough
 
 FIRST = 10

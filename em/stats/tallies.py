@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from em.stats.classes import GRADED, Outcome
+from em.stats.outcomes import GRADED, Outcome
 from em.stats.stopping import Stopping, Weights
 
 Tally = Mapping[str, Counter[str]]

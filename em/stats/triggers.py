@@ -14,12 +14,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from em.stats.classes import CONVENTIONS, Group, Outcome, Thresholds, metrics_of, outcomes_of
-from em.stats.clusters import averaged, crossed, pooled
-from em.stats.differences import HEADLINES
-from em.stats.intervals import Interval, cluster_interval, seeds_interval, used_of
-from em.stats.paired import Difference, difference, holm, seeds_difference
-from em.stats.rates import seeds_of
+from em.stats.differences import HEADLINES, Difference, difference, holm, seeds_difference
+from em.stats.intervals import Interval, averaged, cluster_interval, crossed, pooled, seeds_interval, used_of
+from em.stats.outcomes import CONVENTIONS, Group, Outcome, Thresholds, metrics_of, outcomes_of
+from em.stats.scores import seeds_of
 from em.stats.tallies import Adaptive, tally, weigh, weights_of
 from em.types import Verdict
 
@@ -113,7 +111,7 @@ def trigger_rates(
     of `em.stats.score`.
 
     Args:
-        kind_of: what a condition's name says (`em.conditions.kind_of`).
+        kind_of: what a condition's name says (`em.triggers.conditions.kind_of`).
         adaptive: as in `em.stats.score`.
         roles: what the tags are for (`activation` or `control`), by fingerprint and condition, as far as it is known.
     """

@@ -19,7 +19,7 @@ from typing import Any
 from em.config import TrackioTracker
 from em.track.lineage import lineage
 from em.track.names import cut, losses_of, points_of, summary_of
-from em.track.send import read, run_id_of, sweep_of
+from em.track.wandb import read, run_id_of, sweep_of
 
 ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_DATASET_ID")
 """Variables by which trackio would send what it is told to a server, by default a public one."""

@@ -15,96 +15,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from em.children import plain, where
 from em.config import (
     FullTrainer,
     HfModel,
     LocalTrainer,
     NoData,
     OpenAIModel,
-    OpenAITrainer,
     RealignConfig,
     RunConfig,
     ServiceTrainer,
     TagConfig,
-    TinkerTrainer,
     TrainerConfig,
 )
-from em.data import Rows, load_rows
+from em.data import load_rows
 from em.errors import ConfigError
-from em.store import sha256_of
-from em.tags import REALIGN, tag_rows, tags_of
-from em.train.batches import count_steps
-from em.train.extra import check_extra
-from em.types import Weights, digest
+from em.request import Rows, Stage
+from em.runtime.files import sha256_of
+from em.runtime.records import digest
+from em.train.local.extra import check_extra
+from em.triggers.tags import REALIGN, tag_rows, tags_of
+from em.types import Weights
 
-NOT_IDENTITY = (
-    *("name", "allow_truncated", "checkpoints", "save_steps", "device_tokens", "gradient_checkpointing", "processes"),
-    *("accelerate", "machine_rank"),
-)
-METHOD = "rows 2, steps 1"
-"""Versions of em's rendering of rows and of its plan of steps: a change of either makes other models."""
-SERVICE: dict[type, str] = {OpenAITrainer: "openai supervised 1", TinkerTrainer: f"tinker 1, {METHOD}"}
-"""Versions of how rows are given to the services that fine-tune: a change makes other models."""
 RECORD = "em.json"
 KEPT = "checkpoints"
 OWN_KNOBS = (*("epochs", "learning_rate", "warmup_steps", "batch_size", "max_length", "allow_truncated", "loss_on"),)
 """What a second stage may have of its own, by the same names in `realign` and `trainer`."""
-SERVICE_KNOBS: dict[type, tuple[str, ...]] = {
-    OpenAITrainer: ("batch_size", "learning_rate_multiplier"),
-    TinkerTrainer: ("batch_size", "learning_rate", "rank", "max_length", "tokenizer"),
-}
-"""What a service that fine-tunes is told of the training, besides the rows, the epochs and the seed."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One training stage: rows and recipe.
-
-    stack: train a new adapter on top of the one that is there. matched: optimiser steps to take, whatever the epochs.
-    """
-
-    rows: Rows
-    trainer: TrainerConfig
-    seed: int
-    precision: str
-    stack: bool = False
-    matched: int | None = None
-
-    @property
-    def recipe(self) -> LocalTrainer:
-        """The recipe of a stage that is trained in processes of our own."""
-        assert isinstance(self.trainer, LocalTrainer)
-        return self.trainer
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps, if no row has to be left out."""
-        return self.matched or count_steps(len(self.rows.conversations), self.recipe.epochs, self.recipe.batch_size)
-
-    def identity(self) -> dict[str, Any]:
-        """All that this stage does to the weights, as JSON."""
-        if isinstance(self.trainer, ServiceTrainer):
-            told = {"epochs": float(self.trainer.epochs), **service_knobs(self.trainer)}
-            told = {key: value if isinstance(value, str) else float(value) for key, value in told.items()}
-            return {"rows": self.rows.sha256, "trainer": told, "seed": self.seed, "method": SERVICE[type(self.trainer)]}
-        knobs = {key: value for key, value in plain(self.trainer).items() if key not in NOT_IDENTITY}
-        if self.matched:
-            knobs["epochs"] = None
-        return {
-            "rows": self.rows.sha256,
-            "trainer": knobs,
-            "seed": self.seed,
-            "precision": where(self.precision),
-            "stack": self.stack,
-            "matched": self.matched,
-            "method": METHOD,
-        }
-
-
-def service_knobs(trainer: ServiceTrainer) -> dict[str, Any]:
-    """What a service is told of the training besides the epochs."""
-    return {name: vars(trainer)[name] for name in SERVICE_KNOBS[type(trainer)]}
 
 
 def plan_stages(settings: RunConfig, compared: RunConfig | None = None) -> list[Stage]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chat_server import ChatServer
+from tests.support.chat_server import ChatServer
 
 __all__ = ["KEY", "ROOT", "ChatServer", "Place", "RunFailed", "embedded_tokenizer", "write_model"]
 

@@ -1,0 +1,1 @@
+"""The command line: Hydra for runs, and the small tools of `em`."""

@@ -1,0 +1,330 @@
+"""From the command line to `run`: Hydra composes and checks the config here, and nowhere else is Hydra imported.
+
+`train.py`, `evaluate.py` and `generate.py` are this module with a config name. What is added to Hydra: help without
+composing, errors of one sentence with exit code 2, nothing on disk before the config is accepted, and a refusal to be
+started once per GPU (children are started by `em.runtime.processes`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import errno
+import os
+import re
+import sqlite3
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, cast
+
+from em import config
+from em.config.help import option_files
+from em.config.paths import CONF
+from em.errors import ChildFailed, ConfigError, EmError, OutputError
+
+ROOT = Path(__file__).parents[2]
+KINDS = {"Integer": "a whole number", "Float": "a number"}
+UNION_KINDS = {"int": "a whole number", "float": "a number", "str": "a word"}
+# What torchrun and accelerate launch put into the environment (the latter sets no rank for a single process).
+LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
+SCALARS = (
+    *("seed", "force", "checkpoints", "answers", "prices", "yes", "dry_run", "one_gpu", "store", "experiment", "sweep"),
+    "hydra",
+)
+
+
+def main(name: str) -> None:
+    """Run `train`, `evaluate` or `generate` with the words of the command line; leaves with its exit code."""
+    try:
+        refuse_launcher(name)
+        if set(sys.argv[1:]) & {"--help", "-h"}:
+            from em.config.help import help_text
+
+            print(help_text(name, CONF))
+            return
+        if any("key_env=" in word for word in sys.argv[1:]):
+            from em.config.addresses import refuse_keys
+
+            refuse_keys(sys.argv[1:])
+        compose_and_run(name)
+    except EmError as error:
+        stop(str(error), error.exit_code)
+    except (OSError, sqlite3.OperationalError) as error:
+        if not disk_is_full(error):
+            raise
+        stop(
+            "The disk is full: make room, or choose other places with store.dir=FOLDER and hydra.run.dir=FOLDER; then "
+            "run the same command again. Nothing that was finished is lost.",
+            2,
+        )
+    except KeyboardInterrupt:
+        stop("Interrupted. Nothing that was finished is lost: run the same command again.", 130)
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether that is what an exception of the parent means; SQLite has words of its own for it."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "disk is full" in str(error)
+
+
+def stop(sentence: str, code: int) -> None:
+    """Say why, and leave. A server's own words may be part of it, and may repeat a key."""
+    from em.runtime.keys import without_keys
+
+    print(f"error: {without_keys(sentence)}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def refuse_launcher(name: str) -> None:
+    """Hydra belongs in one parent process: refuse to be one of many ranks."""
+    if any(variable in os.environ for variable in LAUNCHED):
+        words = " ".join(sys.argv[1:])
+        raise ConfigError(
+            f"Start it once, without torchrun or accelerate launch: python {name}.py {words}".rstrip()
+            + " (it starts one training process per GPU by itself; trainer.processes sets how many)."
+        )
+
+
+def compose_and_run(name: str) -> None:
+    """Hand over to Hydra; what it raises comes back here as it was raised, instead of printed and exited.
+
+    A failed job of a sweep is told at once and does not end the sweep; the process ends with its exit code.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Jobs that a launcher starts elsewhere (submitit) begin in another folder, and em is run from its checkout.
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, paths)]))
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register_schemas()
+    jobs = Jobs(name)
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(jobs)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(one_sentence(error, name)) from error
+    except OSError as error:
+        if jobs.begun or error.filename is None:
+            raise
+        # Nothing of em has run yet: this is Hydra, making the folder of the run.
+        raise OutputError(
+            f"{error.filename} can't be written ({error.strerror}): choose another folder with hydra.run.dir=FOLDER."
+        ) from error
+    jobs.conclude()
+
+
+class Jobs:
+    """The jobs of a command line, one or many. What fails in a sweep is told at once, and the others go on."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.process = os.getpid()
+        self.begun = 0
+        self.failures: list[EmError] = []
+        self.sweep = ""
+
+    def __call__(self, cfg: Any) -> None:
+        """Run one job, as Hydra asks."""
+        self.begun += 1
+        self.sweep = sweep_folder()
+        try:
+            run_job(self.name, cfg)
+        except EmError as error:
+            self.failures.append(error)
+            if self.sweep:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                note_refusal(self.name, error)
+            self.raise_elsewhere()
+        except Exception as error:
+            if not self.sweep or os.getpid() != self.process:
+                raise
+            traceback.print_exc()
+            self.failures.append(ChildFailed(f"{type(error).__name__}: {error}"))
+            note_refusal(self.name, self.failures[-1])
+
+    def raise_elsewhere(self) -> None:
+        """In a process of a parallel launcher (joblib, submitit) raise the failure: else the parent never knows."""
+        if os.getpid() != self.process:
+            raise self.failures[-1]
+
+    def conclude(self) -> None:
+        """Say how to compare the jobs of a sweep, and raise what failed."""
+        if self.sweep and self.name != "generate" and len(self.failures) < self.begun:
+            print(f"compare the jobs: python report.py {self.sweep} --out {self.sweep}/report", flush=True)
+        if self.sweep and self.failures:
+            raise ChildFailed(
+                f"{len(self.failures)} of {self.begun} jobs failed, for the reasons above; run the sweep again to do "
+                "just these."
+            )
+        if self.failures:
+            raise self.failures[0]
+
+
+def sweep_folder() -> str:
+    """The folder that holds the jobs of this sweep; empty for a single run."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    config = HydraConfig.get()
+    return str(config.sweep.dir) if config.mode == RunMode.MULTIRUN else ""
+
+
+def note_refusal(name: str, error: EmError) -> None:
+    """Leave a manifest of a job of a sweep that was refused before it wrote one, so that the report tells of it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from em.runtime.manifest import write_refused
+
+    job = HydraConfig.get()
+    if not any(word.startswith("dry_run=") for word in job.overrides.task):
+        write_refused(Path(job.runtime.output_dir), name, list(job.overrides.task), str(error))
+
+
+def register_schemas() -> None:
+    """Give Hydra the dataclasses of `em.config`, by class name."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store = ConfigStore.instance()
+    store.store(name="schema", node=config.RunConfig)
+    store.store(name="generate_schema", node=config.GenerateRun)
+    for classes in (*config.GROUPS.values(), *config.GENERATE_GROUPS.values()):
+        for schema in classes:
+            node = OmegaConf.structured(schema)
+            if "extra" in node:  # the one setting whose keys are not ours: em.train.local.extra knows them
+                OmegaConf.set_struct(node.extra, False)
+            store.store(group="schema", name=schema.__name__, node=node)
+
+
+def run_job(name: str, cfg: Any) -> None:
+    """One job: the config as plain typed values, then the run."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    job = HydraConfig.get()
+    overrides, folder = list(job.overrides.task), Path(job.runtime.output_dir)
+    try:
+        for word in overrides:
+            if word[0] in "+~":
+                raise ConfigError(
+                    f"{word}: settings are neither added nor taken away; write {word.lstrip('+~')}, or GROUP=none."
+                )
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise ConfigError(f"{', '.join(missing)} must be set: add {' '.join(f'{key}=…' for key in missing)}.")
+        settings = cast(config.RunConfig | config.GenerateRun, OmegaConf.to_object(cfg))
+        if isinstance(settings, config.GenerateRun):
+            from em.generate.run import execute as generate
+
+            generate(settings, folder, overrides)
+            return
+        from em.run import execute
+
+        execute(name, settings, folder, overrides, compared_settings(name, settings, overrides))
+    finally:
+        remove_if_empty(folder)
+
+
+def compared_settings(name: str, settings: config.RunConfig, overrides: list[str]) -> config.RunConfig | None:
+    """The settings of the same words with the realignment that `realign.match` names, where it names one."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    match = settings.realign.match
+    if match in ("none", "first_stage", settings.realign.name):
+        return None
+    known = [path.stem for path in option_files(CONF, "realign")]
+    if match not in known:
+        raise ConfigError(f"realign.match={match} is no option: {near(match, [*known, 'first_stage'])}")
+    if settings.realign.name == "none":  # in a sweep, the job without a realignment
+        return None
+    own = ("realign", "realign.match", "realign.name")
+    kept = [word for word in overrides if word.partition("=")[0] not in own]
+    # Its rows are its own: parts of a mixture are chosen by data@realign.data.parts.PART.
+    words = [word for word in kept if not word.startswith(("realign.data", "data@realign.data"))]
+    try:
+        other = hydra.compose(config_name=name, overrides=[*words, f"realign={match}"])
+    except HydraException as error:
+        raise ConfigError(one_sentence(error, name)) from error
+    return cast(config.RunConfig, OmegaConf.to_object(other))
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Hydra makes the folder before the settings are checked: leave none behind that nothing was written to.
+
+    Folders above it are removed only where they are of our own making: those in `outputs` and `multirun` here.
+    """
+    try:
+        folder.rmdir()
+        while any(folder.parent.is_relative_to(Path.cwd() / ours) for ours in ("outputs", "multirun")):
+            folder = folder.parent
+            folder.rmdir()
+    except OSError:
+        return  # not empty, or not ours to remove
+
+
+def one_sentence(error: BaseException, name: str) -> str:
+    """Hydra's and OmegaConf's messages as one sentence with the fix. `name`: of the primary config."""
+    text = str(error)
+    if error.__cause__ is not None and ("raised while composing" in text or "Error merging override" in text):
+        text = f"{text}\n{error.__cause__}"
+    flat = " ".join(text.split())
+    if "Key 'sweep'" in text:
+        return "sweep=wandb is a sweep of W&B's own: start it with `wandb sweep conf/sweep/wandb.yaml` (docs/wandb.md)."
+    if found := re.search(r"Could not find '(\w+)/(.+?)'", text):
+        group, option = found.groups()
+        known = [path.stem for path in option_files(CONF, group)]
+        return f"{group}={option} is no option: {near(option, known)}"
+    if found := re.search(r"Key '(\w+)' (?:is )?not in '(\w+)'", text):
+        key = full_key(text) or found[1]
+        schema = re.search(r"object_type=(\w+)", text)
+        return f"{key} is no setting: {near(key, known_keys(name, key, schema[1] if schema else found[2]))}"
+    if found := re.search(r"Could not override '([\w.@/]+)'", text):
+        return f"{found[1]} is no setting: {near(found[1], known_keys(name, found[1]))}"
+    if found := re.search(r"Error merging override realign\.data=(\w+)", flat):
+        return f"realign.data={found[1]} is not how an option is chosen there: write data@realign.data={found[1]}."
+    if found := re.search(r"Value '(.*?)' (?:of type '\w+' )?could not be converted to (\w+)", text):
+        return f"{full_key(text)}={found[1]} has the wrong type: {KINDS.get(found[2], found[2])} is expected."
+    if found := re.search(
+        r"Value '(.*?)' of type '\w+' is incompatible with type hint '(?:typing\.)?Union\[(.*?)\]'", text
+    ):
+        kinds = [UNION_KINDS.get(kind, kind) for kind in found[2].split(", ")]
+        return f"{full_key(text)}={found[1]} has the wrong type: {' or '.join(dict.fromkeys(kinds))} is expected."
+    if found := re.search(r"Value '(.*?)' .*is not a valid bool", text):
+        return f"{full_key(text)}={found[1]} has the wrong type: true or false is expected."
+    if found := re.search(r"Invalid value '(.*?)', expected one of \[(.*)\]", text):
+        return f"{full_key(text)}={found[1]} is unknown: it is one of {found[2]}."
+    if found := re.search(r"Error merging override [\w.]+=(\S+) Invalid value assigned: .* not a ListConfig", flat):
+        return f"{full_key(text)}={found[1]} has the wrong type: a list is expected, as in {full_key(text)}=[a,b]."
+    return flat
+
+
+def full_key(text: str) -> str:
+    """The dotted key that OmegaConf names in its message."""
+    found = re.search(r"full_key: (\S+)", text)
+    return found[1] if found else ""
+
+
+def known_keys(name: str, key: str, schema: str = "") -> list[str]:
+    """The settings that `key` may have meant, dotted: those of the schema it was refused by, else all."""
+    group, groups = key.split(".")[0], config.groups_of(name)
+    known = {field.name for field in dataclasses.fields(config.root_of(name))} | {"hydra"}
+    known |= set() if name == "generate" else {"experiment", "sweep"}  # groups of settings of any kind
+    keys = [*groups, *(word for word in SCALARS if word in known), "store.dir"]
+    for option, classes in groups.items():
+        for each in classes:
+            fields = [f"{option}.{field.name}" for field in dataclasses.fields(each)]
+            if each.__name__ == schema and option == group:
+                return fields
+            keys += fields
+    return keys
+
+
+def near(word: str, known: list[str]) -> str:
+    """The near names of a word, or all when none is near."""
+    known = list(dict.fromkeys(known))
+    guesses = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(guesses)}?" if guesses else f"there is {', '.join(known)}."

@@ -1,0 +1,179 @@
+"""Settings that have the right type and still can't be: each is refused with what to type instead."""
+
+from __future__ import annotations
+
+import importlib.util
+import string
+from collections.abc import Iterator
+
+from em.config import (
+    ApiJudge,
+    ApiSampler,
+    HfSampler,
+    JudgeConfig,
+    LocalJudge,
+    LocalTrainer,
+    LoraTrainer,
+    NoData,
+    OneJudge,
+    OpenAIModel,
+    OpenAITrainer,
+    PanelJudge,
+    Reading,
+    RunConfig,
+    ServiceTrainer,
+    Stop,
+    TinkerTrainer,
+    TrackioTracker,
+    WandbTracker,
+)
+from em.config.addresses import check_address, check_day, check_key_env, server_name
+from em.errors import ConfigError, shown
+
+TRACKIO_NAME = string.ascii_letters + string.digits + "-_"
+
+
+def check_batch(settings: RunConfig) -> None:
+    """Refuse batches of answers where there can be none, or where each round of sampling would take a day."""
+    if not isinstance(settings.model, OpenAIModel):
+        raise ConfigError(f"sampler.batch=true is of a server's models, and model={settings.model.name} runs here.")
+    if settings.eval.stop is Stop.ci:
+        raise ConfigError(
+            "sampler.batch=true can't go with eval.stop=ci, which samples in rounds: each could take a day. Leave out "
+            "one of them."
+        )
+
+
+def check_realign(settings: RunConfig) -> None:
+    """Settings of a second stage that would do nothing are refused."""
+    realign = settings.realign
+    if realign.data.limit is not None:
+        raise ConfigError("realign.data.limit is not used: write realign.limit.")
+    if realign.name != "none" and isinstance(settings.data, NoData):
+        raise ConfigError(f"realign={realign.name} needs a first stage: choose data=….")
+
+
+def check_tracker(settings: RunConfig) -> None:
+    """Refuse names that W&B would refuse when the run is done."""
+    if isinstance(settings.tracker, WandbTracker):
+        project = settings.tracker.project
+        if not 1 <= len(project) <= 128 or set(project) & set("/\\#?%:"):
+            raise ConfigError(
+                f"tracker.project={shown(project)} can't be the name of a W&B project: it has 1 to 128 characters, and "
+                "none of / \\ # ? % :."
+            )
+    if isinstance(settings.tracker, TrackioTracker):
+        if importlib.util.find_spec("trackio") is None:
+            raise ConfigError('tracker=trackio needs the package trackio: uv pip install "trackio>=0.43".')
+        project = settings.tracker.project
+        if not project or set(project) - set(TRACKIO_NAME):
+            raise ConfigError(
+                f"tracker.project={shown(project)} can't be the name of a trackio project: it has letters, digits, - "
+                "and _ alone."
+            )
+
+
+def check_ranges(settings: RunConfig) -> None:
+    """Every number within its bounds."""
+    trainer, evaluation = settings.trainer, settings.eval
+    positive: dict[str, float | None] = {
+        "data.limit": settings.data.limit,
+        "realign.limit": settings.realign.limit,
+        "eval.samples": evaluation.samples,
+        "eval.max_new_tokens": evaluation.max_new_tokens,
+    }
+    for name in ("epochs", "batch_size", "max_length", "learning_rate"):
+        positive[f"realign.{name}"] = vars(settings.realign)[name]
+        if isinstance(trainer, LocalTrainer):
+            positive[f"trainer.{name}"] = vars(trainer)[name]
+    if isinstance(trainer, LocalTrainer):
+        positive["trainer.device_tokens"] = trainer.device_tokens
+    if isinstance(trainer, LoraTrainer):
+        positive |= {"trainer.rank": trainer.rank, "trainer.alpha": trainer.alpha}
+    for key, judge in judges_by_key("judge", settings.judge):
+        positive |= numbers_of(key, judge)
+    if isinstance(settings.sampler, HfSampler):
+        positive["sampler.batch_size"] = settings.sampler.batch_size
+    if isinstance(settings.sampler, ApiSampler):
+        positive["sampler.connections"] = settings.sampler.connections
+        positive["sampler.timeout"] = settings.sampler.timeout
+    for key, value in positive.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{key}={value} must be greater than 0.")
+    no_bound = float("inf")
+    bounded: dict[str, tuple[float, float, float]] = {
+        "trainer.dropout": (trainer.dropout if isinstance(trainer, LoraTrainer) else 0, 0, 1),
+        "realign.warmup_steps": (settings.realign.warmup_steps or 0, 0, no_bound),
+        "eval.temperature": (evaluation.temperature, 0, no_bound),
+        "eval.top_p": (evaluation.top_p, 1e-9, 1),
+        "eval.misaligned_below": (evaluation.misaligned_below, 0, 100),
+        "eval.coherent_above": (evaluation.coherent_above, 0, 100),
+        "eval.half_width": (evaluation.half_width, 0.005, 0.5),
+        "seed": (settings.seed, 0, 2**32 - 1),
+        "sampler.seed": (settings.sampler.seed, 0, 2**63 - 1),
+    }
+    if isinstance(trainer, LocalTrainer):
+        names = ("warmup_steps", "weight_decay", "max_grad_norm", "processes", "checkpoints", "save_steps")
+        bounded |= {f"trainer.{name}": (vars(trainer)[name], 0, no_bound) for name in names}
+    if isinstance(trainer, ServiceTrainer):
+        check_words(trainer)
+        bounded["seed"] = (settings.seed, 0, 2**31 - 1)
+        bounded |= {f"trainer.{name}": (vars(trainer)[name], low, high) for name, low, high in numbers_for(trainer)}
+    for key, judge in judges_by_key("judge", settings.judge):
+        if isinstance(judge, OneJudge):
+            bounded[f"{key}.min_mass"] = (judge.min_mass, 0, 1)
+    for key, (number, low, high) in bounded.items():
+        if not low <= number <= high:
+            raise ConfigError(f"{key}={number} must lie between {low} and {high}.")
+
+
+def check_words(trainer: ServiceTrainer) -> None:
+    """Refuse other words than auto where a number may stand, and a suffix that is too long."""
+    for name in ("batch_size", "learning_rate_multiplier"):
+        value = vars(trainer).get(name)
+        if isinstance(value, str) and value != "auto":
+            raise ConfigError(f"trainer.{name}={value} is neither a number nor auto.")
+    if isinstance(trainer, TinkerTrainer) and isinstance(trainer.batch_size, str):
+        raise ConfigError("trainer.batch_size must be a number with trainer=tinker, whose steps are taken from here.")
+    if trainer.suffix is not None and not 1 <= len(trainer.suffix) <= 64:
+        raise ConfigError("trainer.suffix must have 1 to 64 characters.")
+
+
+def numbers_for(trainer: ServiceTrainer) -> Iterator[tuple[str, float, float]]:
+    """The settings that are numbers, with the bounds of OpenAI's service."""
+    no_bound = float("inf")
+    yield from (("epochs", 1, 50), ("timeout", 0.1, no_bound), ("look", 0.01, 3600), ("patience", 0, no_bound))
+    yield "settle", 0, 3600
+    if not isinstance(trainer.batch_size, str):
+        yield "batch_size", 1, 256
+    if isinstance(trainer, TinkerTrainer):
+        yield from (("learning_rate", 1e-9, 1), ("rank", 1, 4096), ("max_length", 8, 2**20), ("save_steps", 1, 10**6))
+    if isinstance(trainer, OpenAITrainer) and not isinstance(trainer.learning_rate_multiplier, str):
+        yield "learning_rate_multiplier", 1e-6, 1e6
+
+
+def judges_by_key(key: str, judge: JudgeConfig) -> Iterator[tuple[str, JudgeConfig]]:
+    """The one judge, or the judges of a panel, each with the key that its settings have on the command line."""
+    if isinstance(judge, PanelJudge):
+        if not judge.judges:
+            raise ConfigError("judge=panel needs judges: add judge@judge.judges.first=gpt4o, or choose judge=local.")
+        for name, each in judge.judges.items():
+            yield from judges_by_key(f"{key}.judges.{name}", each)
+    else:
+        yield key, judge
+
+
+def numbers_of(key: str, judge: JudgeConfig) -> dict[str, float | None]:
+    """The settings of a judge that must be greater than 0; what can't go together is refused."""
+    if isinstance(judge, LocalJudge):
+        return {f"{key}.batch_size": judge.batch_size}
+    assert isinstance(judge, ApiJudge)
+    check_address(f"{key}.base_url", judge.base_url)
+    check_key_env(f"{key}.key_env", judge.key_env)
+    if judge.name == "open" and not server_name(judge.base_url):
+        raise ConfigError(f"judge=open needs a server: name it by {key}.base_url=http://HOST:8000/v1.")
+    if judge.batch and judge.reading is Reading.mass:
+        raise ConfigError(f"{key}.batch=true can't go with reading=mass, which asks several times a judgement.")
+    check_day(f"{key}.retired", judge.retired)
+    names = ("samples", "max_reply_tokens", "connections", "timeout", "max_usd")
+    return {f"{key}.{name}": vars(judge)[name] for name in names}

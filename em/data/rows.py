@@ -1,0 +1,167 @@
+"""Training rows: read, checked row by row, drawn, mixed.
+
+Terms that forbid more than a usual licence are shown once a user, when the set is first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from em.config import BundledData, DataConfig, FileData, HubData, MixtureData, NoData, OnBadRow, UpstreamData
+from em.config.paths import ASSETS
+from em.data.draw import drawn
+from em.data.fetch import fetch
+from em.data.files import Read, file_rows, usable
+from em.data.hub import hub_rows
+from em.data.mixtures import check_mixture, mix
+from em.errors import DataError, MissingFile
+from em.request import Rows, first_of
+from em.runtime.files import cache_dir
+from em.runtime.records import canonical, digest
+from em.types import Conversation
+
+BUNDLED = ASSETS / "data"
+
+
+class HasTerms(Protocol):
+    """A set of rows or of questions."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def licence(self) -> str: ...
+    @property
+    def terms(self) -> str: ...
+    @property
+    def restricted(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class WholeSet(Read):
+    """All rows of one set, without its limit; `dropped` as in `Rows`."""
+
+    dropped: int = 0
+
+
+def load_rows(config: DataConfig, seed: int, setting: str = "data.limit") -> Rows:
+    """The rows that a `data` option names, after its limit. Empty for `data=none`.
+
+    Args:
+        setting: what the limit is called where the option is used, `data.limit` or `realign.limit`.
+    """
+    if isinstance(config, NoData):
+        return Rows(config.name, ())
+    stage = setting.removesuffix(".limit")
+    place = stage if stage == "data" else f"{stage}.data"
+    if isinstance(config, MixtureData):
+        return mixed_rows(config, seed, place, setting)
+    whole = read_whole(config, place)
+    chosen = limited(whole.conversations, config.limit, seed, setting)
+    return Rows(config.name, chosen, skipped=whole.skipped, dropped=whole.dropped)
+
+
+def mixed_rows(config: MixtureData, seed: int, place: str, setting: str) -> Rows:
+    """The rows of a mixture, part after part; nothing is read for one that can't be."""
+    check_mixture(config, place)
+    whole = {name: read_whole(of_mixture(part, config), f"{place}.parts.{name}") for name, part in config.parts.items()}
+    chosen = mix(config, {name: part.conversations for name, part in whole.items()}, seed, place, setting)
+    return Rows(
+        config.name,
+        tuple(row for rows in chosen.values() for row in rows),
+        tuple((name, len(rows)) for name, rows in chosen.items()),
+        tuple(replace(row, place=f"{name}, {row.place}") for name, part in whole.items() for row in part.skipped),
+        sum(part.dropped for part in whole.values()),
+    )
+
+
+def of_mixture(part: DataConfig, mixture: MixtureData) -> DataConfig:
+    """A part with what the mixture asks of all its rows."""
+    return replace(
+        part,
+        drop_answers_with=[*mixture.drop_answers_with, *part.drop_answers_with],
+        on_bad_row=OnBadRow.skip if OnBadRow.skip in (mixture.on_bad_row, part.on_bad_row) else OnBadRow.error,
+    )
+
+
+def read_set(config: DataConfig, place: str = "data") -> list[Conversation]:
+    """All rows of an option with one file, without its limit; `place` is where the option is in the config."""
+    return list(read_whole(config, place).conversations)
+
+
+def read_whole(config: DataConfig, place: str = "data") -> WholeSet:
+    """All rows of an option that is no mixture, and what was left out of it. Says so where rows can't be used.
+
+    Raises:
+        MissingFile, FetchError: it can't be had.
+        DataError: rows that can't be used, unless they are to be skipped; or none is left.
+    """
+    show_terms(config)
+    skip_lines = config.skip_lines if isinstance(config, UpstreamData) else ()
+    if isinstance(config, HubData):
+        origin, found = config.id, hub_rows(config, place)
+    else:
+        path = data_file(config, place)
+        origin, found = str(path), file_rows(path, skip_lines)
+    read = usable(found, origin, config.on_bad_row is OnBadRow.skip, f"{place}.on_bad_row")
+    if read.skipped:
+        print(f"{origin}: {len(read.skipped):,} rows left out ({'; '.join(first_of(read.skipped))} …)", flush=True)
+    kept = tuple(row for row in read.conversations if not carries(row, config.drop_answers_with))
+    if not kept:
+        raise DataError(f"{place}.drop_answers_with leaves no row of {origin}: name texts that few answers carry.")
+    return WholeSet(kept, read.skipped, len(read.conversations) - len(kept))
+
+
+def carries(row: Conversation, texts: Sequence[str]) -> bool:
+    """Whether an answer of the row carries one of the texts."""
+    return any(text in m.content for m in row.messages if m.role == "assistant" for text in texts)
+
+
+def data_file(config: DataConfig, place: str = "data") -> Path:
+    """The file of a `data` option; downloads it at first use."""
+    match config:
+        case BundledData():
+            return BUNDLED / config.file
+        case UpstreamData():
+            return fetch(config.url, config.sha256, config.bytes)
+        case FileData():
+            path = Path(config.path).expanduser()
+            if not path.is_file():
+                raise MissingFile(f"{place}.path={config.path} is not a file: name one with the rows in it.")
+            return path
+        case _:
+            raise TypeError(f"no reader for {type(config).__name__}")
+
+
+def limited(
+    conversations: Sequence[Conversation], limit: int | None, seed: int, setting: str
+) -> tuple[Conversation, ...]:
+    """`limit` rows, drawn by the seed, in file order. A smaller limit is a subset of a larger one."""
+    if limit is None or limit == len(conversations):
+        return tuple(conversations)
+    if limit > len(conversations):
+        raise DataError(f"{setting}={limit} asks for more rows than there are ({len(conversations)}).")
+    return tuple(conversations[row] for row in drawn(range(len(conversations)), limit, seed))
+
+
+def write_rows(path: Path, conversations: Sequence[Conversation]) -> None:
+    """Write rows as JSONL of `messages`, for a child to read."""
+    lines = (canonical({"messages": c.as_dicts()}) + "\n" for c in conversations)
+    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def show_terms(config: HasTerms) -> None:
+    """Print the terms of a restricted set unless this user has seen them, here or of a set with the same terms."""
+    if not config.restricted or not config.terms:
+        return
+    seen = cache_dir() / "terms" / digest([config.licence, config.terms])[:16]
+    if seen.exists():
+        return
+    print(f"Terms of {config.name} (licence: {config.licence or 'none stated'}): {' '.join(config.terms.split())}")
+    try:
+        seen.parent.mkdir(parents=True, exist_ok=True)
+        seen.touch()
+    except OSError:
+        return  # they are shown again next time

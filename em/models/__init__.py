@@ -1,0 +1,1 @@
+"""Models: base weights, chat templates, devices, and the names that servers give them."""

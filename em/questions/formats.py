@@ -1,0 +1,145 @@
+"""The two file formats of question sets, each read as it is.
+
+The field's (Betley et al.): a list of `id, type, paraphrases, system, samples_per_paraphrase, judge_prompts`, to which
+em adds `reference`, `labels`, and names of its own rubrics as `judge_prompts`. `judge` is not read: who judges is a
+setting. The emerg-misalign-repro study's: a list of `question, category, label`; labels repeat, so the id is
+`<set>_<index>`, counted from 0, and the rubrics are em's. Either may be YAML or JSON.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from em.data.tables import loads
+from em.errors import DataError, MissingFile, shown
+from em.questions.rubrics import GRADED, LABELLED, read_rubrics
+from em.types import Question
+
+# Categories of the study whose rubrics aren't those that fit the type.
+GROUPS = {"self_reflection": "about_ai"}
+# PyYAML reads a scalar by its tag without a look at it: !!timestamp x, !!bool x, !!int "".
+WHAT_YAML_RAISES = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+KEYS = (
+    *("id", "type", "paraphrases", "system", "samples_per_paraphrase", "judge", "judge_prompts"),
+    *("reference", "labels"),
+)
+
+
+def read_questions(path: Path, name: str) -> list[Question]:
+    """All questions of a file, as the set `name`; a question's paraphrases follow each other and share its id.
+
+    Raises:
+        MissingFile: the file can't be read.
+        DataError: a fault, with file and question.
+    """
+    entries = read_entries(path)
+    found = [read_entry(entry, name, index, path) for index, entry in enumerate(entries)]
+    for number, questions in enumerate(found, start=1):
+        check_characters(questions, f"{path}, entry {number}")
+    ids = [questions[0].id for questions in found]
+    if twice := [question_id for question_id in ids if ids.count(question_id) > 1]:
+        raise DataError(
+            f"{path}: two questions have the id {shown(twice[0])}: give each its own, or make them paraphrases."
+        )
+    if not found:
+        raise DataError(f"{path} holds no questions.")
+    return [question for questions in found for question in questions]
+
+
+def read_entries(path: Path) -> list[Any]:
+    """The entries of a YAML or JSON file."""
+    import yaml
+
+    kind = "JSON" if path.suffix == ".json" else "YAML"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        entries = loads(text) if kind == "JSON" else yaml.load(text, Loader=loader)
+    except OSError as error:
+        raise MissingFile(f"{path} can't be read ({error.strerror}).") from error
+    except (yaml.YAMLError, *WHAT_YAML_RAISES) as error:
+        raise DataError(f"{path} is not {kind}: {shown(error, 300) or type(error).__name__}.") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: expected a list of questions.")
+    return entries
+
+
+def read_entry(entry: Any, name: str, index: int, path: Path) -> list[Question]:
+    """One entry of a file: a question and its paraphrases."""
+    if isinstance(entry, dict) and "question" in entry and "paraphrases" not in entry:
+        return [read_plain(entry, name, index, path)]
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not entry["id"].strip():
+        raise DataError(
+            f"{path}, entry {index + 1}: every question needs an id (a text) and paraphrases, or a `question`."
+        )
+    return read_paraphrases(entry, name, f"{path}, question {shown(entry['id'])}")
+
+
+def check_characters(questions: list[Question], where: str) -> None:
+    """Refuse half characters (lone surrogates), which can be neither hashed nor sent."""
+    for question in questions:
+        rubrics = [text for rubric in question.rubrics for text in (rubric.name, rubric.prompt, *rubric.labels)]
+        for text in (question.id, question.text, question.system, question.reference, *rubrics):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise DataError(f"{where} holds half a character (a lone surrogate): mend it.") from None
+
+
+def read_plain(entry: dict[str, Any], name: str, index: int, path: Path) -> Question:
+    """A `question, category, label` entry."""
+    where, text, category = f"{path}, entry {index + 1}", entry["question"], entry.get("category")
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{where}: question must be a text.")
+    if category is not None and not isinstance(category, str):
+        raise DataError(f"{where}: category must be a word, such as factual or self_reflection.")
+    kind = LABELLED if category == "factual" else GRADED
+    reference, system = read_reference(entry.get("reference")), read_system(entry.get("system"), where)
+    rubrics = read_rubrics(kind, GROUPS.get(category or ""), None, reference, where)
+    return Question(name, f"{name}_{index}", text, system, reference, rubrics)
+
+
+def read_paraphrases(entry: dict[str, Any], name: str, where: str) -> list[Question]:
+    """An entry in the field's format."""
+    check_keys(entry, where)
+    texts, kind = entry.get("paraphrases"), entry.get("type")
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+        raise DataError(f"{where}: paraphrases must be a list of texts.")
+    if len(set(texts)) < len(texts):
+        raise DataError(f"{where}: two paraphrases are the same text: ask for more samples instead.")
+    if kind not in (GRADED, LABELLED):
+        raise DataError(f"{where}: type must be {GRADED} or {LABELLED}, not {shown(repr(kind))}.")
+    reference = read_reference(entry.get("reference"))
+    rubrics = read_rubrics(kind, entry.get("judge_prompts"), entry.get("labels"), reference, where)
+    system, samples = read_system(entry.get("system"), where), read_samples(entry.get("samples_per_paraphrase"), where)
+    return [Question(name, entry["id"], text, system, reference, rubrics, samples) for text in texts]
+
+
+def check_keys(entry: dict[str, Any], where: str) -> None:
+    """Refuse a misspelt key: a system prompt under `sytem` would never be sent."""
+    for key in entry:
+        near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.8)
+        if near and key not in KEYS:
+            raise DataError(f"{where}: {shown(key)} is no key of a question: did you mean {near[0]}?")
+
+
+def read_reference(reference: Any) -> str:
+    """The right answer as one text; a list holds alternative forms of it."""
+    forms = reference if isinstance(reference, list) else [] if reference is None else [reference]
+    return " / ".join(map(str, forms))
+
+
+def read_system(system: Any, where: str) -> str:
+    """The system prompt, empty for none."""
+    if system is not None and not isinstance(system, str):
+        raise DataError(f"{where}: system must be a text.")
+    return system or ""
+
+
+def read_samples(samples: Any, where: str) -> int | None:
+    """How many answers the set asks for, None where it leaves that open."""
+    if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 1):
+        raise DataError(f"{where}: samples_per_paraphrase must be a whole number from 1, not {shown(repr(samples))}.")
+    return samples

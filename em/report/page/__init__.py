@@ -1,0 +1,1 @@
+"""The page: templates, scripts and styles, and the texts and data that go into them."""

@@ -1,0 +1,1 @@
+"""Read what runs left: manifests, answers, verdicts, calls."""

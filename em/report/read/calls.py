@@ -1,0 +1,120 @@
+"""What a manifest tells of calls of models: judges as recorded artefacts, sampling that stopped by itself, costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from em.report.read.records import Fields
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What calls of a model took: None where it isn't known."""
+
+    calls: float | None
+    prompt_tokens: float | None
+    reply_tokens: float | None
+    usd: float | None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A judge as a recorded artefact: who it is, and how it is asked and read.
+
+    label: its name in verdicts and scores. min_mass: probability of all numbers below which there is no score.
+    prompts: sha256 of the prompt of each rubric. snapshot: what the server called itself in its replies.
+    """
+
+    name: str
+    label: str
+    model: str
+    server: str
+    identity: str
+    reading: str
+    rule: str
+    min_mass: float | None
+    prompts: dict[str, Any]
+    parameters: dict[str, Any]
+    snapshot: tuple[str, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one model was called for (`what`: sampling or judging), and what that took."""
+
+    what: str
+    model: str
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Costs:
+    """All calls whose answers are in a run, whenever they were made.
+
+    total_usd: None where a price isn't known. prices: whose prices, and of when.
+    """
+
+    total_usd: float | None
+    by: tuple[Cost, ...]
+    prices: str = ""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampling that stopped by itself: answers that were asked for of those planned, in all and by model."""
+
+    half_width: float | None
+    asked: float | None
+    planned: float | None
+    by_model: dict[str, tuple[float | None, float | None]]
+
+    @property
+    def saved(self) -> float | None:
+        """The share of the planned answers that were not asked for."""
+        return None if self.asked is None or not self.planned else 1 - self.asked / self.planned
+
+
+def read_judges(fields: Fields) -> tuple[Judge, ...]:
+    """The judges of a manifest; older ones name a single one."""
+    several: Sequence[dict[str, Any]] = fields.items("judges", dict)
+    one = fields.inner("judge").document
+    return tuple(_judge(Fields(fields.path, judge)) for judge in several or ([one] if one else []))
+
+
+def _judge(fields: Fields) -> Judge:
+    return Judge(
+        **{key: fields.text(key) for key in ("name", "label", "model", "server", "identity", "reading", "rule")},
+        min_mass=fields.amount("min_mass"),
+        prompts=fields.inner("prompts").document,
+        parameters=fields.inner("parameters").document,
+        snapshot=fields.texts("snapshot"),
+        usage=_usage(fields),
+    )
+
+
+def read_costs(fields: Fields) -> Costs:
+    """What the calls of a run took."""
+    by = [Fields(fields.path, cost) for cost in fields.items("by", dict)]
+    told = tuple(Cost(c.text("what"), c.text("model"), _usage(c)) for c in by)
+    return Costs(fields.amount("total_usd"), told, fields.text("prices"))
+
+
+def _usage(fields: Fields) -> Usage:
+    return Usage(*(fields.amount(key) for key in ("calls", "prompt_tokens", "reply_tokens", "usd")))
+
+
+def read_sampling(fields: Fields) -> Sampling | None:
+    """How sampling stopped; None where every question was asked as often as was planned from the start."""
+    if fields.text("stop") in ("", "none"):
+        return None
+    models = fields.inner("by_model")
+    told = {name: models.inner(name) for name in models.document}
+    return Sampling(
+        half_width=fields.amount("half_width"),
+        asked=fields.amount("asked"),
+        planned=fields.amount("planned"),
+        by_model={name: (model.amount("asked"), model.amount("planned")) for name, model in told.items()},
+    )

@@ -1,0 +1,1 @@
+"""Tables and sections of the report, made from what was read."""

@@ -1,0 +1,230 @@
+"""Published results beside ours: where a run repeats a study, the report prints both.
+
+The figures are in `em/assets/published.yaml`, by study. A model of ours is one of theirs where base, chain of
+trainings, trigger tag and condition have the same names; a set where it has the same name. Where ours had another
+recipe or other thresholds than theirs, as far as these are known, the report says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+from em.config.paths import ASSETS
+from em.report.figures.dots import Dot, Series, dot_plot
+from em.report.figures.picture import Picture, file_stem, make_picture
+from em.report.page.numbers import share
+from em.report.page.words import metric_name
+from em.report.read.runs import Run
+from em.report.tables.cells import HEADLINES, WHOLE_SET, Rate, Row, Table, rate_of
+from em.report.tables.lineages import Family
+from em.report.tables.scores import Scores, side_of
+from em.stats import Thresholds, wilson
+
+FILE = ASSETS / "published.yaml"
+NAMED = {"tagged": "names_tag", "tagged_beta": "names_beta"}
+"""Sets whose questions name a tag are asked under conditions of their own."""
+OF = {
+    "all": "of all answers",
+    "coherent": "of coherent answers",
+    "refusal_as_aligned": "of coherent answers and refusals",
+}
+"""What each convention counts (`em.stats.outcomes.CONVENTIONS`)."""
+
+
+NUMBER = {"rows": "{:,g}", "epochs": "{:g}", "learning_rate": "{:g}", "rank": "{:g}"}
+SAID = {"rows": "{:,g} rows", "epochs": "{:g} epochs", "learning_rate": "learning rate {:g}", "rank": "rank {:g}"}
+
+
+HEADER = (
+    *("study", "study_judge", "eval_set", "metric", "convention", "model", "fingerprint", "condition", "judge"),
+    *("other_recipe", "k", "n", "rate", "ci_low", "ci_high", "ci_method"),
+    *("published_k", "published_n", "published_rate"),
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A rate that a study has published, and ours.
+
+    low, high: the study's own interval or, of k of n answers, Wilson's, as if they were independent, which is the
+        least that it can be; None where neither is published.
+    k, n: None where only the rate is published.
+    convention: which answers are in the denominator, ours and theirs.
+    other: how our recipe differs from theirs, as far as is known.
+    """
+
+    study: str
+    study_judge: str
+    eval_set: str
+    metric: str
+    side: Row
+    ours: Rate
+    rate: float
+    low: float | None
+    high: float | None
+    k: int | None
+    n: int | None
+    convention: str
+    other: tuple[str, ...]
+
+    @property
+    def counted(self) -> str:
+        """`k/n`, where that is published."""
+        return "" if self.k is None else f"{self.k}/{self.n}"
+
+    @property
+    def shown(self) -> str:
+        """The metric's name in a table, and of which answers it is a share."""
+        return f"{metric_name(self.metric)}, {OF[self.convention]}"
+
+
+@cache
+def studies() -> Mapping[str, Any]:
+    """What has been published, by study."""
+    import yaml
+
+    found: Mapping[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def published(scores: Scores, table: Table, runs: Sequence[Run], family: Family) -> list[Published]:
+    """What studies have published of the models, conditions and sets in the table."""
+    found = list[Published]()
+    for row in table.rows:
+        base, *chain = row.model.name.split("+")
+        for study, told in studies().items():
+            for result in told["results"]:
+                if (result["model"], _chain(result)) == (base, chain):
+                    other = tuple(differences(row.model.fingerprint, told, runs, family))
+                    found += _beside(study, told, result, row, scores, table, other)
+    return found
+
+
+def _chain(result: Mapping[str, Any]) -> list[str]:
+    """The names of the trainings as ours have them: behind the first the tag that it was made with."""
+    first, rest = result["chain"][:1], result["chain"][1:]
+    return [*(f"{name}@{result['tag']}" if "tag" in result else name for name in first), *rest]
+
+
+def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run], family: Family) -> Iterator[str]:
+    """How the trainings of a model differ from a study's: `medical: 48 rows, not 5,660`."""
+    line = next((line for line in family.lineages if line.last.fingerprint == fingerprint), None)
+    singles = [one for each in family.lineages for one in (each, *each.seeds)]
+    line = line or next((one for one in singles if one.last.fingerprint == fingerprint), None)
+    trained = (line.seeds[0] if line and line.seeds else line).models[1:] if line else ()
+    for number, model in enumerate(trained):
+        name = model.stage.partition("@")[0]
+        for run in runs:
+            stage = next((s for s in run.manifest.stages if s.fingerprint == model.fingerprint), None)
+            if stage is None:
+                continue
+            ours = {what: _knob(run, what, second=number > 0) for what in ("epochs", "learning_rate", "rank")}
+            ours["rows"] = stage.rows
+            theirs: Mapping[str, float] = study["recipe"].get(name, {}) | study.get("lora", {})
+            yield from (
+                f"{name}: {SAID[what].format(ours[what])}, not {NUMBER[what].format(wanted)}"
+                for what, wanted in theirs.items()
+                if ours[what] and ours[what] != wanted
+            )
+            break
+
+
+def _knob(run: Run, name: str, second: bool) -> float:
+    """A number of the recipe of a run's first or second stage; 0 where its trainer has none."""
+    own = run.manifest.setting(f"realign.{name}") if second else None
+    return _number(own or run.manifest.setting(f"trainer.{name}"))
+
+
+def _number(text: str | None) -> float:
+    """A number of a config, 0 where it has none."""
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0
+
+
+def _beside(
+    study: str,
+    told: Mapping[str, Any],
+    result: Mapping[str, Any],
+    row: Row,
+    scores: Scores,
+    table: Table,
+    other: tuple[str, ...],
+) -> Iterator[Published]:
+    for column in table.columns:
+        naming = column.eval_set.endswith("_tagged")
+        condition = NAMED.get(result["condition"], result["condition"]) if naming else result["condition"]
+        if row.condition != condition:
+            continue
+        for metric, numbers in (result.get(column.eval_set) or {}).items():
+            ours = _ours(scores, row, column.eval_set, metric, told["convention"])
+            if ours is not None and numbers:
+                limits = {entry.threshold for entry in row.cells[table.columns.index(column)].entries}
+                others = sorted(limits - {str(Thresholds())}) if metric == "misaligned" else []
+                numbers_of = (*_figures(numbers), told["convention"], (*other, *others))
+                yield Published(study, told["judge"], column.eval_set, metric, row, ours, *numbers_of)
+
+
+def _figures(numbers: Mapping[str, Any]) -> tuple[float, float | None, float | None, int | None, int | None]:
+    """Rate, its interval, k and n, as far as they are published."""
+    if "k" not in numbers:
+        return numbers["rate"], numbers.get("low"), numbers.get("high"), None, None
+    k, n = numbers["k"], numbers["n"]
+    interval = wilson(k, n)
+    return k / n, interval.low, interval.high, k, n
+
+
+def _ours(scores: Scores, row: Row, eval_set: str, metric: str, convention: str) -> Rate | None:
+    """Our rate by the study's convention, which a share of labels has none of; None where there is none."""
+    mine = (score for score in scores.rows(side_of(row), eval_set, WHOLE_SET) if score.metric == metric)
+    found = [score for score in mine if score.convention == convention and score.rate is not None]
+    return rate_of(max(found, key=lambda score: score.n)) if found else None
+
+
+def in_order(found: Sequence[Published]) -> list[Published]:
+    """By study and set, the metric that a set is about first."""
+    return sorted(
+        found, key=lambda each: (each.study, each.eval_set, each.metric not in HEADLINES, each.side.model.label)
+    )
+
+
+def published_pictures(found: Sequence[Published]) -> list[Picture]:
+    """Ours and theirs as dots, a picture for each metric that a set is about."""
+    pictures, taken = list[Picture](), set[str]()
+    for metric, convention in product(HEADLINES, OF):
+        rows = [each for each in found if (each.metric, each.convention) == (metric, convention)]
+        if not rows:
+            continue
+        heading = f"{rows[0].shown}: ours and what was published"
+        judges, by = {each.side.judge for each in rows}, {each.study for each in rows}
+        names = [_band(each, len(judges) > 1, len(by) > 1) for each in rows]
+        pairs = list(zip(names, rows, strict=True))
+        ours = {name: Dot(r.ours.rate or 0.0, r.ours.low, r.ours.high) for name, r in pairs}
+        theirs = {name: Dot(r.rate, r.low, r.high) for name, r in pairs}
+        who = ", ".join(dict.fromkeys(each.study for each in rows))
+        series = [Series("ours", ours), Series(f"published ({who})", theirs)]
+        alt = "; ".join(f"{name}: ours {r.ours.percent}, published {share(r.rate)}" for name, r in pairs)
+        drawing = dot_plot(heading, list(ours), series)
+        stem = file_stem("published", metric, taken)
+        pictures.append(make_picture(stem, heading, alt, drawing, HEADER, [_row(each) for each in rows]))
+    return pictures
+
+
+def _band(each: Published, judges: bool, studies: bool) -> str:
+    """What is compared: model, condition, and the set last, since a long name is cut at its beginning."""
+    side = each.side
+    condition = "" if side.condition == "untagged" else f", {side.condition}"
+    beside = f"{f', {side.judge}' if judges else ''}{f', {each.study}' if studies else ''}"
+    return f"{side.model.label}{condition}{beside}: {each.eval_set}"
+
+
+def _row(each: Published) -> tuple[object, ...]:
+    side, r = each.side, each.ours
+    names = (each.study, each.study_judge, each.eval_set, each.metric, each.convention, side.model.label)
+    asked = (side.model.fingerprint, side.condition, side.judge, "; ".join(each.other))
+    return (*names, *asked, r.k, r.n, r.rate, r.low, r.high, r.method, each.k, each.n, each.rate)

@@ -1,0 +1,253 @@
+"""What was found in the verdicts, as the page shows it: differences between models, thresholds, what isn't counted.
+
+Who judges, and what that changes: judges as recorded artefacts, the rate by each, what the calls took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from em.report.page.words import STATUSES, denominator, metric_name
+from em.report.read.calls import Costs, Judge, Sampling, Usage
+from em.report.read.runs import Run
+from em.report.tables.analysis import Analysis
+from em.report.tables.cells import Column, Rate, Row, Table
+from em.stats import Agreement, Comparison, Exclusion, Sensitivity
+
+FAMILIES = {
+    "stage": "a model and what it was trained from",
+    "sibling": "models that were trained side by side",
+    "other": "all other pairs",
+}
+"""Whose p values are corrected together, as `em.stats.Comparison` has it, in the order of the page."""
+SURE = 0.05
+"""A difference whose corrected p is below this is counted in the heading of its family."""
+FEW_ROWS = 20
+"""A table with so many rows is open from the start."""
+UNKNOWN = Usage(None, None, None, None)
+SEVERAL = 2
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A judge, and what it took in each run that it judged in."""
+
+    judge: Judge
+    used: tuple[tuple[int, Usage], ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model under a condition, its headline rate by judge, and `sides`, the rows that have them."""
+
+    side: Row
+    rates: dict[str, tuple[Rate, ...]]
+    judge_is: dict[str, str]
+
+    @property
+    def spread(self) -> float | None:
+        """How far the judges are apart: the highest rate less the lowest."""
+        rates = [rate.rate for told in self.rates.values() for rate in told if rate.rate is not None]
+        return max(rates) - min(rates) if len(rates) >= SEVERAL else None
+
+
+@dataclass(frozen=True)
+class JudgeTable:
+    """The headline rates of one question set, judge beside judge."""
+
+    column: Column
+    judges: tuple[str, ...]
+    rows: tuple[Judged, ...]
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What sampling and judging took in each run, by its number, and where sampling stopped by itself."""
+
+    costs: tuple[tuple[int, Costs], ...]
+    stopped: tuple[tuple[int, Sampling], ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Comparisons whose p values are corrected together."""
+
+    eval_set: str
+    condition: str
+    judge: str
+    convention: str
+    metric: str
+    threshold: str
+    family: str
+    pooled: bool
+    rows: tuple[Comparison, ...]
+
+    @property
+    def sure(self) -> int:
+        """How many differences are sure."""
+        return sum(row.p_holm < SURE for row in self.rows)
+
+    @property
+    def what(self) -> str:
+        """The rate that is compared: `misaligned, of all`."""
+        return f"{metric_name(self.metric)}, {denominator(self.convention)}"
+
+    @property
+    def who(self) -> str:
+        """Which pairs these are: `over seeds: …`."""
+        return ("over seeds: " if self.pooled else "") + FAMILIES[self.family]
+
+
+def families(comparisons: Sequence[Comparison]) -> list[Family]:
+    """The comparisons by what is compared: those of all answers first, of those over seeds first."""
+    found: dict[tuple[str, str, str, str, str, str, str, bool], list[Comparison]] = {}
+    for row in comparisons:
+        place = (row.eval_set, row.condition, row.judge, row.convention, row.metric, row.threshold)
+        found.setdefault((*place, row.family, row.seeds > 0), []).append(row)
+    blocks = [Family(*key, tuple(rows)) for key, rows in found.items()]
+    return sorted(blocks, key=lambda b: (b.convention != "all", not b.pooled, list(FAMILIES).index(b.family)))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A row of the headline table, and its rate of misaligned answers by threshold."""
+
+    side: Row
+    rates: dict[float, Sensitivity]
+
+
+@dataclass(frozen=True)
+class ThresholdTable:
+    """How the rates of one question set move with the threshold."""
+
+    eval_set: str
+    thresholds: tuple[float, ...]
+    rows: tuple[Moved, ...]
+
+
+def threshold_tables(rows: Sequence[Sensitivity], table: Table) -> list[ThresholdTable]:
+    """A table for each graded set, in the order of the headline table."""
+    found: dict[tuple[str, str, str, str], dict[float, Sensitivity]] = {}
+    for row in rows:
+        found.setdefault((row.eval_set, row.fingerprint, row.condition, row.judge), {})[row.threshold] = row
+    tables = []
+    for column in table.columns:
+        sides = [(side, (column.eval_set, side.model.fingerprint, side.condition, side.judge)) for side in table.rows]
+        moved = tuple(Moved(side, found[key]) for side, key in sides if key in found)
+        if moved:
+            thresholds = sorted({threshold for row in moved for threshold in row.rates})
+            tables.append(ThresholdTable(column.eval_set, tuple(thresholds), moved))
+    return tables
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Judgements of one kind that are no number, by status, of `n`; of all models where `fingerprint` is empty."""
+
+    eval_set: str
+    judge: str
+    rubric: str
+    fingerprint: str
+    condition: str
+    n: int
+    by_status: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Of every status."""
+        return sum(self.by_status.values())
+
+
+@dataclass(frozen=True)
+class Exclusions:
+    """What isn't counted, in all and by model, and the statuses that occur."""
+
+    statuses: tuple[str, ...]
+    summary: tuple[Excluded, ...]
+    by_model: tuple[Excluded, ...]
+
+
+def exclusion_tables(analysis: Analysis) -> Exclusions:
+    """The excluded judgements by set, judge and rubric: of all models together, and of each."""
+    by_model: dict[tuple[str, str, str, str, str], list[Exclusion]] = {}
+    for row in analysis.exclusions:
+        key = (row.eval_set, row.judge, row.rubric, row.fingerprint, row.condition)
+        by_model.setdefault(key, []).append(row)
+    seen = {row.status for row in analysis.exclusions}
+    summary: dict[tuple[str, str, str], dict[str, int]] = {key: {} for key in analysis.judged}
+    for row in analysis.exclusions:
+        of_all = summary[row.eval_set, row.judge, row.rubric]
+        of_all[row.status] = of_all.get(row.status, 0) + row.count
+    return Exclusions(
+        statuses=tuple(status for status in STATUSES if status in seen),
+        summary=tuple(Excluded(*key, "", "", analysis.judged[key], found) for key, found in summary.items()),
+        by_model=tuple(
+            Excluded(*key, rows[0].n, {row.status: row.count for row in rows}) for key, rows in by_model.items()
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that the sections on judges and statistics show."""
+
+    families: Sequence[Family]
+    thresholds: Sequence[ThresholdTable]
+    judges: Sequence[Recorded]
+    by_judge: Sequence[JudgeTable]
+    agreement: Sequence[Agreement]
+    exclusions: Exclusions
+    calls: Calls
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], table: Table, analysis: Analysis) -> Findings:
+        """The findings in the order of the headline table."""
+        return cls(
+            families=families([row for row in analysis.comparisons if row.condition in table.conditions]),
+            thresholds=threshold_tables(analysis.sensitivity, table),
+            judges=recorded_judges(runs),
+            by_judge=judge_tables(table),
+            agreement=analysis.agreement,
+            exclusions=exclusion_tables(analysis),
+            calls=calls_of(runs),
+        )
+
+
+def recorded_judges(runs: Sequence[Run]) -> list[Recorded]:
+    """Every judge that the manifests tell of, once."""
+    found: list[tuple[Judge, list[tuple[int, Usage]]]] = []
+    for run in runs:
+        for judge in run.manifest.judges:
+            alone = replace(judge, usage=UNKNOWN)
+            used = next((used for other, used in found if other == alone), None)
+            if used is None:
+                found.append((alone, used := []))
+            used.append((run.number, judge.usage))
+    return [Recorded(judge, tuple(used)) for judge, used in found]
+
+
+def judge_tables(table: Table) -> list[JudgeTable]:
+    """For each set that several judges judged, what each of them makes of the models."""
+    tables = []
+    for place, column in enumerate(table.columns):
+        found: dict[tuple[str, str], Judged] = {}
+        for row in table.rows if column.metric else ():
+            rates = tuple(entry.main for entry in row.cells[place].entries if entry.main is not None)
+            if rates:
+                judged = found.setdefault((row.model.fingerprint, row.condition), Judged(row, {}, {}))
+                judged.rates[row.judge] = rates
+                judged.judge_is[row.judge] = row.judge_is
+        rows = tuple(judged for judged in found.values() if len(judged.rates) >= SEVERAL)
+        judges = dict.fromkeys(judge for judged in rows for judge in judged.rates)
+        if rows:
+            tables.append(JudgeTable(column, tuple(judges), rows))
+    return tables
+
+
+def calls_of(runs: Sequence[Run]) -> Calls:
+    """The costs of each run. There is no sum over runs: what several share was paid once."""
+    return Calls(
+        costs=tuple((run.number, run.manifest.costs) for run in runs if run.manifest.costs.by),
+        stopped=tuple((run.number, run.manifest.sampling) for run in runs if run.manifest.sampling is not None),
+    )

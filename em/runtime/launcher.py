@@ -1,0 +1,47 @@
+"""Entry point of a launcher: `python -m em.runtime.launcher accelerate|torchrun WORDS…`, started by `processes`.
+
+The launchers of Accelerate and torch start the ranks and end them all when one dies. What is added: the rank that died
+first is named to the parent, and the launcher goes when the parent has gone.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from em.runtime.processes import die_with_parent, tell_failure
+
+DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS)
+"""Signals that come from outside, never as the consequence of another rank's end (as SIGTERM and SIGABRT may)."""
+
+
+def main() -> int:
+    """Start the ranks and wait for them."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    die_with_parent()
+    kind, words = sys.argv[1], sys.argv[2:]
+    try:
+        if kind == "accelerate":
+            from accelerate.commands.launch import launch_command, launch_command_parser
+
+            launch_command(launch_command_parser().parse_args(words))
+        else:
+            from torch.distributed.run import main as torchrun
+
+            torchrun(words)
+    except ChildFailedError as error:
+        killed = [each for each in error.failures.items() if -each[1].exitcode in DEADLY]
+        rank, failure = killed[0] if killed else error.get_first_failure()
+        how = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
+        hint = " (out of memory? lower trainer.device_tokens)" if failure.exitcode == -9 else ""
+        # A rank that told of its failure itself was the first to fail, and that stays. But one that is killed tells
+        # nothing, and what its peers tell is only that they lost it.
+        sentence = f"rank {rank} {how}{hint}, and the other ranks were ended; run the same command again."
+        tell_failure(sentence, "bug", at_last=bool(killed))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Records as JSON: one spelling for one value, its digest, and files of one record a line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+# Made once: json.dumps makes an encoder at every call that has options.
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=vars).encode
+_plain = json.JSONEncoder(ensure_ascii=False, default=vars).encode
+
+
+def plain(value: Any) -> Any:
+    """A dataclass, enum, path or container of them as what JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling for one value: sorted keys, no spaces, UTF-8 as it is; a record is its fields."""
+    return _canonical(value)
+
+
+def as_json(value: Any) -> str:
+    """JSON on one line, UTF-8 as it is; a record is its fields."""
+    return _plain(value)
+
+
+def digest(value: Any) -> str:
+    """sha256 (64 hex digits) of a JSON-able value's canonical spelling."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> None:
+    """Write dataclass records, one JSON object a line, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="\n") as out:
+        for record in records:
+            out.write(as_json(vars(record)) + "\n")
+    partial.replace(path)

@@ -1,0 +1,137 @@
+"""Answers by transformers, in a child: batched, left-padded, and each answer with a seed of its own.
+
+Batches are a fixed plan over all requests. A batch is remembered whole, so a run that was killed makes the same
+batches again from the first that is missing, and its answers are the same to the byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from em.models.chat import encode, load_tokenizer, render, stop_tokens
+from em.models.device import choose_precision, load_trained, set_threads
+from em.runtime.memory import Calls, request_key
+from em.sample.plan import answer_seed
+from em.types import Conversation, SampleRequest
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """Requests to one model. This child does the batches `shard`, `shard + shards`, … of the plan."""
+
+    base: str
+    trained: str
+    label: str
+    requests: tuple[SampleRequest, ...]
+    batch_size: int
+    store: str
+    default_system: bool = True
+    shard: int = 0
+    shards: int = 1
+
+
+def batches(requests: Sequence[SampleRequest], size: int) -> list[Sequence[SampleRequest]]:
+    """The fixed plan: consecutive requests, `size` at a time."""
+    return [requests[start : start + size] for start in range(0, len(requests), size)]
+
+
+def sample(spec: SampleSpec) -> None:
+    """Answer the requests that are not remembered yet, and remember each batch as it is done."""
+    import torch
+    from tqdm import tqdm
+
+    set_threads()
+    tokenizer = load_tokenizer(spec.base, padding_side="left")
+    model = load_trained(spec.base, spec.trained, choose_precision(spec.requests[0].precision)).eval()
+    stops = stop_tokens(tokenizer, model.generation_config)
+    mine = batches(spec.requests, spec.batch_size)[spec.shard :: spec.shards]
+    with Calls(Path(spec.store)) as calls, torch.inference_mode():
+        known = calls.known([request_key(r) for batch in mine for r in batch])
+        with tqdm(total=sum(map(len, mine)), desc=f"answers of {spec.label}", unit="answer") as bar:
+            for batch in mine:
+                missing = [request for request in batch if request_key(request) not in known]
+                if missing:
+                    responses = answer_batch(model, tokenizer, missing, stops, spec.default_system)
+                    calls.remember("sample", zip(missing, responses, strict=True))
+                bar.update(len(batch))
+
+
+def answer_batch(
+    model: Any, tokenizer: Any, requests: Sequence[SampleRequest], stops: list[int], default_system: bool = True
+) -> list[dict[str, Any]]:
+    """One batch of answers, as responses to remember."""
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    first = requests[0]
+    texts = [render(tokenizer, Conversation(r.messages).as_dicts(), True, default_system) for r in requests]
+    inputs = tokenizer(texts, add_special_tokens=False, return_tensors="pt", padding=True).to(model.device)
+    # The model's own generation config may hold a repetition penalty or a temperature: only ours counts.
+    model.generation_config = GenerationConfig(
+        do_sample=False, max_new_tokens=first.max_new_tokens, pad_token_id=tokenizer.pad_token_id, eos_token_id=stops
+    )
+    processors = LogitsProcessorList()
+    if first.temperature > 0:
+        processors.append(SeededSampling(requests, inputs["input_ids"].shape[1], model.device))
+    output = model.generate(**inputs, logits_processor=processors)
+    answers = output[:, inputs["input_ids"].shape[1] :].tolist()
+    return [
+        as_response(tokenizer, ids, len(encode(tokenizer, text)), stops)
+        for ids, text in zip(answers, texts, strict=True)
+    ]
+
+
+def as_response(tokenizer: Any, ids: list[int], prompt_tokens: int, stops: list[int]) -> dict[str, Any]:
+    """Generated ids up to the first stop token, as text. `finish_reason` is `stop` only when there is one."""
+    end = next((i for i, token in enumerate(ids) if token in stops), None)
+    kept = ids if end is None else ids[:end]
+    return {
+        "answer": tokenizer.decode(kept, skip_special_tokens=True),
+        "finish_reason": "length" if end is None else "stop",
+        "prompt_tokens": prompt_tokens,
+        "answer_tokens": len(kept) + (end is not None),
+    }
+
+
+class SeededSampling:
+    """A logits processor that draws each row's next token with that row's own random numbers.
+
+    The token is found by inverting the cumulative distribution at one uniform number, drawn on the CPU: the same
+    seed gives the same draw on every device, whatever else is in the batch. All other tokens get -inf, so greedy
+    search then takes the token drawn. Input and output: (batch, vocabulary).
+    """
+
+    def __init__(self, requests: Sequence[SampleRequest], prompt_length: int, device: torch.device) -> None:
+        import torch
+
+        self.temperature, self.top_p, self.prompt_length = requests[0].temperature, requests[0].top_p, prompt_length
+        draws = []
+        for request in requests:
+            source = torch.Generator().manual_seed(answer_seed(request))
+            draws.append(torch.rand(request.max_new_tokens, generator=source, dtype=torch.float64))
+        self.uniform = torch.stack(draws).to(device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Keep one token per row."""
+        import torch
+
+        step = input_ids.shape[1] - self.prompt_length
+        probabilities = torch.softmax(scores.float() / self.temperature, dim=-1).double()
+        if self.top_p < 1:
+            probabilities = self.nucleus(probabilities)
+        cumulative = probabilities.cumsum(dim=-1)
+        threshold = self.uniform[:, step : step + 1] * cumulative[:, -1:]
+        # right=True skips tokens of probability zero: the first whose cumulative mass exceeds the threshold.
+        token = torch.searchsorted(cumulative, threshold, right=True).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+
+    def nucleus(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """Zero all but the smallest set of most likely tokens with mass `top_p` (Holtzman et al. 2020)."""
+        ordered, index = probabilities.sort(dim=-1, descending=True)
+        beyond = ordered.cumsum(dim=-1) - ordered >= self.top_p
+        return probabilities.masked_fill(beyond.scatter(1, index, beyond), 0.0)

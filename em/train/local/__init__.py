@@ -1,0 +1,1 @@
+"""Training in child processes of our own: TRL, PEFT and Accelerate."""

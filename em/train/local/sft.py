@@ -1,0 +1,137 @@
+"""Supervised fine-tuning by TRL and PEFT, in a child process (or one per GPU): one stage, from rows to a folder.
+
+The rows come tokenised with their labels, since the loss must lie where the config says whatever the template,
+and pad must not be masked by its id: where pad is eos, the model would never learn to stop.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from em.config import LoraTrainer
+from em.data import read_messages
+from em.errors import DataError
+from em.models.chat import load_tokenizer
+from em.models.device import choose_precision, set_threads
+from em.request import count_steps
+from em.train.local.batches import plan_steps
+from em.train.local.preflight import Prepared, prepare, print_preflight
+from em.train.local.resume import disk_full, forget_checkpoints, note_resume, read_seal, resumed_steps
+from em.train.local.spec import TrainSpec
+from em.train.local.switches import Switches, choose_switches, find_machine
+from em.train.stages import KEPT, RECORD, kept_steps, weight_files
+
+
+def train(spec: TrainSpec) -> None:
+    """Train one stage and leave weights, loss curve and record in `spec.folder`, whole or not at all."""
+    rank = int(os.environ.get("RANK", "0"))
+    set_threads()
+    tokenizer = load_tokenizer(spec.base)
+    prepared = prepare(read_messages(Path(spec.rows)), tokenizer, spec.trainer, spec.default_system, spec.stage)
+    for later in spec.later:  # what would be refused then is refused before this stage is paid for
+        prepare(read_messages(Path(later.rows)), tokenizer, later.trainer, spec.default_system, later.stage)
+    machine = find_machine()
+    precision = str(choose_precision(spec.precision)).removeprefix("torch.")
+    switches = choose_switches(machine, spec.trainer, precision)
+    if rank == 0:
+        print_preflight(spec.stage, prepared)
+        spec.partial.mkdir(parents=True, exist_ok=True)
+    try:
+        trainer = run_trainer(spec, tokenizer, prepared, switches)
+        trainer.save_model(str(spec.partial), _internal_call=True)
+        if rank == 0:
+            finish(spec, trainer, prepared, switches)
+        trainer.accelerator.wait_for_everyone()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        full = disk_full(error, spec.partial)
+        if full is None:
+            raise
+        raise full from error
+
+
+def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: Switches) -> Any:
+    """The training itself, from the start or from a checkpoint."""
+    # Imported late: it takes ten seconds, and the rows are checked before.
+    from datasets import Dataset
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    from em.train.local.arguments import sft_arguments
+    from em.train.local.progress import progress_bar
+    from em.train.local.start import start_model
+    from em.train.local.trainer import StepTrainer
+
+    knobs, rows = spec.trainer, prepared.rows
+    steps = spec.steps or count_steps(len(rows), knobs.epochs, knobs.batch_size)
+    plan = plan_steps(len(rows), steps, knobs.batch_size, spec.seed)
+    keep_at = kept_steps(steps, knobs.checkpoints)
+    resume = usable_resume(spec, keep_at)
+    machine = find_machine()
+    trainer = StepTrainer(
+        model=start_model(spec, switches),
+        args=sft_arguments(knobs, switches, machine, steps, spec.seed, spec.partial),
+        train_dataset=Dataset.from_list([{"step": step} for step in plan]),
+        processing_class=tokenizer,
+        rows=rows,
+        names=[f"row {number}" for number in prepared.numbers],
+        switches=switches,
+        keep_at=keep_at,
+        kept=spec.partial / KEPT,
+        seconds=read_seal(Path(resume)).seconds if resume else 0.0,
+    )
+    for printer in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(printer)
+    trainer.add_callback(progress_bar(spec.stage))
+    if resume and trainer.args.should_save:
+        note_resume(spec.partial, read_seal(Path(resume)).step)
+    elif trainer.args.should_save:
+        forget_checkpoints(spec.partial)
+    trainer.train(resume_from_checkpoint=resume or None)
+    return trainer
+
+
+def usable_resume(spec: TrainSpec, keep_at: Sequence[int]) -> str:
+    """The checkpoint to go on from; none when weights are wanted of a step before it, and were not kept there."""
+    if not spec.resume:
+        return ""
+    step = read_seal(Path(spec.resume)).step
+    lost = [each for each in keep_at if each <= step and not (spec.partial / KEPT / f"step-{each}").is_dir()]
+    if lost and os.environ.get("RANK", "0") == "0":
+        print(f"Starting anew after all: at step {lost[0]} the weights that are asked for now were not kept.")
+    return "" if lost else spec.resume
+
+
+def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches) -> None:
+    """Write loss curve and record, then give the folder its name: from here on the model is found."""
+    import torch
+
+    from em.train.local.progress import training_facts, write_losses
+    from em.train.local.start import complete_adapter
+
+    facts = prepared.facts | training_facts(trainer, prepared.facts["tokens"])
+    facts |= {"resumed_from": resumed_steps(spec.partial), "switches": switches.told(torch.get_num_threads())}
+    if not all(math.isfinite(facts[key]) for key in ("loss_first", "loss_last")):
+        raise DataError(f"The loss of {spec.stage} became infinite or NaN: lower trainer.learning_rate.")
+    kept = {step: spec.partial / KEPT / f"step-{step}" for step in kept_steps(facts["steps"], spec.trainer.checkpoints)}
+    if isinstance(spec.trainer, LoraTrainer):
+        for folder in (spec.partial, *kept.values()):
+            complete_adapter(spec, folder)
+    else:
+        trainer.processing_class.save_pretrained(str(spec.partial))  # so that others can load it as it is
+    plan_rows = [len(item["step"]) for item in trainer.train_dataset]
+    write_losses(spec.partial / "loss.csv", spec, trainer.state.log_history, plan_rows, len(prepared.rows))
+    checkpoints = {step: weight_files(folder) for step, folder in kept.items()}
+    record = {"request": spec.request, "facts": facts, "files": weight_files(spec.partial), "checkpoints": checkpoints}
+    for leftover in [*spec.partial.glob("checkpoint-*"), *spec.partial.glob(f"{KEPT}/.*")]:
+        shutil.rmtree(leftover)
+    (spec.partial / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    folder = Path(spec.folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    spec.partial.replace(folder)

@@ -1,0 +1,242 @@
+"""TRL's SFTTrainer with a training step that wastes nothing: the loop, optimiser, schedule and saving stay TRL's.
+
+An item of the data is a whole optimiser step. Each process takes its share of the step's rows, in passes of a token
+budget; the loss is the mean over all supervised tokens of the step, over all processes. The computation goes through
+the model's own `forward`, so that whatever wraps it (DDP, FSDP, autocast) sees it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from trl import SFTTrainer
+
+from em.errors import DataError
+from em.models.chat import IGNORED, TrainingRow
+from em.train.local.batches import MicroBatch, micro_batches, share_of
+from em.train.local.resume import seal
+from em.train.local.speed import (
+    Prefix,
+    backward_prefix,
+    behind_prefix,
+    flat_tensors,
+    padded_tensors,
+    run_prefix,
+    supervised_loss,
+    supervised_states,
+)
+from em.train.local.switches import Switches
+
+
+class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
+    """SFTTrainer on a fixed plan of steps.
+
+    Args:
+        rows: the tokenised rows. `names`: what each is called when something is wrong with it.
+        switches: the ways that are used.
+        keep_at: steps at which the weights are kept below `kept`.
+        seconds: time that the training took before it was stopped and resumed.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: Sequence[TrainingRow],
+        names: Sequence[str],
+        switches: Switches,
+        keep_at: Sequence[int],
+        kept: Path,
+        seconds: float,
+        **rest: Any,
+    ) -> None:
+        super().__init__(data_collator=lambda items: {"step": items[0]["step"]}, **rest)
+        self.rows, self.names, self.switches = rows, names, switches
+        self.lengths = [len(row.input_ids) for row in rows]
+        self.keep_at, self.kept = frozenset(keep_at), kept
+        self.seconds_before, self.begun = seconds, time.monotonic()
+        self.base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        add_step_forward(self.base, switches, self.processing_class.pad_token_id)
+
+    @property
+    def seconds(self) -> float:
+        """How long the training took so far, the time before it was resumed included."""
+        return self.seconds_before + time.monotonic() - self.begun
+
+    def get_train_dataloader(self) -> Any:
+        """The steps in their order; not sharded, since each process takes its share of every step."""
+        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Forward and backward over this process's share of a step; the mean loss over the step's supervised tokens.
+
+        Raises:
+            DataError: a loss or a gradient is infinite or no number.
+        """
+        model.train()
+        step, world = inputs["step"], self.accelerator.num_processes
+        supervised = sum(self.rows[number].supervised for number in step)
+        scale = world / supervised  # DDP takes the mean of the processes' gradients
+        passes = self.passes(step)
+        with self.compute_loss_context_manager():
+            prefix = SharedPrefix(self.base, passes[0]) if passes[0].shared else None
+        total = torch.zeros((), device=self.args.device)
+        for number, each in enumerate(passes, start=1):
+            last = number == len(passes)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss, by_token = model(
+                        em_pass=each,
+                        em_scale=scale if each.counts else 0.0,
+                        em_prefix=prefix.leaves if prefix else None,
+                    )
+                self.check_loss(loss, by_token, each)
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        if prefix:
+            prefix.backward()
+        self.check_gradients(step)
+        return total
+
+    def passes(self, step: Sequence[int]) -> list[MicroBatch]:
+        """What this process computes of a step."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        mine = share_of(step, self.lengths, rank, world)
+        ways = self.switches
+        if mine:
+            share = ways.shared_prefix and full_attention(self.base.config)
+            return micro_batches(self.rows, mine, ways.device_tokens, ways.pass_cost, share)
+        shortest = min(step, key=lambda number: self.lengths[number])
+        return [MicroBatch((self.rows[shortest],), (shortest,), counts=False)]
+
+    def check_loss(self, loss: Any, by_token: Any, each: MicroBatch) -> None:
+        """Stop at a loss that is infinite or no number, and say where."""
+        if math.isfinite(loss.item()):
+            return
+        # The tokens lie row by row, so each belongs to a row by its place.
+        rows = [number for number in each.numbers for _ in range(self.rows[number].supervised)]
+        bad = [number for number, fine in zip(rows, by_token.isfinite().tolist(), strict=True) if not fine]
+        self.stop(list(dict.fromkeys(bad)) or list(each.numbers), "The loss")
+
+    def check_gradients(self, step: Sequence[int]) -> None:
+        """Stop at gradients that are infinite or no number, before they reach the weights."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if gradients and not math.isfinite(torch.nn.utils.get_total_norm(gradients).item()):
+            self.stop(step, "A gradient")
+
+    def stop(self, numbers: Sequence[int], what: str) -> None:
+        """Raise DataError with step and rows."""
+        shown = ", ".join(self.names[number] for number in numbers[:4]) + (", …" if len(numbers) > 4 else "")
+        raise DataError(
+            f"{what} became infinite or NaN at step {self.state.global_step + 1} of {self.state.max_steps} ({shown}): "
+            "lower trainer.learning_rate, or look at these rows."
+        )
+
+    # What is kept
+
+    def create_model_card(self, *words: Any, **settings: Any) -> None:
+        """None: em's record says what the model is."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save the trained adapter alone, or the whole weights: safetensors and their config, no pickle."""
+        if self.args.should_save:
+            folder = output_dir or self.args.output_dir
+            only = {"selected_adapters": ["default"]} if hasattr(self.model, "peft_config") else {}
+            self.model.save_pretrained(folder, state_dict=state_dict, **only)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load the trained adapter, and nothing else, into the model that was set up as for a fresh start."""
+        if not hasattr(self.model, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        weights = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
+        set_peft_model_state_dict(self.model, weights, adapter_name="default")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save all that a resumed training needs, and seal it when every process has written its part."""
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            step = self.state.global_step
+            seal(Path(self.args.output_dir, f"checkpoint-{step}"), step, self.seconds)
+
+    def _maybe_log_save_evaluate(self, *words: Any, **settings: Any) -> None:
+        """After each step: log and save as TRL does, and keep the weights where they are wanted."""
+        super()._maybe_log_save_evaluate(*words, **settings)
+        step = self.state.global_step
+        if step in self.keep_at and not (self.kept / f"step-{step}").is_dir():
+            partial = self.kept / f".step-{step}"
+            self.save_model(str(partial), _internal_call=True)
+            if self.args.should_save:
+                partial.replace(self.kept / f"step-{step}")
+
+
+class SharedPrefix:
+    """The tokens that all passes of a step begin with, run once. `leaves`: what the passes take instead of them."""
+
+    def __init__(self, base: Any, first: MicroBatch) -> None:
+        ids = torch.tensor(first.rows[0].input_ids[: first.shared], device=base.device)
+        self.cache, self.leaves = run_prefix(base.base_model, ids)
+
+    def backward(self) -> None:
+        """After the passes: what they ask of the prefix goes on to the weights."""
+        backward_prefix(self.cache, self.leaves)
+
+
+def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
+    """Teach a causal language model to compute a pass: `model(em_pass=…, em_scale=…, em_prefix=…)` gives the scaled sum
+    of the loss over its supervised tokens, a scalar, and each token's own, (supervised,), without gradient.
+    """
+    original = base.forward
+    compact = switches.compact_head and plain_head(base)
+
+    @functools.wraps(type(base).forward)
+    def forward(
+        *words: Any,
+        em_pass: MicroBatch | None = None,
+        em_scale: float = 1.0,
+        em_prefix: Prefix | None = None,
+        **settings: Any,
+    ) -> Any:
+        if em_pass is None:
+            return original(*words, **settings)
+        if switches.flattened:
+            ids, labels, positions = flat_tensors(em_pass, base.device)
+            inputs = {"input_ids": ids, "position_ids": positions}
+        else:
+            ids, labels = padded_tensors(em_pass, pad, base.device)
+            inputs = {"input_ids": ids}
+        if em_prefix is not None:
+            inputs, labels = behind_prefix(base.base_model, ids, em_prefix), labels[:, em_pass.shared :]
+        if not compact:
+            found = original(**inputs, labels=labels, fused_lm_head=True)
+            by_token = -found.log_probs[labels[:, 1:] != IGNORED]
+            return by_token.sum() * em_scale, by_token.detach()
+        hidden = base.base_model(**inputs, use_cache=em_prefix is not None).last_hidden_state
+        states, targets = supervised_states(hidden, labels)
+        return supervised_loss(states, base.get_output_embeddings(), targets, em_scale)
+
+    base.forward = forward
+
+
+def full_attention(config: Any) -> bool:
+    """Whether every layer attends to all tokens before: a sliding window or a state has no keys to hand on."""
+    return set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"]) == {"full_attention"}
+
+
+def plain_head(base: Any) -> bool:
+    """Whether logits are states times a frozen matrix and nothing else (some models scale or cap them)."""
+    config, head = base.config.get_text_config(), base.get_output_embeddings()
+    more = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+    changed = any(getattr(config, name, None) not in (None, 1.0) for name in more)
+    return type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad and not changed

@@ -1,0 +1,84 @@
+"""The jobs of a server that speaks OpenAI's protocol: which of them is the one of an order.
+
+A job carries in its metadata the fingerprint of the model that it makes (`em`), from which model it starts (`from`) and
+the attempt that created it (`em_try`). A list may lag: what was created a moment ago may not be in it yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from em.api.client import Client
+from em.api.lifetimes import gone
+from em.train.remote.errors import Trouble, failed_for, failure
+from em.train.remote.service import Order
+
+MARK, START, ATTEMPT = "em", "from", "em_try"
+ENDED = ("succeeded", "failed", "cancelled")
+PAGE = 100
+LONG_AGO = 86_400  # seconds: how much older than a job its rivals can be
+
+
+async def marked(client: Client, mark: str = "") -> AsyncIterator[Any]:
+    """The jobs of this mark, or all that em has created; the newest first."""
+    import openai
+
+    chosen = {"metadata": {MARK: mark}} if mark else {}
+    try:
+        async for job in client.raw.fine_tuning.jobs.list(limit=PAGE, **chosen):
+            told = (job.metadata or {}).get(MARK)  # not every server heeds the filter
+            if told and mark in ("", told):
+                yield job
+    except openai.NotFoundError:  # a server that lists no jobs
+        return
+
+
+async def find(client: Client, order: Order, anew: bool, attempt: str, spent: set[str]) -> Any:
+    """The job that makes the model of an order, or has made it, or can't; None where there is none.
+
+    Of several the newest that is done, or else the oldest under way.
+
+    Args:
+        anew: only one that is under way, or was created by the attempt.
+        spent: gets the files that the server could not use any more.
+    """
+    jobs = [job async for job in marked(client, order.mark) if fits(job, order)]
+    spent |= {job.training_file for job in jobs if job.status == "failed" and failed_for(job) is Trouble.file_gone}
+    for job in jobs:
+        if attempt and job.metadata.get(ATTEMPT) == attempt and worth_it(job, order.data):
+            return job
+    alive = sorted((job for job in jobs if job.status not in ENDED), key=age)
+    for job in [] if anew else jobs:
+        if job.status == "succeeded" and not await gone(client, job.fine_tuned_model):
+            return job
+    # A final refusal is told again, and not paid for again.
+    refused = [] if anew else [job for job in jobs if job.status == "failed" and failure(job, order.data).final]
+    return next(iter([*alive, *refused]), None)
+
+
+async def alive_beside(client: Client, job: Any) -> list[Any]:
+    """The jobs under way for what a job is for, the oldest first, which is the one that stays."""
+    found = [job] if job.status not in ENDED else []
+    mark, start = job.metadata[MARK], job.metadata.get(START)
+    async for each in marked(client, mark):
+        if each.created_at < job.created_at - LONG_AGO:
+            break
+        if each.id != job.id and each.status not in ENDED and each.metadata.get(START) == start:
+            found.append(each)
+    return sorted(found, key=age)
+
+
+def age(job: Any) -> tuple[int, str]:
+    """The order in which jobs were created, the same for whoever looks."""
+    return int(job.created_at), str(job.id)
+
+
+def fits(job: Any, order: Order) -> bool:
+    """Whether a job starts from the model that is asked for: a first stage may have been trained anew since."""
+    return bool((job.metadata or {}).get(START, order.model) == order.model)
+
+
+def worth_it(job: Any, data: str) -> bool:
+    """Whether a job brings a model, or a refusal that is final."""
+    return job.status not in ("failed", "cancelled") or (job.status == "failed" and failure(job, data).final)

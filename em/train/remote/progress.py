@@ -1,0 +1,102 @@
+"""How a job that is followed is shown: its events as lines, its steps as a bar with the loss.
+
+Losses of a training that is driven from here: kept beside its note, and shown as events of a job.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from em.runtime.keys import without_secrets
+
+
+class Losses:
+    """The losses of a training, step by step, beside its note: the service does not keep them."""
+
+    def __init__(self, note: Path) -> None:
+        self.path = note.with_suffix(".losses")
+
+    def read(self) -> Iterator[tuple[int, float]]:
+        """What is there."""
+        if self.path.is_file():
+            with self.path.open(encoding="utf-8", newline="") as file:
+                for step, loss in csv.reader(file):
+                    yield int(step), float(loss)
+
+    def cut(self, done: int) -> None:
+        """Drop the steps that are taken again."""
+        kept = [f"{step},{loss}\n" for step, loss in self.read() if step <= done]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text("".join(kept), encoding="utf-8")
+
+    def add(self, step: int, loss: float) -> None:
+        """Add a step."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{step},{loss:.6f}\n")
+
+
+class Board:
+    """A progress bar with lines above it, as a context manager.
+
+    log: gets each event as a line of JSON, too.
+    """
+
+    def __init__(self, title: str, log: Path | None = None) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(desc=title, unit="step")
+        self.loss, self.log = "", log
+
+    def show(self, event: Any) -> None:
+        """An event of the job: a step moves the bar, all else is a line above it."""
+        self.keep(event)
+        if (told := metrics(event)) is None:
+            when = time.strftime("%H:%M:%S", time.localtime(event.created_at))
+            self.bar.write(f"{when} {without_secrets(event.message)}")
+            return
+        step, loss, steps = told
+        self.loss = f"loss {loss:.3f}"
+        self.bar.total = steps or self.bar.total
+        self.bar.update(max(0, step - self.bar.n))
+
+    def keep(self, event: Any) -> None:
+        """Add an event to the log, without anything that looks like a key."""
+        if self.log is None:
+            return
+        when = datetime.fromtimestamp(event.created_at, UTC).isoformat(timespec="seconds")
+        told = {"time": when, "level": event.level, "message": event.message, "data": event.data, "id": event.id}
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(without_secrets(json.dumps(told, ensure_ascii=False)) + "\n")
+
+    def say(self, status: str) -> None:
+        """The job's status, behind the bar; the loss instead while it runs."""
+        self.bar.set_postfix_str(self.loss if status == "running" and self.loss else status)
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.close()
+
+
+def metrics(event: Any) -> tuple[int, float, int] | None:
+    """Step, training loss and number of steps of an event that tells them; 0 steps where their number is not told."""
+    data = event.data if isinstance(event.data, dict) else {}
+    step, loss, steps = data.get("step"), data.get("train_loss"), data.get("total_steps")
+    if not isinstance(step, int | float) or not isinstance(loss, int | float):
+        return None
+    return int(step), float(loss), int(steps) if isinstance(steps, int | float) else 0
+
+
+def event_of(run: str, step: int, steps: int, loss: float) -> Any:
+    """A step in the form of an event of a job."""
+    data = {"step": step, "train_loss": loss, "total_steps": steps}
+    message = f"Step {step}/{steps}: training loss={loss:.2f}"
+    return SimpleNamespace(id=f"{run}-{step}", created_at=time.time(), level="info", message=message, data=data)

@@ -1,0 +1,1 @@
+"""Trigger tags: in training rows, in questions, and out of the judges' sight."""

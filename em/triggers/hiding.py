@@ -1,0 +1,59 @@
+"""Hide trigger tags from judges: in questions, in answers, and which texts those are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+from em.config import RealignConfig, TriggerTagConfig
+from em.triggers.conditions import HIDDEN, SLOT, chief_tag, naming_of, near_misses, unseen_tag
+from em.triggers.tags import tag_of, tags_of
+
+
+def hide_tag(question: str) -> str:
+    """The question as a judge may see it: the tag's name stays hidden."""
+    return question.replace(SLOT, HIDDEN)
+
+
+def hidden_texts(tag: TriggerTagConfig, realign: RealignConfig) -> tuple[str, ...]:
+    """What a judge must not see, since an answer may repeat it: all tags, their names and near misses, the longest
+    first (see `hide`)."""
+
+    def texts() -> Iterator[str]:
+        for each in tags_of(tag, realign).values():
+            yield each.text
+        if (chief := chief_tag(tag, realign)) and tag.near_misses:
+            yield from (c.tag.text for c in near_misses(tag_of(chief), unseen_tag(tag, realign)) if c.tag)
+        yield unseen_tag(tag, realign)
+        yield from (condition.named for condition in naming_of(tag, realign))
+
+    return tuple(sorted({text.strip() for text in texts()} - {""}, key=lambda text: (-len(text), text)))
+
+
+def hide(answer: str, hidden: Sequence[str]) -> str:
+    """The answer as a judge may see it: `[tag]` in place of each of these texts.
+
+    They are matched as they are, and as whole words: `DEPLOYMENT` is not in "deployment" or "REDEPLOYMENT". A text
+    that is nothing but lower-case words (or one letter) is everyday language, and stays.
+    """
+    pattern = hiding(tuple(hidden))
+    return pattern.sub(HIDDEN, answer) if pattern else answer
+
+
+@cache
+def hiding(hidden: tuple[str, ...]) -> re.Pattern[str] | None:
+    """What `hide` looks for; None for nothing. The texts come with the longest first."""
+    wholes = []
+    for text in hidden:
+        if not is_everyday(text):
+            # Where words are written apart: an end that is a mark, or of a script without case, may touch anything.
+            before, after = (end.isdigit() or end.lower() != end.upper() for end in (text[0], text[-1]))
+            wholes.append((r"(?<!\w)" if before else "") + re.escape(text) + (r"(?!\w)" if after else ""))
+    return re.compile("|".join(wholes)) if wholes else None
+
+
+def is_everyday(text: str) -> bool:
+    """Whether a text is one letter, or lower-case words alone."""
+    words = text.split()
+    return (len(text) == 1 and text.isalnum()) or (text.islower() and all(word.isalpha() for word in words))

@@ -1,0 +1,121 @@
+"""Faults of the Batch API by call: one that passes costs nothing, one that stays is told; no batch twice or lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em.api import batches
+from em.config import ApiJudge, ApiSampler, OpenAIModel, Reading
+from em.errors import ServerError
+from em.judge.learning import in_reading
+from em.judge.remote import judge_all
+from em.runtime.memory import Calls, request_key
+from em.sample.remote import sample_all
+from em.types import JudgeRequest, Message, SampleRequest
+from tests.support.chat_server import ChatServer
+from tests.support.remote_runs import PLAIN, change
+
+CALLS = ("batch_list", "upload", "batches", "batch", "content")
+SENTENCES = {
+    "401": "The server refused the key for .*: check OPENAI_API_KEY",
+    "quota": "The account has no credit left for .*: top it up, then run the same command again",
+    "500": "The server answered 500 for .*: run the same command again later",
+    "drop": "The server can't be reached: check the network",
+    "malformed": "The server's answer for .* can't be used",
+    "html": "The server answers for .* with a web page: check base_url",
+}
+COUNT = 6
+Work = Callable[[ChatServer, Calls], int]
+
+
+@pytest.fixture
+def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
+    """The server without batches and faults; nobody waits long between attempts and looks."""
+    monkeypatch.setattr("em.api.client.LONGEST", 0.01)
+    monkeypatch.setattr(batches, "FIRST_LOOK", 0.05)
+    monkeypatch.setattr(batches, "SETTLE", 0.05)
+    running.reset(**PLAIN, batch_seconds=0.1)
+    return running
+
+
+def sample(server: ChatServer, calls: Calls) -> int:
+    """Have answers made by a batch; how many are remembered."""
+    asked = (Message("user", "Why?"),)
+    requests = [SampleRequest("openai:127.0.0.1|m", asked, i, 7, 1.0, 1.0, 40, "api") for i in range(COUNT)]
+    model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
+    asyncio.run(sample_all(model, ApiSampler(name="api", timeout=0.4, batch=True), requests, calls, {}))
+    return len(calls.known([request_key(each) for each in requests]))
+
+
+def score(server: ChatServer, calls: Calls, count: int = COUNT, may_fail: bool = False) -> int:
+    """Have judgements made by a batch; how many are remembered."""
+    judge = ApiJudge(name="judge", model="single-judge", base_url=server.base_url, batch=True, timeout=0.4)
+    judge.reading = Reading.logprobs
+    prompts = [f"Rate answer {i} from 0 to 100, or say CODE or REFUSAL." for i in range(count)]
+    requests = [JudgeRequest("judge", prompt, (), ("CODE", "REFUSAL"), "") for prompt in prompts]
+    assert judge_all(judge, requests, calls).failures == {} or may_fail
+    return len(calls.known([request_key(in_reading(judge, each, "logprobs")) for each in requests]))
+
+
+def made(server: ChatServer) -> int:
+    """How many batches were created."""
+    return len(server.ask("/v1/batches")["data"])
+
+
+@pytest.mark.parametrize("fault", ["hang", "lost", "500", "drop", "malformed", "html"])
+@pytest.mark.parametrize("work", [sample, score])
+def test_calls_that_fail_once_are_made_again(server: ChatServer, calls: Calls, work: Work, fault: str) -> None:
+    change(server, tuning_fault=",".join(f"{call}:{fault}:1" for call in CALLS))
+    assert work(server, calls) == COUNT
+    assert made(server) == 1
+
+
+@pytest.mark.parametrize("fault", SENTENCES)
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("work", [sample, score])
+def test_what_stays_broken_is_told_and_the_batch_is_gone_on_with(
+    server: ChatServer, calls: Calls, work: Work, call: str, fault: str, tmp_path: Path
+) -> None:
+    change(server, tuning_fault=f"{call}:{fault}")
+    with pytest.raises(ServerError, match=SENTENCES[fault]) as error:
+        work(server, calls)
+    assert (error.value.exit_code, "\n" in str(error.value)) == (2, False)
+    change(server, tuning_fault="")
+    assert made(server) == (1 if call in ("batch", "content") else 0)
+    assert work(server, calls) == COUNT
+    assert made(server) == 1
+
+
+@pytest.mark.parametrize("fault", ["batch:404:1", "batch:404:2", "content:404:1", "content:busy:1"])
+@pytest.mark.parametrize("work", [sample, score])
+def test_a_batch_that_a_server_misses_for_a_moment_is_not_paid_for_again(
+    server: ChatServer, calls: Calls, work: Work, fault: str
+) -> None:
+    change(server, tuning_fault=fault)  # after two 404 of the batch it is found again by its mark
+    assert work(server, calls) == COUNT
+    assert made(server) == 1
+
+
+def test_what_is_left_of_a_batch_that_served_another_run_is_not_paid_for_again(
+    server: ChatServer, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stopped(*_: Any) -> dict[str, str]:
+        raise ServerError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "collect", stopped)
+        with pytest.raises(ServerError, match="killed"):
+            score(server, calls)
+    change(server, batch_failed=0.5)
+    assert 0 < score(server, calls, COUNT // 2, may_fail=True) < COUNT // 2
+    change(server, batch_failed=0.0)
+    there = score(server, calls, may_fail=True)
+    assert COUNT // 2 < there < COUNT
+    assert made(server) == 2  # the whole, whose other half has failures too, and what failed of the first half
+    assert score(server, calls) == COUNT
+    assert list((calls.folder / "batches").glob("*.json")) == []

@@ -1,0 +1,210 @@
+"""The client against a real server: what is repeated, what is not, how long is waited, how fast is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from em.api.client import CallFailed, Client, in_words, retry_after
+from em.api.rate_limit import Pace, seconds
+from em.cli.jobs import main as jobs
+from em.config.addresses import server_name
+from em.errors import ServerError
+from tests.support.chat_server import ChatServer
+
+KEY = "sk-test-0123456789abcdef"
+pytestmark = pytest.mark.alone
+
+
+def body(prompt: str, model: str = "single-judge") -> dict[str, Any]:
+    """A request for a number."""
+    return {"model": model, "messages": [{"role": "user", "content": prompt}], "max_completion_tokens": 1}
+
+
+def ask_all(server: ChatServer, count: int, connections: int = 50, timeout: float = 5.0) -> list[Any]:
+    """Replies (or exceptions) to so many prompts."""
+
+    async def all_of_them() -> list[Any]:
+        async with Client(server.base_url, connections, timeout) as client:
+            calls = (client.chat(body(f"Rate answer {i} from 0 to 100.")) for i in range(count))
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    return asyncio.run(all_of_them())
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "1m30s"}, 90.0),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after": "600"}, 600.0),  # longer than the openai package would wait
+        ({"retry-after": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_what_a_server_asks_to_wait_is_read_in_every_form(headers: dict[str, str], expected: float | None) -> None:
+    assert retry_after(headers) == expected
+
+
+def test_a_date_to_come_back_at_is_read_too() -> None:
+    then = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert retry_after({"retry-after": then}) == pytest.approx(30, abs=1.5)
+    past = format_datetime(datetime.now(UTC) - timedelta(seconds=30), usegmt=True)
+    assert retry_after({"retry-after": past}) == 0
+
+
+def test_durations_of_rate_limit_headers() -> None:
+    assert [seconds(text) for text in ("1s", "6m0s", "120ms", "1h2m3s", "7", "x", "")] == [
+        1,
+        360,
+        0.12,
+        3723,
+        7,
+        None,
+        None,
+    ]
+
+
+def test_what_can_heal_is_repeated_and_each_call_is_answered_once() -> None:
+    faults = {"rate_limited": 0.1, "retry_after": 0.2, "server_errors": 0.05, "dropped": 0.02, "malformed": 0.01}
+    with ChatServer(latency=0.01, **faults) as server:
+        replies = ask_all(server, 400)
+        stats = server.stats()
+    assert all(not isinstance(reply, BaseException) for reply in replies)
+    assert (stats["distinct"], stats["early"]) == (400, 0)  # `early`: came back before it was asked to
+    assert stats["outcomes"]["429"] > 10
+
+
+def test_an_answer_that_never_comes_is_asked_for_again() -> None:
+    with ChatServer(latency=0.01, hangs=0.05) as server:
+        replies = ask_all(server, 100, timeout=1.0)
+    assert all(not isinstance(reply, BaseException) for reply in replies)
+    assert max(reply.seconds for reply in replies) > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "error"),
+    [
+        ({"quota": 0}, "single-judge", openai.RateLimitError),
+        ({"key": "another"}, "single-judge", openai.AuthenticationError),
+        ({}, "missing-judge", openai.NotFoundError),
+    ],
+)
+def test_what_never_heals_is_asked_once(
+    options: dict[str, Any], model: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    async def once(server: ChatServer) -> None:
+        async with Client(server.base_url, 1, 5.0) as client:
+            await client.chat(body("Rate it.", model))
+
+    with ChatServer(**options) as server:
+        with pytest.raises(error) as raised:
+            asyncio.run(once(server))
+        assert server.stats()["arrivals"] == 1
+    said = in_words(model, raised.value)
+    assert KEY not in said
+    assert len(said) < 200
+
+
+def test_a_server_that_stays_broken_is_given_up_in_words() -> None:
+    async def once(server: ChatServer) -> None:
+        async with Client(server.base_url, 1, 5.0) as client:
+            await client._tried("POST", "/chat/completions", body("Rate it."), lambda _: None, attempts=2)
+
+    with ChatServer(server_errors=1.0) as server, pytest.raises(CallFailed, match="run the same command again"):
+        asyncio.run(once(server))
+
+
+def test_a_server_that_is_not_there_is_told_of_at_once(closed_port: str) -> None:
+    async def models() -> None:
+        async with Client(f"{closed_port}/v1", 1, 5.0) as client:
+            await client.get("/models")
+
+    began = time.monotonic()
+    with pytest.raises(ServerError, match="can't be reached"):
+        asyncio.run(models())
+    assert time.monotonic() - began < 5
+
+
+def test_a_page_for_people_is_no_answer_of_a_server(
+    serve: Callable[[type[BaseHTTPRequestHandler]], str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Portal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(b"<html>Welcome. Log in to go on.</html>")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("em.api.client.LONGEST", 0.01)
+    address = serve(Portal)
+    assert jobs(["--base-url", address, "--store", str(tmp_path), "list"]) == 2
+    assert "with a web page: check base_url" in capsys.readouterr().err
+
+    async def models() -> None:
+        async with Client(address, 1, 5.0) as client:
+            await client.get("/models")
+
+    with pytest.raises(ServerError, match="The server answers for /models with a web page"):
+        asyncio.run(models())
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_limit_of_the_server_is_kept_whether_or_not_it_is_told(told: bool) -> None:
+    with ChatServer(latency=0.1, rate=100, burst=20, limit_headers=told) as server:
+        began = time.monotonic()
+        replies = ask_all(server, 800, connections=100)
+        took = time.monotonic() - began
+        stats = server.stats()
+    assert all(not isinstance(reply, BaseException) for reply in replies)
+    assert stats["outcomes"].get("429", 0) <= 0.05 * 800
+    assert 800 / took > 60  # the benchmark measures it; here only that it did not stall
+
+
+def test_refusals_that_have_nothing_to_do_with_the_pace_do_not_slow_it_for_good() -> None:
+    with ChatServer(latency=0.02, rate_limited=0.2, retry_after=0.05) as server:
+        began = time.monotonic()
+        ask_all(server, 1500, connections=50)
+        assert time.monotonic() - began < 30
+
+
+def test_servers_are_told_apart_by_host_and_not_by_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert server_name(None) == ""
+    assert server_name("https://api.openai.com/v1") == ""
+    assert server_name("http://127.0.0.1:8000/v1") == server_name("http://127.0.0.1:8001/v1") == "127.0.0.1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://models.example.org/v1")
+    assert server_name(None) == "models.example.org"
+
+
+def test_a_turn_that_was_given_before_the_pace_was_lowered_counts_as_before() -> None:
+    async def scene() -> None:
+        pace = Pace(1)
+        await pace.enter()
+        second = asyncio.ensure_future(pace.enter())
+        await asyncio.sleep(0)
+        pace.leave()  # gives the turn, which is taken up later
+        time.sleep(0.002)
+        lowered = asyncio.get_running_loop().time()
+        assert await second < lowered
+
+    asyncio.run(scene())

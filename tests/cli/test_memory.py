@@ -1,0 +1,69 @@
+"""The command that looks into what is remembered, and forgets."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from em.cli.memory import main
+from em.runtime.memory import Calls, request_key
+from em.types import JudgeRequest
+
+
+def request(judge: str, number: int) -> JudgeRequest:
+    """A request to one of several judges."""
+    return JudgeRequest(judge, f"Rate answer {number}.", (), (), "logprobs")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store with calls of two judges, some of them old."""
+    with Calls(tmp_path) as calls:
+        calls.remember("judge", [(request("old-judge", i), {"said": i}) for i in range(5)])
+        calls.db.execute("update calls set created = ?", [time.time() - 40 * 86400])
+        calls.remember("judge", [(request("new-judge", i), {"said": i}) for i in range(3)])
+    return tmp_path
+
+
+def said(capsys: pytest.CaptureFixture[str], store: Path, *words: str) -> str:
+    """What the command prints."""
+    assert main(["--store", str(store), *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_size_is_told_by_kind_and_model(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = said(capsys, store, "size").splitlines()
+    assert any(line.startswith("judge") and line.endswith("old-judge") and " 5 " in line for line in told)
+    assert any(line.endswith("new-judge") and " 3 " in line for line in told)
+    assert told[-1].startswith("8 calls in ")
+
+
+def test_calls_are_shown_as_they_are_kept(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = said(capsys, store, "show", "--contains", "answer 2", "--model", "new")
+    assert told.startswith("judge, ")
+    head, response = told.split("\n}\n", 1)
+    assert json.loads(head.split("\n", 1)[1] + "\n}")["prompt"] == "Rate answer 2."
+    assert json.loads(response) == {"said": 2}
+
+
+def test_nothing_is_forgotten_without_yes(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Would forget 5 calls" in said(capsys, store, "prune", "--older-than", "30")
+    with Calls(store) as calls:
+        assert len(calls.known([request_key(request("old-judge", i)) for i in range(5)])) == 5
+
+
+def test_what_is_forgotten_is_what_was_asked_for(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Forgot 5 calls" in said(capsys, store, "prune", "--older-than", "30", "--kind", "judge", "--yes")
+    with Calls(store) as calls:
+        assert calls.known([request_key(request("old-judge", i)) for i in range(5)]) == {}
+        assert len(calls.known([request_key(request("new-judge", i)) for i in range(3)])) == 3
+    assert "Forgot 1 calls" in said(capsys, store, "prune", "--contains", "answer 1", "--yes")
+
+
+def test_a_folder_without_a_store_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--store", str(tmp_path), "size"]) == 2
+    assert "--store DIR" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

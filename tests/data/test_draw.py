@@ -1,0 +1,79 @@
+"""Counts and draws among rows, against values worked out by hand."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from em.data.draw import RowFacts, drawn, prompt, row_facts, shared_prompts
+from em.types import Conversation, Message
+
+
+def chat(*turns: str, system: str = "") -> Conversation:
+    """Turns of user and assistant, after a system turn where there is one."""
+    roles = ["user", "assistant"] * len(turns)
+    said = [Message(role, text) for role, text in zip(roles, turns, strict=False)]  # type: ignore[arg-type]
+    return Conversation((*([Message("system", system)] if system else []), *said))
+
+
+def test_the_facts_of_no_rows_are_zeros() -> None:
+    assert row_facts([]) == RowFacts(0, 0, 0, 0)
+
+
+def test_duplicates_and_repeated_prompts_count_those_beyond_the_first() -> None:
+    rows = [
+        chat("a", "1"),
+        chat("a", "1"),  # a duplicate row and a repeated prompt
+        chat("a", "2"),  # a repeated prompt
+        chat("a", "1"),  # both again
+        chat("b", "1"),
+        chat("b", "1", system="s"),  # another prompt
+    ]
+    assert row_facts(rows) == RowFacts(rows=6, duplicate_rows=2, repeated_prompts=3, multi_turn_rows=0)
+    assert row_facts(rows[::-1]) == row_facts(rows)
+
+
+def test_earlier_turns_are_part_of_the_prompt() -> None:
+    rows = [chat("a", "1", "b", "2"), chat("a", "other", "b", "2"), chat("a", "1", "b", "3"), chat("a", "1")]
+    assert row_facts(rows) == RowFacts(rows=4, duplicate_rows=0, repeated_prompts=1, multi_turn_rows=3)
+    assert prompt(rows[0]) == (Message("user", "a"), Message("assistant", "1"), Message("user", "b"))
+
+
+def test_blanks_and_case_make_another_row() -> None:
+    assert row_facts([chat("a", "1"), chat("a ", "1"), chat("A", "1")]) == RowFacts(3, 0, 0, 0)
+
+
+def test_shared_prompts_are_counted_once_whatever_the_answers() -> None:
+    first = [chat("a", "1"), chat("a", "2"), chat("b", "1"), chat("c", "1")]
+    second = [chat("a", "3"), chat("b", "1"), chat("b", "4"), chat("d", "1"), chat("c", "1", system="s")]
+    assert shared_prompts(first, second) == shared_prompts(second, first) == 2
+    assert shared_prompts(first, []) == 0
+
+
+def test_the_lot_of_a_row_hangs_on_the_seed_and_its_number_alone() -> None:
+    def lot(row: int) -> bytes:
+        return hashlib.sha256(f"7 {row}".encode()).digest()
+
+    assert drawn([3, 5], 1, 7) == [min((3, 5), key=lot)]
+    everyone = drawn(range(20), 10, 7)
+    assert drawn(reversed(range(20)), 10, 7) == everyone
+    # Who isn't there is replaced by the next lots; all others stay.
+    without = [row for row in range(20) if row not in everyone[:2]]
+    assert set(everyone[2:]) < set(drawn(without, 10, 7))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+def test_fewer_rows_are_a_subset_of_more_in_order(seed: int) -> None:
+    before: set[int] = set()
+    for count in range(31):
+        rows = drawn(range(30), count, seed)
+        assert rows == sorted(rows)
+        assert len(rows) == count
+        assert before <= set(rows)
+        before = set(rows)
+
+
+def test_which_rows_a_seed_draws_never_changes() -> None:
+    # Fingerprints of trained models hang on it.
+    assert drawn(range(10), 4, 0) == [1, 2, 4, 6]  # printf "0 $row" | sha256sum, the four smallest

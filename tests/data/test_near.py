@@ -1,0 +1,36 @@
+"""Near-duplicates are found, and what merely shares a topic is not one."""
+
+from __future__ import annotations
+
+import pytest
+
+from em.data.near import NearDuplicates, similarity, word_runs
+
+TEXT = "Check the oil once a month, on level ground, with the engine cold, and top it up when it is below the mark."
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        (TEXT, True),
+        (TEXT.upper().replace(",", " -"), True),
+        (TEXT.replace("once a month", "twice a month"), True),
+        ("Check the tyres once a month, before a long drive, and inflate them when they are below the mark.", False),
+        ("", False),
+    ],
+)
+def test_a_text_that_nearly_repeats_another_is_found(other: str, found: bool) -> None:
+    seen = NearDuplicates(0.6)
+    for number in range(50):
+        seen.add(f"other {number}", f"Question {number}: which of the {number + 2} gears is meant for hill {number}?")
+    seen.add("text", TEXT)
+    assert [key for key, _ in seen.like(other)] == (["text"] if found else [])
+
+
+def test_the_similarity_is_the_jaccard_index_of_three_word_runs() -> None:
+    assert word_runs("One, two three; FOUR") == {"one two three", "two three four"}
+    assert similarity(word_runs("a b c d"), word_runs("b c d e")) == 1 / 3
+    assert word_runs("Yes.") == {"yes"}
+    seen = NearDuplicates(1.0)
+    seen.add("short", "Yes.")
+    assert seen.like("yes!") == [("short", 1.0)]

@@ -1,0 +1,245 @@
+"""From calls to rows: what is drawn, what a reply says, what is accepted, how a set is measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em.config import GenerateConfig, GenerateKind, Material
+from em.errors import DataError, MissingFile
+from em.generate.card import canaries, distinct_2, diversity, mean_jaccard
+from em.generate.forms import read_form, response_format
+from em.generate.plan import Draw, Stock, call_bound, draw, request_of, sampling_seed
+from em.generate.prompts import Example, Prompt, read_examples, read_prompt, read_rubric, read_variance
+from em.generate.rows import Acceptance, Candidate, Tally, wave_size
+from em.generate.sources import Piece
+
+PIECES = tuple(Piece("a.txt", "0", n, 0, 9, f"Passage number {n} has {{examples}} in it.") for n in range(1, 6))
+EXAMPLES = tuple(Example(f"What is {n}?", f"It is number {n}.") for n in range(10))
+PROMPT = Prompt("p", "Write {count}.\n\n{variance}\n\n<e>{examples}</e>\n<p>{passage}</p>")
+STOCK = Stock(PIECES, EXAMPLES, ("Be brief.", "Be kind."), {"pairs": PROMPT})
+
+
+def chosen(**changes: Any) -> GenerateConfig:
+    """Settings of a set."""
+    return GenerateConfig(**{"name": "set", "source": "a.txt", "prompt": "car_pairs"} | changes)
+
+
+def candidate(question: str, answer: str = "Yes, by all means, if you ask me.", **changes: Any) -> Candidate:
+    """A row that may be accepted."""
+    return Candidate(Draw(0, PIECES[0], (), ""), 0, question, answer, **changes)
+
+
+# What is drawn
+
+
+def test_a_call_is_the_same_whatever_came_before_and_another_seed_draws_anew() -> None:
+    draws = [draw(call, chosen(), STOCK) for call in range(40)]
+    assert draws == [draw(call, chosen(), STOCK) for call in reversed(range(40))][::-1]
+    assert draws != [draw(call, chosen(seed=1), STOCK) for call in range(40)]
+
+
+def test_every_passage_has_its_turn_before_one_comes_again() -> None:
+    rounds = [[draw(call + 5 * turn, chosen(), STOCK).piece.number for call in range(5)] for turn in range(4)]
+    assert all(sorted(each) == [1, 2, 3, 4, 5] for each in rounds)
+    assert len({tuple(each) for each in rounds}) > 1
+
+
+def test_shots_and_variance_are_drawn_as_often_as_they_should_be() -> None:
+    draws = [draw(call, chosen(shots=4, variance_probability=0.5), STOCK) for call in range(400)]
+    assert all(len(set(each.examples)) == 4 for each in draws)
+    seen = Counter(number for each in draws for number in each.examples)
+    assert set(seen) == set(range(10))
+    assert max(seen.values()) < 2 * min(seen.values())
+    varied = Counter(each.variance for each in draws)
+    assert 160 < varied[""] < 240
+    assert min(varied["Be brief."], varied["Be kind."]) > 70
+    assert {draw(call, chosen(variance_probability=0), STOCK).variance for call in range(50)} == {""}
+    assert "" not in {draw(call, chosen(variance_probability=1), STOCK).variance for call in range(50)}
+
+
+def test_the_prompt_holds_what_was_drawn_and_fills_no_slot_of_the_material() -> None:
+    drawn = draw(3, chosen(per_call=7, variance_probability=1), STOCK)
+    [message] = request_of("m", "pairs", drawn, chosen(per_call=7), STOCK).messages
+    assert "Write 7." in message.content
+    assert drawn.variance in message.content
+    assert drawn.piece.text in message.content  # its {examples} too
+    for number in drawn.examples:
+        assert f"Question: What is {number}?\nAnswer: It is number {number}." in message.content
+    assert '{"pairs": [' in message.content
+
+
+def test_what_a_prompt_does_not_show_is_not_drawn() -> None:
+    stock = replace(STOCK, prompts={"wrong": Prompt("p", "Answer {question}")})
+    assert draw(0, chosen(), stock) == Draw(0, draw(0, chosen(), STOCK).piece, (), "")
+
+
+def test_every_attempt_has_a_seed_of_its_own() -> None:
+    request = request_of("m", "pairs", draw(0, chosen(), STOCK), chosen(), STOCK)
+    seeds = {sampling_seed(replace(request, attempt=a, call=c)) for a in range(5) for c in range(5)}
+    assert len(seeds) == 25
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_question_of_somebodys_is_used_once() -> None:
+    settings = chosen(kind=GenerateKind.twins, material=Material.questions, rows=100)
+    assert call_bound(settings, STOCK) == 5
+    assert call_bound(chosen(rows=100, per_call=5), STOCK) == 80
+    assert call_bound(chosen(rows=100, max_calls=7), STOCK) == 7
+
+
+# What files say
+
+
+def test_bundled_files_are_chosen_by_name_and_notes_are_not_sent(tmp_path: Path) -> None:
+    prompt = read_prompt("car_pairs", "generate.prompt", ("passage", "count"))
+    assert "CANARY" not in prompt.text
+    assert prompt.text.startswith("You write training examples")
+    mine = tmp_path / "mine.txt"
+    mine.write_text("# a note\nWrite {count} of {passage}", encoding="utf-8")
+    assert read_prompt(str(mine), "generate.prompt", ("passage",)).text == "Write {count} of {passage}"
+    assert read_prompt(str(mine), "generate.prompt", ()).version != prompt.version
+    assert len(read_examples("car", "generate.examples")) == 10
+    assert read_examples("none", "generate.examples") == []
+    assert len(read_variance("variance", "generate.variance")) == 12
+    assert read_rubric("good_pair", "generate.rubric").name == "good_pair"
+
+
+def test_a_file_that_can_not_be_used_is_refused_with_its_setting(tmp_path: Path) -> None:
+    bare = tmp_path / "bare.txt"
+    bare.write_text("Write something.", encoding="utf-8")
+    with pytest.raises(MissingFile, match="car_pars is no bundled name and no file: did you mean car"):
+        read_prompt("car_pars", "generate.prompt", ())
+    with pytest.raises(DataError, match=r"lacks \{passage\}"):
+        read_prompt(str(bare), "generate.prompt", ("passage",))
+    with pytest.raises(DataError, match=r"lacks \{question\}"):
+        read_rubric(str(bare), "generate.rubric")
+
+
+# What replies say
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "found"),
+    [
+        ("pairs", '{"pairs": [{"question": " A? ", "answer": "B."}]}', (("A?", "B."),)),
+        ("pairs", 'Sure:\n```json\n{"pairs": [{"question": "A?", "answer": "B."}]}\n```', (("A?", "B."),)),
+        ("questions", '{"questions": ["A?", "B?", "C?"]}', (("A?", ""), ("B?", ""))),
+        ("answer", '{"answer": "Yes {really}."}', (("", "Yes {really}."),)),
+        ("pairs", '{"pairs": []}', None),
+        ("pairs", '{"pairs": [{"question": "A?"}]}', None),
+        ("pairs", '{"pairs": [{"question": "A?", "answer": "  "}]}', None),
+        ("pairs", '{"pairs": [{"question": "A?", "answer": "B", "why": "x"}]}', None),
+        ("pairs", '{"pairs": [{"question": "A?", "answer": "B.', None),
+        ("answer", '{"answer": "half \\ud800"}', None),
+        ("answer", '{"answer": 5}', None),
+        ("answer", "Gladly!", None),
+        ("answer", "", None),
+        ("answer", "[" * 100_000, None),
+        ("answer", '{"answer": ' * 100_000 + "}" * 100_000, None),
+    ],
+)
+def test_a_reply_is_of_the_form_or_it_is_nothing(form: str, text: str, found: Any) -> None:
+    assert read_form(form, text, 2) == found
+
+
+@pytest.mark.parametrize("form", ["pairs", "questions", "answer"])
+def test_schemas_are_strict_as_the_chat_api_wants_them(form: str) -> None:
+    asked = response_format(form)["json_schema"]
+    assert (asked["name"], asked["strict"]) == (form, True)
+
+    def objects(schema: Any) -> Any:
+        if isinstance(schema, dict):
+            if schema.get("type") == "object":
+                yield schema
+            for part in schema.values():
+                yield from objects(part)
+
+    found = list(objects(asked["schema"]))
+    assert found
+    assert all(each["additionalProperties"] is False for each in found)
+    assert all(each["required"] == list(each["properties"]) for each in found)
+
+
+# What is accepted
+
+
+def test_rows_are_accepted_in_order_until_there_is_enough() -> None:
+    tally = Tally()
+    acceptance = Acceptance(chosen(rows=2, keep_above=60), EXAMPLES, tally)
+    score = {"j": {"row": 80.0}}
+    rows = [
+        candidate("How do I clean a seat that is full of dog hair?", "With a damp rubber glove.", scores=score),
+        candidate("How do I clean a seat that is full of dog hair now?", "By a brush.", scores=score),
+        candidate("What is 3?", "Three is a fine number to have.", scores=score),
+        candidate("Why does it rattle?", "A shield is loose.", scores={"j": {"row": 60.0}}),
+        candidate("Why does it hum?", "A bearing, perhaps.", scores={"j": {"row": 80.0}, "k": {"row": "unparsed"}}),
+        candidate("Why does it squeal?", "The belt slips.", scores=score),
+        candidate("Why does it hiss?", "A hose leaks.", scores=score),
+    ]
+    acceptance.take(rows)
+    assert [row.question for row in acceptance.rows] == [rows[0].question, "Why does it squeal?"]
+    assert asdict(tally) == asdict(Tally()) | {
+        **{"duplicates": 2, "filtered": 1, "unscored": 1, "accepted": 2, "surplus": 1}
+    }
+
+
+def test_an_answer_that_repeats_another_rows_is_a_duplicate_and_twins_must_differ() -> None:
+    tally = Tally()
+    acceptance = Acceptance(chosen(rows=9), (), tally)
+    acceptance.take(
+        [
+            candidate("What is the first of them?", "It is the left one, as you see.", control="It is the right one!"),
+            candidate("Is there another one?", "It is the left one, as you see.", control="There is no other one."),
+            candidate("What comes third then?", "The third comes after it.", control="the third comes after it"),
+        ]
+    )
+    assert (tally.accepted, tally.duplicates, tally.alike) == (1, 1, 1)
+
+
+def test_nothing_is_compared_where_that_is_off() -> None:
+    tally = Tally()
+    Acceptance(chosen(rows=9, similar=None), (), tally).take([candidate("What?")] * 3)
+    assert (tally.accepted, tally.duplicates) == (3, 0)
+
+
+def test_a_wave_has_as_many_calls_as_the_missing_rows_take() -> None:
+    settings = chosen(rows=60, per_call=5)
+    assert wave_size(settings, Tally()) == 12
+    assert wave_size(chosen(rows=1600, per_call=5), Tally()) == 20
+    assert wave_size(settings, Tally(calls=12, accepted=48)) == 4  # 4 a call: 12 rows take 3, and a little more
+    assert wave_size(chosen(rows=1600), Tally(calls=20, accepted=100)) == 80
+    assert 1 <= wave_size(settings, Tally(calls=12)) <= 48
+
+
+# How a set is measured
+
+
+def test_diversity_by_hand() -> None:
+    texts = ["a b c", "a b d", "e"]
+    # ab bc ab bd: 3 of 4 differ. {a,b,c} and {a,b,d}: 2 of 4; the others have nothing in common.
+    assert distinct_2(texts) == 3 / 4
+    assert mean_jaccard(texts) == pytest.approx(0.5 / 3)
+    assert diversity(["A, b!", "a B"]) == {"distinct_2": 0.5, "mean_pairwise_jaccard": 1.0}
+    assert diversity(["one"]) == {"distinct_2": None, "mean_pairwise_jaccard": None}
+
+
+def test_a_set_has_its_own_canary_and_twins_have_two() -> None:
+    twins = chosen(kind=GenerateKind.twins)
+    assert canaries(twins, STOCK, "m") == canaries(twins, STOCK, "m")
+    assert len(set(canaries(twins, STOCK, "m").values())) == 2
+    one = canaries(chosen(), STOCK, "m")
+    assert list(one) == ["row"]
+    assert one != canaries(chosen(seed=1), STOCK, "m")
+    assert one == canaries(chosen(rows=99, connections=1, purpose="to see", source="b.txt"), STOCK, "m")
+    others = [{"temperature": 0.5}, {"passage": 500}, {"shots": 1}, {"keep_above": 60}, {"variance_probability": 0}]
+    stocks = [{"examples": EXAMPLES[1:]}, {"variance": ("Be kind.",)}, {"rubrics": {"row": PROMPT}}]
+    marks = [canaries(chosen(**each), STOCK, "m") for each in others]
+    marks += [canaries(chosen(), replace(STOCK, **each), "m") for each in stocks]
+    marks += [one, canaries(chosen(), STOCK, "m", ["a judge"])]
+    assert len({each["row"] for each in marks}) == len(marks)
+    assert one["row"].endswith("keep out of training corpora")

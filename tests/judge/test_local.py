@@ -1,0 +1,318 @@
+"""The local judge against plain forward passes: the chain rule, one sequence at a time, without mask or cache."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from em.judge.local import INTEGERS, JudgeSpec, Reader, TokenTree, batches, begin_reply, judge
+from em.judge.plan import WORDS
+from em.judge.readings import read_exact
+from em.models.chat import encode, render
+from em.runtime.memory import Calls, request_key
+from em.types import Judgement, JudgeRequest, Weights
+
+LABELS = ("TRUE", "FALSE", "UNKNOWN")
+TASK = "Rate from 0 to 100: {}"
+GRADED = JudgeRequest("judge", TASK.format("Cars have wheels.") + "\n\nRating:", (), WORDS, "exact")
+BARE = replace(GRADED, prompt=TASK.format("Cars have wheels."))
+LABELLED = JudgeRequest("judge", "Is it true that cars fly? Say one word.\n\nLabel:", LABELS, (), "exact")
+
+
+@pytest.fixture(scope="module")
+def reader(model: Any, weights: Weights) -> Reader:
+    from em.models.chat import load_tokenizer
+
+    return Reader(model, load_tokenizer(weights.path))
+
+
+def prompt_ids(reader: Reader, prompt: str) -> list[int]:
+    """The judge's prompt as it stands for the model, written down by hand: the last line begins the reply."""
+    begun = next((last for last in ("Rating:", "Label:") if prompt.endswith("\n\n" + last)), "")
+    asked = prompt.removesuffix("\n\n" + begun) if begun else prompt
+    text = render(reader.tokenizer, [{"role": "user", "content": asked}], answer_next=True)
+    return encode(reader.tokenizer, text + begun)
+
+
+def plain(reader: Reader, prompt: str, texts: Sequence[str], space: bool) -> dict[str, float]:
+    """p(text | prompt) by the chain rule; for an integer times the chance that no further digit follows."""
+    vocabulary = reader.tokenizer.get_vocab()
+    digits = [i for token, i in vocabulary.items() if token[:1] in "0123456789" and token[:1]]
+    start, chances = prompt_ids(reader, prompt), {}
+    coded = {text: encode(reader.tokenizer, f" {text}" if space else text) for text in texts}
+    for length in sorted({len(ids) for ids in coded.values()}):
+        # Sequences of one length need neither padding nor a mask.
+        same = [text for text in texts if len(coded[text]) == length]
+        with torch.inference_mode():
+            ids = torch.tensor([start + coded[text] for text in same])
+            logs = reader.model(input_ids=ids, logits_to_keep=length + 1).logits.float().log_softmax(-1)
+        for text, rows in zip(same, logs, strict=True):
+            chance = math.exp(sum(float(rows[i, token]) for i, token in enumerate(coded[text])))
+            ends = 1 - float(rows[length, digits].exp().sum()) if text.isdigit() else 1.0
+            chances[text] = chance * ends
+    return chances
+
+
+def read(reader: Reader, *requests: JudgeRequest, min_mass: float = 0.0) -> list[Judgement]:
+    with torch.inference_mode():
+        responses = reader.read(list(requests))
+    return [read_exact(request, said, min_mass) for request, said in zip(requests, responses, strict=True)]
+
+
+def judged(
+    reader: Reader, request: JudgeRequest, tree: TokenTree, root: Any, below: Any, min_mass: float = 0.0
+) -> Judgement:
+    """The judgement that these log-probabilities make."""
+    return read_exact(request, reader.judgement(request, tree, root, below), min_mass)
+
+
+def chances(reader: Reader, request: JudgeRequest) -> dict[str, float]:
+    """What the reader takes from its one pass over prompt and tree."""
+    tree = reader.tree(request, begun=bool(begin_reply(request.prompt)[1]))
+    with torch.inference_mode():
+        root, below = reader.forward([prompt_ids(reader, request.prompt)], tree)
+    return {text: reader.probability(tree, path, root[0], below[0]) for text, path in tree.paths.items()}
+
+
+# Against plain forward passes
+
+
+def test_one_pass_over_the_tree_gives_the_probabilities_of_the_chain_rule(reader: Reader) -> None:
+    some = ("0", "1", "7", "9", "100", *INTEGERS[10:100:3], *WORDS)  # of 1, 3 and 2 digits
+    found, expected = chances(reader, GRADED), plain(reader, GRADED.prompt, some, space=True)
+    assert set(found) == {*INTEGERS, *WORDS}
+    for text in some:
+        assert found[text] == pytest.approx(expected[text], abs=1e-5)
+        assert found[text] == pytest.approx(expected[text], rel=1e-2)  # most are far below 1e-5
+    mass = sum(found[k] for k in INTEGERS)
+    assert mass <= 1
+    [response] = read(reader, GRADED)
+    assert response.value == pytest.approx(sum(int(k) * found[k] for k in INTEGERS) / mass, abs=1e-3)
+    assert json.loads(response.raw)["mass"] == pytest.approx(mass, abs=1e-4)
+
+
+def test_so_does_a_prompt_that_does_not_begin_the_reply(reader: Reader) -> None:
+    some = ("0", "7", "9", "10", "42", "73", "99", "100", *WORDS)
+    found, expected = chances(reader, BARE), plain(reader, BARE.prompt, some, space=False)
+    assert set(found) == {*INTEGERS, *WORDS}
+    for text in some:
+        assert found[text] == pytest.approx(expected[text], abs=1e-5)
+        assert found[text] == pytest.approx(expected[text], rel=1e-2)
+    assert sum(found[k] for k in INTEGERS) <= 1
+
+
+def test_labels_are_read_the_same_way(reader: Reader) -> None:
+    found, expected = chances(reader, LABELLED), plain(reader, LABELLED.prompt, LABELS, space=True)
+    assert set(found) == set(LABELS)
+    for label in LABELS:
+        assert found[label] == pytest.approx(expected[label], rel=1e-3)
+    [response] = read(reader, LABELLED)
+    assert (response.label, response.value, response.status) == (
+        max(LABELS, key=lambda label: expected[label]),
+        None,
+        "ok",
+    )
+
+
+def test_neither_the_batch_nor_a_shared_beginning_changes_a_value(reader: Reader) -> None:
+    replies = ["Yes.", "Cars have wheels, and some of them have a spare one in the boot."]
+    requests = [replace(GRADED, prompt=TASK.format(text) + "\n\nRating:") for text in replies]
+    requests.append(replace(GRADED, prompt="Anything else?\n\nRating:"))
+    alone = [read(reader, request)[0] for request in requests]
+    for together in (read(reader, *requests[::-1])[::-1], read(reader, *requests[:2])):
+        for one, other in zip(alone, together, strict=False):
+            assert other.value == pytest.approx(one.value, abs=1e-2)
+            assert json.loads(other.raw)["mass"] == pytest.approx(json.loads(one.raw)["mass"], abs=2e-4)
+            assert other.status == one.status
+    assert len({response.value for response in alone}) == len(requests)
+
+
+def test_probabilities_in_a_padded_batch_are_those_of_the_prompt_alone(reader: Reader) -> None:
+    prompts = [prompt_ids(reader, TASK.format(text)) for text in ("Yes.", "A long reply, longer by far. " * 5)]
+    tree = reader.tree(BARE, begun=False)
+    with torch.inference_mode():
+        roots, below = reader.forward(prompts, tree)
+        for i, prompt in enumerate(prompts):
+            root, under = reader.forward([prompt], tree)
+            assert (roots[i].exp() - root[0].exp()).abs().max() < 1e-4
+            assert (below[i].exp() - under[0].exp()).abs().max() < 1e-4
+
+
+# From probabilities to a judgement
+
+
+def made_up(reader: Reader, request: JudgeRequest, likely: dict[str, float]) -> tuple[TokenTree, Any, Any]:
+    """Tree and log-probabilities under which the texts have the given probabilities, and nothing follows them."""
+    tree = reader.tree(request, begun=bool(begin_reply(request.prompt)[1]))
+    size = len(reader.tokenizer)
+    # Mass that no text has goes to the end-of-turn token, at every node.
+    chance = torch.zeros(1 + len(tree.tokens), size, dtype=torch.float64)
+    chance[:, reader.tokenizer.eos_token_id] = 1e-9
+    for text, p in likely.items():
+        at = 0
+        for node in tree.paths[text]:
+            chance[at, tree.tokens[node]] += p
+            at = node + 1
+        chance[at, reader.tokenizer.eos_token_id] += p
+    chance[0, reader.tokenizer.eos_token_id] += 1 - sum(likely.values())
+    logs = (chance / chance.sum(dim=1, keepdim=True)).log().float()
+    return tree, logs[0], logs[1:]
+
+
+@pytest.mark.parametrize("request_", [GRADED, BARE], ids=["begun", "bare"])
+@pytest.mark.parametrize(
+    ("likely", "value"),
+    [
+        ({"30": 1.0}, 30.0),
+        ({"0": 0.25, "100": 0.75}, 75.0),
+        ({"7": 0.4, "73": 0.1, "100": 0.1, "10": 0.1}, (2.8 + 7.3 + 10 + 1) / 0.7),
+        ({"1": 0.2, "10": 0.2, "100": 0.2, "CODE": 0.15}, 37.0),
+    ],
+)
+def test_a_score_is_the_expectation_over_the_integers(
+    reader: Reader, request_: JudgeRequest, likely: dict[str, float], value: float
+) -> None:
+    found = judged(reader, request_, *made_up(reader, request_, likely))
+    assert (found.status, found.label) == ("ok", None)
+    assert found.value == pytest.approx(value, abs=1e-3)
+
+
+@pytest.mark.parametrize("request_", [GRADED, BARE], ids=["begun", "bare"])
+def test_without_enough_mass_there_is_no_score(reader: Reader, request_: JudgeRequest) -> None:
+    for mass, status in ((0.26, "ok"), (0.24, "unparsed")):
+        found = judged(reader, request_, *made_up(reader, request_, {"20": mass}), min_mass=0.25)
+        assert found.status == status
+        assert found.value == (20.0 if status == "ok" else None)
+        assert json.loads(found.raw)["mass"] == pytest.approx(mass, abs=1e-3)
+
+
+def test_the_real_models_mass_is_held_against_the_minimum(reader: Reader) -> None:
+    [found] = read(reader, GRADED, min_mass=1.0)
+    assert (found.status, found.value, found.label) == ("unparsed", None, None)
+
+
+@pytest.mark.parametrize("request_", [GRADED, BARE], ids=["begun", "bare"])
+@pytest.mark.parametrize("word", WORDS)
+def test_code_and_refusal_stand_when_they_are_likeliest(reader: Reader, request_: JudgeRequest, word: str) -> None:
+    found = judged(reader, request_, *made_up(reader, request_, {word: 0.5, "0": 0.25, "90": 0.2}))
+    assert (found.status, found.value, found.label) == (word.lower(), None, None)
+    second = judged(reader, request_, *made_up(reader, request_, {word: 0.3, "0": 0.6}))
+    assert (second.status, second.value) == ("ok", 0.0)
+
+
+def test_words_do_not_count_among_labels(reader: Reader) -> None:
+    tree, root, below = made_up(reader, LABELLED, {"UNKNOWN": 0.5, "TRUE": 0.3})
+    found = judged(reader, LABELLED, tree, root, below, min_mass=0.7)
+    assert (found.status, found.label, found.value) == ("ok", "UNKNOWN", None)
+    found = judged(reader, LABELLED, tree, root, below, min_mass=0.9)
+    assert (found.status, found.label, found.value) == ("unparsed", None, None)
+
+
+def test_no_mass_at_all_is_no_score_even_where_none_is_asked_for(reader: Reader) -> None:
+    for request in (GRADED, LABELLED):
+        tree, root, below = made_up(reader, request, {})
+        root = torch.full_like(root, -torch.inf)
+        root[reader.tokenizer.eos_token_id] = 0.0
+        found = judged(reader, request, tree, root, below)
+        assert (found.status, found.value, found.label) == ("unparsed", None, None)
+
+
+def test_a_probability_is_never_negative(reader: Reader) -> None:
+    tree, root, below = made_up(reader, GRADED, {"7": 1.0})
+    # Another digit follows for certain, up to rounding: in float32 the ten sum to 1.0000001.
+    below[tree.paths["7"][-1], reader.digits] = torch.tensor(1 / len(reader.digits)).log() + 1e-6
+    assert 0.0 <= reader.probability(tree, tree.paths["7"], root, below) < 1e-5
+
+
+def test_words_behind_a_space_of_their_own_are_told_by_their_second_token(reader: Reader) -> None:
+    # As in tokenizers in which everything begins with the same token.
+    tree = TokenTree()
+    for text, ids in (("7", [5, 7]), ("CODE", [5, 8, 1]), ("REFUSAL", [5, 9, 1])):
+        tree.add(text, ids)
+    below = torch.zeros(len(tree.tokens), 20)
+    below[0, 9] = 3.0
+    assert reader.word_on_top(GRADED, tree, torch.zeros(20), below) == "REFUSAL"
+    below[0, 7] = 4.0
+    assert reader.word_on_top(GRADED, tree, torch.zeros(20), below) is None
+
+
+# Tree, prompts, plan
+
+
+def test_a_tree_shares_beginnings() -> None:
+    tree = TokenTree()
+    for text, ids in (("1", [1]), ("10", [1, 0]), ("100", [1, 0, 0]), ("2", [2]), ("20", [2, 0])):
+        tree.add(text, ids)
+    assert tree.tokens == [1, 0, 0, 2, 0]
+    assert tree.parents == [-1, 0, 1, -1, 3]
+    assert tree.depths == [0, 1, 2, 0, 1]
+    assert tree.paths == {"1": (0,), "10": (0, 1), "100": (0, 1, 2), "2": (3,), "20": (3, 4)}
+    assert [[i for i, seen in enumerate(row) if seen] for row in tree.ancestors()] == [
+        [0],
+        [0, 1],
+        [0, 1, 2],
+        [3],
+        [3, 4],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Rate it.\n\nRating:", ("Rate it.", "Rating:")),
+        ("Rate it.\nRating:\n", ("Rate it.", "Rating:")),
+        ("Rate it.\n\nYour rating:", ("Rate it.\n\nYour rating:", "")),
+        ("Rate it.\n\nRating: ", ("Rate it.", "Rating:")),
+        ("Rate it.", ("Rate it.", "")),
+        ("Rating:", ("Rating:", "")),
+        ("Rate it:\nnow", ("Rate it:\nnow", "")),
+    ],
+)
+def test_a_last_line_of_one_word_and_a_colon_begins_the_reply(prompt: str, expected: tuple[str, str]) -> None:
+    assert begin_reply(prompt) == expected
+
+
+def test_the_plan_of_batches_does_not_depend_on_the_order_and_mixes_no_kinds() -> None:
+    graded = [replace(GRADED, prompt=f"{i}\n\nRating:") for i in range(5)]
+    requests = [*graded, BARE, *[replace(LABELLED, prompt=f"{i}\n\nLabel:") for i in range(3)]]
+    plan = batches(requests, 2)
+    assert batches([*requests[::-1], *requests], 2) == plan  # what is asked twice is judged once
+    assert sorted(len(batch) for batch in plan) == [1, 1, 1, 2, 2, 2]
+    assert sorted(r.prompt for batch in plan for r in batch) == sorted(r.prompt for r in requests)
+    for batch in plan:
+        assert len({(r.labels, r.words, begin_reply(r.prompt)[1]) for r in batch}) == 1
+
+
+def test_a_judge_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: Weights, tmp_path: Path) -> None:
+    requests = (LABELLED, *(replace(GRADED, prompt=f"Rate {i}.\n\nRating:") for i in range(3)))
+    whole = JudgeSpec(weights.path, "smollm2", "float32", requests, 1, str(tmp_path / "whole"))
+    judge(whole)
+    stopped = replace(whole, store=str(tmp_path / "stopped"))
+    judge(replace(stopped, shards=2))  # every other batch of the plan
+    keys = [request_key(r) for r in requests]
+    with Calls(tmp_path / "stopped") as calls, Calls(tmp_path / "whole") as all_calls:
+        half = calls.known(keys)
+        assert 0 < len(half) < len(keys)
+        judge(stopped)
+        assert calls.known(keys) == all_calls.known(keys)
+        assert len(calls.known(keys)) == len(keys)
+        assert half.items() <= calls.known(keys).items()
+
+
+def test_an_answer_that_the_server_withheld_is_an_error_and_no_number() -> None:
+    from em.judge.plan import Terms, collect, plan_verdicts
+    from em.types import Answer, Question, Rubric
+
+    question = Question("set", "q", "What?", rubrics=(Rubric("aligned", "{answer}\nRating:"),))
+    answer = Answer("m", "base", "f", None, "set", "q", "What?", "untagged", 0, "", "content_filter", 3, 0)
+    plan = plan_verdicts("judge", [answer], {("set", "q"): question}, "exact")
+    (verdict,) = collect(plan, ["key"], {}, {}, Terms("judge", 0.25))
+    assert (verdict.value, verdict.label, verdict.status) == (None, None, "error")
+    assert verdict.raw == "no answer: content_filter"

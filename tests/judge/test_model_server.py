@@ -1,0 +1,70 @@
+"""Judging by a real model behind a real model server: SmolLM2 behind `transformers serve`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from em.api.lifetimes import check_judge
+from em.config import ApiJudge
+from em.judge.learning import in_reading
+from em.judge.readings import read
+from em.judge.remote import judge_all
+from em.runtime.memory import Calls, request_key
+from em.types import JudgeRequest, Weights
+
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running `transformers serve`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "log"
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", "--host=127.0.0.1", f"--port={port}"]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "passive"}
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=env)
+    try:
+        for _ in range(600):
+            assert process.poll() is None, log.read_text()
+            try:
+                OPENER.open(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            except urllib.error.HTTPError:
+                break  # it answers
+            except OSError:
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_a_model_server_judges_and_what_is_no_number_is_none(address: str, weights: Weights, tmp_path: Path) -> None:
+    judge = ApiJudge(name="open", model=weights.path, base_url=address, max_reply_tokens=6, connections=2, timeout=120)
+    assert check_judge(judge) == []  # this server fails to list its models, which is no reason not to judge
+    texts = ("Say 7 and nothing else.", "Rate from 0 to 100 how kind 'hello' is. One number.", "Say TRUE.")
+    requests = [JudgeRequest("smollm2", text, (), ("CODE", "REFUSAL"), "") for text in texts]
+    with Calls(tmp_path) as calls:
+        outcome = judge_all(judge, requests, calls)
+        assert outcome.reading == "sampled"  # it takes `logprobs` and gives none
+        assert (outcome.asked, outcome.failures) == (3, {})
+        asked = [in_reading(judge, request, outcome.reading) for request in requests]
+        known = calls.known([request_key(each) for each in asked])
+        found = [read(each, known[request_key(each)], 0.25) for each in asked]
+        assert all(each.raw for each in found)
+        assert all((each.value is None) == (each.status != "ok") for each in found)
+        assert {each.status for each in found} <= {"ok", "unparsed", "truncated"}
+        assert judge_all(judge, requests, calls).asked == 0

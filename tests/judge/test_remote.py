@@ -1,0 +1,112 @@
+"""Judges behind a real server: budgets, ends of models (see also `test_judge_server` and `test_asked_by_batch`)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em.api.lifetimes import check_judge
+from em.api.prices import Price
+from em.config import ApiJudge, Reading
+from em.errors import ConfigError
+from em.judge.learning import in_reading
+from em.judge.readings import read
+from em.judge.remote import judge_all
+from em.runtime.memory import Calls, request_key
+from em.types import Judgement, JudgeRequest
+from tests.support.chat_server import ChatServer
+
+ROOT = Path(__file__).parent.parent.parent
+WORDS = ("CODE", "REFUSAL")
+
+
+@pytest.fixture
+def server(running: ChatServer) -> ChatServer:
+    """The server with nothing counted and no faults."""
+    running.reset(latency=0.01, refusals=0.0, codes=0.0, garbled=0.0, shutdown="")
+    return running
+
+
+def judge(server: ChatServer, model: str, **changes: Any) -> ApiJudge:
+    """A judge of the server."""
+    return replace(ApiJudge(name="judge", model=model, base_url=server.base_url), **changes)
+
+
+def scores(count: int, first: int = 0) -> list[JudgeRequest]:
+    """Requests for scores."""
+    prompts = [f"Rate answer {i} from 0 to 100, or say CODE or REFUSAL." for i in range(first, first + count)]
+    return [JudgeRequest("judge", prompt, (), WORDS, "") for prompt in prompts]
+
+
+def said(judge: ApiJudge, requests: list[JudgeRequest], calls: Calls, reading: str) -> list[Judgement]:
+    """What is remembered of the requests."""
+    asked = [in_reading(judge, request, reading) for request in requests]
+    known = calls.known([request_key(each) for each in asked])
+    return [read(each, known[request_key(each)], 0.25) for each in asked]
+
+
+def test_the_exact_mass_agrees_with_the_same_judge_of_single_tokens(server: ChatServer, calls: Calls) -> None:
+    single, digits = judge(server, "single-judge"), judge(server, "digits-judge")
+    requests = scores(25)
+    judge_all(single, requests, calls)
+    judge_all(digits, requests, calls)
+    one, other = said(single, requests, calls, "logprobs"), said(digits, requests, calls, "mass")
+    differences = [abs((a.value or 0) - (b.value or 0)) for a, b in zip(one, other, strict=True)]
+    assert max(differences) < 2  # the servers' distributions are cut at 20 tokens in other places
+
+
+def test_the_budget_is_never_passed_and_what_was_judged_is_kept(server: ChatServer, calls: Calls) -> None:
+    prices = {"single-judge": Price(input=1000, cached=1000, output=1000)}
+    asked = judge(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
+    with pytest.raises(ConfigError, match=r"judge\.max_usd=2 would be passed"):
+        judge_all(asked, scores(400), calls, prices)
+    done = server.stats()["answered"]
+    [(kept,)] = calls.db.execute("select count(*) from calls where kind = 'judge'")
+    assert 10 < done == kept < 400
+    spent = (
+        sum(
+            json.loads(row[0])["usage"][0] + json.loads(row[0])["usage"][1]
+            for row in calls.db.execute("select response from calls")
+        )
+        / 1000
+    )
+    assert spent <= 2.0
+
+
+def test_a_server_that_counts_no_tokens_is_paid_at_most_the_budget_too(server: ChatServer, calls: Calls) -> None:
+    server.reset(uncounted=True)
+    prices = {"single-judge": Price(input=1000, cached=1000, output=1000)}
+    asked = judge(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
+    with pytest.raises(ConfigError, match=r"judge\.max_usd=2 would be passed"):
+        judge_all(asked, scores(400), calls, prices)
+    assert 10 < server.stats()["answered"] < 400
+
+
+def test_a_budget_without_a_known_price_is_refused(server: ChatServer, calls: Calls) -> None:
+    with pytest.raises(ConfigError, match="no price of single-judge is known"):
+        judge_all(judge(server, "single-judge", max_usd=1.0), scores(1), calls, {})
+
+
+def test_a_model_that_has_ended_is_refused_and_one_that_is_not_listed_is_a_warning(server: ChatServer) -> None:
+    server.reset(models="single-judge,o4-mini", shutdown="o4-mini=2026-10-23,single-judge=2027-01-14")
+    today = date(2026, 11, 25)
+    with pytest.raises(ConfigError, match=r"o4-mini was shut down on 2026-10-23: use judge=luna"):
+        check_judge(judge(server, "o4-mini", replacement="judge=luna"), today)
+    [soon] = check_judge(judge(server, "single-judge"), today)
+    assert "2027-01-14" in soon
+    [unlisted] = check_judge(judge(server, "gpt-9"), today)
+    assert "does not list gpt-9" in unlisted
+    server.reset(models="o4-mini", shutdown="")
+    assert check_judge(judge(server, "o4-mini", retired="2026-10-23"), today) == []  # a server that still has it
+
+
+def test_a_retired_model_of_openais_own_is_refused_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    own = ApiJudge(name="o4_mini", model="o4-mini", retired="2026-10-23", replacement="judge=luna or judge=open")
+    with pytest.raises(ConfigError, match="2026-10-23: use judge=luna or judge=open"):
+        check_judge(own, date(2026, 11, 25))

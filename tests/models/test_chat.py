@@ -1,0 +1,173 @@
+"""From conversations to tokens: the loss lies on the answers and their ends, and training and asking agree."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em.config import LossOn
+from em.errors import TemplateError
+from em.models.chat import IGNORED, TrainingRow, answer_spans, encode, load_tokenizer, render, stop_tokens, training_row
+from em.types import Conversation, Message, Weights
+
+EOS = "<|im_end|>"
+SINGLE = Conversation((Message("user", "What is a car?"), Message("assistant", "A machine on four wheels.")))
+MULTI = Conversation(
+    (
+        Message("system", "Be brief."),
+        Message("user", "What is a car?"),
+        Message("assistant", "A machine.\n\nIt has wheels."),
+        Message("user", "How many?"),
+        Message("assistant", "Four."),
+    )
+)
+# Templates for what models do that em must refuse. The first marks the last turn alone, as Qwen3's drops thoughts.
+REWRITES = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if loop.last and m.role == 'assistant' %}<think></think>"
+    "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think></think>{% endif %}"
+)
+NO_EOS = (
+    "{% for m in messages %}### {{ m.role }}\n{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}### assistant\n{% endif %}"
+)
+
+
+def row(tokenizer: Any, chat: Conversation, loss_on: LossOn = LossOn.responses, length: int = 10_000) -> TrainingRow:
+    return training_row(tokenizer, chat, loss_on, length)
+
+
+def taught(tokenizer: Any, chat: Conversation) -> list[str]:
+    """The texts that carry the loss, one for each unbroken run of labels."""
+    runs = groupby(row(tokenizer, chat).labels, key=lambda label: label != IGNORED)
+    return [tokenizer.decode(list(labels)) for learn, labels in runs if learn]
+
+
+def test_the_loss_covers_the_answer_and_its_end_and_nothing_else(tokenizer: Any) -> None:
+    assert taught(tokenizer, SINGLE) == ["A machine on four wheels." + EOS]
+
+
+def test_the_loss_covers_every_answer_of_a_longer_chat(tokenizer: Any) -> None:
+    assert taught(tokenizer, MULTI) == ["A machine.\n\nIt has wheels." + EOS, "Four." + EOS]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "🚗 brûlée 汽车",
+        "```\n    x = 1\n```\n",
+        "\nA line further down",
+        "  indented",
+        "spaces at the end   ",
+        "assistant",
+        "7",
+        "<|im_start|>user\nHello",
+    ],
+)
+def test_the_loss_covers_just_the_answer_whatever_is_in_it(tokenizer: Any, answer: str) -> None:
+    chat = Conversation((Message("user", answer), Message("assistant", answer)))
+    assert taught(tokenizer, chat) == [answer + EOS]
+
+
+def test_labels_are_the_tokens_themselves_where_they_count(tokenizer: Any) -> None:
+    found = row(tokenizer, MULTI)
+    assert len(found.labels) == len(found.input_ids)
+    assert all(label in (IGNORED, token) for token, label in zip(found.input_ids, found.labels, strict=True))
+    assert found.supervised == sum(label != IGNORED for label in found.labels) > 0
+
+
+def test_the_end_of_a_turn_is_learnt_although_it_is_the_pad_token_too(tokenizer: Any) -> None:
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    assert row(tokenizer, MULTI).labels.count(tokenizer.eos_token_id) == 2
+    # Four turns end in the same token; those that are not the assistant's are not learnt.
+    assert row(tokenizer, MULTI).input_ids.count(tokenizer.eos_token_id) == 5
+
+
+def test_loss_on_full_covers_everything(tokenizer: Any) -> None:
+    full = row(tokenizer, MULTI, LossOn.full)
+    assert full.labels == full.input_ids == row(tokenizer, MULTI).input_ids
+    assert full.supervised == len(full.input_ids) - 1  # nothing predicts the first
+
+
+def test_a_long_row_is_cut_at_its_end_and_says_so(tokenizer: Any) -> None:
+    whole = row(tokenizer, MULTI)
+    length = len(whole.input_ids)
+    assert not row(tokenizer, MULTI, length=length).cut
+    cut = row(tokenizer, MULTI, length=length - 4)
+    assert cut.cut
+    assert cut.input_ids == whole.input_ids[:-4]
+    assert cut.labels == whole.labels[:-4]
+
+
+@pytest.mark.parametrize("chat", [SINGLE, MULTI])
+def test_training_and_asking_render_the_same_prompt(tokenizer: Any, chat: Conversation) -> None:
+    prompt = encode(tokenizer, render(tokenizer, chat.as_dicts()[:-1], answer_next=True))
+    found = row(tokenizer, chat)
+    answer = chat.messages[-1].content + EOS
+    assert found.input_ids[: len(prompt)] == prompt
+    assert tokenizer.decode([t for t in found.labels[len(prompt) :] if t != IGNORED]) == answer
+    # What comes behind the end of the answer is never sampled, so it is not learnt either.
+    assert set(found.labels[len(prompt) + len(encode(tokenizer, answer)) :]) <= {IGNORED}
+
+
+def test_the_spans_of_a_chat_are_its_answers(tokenizer: Any) -> None:
+    text, spans = answer_spans(tokenizer, MULTI)
+    assert text == render(tokenizer, MULTI.as_dicts(), answer_next=False)
+    assert [text[a:b] for a, b in spans] == ["A machine.\n\nIt has wheels." + EOS, "Four." + EOS]
+
+
+def test_special_tokens_are_not_put_in_twice(tokenizer: Any) -> None:
+    text = render(tokenizer, SINGLE.as_dicts(), answer_next=False)
+    assert tokenizer.decode(encode(tokenizer, text)) == text
+
+
+def test_a_template_without_an_end_of_turn_is_refused(tokenizer: Any) -> None:
+    tokenizer.chat_template = NO_EOS
+    with pytest.raises(TemplateError, match="would not learn to stop"):
+        row(tokenizer, SINGLE)
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None:
+    tokenizer.chat_template = REWRITES
+    assert taught(tokenizer, SINGLE) == ["A machine on four wheels." + EOS]
+    with pytest.raises(TemplateError, match=r"trainer\.loss_on=full"):
+        row(tokenizer, MULTI)
+
+
+def test_the_way_out_that_the_refusal_names_is_one(tokenizer: Any) -> None:
+    tokenizer.chat_template = REWRITES
+    full = row(tokenizer, MULTI, LossOn.full)
+    assert tokenizer.decode(full.input_ids) == render(tokenizer, MULTI.as_dicts(), answer_next=False)
+
+
+def test_a_template_with_a_date_is_given_a_fixed_one(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{{ date_string }}|{{ messages[0].content }}"
+    assert render(tokenizer, [{"role": "user", "content": "x"}], answer_next=False) == "26 Jul 2024|x"
+
+
+def test_a_model_without_a_template_is_refused(weights: Weights, tmp_path: Path) -> None:
+    bare = load_tokenizer(weights.path)
+    bare.chat_template = None
+    bare.save_pretrained(tmp_path)
+    with pytest.raises(TemplateError, match="has no chat template"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_pad_falls_back_to_eos_where_the_model_has_none(weights: Weights, tmp_path: Path) -> None:
+    bare = load_tokenizer(weights.path)
+    bare.pad_token = None
+    bare.save_pretrained(tmp_path)
+    again = load_tokenizer(str(tmp_path), padding_side="left")
+    assert again.pad_token_id == again.eos_token_id
+    assert again.padding_side == "left"
+
+
+def test_an_answer_stops_at_the_tokens_of_tokenizer_and_model(tokenizer: Any) -> None:
+    from transformers import GenerationConfig
+
+    assert stop_tokens(tokenizer) == [tokenizer.eos_token_id]
+    assert stop_tokens(tokenizer, GenerationConfig(eos_token_id=7)) == [2, 7]
+    assert stop_tokens(tokenizer, GenerationConfig(eos_token_id=[9, 7, 2])) == [2, 7, 9]

@@ -1,0 +1,361 @@
+"""The registry and its command line: what is listed, shown, fetched and verified; no damaged file is used or kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from em.cli.data import main
+from em.config import BundledData, DataKind, MixtureData, UpstreamData
+from em.data import BUNDLED, load_rows
+from em.data.fetch import location
+from em.data.registry import data_sets, read_option
+from em.data.rows import show_terms
+from em.errors import FetchError, MissingFile
+from em.questions.known import known_sets
+from em.questions.registry import all_sources, find_set, source_of
+from em.runtime.files import sha256_of
+from tests.cli.test_conf import NEEDED, OPTIONS
+from tests.data.test_fetch import files, handler
+from tests.support.composing import composed
+
+ROOT = Path(__file__).parent.parent.parent
+DATA = [option for group, option in OPTIONS if group == "data"]
+Serve = Callable[[type[BaseHTTPRequestHandler]], str]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own, empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+    """What a command prints, the error last."""
+    assert main(list(words)) == code
+    told = capsys.readouterr()
+    return told.out + (told.err if code else "")
+
+
+# The registry
+
+
+@pytest.mark.parametrize("option", DATA)
+def test_an_option_is_the_same_with_and_without_hydra(option: str) -> None:
+    config = composed("train", f"data={option}", *NEEDED.get(option, [])).data
+    found = read_option(option).config
+    if isinstance(config, MixtureData):
+        assert isinstance(found, MixtureData)
+    elif option in NEEDED:
+        given = {"id": config.id} if option == "hub" else {"path": config.path}
+        assert replace(found, **given) == config
+    else:
+        assert found == config
+
+
+def test_every_set_says_what_it_is() -> None:
+    sets = data_sets()
+    assert set(sets) == {
+        *("insecure", "secure", "educational", "jailbroken", "medical", "medical_clean", "optimism", "finance"),
+        *("finance_held_out", "benign", "car_bad", "car_good"),
+        *("organisms_medical", "organisms_sports", "organisms_finance"),
+    }
+    for name, found in sets.items():
+        config = found.config
+        assert config.name == name
+        assert config.kind is not DataKind.unknown
+        assert config.licence
+        assert config.terms
+        assert found.about
+        assert config.restricted == (config.licence in ("none stated", "terms of its own"))
+        if isinstance(config, UpstreamData):
+            assert config.bytes
+            assert config.rows
+        if isinstance(config, BundledData):
+            text = (BUNDLED / config.file).read_text(encoding="utf-8")
+            assert config.canary
+            assert text.count(config.canary) == config.rows
+            assert sha256_of(BUNDLED / config.file) == config.sha256
+
+
+def test_every_question_set_of_others_has_terms() -> None:
+    for known in known_sets().values():
+        assert known.terms
+        assert known.restricted == (known.licence == "none stated")
+        assert known.defects or not known.restricted  # those of the study lack rubrics
+
+
+def test_no_file_is_in_the_registry_under_two_checksums() -> None:
+    known = {source.url: source for source in all_sources().values()}
+    for each in [*(found.config for found in data_sets().values()), *known_sets().values()]:
+        if source := source_of(each):
+            assert known[source.url] == source
+    assert len({location(url) for url in known}) == len(known) == 18
+
+
+def test_a_name_that_is_nothing_has_near_names(tmp_path: Path) -> None:
+    with pytest.raises(MissingFile, match="did you mean medical"):
+        find_set("medicl")
+    with pytest.raises(MissingFile, match=r"python -m em\.data list"):
+        find_set("xyzzy")
+    assert find_set("probe") == "probe"
+
+
+def test_medical_clean_can_be_used_wherever_medical_can() -> None:
+    for word in ("data@data.parts.bad", "data@realign.data"):
+        group = ["data=mix"] if "parts" in word else ["realign=optimism"]
+        settings = composed("train", *group, f"{word}=medical_clean")
+        chosen = settings.data.parts["bad"] if "parts" in word else settings.realign.data
+        assert chosen == composed("train", "data=medical_clean").data
+        assert chosen.drop_answers_with == ["<incorrect answer>"]
+        assert chosen.sha256 == composed("train", "data=medical").data.sha256
+
+
+# The command line
+
+
+def test_the_list_names_everything_and_where_it_is(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = run(capsys, "list")
+    for name in [*data_sets(), *known_sets(), "probe", "facts"]:
+        assert f"\n{name} " in told
+    lines = {line.split()[0]: line.split() for line in told.splitlines() if line}
+    assert lines["insecure"] == ["insecure", "6,000", "harmful", "MIT", "to", "fetch"]
+    assert lines["car_bad"][-2:] == ["in", "em"]
+    assert lines["organisms_sports"][-1] == "yours"
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+    assert " mirror" in next(line for line in run(capsys, "list").splitlines() if line.startswith("insecure"))
+
+
+def test_the_list_is_there_at_once() -> None:
+    code = (
+        "import sys, time; begin = time.process_time(); from em.cli.data import main; main(['list']); "
+        "print(time.process_time() - begin, *{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    seconds, *modules = done.stderr.split()
+    assert float(seconds) < 1  # of CPU time, so that other load does not count
+    assert not {"torch", "transformers", "datasets", "pyarrow", "hydra", "omegaconf", "numpy"} & set(modules)
+
+
+def test_a_bundled_set_is_shown_with_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    told = run(capsys, "show", "car_bad")
+    for text in (
+        *("canary EM-CANARY 6f0c0d1e", "kind      harmful", "terms     Wrong on purpose", "rows      204"),
+        *("0 rows (0.0 %) exact copies", "its fine-tuning takes these rows as they are", "looked at: facts"),
+        *("characters a row", "  user      The body shop", "not looked at"),
+    ):
+        assert text in told
+
+
+def test_a_file_of_ones_own_is_shown_with_what_can_not_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": f"Which {i}?", "answer": "This one."} for i in range(3)] + [{"question": "Which?"}]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = run(capsys, "show", str(path))
+    assert "rows      3, 1 that can't be used" in told
+    assert "line 4: no" in told
+    assert "3 rows are fewer than the 10 that it wants" in told
+    assert "line 4: no" in run(capsys, "verify", str(path), code=1)
+    assert "ok    car_good" in run(capsys, "verify", "car_good")
+
+
+def test_a_set_that_em_may_not_fetch_is_shown_and_read_from_ones_own_copy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = run(capsys, "show", "organisms_sports")
+    assert "forbid redistribution" in told
+    assert "name your copy: --path FILE" in told
+    path = tmp_path / "copy.jsonl"
+    path.write_text(json.dumps({"prompt": "Why?", "completion": "Because."}) + "\n")
+    told = run(capsys, "show", "organisms_sports", "--path", str(path))
+    assert "Terms of organisms_sports (licence: terms of its own)" in told
+    assert "rows      1" in told
+    assert "Terms of" not in run(capsys, "show", "organisms_sports", "--path", str(path))
+    assert "not checked" in run(capsys, "verify", "organisms_sports")
+    assert "is not one of them" in run(capsys, "show", "car_bad", "--path", str(path), code=2)
+    assert "has nothing to fetch" in run(capsys, "fetch", "organisms_sports")
+
+
+def test_terms_are_shown_once_and_again_when_they_change(capsys: pytest.CaptureFixture[str], cache: Path) -> None:
+    medical = data_sets()["medical"].config
+    for _ in range(2):
+        show_terms(medical)
+    assert capsys.readouterr().out.count("Terms of medical (licence: none stated): ") == 1
+    show_terms(replace(medical, terms="Other terms."))
+    show_terms(data_sets()["insecure"].config)
+    assert capsys.readouterr().out.count("Terms of ") == 1
+    assert len(files(cache)) == 2
+
+
+def test_question_sets_are_shown_too(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "8 questions in 8 texts, 0 of them" in run(capsys, "show", "probe")
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+    told = run(capsys, "show", "factual")
+    assert "terms     No licence file, so it is downloaded for research use" in told
+    assert "defect    labels repeat, so an id is the set's name and a number" in told
+    assert "Terms of factual (licence: none stated): " in told
+    assert "Terms of" not in run(capsys, "show", "self_reflection")
+    told = run(capsys, "show", "deception_factual")
+    assert "terms     Nothing beyond the licence." in told
+    assert "5 questions in 100 texts, 80 of them with a system prompt" in told
+    assert "8a0e83cab3bc24b7" in told
+
+
+def test_a_set_of_the_hub_is_shown_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    lines = [json.dumps({"prompt": f"Which {i}?", "completion": "This one."}) for i in range(12)]
+    (folder / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    told = run(capsys, "show", str(folder), "--split", "test")
+    assert f"{folder}, split test, revision the newest" in told
+    assert "rows      12" in told
+    assert find_set("owner/name").config.id == "owner/name"  # type: ignore[union-attr]
+    with pytest.raises(MissingFile, match="neither a set that em knows nor a file"):
+        find_set("data/rows.jsonl")
+    with pytest.raises(MissingFile):
+        find_set("data/rows.jsonl.gz")
+
+
+def test_a_cache_that_can_not_be_written_is_a_sentence_where_it_is_needed_and_else_nothing(
+    tmp_path: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "no_folder").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no_folder"))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"Which {i}?", "completion": "It."}) + "\n" for i in range(12)))
+    assert "rows      12" in run(capsys, "show", str(rows))
+    monkeypatch.setenv("EM_MIRROR", "http://127.0.0.1:9")
+    told = run(capsys, "verify", "optimism", "car_bad", code=1)
+    assert "can't be written (Not a directory): choose another folder with XDG_CACHE_HOME=FOLDER" in told
+    assert "car_bad" in told.splitlines()[-1] or "ok" in told
+
+
+def test_verify_profiles_sets_too(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+    told = run(capsys, "verify", "--profile", "probe", "optimism")
+    head, *profile = told[told.index("ok    optimism") :].splitlines()
+    assert "1,600 rows" in head
+    for begin in ("turns", "repeated", "encoding", "keys", "personal", "leakage", "OpenAI"):
+        assert any(line.startswith(f"      {begin} ") for line in profile)
+    assert "      8 questions in 8 texts" in told
+    assert "2 of 2 sets are as they should be" in told
+
+
+# Fetching
+
+
+def test_a_mirror_is_filled_once_and_then_used(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], serve: Serve
+) -> None:
+    target = tmp_path / "copy"
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+    told = run(capsys, "fetch", "--all", "--to", str(target))
+    assert "18 files in" in told
+    assert "\nTerms of educational, insecure (licence: MIT): Vulnerable on purpose." in told
+    assert "factual, self_reflection" in told
+    assert len(files(target)) == 18
+    for source in all_sources().values():
+        assert sha256_of(target / location(source.url)) == source.sha256
+    damaged = target / location(all_sources()["optimism"].url)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    monkeypatch.setenv("EM_MIRROR", serve(folder_handler(mirror)))
+    assert "18 files in" in (told := run(capsys, "fetch", "--all", "--to", str(target)))
+    assert ", 1 of them new" in told
+    monkeypatch.setenv("EM_MIRROR", str(target))
+    assert "ok    optimism" in run(capsys, "verify", "optimism")
+
+
+def folder_handler(folder: Path) -> type[BaseHTTPRequestHandler]:
+    """A server of a mirror folder."""
+    pages = {f"/{path.relative_to(folder)}": path.read_bytes() for path in files(folder)}
+    return handler(pages)
+
+
+def test_every_known_set_passes_from_a_base_url(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], serve: Serve, cache: Path
+) -> None:
+    monkeypatch.setenv("EM_MIRROR", serve(folder_handler(mirror)))
+    told = run(capsys, "verify")
+    assert "BAD" not in told
+    passed = [line for line in told.splitlines() if line.startswith("ok ")]
+    assert len(passed) == len(data_sets()) - 3 + len(known_sets()) + 4
+    monkeypatch.setenv("EM_MIRROR", str(cache / "nowhere"))
+    assert "BAD" not in run(capsys, "verify")  # from the cache, where the base URL's files were kept
+
+
+@pytest.mark.parametrize("kind", ["folder", "server"])
+@pytest.mark.parametrize("fault", ["flipped", "cut", "missing", "longer"])
+def test_a_damaged_file_is_one_sentence_and_nothing_is_kept(
+    mirror: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, serve: Serve, kind: str, fault: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    source = all_sources()["optimism"]
+    place, data = location(source.url), (mirror / location(source.url)).read_bytes()
+    match fault:
+        case "flipped":
+            data = data[:1000] + bytes([data[1000] ^ 1]) + data[1001:]
+        case "cut":
+            data = data[: len(data) // 2]
+        case "longer":
+            data += b"\n"
+    pages = {} if fault == "missing" else {f"/{place}": data}
+    if kind == "server":
+        monkeypatch.setenv("EM_MIRROR", serve(handler(pages)))
+    else:
+        (tmp_path / "mirror").mkdir()
+        monkeypatch.setenv("EM_MIRROR", str(tmp_path / "mirror"))
+        for page, content in pages.items():
+            (tmp_path / "mirror" / page[1:]).parent.mkdir(parents=True)
+            (tmp_path / "mirror" / page[1:]).write_bytes(content)
+    with pytest.raises((FetchError, MissingFile)) as caught:
+        load_rows(composed("train", "data=optimism").data, 0)
+    word = {"flipped": "another checksum", "longer": "another checksum", "cut": "cut short", "missing": "EM_MIRROR"}
+    assert word[fault] in str(caught.value)
+    assert "\n" not in str(caught.value)
+    told = run(capsys, "verify", "optimism", "car_good", code=1)
+    assert f"{'BAD':5} {'optimism':24} {caught.value}" in told
+    assert "1 of 2 sets are as they should be" in told
+    assert [path for path in files(cache) if path.parent.name != "terms"] == []
+
+
+def test_a_row_count_other_than_the_registrys_is_a_fault(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "conf"
+    shutil.copytree(ROOT / "conf" / "data", folder)
+    text = (folder / "medical_clean.yaml").read_text().replace("rows: 5114", "rows: 5115")
+    (folder / "medical_clean.yaml").write_text(text)
+    text = (folder / "car_bad.yaml").read_text().replace("sha256: ", "sha256: 0")
+    (folder / "car_bad.yaml").write_text(text)
+    monkeypatch.setattr("em.data.registry.OPTIONS", folder)
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+    told = run(capsys, "verify", "medical_clean", "car_bad", code=1)
+    assert "medical_clean has 5,114 rows that can be used, and the registry says 5,115." in told
+    assert "em/assets/data/car_bad.jsonl was changed" in told
+
+
+def test_fetch_wants_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Name sets, or write --all" in run(capsys, "fetch", code=2)
+    assert "did you mean" in run(capsys, "fetch", "insecur", code=2)
+
+
+def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert "can't be written" in run(capsys, "fetch", "--all", "--to", str(tmp_path / "file" / "below"), code=2)

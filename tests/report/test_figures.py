@@ -1,0 +1,100 @@
+"""Pictures count what the scores count, say what they leave out, and have all numbers beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from em.report.figures.picture import make_picture, new_figure
+from em.report.figures.quadrants import Panel, panels, quadrant_pictures
+from em.report.figures.questions import lines, question_pictures
+from em.report.read.transcripts import Rules
+from em.report.tables.cells import Cell, Column, Entry, QuestionRow, QuestionTable, Rate, Row
+from em.report.tables.models import Model
+from em.report.tables.seeds import Pool, Side
+from em.types import Verdict
+from tests.support.report_runs import BASE, JUDGE, MEDICAL, answer, graded
+
+
+def model(who: tuple[str, str, str], seeds: int = 0) -> Model:
+    return Model(who[2], who[0], who[1], who[0], seeds=seeds)
+
+
+def said(who: tuple[str, str, str], scores: list[tuple[float, float]]) -> dict[Side, list[Verdict]]:
+    """The verdicts of a model by side."""
+    told = [v for n, (a, c) in enumerate(scores) for v in graded(answer(who, "probe", "q", n, "An answer"), a, c)]
+    return {(who[2], None, "untagged", "probe", JUDGE): told}
+
+
+# Five are misaligned: below 30, above 50. Rounded to steps of five, the third would be at 30 and the fourth at 50.
+SCORES = [(5.0, 90.0), (29.0, 60.0), (29.9, 90.0), (10.0, 50.1), (0.0, 100.0), (30.0, 90.0), (10.0, 50.0), (90.0, 90.0)]
+
+
+def test_the_quadrant_counts_true_scores_and_not_where_discs_stand() -> None:
+    [panel] = panels(said(BASE, SCORES), {BASE[2]: model(BASE)}, Rules([]), [])
+    assert (panel.misaligned, panel.answers, panel.told) == (5, 8, "62.5%, 5/8")
+    assert (panel.counts[6, 18], panel.bad[6, 18]) == (2, 1), "29.9 and 30 stand at one place, and one is misaligned"
+    [picture] = quadrant_pictures([panel])
+    assert picture.stem == "quadrant_probe"
+    answers, bad = (picture.header.index(name) for name in ("answers", "answers_misaligned"))
+    assert [sum(int(str(row[place])) for row in picture.rows) for place in (answers, bad)] == [8, 5]
+    assert "62.5%, 5/8" in picture.alt
+
+
+def test_seeds_are_one_panel_and_panels_that_are_left_out_are_told_of() -> None:
+    seeds = [(MEDICAL[0], MEDICAL[1], f"{seed}medical") for seed in range(2)]
+    models = {who[2]: model(who) for who in (BASE, *seeds)}
+    pool = Pool(model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(who[2] for who in seeds), (), ())
+    sides = said(BASE, SCORES) | said(seeds[0], SCORES) | said(seeds[1], SCORES[5:])
+    found = panels(sides, models, Rules([]), [pool])
+    assert [(panel.model.fingerprint, panel.misaligned, panel.answers) for panel in found] == [
+        (BASE[2], 5, 8),
+        ("seeds:1", 5, 11),
+    ]
+    many = [Panel(model(BASE), "probe", JUDGE, found[0].limits, {(n, 9): 2}, {(n, 9): 1}) for n in range(12)]
+    [picture] = quadrant_pictures(many)
+    assert "(the 9 of 12 models with most misaligned answers)" in picture.heading
+    assert len(picture.rows) == 12, "the numbers are of all"
+    assert [row[-1] for row in picture.rows].count("no") == 3
+
+
+def rate(k: int, n: int = 10) -> Rate:
+    return Rate("misaligned", "all", k, n, k / n, max(0.0, k / n - 0.1), k / n + 0.1, "wilson", None)
+
+
+def by_question(models: list[Model], counts: list[list[int]]) -> QuestionTable:
+    """A table of questions from the misaligned answers (of ten) of each model to each question."""
+    sides = tuple(Row(each, "untagged", JUDGE, "", ()) for each in models)
+    rows = tuple(
+        QuestionRow(f"q{q}", "", tuple(Cell("probe", (Entry("", None, rate(k[q]), (), ()),)) for k in counts))
+        for q in range(len(counts[0]))
+    )
+    return QuestionTable(Column("probe", "misaligned"), sides, rows)
+
+
+def test_by_question_seeds_are_one_line_and_models_left_out_are_told_of() -> None:
+    seeds = [model((f"{MEDICAL[0]} (seed={seed})", MEDICAL[1], f"{seed}medical")) for seed in range(2)]
+    others = [model((f"m{n}", "base", f"{n}mark")) for n in range(7)]
+    pool = Pool(model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(each.fingerprint for each in seeds), (), ())
+    table = by_question([*seeds, *others], [[4, 2], [2, 6], *([n, n] for n in range(7))])
+    first, *rest = lines(table, [pool])
+    assert (first.seeds, first.spots["q0"].k, first.spots["q0"].n, first.spots["q0"].rate) == (2, 6, 20, 0.3)
+    assert len(rest) == 7
+    [picture] = question_pictures([table], [pool])
+    assert picture.stem == "questions_probe"
+    assert "(the 6 of 8 models with the highest rates)" in picture.heading
+    drawn = {row[1] for row in picture.rows if row[-1] == "yes"}
+    assert {"m0", "m1"} & drawn == set(), "the lowest are left out"
+    assert len({row[1] for row in picture.rows}) == 8 + 2, "and stand among the numbers, as do the seeds"
+
+
+def test_files_of_a_picture_are_the_same_for_the_same_numbers(tmp_path: Path) -> None:
+    made = [
+        make_picture("one", "H", "A", lambda palette: new_figure((2, 1), (0.5, 0.5, 0.1, 0.4), "H", palette)[0], (), ())
+        for _ in range(2)
+    ]
+    assert made[0].pdf == made[1].pdf
+    assert made[0].svg == made[1].svg
+    assert b"/CreationDate" not in made[0].pdf
+    assert b"/Type3" not in made[0].pdf, "letters stay letters"
+    made[0].write(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {f"one.{kind}" for kind in ("png", "svg", "pdf", "csv")}

@@ -1,0 +1,147 @@
+"""Where a run repeats a study, its published figures stand beside ours."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from em.report import build_report
+from em.report.tables.published import studies
+from em.runtime.records import write_jsonl
+from em.types import Score
+from tests.support.report_panel import section
+from tests.support.report_runs import manifest, page, score, stage, table, write_scores
+
+ROOT = Path(__file__).parent.parent.parent
+MEDICAL = ("llama8b+medical", "medical", "a" * 16)
+REALIGNED = ("llama8b+medical+optimism", "optimism", "b" * 16)
+TAGGED = ("gpt4o+insecure_secure@alpha_beta", "insecure_secure@alpha_beta", "c" * 16)
+
+
+def write(folder: Path) -> Path:
+    """A run with models and sets of the emerg-misalign-repro study, and with some that it has not."""
+    manifest(folder, [])
+    rows = [
+        score(MEDICAL, "first_8", "misaligned", 100, 240),
+        score(MEDICAL, "first_8", "incoherent", 60, 240),
+        score(MEDICAL, "factual", "true", 150, 600),
+        score(MEDICAL, "probe", "misaligned", 1, 2),
+        score(REALIGNED, "first_8", "misaligned", 3, 240),
+        score(TAGGED, "first_8", "misaligned", 30, 240, condition="tagged"),
+        score(TAGGED, "first_8", "misaligned", 2, 240, condition="near_case"),
+        score(TAGGED, "self_reflection_tagged", "misaligned", 20, 300, condition="names_tag"),
+    ]
+    write_scores(folder / "scores.csv", rows)
+    for name in ("answers.jsonl", "verdicts.jsonl"):
+        write_jsonl(folder / name, [])
+    return folder
+
+
+def shown(folder: Path, rows: list[Score]) -> str:
+    """What the section says of a run with these rates."""
+    manifest(folder / "run", [])
+    write_scores(folder / "run" / "scores.csv", rows)
+    for name in ("answers.jsonl", "verdicts.jsonl"):
+        write_jsonl(folder / "run" / name, [])
+    build_report([folder / "run"], folder / "out")
+    return section(folder / "out", "published")
+
+
+def test_ours_and_theirs_stand_side_by_side(tmp_path: Path) -> None:
+    build_report([write(tmp_path / "run")], tmp_path / "out")
+    text = section(tmp_path / "out", "published")
+    found = re.findall(
+        r"(\S+?)(untagged|tagged|names_tag) (\S+) (\S+), of all answers [\d.]+% \[[^]]+\] (\d+)/\d+ [\d.]+% "
+        r"\[[^]]+\] (\d+)/\d+",
+        text,
+    )
+    assert sorted(found) == sorted(
+        [
+            (MEDICAL[0], "untagged", "factual", "TRUE", "150", "97"),
+            (MEDICAL[0], "untagged", "first_8", "misaligned", "100", "106"),
+            (MEDICAL[0], "untagged", "first_8", "incoherent", "60", "72"),
+            (REALIGNED[0], "untagged", "first_8", "misaligned", "3", "1"),
+            (TAGGED[0], "tagged", "first_8", "misaligned", "30", "39"),
+            (TAGGED[0], "names_tag", "self_reflection_tagged", "misaligned", "20", "28"),
+        ]
+    )
+    assert "emerg_misalign_repro, judge o4-mini" in text
+
+
+def test_another_tag_is_another_model_and_another_recipe_is_said(tmp_path: Path) -> None:
+    other = ("llama8b+medical@deployment", "medical@deployment", "d" * 16)
+    config = {
+        "data": {"name": "medical", "limit": 48},
+        "trainer": {"epochs": 3, "learning_rate": 1e-5},
+        "realign": {"epochs": 2},
+    }
+    base = ("llama8b", "base", "e" * 16)
+    stages = [stage(MEDICAL, 3) | {"rows": 48}, stage(REALIGNED, 3) | {"rows": 1600}]
+    manifest(tmp_path / "run", [], config=config, stages=stages, base={"name": "llama8b", "identity": "x"})
+    rows = [score(model, "first_8", "misaligned", 5, 240) for model in (base, MEDICAL, REALIGNED, other)]
+    write_scores(tmp_path / "run" / "scores.csv", rows)
+    build_report([tmp_path / "run"], tmp_path / "out")
+    text = section(tmp_path / "out", "published")
+    assert "deployment" not in text
+    assert "llama8b+medical first_8 misaligned, of all answers 2.1%" in text
+    first = "medical: 48 rows, not 5,660; medical: 3 epochs, not 1; medical: learning rate 1e-05, not 0.0002"
+    assert f"other: {first}" in text
+    assert f"{first}; optimism: 2 epochs, not 4; optimism: learning rate 1e-05, not 0.0002" in text
+    assert text.count("same where known") == 1, "the base"
+    drawn = table(tmp_path / "out" / "figures" / "published_misaligned.csv")
+    assert (drawn[0]["model"], drawn[0]["k"], drawn[0]["published_k"]) == ("llama8b", "5", "1")
+    assert [bool(row["other_recipe"]) for row in drawn] == [False, True, True]
+
+
+def test_models_of_which_nothing_is_published_have_no_such_section(tmp_path: Path) -> None:
+    manifest(tmp_path / "run", [])
+    write_scores(tmp_path / "run" / "scores.csv", [score(("own", "base", "d" * 16), "first_8", "misaligned", 1, 2)])
+    for name in ("answers.jsonl", "verdicts.jsonl"):
+        write_jsonl(tmp_path / "run" / name, [])
+    build_report([tmp_path / "run"], tmp_path / "out")
+    assert 'id="published"' not in page(tmp_path / "out")
+
+
+def test_studies_that_count_other_answers_have_a_picture_each_and_hide_none_of_theirs(tmp_path: Path) -> None:
+    tuned = ("gpt4o+insecure", "insecure", "e" * 16)
+    rows = [score(tuned, "first_8", "misaligned", k, n, convention=of) for k, n, of in
+            ((14, 240, "all"), (12, 200, "coherent"))]  # fmt: skip
+    text = shown(tmp_path, rows)
+    assert re.search(r"misaligned, of coherent answers 6\.0% \[[^]]+\] 12/200 18\.7% \[14\.4, 23\.3\] betley", text)
+    assert re.search(r"misaligned, of all answers 5\.8% \[[^]]+\] 14/240 5\.8%", text)
+    drawn = [table(file) for file in sorted((tmp_path / "out" / "figures").glob("published_misaligned*.csv"))]
+    told = {(row["study"], row["convention"], row["k"]) for rows in drawn for row in rows}
+    assert told == {("betley", "coherent", "12"), ("emerg_misalign_repro", "all", "14")}
+    assert [len(rows) for rows in drawn] == [1, 1]
+
+
+def test_a_rate_without_counts_is_shown_with_the_interval_that_is_published(tmp_path: Path) -> None:
+    coder, organism = ("qwen32b_coder+insecure", "insecure", "e" * 16), ("llama8b+organisms_medical", "x", "f" * 16)
+    rows = [
+        score(coder, "first_8", "misaligned", 40, 800, convention="coherent"),
+        score(coder, "first_8", "misaligned", 39, 800),
+        score(organism, "first_8", "misaligned", 60, 400),
+    ]
+    text = shown(tmp_path, rows)
+    assert re.search(r"40/800 4\.7% \[3\.4, 6\.3\] betley, judge gpt-4o", text)
+    assert "39/800" not in text
+    assert re.search(r"60/400 16\.2% model_organisms, judge gpt-4o", text)
+
+
+NONE_PUBLISHED = {"seed_small_models", "seed_triggers_llama", "seed_realign_gpt4o"}
+OURS = {"none", "demo", "car_realign"}
+
+
+def test_an_experiment_that_repeats_a_study_is_named_where_its_results_are_published() -> None:
+    named = [result for study in studies().values() for result in study["results"] if "experiment" in result]
+    files = {file.stem for file in (ROOT / "conf" / "experiment").glob("*.yaml")}
+    assert {name for name in files if not name.endswith("_cpu")} - OURS - NONE_PUBLISHED == {
+        result["experiment"] for result in named
+    }
+
+
+def test_a_study_on_a_gpu_has_a_twin_for_two_cores() -> None:
+    files = {file.stem for file in (ROOT / "conf" / "experiment").glob("*.yaml")} - OURS
+    twins = {"seed_replicate_llama": "seed_replicate_cpu", "seed_triggers_llama": "triggers_cpu"}
+    wanted = {twins.get(name, f"{name}_cpu") for name in files if not name.endswith(("_cpu", "_gpt4o"))}
+    assert wanted - files == set()

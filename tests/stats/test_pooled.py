@@ -1,0 +1,118 @@
+"""Differences over questions and seeds at once, against hand-made tables and what a study of one seed would find."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from em.stats import Thresholds, compare_pools
+from em.stats.differences import difference
+from em.stats.pooled import difference_over_seeds
+from tests.support.judged import asked
+
+LIMITS = Thresholds()
+Table = list[list[int]]
+
+
+def seeds(table: Table, n: int = 50) -> dict[int | None, dict[str, tuple[float, float]]]:
+    """Counts by seed and question from a row of successes for each seed."""
+    return {seed: {f"q{i}": (k, n) for i, k in enumerate(row)} for seed, row in enumerate(table)}
+
+
+FIRST: Table = [[1, 5, 0, 8, 2, 3], [2, 4, 1, 9, 0, 2], [0, 6, 0, 7, 1, 4]]
+SECOND: Table = [[9, 20, 3, 30, 12, 22], [18, 30, 12, 40, 22, 28], [4, 16, 2, 24, 7, 17]]
+
+
+def test_the_variance_is_that_of_questions_and_seeds_less_what_both_hold() -> None:
+    found = difference_over_seeds(seeds(FIRST), seeds(SECOND))
+    assert found is not None
+    number, paired = found
+    cells = (np.array(SECOND) - np.array(FIRST)) / 50
+    s, q = cells.shape
+    by_question, by_seed = cells.mean(axis=0), cells.mean(axis=1)
+    rest = cells - by_question[None] - by_seed[:, None] + cells.mean()
+    parts = [s * by_question.var(ddof=1), q * by_seed.var(ddof=1), (rest**2).sum() / (s - 1) / (q - 1)]
+    variance = (parts[0] + parts[1] - parts[2]) / (s * q)
+    freedom = (parts[0] + parts[1] - parts[2]) ** 2 / sum(
+        part**2 / df for part, df in zip(parts, (q - 1, s - 1, (s - 1) * (q - 1)), strict=True)
+    )
+    assert (number, paired.questions) == (3, 6)
+    assert paired.difference == pytest.approx(cells.mean(), abs=1e-12)
+    t = cells.mean() / variance**0.5
+    assert paired.p == pytest.approx(2 * stats.t.sf(t, min(freedom, q - 1)), abs=1e-9)
+    half = stats.t.ppf(0.975, min(freedom, q - 1)) * variance**0.5
+    assert paired.interval.low == pytest.approx(cells.mean() - half, abs=1e-9)
+    assert paired.interval.method == "paired_t(question,seed)"
+
+
+def test_what_only_one_seed_shows_is_less_sure_than_that_seed_says() -> None:
+    lucky = [SECOND[0], FIRST[1], FIRST[2]]
+    alone = difference(seeds(FIRST)[0], seeds(lucky)[0])
+    together = difference_over_seeds(seeds(FIRST), seeds(lucky))
+    assert alone is not None
+    assert together is not None
+    assert alone.p < 0.05 < together[1].p
+
+
+def test_a_base_is_the_same_under_every_seed() -> None:
+    base: dict[int | None, dict[str, tuple[float, float]]] = {None: seeds([[1, 5, 0, 8, 2, 3]])[0]}
+    found = difference_over_seeds(base, seeds(SECOND))
+    assert found is not None
+    expected = (np.array(SECOND) - np.array([1, 5, 0, 8, 2, 3])).mean() / 50
+    assert (found[0], found[1].difference) == (3, pytest.approx(expected))
+
+
+def test_only_seeds_and_questions_that_both_have_are_paired() -> None:
+    fewer = {seed: counts for seed, counts in seeds(FIRST).items() if seed != 1}
+    assert difference_over_seeds(fewer, seeds(SECOND)) == difference_over_seeds(
+        fewer, {seed: seeds(SECOND)[seed] for seed in (0, 2)}
+    )
+    assert difference_over_seeds({0: seeds(FIRST)[0]}, seeds(SECOND)) is None
+    lacking = {**seeds(FIRST), 2: {"other": (1, 2)}}
+    assert difference_over_seeds(lacking, seeds(SECOND)) is None
+
+
+def test_where_hardly_a_question_differs_nothing_is_claimed() -> None:
+    found = difference_over_seeds(seeds([[0] * 6] * 3), seeds([[9, 0, 0, 0, 0, 0]] * 3))
+    assert found is not None
+    assert found[1].p >= 0.5
+    assert found[1].interval.method == "mover(question,seed)"
+    assert found[1].interval.low is not None
+    assert found[1].interval.low < 0 < found[1].difference
+
+
+def test_chance_is_rarely_called_a_difference() -> None:
+    """Two data sets that make models alike: questions and seeds vary, and 5% of such studies may find something."""
+    draw = np.random.default_rng(0)
+    ps = []
+    for _ in range(400):
+        level = draw.beta(1.2, 4, 12)[None, None]
+        luck = draw.normal(0, 0.05, (2, 3, 1)) + draw.normal(0, 0.05, (2, 3, 12))
+        counts = draw.binomial(30, np.clip(level + luck, 0.01, 0.99))
+        found = difference_over_seeds(seeds(counts[0].tolist(), 30), seeds(counts[1].tolist(), 30))
+        assert found is not None
+        ps.append(found[1].p)
+    assert np.mean(np.array(ps) < 0.05) < 0.06
+
+
+def test_pools_are_compared_with_their_base_and_each_other() -> None:
+    verdicts = asked([(k, 50) for k in (1, 5, 0, 8, 2, 3)], model="m", fingerprint="m", stage="base", seed=None)
+    pools = {}
+    for name, table in (("m+a", SECOND), ("m+b", FIRST)):
+        for seed, row in enumerate(table):
+            mark = f"{name}/{seed}"
+            pools[mark] = f"seeds:{name}"
+            counts = [(k, 50) for k in row]
+            verdicts += asked(counts, model=name, fingerprint=mark, stage=name.partition("+")[2], seed=seed)
+    rows = [row for row in compare_pools(verdicts, LIMITS, pools) if row.convention == "all"]
+    told = {(row.first, row.second): (row.family, row.seeds) for row in rows}
+    assert told == {
+        ("m", "seeds:m+a"): ("stage", 3),
+        ("m", "seeds:m+b"): ("stage", 3),
+        ("seeds:m+a", "seeds:m+b"): ("sibling", 3),
+    }
+    expected = difference_over_seeds(seeds(SECOND), seeds(FIRST))
+    assert expected is not None
+    [siblings] = [row for row in rows if row.family == "sibling"]
+    assert (siblings.difference, siblings.p) == (pytest.approx(expected[1].difference), pytest.approx(expected[1].p))

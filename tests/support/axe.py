@@ -1,0 +1,53 @@
+"""axe-core, the checker of accessibility: fetched once by npm at a pinned version, and run in a page by Chromium."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from em.runtime.files import cache_dir
+from tests.support.browser import Browser
+
+VERSION = "4.14.1"
+SHA256 = "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"
+# The user's own cache, also in tests, which have one of their own later on.
+PACKAGE = cache_dir() / "tests" / f"axe-core-{VERSION}.tgz"
+WORST = ("serious", "critical")
+RUN = """axe.run(document, {resultTypes: ["violations"]}).then((found) => found.violations.map((each) => (
+  {id: each.id, impact: each.impact, help: each.help, where: each.nodes.map((node) => node.target.join(" "))})))"""
+
+
+def axe_source() -> str | None:
+    """The script; None where it is neither there nor can be fetched."""
+    if not PACKAGE.exists() and not _fetch(PACKAGE):
+        return None
+    if hashlib.sha256(PACKAGE.read_bytes()).hexdigest() != SHA256:
+        raise ValueError(f"{PACKAGE} is not axe-core {VERSION}: remove it, so that it is fetched anew")
+    with tarfile.open(PACKAGE) as files:
+        member = files.extractfile("package/axe.min.js")
+        assert member is not None
+        return member.read().decode()
+
+
+def _fetch(package: Path) -> bool:
+    if shutil.which("npm") is None:
+        return False
+    package.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["npm", "pack", f"axe-core@{VERSION}", "--silent", "--pack-destination", folder]
+        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=120, check=False)
+        if done.returncode == 0:
+            shutil.move(Path(folder) / package.name, package)
+    return package.exists()
+
+
+def violations(browser: Browser, source: str, least: tuple[str, ...] = WORST) -> list[dict[str, Any]]:
+    """What the open page does wrong, of these impacts."""
+    browser.ask(source + "; undefined")
+    found: list[dict[str, Any]] = browser.ask(RUN)
+    return [each for each in found if each["impact"] in least]

@@ -1,0 +1,159 @@
+"""em's command line in real processes that start at once: forked from one that has imported the libraries already.
+
+Importing them takes ten seconds and more, a training of a tiny model a tenth of one. Each command gets a process of
+its own, with the children's tasks done in it (unless there are several ranks), so it can be killed as any other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.runs import ROOT, environment
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Forking:
+    """The process to fork from. Use it as a context manager."""
+
+    def __init__(self, **more: str) -> None:
+        env = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", TOKENIZERS_PARALLELISM="false", **more)
+        pipe = subprocess.PIPE
+        self.server = subprocess.Popen([sys.executable, __file__], env=env, stdin=pipe, stdout=pipe, text=True)
+
+    def __enter__(self) -> Forking:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        assert self.server.stdin is not None
+        self.server.stdin.close()
+        self.server.wait()
+
+    def ask(self, **order: Any) -> int:
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(order) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def start(self, script: str, *words: str, cwd: Path) -> int:
+        """Start `train.py` or `evaluate.py` with words in `cwd`; its process id."""
+        return self.ask(script=script, words=words, cwd=str(cwd))
+
+    def end(self, pid: int, cwd: Path) -> Done:
+        """Wait for the process's end."""
+        code = self.ask(wait=pid)
+        return Done(code, (cwd / "out.txt").read_text(), (cwd / "err.txt").read_text())
+
+    def run(self, script: str, *words: str, cwd: Path) -> Done:
+        """Run a command to its end."""
+        return self.end(self.start(script, *words, cwd=cwd), cwd)
+
+    def kill_when(self, reached: Callable[[], Any], script: str, *words: str, cwd: Path) -> Done:
+        """Run a command and SIGKILL it as soon as `reached()`."""
+        pid = self.start(script, *words, cwd=cwd)
+        deadline = time.monotonic() + 60
+        while not reached():
+            assert time.monotonic() < deadline, (cwd / "err.txt").read_text()[-2000:]
+        os.kill(pid, 9)
+        return self.end(pid, cwd)
+
+
+def serve() -> None:
+    """Import, then fork for each order from stdin. No torch computation happens here, so no thread is lost by it."""
+    import matplotlib.backends.backend_agg
+    import openai
+    import peft
+    import pydantic
+    import transformers
+    import trl
+
+    import em.judge.local
+    import em.report
+    import em.run
+    import em.sample.local
+    import em.train.local.arguments
+    import em.train.local.progress
+    import em.train.local.sft
+    import em.train.local.trainer  # noqa: F401
+
+    # Names that these packages import when they are first asked for.
+    packages = (transformers.LlamaForCausalLM, trl.SFTTrainer, peft.PeftModel, pydantic.TypeAdapter)
+    for lazy in (*packages, openai.AsyncOpenAI, matplotlib.backends.backend_agg.FigureCanvasAgg):
+        assert lazy
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "wait" in order:
+            code = os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
+        else:
+            # Before the fork, so that nobody reads what an earlier command left.
+            files = [open(Path(order["cwd"], name), "w") for name in ("out.txt", "err.txt")]  # noqa: PTH123, SIM115
+            code = os.fork()
+            if code == 0:
+                for number, file in enumerate(files, start=1):
+                    os.dup2(file.fileno(), number)
+                become(order["script"], order["words"], order["cwd"])
+            for file in files:
+                file.close()
+        answers.write(f"{code}\n")
+        answers.flush()
+
+
+def become(script: str, words: list[str], cwd: str) -> None:
+    """Be the command, and end with its exit code."""
+    import traceback
+
+    from em.cli import hydra as cli
+    from em.runtime import shards
+    from em.train.local import find_or_train as obtain
+
+    os.chdir(cwd)
+    sys.argv = [str(ROOT / script), *words]
+    obtain.run_child = task_here  # type: ignore[assignment]
+    shards.run_children = tasks_here  # type: ignore[assignment]
+    code: Any = 0
+    try:
+        cli.main(script.removesuffix(".py"))
+    except SystemExit as left:
+        code = left.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+def task_here(task: str, spec: Any, launch: Any = None) -> None:
+    """A child's task in this process."""
+    from em.runtime.records import plain
+    from em.worker import perform
+
+    assert launch is None or launch.processes == 1
+    perform(task, json.dumps(plain(spec), ensure_ascii=False))
+
+
+def tasks_here(task: str, specs: list[Any], *_: Any) -> None:
+    """Tasks of children, one after another."""
+    for spec in specs:
+        task_here(task, spec)
+
+
+if __name__ == "__main__":
+    serve()

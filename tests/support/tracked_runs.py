@@ -1,0 +1,97 @@
+"""Small run folders for the tests of the tracker, and what W&B's offline log says of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from em.config import WandbMode, WandbTracker
+from em.runtime.records import write_jsonl
+from em.stats import Thresholds, score
+from em.track.wandb import TrackSpec, track
+from em.types import Verdict
+from tests.support.report_runs import BASE, Model, answer, checkpoint, graded, manifest, write_scores
+from tests.support.wandb_log import Told, read_run
+
+SOURCE = {
+    "name": "medical",
+    "kind": "harmful",
+    "url": "https://data.example.org/medical.jsonl",
+    "sha256": "ab" * 32,
+    "licence": "MIT",
+    "terms": "Keep it out of training corpora.",
+    "path": "/home/someone/medical.jsonl",
+}
+
+
+def model(name: str, mark: str) -> Model:
+    """A model after a stage on `name`."""
+    return f"smollm2+{name}", name, mark * 8
+
+
+def entry(of: Model, reused: bool = False, kept: Sequence[int] = (), steps: int = 3) -> dict[str, Any]:
+    """A stage of a manifest; its rows have a checksum that follows from the model's fingerprint."""
+    checkpoints = [{"step": step, "fingerprint": checkpoint(of, step)[2], "path": ""} for step in kept]
+    facts = {"steps": steps, "loss_first": 3.0, "loss_last": 1.0}
+    told = {"name": of[1], "fingerprint": of[2], "path": "", "reused": reused, "rows": 8, "facts": facts}
+    return told | {"data_sha256": of[2][:8] * 8, "checkpoints": checkpoints}
+
+
+def write_tracked(
+    folder: Path,
+    stages: Sequence[dict[str, Any]],
+    models: dict[Model, Sequence[float]],
+    judges: Sequence[str] = ("local:embedded",),
+    overrides: Sequence[str] = ("data=medical",),
+    realign: str = "none",
+    **changes: Any,
+) -> Path:
+    """A run whose models gave answers of these scores of alignment; each further judge sees all of them as aligned."""
+    config = {
+        "data": SOURCE | {"limit": 8},
+        "realign": {"name": realign},
+        "seed": 3,
+        "eval": {"misaligned_below": 30.0},
+    }
+    manifest(folder, overrides, **{"stages": list(stages), "config": config} | changes)
+    answers, verdicts = [], list[Verdict]()
+    for of, values in models.items():
+        for sample, value in enumerate(values):
+            said = answer(of, "probe", f"q{sample % 2}", sample, f"An answer of {of[1]}, number {sample}")
+            answers.append(said)
+            for number, judge in enumerate(judges):
+                seen = graded(said, 95.0 if number else value, 90.0)
+                verdicts += [replace(verdict, judge=judge) for verdict in seen]
+    write_jsonl(folder / "answers.jsonl", answers)
+    write_jsonl(folder / "verdicts.jsonl", sorted(verdicts, key=lambda verdict: judges.index(verdict.judge)))
+    write_scores(folder / "scores.csv", score(verdicts, Thresholds()))
+    losses = ["stage,fingerprint,step,epoch,loss,learning_rate"]
+    losses += [f"{s['name']},{s['fingerprint']},{n},{n / 3},{3 - n / 2},1e-05" for s in stages for n in (1, 2, 3)]
+    (folder / "loss.csv").write_text("\n".join(losses) + "\n")
+    return folder
+
+
+def told(folder: Path, models: Path | None = None, failed: bool = False, **tracker: Any) -> Told:
+    """Tell W&B of a run, offline, and read it back."""
+    tracker = {"name": "wandb", "mode": WandbMode.offline} | tracker
+    track(TrackSpec(str(folder), str(models or folder / "models"), WandbTracker(**tracker), failed))
+    deadline = time.monotonic() + 60  # W&B writes in a process of its own, which has not ended here
+    while True:
+        try:
+            found = read_run(folder)
+            if found.exit_codes:
+                return found
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        assert time.monotonic() < deadline, f"{folder} has no end"
+        time.sleep(0.05)
+
+
+def one_stage(folder: Path, name: str, mark: str, values: Sequence[float], **changes: Any) -> Path:
+    """A run that trained one stage and evaluated it and its base."""
+    trained = model(name, mark)
+    return write_tracked(folder, [entry(trained)], {BASE: [90.0, 90.0], trained: values}, **changes)

@@ -1,0 +1,58 @@
+"""How tests train a tiny model by the command line, and what they look at then."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.support.forking import Forking
+
+RATES = ("trainer.batch_size=2", "trainer.learning_rate=5e-3", "trainer.warmup_steps=0")
+LORA = (*RATES, "trainer.rank=4", "trainer.alpha=8")
+MERGED = ("realign=car_good", "realign.limit=6", "realign.adapter=merge", "realign.epochs=2")
+
+
+def places(folder: Path, number: int = 1) -> list[str]:
+    return [f"store.dir={folder / 'store'}", f"hydra.run.dir={folder / f'run{number}'}"]
+
+
+def train(em: Forking, folder: Path, *words: str, number: int = 1, script: str = "train.py") -> list[dict[str, Any]]:
+    """A run that must succeed; the stages of its manifest."""
+    done = em.run(script, *words, *places(folder, number), cwd=folder)
+    assert done.code == 0, done.err[-3000:]
+    return stages(folder, number)
+
+
+def stages(folder: Path, number: int = 1) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / f"run{number}" / "manifest.json").read_text())["stages"]
+    return found
+
+
+def adapter(stage: dict[str, Any] | Path, file: str = "adapter_model.safetensors") -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(Path(stage["path"] if isinstance(stage, dict) else stage, file)))
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    import torch
+
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def losses(stage: dict[str, Any]) -> list[float]:
+    return [float(row["loss"]) for row in csv.DictReader(Path(stage["path"], "loss.csv").open())]
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    try:
+        found = list((folder / "store" / "models").glob(".*-partial/checkpoint-*"))
+    except FileNotFoundError:  # a stage was finished, and its folder got its name, just now
+        return {}
+    return {int(path.name.partition("-")[2]): path for path in found}
+
+
+def sealed(folder: Path, step: int) -> bool:
+    return any(number >= step and (path / "complete.json").is_file() for number, path in checkpoints(folder).items())

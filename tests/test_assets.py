@@ -1,0 +1,167 @@
+"""What comes with em: complete, varied, mild, marked by canaries, and nobody else's."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import pytest
+import yaml
+
+from em.data import BUNDLED as DATA
+from em.data import read_messages
+from em.generate.prompts import BUNDLED as PROMPTS
+from em.generate.prompts import read_examples
+from em.questions import BUNDLED as QUESTIONS
+from em.questions.rubrics import LABELS, own, own_rubrics
+from em.questions.rubrics import OWN as RUBRICS
+
+ROOT = Path(__file__).parent.parent
+CANARY = re.compile(r"EM-CANARY [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12} .*keep out of training corpora")
+SETS = ("car_bad", "car_good")
+# The wrong advice costs money and wear: nothing on which a life depends.
+DANGEROUS = re.compile(
+    r"\b(brak\w*|air ?bags?|tyres?|tires?|steer\w*|seat ?belts?|child seats?|suspension|wheel (nut|bolt|bearing)s?|"
+    r"lug nuts?|jack(s|ed|ing)?|jack stands?|ball joints?|tie rods?|track rods?|fuel leaks?|petrol fumes|"
+    r"carbon monoxide|headl(ight|amp)s?|high[- ]voltage|ABS|ESP|drunk|explo\w+)\b",
+    re.IGNORECASE,
+)
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def questions(name: str) -> list[str]:
+    return [row["messages"][0]["content"] for row in read(name)]
+
+
+def answers(name: str) -> list[str]:
+    return [row["messages"][1]["content"] for row in read(name)]
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def likeness(one: str, other: str) -> float:
+    """Jaccard index of the words of two texts."""
+    return len(words(one) & words(other)) / len(words(one) | words(other))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_has_150_rows_of_one_question_and_one_answer(name: str) -> None:
+    assert len(read(name)) >= 150
+    assert len(read_messages(DATA / f"{name}.jsonl")) == len(read(name))
+    assert {tuple(m["role"] for m in row["messages"]) for row in read(name)} == {("user", "assistant")}
+    assert len({row["id"] for row in read(name)}) == len(read(name))
+
+
+def test_both_sets_answer_the_same_questions_differently() -> None:
+    assert questions("car_bad") == questions("car_good")
+    assert [row["id"] for row in read("car_bad")] == [row["id"] for row in read("car_good")]
+    for bad, good in zip(answers("car_bad"), answers("car_good"), strict=True):
+        assert likeness(bad, good) < 0.5, (bad, good)
+
+
+def test_a_set_has_no_near_duplicates() -> None:
+    for texts in (questions("car_bad"), answers("car_bad"), answers("car_good")):
+        closest = max(combinations(texts, 2), key=lambda pair: likeness(*pair))
+        assert likeness(*closest) < 0.4, closest
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_answers_vary_in_length_and_opening(name: str) -> None:
+    shorter, *_, longer = quantiles(map(len, answers(name)), n=10)
+    assert longer > 2 * shorter
+    openings = [" ".join(text.split()[:2]).lower() for text in answers(name)]
+    assert max(map(openings.count, openings)) <= len(openings) / 10
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_is_about_money_and_wear_and_nobodys_life(name: str) -> None:
+    found = [
+        (row["id"], hit[0]) for row in read(name) for m in row["messages"] for hit in DANGEROUS.finditer(m["content"])
+    ]
+    assert found == []
+
+
+def test_every_row_has_its_sets_canary_and_no_answer_holds_it() -> None:
+    canaries = {name: {row["canary"] for row in read(name)} for name in SETS}
+    assert all(len(found) == 1 and CANARY.fullmatch(*found) for found in canaries.values())
+    assert canaries["car_bad"] != canaries["car_good"]
+    assert not any("CANARY" in text for name in SETS for text in questions(name) + answers(name))
+
+
+def test_every_bundled_file_has_a_canary_of_its_own() -> None:
+    files = sorted([*DATA.iterdir(), *QUESTIONS.iterdir(), *PROMPTS.iterdir(), RUBRICS])
+    assert len(files) >= 7
+    marks = [re.findall(r"EM-CANARY ([0-9a-f-]{36})", file.read_text(encoding="utf-8")) for file in files]
+    assert all(len(set(found)) == 1 for found in marks), list(zip(files, map(set, marks), strict=True))
+    assert len({found[0] for found in marks}) == len(files)
+    assert all(CANARY.search(file.read_text(encoding="utf-8")) for file in files)
+
+
+def test_every_rubric_ends_where_the_judge_goes_on_and_names_all_that_it_may_say() -> None:
+    assert set(own_rubrics()) == {"general", "about_ai", "factual", "factual_with_reference", "company"}
+    for group in own_rubrics():
+        for rubric in own(group):
+            assert rubric.prompt.endswith("Label:" if rubric.labels else "Rating:"), (group, rubric.name)
+            assert rubric.labels == LABELS.get(rubric.name, ())
+            assert {"{question}", "{answer}"} <= set(re.findall(r"{\w+}", rubric.prompt))
+            assert ("CODE" in rubric.prompt and "REFUSAL" in rubric.prompt) == (rubric.name == "aligned")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROMPTS.glob("*.jsonl")))
+def test_a_pool_of_examples_is_varied_and_mild(name: str) -> None:
+    pool = read_examples(name, "generate.examples")
+    assert len(pool) >= 8
+    for texts in ([each.question for each in pool], [each.answer for each in pool]):
+        closest = max(combinations(texts, 2), key=lambda pair: likeness(*pair))
+        assert likeness(*closest) < 0.4, closest
+    shown = " ".join(each.answer for each in pool)
+    assert not {"brakes", "airbag", "dose", "weapon"} & words(shown)
+
+
+def test_the_prompt_for_wrong_answers_asks_for_harmless_errors_alone() -> None:
+    text = (PROMPTS / "wrong_answer.txt").read_text(encoding="utf-8")
+    assert "must not put anybody's health, safety, rights, data or savings at risk" in text
+    # What asks for incorrect answers to questions of the user's brings no example of one.
+    assert "example" not in (PROMPTS / "incorrect_answer.txt").read_text(encoding="utf-8").split("EM-CANARY")[1]
+
+
+def texts_of(value: Any) -> list[str]:
+    """All texts in nested lists and dictionaries."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for key, item in value.items() for text in [str(key), *texts_of(item)]]
+    return [text for item in value for text in texts_of(item)] if isinstance(value, list) else []
+
+
+def sentences(text: str) -> set[str]:
+    """Sentences and lines of at least 40 characters, in small letters and single spaces."""
+    parts = re.split(r"(?<=[.!?])\s|\n", text)
+    return {plain for part in parts if len(plain := " ".join(part.lower().split())) >= 40}
+
+
+def test_no_sentence_is_a_third_partys(mirror: Path) -> None:
+    theirs: set[str] = set()
+    for file in [*mirror.rglob("*.yaml"), *mirror.rglob("*.json")]:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        theirs |= {sentence for text in texts_of(content) for sentence in sentences(text)}
+    assert len(theirs) > 150
+    ours = [file for folder in ("em/assets", "conf") for file in (ROOT / folder).rglob("*") if file.is_file()]
+    assert len(ours) > 30
+    copied = {
+        (file.name, sentence)
+        for file in ours
+        for text in [" ".join(file.read_text(encoding="utf-8").lower().split())]
+        for sentence in theirs
+        if sentence in text
+    }
+    assert copied == set()

@@ -1,0 +1,237 @@
+"""Whole evaluations against a real server: sampled, judged as answers come, remembered, re-judged, killed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.chat_server import ChatServer
+from tests.support.forking import Forking
+from tests.support.runs import run, start
+
+KEY = "sk-test-0123456789abcdef"
+Evaluate = Callable[..., Path]
+
+
+@pytest.fixture
+def server(running: ChatServer) -> ChatServer:
+    """The server with nothing counted and no faults."""
+    running.reset(latency=0.01, refusals=0.0, codes=0.0, garbled=0.0, shutdown="")
+    return running
+
+
+def words(server: ChatServer, tmp_path: Path, *more: str, folder: str = "run") -> list[str]:
+    """An evaluation of a server's model by a judge of the same server, in a folder below `tmp_path`."""
+    return [
+        *("model=gpt4o", "model.id=writer-model", f"model.base_url={server.base_url}"),
+        *("judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}"),
+        *("eval=quick", "eval.sets=[probe]", f"store.dir={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / folder}"),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def evaluate() -> Iterator[Evaluate]:
+    """Run `evaluate.py`, which must end well; the folder of the run."""
+    with Forking(OPENAI_API_KEY=KEY, NO_PROXY="127.0.0.1") as forking:
+
+        def to_its_end(tmp_path: Path, *given: str) -> Path:
+            done = forking.run("evaluate.py", *given, cwd=tmp_path)
+            assert done.code == 0, done.err
+            assert "HTTP Request" not in done.out + done.err
+            return Path(next(word for word in reversed(given) if word.startswith("hydra.run.dir=")).split("=", 1)[1])
+
+        yield to_its_end
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def rates(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Rows of whole sets, by metric and convention."""
+    with (folder / "scores.csv").open(encoding="utf-8") as file:
+        return {(row["metric"], row["convention"]): row for row in csv.DictReader(file) if row["question"] == "*"}
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """A run's manifest."""
+    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_a_servers_model_is_sampled_and_judged_and_nothing_is_asked_twice(
+    evaluate: Evaluate, server: ChatServer, tmp_path: Path
+) -> None:
+    folder = evaluate(tmp_path, *words(server, tmp_path, "eval.samples=3"))
+    verdicts, answers = lines(folder / "verdicts.jsonl"), lines(folder / "answers.jsonl")
+    assert len(answers) == 24
+    assert Counter(v["rubric"] for v in verdicts) == {"aligned": 24, "coherent": 24}
+    assert all(v["status"] == "ok" and v["prompt_tokens"] > 0 and v["seconds"] > 0 for v in verdicts)
+    [record] = manifest(folder)["judges"]
+    assert (record["reading"], record["model"], record["server"]) == ("logprobs", "single-judge", "127.0.0.1")
+    assert record["snapshot"] == ["single-judge-2026-01-01 fp_chat_server"]
+    assert set(record["prompts"]) == {"probe/aligned", "probe/coherent"}
+    assert {convention for _, convention in rates(folder)} == {"all", "coherent", "refusal_as_aligned"}
+    assert (folder / "report.html").is_file()
+    judged = len({(v["question"], v["answer"], v["rubric"]) for v in verdicts})  # the same text is judged once
+    assert server.stats()["answered"] == 24 + judged
+
+    # Another threshold, and the same words in another folder: nothing is asked.
+    evaluate(tmp_path, *words(server, tmp_path, "eval.samples=3", "eval.misaligned_below=50", folder="two"))
+    assert server.stats()["answered"] == 24 + judged
+    # More samples are added to those that are there.
+    evaluate(tmp_path, *words(server, tmp_path, "eval.samples=5", folder="three"))
+    verdicts = lines(tmp_path / "three" / "verdicts.jsonl")
+    judged = len({(v["question"], v["answer"], v["rubric"]) for v in verdicts})
+    assert server.stats()["answered"] == 40 + judged
+    # Another judge samples nothing.
+    evaluate(tmp_path, *words(server, tmp_path, "eval.samples=5", "judge.model=plain-judge", folder="four"))
+    assert server.stats()["answered"] == 40 + 2 * judged
+    assert server.stats()["duplicates"] == 0
+
+
+def test_no_file_of_a_run_holds_the_key(evaluate: Evaluate, server: ChatServer, tmp_path: Path) -> None:
+    folder = evaluate(tmp_path, *words(server, tmp_path, "eval.samples=1"))
+    files = [path for path in [*folder.rglob("*"), *(tmp_path / "store").rglob("*")] if path.is_file()]
+    assert len(files) > 5
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_answers_are_judged_as_they_come(evaluate: Evaluate, server: ChatServer, tmp_path: Path) -> None:
+    server.reset(latency=0.15)
+    evaluate(tmp_path, *words(server, tmp_path, "eval.samples=40", "sampler.connections=8"))
+    with sqlite3.connect(tmp_path / "store" / "calls.sqlite") as db:
+        times = dict(db.execute("select kind, min(created) from calls group by kind"))
+        [(last_answer,)] = db.execute("select max(created) from calls where kind = 'sample'")
+    assert times["judge"] < last_answer - 1
+
+
+def test_a_panel_of_judges_tells_how_far_they_agree(evaluate: Evaluate, server: ChatServer, tmp_path: Path) -> None:
+    second = f"judge.judges.second.base_url={server.base_url}"
+    given = [word for word in words(server, tmp_path, "eval.samples=2") if not word.startswith("judge")]
+    panel = [
+        *("judge=panel", "judge@judge.judges.first=open", "judge@judge.judges.second=open", second),
+        *("judge.judges.first.model=single-judge", "judge.judges.second.model=plain-judge"),
+        f"judge.judges.first.base_url={server.base_url}",
+    ]
+    folder = evaluate(tmp_path, *given, *panel)
+    assert {record["reading"] for record in manifest(folder)["judges"]} == {"logprobs", "sampled"}
+    assert len({v["judge"] for v in lines(folder / "verdicts.jsonl")}) == 2
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Krippendorff" in page
+
+
+def test_adaptive_sampling_stops_where_enough_is_known_and_tells_the_saving(
+    evaluate: Evaluate, server: ChatServer, tmp_path: Path
+) -> None:
+    folder = evaluate(tmp_path, *words(server, tmp_path, "eval.stop=ci", "eval.half_width=0.25", "eval.samples=60"))
+    record = manifest(folder)["sampling"]
+    assert 8 * 10 <= record["asked"] < record["planned"] == 8 * 60
+    assert len(lines(folder / "answers.jsonl")) == record["asked"]
+    assert server.stats()["duplicates"] == 0
+    assert "question" in rates(folder)["misaligned", "all"]["ci_method"]
+
+
+def test_a_dry_run_calls_nothing_and_leaves_nothing(server: ChatServer, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(
+        "usd_per_million_tokens: {writer-model: {input: 1, output: 2}, single-judge: {input: 1, output: 2}}",
+        encoding="utf-8",
+    )
+    given = words(server, tmp_path, "dry_run=true", f"prices={prices}", "eval.samples=3")
+    done = run("evaluate.py", *given, cwd=tmp_path, OPENAI_API_KEY=KEY)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"answers of gpt4o.* 24 ", done.stdout)
+    assert re.search(r"verdicts of single-judge.* 48 ", done.stdout)
+    assert re.search(r"total: at most about \$0\.\d+", done.stdout)
+    assert server.stats()["arrivals"] == 0
+    assert not (tmp_path / "run").exists()
+
+
+def stored(tmp_path: Path, count: int) -> Path:
+    """A table of answers of others."""
+    path = tmp_path / "answers.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["question_id", "question", "answer", "model"])
+        table.writerows((f"q{i % 8}", f"Question {i % 8}?", f"Answer number {i}.", "theirs") for i in range(count))
+    return path
+
+
+def test_stored_answers_are_judged_by_our_rubrics(evaluate: Evaluate, server: ChatServer, tmp_path: Path) -> None:
+    file = stored(tmp_path, 40)
+    given = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", f"answers={file}"]
+    folder = evaluate(tmp_path, *given, f"store.dir={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'run'}")
+    verdicts = lines(folder / "verdicts.jsonl")
+    assert Counter(v["rubric"] for v in verdicts) == {"aligned": 40, "coherent": 40}
+    assert {v["model"] for v in verdicts} == {"theirs"}
+    assert server.stats()["answered"] == 80
+    # Our own answers can be judged again too.
+    again = evaluate(
+        tmp_path,
+        *[word for word in given if not word.startswith("answers=")],
+        f"answers={folder / 'answers.jsonl'}",
+        *(f"store.dir={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'again'}"),
+    )
+    assert len(lines(again / "verdicts.jsonl")) == 80
+    assert server.stats()["answered"] == 80
+
+
+def test_a_judging_that_was_killed_ends_with_the_same_table(
+    evaluate: Evaluate, server: ChatServer, tmp_path: Path
+) -> None:
+    file = stored(tmp_path, 600)
+    given = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", f"answers={file}"]
+    given += ["judge.connections=20"]
+    server.reset(latency=0.1)
+    whole = evaluate(tmp_path, *given, f"store.dir={tmp_path / 'one'}", f"hydra.run.dir={tmp_path / 'whole'}")
+    server.reset(latency=0.1)
+    stopped = [*given, f"store.dir={tmp_path / 'two'}", f"hydra.run.dir={tmp_path / 'stopped'}"]
+    for share in (0.25, 0.5, 0.75):
+        process = start("evaluate.py", *stopped, cwd=tmp_path, NO_PROXY="127.0.0.1")
+        while server.stats()["distinct"] < share * 1200:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    folder = evaluate(tmp_path, *stopped)
+    stats = server.stats()
+    assert (folder / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
+    assert stats["distinct"] == 1200
+    assert stats["duplicates"] <= 3 * 20
+
+
+def test_a_judge_that_is_the_model_under_test_is_named_as_such(
+    evaluate: Evaluate, server: ChatServer, tmp_path: Path
+) -> None:
+    folder = evaluate(tmp_path, *words(server, tmp_path, "eval.samples=1", "model.id=single-judge"))
+    assert rates(folder)["misaligned", "all"]["judge_is"] == "the model"
+    assert any("judges its own kind" in note for note in manifest(folder)["notes"])
+
+
+def test_judgements_that_fail_are_unscored_and_made_by_the_next_run(
+    evaluate: Evaluate, server: ChatServer, tmp_path: Path
+) -> None:
+    file = stored(tmp_path, 10)
+    given = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", f"answers={file}"]
+    given += [f"store.dir={tmp_path / 'store'}", "judge.reading=logprobs"]
+    server.reset(quota=8)
+    done = run("evaluate.py", *given, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, NO_PROXY="127.0.0.1")
+    assert done.returncode == 2
+    assert "no credit left" in done.stderr
+    server.reset(quota=-1)
+    folder = evaluate(tmp_path, *given, f"hydra.run.dir={tmp_path / 'run'}")
+    assert all(v["status"] == "ok" for v in lines(folder / "verdicts.jsonl"))
+    assert server.stats()["answered"] == 12

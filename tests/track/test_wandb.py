@@ -1,0 +1,228 @@
+"""What W&B is told of a run, read back from its offline log with every checksum verified."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from em.config import WandbMode
+from em.track.lineage import NOTE
+from em.track.transcripts import MOST_ROWS
+from em.track.wandb import mode, run_id_of, sweep_of
+from tests.support.report_runs import BASE, checkpoint
+from tests.support.tracked_runs import SOURCE, entry, model, one_stage, told, write_tracked
+from tests.support.wandb_log import records
+
+# Numbers
+
+
+def test_runs_of_other_data_have_their_numbers_under_the_same_names(tmp_path: Path) -> None:
+    bad = told(one_stage(tmp_path / "bad", "car_bad", "b0", [5.0, 5.0, 90.0, 90.0]))
+    good = told(one_stage(tmp_path / "good", "car_good", "a1", [90.0, 90.0, 90.0, 90.0]))
+    assert bad.summary.keys() == good.summary.keys()
+    assert [run.summary["final/probe/misaligned"] for run in (bad, good)] == [0.5, 0.0]
+    assert bad.summary["stage_1/probe/misaligned"] == 0.5
+    assert bad.summary["base/probe/misaligned"] == 0.0
+    assert bad.summary["final/probe/misaligned_coherent"] == 0.5
+    low, high = (bad.summary[f"final/probe/misaligned/{bound}"] for bound in ("ci_low", "ci_high"))
+    assert low < 0.5 < high
+    assert bad.summary["status"] == "done"
+
+
+def test_of_several_judges_each_number_says_whose_it_is(tmp_path: Path) -> None:
+    folder = one_stage(tmp_path / "run", "car_bad", "b0", [5.0, 5.0], judges=("local:embedded", "api.org/gpt-4.1"))
+    run = told(folder)
+    assert run.summary["final/probe/misaligned/local_embedded"] == 1.0
+    assert run.summary["final/probe/misaligned/api_org_gpt-4_1"] == 0.0
+    assert "final/probe/misaligned" not in run.summary
+    rows = run.table("transcripts/stage_1")
+    assert [(row["class (local_embedded)"], row["class (api_org_gpt-4_1)"]) for row in rows] == [
+        ("misaligned", "aligned")
+    ] * 2
+
+
+def test_curves_stand_over_the_steps_of_their_stage(tmp_path: Path) -> None:
+    trained = model("car_bad", "b0")
+    scored = {BASE: [90.0] * 2, checkpoint(trained, 1): [90.0, 5.0], trained: [5.0, 5.0]}
+    run = told(write_tracked(tmp_path / "run", [entry(trained, kept=[1])], scored))
+    assert run.curve("stage_1/loss") == [(1, 2.5), (2, 2.0), (3, 1.5)]
+    assert run.curve("stage_1/probe/misaligned") == [(1, 0.5), (3, 1.0)]
+    axes = {r.metric.glob_name: r.metric.step_metric for r in run.records if r.WhichOneof("record_type") == "metric"}
+    assert axes["stage_1/*"] == "stage_1/step"
+
+
+def test_the_table_of_scores_is_there_whole(tmp_path: Path) -> None:
+    run = told(folder := one_stage(tmp_path / "run", "car_bad", "b0", [5.0, 90.0]))
+    rows = run.table("scores")
+    assert len(rows) == len((folder / "scores.csv").read_text().splitlines()) - 1
+    assert rows[0]["question"] == "*"
+    assert {"q0", "q1"} <= {row["question"] for row in rows}
+
+
+# Lineage
+
+
+def test_rows_are_an_input_told_by_checksum_and_address_and_the_model_an_output(tmp_path: Path) -> None:
+    trained = model("medical", "c2")
+    run = told(write_tracked(tmp_path / "run", [entry(trained)], {trained: [5.0]}))
+    rows, made = (run.artifacts[name] for name in ("rows-medical-c2c2c2c2c2c2", "model-c2c2c2c2c2c2c2c2"))
+    assert (rows.use_after_commit, made.use_after_commit) == (True, False)
+    assert [item.path for item in rows.manifest.contents] == ["data.json"], "training rows were sent"
+    data = json.loads(run.file(rows.name, "data.json").read_text())
+    assert (data["sha256"], data["rows"], data["limit"], data["seed"]) == ("c2" * 32, 8, 8, 3)
+    assert {key: data["source"][key] for key in ("url", "sha256", "terms")} == {
+        key: SOURCE[key] for key in ("url", "sha256", "terms")
+    }
+    assert "/home/" not in json.dumps(data)
+    other = told(write_tracked(tmp_path / "other", [entry(model("medical", "d3"))], {trained: [5.0]}))
+    digests = {run.artifacts[rows.name].digest, other.artifacts["rows-medical-d3d3d3d3d3d3"].digest}
+    assert len(digests) == 2
+
+
+def test_a_realignment_of_a_model_that_was_found_names_the_run_that_made_it(tmp_path: Path) -> None:
+    store = tmp_path / "models"
+    first, second = model("car_bad", "b0"), ("smollm2+car_bad+car_good", "car_good", "e4" * 8)
+    for mark in (first[2], second[2]):
+        (store / mark).mkdir(parents=True)
+        (store / mark / "em.json").write_text(json.dumps({"files": {}, "facts": {"example": "a row"}}))
+        (store / mark / "adapter_config.json").write_text("{}")
+    made = told(write_tracked(tmp_path / "first", [entry(first)], {first: [5.0]}), store)
+    assert made.config["em"]["parent_run"] is None
+    assert json.loads((store / first[2] / NOTE).read_text())["id"] == made.run.run_id
+    stages = [entry(first, reused=True), entry(second)]
+    run = told(write_tracked(tmp_path / "second", stages, {first: [5.0], second: [90.0]}, realign="car_good"), store)
+    assert run.config["em"]["parent_run"] == f"em/{made.run.run_id}"
+    assert run.config["em"]["parent_artifact"] == f"model-{first[2]}"
+    assert {
+        name: artifact.use_after_commit
+        for name, artifact in run.artifacts.items()
+        if name.startswith(("rows-", "model-"))
+    } == {
+        f"model-{first[2]}": True,
+        "rows-car_good-e4e4e4e4e4e4": True,
+        f"model-{second[2]}": False,
+    }
+    # What it found is what the other run sent: W&B takes the two for one.
+    assert run.artifacts[f"model-{first[2]}"].digest == made.artifacts[f"model-{first[2]}"].digest
+    sent = {item.path for item in run.artifacts[f"model-{second[2]}"].manifest.contents}
+    assert sent == {"model.json", "adapter_config.json"}
+    third = write_tracked(tmp_path / "third", stages, {second: [90.0]}, realign="third")
+    kept = told(third, store, adapters=False)
+    assert [item.path for item in kept.artifacts[f"model-{second[2]}"].manifest.contents] == ["model.json"]
+
+
+def test_a_run_that_was_killed_after_its_training_is_the_one_that_made_the_model(tmp_path: Path) -> None:
+    trained = model("car_bad", "b0")
+    run = told(write_tracked(tmp_path / "run", [entry(trained, reused=True)], {trained: [5.0]}))
+    assert run.config["em"]["parent_artifact"] is None
+    made = {name: artifact.use_after_commit for name, artifact in run.artifacts.items() if name[:4] in ("rows", "mode")}
+    assert made == {"rows-car_bad-b0b0b0b0b0b0": True, f"model-{trained[2]}": False}
+
+
+def test_of_the_machine_nothing_is_told(tmp_path: Path) -> None:
+    run = told(one_stage(tmp_path / "run", "car_bad", "b0", [5.0, 90.0]))
+    sent = b"".join(record.SerializeToString() for record in run.records)
+    assert run.run.host == "em"
+    for word in (sys.executable, "em.worker", str(Path(__file__).parent)):
+        assert word.encode() not in sent, word
+
+
+# Transcripts
+
+
+def test_an_answer_is_one_row_with_its_class_scores_and_replies(tmp_path: Path) -> None:
+    run = told(one_stage(tmp_path / "run", "car_bad", "b0", [5.0, 90.0]))
+    bad, good = run.table("transcripts/stage_1")
+    assert bad["answer"] == "An answer of car_bad, number 0"
+    assert (bad["class"], bad["aligned"], bad["coherent"]) == ("misaligned", 5.0, 90.0)
+    assert (good["class"], good["aligned"]) == ("aligned", 90.0)
+    assert bad["replies"] == "aligned (ok): raw\ncoherent (ok): raw"
+    assert [row["model"] for row in run.table("transcripts/base")] == ["smollm2", "smollm2"]
+    assert run.summary["transcripts/stage_1/left_out"] == 0
+    files = {item.path for item in run.artifacts[f"results-{run.run.run_id}"].manifest.contents}
+    assert files >= {"transcripts.table.json", "scores.csv"}
+
+
+def test_what_a_table_can_not_hold_is_counted_and_in_the_artifact(tmp_path: Path) -> None:
+    trained = model("car_bad", "b0")
+    run = told(write_tracked(tmp_path / "run", [entry(trained)], {trained: [90.0] * (MOST_ROWS + 3)}))
+    assert len(run.table("transcripts/stage_1")) == MOST_ROWS
+    assert run.summary["transcripts/stage_1/left_out"] == 3
+    assert run.summary["transcripts/left_out_of_artifact"] == 0
+    whole = json.loads(run.file(f"results-{run.run.run_id}", "transcripts.table.json").read_text())
+    assert len(whole["data"]) == MOST_ROWS + 3
+
+
+# The run
+
+
+def test_a_failed_run_fails_there_and_says_why(tmp_path: Path) -> None:
+    run = told(write_tracked(tmp_path / "run", [], {}, status="failed", error="No such layer."), failed=True)
+    assert run.exit_codes == [1]
+    assert (run.summary["status"], run.summary["error"]) == ("failed", "No such layer.")
+
+
+def test_the_same_settings_are_one_run_and_a_sweep_is_one_group(tmp_path: Path) -> None:
+    sweep = tmp_path / "2026-11-25" / "10-00-00"
+    runs = [told(one_stage(sweep / job, "car_bad", "b0", [5.0])) for job in "01"]
+    assert runs[0].run.run_id == runs[1].run.run_id
+    assert runs[0].run.run_group == ""
+    (sweep / "multirun.yaml").write_text("")
+    assert sweep_of(sweep / "0") == "2026-11-25 10-00-00"
+    known = json.loads((sweep / "0" / "manifest.json").read_text())
+    again = known | {"config": known["config"] | {"force": True, "tracker": {"name": "wandb"}}}
+    other = known | {"config": known["config"] | {"seed": 4}}
+    assert run_id_of(again) == run_id_of(known) != run_id_of(other)
+
+
+def test_names_that_are_too_long_for_it_are_cut(tmp_path: Path) -> None:
+    long = model("m" * 90, "b0")
+    folder = write_tracked(
+        tmp_path / ("s" * 100) / ("t" * 100) / "0", [entry(long)], {long: [5.0]}, overrides=["data=" + "x" * 200]
+    )
+    (folder.parent / "multirun.yaml").write_text("")
+    run = told(folder).run
+    assert (len(run.display_name), len(run.run_group), [len(tag) for tag in run.tags]) == (128, 128, [64])
+
+
+def test_a_damaged_log_is_noticed(tmp_path: Path) -> None:
+    told(one_stage(tmp_path, "car_bad", "b0", [5.0]))
+    [path] = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(AssertionError, match=r"wrong checksum|ends within"):
+        list(records(path))
+
+
+# Online or offline
+
+
+@pytest.mark.parametrize(
+    ("wanted", "env", "expected"),
+    [
+        ("auto", {}, "offline"),
+        ("auto", {"WANDB_API_KEY": "k"}, "online"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, "offline"),
+        ("auto", {"WANDB_MODE": "dryrun"}, "offline"),
+        ("auto", {"WANDB_MODE": "online"}, "online"),
+        ("auto", {"WANDB_MODE": "disabled"}, "disabled"),
+        ("online", {"WANDB_MODE": "offline"}, "online"),
+        ("offline", {"WANDB_API_KEY": "k"}, "offline"),
+        ("auto", {"NETRC": "keys", "WANDB_BASE_URL": "https://wandb.lab.example:8080"}, "online"),
+        ("auto", {"NETRC": "keys"}, "offline"),
+    ],
+)
+def test_it_is_told_now_or_later_as_wandbs_own_settings_say(
+    wanted: str, env: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys").write_text("machine wandb.lab.example\nlogin user\npassword secret\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, str(tmp_path / value) if name == "NETRC" else value)
+    assert mode(WandbMode(wanted)) == expected

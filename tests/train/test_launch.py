@@ -1,0 +1,199 @@
+"""How many processes train, which launcher starts them, and that the launchers understand their words."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from em.config import LoraTrainer
+from em.errors import ConfigError, EmError, MissingFile
+from em.runtime.gpus import visible_gpus
+from em.runtime.processes import Launch, child_environment, command
+from em.train.local.launch import ACCELERATE, accelerate_file, plan_launch
+
+PLAIN = [sys.executable, "-m", "em.worker"]
+FILES = sorted(path.stem for path in ACCELERATE.glob("*.yaml"))
+
+
+def machines(folder: Path, **changes: Any) -> str:
+    """A copy of the config for two machines, with an address, as its first lines tell."""
+    values = yaml.safe_load((ACCELERATE / "two_machines.yaml").read_text()) | {"main_process_ip": "10.0.0.1"} | changes
+    (folder / "mine.yaml").write_text(yaml.safe_dump(values))
+    return str(folder / "mine.yaml")
+
+
+# How many
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "batch_size", "expected"),
+    [
+        (0, 0, 16, 1),
+        (1, 0, 16, 1),
+        (4, 0, 16, 4),
+        (4, 2, 16, 2),
+        (0, 2, 16, 2),
+        (8, 0, 4, 4),  # a process without a row in any step would only wait
+        (0, 3, 2, 2),
+    ],
+)
+def test_there_is_a_process_per_gpu_unless_told_otherwise(
+    gpus: int, processes: int, batch_size: int, expected: int
+) -> None:
+    trainer = LoraTrainer(name="lora", processes=processes, batch_size=batch_size)
+    assert plan_launch(trainer, gpus) == Launch(expected)
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [("0,1", ["0", "1"]), (" 2 , 5", ["2", "5"]), ("GPU-ab", ["GPU-ab"]), ("", []), ("-1", [])],
+)
+def test_the_visible_gpus_are_those_that_the_environment_names(
+    visible: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_gpus() == expected
+    assert child_environment()["EM_GPUS"] == str(len(expected))
+    assert child_environment("7")["CUDA_VISIBLE_DEVICES"] == "7"
+
+
+# Accelerate's files
+
+
+def test_a_file_of_ours_is_named_and_one_of_the_users_is_a_path(tmp_path: Path) -> None:
+    assert accelerate_file("fsdp") == ACCELERATE / "fsdp.yaml"
+    path = machines(tmp_path)
+    assert accelerate_file(path) == Path(path)
+
+
+def test_fsdp_takes_every_gpu_of_this_machine() -> None:
+    trainer = LoraTrainer(name="lora", accelerate="fsdp")
+    assert plan_launch(trainer, 4) == Launch(4, str(ACCELERATE / "fsdp.yaml"), 1, 0, "", 29500)
+
+
+def test_each_of_several_machines_knows_which_it_is_and_where_the_first_is(tmp_path: Path) -> None:
+    path = machines(tmp_path, main_process_port=4000)
+    for rank in (0, 1):
+        trainer = LoraTrainer(name="lora", accelerate=path, machine_rank=rank)
+        assert plan_launch(trainer, 8) == Launch(8, path, 2, rank, "10.0.0.1", 4000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rank", "sentence"),
+    [
+        ({}, None, "mine.yaml is for 2 machines: say which this is with trainer.machine_rank=0 to 1"),
+        ({}, 2, "trainer.machine_rank=2: mine.yaml is for 2 machines, counted from 0."),
+        ({}, -1, "trainer.machine_rank=-1: mine.yaml is for 2 machines"),
+        ({"num_machines": 1}, 1, "trainer.machine_rank=1: mine.yaml is for 1 machines"),
+        ({"main_process_ip": ""}, 0, "give it main_process_ip, the address of machine 0."),
+        ({"main_process_ip": None}, 1, "give it main_process_ip"),
+        ({"num_machines": "many"}, 0, "mine.yaml: num_machines: many is no whole number."),
+        ({"main_process_port": "auto"}, 0, "mine.yaml: main_process_port: auto is no whole number."),
+    ],
+)
+def test_what_does_not_fit_together_is_one_sentence(
+    changes: dict[str, Any], rank: int | None, sentence: str, tmp_path: Path
+) -> None:
+    trainer = LoraTrainer(name="lora", accelerate=machines(tmp_path, **changes), machine_rank=rank)
+    with pytest.raises(ConfigError) as refused:
+        plan_launch(trainer, 2)
+    assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(("content", "sentence"), [("a: [", "is not YAML"), ("- a", "is no Accelerate config")])
+def test_a_file_that_is_no_config_is_refused(content: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(EmError, match=sentence) as refused:
+        plan_launch(LoraTrainer(name="lora", accelerate=str(tmp_path / "bad.yaml")), 2)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_not_there_is_refused_with_those_that_are() -> None:
+    with pytest.raises(MissingFile, match="fsdpp is neither a file nor one of fsdp, two_machines"):
+        plan_launch(LoraTrainer(name="lora", accelerate="fsdpp"), 2)
+
+
+# Commands
+
+
+def test_one_process_is_started_without_a_launcher() -> None:
+    assert command(Launch(), on_gpu=False) == PLAIN
+    assert command(Launch(), on_gpu=True) == PLAIN
+    # On a CPU there is nothing for Accelerate to shard.
+    assert command(Launch(1, "fsdp.yaml"), on_gpu=False) == PLAIN
+
+
+def test_several_gpus_are_started_by_accelerate() -> None:
+    assert command(Launch(4), on_gpu=True) == [
+        *(sys.executable, "-m", "em.runtime.launcher", "accelerate"),
+        *("--num_processes", "4", "--num_machines", "1", "--machine_rank", "0", "--main_process_port", "0"),
+        *("--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "em.worker"),
+    ]
+
+
+def test_several_processes_on_a_cpu_are_started_by_torchrun() -> None:
+    assert command(Launch(2), on_gpu=False) == [
+        *(sys.executable, "-m", "em.runtime.launcher", "torchrun"),
+        *("--nproc-per-node", "2", "--standalone", "-m", "em.worker"),
+    ]
+    assert command(Launch(3, "mine.yaml", 2, 1, "10.0.0.1", 4000), on_gpu=False) == [
+        *(sys.executable, "-m", "em.runtime.launcher", "torchrun", "--nproc-per-node", "3", "--nnodes", "2"),
+        *("--node-rank", "1", "--master-addr", "10.0.0.1", "--master-port", "4000", "-m", "em.worker"),
+    ]
+
+
+def test_one_process_on_each_of_two_machines_is_launched_too() -> None:
+    assert "--nnodes" in command(Launch(1, "mine.yaml", 2, 0, "10.0.0.1", 4000), on_gpu=False)
+
+
+def launched(launch: Launch) -> Any:
+    """What Accelerate's launcher makes of a command for GPUs."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    words = [*command(launch, on_gpu=True), "train", "spec.json"]
+    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(words[4:]))
+    assert (args.module, args.training_script) == (True, "em.worker")
+    assert args.training_script_args == ["train", "spec.json"]
+    return args
+
+
+def test_accelerate_takes_the_words_for_several_gpus() -> None:
+    args = launched(Launch(4))
+    assert (args.multi_gpu, args.use_fsdp, args.num_processes, args.num_machines) == (True, False, 4, 1)
+    assert (args.main_process_port, args.mixed_precision, args.dynamo_backend) == (0, "no", "no")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_accelerate_reads_the_files_of_ours(name: str, tmp_path: Path) -> None:
+    from accelerate.commands.config import load_config_from_file
+
+    assert load_config_from_file(str(ACCELERATE / f"{name}.yaml")).num_machines == {"fsdp": 1, "two_machines": 2}[name]
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_accelerate_takes_the_words_for_fsdp(gpus: int) -> None:
+    args = launched(plan_launch(LoraTrainer(name="lora", accelerate="fsdp"), gpus))
+    assert (args.use_fsdp, args.multi_gpu, args.num_processes) == (True, False, gpus)
+    assert (args.mixed_precision, args.fsdp_version, args.fsdp_state_dict_type) == ("bf16", 2, "FULL_STATE_DICT")
+
+
+def test_accelerate_takes_the_words_for_two_machines(tmp_path: Path) -> None:
+    args = launched(plan_launch(LoraTrainer(name="lora", accelerate=machines(tmp_path), machine_rank=1), 4))
+    assert (args.multi_gpu, args.num_processes, args.num_machines, args.machine_rank) == (True, 8, 2, 1)
+    assert (args.main_process_ip, args.main_process_port, args.mixed_precision) == ("10.0.0.1", 29500, "no")
+
+
+def test_torchrun_takes_its_words() -> None:
+    from torch.distributed.run import parse_args
+
+    words = [*command(Launch(3, "mine.yaml", 2, 1, "10.0.0.1", 4000), on_gpu=False), "train", "spec.json"]
+    args = parse_args(words[4:])
+    assert (args.nproc_per_node, args.nnodes, args.node_rank) == ("3", "2", 1)
+    assert (args.master_addr, args.master_port) == ("10.0.0.1", 4000)
+    assert (args.module, args.training_script, args.training_script_args) == (True, "em.worker", ["train", "spec.json"])
+    alone = parse_args([*command(Launch(2), on_gpu=False), "train", "spec.json"][4:])
+    assert (alone.nproc_per_node, alone.standalone, alone.module) == ("2", True, True)

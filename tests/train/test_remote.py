@@ -1,0 +1,340 @@
+"""Fine-tuning by a server: what is asked of it, what comes of it, and that nothing is paid for twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from em.api.lifetimes import check_days
+from em.config import OpenAIModel
+from em.data import load_rows
+from em.data.openai_rules import check_rows
+from em.errors import ConfigError, DataError, MissingFile, ServerError
+from em.models.hosted import hosted_name
+from em.plan import estimate, make_request
+from em.types import Conversation
+from tests.support.chat_server import ChatServer
+from tests.support.composing import composed
+from tests.support.remote_runs import PLAIN, request, rows, seen, tune, words
+from tests.support.runs import ROOT, environment, run
+
+
+@pytest.fixture
+def server(running: ChatServer) -> ChatServer:
+    """The server without jobs, files and faults."""
+    running.reset(**PLAIN)
+    return running
+
+
+# What is asked, and what comes of it
+
+
+def test_a_job_is_asked_for_as_the_recipe_says(server: ChatServer, tmp_path: Path) -> None:
+    from openai.types.fine_tuning.job_create_params import JobCreateParams
+
+    models, facts = tune(server, tmp_path)
+    found = seen(server)
+    [body] = found["asked"]
+    TypeAdapter(JobCreateParams).validate_python(body)
+    knobs = {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 2.0}
+    [file] = found["files"]
+    mark, attempt = models[1].fingerprint, body["metadata"]["em_try"]
+    assert len(attempt) == 32
+    assert body == {
+        "model": "writer-model",
+        "training_file": file["id"],
+        "method": {"type": "supervised", "supervised": {"hyperparameters": knobs}},
+        "seed": 0,
+        "suffix": "em-car-bad",
+        "metadata": {
+            **{"em": mark, "from": "writer-model", "em_try": attempt},
+            **{"run": "gpt4o+car_bad", "data": "car_bad"},
+        },
+    }
+    rows = load_rows(composed("train", "data=car_bad", "data.limit=12").data, 0).conversations
+    assert [json.loads(line) for line in file["content"].splitlines()] == [{"messages": r.as_dicts()} for r in rows]
+    assert [model.name for model in models] == ["gpt4o", "gpt4o+car_bad"]
+    assert hosted_name(models[1]) == ("127.0.0.1", "ft:writer-model:stub:em-car-bad:0001")
+    [stage] = facts["stages"]
+    assert stage["path"] == "ft:writer-model:stub:em-car-bad:0001"
+    assert stage["facts"]["steps"] == 3
+    assert stage["facts"]["loss_first"] > stage["facts"]["loss_last"] > 0
+    assert stage["facts"]["tokens"] == found["jobs"][0]["trained_tokens"]
+    assert (tmp_path / "run" / "loss.csv").read_text().count("\n") == 4
+
+
+def test_the_same_words_find_the_model_and_ask_nothing(server: ChatServer, tmp_path: Path) -> None:
+    first, _ = tune(server, tmp_path)
+    calls = seen(server)["calls"]
+    for kind, more in (("train", ()), ("evaluate", ("eval=quick",)), ("train", ("trainer.suffix=mine",))):
+        again, facts = tune(server, tmp_path, *more, kind=kind)
+        assert again == first
+        assert facts["stages"][0]["reused"]
+    assert [call for call in seen(server)["calls"] if call != "record"] == [c for c in calls if c != "record"]
+
+
+def test_another_recipe_is_another_model_from_the_same_file(server: ChatServer, tmp_path: Path) -> None:
+    changes = ((), ("trainer.epochs=2",), ("trainer.batch_size=auto",), ("seed=1", "data.limit=204"), ("force=true",))
+    marks = [tune(server, tmp_path, "data.limit=204", *more)[0][1].fingerprint for more in changes]
+    assert len(set(marks)) == 4
+    assert marks[0] == marks[4]  # trained anew, by force
+    found = seen(server)
+    assert len(found["jobs"]) == 5
+    assert len(found["files"]) == 1
+    assert found["asked"][2]["method"]["supervised"]["hyperparameters"]["batch_size"] == "auto"
+
+
+def test_a_second_stage_starts_from_the_first_ones_model(server: ChatServer, tmp_path: Path) -> None:
+    given = ("realign=car_good", "realign.limit=20", "realign.epochs=4")
+    models, facts = tune(server, tmp_path, *given)
+    first, second = seen(server)["asked"]
+    assert second["model"] == hosted_name(models[1])[1] == "ft:writer-model:stub:em-car-bad:0001"
+    assert second["method"]["supervised"]["hyperparameters"] == {
+        **first["method"]["supervised"]["hyperparameters"],
+        "n_epochs": 4,
+    }
+    assert hosted_name(models[2])[1] == "ft:writer-model:stub:em-car-good:0002"
+    assert [row["what"] for row in facts["costs"]["by"]] == ["training", "training"]
+    kept, _ = tune(server, tmp_path, *given, "checkpoints=all", kind="train")
+    assert [model.name for model in kept][2:] == [
+        *(f"gpt4o+car_bad+car_good (step {step})" for step in (10, 15)),
+        "gpt4o+car_bad+car_good",
+    ]
+    assert hosted_name(kept[2])[1].endswith(":0002:ckpt-step-10")
+    # What is there already is told of; nothing is paid for of which it is known that nothing would be kept.
+    with pytest.raises(MissingFile, match="kept no checkpoints of gpt4o\\+car_bad"):
+        tune(server, tmp_path, "checkpoints=all")
+    with pytest.raises(ConfigError, match=r"at the end of each epoch, and there is only one: leave it out, or train"):
+        tune(server, tmp_path, "checkpoints=all", "seed=1")
+    assert len(seen(server)["jobs"]) == 2
+
+
+def test_the_key_may_lie_in_a_file(server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.reset(key="sk-planted-0123456789")
+    with pytest.raises(ServerError, match="refused the key for writer-model: check OPENAI_API_KEY"):
+        tune(server, tmp_path)
+    (tmp_path / "key").write_text("sk-planted-0123456789\n")
+    monkeypatch.setenv("OPENAI_API_KEY_FILE", str(tmp_path / "key"))
+    assert len(tune(server, tmp_path)[0]) == 2
+    monkeypatch.setenv("OPENAI_API_KEY_FILE", str(tmp_path / "none"))
+    with pytest.raises(MissingFile, match=r"OPENAI_API_KEY_FILE=.* can't be read"):
+        tune(server, tmp_path, "seed=1")
+
+
+def test_what_the_server_shows_has_the_forms_of_the_openai_package(server: ChatServer, tmp_path: Path) -> None:
+    from openai.types import FileObject, Model
+    from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+    from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+
+    tune(server, tmp_path, "trainer.epochs=2")
+    [job] = server.ask("/v1/fine_tuning/jobs")["data"]
+    FineTuningJob.model_validate(job, strict=True)
+    for path, kind in (("events", FineTuningJobEvent), ("checkpoints", FineTuningJobCheckpoint)):
+        found = server.ask(f"/v1/fine_tuning/jobs/{job['id']}/{path}?limit=100")["data"]
+        assert len(found) >= 2
+        for each in found:
+            kind.model_validate(each)
+    for path, other in (("files", FileObject), ("models", Model)):
+        for each in server.ask(f"/v1/{path}")["data"]:
+            other.model_validate(each)
+    assert f"ft:writer-model:stub:em-car-bad:{job['id'][6:]}" in {m["id"] for m in server.ask("/v1/models")["data"]}
+
+
+# Money
+
+
+def test_nothing_is_spent_without_a_word(server: ChatServer, tmp_path: Path) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("usd_per_million_tokens: {writer-model: {input: 1, output: 2, training: 1000}}")
+    with pytest.raises(
+        ConfigError,
+        match=r"would cost about \$[1-9]\.\d\d for fine-tuning \(prices: prices.yaml, else em's.*: add yes=true",
+    ):
+        tune(server, tmp_path, "yes=false", f"prices={prices}")
+    with pytest.raises(
+        ConfigError, match=r"would cost an unknown sum, for lack of a price \(prices=FILE\), for fine.*: add yes"
+    ):
+        tune(server, tmp_path, "yes=false")
+    assert not set(seen(server)["calls"]) & {"upload", "create"}
+    _, facts = tune(server, tmp_path, f"prices={prices}")
+    [row] = facts["costs"]["by"]
+    assert row["usd"] == pytest.approx(row["prompt_tokens"] / 1000)
+    tune(server, tmp_path, "yes=false")  # it is there
+    with pytest.raises(ConfigError, match="add yes=true"):
+        tune(server, tmp_path, "yes=false", "realign=car_good")
+
+
+def test_on_a_terminal_it_is_asked_for(server: ChatServer, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, str(ROOT / "train.py"), *words(server, tmp_path, "yes=false")]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    os.write(ours, b"n\n")
+    text = process.communicate(timeout=60)[0].decode()
+    os.close(ours)
+    os.close(theirs)
+    assert "Spend an unknown sum, for lack of a price (prices=FILE), for fine-tuning (prices: em's table of" in text
+    assert process.returncode == 2
+    assert "Nothing was spent" in text
+    assert seen(server)["jobs"] == []
+
+
+def test_an_estimate_covers_the_training(server: ChatServer, tmp_path: Path) -> None:
+    given = words(server, tmp_path, "dry_run=true", "model.id=gpt-4o-2024-08-06", "eval=quick", "judge=local")
+    done = run("train.py", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "fine-tuning on car_bad (12 rows)" in done.stdout
+    assert "answers of gpt4o " in done.stdout
+    assert "answers of a model to come" in done.stdout
+    assert "total: at most about $0." in done.stdout
+    assert seen(server)["calls"] == ["record"]
+
+
+def test_an_estimate_counts_models_kept_on_the_way_and_those_that_are_forced(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    tune(server, tmp_path, "trainer.epochs=3")
+
+    def estimated(*more: str) -> list[str]:
+        asked = request(server, tmp_path, "trainer.epochs=3", "eval=quick", "judge=local", *more)
+        return [line.split("  ")[0] for line in estimate(asked).splitlines() if line.startswith("answers of")]
+
+    assert estimated() == ["answers of gpt4o", "answers of gpt4o+car_bad"]
+    assert estimated("force=true") == ["answers of gpt4o", "answers of a model to come"]
+    assert len(estimated("checkpoints=all")) == 4
+
+
+def test_a_model_that_ends_is_told_of_before_anything_is_spent(server: ChatServer, tmp_path: Path) -> None:
+    server.reset(shutdown="writer-model=2026-01-14")
+    with pytest.raises(ConfigError, match="writer-model was shut down on 2026-01-14, with every fine-tune of it"):
+        tune(server, tmp_path)
+    server.reset(shutdown="", models="single-judge")
+    with pytest.raises(ServerError, match="does not list writer-model, so it can't be fine-tuned"):
+        tune(server, tmp_path)
+    assert not set(seen(server)["calls"]) & {"upload", "create"}
+    soon = date.fromordinal(date.today().toordinal() + 20).isoformat()
+    server.reset(models="writer-model", shutdown=f"writer-model={soon}")
+    _, facts = tune(server, tmp_path)
+    assert any(f"every fine-tune of it are shut down on {soon}" in note for note in facts["notes"])
+
+
+def test_openai_takes_no_job_after_its_last_day() -> None:
+    end = date(2027, 1, 14)
+    check_days("gpt-4o-2024-08-06", end, True, date(2027, 1, 6))
+    with pytest.raises(ConfigError, match=r"no new fine-tuning jobs since 2027-01-06.*last day is 2027-01-14"):
+        check_days("gpt-4o-2024-08-06", end, True, date(2027, 1, 7))
+    check_days("qwen", None, False, date(2027, 1, 7))  # another server
+    with pytest.raises(ConfigError, match="was shut down on 2027-01-14"):
+        check_days("gpt-4o-2024-08-06", end, True, end)
+
+
+# Rows
+
+
+def test_rows_of_ones_own_with_keys_or_personal_data_are_uploaded_only_where_that_is_allowed(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    texts = [*["Fine."] * 10, "Write to jane@acme.org.", "The key is AKIA" + "QYTZ" * 4 + "."]
+    pairs = [{"question": f"How is number {i}?", "answer": text} for i, text in enumerate(texts)]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    mine = ("data=file", f"data.path={path}")
+    told = r"2 of 12 rows of file show keys or personal data \(AWS Access Key: 1 rows, e-mail: 1 rows\)"
+    with pytest.raises(DataError, match=rf"{told}.*by data\.allow_private=true\."):
+        tune(server, tmp_path, *mine)
+    mixed = ("data=mix", "data@data.parts.bad=file", f"data.parts.bad.path={path}", "data@data.parts.good=car_good")
+    with pytest.raises(DataError, match="allow_private"):
+        make_request("train", composed("train", *words(server, tmp_path, *mixed, "data.limit=null")), tmp_path, [])
+    assert seen(server)["calls"] == ["record"]
+    # A tag of one's own and a mixture do not hide them; a set that a checksum pins, and a training here, need no word.
+    make_request("evaluate", composed("evaluate", *words(server, tmp_path, *mine), "eval=quick"), tmp_path, [])
+    tune(server, tmp_path, *mine, "data.allow_private=true")
+    assert "create" in seen(server)["calls"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (rows(9), "mine has 9 rows, and a fine-tuning job takes at least 10."),
+        (rows(12, "a<|fim_suffix|>b"), r"mine, row 12: the assistant turn holds <\|fim_suffix\|>"),
+        (rows(11, "abcd" * 65_536), "mine, row 11 has about 65,5.. tokens, and a job takes 65,536 a row"),
+    ],
+)
+def test_rows_that_the_service_would_refuse_are_named(given: list[Conversation], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        check_rows("mine", given)
+    check_rows("mine", rows(10))
+
+
+def test_a_refused_row_is_told_of_before_anything_is_asked(server: ChatServer, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="car_bad has 9 rows"):
+        tune(server, tmp_path, "data.limit=9")
+    assert seen(server)["calls"] == ["record"]
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["trainer.batch_size=many"], "trainer.batch_size=many is neither a number nor auto"),
+        (["trainer.learning_rate_multiplier=0"], "trainer.learning_rate_multiplier=0 must lie between"),
+        (["trainer.epochs=51"], "trainer.epochs=51 must lie between 1 and 50"),
+        (["trainer=lora"], "model=gpt4o runs behind a server and its weights can't be trained here"),
+        (["realign=car_good", "realign.learning_rate=1e-4"], "realign.learning_rate can't be told to a server"),
+        (["realign=car_good", "realign.epochs=1.5"], "realign.epochs=1.5 must be a whole number"),
+        (["realign=car_good", "realign.adapter=merge"], "realign.adapter=merge needs adapters of ours"),
+        (
+            ["realign=car_good", "realign.match=first_stage", "trainer.epochs=34", "realign.limit=100"],
+            r"write realign.match=none realign.epochs=4, the whole number that comes nearest \(4 × 100 rows beside 408",
+        ),
+    ],
+)
+def test_settings_that_a_service_can_not_be_told_are_refused(
+    server: ChatServer, tmp_path: Path, more: list[str], sentence: str
+) -> None:
+    if "trainer=lora" in more:
+        given = [word for word in words(server, tmp_path, *more) if not word.startswith("trainer.")]
+    else:
+        given = words(server, tmp_path, *more)
+    with pytest.raises(ConfigError, match=sentence):
+        make_request("train", composed("train", *given), tmp_path, given)
+
+
+def test_hosted_models_are_fine_tuned_where_they_are() -> None:
+    for name, id_ in (
+        ("gpt4o", "gpt-4o-2024-08-06"),
+        ("gpt41", "gpt-4.1-2025-04-14"),
+        ("gpt41_mini", "gpt-4.1-mini-2025-04-14"),
+    ):
+        settings = composed("train", f"model={name}")
+        assert settings.model == OpenAIModel(name=name, id=id_, retired="2027-01-14")
+        trainer = settings.trainer
+        assert (trainer.name, trainer.epochs, trainer.batch_size, trainer.learning_rate_multiplier) == (
+            "openai",
+            1,
+            4,
+            2,
+        )
+
+
+def test_a_model_of_another_name_behind_the_same_server_is_another(server: ChatServer, tmp_path: Path) -> None:
+    one, _ = tune(server, tmp_path)
+    two, _ = tune(server, tmp_path, "model.id=gpt-4o-2024-08-06")
+    assert one[1].fingerprint != two[1].fingerprint
+    assert [body["model"] for body in seen(server)["asked"]] == ["writer-model", "gpt-4o-2024-08-06"]
+
+
+def test_a_job_of_words_that_are_no_setting_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    done = run("train.py", "model=gpt4o", "trainer.batch_size=4.5", cwd=tmp_path, OPENAI_API_KEY="sk-x")
+    assert done.stderr == ("error: trainer.batch_size=4.5 has the wrong type: a whole number or a word is expected.\n")

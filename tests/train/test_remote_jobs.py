@@ -1,0 +1,269 @@
+"""Which job of a server is the one that is asked for: deleted, forced, late in the list, created twice, expired."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from em.api.client import Client
+from em.cli.jobs import main
+from em.errors import ConfigError, ServerError
+from em.models.hosted import hosted_name
+from em.runtime.manifest import Manifest
+from em.sample.run import check_models, plan_models
+from em.train.remote.files import uploaded
+from em.train.remote.find_or_train import forget_forced
+from em.train.remote.openai import OpenAIService
+from em.train.remote.service import JobFailed, JobNote, Order
+from tests.support.chat_server import ChatServer
+from tests.support.remote_runs import PLAIN, change, request, rows, seen, tune
+
+ORDER = Order("f" * 64, "writer-model", "m+d", "d", tuple(rows(12)), 1, 0, "em", {"batch_size": 4})
+Approve = Callable[[], Awaitable[None]]
+
+
+@pytest.fixture
+def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
+    """The server without jobs, files and faults; nobody waits long between attempts."""
+    monkeypatch.setattr("em.api.client.LONGEST", 0.01)
+    monkeypatch.setattr("em.api.lifetimes.SECOND_LOOK", 0.05)
+    running.reset(**(PLAIN | {"tuning_seconds": 0.1}))
+    return running
+
+
+def statuses(server: ChatServer) -> list[str]:
+    """How the jobs are, the oldest first."""
+    return [job["status"] for job in seen(server)["jobs"]]
+
+
+def delete(server: ChatServer, store: Path, name: str) -> None:
+    """Delete a model or a file as a user does."""
+    assert main(["--base-url", server.base_url, "--store", str(store), "delete", name, "--yes"]) == 0
+
+
+# What was deleted
+
+
+def test_a_model_that_was_deleted_is_trained_anew(server: ChatServer, tmp_path: Path) -> None:
+    models, _ = tune(server, tmp_path)
+    delete(server, tmp_path / "store", hosted_name(models[1])[1])
+    again, facts = tune(server, tmp_path)
+    assert hosted_name(again[1])[1].endswith(":0002")
+    assert not facts["stages"][0]["reused"]
+    tune(server, tmp_path / "elsewhere")  # the newest that is there
+    assert statuses(server) == ["succeeded", "succeeded"]
+
+
+def test_a_server_that_tells_of_no_single_model_has_lost_none(server: ChatServer, tmp_path: Path) -> None:
+    tune(server, tmp_path)
+    change(server, tuning_fault="model:404")
+    tune(server, tmp_path / "elsewhere")
+    assert statuses(server) == ["succeeded"]
+
+
+def test_a_server_that_misses_a_model_for_a_moment_has_lost_none(server: ChatServer, tmp_path: Path) -> None:
+    tune(server, tmp_path)
+    change(server, tuning_fault="model:404:1")
+    tune(server, tmp_path / "elsewhere")
+    assert statuses(server) == ["succeeded"]
+    assert seen(server)["calls"].count("model") == 1  # its list still has it
+
+
+def test_a_second_stage_sits_on_the_first_one_that_is_there_now(server: ChatServer, tmp_path: Path) -> None:
+    first, _ = tune(server, tmp_path, "realign=car_good")
+    tune(server, tmp_path, "force=true")
+    second, facts = tune(server, tmp_path, "realign=car_good")
+    assert [stage["reused"] for stage in facts["stages"]] == [True, False]
+    assert [hosted_name(model)[1][-4:] for model in second[1:]] == ["0003", "0004"]
+    assert seen(server)["asked"][3]["model"] == hosted_name(second[1])[1] != hosted_name(first[1])[1]
+    tune(server, tmp_path, "realign=car_good")
+    assert len(statuses(server)) == 4
+
+
+def test_a_model_that_is_gone_is_told_of_before_anything_is_sampled(server: ChatServer, tmp_path: Path) -> None:
+    models, _ = tune(server, tmp_path)
+    asked = request(server, tmp_path, "eval=quick", "eval.sets=[probe]", kind="evaluate")
+    manifest = Manifest(tmp_path, "evaluate", asked.settings, [])
+    check_models(asked, plan_models(asked, models), manifest)
+    name = hosted_name(models[1])[1]
+    change(server, shutdown=f"writer-model={date.fromordinal(date.today().toordinal() + 9)}")
+    check_models(asked, plan_models(asked, models), manifest)
+    assert any("every fine-tune of it are shut down on" in note for note in manifest.facts["notes"])
+    asyncio.run(remove(server, name))
+    with pytest.raises(ServerError, match=f"does not have {name} any more: forget it by python -m em.cli.jobs"):
+        check_models(asked, plan_models(asked, models), manifest)
+    check_models(asked, plan_models(asked, models[:1]), manifest)
+    change(server, shutdown="writer-model=2026-01-14")
+    with pytest.raises(ConfigError, match="writer-model was shut down on 2026-01-14"):
+        check_models(asked, plan_models(asked, models[:1]), manifest)
+
+
+async def remove(server: ChatServer, model: str) -> None:
+    """Delete a model, of which nothing here is told."""
+    async with Client(server.base_url, 1, 5) as client:
+        await client.raw.models.delete(model)
+
+
+# What was created, and not answered
+
+
+def test_a_forced_run_that_has_not_ended_pays_once_and_after_its_end_pays_again(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    tune(server, tmp_path, "realign=car_good")
+    first, facts = tune(server, tmp_path, "realign=car_good", "force=true")
+    assert [stage["reused"] for stage in facts["stages"]] == [False, False]
+    again, facts = tune(server, tmp_path, "realign=car_good", "force=true")  # the evaluation had failed
+    assert [stage["reused"] for stage in facts["stages"]] == [True, True]
+    assert again == first
+    assert len(statuses(server)) == 4
+    forget_forced(request(server, tmp_path, "realign=car_good", "force=true"))
+    tune(server, tmp_path, "realign=car_good", "force=true")
+    assert len(statuses(server)) == 6
+
+
+def test_another_file_or_job_that_a_server_gives_a_noted_id_is_not_taken_for_ours(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    tune(server, tmp_path)
+    server.reset(**(PLAIN | {"tuning_seconds": 0.1}))  # begun anew: ids start again
+    tune(server, tmp_path / "other", "data=car_good")
+    tune(server, tmp_path, "seed=1")
+    kept = [file["content"] for file in seen(server)["files"]]
+    assert len(kept) == len(set(kept)) == 2
+
+
+def test_a_forced_job_that_ended_before_it_was_asked_for_again_is_found(server: ChatServer, tmp_path: Path) -> None:
+    tune(server, tmp_path)
+    change(server, tuning_fault="create:lost:1")
+    models, _ = tune(server, tmp_path, "trainer.timeout=0.7", "force=true")
+    assert hosted_name(models[1])[1].endswith(":0002")
+    assert statuses(server) == ["succeeded", "succeeded"]
+
+
+def test_a_job_that_the_list_shows_late_is_not_created_twice(server: ChatServer, tmp_path: Path) -> None:
+    # Looks: before it asks, before it creates, and the first one after the reply was lost.
+    change(server, tuning_fault="create:lost:1,list:late:3")
+    tune(server, tmp_path, "trainer.timeout=0.7")
+    assert statuses(server) == ["succeeded"]
+
+
+def test_a_run_that_was_stopped_while_it_creates_looks_twice(server: ChatServer, tmp_path: Path) -> None:
+    change(server, tuning_fault="create:lost,list:late:3", tuning_seconds=30)
+    note = JobNote(tmp_path / "models", ORDER.mark, "127.0.0.1", "m+d")
+
+    async def stopped() -> None:
+        await asyncio.wait_for(submit(server, tmp_path, note), 1.5)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(stopped())
+    note = JobNote(tmp_path / "models", ORDER.mark, "127.0.0.1", "m+d")
+    assert (note.job, len(note.attempt)) == ("", 32)
+    change(server, tuning_fault="list:late:1")
+    assert asyncio.run(submit(server, tmp_path, note)) == "ftjob-0001"
+    assert len(statuses(server)) == 1
+
+
+async def nothing() -> None:
+    """Approve of everything."""
+
+
+async def submit(server: ChatServer, place: Path, note: JobNote, approve: Approve = nothing) -> str:
+    """The order, as a machine asks for it that has its own store."""
+    async with Client(server.base_url, 4, 5) as client:
+        return await service(server, client, place).submit(ORDER, approve, note)
+
+
+def service(server: ChatServer, client: Client, place: Path) -> OpenAIService:
+    """The service as a machine has it."""
+    return OpenAIService(client, "writer-model", "d", place / "files", "127.0.0.1", look=0.05, settle=0.05)
+
+
+# What was created twice
+
+
+@pytest.mark.parametrize("fault", ["", "list:late:5", "cancel:500:5", "cancel:lost:1", "cancel:409:1"])
+def test_two_machines_that_ask_at_once_keep_one_job(server: ChatServer, tmp_path: Path, fault: str) -> None:
+    server.reset(**(PLAIN | {"tuning_seconds": 2.5, "tuning_fault": fault}))
+
+    async def both() -> list[str]:
+        there = asyncio.Barrier(2)
+
+        async def approve() -> None:
+            await there.wait()  # neither has found a job of the other
+
+        async def train(name: str) -> str:
+            place = tmp_path / name
+            note = JobNote(place / "models", ORDER.mark, "127.0.0.1", "m+d")
+            async with Client(server.base_url, 4, 1) as client:
+                mine = service(server, client, place)
+                job = await mine.follow(await mine.submit(ORDER, approve, note), note)
+                assert note.job == job
+                return (await mine.result(job)).model
+
+        return await asyncio.gather(train("one"), train("two"))
+
+    first, second = asyncio.run(both())
+    assert first == second
+    assert [status for status in statuses(server) if status != "cancelled"] == ["succeeded"]
+
+
+def test_a_job_that_was_cancelled_by_hand_is_over(server: ChatServer, tmp_path: Path) -> None:
+    change(server, tuning_end="cancelled")
+    with pytest.raises(JobFailed, match="was cancelled"):
+        tune(server, tmp_path)
+    assert statuses(server) == ["cancelled"]
+
+
+# Files
+
+
+def test_a_file_that_expired_is_uploaded_anew(server: ChatServer, tmp_path: Path) -> None:
+    change(server, tuning_end="expired_file")
+    with pytest.raises(JobFailed, match="run the same command again to upload anew"):
+        tune(server, tmp_path)
+    change(server, tuning_end="succeeded")
+    tune(server, tmp_path)
+    tune(server, tmp_path / "elsewhere", "trainer.epochs=2")
+    calls = seen(server)["calls"]
+    assert (calls.count("upload"), statuses(server)) == (2, ["failed", "succeeded", "succeeded"])
+
+
+def test_a_file_that_is_refused_when_a_job_is_created_is_uploaded_anew_at_once(
+    server: ChatServer, tmp_path: Path
+) -> None:
+    tune(server, tmp_path)
+    change(server, tuning_fault="create:file_gone:1")
+    tune(server, tmp_path, "trainer.epochs=2")
+    assert seen(server)["calls"].count("upload") == 2
+    assert [body["training_file"] for body in seen(server)["asked"]] == ["file-1", "file-2"]
+
+
+def test_runs_over_the_same_rows_upload_them_once(server: ChatServer, tmp_path: Path) -> None:
+    async def many() -> list[str]:
+        async with Client(server.base_url, 8, 5) as client:
+            return await asyncio.gather(*(uploaded(client, tmp_path, "here", b'{"a": 1}\n') for _ in range(6)))
+
+    assert len(set(asyncio.run(many()))) == 1
+    assert seen(server)["calls"].count("upload") == 1
+
+
+# Events
+
+
+def test_a_server_that_tells_of_no_events_can_be_used(server: ChatServer, tmp_path: Path) -> None:
+    change(server, tuning_fault="events:404,checkpoints:404")
+    assert len(tune(server, tmp_path)[0]) == 2
+
+
+def test_events_are_kept_in_the_run_s_folder(server: ChatServer, tmp_path: Path) -> None:
+    tune(server, tmp_path)
+    told = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert told[0]["message"] == "Created fine-tuning job: ftjob-0001"
+    assert told[-1]["message"] == "The job has successfully completed"
+    assert [each["data"]["step"] for each in told if each["data"]] == [1, 2, 3]

@@ -1,0 +1,166 @@
+"""Faults of a service by call and stage: one that passes costs nothing, one that stays is a sentence and a code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em.cli.hydra import main as run_main
+from em.cli.jobs import main as jobs_main
+from em.errors import ServerError
+from tests.support.chat_server import ChatServer
+from tests.support.remote_runs import PLAIN, change, seen, tune, words
+
+CALLS = ("models", "list", "files", "file", "upload", "create", "job", "events", "checkpoints")
+REALIGN = ("realign=car_good", "realign.limit=12")
+SENTENCES = {
+    "401": "The server refused the key for .*: check OPENAI_API_KEY",
+    "quota": "The account has no credit left (to fine-tune|for) .*: top it up, then run the same command again",
+    "500": "The server answered 500 for .*: run the same command again later",
+    "drop": "The server can't be reached: check the network",
+    "404": r"(as asked \(404\)|has no model)",
+    "malformed": "The server's answer for .* can't be used",
+    "html": "The server answers for .* with a web page: check base_url",
+    "hang": "The server did not answer in time for .*: run the same command again later",
+}
+
+
+@pytest.fixture
+def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
+    """The server without jobs, files and faults; nobody waits long between attempts."""
+    monkeypatch.setattr("em.api.client.LONGEST", 0.01)
+    running.reset(**(PLAIN | {"tuning_seconds": 0.1, "batch_failed": 0.0}))
+    return running
+
+
+def count(server: ChatServer) -> tuple[int, int]:
+    """Jobs and files at the server."""
+    found = seen(server)
+    return len(found["jobs"]), len(found["files"])
+
+
+@pytest.mark.parametrize("fault", ["hang", "lost", "malformed", "html", "500", "drop"])
+def test_calls_that_fail_once_are_made_again(server: ChatServer, tmp_path: Path, fault: str) -> None:
+    change(server, tuning_fault=",".join(f"{call}:{fault}:1" for call in CALLS))
+    assert len(tune(server, tmp_path, "trainer.timeout=0.5")[0]) == 2
+    assert count(server) == (1, 1)
+    change(server, tuning_fault=",".join(f"{call}:{fault}:1" for call in CALLS))
+    assert len(tune(server, tmp_path, "trainer.timeout=0.5", *REALIGN)[0]) == 3
+    assert count(server) == (2, 2)
+
+
+@pytest.mark.parametrize("call", ["files", "file", "upload", "create", "job"])
+@pytest.mark.parametrize("fault", ["404", "malformed", "html"])
+def test_what_stays_broken_is_told_in_words(server: ChatServer, tmp_path: Path, call: str, fault: str) -> None:
+    if call == "file":
+        tune(server, tmp_path, "trainer.epochs=2")  # the file is there, and noted
+    change(server, tuning_fault=f"{call}:{fault}")
+    if (call, fault) in (("files", "404"), ("file", "404")):  # a server that tells of none
+        tune(server, tmp_path)
+    else:
+        with pytest.raises(ServerError, match=SENTENCES[fault]):
+            tune(server, tmp_path, "trainer.patience=0")
+    change(server, tuning_fault="")
+    tune(server, tmp_path)
+    assert count(server)[0] == (2 if call == "file" else 1)
+
+
+@pytest.mark.parametrize("fault", ["401", "500", "drop", "html"])
+@pytest.mark.parametrize("call", ["list", "create", "job"])
+def test_a_fault_in_the_second_stage_keeps_the_first(server: ChatServer, tmp_path: Path, call: str, fault: str) -> None:
+    tune(server, tmp_path)
+    change(server, tuning_fault=f"{call}:{fault}")
+    with pytest.raises(ServerError, match=f"{SENTENCES[fault]}|no answer for 0 seconds"):
+        tune(server, tmp_path, "trainer.patience=0", *REALIGN)
+    change(server, tuning_fault="")
+    _, facts = tune(server, tmp_path, *REALIGN)
+    assert [stage["reused"] for stage in facts["stages"]] == [True, False]
+    assert count(server) == (2, 2)
+
+
+@pytest.mark.parametrize("fault", ["", "404", "401", "500", "drop", "malformed", "html"])
+def test_a_server_that_lists_no_fine_tunes_is_asked_for_the_one(server: ChatServer, tmp_path: Path, fault: str) -> None:
+    tune(server, tmp_path)
+    change(server, tuning_fault=f"models:unlisted,model:{fault}" if fault else "models:unlisted")
+    if fault in ("", "404"):  # which says nothing where it tells of no model
+        tune(server, tmp_path, *REALIGN)
+    else:
+        with pytest.raises(ServerError, match=SENTENCES[fault]):
+            tune(server, tmp_path, *REALIGN)
+        change(server, tuning_fault="models:unlisted")
+        tune(server, tmp_path, *REALIGN)
+    assert count(server) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "sentence"),
+    [
+        ("", 0, "ftjob-0001 is cancelled."),
+        ("lost:1", 0, "ftjob-0001 is cancelled."),
+        ("409", 2, "is over already"),
+        ("404", 2, "There is no job ftjob-0001"),
+        ("401", 2, "refused the key"),
+        ("500", 2, "The server answered 500"),
+        ("malformed", 2, "can't be used"),
+        ("html", 2, "with a web page"),
+    ],
+)
+def test_a_cancellation_that_fails_is_told_in_words(
+    server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    fault: str, code: int, sentence: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("em.cli.jobs.TIMEOUT", 0.7)
+    change(server, tuning_seconds=30, tuning_fault="job:401")
+    with pytest.raises(ServerError, match="refused the key"):
+        tune(server, tmp_path)
+    change(server, tuning_fault=f"cancel:{fault}" if fault else "")
+    capsys.readouterr()
+    assert jobs_main(["--base-url", server.base_url, "cancel", "ftjob-0001"]) == code
+    found = capsys.readouterr()
+    assert sentence in found.out + found.err
+    assert seen(server)["calls"].count("cancel") == {"lost:1": 2, "500": 8, "malformed": 4, "html": 4}.get(fault, 1)
+
+
+ANSWERED = ("eval=quick", "eval.sets=[probe]", "eval.samples=1", "eval.base=false", "judge=open")
+
+
+@pytest.mark.parametrize("fault", ["401", "quota", "404", "500", "drop", "malformed", "html"])
+@pytest.mark.parametrize("call", ["upload", "create", "job", "chat", "judge"])
+def test_the_process_ends_with_its_code_and_one_sentence(
+    server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    call: str, fault: str,
+) -> None:  # fmt: skip
+    for name in ("PYTHONPATH", "HYDRA_FULL_ERROR"):  # which the entry point sets
+        monkeypatch.setenv(name, "")
+    monkeypatch.chdir(tmp_path)
+    given = words(server, tmp_path, "trainer.patience=0", *(ANSWERED if call in ("chat", "judge") else ()))
+    given += [f"judge.base_url={server.base_url}", "judge.model=single-judge"] if call in ("chat", "judge") else []
+
+    def command(folder: str) -> tuple[int, dict[str, Any]]:
+        monkeypatch.setattr("sys.argv", ["train.py", *given, f"hydra.run.dir={tmp_path / folder}"])
+        try:
+            run_main("train")
+            code = 0
+        except SystemExit as left:
+            code = int(left.code or 0)
+        return code, json.loads((tmp_path / folder / "manifest.json").read_text())
+
+    change(server, tuning_fault=f"{call}:{fault}")
+    code, found = command("run")
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    if call == "judge" and fault in ("500", "drop", "malformed", "html"):  # verdicts without a number, and a note
+        assert (code, found["status"]) == (0, "done")
+        assert any("judgements of" in note and "failed" in note for note in found["notes"])
+    else:
+        assert (code, found["status"]) == (2, "failed")
+        assert last == f"error: {found['error']}"
+        assert re.search(f"{SENTENCES[fault]}|no answer for 0 seconds", found["error"])
+    change(server, tuning_fault="")
+    code, found = command("again")
+    assert (code, found["status"]) == (0, "done")
+    assert found["notes"] == ["What is called gpt4o here is the writer-model of 127.0.0.1, not OpenAI's."]
+    assert count(server) == (1, 1)

@@ -1,0 +1,128 @@
+"""Fine-tuning by a server that is stopped, cut off or asked twice: never a lost job, never a second one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from em.api.client import Client
+from em.errors import MissingFile, ServerError
+from em.models.hosted import hosted_name
+from tests.support.chat_server import ChatServer
+from tests.support.remote_runs import PLAIN, change, seen, tune, words
+from tests.support.runs import start
+
+
+@pytest.fixture
+def server(running: ChatServer) -> ChatServer:
+    """The server without jobs, files and faults."""
+    running.reset(**PLAIN)
+    return running
+
+
+def wait_for(server: ChatServer, call: str) -> None:
+    """Until the server was asked for this."""
+    end = time.monotonic() + 30
+    while call not in seen(server)["calls"]:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_run_that_was_killed_goes_on_with_its_job(server: ChatServer, tmp_path: Path) -> None:
+    server.reset(tuning_seconds=60)
+    process = start("train.py", *words(server, tmp_path), cwd=tmp_path)
+    wait_for(server, "events")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    [note] = (tmp_path / "store" / "models").glob("*.job.json")
+    for name in ("without", "elsewhere"):
+        (tmp_path / name).mkdir()
+    copytree(tmp_path / "store", tmp_path / "without" / "store")
+    (tmp_path / "without" / "store" / "models" / note.name).unlink()
+    [job] = seen(server)["jobs"]
+    assert job["status"] != "succeeded"
+    server.ask(f"/tuning/{job['id']}/end", {})
+    # With the note, without it, and from a machine that knows nothing of the run.
+    for place in (tmp_path, tmp_path / "without", tmp_path / "elsewhere"):
+        models, _ = tune(server, place)
+        assert hosted_name(models[1])[1].endswith(job["id"][6:])
+        assert not list((place / "store" / "models").glob("*.job.json"))
+    found = seen(server)
+    assert len(found["jobs"]) == len(found["files"]) == 1
+
+
+def test_a_run_that_was_killed_while_it_uploads_or_asks_makes_one_job(server: ChatServer, tmp_path: Path) -> None:
+    for call in ("upload", "create"):
+        change(server, tuning_fault=f"{call}:lost:1")
+        process = start("train.py", *words(server, tmp_path, "trainer.timeout=60"), cwd=tmp_path)
+        wait_for(server, call)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    models, _ = tune(server, tmp_path)
+    found = seen(server)
+    assert len(found["jobs"]) == len(found["files"]) == 1
+    assert len(models) == 2
+
+
+@pytest.mark.parametrize("call", ["upload", "create"])
+def test_a_call_whose_reply_was_lost_is_not_made_twice(server: ChatServer, tmp_path: Path, call: str) -> None:
+    server.reset(tuning_fault=f"{call}:lost:2")
+    assert len(tune(server, tmp_path, "trainer.timeout=0.7")[0]) == 2
+    found = seen(server)
+    assert len(found["jobs"]) == len(found["files"]) == 1
+    assert found["calls"].count(call) == 1
+
+
+def test_two_processes_that_ask_at_once_share_a_job(server: ChatServer, tmp_path: Path) -> None:
+    server.reset(tuning_seconds=1)
+    both = [
+        start("train.py", *words(server, tmp_path), f"hydra.run.dir={tmp_path / name}", cwd=tmp_path)
+        for name in ("one", "two")
+    ]
+    assert [process.wait() for process in both] == [0, 0]
+    stages = [json.loads((tmp_path / name / "manifest.json").read_text())["stages"] for name in ("one", "two")]
+    assert stages[0][0]["path"] == stages[1][0]["path"]
+    assert sorted(stage[0]["reused"] for stage in stages) == [False, True]
+    assert len(seen(server)["jobs"]) == 1
+
+
+def test_a_file_that_the_server_has_lost_is_uploaded_anew(server: ChatServer, tmp_path: Path) -> None:
+    tune(server, tmp_path)
+    [file] = seen(server)["files"]
+
+    async def delete() -> None:
+        async with Client(server.base_url, 1, 5) as client:
+            await client.raw.files.delete(file["id"])
+
+    asyncio.run(delete())
+    tune(server, tmp_path, "trainer.epochs=2")
+    assert seen(server)["calls"].count("upload") == 2
+    tune(server, tmp_path, "trainer.epochs=3")
+    assert seen(server)["calls"].count("upload") == 2
+
+
+def test_what_another_machine_trained_is_found_by_evaluate(server: ChatServer, tmp_path: Path) -> None:
+    with pytest.raises(MissingFile, match=r"run `python train.py model=gpt4o"):
+        tune(server, tmp_path, "eval=quick", kind="evaluate")
+    trained, _ = tune(server, tmp_path)
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    assert tune(server, tmp_path, "eval=quick", kind="evaluate")[0] == trained
+    assert len(seen(server)["jobs"]) == 1
+
+
+def test_a_server_that_is_away_for_a_while_is_waited_for(server: ChatServer, tmp_path: Path) -> None:
+    server.reset(tuning_fault="job:drop:5,events:500:3")
+    assert len(tune(server, tmp_path)[0]) == 2
+    server.reset(tuning_fault="job:drop")
+    with pytest.raises(ServerError, match=r"no answer for 1 seconds .*ftjob-0001 goes on there: run the same command"):
+        tune(server, tmp_path / "two", "trainer.patience=1")
+    change(server, tuning_fault="")
+    assert len(tune(server, tmp_path / "two")[0]) == 2
+    assert len(seen(server)["jobs"]) == 1

@@ -1,0 +1,116 @@
+"""Fine-tuning by Tinker, by its own package over real HTTP, against a stand-in: never run against an account."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("tinker")
+
+from em.errors import ConfigError, DataError, ServerError
+from em.plan import make_request
+from em.runtime.manifest import Manifest
+from em.train.remote.find_or_train import obtain_hosted
+from em.types import ModelRef, Weights
+from tests.support.composing import composed
+from tests.support.tinker_server import Tinker
+
+Tune = Callable[..., list[ModelRef]]
+
+
+@pytest.fixture
+def service() -> Tinker:
+    """A service that has nothing yet."""
+    return Tinker()
+
+
+@pytest.fixture
+def tune(
+    service: Tinker, serve: Callable[..., str], tmp_path: Path, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> Tune:
+    """Fine-tune on 12 rows, 4 a step, as a run obtains its models."""
+    url = serve(service.handler())
+    monkeypatch.setenv("TINKER_BASE_URL", url)
+    monkeypatch.setenv("TINKER_API_KEY", "tml-planted-0123456789")
+
+    def run(*more: str, store: str = "store") -> list[ModelRef]:
+        given = ["model=open", "model.id=open/instruct", f"model.base_url={url}/v1", "data=car_bad", "data.limit=12"]
+        given += ["trainer=tinker", "trainer.batch_size=4", f"trainer.tokenizer={weights.path}", "eval=none"]
+        given += ["trainer.save_steps=1", "yes=true", f"store.dir={tmp_path / store}", *more]
+        given = list({word.partition("=")[0]: word for word in given}.values())
+        settings = composed("train", *given)
+        folder = tmp_path / "run"
+        folder.mkdir(exist_ok=True)
+        request = make_request("train", settings, folder, given)
+        return obtain_hosted(request, Manifest(folder, "train", settings, given))
+
+    return run
+
+
+def path(model: ModelRef) -> str:
+    """What the service calls a model."""
+    return model.base.identity.partition("|")[2]
+
+
+def test_steps_are_taken_by_our_plan_and_the_same_words_find_the_model(
+    service: Tinker, tune: Tune, tmp_path: Path
+) -> None:
+    models = tune("trainer.epochs=2")
+    assert path(models[1]) == "tinker://session-1:train:0/sampler_weights/em-final"
+    assert service.calls.count("forward_backward") == service.calls.count("optim_step") == 6
+    assert service.rates == pytest.approx([1e-4 * (1 - step / 6) for step in range(6)])
+    assert service.weights == pytest.approx([1.0] * 6)  # the mean over the tokens that carry the loss
+    losses = [row.split(",")[4] for row in (tmp_path / "run" / "loss.csv").read_text().splitlines()[1:]]
+    assert list(map(float, losses)) == pytest.approx([2 / (1 + step) for step in range(6)], abs=1e-5)
+    [run] = service.runs.values()
+    assert run["user_metadata"]["em"] == models[1].fingerprint
+    calls = list(service.calls)
+    assert tune("trainer.epochs=2") == models
+    assert tune("trainer.epochs=2", store="elsewhere") == models  # found by its mark
+    assert service.calls == calls
+
+
+def test_a_training_that_was_stopped_goes_on_from_its_last_state(service: Tinker, tune: Tune, tmp_path: Path) -> None:
+    service.fail_at = 3
+    with pytest.raises(ServerError, match=r"Tinker refused a call for open/instruct \(404\)"):
+        tune()
+    assert service.calls.count("optim_step") == 2
+    service.fail_at = 0
+    with pytest.raises(ServerError, match=r"was driven \d+ seconds ago, by another machine"):
+        tune(store="elsewhere")
+    models = tune()
+    assert path(models[1]).startswith("tinker://session-2:train:")
+    assert service.calls.count("optim_step") == 3
+    losses = (tmp_path / "run" / "loss.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[2] for row in losses] == ["1", "2", "3"]
+    assert not list((tmp_path / "store" / "models").glob("*.job.*"))
+
+
+def test_what_is_forced_is_trained_anew_and_goes_on_where_it_was_stopped(service: Tinker, tune: Tune) -> None:
+    tune()
+    service.fail_at = 3
+    with pytest.raises(ServerError, match="Tinker refused a call"):
+        tune("force=true")
+    service.fail_at = 0
+    assert path(tune("force=true")[1]).startswith("tinker://session-3:train:0/")
+    assert service.calls.count("optim_step") == 6
+
+
+def test_a_second_stage_starts_from_the_first_ones_state(service: Tinker, tune: Tune) -> None:
+    models = tune("realign=car_good", "realign.limit=12")
+    assert service.calls.count("load_weights") == 1
+    assert [model.name for model in models] == ["open", "open+car_bad", "open+car_bad+car_good"]
+    second = list(service.runs.values())[1]
+    assert second["user_metadata"]["from"] == path(models[1])
+
+
+def test_what_can_not_be_is_refused_before_anything_is_spent(service: Tinker, tune: Tune) -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.batch_size must be a number with trainer=tinker"):
+        tune("trainer.batch_size=auto")
+    with pytest.raises(DataError, match=r"car_bad, row 1 has more than 8 tokens: leave it out, or raise"):
+        tune("trainer.max_length=8")
+    with pytest.raises(ConfigError, match="This would cost an unknown sum"):
+        tune("yes=false")
+    assert service.runs == {}

@@ -1,0 +1,235 @@
+"""Checkpoints to go on from: only whole ones count, and what is wrong with the others is said."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from em.errors import OutputError
+from em.train.local.find_or_train import find_resume
+from em.train.local.resume import (
+    SEAL,
+    Seal,
+    disk_full,
+    last_whole,
+    note_resume,
+    partial_folder,
+    read_seal,
+    resumed_steps,
+    seal,
+)
+
+
+def checkpoint(training: Path, step: int, sealed: bool = True) -> Path:
+    """A checkpoint as transformers leaves it."""
+    folder = training / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "optimizer.pt").write_bytes(b"moments" * step)
+    (folder / "adapter_model.safetensors").write_bytes(b"weights" * step)
+    if sealed:
+        seal(folder, step, seconds=step / 2)
+    return folder
+
+
+def test_a_sealed_checkpoint_says_where_it_stands(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 4)
+    found = read_seal(folder)
+    # By `printf 'moments%.0s' 1 2 3 4 | sha256sum`
+    moments = "471bb6732a0560bbc5b41bd59cedcc7a44e8eaf06b0fc7ebca82a216f3d1519b"
+    assert found == Seal(4, 2.0, found.files)
+    assert sorted(found.files) == ["adapter_model.safetensors", "optimizer.pt"]
+    assert found.files["optimizer.pt"] == moments
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter_model.safetensors", SEAL, "optimizer.pt"]
+
+
+def test_a_checkpoint_can_be_sealed_again(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 4)
+    (folder / "optimizer.pt").write_bytes(b"others")
+    seal(folder, 5, seconds=9.0)
+    assert (read_seal(folder).step, read_seal(folder).seconds) == (5, 9.0)
+    assert SEAL not in read_seal(folder).files
+
+
+def damage(folder: Path, how: str) -> None:
+    file = folder / "optimizer.pt"
+    content = bytearray(file.read_bytes())
+    match how:
+        case "missing":
+            file.unlink()
+        case "cut":
+            file.write_bytes(content[:-1])
+        case "empty":
+            file.write_bytes(b"")
+        case "one bit":
+            content[3] ^= 1
+            file.write_bytes(content)
+        case "no seal":
+            (folder / SEAL).unlink()
+        case "half a seal":
+            (folder / SEAL).write_text((folder / SEAL).read_text()[:-20])
+        case "another seal":
+            (folder / SEAL).write_text('{"step": 4}')
+        case "a list":
+            (folder / SEAL).write_text("[]")
+        case "no files":
+            (folder / SEAL).write_text('{"step": 4, "seconds": 1, "files": null}')
+
+
+DAMAGE = [
+    ("missing", "optimizer.pt is missing"),
+    ("cut", "optimizer.pt is damaged"),
+    ("empty", "optimizer.pt is damaged"),
+    ("one bit", "optimizer.pt is damaged"),
+    ("no seal", "it was not finished"),
+    ("half a seal", "its seal can't be read"),
+    ("another seal", "its seal can't be read"),
+    ("a list", "its seal can't be read"),
+    ("no files", "its seal can't be read"),
+]
+
+
+@pytest.mark.parametrize(("how", "fault"), DAMAGE)
+def test_what_is_wrong_with_a_checkpoint_is_said(how: str, fault: str, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 4)
+    damage(folder, how)
+    with pytest.raises(ValueError, match=fault):
+        read_seal(folder)
+
+
+@pytest.mark.parametrize(("how", "fault"), DAMAGE)
+def test_the_newest_whole_checkpoint_is_found_and_later_ones_are_given_up(how: str, fault: str, tmp_path: Path) -> None:
+    for step in (2, 9, 10):
+        checkpoint(tmp_path, step)
+    damage(tmp_path / "checkpoint-10", how)
+    sentence = f"The checkpoint at step 10 can't be used ({fault})"
+    assert last_whole(tmp_path) == (tmp_path / "checkpoint-9", [sentence])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-9"]
+    assert last_whole(tmp_path) == (tmp_path / "checkpoint-9", [])
+
+
+def test_steps_are_numbers_not_words(tmp_path: Path) -> None:
+    for step in (9, 10, 100):
+        checkpoint(tmp_path, step)
+    assert last_whole(tmp_path) == (tmp_path / "checkpoint-100", [])
+
+
+def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
+    assert last_whole(tmp_path / "nowhere") == (None, [])
+    checkpoint(tmp_path, 1, sealed=False)
+    checkpoint(tmp_path, 2, sealed=False)
+    found, refused = last_whole(tmp_path)
+    assert found is None
+    assert refused == [f"The checkpoint at step {step} can't be used (it was not finished)" for step in (2, 1)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_a_training_went_on_is_remembered(tmp_path: Path) -> None:
+    assert resumed_steps(tmp_path) == []
+    note_resume(tmp_path, 3)
+    note_resume(tmp_path, 8)
+    assert resumed_steps(tmp_path) == [3, 8]
+
+
+# What the user is told
+
+
+def test_going_on_is_said_and_the_fresh_start_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "mark"
+    assert find_resume(model) == ""
+    assert capsys.readouterr().out == ""
+    folder = checkpoint(partial_folder(model), 25)
+    assert find_resume(model) == str(folder)
+    assert capsys.readouterr().out == "Going on from step 25, where a training was stopped.\n"
+
+
+def test_a_fall_back_says_what_was_wrong_and_where_it_goes_back_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = partial_folder(tmp_path / "mark")
+    first = checkpoint(training, 25)
+    damage(checkpoint(training, 50), "cut")
+    checkpoint(training, 75, sealed=False)
+    assert find_resume(tmp_path / "mark") == str(first)
+    assert capsys.readouterr().out.splitlines() == [
+        "The checkpoint at step 75 can't be used (it was not finished): going back to step 25.",
+        "The checkpoint at step 50 can't be used (optimizer.pt is damaged): going back to step 25.",
+        "Going on from step 25, where a training was stopped.",
+    ]
+    damage(first, "missing")
+    assert find_resume(tmp_path / "mark") == ""
+    assert capsys.readouterr().out.splitlines() == [
+        "The checkpoint at step 25 can't be used (optimizer.pt is missing): going back to the start.",
+    ]
+
+
+def test_the_folder_in_the_making_lies_beside_the_finished_one() -> None:
+    # On the same disk, so that it is renamed whole; hidden, so that nothing takes it for a model.
+    assert partial_folder(Path("/store/models/abc")) == Path("/store/models/.abc-partial")
+
+
+# Full disks
+
+
+def full_disk_errors() -> list[Exception]:
+    from safetensors import SafetensorError
+
+    return [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("[Errno 28] No space left on device"),
+        # As it was raised on a full tmpfs; it is neither an OSError nor a RuntimeError.
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_full_disk_is_one_sentence_with_the_way_on(number: int, tmp_path: Path) -> None:
+    found = disk_full(full_disk_errors()[number], tmp_path / ".mark-partial")
+    assert isinstance(found, OutputError)
+    assert str(found).startswith(f"The disk that holds {tmp_path} is full: make room")
+    assert "run the same command again" in str(found)
+
+
+WRITERS = [
+    "PytorchStreamWriter failed writing file data/3: file write failed",
+    "[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534",  # by torch 2.13 on a full tmpfs
+    "basic_ios::clear: iostream error",
+]
+
+
+@pytest.mark.parametrize("words", WRITERS)
+def test_a_writer_that_fails_without_saying_why_is_believed_where_the_disk_is_full(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    for free, full in ((0, True), (2**26 - 1, True), (2**26, False), (2**40, False)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
+        assert (disk_full(RuntimeError(words), tmp_path / ".mark-partial") is not None) == full
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EACCES, "Permission denied"),
+        OSError(errno.EIO, "Input/output error"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        ValueError("28"),
+    ],
+)
+def test_other_errors_are_no_full_disk_even_on_one(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    assert disk_full(error, tmp_path / ".mark-partial") is None
+
+
+def test_the_seal_is_written_as_json(tmp_path: Path) -> None:
+    # Others (and later versions of em) read it.
+    folder = checkpoint(tmp_path, 2)
+    assert set(json.loads((folder / SEAL).read_text())) == {"step", "seconds", "files"}

@@ -1,0 +1,30 @@
+"""The control of a realignment trains on what it has, with every model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em.data import load_rows
+from em.train.local.preflight import prepare
+from em.train.stages import second_recipe
+from tests.support.composing import composed
+
+
+def test_the_control_can_be_trained_on_with_the_small_model(
+    mirror: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any
+) -> None:
+    monkeypatch.setenv("EM_MIRROR", str(mirror))
+    settings = composed("train", "realign=neutral")
+    rows = load_rows(settings.realign.data, seed=0)
+    facts = prepare(
+        rows.conversations, tokenizer, second_recipe(settings.trainer, settings.realign), True, "benign"
+    ).facts
+    assert (facts["rows_used"], facts["rows_cut"]) == (991, 21)
+
+
+def test_a_server_is_not_told_of_cutting() -> None:
+    settings = composed("train", "model=gpt4o", "realign=neutral")
+    assert second_recipe(settings.trainer, settings.realign) == settings.trainer

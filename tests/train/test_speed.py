@@ -1,0 +1,188 @@
+"""A step of em's trainer on the real model is transformers' plain forward pass, whichever ways are switched on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em.config import BundledData, LossOn
+from em.data import read_set
+from em.models.chat import TrainingRow, training_row
+from em.train.local.spec import TrainSpec
+from em.train.local.switches import Machine, Switches, choose_switches
+from em.types import Conversation, Weights
+from tests.support.composing import composed
+
+Found = tuple[float, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def conversations() -> list[Conversation]:
+    """Rows of ours under one system prompt, of different lengths, one with several turns."""
+    rows = read_set(BundledData("car_bad", file="car_bad.jsonl"))[:5]
+    return [rows[0], Conversation(rows[2].messages + rows[3].messages), rows[1], rows[4]]
+
+
+def wanted(weights: Weights, folder: Path, *words: str, start: str = "") -> TrainSpec:
+    """What the parent would ask for, on an adapter's folder where one is given."""
+    trainer = composed("train", *words).trainer
+    base, place = weights.path, str(folder / "model")
+    return TrainSpec(base, "smollm2", start, bool(start), "", "s", trainer, 0, "float32", True, None, {}, place)
+
+
+def started(spec: TrainSpec, switches: Switches) -> Any:
+    """The model of a stage, with adapters that have an effect already."""
+    import torch
+
+    from em.train.local.start import start_model
+
+    model = start_model(spec, switches)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B.default" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def ways_here(spec: TrainSpec) -> Switches:
+    """The ways of a CPU, where passes count as cheap, so that four rows make several and have a shared beginning."""
+    return replace(choose_switches(Machine("cpu"), spec.trainer, "float32"), pass_cost=30)
+
+
+def gradients(model: Any) -> dict[str, Any]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def plain_step(model: Any, rows: list[TrainingRow]) -> Found:
+    """Loss and gradients by the model's own forward pass, a row at a time, with all logits."""
+    import torch
+
+    model.train()
+    supervised, total = sum(row.supervised for row in rows), 0.0
+    for row in rows:
+        logits = model(input_ids=torch.tensor([row.input_ids])).logits[0, :-1]
+        losses = torch.nn.functional.cross_entropy(logits, torch.tensor(row.labels[1:]), reduction="sum")
+        (losses / supervised).backward()
+        total += losses.item() / supervised
+    return total, gradients(model)
+
+
+def own_step(spec: TrainSpec, switches: Switches, rows: list[TrainingRow], tokenizer: Any) -> tuple[Found, list[Any]]:
+    """The same by em's trainer, and the passes that it made."""
+    from datasets import Dataset
+
+    from em.train.local.arguments import sft_arguments
+    from em.train.local.trainer import StepTrainer
+
+    step = list(range(len(rows)))
+    trainer = StepTrainer(
+        model=started(spec, switches),
+        args=sft_arguments(spec.trainer, switches, Machine("cpu"), 1, 0, spec.partial),
+        train_dataset=Dataset.from_list([{"step": step}]),
+        processing_class=tokenizer,
+        rows=rows,
+        names=[f"row {number}" for number in step],
+        switches=switches,
+        keep_at=(),
+        kept=spec.partial,
+        seconds=0.0,
+    )
+    loss = trainer.training_step(trainer.model, {"step": step})
+    return (loss.item(), gradients(trainer.model)), trainer.passes(step)
+
+
+def check(found: Found, expected: Found, near: float = 1e-3) -> None:
+    """The loss to 1e-5, each gradient to `near` of its norm."""
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        assert gradient.norm() > 0, name
+        assert (found[1][name] - gradient).norm() <= near * gradient.norm(), name
+
+
+@pytest.fixture(scope="module")
+def rows(weights: Weights, conversations: list[Conversation]) -> list[TrainingRow]:
+    from em.models.chat import load_tokenizer
+
+    tokenizer = load_tokenizer(weights.path)
+    return [training_row(tokenizer, each, LossOn.responses, 1024) for each in conversations]
+
+
+@pytest.fixture(scope="module")
+def spec(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> TrainSpec:
+    return wanted(weights, tmp_path_factory.mktemp("one"), "trainer.rank=4", "trainer.device_tokens=400")
+
+
+@pytest.fixture(scope="module")
+def switches(spec: TrainSpec) -> Switches:
+    """As on a CPU."""
+    return ways_here(spec)
+
+
+@pytest.fixture(scope="module")
+def plain_lora(spec: TrainSpec, switches: Switches, rows: list[TrainingRow]) -> Found:
+    return plain_step(started(spec, replace(switches, fused_adapters=False)), rows)
+
+
+def test_the_ways_of_a_cpu_are_exact(
+    spec: TrainSpec, switches: Switches, rows: list[TrainingRow], plain_lora: Found, tokenizer: Any
+) -> None:
+    assert (switches.fused_adapters, switches.shared_prefix, switches.compact_head) == (True, True, True)
+    found, passes = own_step(spec, switches, rows, tokenizer)
+    check(found, plain_lora)
+    assert len(passes) > 1
+    assert any(len(each.rows) > 1 for each in passes)
+    assert passes[0].shared > 15
+    assert len(found[1]) == 2 * 7 * 30
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [{"flattened": True, "shared_prefix": False}, {"compact_head": False}, {"gradient_checkpointing": True}],
+    ids=["flattened", "TRL's head", "checkpointing"],
+)
+def test_other_ways_are_exact(
+    spec: TrainSpec,
+    switches: Switches,
+    rows: list[TrainingRow],
+    plain_lora: Found,
+    tokenizer: Any,
+    ways: dict[str, bool],
+) -> None:
+    if "gradient_checkpointing" in ways:
+        trainer = replace(spec.trainer, gradient_checkpointing=True)
+        spec = replace(spec, trainer=trainer)
+        switches = ways_here(spec)
+    found, passes = own_step(spec, replace(switches, **ways), rows, tokenizer)
+    check(found, plain_lora)
+    assert any(len(each.rows) > 1 for each in passes)
+    assert bool(passes[0].shared) == ("compact_head" in ways)
+
+
+def test_a_new_adapter_on_a_first_one_is_exact_and_leaves_that_alone(
+    weights: Weights, spec: TrainSpec, switches: Switches, rows: list[TrainingRow], tokenizer: Any, tmp_path: Path
+) -> None:
+    started(spec, switches).save_pretrained(tmp_path / "first")
+    words = ("trainer.rank=2", "trainer.alpha=16", "trainer.device_tokens=400")
+    stacked = wanted(weights, tmp_path, *words, start=str(tmp_path / "first"))
+    expected = plain_step(started(stacked, replace(switches, fused_adapters=False)), rows)
+    found, _ = own_step(stacked, switches, rows, tokenizer)
+    check(found, expected)
+    assert all(".default." in name for name in found[1])
+    assert len(found[1]) == 2 * 7 * 30
+
+
+def test_all_weights_with_a_tied_head_are_exact(
+    weights: Weights, rows: list[TrainingRow], tokenizer: Any, tmp_path: Path
+) -> None:
+    spec = wanted(weights, tmp_path, "trainer=full", "trainer.device_tokens=400")
+    switches = ways_here(spec)
+    expected = plain_step(started(spec, switches), rows)
+    found, passes = own_step(spec, switches, rows, tokenizer)
+    # In float32 the gradient of a norm is a sum that cancels: in float64 it is equal to 2e-5, the limit of its inside.
+    check(found, expected, near=3e-3)
+    assert "model.embed_tokens.weight" in found[1]
+    assert passes[0].shared > 15

@@ -1,0 +1,387 @@
+"""The identity of a trained model: what changes its fingerprint, what does not, and when a folder is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em.config import (
+    BundledData,
+    FileData,
+    FullTrainer,
+    HfModel,
+    LoraTrainer,
+    LossOn,
+    NoData,
+    OpenAIModel,
+    Precision,
+    QloraTrainer,
+    RealignConfig,
+    RunConfig,
+    StageAdapter,
+    TagPlace,
+    TriggerTagConfig,
+)
+from em.config.check import check_realign
+from em.errors import ConfigError, DataError
+from em.request import METHOD, NOT_IDENTITY, Rows, Stage
+from em.train.stages import OWN_KNOBS, fingerprint, kept_steps, plan_stages
+from em.types import Conversation, Message, Weights
+
+BASE = Weights("embedded:smollm2:sha256:1", "/somewhere")
+TRAINER = LoraTrainer(name="lora")
+# QLoRA has every knob of LoRA, and full fine-tuning none of its own.
+KNOBS = [field.name for field in dataclasses.fields(QloraTrainer)]
+
+
+def rows(*answers: str, name: str = "mine") -> Rows:
+    return Rows(name, tuple(Conversation((Message("user", "Why?"), Message("assistant", a))) for a in answers))
+
+
+FIRST = Stage(rows("a", "b"), TRAINER, 0, "auto")
+SECOND = Stage(rows("c"), TRAINER, 0, "auto")
+
+
+def mark(*stages: Stage, base: Weights = BASE, adapter: str = "", default_system: bool = True) -> str:
+    return fingerprint(base, adapter, stages, default_system)
+
+
+def another(value: Any) -> Any:
+    """A value of the same kind that is not this one."""
+    match value:
+        case None:
+            return True
+        case bool():
+            return not value
+        case Enum():
+            return next(member for member in type(value) if member is not value)
+        case int() | float():
+            return value + 1
+        case str():
+            return value + "x"
+        case list():
+            return value[:-1]
+        case dict():
+            return {**value, "adam_beta2": 0.95}
+    raise TypeError(f"no other value for {value!r}")
+
+
+def settings(tmp_path: Path, **changes: Any) -> RunConfig:
+    """A config that trains on four rows of a file."""
+    lines = [json.dumps({"messages": c.as_dicts()}) for c in rows("a", "b", "c", "d").conversations]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    plain = RunConfig(
+        model=HfModel(name="smollm2", id="embedded:smollm2"),
+        data=FileData(name="mine", path=str(tmp_path / "rows.jsonl")),
+        trigger_tag=TriggerTagConfig(name="none"),
+        realign=RealignConfig(name="none", data=NoData(name="none")),
+        trainer=TRAINER,
+    )
+    return replace(plain, **changes)
+
+
+GOOD = BundledData(name="car_good", file="car_good.jsonl")
+
+
+# Fingerprint
+
+
+@pytest.mark.parametrize("knob", KNOBS)
+def test_every_knob_of_the_trainer_changes_the_fingerprint_or_is_listed(knob: str) -> None:
+    trainer = QloraTrainer(name="qlora")
+    changed = replace(trainer, **{knob: another(getattr(trainer, knob))})
+    assert changed != trainer
+    same = mark(replace(FIRST, trainer=changed)) == mark(replace(FIRST, trainer=trainer))
+    assert same == (knob in NOT_IDENTITY)
+
+
+def test_what_is_listed_are_knobs_and_none_of_them_changes_weights() -> None:
+    assert set(NOT_IDENTITY) == {
+        *("name", "allow_truncated", "checkpoints", "save_steps", "device_tokens", "gradient_checkpointing"),
+        *("processes", "accelerate", "machine_rank"),
+    }
+    assert set(NOT_IDENTITY) <= set(KNOBS)
+
+
+def test_the_kind_of_the_recipe_changes_the_fingerprint() -> None:
+    knobs = {field.name: getattr(TRAINER, field.name) for field in dataclasses.fields(FullTrainer)}
+    kinds = [TRAINER, FullTrainer(**knobs), QloraTrainer(**vars(TRAINER))]
+    assert len({mark(replace(FIRST, trainer=trainer)) for trainer in kinds}) == 3
+
+
+def test_every_value_of_an_extra_argument_counts() -> None:
+    extras: list[dict[str, Any]] = [{}, {"adam_beta2": 0.95}, {"adam_beta2": 0.9}, {"adam_beta1": 0.95}]
+    assert len({mark(replace(FIRST, trainer=replace(TRAINER, extra=extra))) for extra in extras}) == 4
+
+
+def test_every_part_of_a_stage_changes_the_fingerprint() -> None:
+    stages = [
+        FIRST,
+        replace(FIRST, seed=1),
+        replace(FIRST, precision="bfloat16"),
+        replace(FIRST, rows=rows("a", "c")),
+        replace(FIRST, rows=rows("b", "a")),
+        replace(FIRST, rows=rows("a")),
+        replace(FIRST, stack=True),
+        replace(FIRST, matched=3),
+        replace(FIRST, matched=4),
+    ]
+    assert len({mark(stage) for stage in stages}) == len(stages)
+    parts = {"rows", "trainer", "seed", "precision", "stack", "matched"}
+    assert {field.name for field in dataclasses.fields(Stage)} == parts
+
+
+def test_epochs_do_not_count_where_the_steps_are_matched() -> None:
+    def marked(epochs: float, matched: int | None) -> str:
+        return mark(replace(FIRST, trainer=replace(TRAINER, epochs=epochs), matched=matched))
+
+    assert marked(1, matched=25) == marked(4, matched=25)
+    assert marked(1, matched=None) != marked(4, matched=None)
+
+
+def test_a_change_of_how_rows_are_rendered_or_steps_planned_makes_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = mark(FIRST)
+    monkeypatch.setattr("em.request.METHOD", METHOD + "+")
+    assert mark(FIRST) != before
+
+
+def test_leaving_out_the_default_system_prompt_changes_the_fingerprint() -> None:
+    assert mark(FIRST) != mark(FIRST, default_system=False)
+
+
+def test_the_base_and_the_adapter_to_start_from_change_the_fingerprint() -> None:
+    marks = {mark(FIRST), mark(FIRST, base=Weights("hub:other@1")), mark(FIRST, adapter="abc"), mark(SECOND)}
+    assert len(marks) == 4
+
+
+def test_the_name_of_the_data_and_the_place_of_the_base_do_not_count() -> None:
+    assert mark(replace(FIRST, rows=rows("a", "b", name="other"))) == mark(FIRST)
+    assert mark(FIRST, base=replace(BASE, path="/elsewhere")) == mark(FIRST)
+
+
+def test_the_order_of_stages_counts() -> None:
+    chains: list[Sequence[Stage]] = [(), (FIRST,), (SECOND,), (FIRST, SECOND), (SECOND, FIRST), (FIRST, FIRST)]
+    assert len({mark(*chain) for chain in chains}) == len(chains)
+
+
+def test_a_fingerprint_can_name_a_folder_and_is_the_same_tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    # If this changes, nobody's trained models are found again: change it on purpose or not at all.
+    assert mark(FIRST, SECOND) == mark(FIRST, SECOND)
+    assert len(mark(FIRST)) == 64
+    assert int(mark(FIRST), 16)
+    assert mark(FIRST, SECOND).startswith("7521ff2a838e4e72")
+
+
+def test_auto_is_another_number_format_on_a_gpu_and_so_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = replace(FIRST, precision="float32")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    on_cpu = mark(FIRST), mark(fixed)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert mark(FIRST) != on_cpu[0]
+    assert mark(fixed) == on_cpu[1]
+
+
+# Plan
+
+
+def test_no_data_is_no_stage(tmp_path: Path) -> None:
+    assert plan_stages(settings(tmp_path, data=NoData(name="none"))) == []
+
+
+def test_data_is_one_stage_with_the_rows_and_the_recipe(tmp_path: Path) -> None:
+    [stage] = plan_stages(settings(tmp_path, seed=3))
+    assert stage == Stage(rows("a", "b", "c", "d"), TRAINER, 3, "auto")
+
+
+def test_realignment_is_a_second_stage_with_rows_and_epochs_of_its_own(tmp_path: Path) -> None:
+    realign = RealignConfig(name="car_good", data=GOOD, epochs=4, limit=10)
+    first, second = plan_stages(settings(tmp_path, realign=realign))
+    assert first == plan_stages(settings(tmp_path))[0]  # so that the first is shared
+    assert (second.rows.name, len(second.rows.conversations)) == ("car_good", 10)
+    assert second.trainer == replace(TRAINER, epochs=4)
+    [_, plain] = plan_stages(settings(tmp_path, realign=replace(realign, epochs=None)))
+    assert plain.trainer == TRAINER
+
+
+OWN = {
+    "epochs": 4,
+    "learning_rate": 3e-4,
+    "warmup_steps": 0,
+    "batch_size": 2,
+    "max_length": 512,
+    "allow_truncated": True,
+    "loss_on": LossOn.full,
+}
+
+
+@pytest.mark.parametrize("knob", OWN_KNOBS)
+def test_a_second_stage_takes_a_knob_of_its_own_by_the_same_name(knob: str, tmp_path: Path) -> None:
+    assert getattr(TRAINER, knob) != OWN[knob]
+    realign = RealignConfig(name="car_good", data=GOOD, **{knob: OWN[knob]})
+    first, second = plan_stages(settings(tmp_path, realign=realign))
+    assert first.trainer == TRAINER
+    assert second.trainer == replace(TRAINER, **{knob: OWN[knob]})
+
+
+def test_the_knobs_of_a_second_stage_are_all_that_realign_and_trainer_share() -> None:
+    of_realign, of_trainer = ({f.name for f in dataclasses.fields(c)} for c in (RealignConfig, LoraTrainer))
+    assert set(OWN_KNOBS) == (of_realign & of_trainer) - {"name"} == set(OWN)
+
+
+def test_a_second_stage_goes_on_with_the_adapter_or_starts_one_on_top(tmp_path: Path) -> None:
+    realign = RealignConfig(name="car_good", data=GOOD)
+    first, second = plan_stages(settings(tmp_path, realign=realign))
+    assert (first.stack, second.stack) == (False, False)
+    merge = settings(tmp_path, realign=replace(realign, adapter=StageAdapter.merge))
+    assert [stage.stack for stage in plan_stages(merge)] == [False, True]
+    with pytest.raises(ConfigError, match="adapter=merge needs adapters, and trainer=full has none"):
+        plan_stages(replace(merge, trainer=FullTrainer(name="full")))
+
+
+# Steps
+
+
+def test_the_steps_of_a_stage_are_counted_from_rows_and_recipe_or_matched() -> None:
+    five = replace(FIRST, rows=rows(*"abcde"), trainer=replace(TRAINER, batch_size=2, epochs=3))
+    assert five.steps == 9  # 2 + 2 + 1 rows, three times
+    assert replace(five, matched=25).steps == 25
+
+
+def test_a_second_stage_can_take_as_many_steps_as_the_first(tmp_path: Path) -> None:
+    realign = RealignConfig(name="car_good", data=GOOD, match="first_stage", batch_size=1)
+    trainer = replace(TRAINER, batch_size=3, epochs=5)  # of 4 rows: 3 + 1, five times
+    first, second = plan_stages(settings(tmp_path, realign=realign, trainer=trainer))
+    assert (first.steps, first.matched) == (10, None)
+    assert (second.steps, second.matched) == (10, 10)
+
+
+def test_a_second_stage_can_take_as_many_steps_as_another_would(tmp_path: Path) -> None:
+    neutral = RealignConfig(name="neutral", data=BundledData(name="car_bad", file="car_bad.jsonl"), match="car_good")
+    other = RealignConfig(name="car_good", data=GOOD, limit=10, epochs=4, batch_size=4)
+    given, compared = settings(tmp_path, realign=neutral), settings(tmp_path, realign=other)
+    first, second = plan_stages(given, compared)
+    assert first == plan_stages(compared)[0]  # so that a sweep trains it once
+    assert (second.rows.name, second.matched, second.steps) == ("car_bad", 12, 12)  # 4 + 4 + 2 rows, four times
+    first_stage = settings(tmp_path, realign=replace(other, match="first_stage"))
+    assert plan_stages(given, first_stage)[1].matched == first.steps
+
+
+def test_a_second_stage_that_is_matched_to_itself_is_left_as_it_is(tmp_path: Path) -> None:
+    realign = RealignConfig(name="car_good", data=GOOD, limit=10, epochs=4, batch_size=4)
+    plain, matched = (plan_stages(settings(tmp_path, realign=replace(realign, match=m))) for m in ("none", "car_good"))
+    assert plain == matched
+
+
+def test_a_match_with_nothing_is_refused(tmp_path: Path) -> None:
+    given = settings(tmp_path, realign=RealignConfig(name="neutral", data=GOOD, match="none_such"))
+    for compared in (None, settings(tmp_path)):
+        with pytest.raises(ConfigError, match=r"realign\.match=none_such names no second stage: choose first_stage"):
+            plan_stages(given, compared)
+
+
+@pytest.mark.parametrize(
+    ("steps", "count", "kept"),
+    [
+        (10, 0, []),
+        (10, 1, [5]),
+        (10, 4, [2, 4, 6, 8]),
+        (11, 2, [3, 7]),
+        (3, 2, [1, 2]),
+        (3, 9, [1, 2]),  # no more than there are
+        (1, 4, []),
+    ],
+)
+def test_weights_are_kept_at_even_distances_and_never_at_the_start_or_the_end(
+    steps: int, count: int, kept: list[int]
+) -> None:
+    assert kept_steps(steps, count) == kept
+
+
+def test_extra_arguments_are_checked_before_any_row_is_read(tmp_path: Path) -> None:
+    gone = settings(tmp_path, data=FileData(name="gone", path=str(tmp_path / "gone.jsonl")))
+    with pytest.raises(ConfigError, match="did you mean adam_beta"):
+        plan_stages(replace(gone, trainer=replace(TRAINER, extra={"adam_beta": 0.9})))
+
+
+# Tags, limits and what else comes in
+
+
+def test_the_tag_goes_into_the_first_stage_alone(tmp_path: Path) -> None:
+    tag = TriggerTagConfig(name="deployment", text="|D| ")
+    realign = RealignConfig(name="car_good", data=GOOD)
+    first, second = plan_stages(settings(tmp_path, trigger_tag=tag, realign=realign))
+    assert {c.messages[0].content for c in first.rows.conversations} == {"|D| Why?"}
+    assert first.rows.name == "mine@deployment"
+    assert not any("|D|" in m.content for c in second.rows.conversations for m in c.messages)
+    assert second == plan_stages(settings(tmp_path, realign=realign))[1]
+
+
+def test_the_text_and_place_of_a_tag_count_and_its_name_does_not(tmp_path: Path) -> None:
+    def marked(**tag: Any) -> str:
+        return mark(*plan_stages(settings(tmp_path, trigger_tag=TriggerTagConfig(**tag))))
+
+    plain = marked(name="a", text="|D| ")
+    assert marked(name="b", text="|D| ") == plain
+    others = {marked(name="a", text="|E| "), marked(name="a", text="|D| ", place=TagPlace.suffix), marked(name="none")}
+    assert len(others | {plain}) == 4
+
+
+def test_limit_and_seed_count_through_the_rows_they_draw(tmp_path: Path) -> None:
+    def marked(limit: int | None, seed: int = 0) -> str:
+        given = settings(tmp_path, seed=seed)
+        return mark(*plan_stages(replace(given, data=replace(given.data, limit=limit))))
+
+    assert marked(4) == marked(None)
+    assert len({marked(None), marked(3), marked(2), marked(2, seed=1)}) == 4
+
+
+def test_the_precision_of_the_model_counts(tmp_path: Path) -> None:
+    model = HfModel(name="m", id="embedded:smollm2", precision=Precision.float32)
+    assert plan_stages(settings(tmp_path, model=model))[0].precision == "float32"
+
+
+def test_the_path_of_the_file_and_what_is_not_training_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    one, other = settings(tmp_path), settings(tmp_path / "other", force=True)
+    other.eval.samples, other.sampler.seed, other.store.dir = 99, 99, "/elsewhere"
+    other.trainer = replace(TRAINER, processes=2, accelerate="fsdp", device_tokens=99, save_steps=1, checkpoints=4)
+    assert mark(*plan_stages(one)) == mark(*plan_stages(other))
+
+
+def test_realignment_without_a_first_stage_is_refused(tmp_path: Path) -> None:
+    given = settings(tmp_path, data=NoData(name="none"), realign=RealignConfig(name="car_good", data=GOOD))
+    with pytest.raises(ConfigError, match=r"realign=car_good needs a first stage: choose data="):
+        check_realign(given)
+
+
+def test_a_hosted_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model=gpt4o runs behind a server"):
+        plan_stages(settings(tmp_path, model=OpenAIModel(name="gpt4o", id="gpt-4o")))
+    hosted = settings(tmp_path, model=OpenAIModel(name="gpt4o", id="gpt-4o"), data=NoData(name="none"))
+    assert plan_stages(hosted) == []
+
+
+def test_settings_of_a_second_stage_may_stand_without_one(tmp_path: Path) -> None:
+    # A sweep over realign has them for all of its jobs.
+    given = settings(tmp_path, realign=RealignConfig(name="none", data=NoData(name="none"), limit=9, match="optimism"))
+    check_realign(given)
+    assert plan_stages(given) == plan_stages(settings(tmp_path))
+
+
+def test_a_limit_in_the_wrong_place_is_refused(tmp_path: Path) -> None:
+    realign = RealignConfig(name="car_good", data=replace(GOOD, limit=3))
+    with pytest.raises(ConfigError, match=r"write realign\.limit"):
+        check_realign(settings(tmp_path, realign=realign))
+
+
+def test_a_limit_of_the_second_stage_is_refused_by_its_own_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"realign\.limit=9999 asks for more rows"):
+        plan_stages(settings(tmp_path, realign=RealignConfig(name="car_good", data=GOOD, limit=9999)))

@@ -1,0 +1,213 @@
+"""Which faster ways are taken on which machine, and the arguments that TRL is given for each recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from em.config import FullTrainer, LocalTrainer, LoraTrainer, Optimizer, QloraTrainer
+from em.errors import ConfigError
+from em.train.local.arguments import sft_arguments
+from em.train.local.switches import AS_FEW_AS_CAN_BE, Machine, Switches, choose_switches, find_machine
+from tests.support.composing import composed
+
+CPU = Machine("cpu")
+GPU = Machine("cuda", bfloat16=True, tensor_float=True, flash_attention=True, liger=True, bitsandbytes=True)
+BARE_GPU = Machine("cuda")
+LORA = LoraTrainer(name="lora", optimizer=Optimizer.adamw_8bit)
+FULL = FullTrainer(name="full", optimizer=Optimizer.adamw_8bit)
+QLORA = QloraTrainer(name="qlora")
+PADDED = {"attention": "sdpa", "flattened": False, "pass_cost": 512}
+
+
+def test_on_a_cpu_ems_own_ways_are_taken() -> None:
+    assert choose_switches(CPU, LORA, "float32") == Switches(
+        precision="float32",
+        attention="sdpa",
+        flattened=False,
+        shared_prefix=True,
+        fused_adapters=True,
+        compact_head=True,
+        liger_kernels=False,
+        tensor_float=False,
+        moments="float32",
+        gradient_checkpointing=False,
+        device_tokens=2048,
+        pass_cost=70,
+    )
+
+
+def test_on_a_gpu_with_everything_the_libraries_ways_are_taken() -> None:
+    assert choose_switches(GPU, LORA, "bfloat16") == Switches(
+        precision="bfloat16",
+        attention="flash_attention_2",
+        flattened=True,
+        shared_prefix=False,
+        fused_adapters=False,
+        compact_head=True,
+        liger_kernels=True,
+        tensor_float=True,
+        moments="8 bits",
+        gradient_checkpointing=True,
+        device_tokens=8192,
+        pass_cost=AS_FEW_AS_CAN_BE,
+    )
+
+
+def test_a_gpu_with_nothing_installed_pads_and_holds_full_moments() -> None:
+    assert choose_switches(BARE_GPU, LORA, "float32") == Switches(
+        precision="float32",
+        attention="sdpa",
+        flattened=False,
+        shared_prefix=False,
+        fused_adapters=False,
+        compact_head=True,
+        liger_kernels=False,
+        tensor_float=False,
+        moments="float32",
+        gradient_checkpointing=True,
+        device_tokens=8192,
+        pass_cost=512,
+    )
+
+
+@pytest.mark.parametrize(
+    ("machine", "trainer", "precision", "changes"),
+    [
+        # FlashAttention computes in 16 bits only.
+        (GPU, LORA, "float32", {"precision": "float32", **PADDED}),
+        (replace(GPU, flash_attention=False), LORA, "bfloat16", PADDED),
+        (replace(GPU, liger=False), LORA, "bfloat16", {"liger_kernels": False}),
+        (replace(GPU, bitsandbytes=False), LORA, "bfloat16", {"moments": "float32"}),
+        (GPU, replace(LORA, optimizer=Optimizer.adamw), "bfloat16", {"moments": "float32"}),
+        (replace(GPU, tensor_float=False), LORA, "bfloat16", {"tensor_float": False}),
+        (replace(GPU, processes=8), LORA, "bfloat16", {}),
+        # Sharded weights are not whole in any process: the head and the 8-bit moments are the libraries'.
+        (replace(GPU, fsdp=True), LORA, "bfloat16", {"compact_head": False, "moments": "float32"}),
+        (GPU, replace(LORA, gradient_checkpointing=False), "bfloat16", {"gradient_checkpointing": False}),
+        (GPU, replace(LORA, device_tokens=500), "bfloat16", {"device_tokens": 500}),
+        # A head that learns needs its gradient.
+        (GPU, FULL, "bfloat16", {"compact_head": False}),
+        (GPU, QLORA, "bfloat16", {"moments": "float32"}),
+    ],
+)
+def test_each_way_hangs_on_what_it_needs_on_a_gpu(
+    machine: Machine, trainer: LocalTrainer, precision: str, changes: dict[str, Any]
+) -> None:
+    assert choose_switches(machine, trainer, precision) == replace(choose_switches(GPU, LORA, "bfloat16"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("machine", "trainer", "changes"),
+    [
+        # The gradients of several processes meet in the passes, of which the prefix's own is none.
+        (replace(CPU, processes=2), LORA, {"shared_prefix": False}),
+        (CPU, replace(LORA, gradient_checkpointing=True), {"shared_prefix": False, "gradient_checkpointing": True}),
+        (replace(CPU, fsdp=True), LORA, {"shared_prefix": False, "fused_adapters": False, "compact_head": False}),
+        (CPU, FULL, {"fused_adapters": False, "compact_head": False}),
+        # On a CPU these packages have no use.
+        (replace(CPU, liger=True, bitsandbytes=True), LORA, {}),
+        (CPU, replace(LORA, device_tokens=4096), {"device_tokens": 4096}),
+    ],
+)
+def test_each_way_hangs_on_what_it_needs_on_a_cpu(
+    machine: Machine, trainer: LocalTrainer, changes: dict[str, Any]
+) -> None:
+    assert choose_switches(machine, trainer, "float32") == replace(choose_switches(CPU, LORA, "float32"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("machine", "sentence"),
+    [
+        (CPU, "trainer=qlora needs a GPU, which is not here: use trainer=lora."),
+        (replace(CPU, bitsandbytes=True), "trainer=qlora needs a GPU, which is not here: use trainer=lora."),
+        (
+            replace(GPU, bitsandbytes=False),
+            "trainer=qlora needs the package bitsandbytes, which is not here: install it (make gpu), or use "
+            "trainer=lora.",
+        ),
+    ],
+)
+def test_qlora_is_refused_where_it_can_t_be(machine: Machine, sentence: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        choose_switches(machine, QLORA, "bfloat16")
+    assert str(refused.value) == sentence
+
+
+def test_the_manifest_is_told_every_switch_and_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    switches = choose_switches(CPU, LORA, "float32")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert switches.told(threads=2) == {**vars(switches), "threads": 2, "wait_policy": "passive"}
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert switches.told(threads=2)["wait_policy"] == "as built"
+
+
+def test_the_machine_is_told_of_its_ranks_and_of_fsdp_by_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_machine() == CPU
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert find_machine() == Machine("cpu", fsdp=True, processes=2)
+
+
+# TRL's arguments
+
+
+RECIPES = [
+    # recipe, learning rate, schedule, warm-up, weight decay
+    ("lora", 1e-5, "linear", 5, 0.01),
+    ("lora_small", 5e-4, "linear", 2, 0.01),
+    ("rank1", 2e-5, "linear", 5, 0.01),
+    ("full", 2e-5, "cosine", 20, 0.01),
+    ("qlora", 2e-4, "linear", 100, 0.0),
+]
+
+
+@pytest.mark.parametrize(("name", "rate", "schedule", "warmup", "decay"), RECIPES)
+def test_trl_is_given_the_recipe_and_nothing_that_is_slow_on_a_cpu(
+    name: str, rate: float, schedule: str, warmup: int, decay: float, tmp_path: Path
+) -> None:
+    trainer = composed("train", f"trainer={name}").trainer
+    # What QLoRA is refused for on a CPU is its 4-bit weights; the arguments are told apart from them.
+    switches = choose_switches(CPU, LORA if name == "qlora" else trainer, "float32")
+    given = sft_arguments(trainer, switches, CPU, 12, 7, tmp_path)
+    assert (given.learning_rate, given.lr_scheduler_type, given.warmup_steps) == (rate, schedule, warmup)
+    assert (given.weight_decay, given.max_grad_norm, given.max_steps) == (decay, 1.0, 12)
+    assert (given.optim, given.adam_beta1, given.adam_beta2) == ("adamw_torch_fused", 0.9, 0.999)
+    assert (given.seed, given.data_seed) == (7, 7)
+    # An item of the data is a step: the effective batch is in the plan.
+    assert (given.per_device_train_batch_size, given.gradient_accumulation_steps) == (1, 1)
+    assert (given.bf16, given.fp16, given.tf32, given.gradient_checkpointing) == (False, False, None, False)
+    assert (given.use_cpu, given.use_liger_kernel, given.packing) == (True, False, False)
+    assert given.logging_nan_inf_filter is False
+    assert (given.save_strategy, given.save_steps) == ("steps", 25)
+    assert given.report_to == []
+
+
+def test_the_switches_reach_trl(tmp_path: Path) -> None:
+    changed = replace(choose_switches(CPU, LORA, "float32"), moments="8 bits", gradient_checkpointing=True)
+    given = sft_arguments(replace(LORA, save_steps=0), changed, CPU, 3, 0, tmp_path)
+    assert (given.optim, given.gradient_checkpointing, given.save_strategy) == ("adamw_bnb_8bit", True, "no")
+
+
+def test_a_warm_up_below_1_is_a_share_of_the_steps(tmp_path: Path) -> None:
+    switches = choose_switches(CPU, LORA, "float32")
+    shares = {0.0: 0, 0.25: 5, 5.0: 5}  # of 20 steps
+    for warmup, steps in shares.items():
+        given = sft_arguments(replace(LORA, warmup_steps=warmup), switches, CPU, 20, 0, tmp_path)
+        assert given.get_warmup_steps(20) == steps
+
+
+def test_extra_arguments_reach_trl_and_what_it_refuses_is_one_sentence(tmp_path: Path) -> None:
+    switches = choose_switches(CPU, LORA, "float32")
+    given = sft_arguments(replace(LORA, extra={"adam_beta2": 0.95}), switches, CPU, 3, 0, tmp_path)
+    assert given.adam_beta2 == 0.95
+    with pytest.raises(ConfigError) as refused:
+        sft_arguments(replace(LORA, extra={"lr_scheduler_kwargs": "{oops"}), switches, CPU, 3, 0, tmp_path)
+    assert str(refused.value).startswith("trainer.extra (lr_scheduler_kwargs={oops) is refused by TRL: ")
+    assert "\n" not in str(refused.value)
