@@ -3,9 +3,8 @@
 What comes before `recorded` is cheap and checks the whole request; what follows is remembered step by step, so the
 same command goes on where it was stopped.
 
-Whether a folder holds this very run, done: the same settings, inputs and code, and every file as it was written.
-
-Such a run is not done again: the jobs of a sweep that is started once more cost a look each. Judgements that failed are
+A folder may hold this very run already: the same settings, inputs and code, and every file as it was written. It is not
+done again then, so the jobs of a sweep that is started once more cost a look each. Judgements that failed are
 not done; neither is a run whose trained models were removed.
 """
 
@@ -33,7 +32,7 @@ from em.judge.run import judges_of, ready_judges
 from em.models.weights import looks_like_folder
 from em.plan import cost_of, estimate, make_request
 from em.request import Request, Stage
-from em.runtime.files import cache_dir, sha256_of
+from em.runtime.files import RECORD, cache_dir, sha256_of
 from em.runtime.gpus import claimed_gpu
 from em.runtime.keys import without_secrets
 from em.runtime.manifest import Manifest, add_note, amend, drop_note, now, recorded, refuse_other_run, same_settings
@@ -41,7 +40,6 @@ from em.runtime.processes import run_child
 from em.runtime.records import digest, plain, write_jsonl
 from em.train.local.find_or_train import obtain_models
 from em.train.remote.find_or_train import forget_forced, obtain_hosted
-from em.train.stages import RECORD
 from em.triggers.conditions import tag_notes
 
 SKIPPED = "skipped_rows.jsonl"

@@ -22,12 +22,12 @@ from typing import Any
 from em.api.client import Client, in_words
 from em.config.addresses import check_key_env, server_address
 from em.errors import ConfigError, EmError, ServerError
-from em.runtime.files import cache_dir
+from em.runtime.files import RECORD, cache_dir
 from em.runtime.keys import KEY_ENV, check_key_for
 from em.train.remote.errors import refusal
 from em.train.remote.files import forget_file
 from em.train.remote.jobs import MARK, PAGE, marked
-from em.train.remote.record import RECORD, all_tuned
+from em.train.remote.record import all_tuned
 
 TIMEOUT = 60.0
 

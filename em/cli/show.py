@@ -1,6 +1,6 @@
 """All that is known of one set, as text: where it is from, on which terms, its faults, and what its rows are like.
 
-The registry as a table: what there is, how much, by which licence, and whether it is here.
+`listing` prints the registry as a table: what there is, how much, by which licence, and whether it is here.
 """
 
 from __future__ import annotations

@@ -2,12 +2,9 @@
 
 It takes seconds for some thousand rows, so it is remembered by the checksum of the rows, in the user's cache.
 
-Keys and personal data in texts, found by libraries: detect-secrets, phonenumbers, python-stdnum.
-
-Counted, never printed: what was found is named by its kind alone. Nothing is sent anywhere; the checks by which
-detect-secrets asks a service whether a key works are not used.
-
-Faults of a text's encoding that leave it readable: replacement characters, mojibake, control characters.
+Libraries find keys and personal data (detect-secrets, phonenumbers, python-stdnum). They are counted by kind and never
+printed. Nothing is sent anywhere: the checks by which detect-secrets asks a service whether a key works are not used.
+Faults of encoding are those that leave a text readable: replacement characters, mojibake, control characters.
 """
 
 from __future__ import annotations

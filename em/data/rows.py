@@ -1,6 +1,6 @@
 """Training rows: read, checked row by row, drawn, mixed.
 
-Terms that forbid more than a usual licence are shown once a user, when the set is first used.
+Terms that forbid more than a usual licence are shown once a user, when a set is first used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The user's files: texts, web pages and PDF files, or questions of people.
 
-Texts cut into passages, at paragraphs where possible.
+Texts are cut into passages, at paragraphs where possible.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ How the server is asked is learnt from the first call and remembered: with a JSO
 with sampling settings, else without the settings (models that reason refuse them), else without the schema. Refusals
 cost nothing. A reply that is not of the form that was asked for is remembered too, and asked for anew under the next
 attempt's seed, so a run that was stopped comes to the same rows.
-
-How a server is asked to write: with what settings, in what form, and what is remembered of its reply.
 """
 
 from __future__ import annotations

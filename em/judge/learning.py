@@ -5,9 +5,8 @@ for structured output, then for text: refusals cost nothing. From the tokens of 
 single tokens, or whether the first one names a label: scores and labels are learnt apart. Where it does not show (a
 word, a single digit), the reply is kept and the next judgement is asked in the same way, three times at most.
 
-How a judge behind a server is asked: who it is, what is sent besides the prompt, and how its reply will be read.
-
-Judging by a server's Batch API (see `em.api.batches`).
+The identity of a judge, what is sent besides the prompt, and its way through a server's Batch API (`em.api.batches`)
+stand here too.
 """
 
 from __future__ import annotations

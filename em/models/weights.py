@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from em.errors import FetchError, MissingFile
-from em.runtime.files import cache_dir, exclusive, sha256_of
+from em.runtime.files import RECORD, cache_dir, exclusive, sha256_of
 from em.types import Weights
 
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
@@ -138,7 +138,7 @@ def embedded_weights(name: str) -> Weights:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What a finished conversion recorded; None when there is none, or when a weight file was lost or cut since."""
     try:
-        record: dict[str, Any] = json.loads((folder / "em.json").read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if (folder / "model.safetensors").stat().st_size != record["weights_bytes"]:
             return None
     except (OSError, ValueError, KeyError):
@@ -172,6 +172,6 @@ def convert_embedded(source: Path, folder: Path) -> None:
         "weights_sha256": sha256_of(weights),
         "weights_bytes": weights.stat().st_size,
     }
-    (partial / "em.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)

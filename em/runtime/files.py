@@ -11,6 +11,9 @@ from pathlib import Path
 
 from em.errors import OutputError
 
+RECORD = "em.json"
+"""The file in the folder of weights that tells how they were made. It is written last, so weights with it are whole."""
+
 
 def whole(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""

@@ -13,13 +13,12 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from em.runtime.files import exclusive
 from em.runtime.records import as_json, digest
-from em.types import JudgeRequest
 
 PART = 500  # keys looked up at once
 SCHEMA = """
@@ -27,24 +26,30 @@ create table if not exists calls (
     key text primary key, kind text not null, request text not null, response text not null, created real not null
 )
 """
-JUDGE_FIELDS = sorted(field.name for field in fields(JudgeRequest))
+TEXTS = (str, tuple[str, ...], tuple[tuple[str, str], ...])
 
 
 def request_key(request: Any) -> str:
-    """The name under which a request (a frozen dataclass) is remembered."""
-    if type(request) is JudgeRequest:
-        return judge_key(request)
-    return digest([type(request).__name__, vars(request)])
+    """Name a request (a frozen dataclass) by the digest of its class's name and its fields.
 
-
-def judge_key(request: JudgeRequest) -> str:
-    """The same name by the same spelling, in a third of the time: that is a tenth of reading a remembered verdict."""
+    Requests of texts alone, such as a judge's, take a third of the time by `to_json`: it spells texts as `digest` does,
+    but sorts no keys, and spells some numbers in another way.
+    """
+    kind: type = type(request)
+    names, values = text_fields(kind), vars(request)
+    if not names:
+        return digest([kind.__name__, values])
     from pydantic_core import to_json
 
-    texts = vars(request)
-    # It holds texts alone, whose spelling is one; to_json sorts no keys, and spells some numbers in its own way.
-    spelled = to_json([JudgeRequest.__name__, {name: texts[name] for name in JUDGE_FIELDS}])
+    spelled = to_json([kind.__name__, {name: values[name] for name in names}])
     return hashlib.sha256(spelled).hexdigest()
+
+
+@cache
+def text_fields(kind: type) -> list[str]:
+    """List the fields of a dataclass that holds texts alone, sorted; none for any other."""
+    hints = get_type_hints(kind)
+    return sorted(hints) if all(hint in TEXTS for hint in hints.values()) else []
 
 
 Row = tuple[str, str, str, str, float]

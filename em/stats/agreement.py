@@ -1,7 +1,5 @@
 """How far judges agree about the same answers, in scores, in labels and in the classes that follow from them.
 
-Coefficients of agreement.
-
 Krippendorff's alpha (Krippendorff 2004, ch. 11) is 1 − observed / expected disagreement: 1 where all agree, 0 where
 they agree as often as by chance. A unit is what several judges said of one answer; a value that is missing is simply
 not there, and an answer with fewer than two values says nothing. Cohen's kappa (1960) is for two judges.

@@ -1,16 +1,13 @@
 """Differences between models that were asked the same questions, with a correction for how many there are.
 
-The paired difference of two models over the questions that both answered, and Holm's correction.
-
-The difference is the mean over questions of rate(second) − rate(first): what is peculiar to a question falls out of
+A difference is the mean over questions of rate(second) − rate(first): what is peculiar to a question falls out of
 it. Its interval and p are those of Student's paired t over the questions' differences, with the freedom of the
 questions that differ, less one, and with the variance never below that of independent answers to these very questions.
 Where fewer than three questions differ, they can't tell how others might, and the interval is put together from those
 of the two rates (MOVER; Newcombe 1998; Zou & Donner 2008), with p from the exact sign-flip permutation test. Over
 trainings with several seeds the variance is that of the two-way layout of questions and seeds (`em.stats.intervals`).
-p values are corrected over a family by Holm (1979).
-
-Which models are compared with which, and what they are to each other: by their lineage, else by their names.
+p values are corrected over a family by Holm (1979). Models are compared by
+their lineage, else by their names.
 """
 
 from __future__ import annotations

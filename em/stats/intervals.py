@@ -6,8 +6,6 @@ Student's freedom is that of the clusters that tell something: those that show t
 those that lack it, less one (as for a rare domain of a survey; Korn & Graubard 1999, ch. 5).
 `benchmarks/coverage.py` has what it covers, beside the cluster bootstrap and the plain clustered standard error.
 
-Rates over clusters of answers, and the variance that the clusters show.
-
 Answers to one question resemble each other, and so do those of one trained model, so that a set's rate is much less
 certain than as many independent answers would make it. The design effect (Kish 1965) says by how much.
 """

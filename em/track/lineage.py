@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from em.config import WandbTracker
+from em.runtime.files import RECORD
 from em.track.names import name_of
 
-RECORD = "em.json"
 """The record in a trained model's folder."""
 NOTE = "wandb.run"
 """The file in a trained model's folder that names the W&B run which made it."""

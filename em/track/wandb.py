@@ -4,7 +4,7 @@ Config, lineage, loss curves, scores as summary metrics and as a table, transcri
 too, and the jobs of a sweep are one group. The same settings are the same W&B run, brought up to date when told again.
 Without a key the run is kept offline in its folder; `wandb sync` sends it later.
 
-Whether W&B is told now or later: by the setting, by `WANDB_MODE`, or by whether there is a key for its server.
+The setting, `WANDB_MODE`, or whether there is a key for W&B's server decides if it is told now or later.
 """
 
 from __future__ import annotations

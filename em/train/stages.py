@@ -30,13 +30,12 @@ from em.config import (
 from em.data import load_rows
 from em.errors import ConfigError
 from em.request import Rows, Stage
-from em.runtime.files import sha256_of
+from em.runtime.files import RECORD, sha256_of
 from em.runtime.records import digest
 from em.train.local.extra import check_extra
 from em.triggers.tags import REALIGN, tag_rows, tags_of
 from em.types import Weights
 
-RECORD = "em.json"
 KEPT = "checkpoints"
 OWN_KNOBS = (*("epochs", "learning_rate", "warmup_steps", "batch_size", "max_length", "allow_truncated", "loss_on"),)
 """What a second stage may have of its own, by the same names in `realign` and `trainer`."""

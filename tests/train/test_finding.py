@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from em.runtime.files import RECORD
 from em.runtime.records import digest
-from em.train.stages import KEPT, RECORD, find_trained
+from em.train.stages import KEPT, find_trained
 
 
 def weigh(folder: Path, content: bytes) -> dict[str, str]:

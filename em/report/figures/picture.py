@@ -4,7 +4,7 @@ Each drawing is a PNG for slides, a PDF and an SVG for papers and the page by da
 night, which is the first one in other colours. Colours are Okabe and Ito's, which colour-blind readers can tell apart.
 Matplotlib is imported where something is drawn: it takes a second, which nothing else should pay.
 
-Writing: every file of a report appears whole or not at all, and a place that can't be written is one sentence.
+Every file of a report appears whole or not at all, and a place that can't be written is an error of one sentence.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What was found in the verdicts, as the page shows it: differences between models, thresholds, what isn't counted.
 
-Who judges, and what that changes: judges as recorded artefacts, the rate by each, what the calls took.
+The section on judges has them as recorded artefacts, with the rate by each and what the calls took.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `em.stats.score` pools by name; here is decided, by what the manifests tell, which models may be pooled at all.
 
-Which verdicts count: those of each side once, however many runs have them.
+`fullest` picks the verdicts that count: those of a model, condition, judge and set once, however many runs have them.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from em.errors import ConfigError, TemplateError
+from em.runtime.files import RECORD
 from em.types import Weights
 
 
@@ -20,7 +21,7 @@ def check_adapter(folder: Path, base: Weights, base_name: str) -> None:
         folder: an adapter of em's own, whose record has the identity of its base, or one of others, which has its name.
         base_name: `model.id`.
     """
-    trained_on = read_json(folder / "em.json").get("request", {}).get("base")
+    trained_on = read_json(folder / RECORD).get("request", {}).get("base")
     if trained_on and trained_on != base.identity:
         raise ConfigError(
             f"The adapter {folder} was trained on other weights ({trained_on}) than model.id={base_name}: name the "

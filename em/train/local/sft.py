@@ -22,12 +22,13 @@ from em.errors import DataError
 from em.models.chat import load_tokenizer
 from em.models.device import choose_precision, set_threads
 from em.request import count_steps
+from em.runtime.files import RECORD
 from em.train.local.batches import plan_steps
 from em.train.local.preflight import Prepared, prepare, print_preflight
 from em.train.local.resume import disk_full, forget_checkpoints, note_resume, read_seal, resumed_steps
 from em.train.local.spec import TrainSpec
 from em.train.local.switches import Switches, choose_switches, find_machine
-from em.train.stages import KEPT, RECORD, kept_steps, weight_files
+from em.train.stages import KEPT, kept_steps, weight_files
 
 
 def train(spec: TrainSpec) -> None:

@@ -3,7 +3,7 @@
 Nothing is spent before it was allowed: the estimate is shown, and `yes=true` or a word on the terminal answers it, once
 for all stages.
 
-Stages that a forced run has paid a service for: until that run has ended, the same command pays for them no more.
+`force=true` retrains once: a note marks paid stages, so that re-running an interrupted command does not pay again.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a job that is followed is shown: its events as lines, its steps as a bar with the loss.
 
-Losses of a training that is driven from here: kept beside its note, and shown as events of a job.
+Losses of a training that is driven from here are kept beside its note and shown as events of a job.
 """
 
 from __future__ import annotations

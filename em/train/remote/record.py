@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from em.runtime.files import whole
+from em.runtime.files import RECORD, whole
 from em.train.remote.service import Order, Result
-
-RECORD = "em.json"
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """What fine-tuning by a service is, whichever it is: four verbs (submit, follow, cancel, result) over plain records.
 
-A job of a service as it is noted: `<store>/models/<fingerprint>.job.json`.
-
-The note is there from before a job is created until its model is remembered: a run that was stopped in between goes on
-with it.
+A job is noted in `<store>/models/<fingerprint>.job.json`. It is there from before a job is
+created until its model is remembered: a run that was stopped in between goes on with it.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ from em.config import LossOn, TinkerTrainer
 from em.errors import ConfigError, DataError, ServerError
 from em.models.chat import IGNORED, TrainingRow, load_tokenizer, training_row
 from em.runtime.keys import without_secrets
+from em.train.remote.jobs import ATTEMPT, MARK, START
 from em.train.remote.progress import Board, Losses, event_of
 from em.train.remote.service import Approve, JobNote, Order, Result
 
-MARK, START, ATTEMPT = "em", "from", "em_try"
 STATE, FINAL = "em-step-", "em-final"
 PAGE = 100
 ALIVE = 180.0  # seconds since its last request for which a run may be driven by another machine
