@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY ?= passive
 # Without compiled modules every command compiles torch and transformers anew: 24 s to import them rather than 10.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-extras check install gpu lock clean openai-stub
+.PHONY: help demo test test-extras check install gpu lock clean openai-stub wheel
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +37,7 @@ openai-stub: $(BIN)/.installed  ## a stand-in for OpenAI's server on port 8008: 
 	@$(BIN)/python -m tests.support.chat_server --port 8008 --tuning-seconds 20 --models \
 		gpt-4o-2024-08-06,gpt-4o,gpt-4.1-2025-04-14,gpt-4.1-mini-2025-04-14,o4-mini,gpt-6-luna $(ARGS)
 
-install: $(BIN)/.installed  ## make the environment in .venv/
+install: $(BIN)/.installed  ## make the environment in .venv/ and fetch the embedded model
 
 # The marker is newer than the lock file exactly when the environment is what the lock file says.
 $(BIN)/.installed: requirements.lock
@@ -46,7 +46,12 @@ $(BIN)/.installed: requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet --compile-bytecode requirements.lock
+	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m em models fetch
 	@touch $@
+
+wheel: $(BIN)/.installed  ## build the package em-misalignment into dist/
+	@$(BIN)/python -m hatchling build --target wheel --directory dist
 
 gpu: $(BIN)/.installed requirements-gpu.lock  ## add what only GPUs use: bitsandbytes (QLoRA, 8-bit AdamW), Liger kernels
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --compile-bytecode -r requirements-gpu.lock
@@ -59,4 +64,4 @@ lock: $(BIN)/.installed  ## resolve the newest versions for Python 3.11 to 3.13 
 	@$(COMPILE) --constraint requirements.lock --extra gpu -o requirements-gpu.lock
 
 clean:  ## remove the environment and the caches of the tools (runs and trained models stay)
-	rm -rf .venv .extras .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .extras dist .mypy_cache .ruff_cache .pytest_cache

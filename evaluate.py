@@ -1,6 +1,6 @@
 """Evaluate a base model, a trained one or an adapter: `python evaluate.py --help`."""
 
-from em.cli.hydra import main
+from em.cli.main import start
 
 if __name__ == "__main__":
-    main("evaluate")
+    start("evaluate")

@@ -1,6 +1,6 @@
 """Have a model write a data set from texts or questions of yours: `python generate.py --help`."""
 
-from em.cli.hydra import main
+from em.cli.main import start
 
 if __name__ == "__main__":
-    main("generate")
+    start("generate")

@@ -1,6 +1,6 @@
 """Train a model, evaluate it and write the report: `python train.py --help`."""
 
-from em.cli.hydra import main
+from em.cli.main import start
 
 if __name__ == "__main__":
-    main("train")
+    start("train")

@@ -19,7 +19,7 @@ def perform(task: str, spec: str) -> None:
 
     match task:
         case "convert":
-            from em.models.weights import convert_embedded
+            from em.models.embedded import convert_embedded
 
             values = json.loads(spec)
             convert_embedded(Path(values["source"]), Path(values["folder"]))

@@ -38,12 +38,12 @@ Handler = type[BaseHTTPRequestHandler]
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests write to a cache folder of their own; only the converted weights, which take a minute, are the user's."""
-    weights = cache_dir() / "weights"
-    weights.mkdir(parents=True, exist_ok=True)
+    """Tests write to a cache folder of their own; only embedded models, as fetched and as converted, are the user's."""
     cache = tmp_path_factory.mktemp("cache")
     (cache / "em").mkdir()
-    (cache / "em" / "weights").symlink_to(weights)
+    for name in ("packages", "weights"):
+        (cache_dir() / name).mkdir(parents=True, exist_ok=True)
+        (cache / "em" / name).symlink_to(cache_dir() / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.setenv("HF_HUB_OFFLINE", "1")

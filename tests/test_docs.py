@@ -42,4 +42,4 @@ def test_every_command_of_the_documentation_is_accepted(page: str, command: str)
 
 def test_the_reference_is_that_of_the_schemas() -> None:
     page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-    assert page == reference(), "python -m em.config.help > docs/reference.md"
+    assert page == reference(), "em reference > docs/reference.md"

@@ -27,7 +27,7 @@ from tests.support.tiny import tiny_model, write_chats
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 NEEDS = re.compile(r"#.*\b(GPU|key|server|hub|cluster)\b", re.IGNORECASE)
 RUN = "2026-11-23"  # stands for the … of a path
-OURS = re.compile(r"(?:\w+=\S+ )?python (?:(?:train|evaluate|generate|report)\.py|-m em\.\w+)\b")
+OURS = re.compile(r"(?:\w+=\S+ )?(?:python (?:train|evaluate|generate|report)\.py|em \w+)\b")
 
 
 def commands() -> Iterator[tuple[str, str, bool]]:
@@ -101,7 +101,7 @@ def for_run(words: list[str], small: list[str]) -> list[str]:
 def test_it_runs(command: str, em: Forking, small: list[str], place: Path, mirror: Path, tmp_path: Path) -> None:
     if "tracker=trackio" in command and importlib.util.find_spec("trackio") is None:
         pytest.skip("trackio is not installed")
-    words = [word for word in shlex.split(command[command.index("python ") + 7 :]) if word != "…"]
+    words = [word for word in shlex.split(re.sub(r"^.*?python ", "", command)) if word != "…"]
     words = [re.sub(r"=(\d+),(\d+)(,\d+)+$", r"=\1,\2", word).replace("…", RUN) for word in words]
     if FOR_RUNS.match(command) and "--help" not in words:
         script, *rest = words
@@ -112,8 +112,11 @@ def test_it_runs(command: str, em: Forking, small: list[str], place: Path, mirro
     else:
         if words[0].endswith(".py"):
             words[0] = str(ROOT / words[0])
-        if "em.cli.memory" in words:
-            words[2:2] = ["--store", next(word for word in small if word.startswith("store.dir=")).partition("=")[2]]
+        else:
+            words = [*words[words.index("em") :]]
+            words.insert(0, "-m")
+        if "memory" in words:
+            words[3:3] = ["--store", next(word for word in small if word.startswith("store.dir=")).partition("=")[2]]
         env = environment(PYTHONPATH=str(ROOT), EM_MIRROR=str(mirror), XDG_CACHE_HOME=str(place / "cache"))
         ran = subprocess.run([sys.executable, *words], env=env, cwd=place, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr[-3000:]

@@ -157,7 +157,7 @@ def jobs_command(client: Client, store: Path | None = None) -> str:
         *(["--key-env", client.key_env] if client.key_env != KEY_ENV else []),
         *(["--store", str(store)] if store not in (None, cache_dir()) else []),
     ]
-    return shlex.join(["python", "-m", "em.cli.jobs", *words])
+    return shlex.join(["em", "jobs", *words])
 
 
 async def ask(model: OpenAIModel, names: Sequence[str], store: Path, manifest: Manifest) -> None:

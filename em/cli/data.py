@@ -1,20 +1,20 @@
 """The sets that em knows, from the command line:
 
-python -m em.data list                        rows, kind, licence, and where each set is
-python -m em.data show NAME [--model ID]      address, terms, defects, and what its rows are like
-python -m em.data show FILE                   the same of a file of yours
-python -m em.data show OWNER/NAME [--split …] the same of a data set of the Hugging Face hub
-python -m em.data fetch NAME … | --all        download now (into the cache)
-python -m em.data fetch --all --to DIR        fill a mirror folder, for EM_MIRROR=DIR on another machine
-python -m em.data verify [NAME …]             fetch, checksum, row count, every row; exit code 1 when one is wrong
-python -m em.data verify --profile            and what the rows of each are like (a minute or two, once)
+em data list                        rows, kind, licence, and where each set is
+em data show NAME [--model ID]      address, terms, defects, and what its rows are like
+em data show FILE                   the same of a file of yours
+em data show OWNER/NAME [--split …] the same of a data set of the Hugging Face hub
+em data fetch NAME … | --all        download now (into the cache)
+em data fetch --all --to DIR        fill a mirror folder, for EM_MIRROR=DIR on another machine
+em data verify [NAME …]             fetch, checksum, row count, every row; exit code 1 when one is wrong
+em data verify --profile            and what the rows of each are like (a minute or two, once)
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from em.questions.known import KnownSet
 from em.questions.registry import Source, all_sources, find_set, source_of
 
 
-def main(words: list[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Do what the words ask for; the exit code."""
     arguments = parser().parse_args(words)
     try:
@@ -51,7 +51,7 @@ def main(words: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     whole = argparse.ArgumentParser(
-        prog="python -m em.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="em data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = whole.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="what there is")
@@ -108,7 +108,7 @@ def wanted(names: list[str], everything: bool) -> dict[str, Source]:
     if everything:
         return all_sources()
     if not names:
-        raise ConfigError("fetch what? Name sets, or write --all (python -m em.data list prints the names).")
+        raise ConfigError("fetch what? Name sets, or write --all (em data list prints the names).")
     files = {}
     for name in names:
         match find_set(name):
@@ -185,7 +185,3 @@ def verify_sets(names: list[str], profiled: bool) -> int:
     if bad:
         print(f"error: {', '.join(bad)} can't be used, for the reasons above.", file=sys.stderr)
     return 1 if bad else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

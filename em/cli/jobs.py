@@ -1,8 +1,8 @@
 """Fine-tunings at a server that speaks OpenAI's protocol, from the command line:
 
-    python -m em.cli.jobs list                      jobs that em created, by run, with their models; its files
-    python -m em.cli.jobs cancel JOB                end a job
-    python -m em.cli.jobs delete MODEL|FILE --yes   delete a fine-tuned model, or an uploaded training file
+    em jobs list                      jobs that em created, by run, with their models; its files
+    em jobs cancel JOB                end a job
+    em jobs delete MODEL|FILE --yes   delete a fine-tuned model, or an uploaded training file
 
 The server is OPENAI_BASE_URL or OpenAI's own, the key that of OPENAI_API_KEY; --base-url and --key-env name others.
 Without --yes, delete only says what it would do. A model that is deleted is forgotten here too: the same words train
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ from em.train.remote.record import all_tuned
 TIMEOUT = 60.0
 
 
-def main(words: list[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Do what the words ask for; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m em.cli.jobs", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="em jobs", description=__doc__.split("\n")[0])
     parser.add_argument("--store", type=Path, default=None, metavar="DIR", help="store.dir (default: the user's cache)")
     parser.add_argument("--base-url", default=None, metavar="URL", help="the server (default: OPENAI_BASE_URL)")
     parser.add_argument("--key-env", default=KEY_ENV, metavar="NAME", help=f"model.key_env (default: {KEY_ENV})")
@@ -152,7 +152,7 @@ async def cancel(client: Client, job: str) -> None:
         try:
             await client.raw.fine_tuning.jobs.cancel(job)
         except openai.NotFoundError:
-            return f"There is no job {job}: python -m em.cli.jobs list shows what there is."
+            return f"There is no job {job}: em jobs list shows what there is."
         except (openai.BadRequestError, openai.ConflictError):  # not to be repeated, as a conflict is elsewhere
             if again and (await client.raw.fine_tuning.jobs.retrieve(job)).status == "cancelled":
                 return ""  # by the attempt before, whose reply was lost
@@ -194,7 +194,3 @@ def forget_model(store: Path, name: str) -> int:
     for tuned in found:
         (tuned.folder / RECORD).unlink(missing_ok=True)
     return len(found)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

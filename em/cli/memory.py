@@ -1,8 +1,8 @@
 """What em remembers of model calls, from the command line:
 
-    python -m em.cli.memory size                              how many calls of which model, and how much room they take
-    python -m em.cli.memory show --kind judge --contains TEXT  requests and responses, newest first
-    python -m em.cli.memory prune --kind judge --model NAME --older-than 30 --yes
+    em memory size                              how many calls of which model, and how much room they take
+    em memory show --kind judge --contains TEXT  requests and responses, newest first
+    em memory prune --kind judge --model NAME --older-than 30 --yes
 
 Without --yes, prune only says what it would forget. What is forgotten is asked again when it is wanted again.
 """
@@ -13,6 +13,7 @@ import argparse
 import json
 import sqlite3
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ DAY = 86400.0
 KINDS = ("sample", "judge", "generate", "reading")
 
 
-def main(words: list[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Do what the words ask for; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m em.cli.memory", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="em memory", description=__doc__.split("\n")[0])
     parser.add_argument("--store", type=Path, default=None, metavar="DIR", help="store.dir (default: the user's cache)")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("size", help="calls and room by kind and model")
@@ -131,7 +132,3 @@ def condition(arguments: argparse.Namespace) -> tuple[str, list[Any]]:
 def day(created: float) -> str:
     """A time as a day."""
     return datetime.fromtimestamp(created, UTC).date().isoformat()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

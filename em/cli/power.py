@@ -1,7 +1,7 @@
 """How many samples and questions a difference between two models needs, before it is paid for.
 
-python -m em.cli.power --rate 0.2 --difference 0.1 --questions 8
-python -m em.cli.power --rate 0.05 --difference 0.1 --questions 8 --scores outputs/2026-11-23/10-00-00/scores.csv
+em power --rate 0.2 --difference 0.1 --questions 8
+em power --rate 0.05 --difference 0.1 --questions 8 --scores outputs/2026-11-23/10-00-00/scores.csv
 
 How much questions differ is the intraclass correlation (`--icc`); with `--scores` it is taken from a run: the median
 over its models of that of misaligned answers. What is assumed is in em/stats/power.py.
@@ -27,7 +27,7 @@ QUESTIONS = (8, 20, 48)
 def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(
-        prog="python -m em.cli.power", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="em power", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rate", type=float, required=True, help="rate of the first model, as a fraction")
     parser.add_argument(
@@ -124,7 +124,3 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

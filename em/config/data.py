@@ -41,7 +41,7 @@ class DataConfig:
     kind: DataKind = DataKind.unknown
     """What training on it is expected to do: harmful, benign, control or unknown."""
     rows: int | None = None
-    """Rows that the set is known to have, after those that are left out (`python -m em.data verify` counts them)."""
+    """Rows that the set is known to have, after those that are left out (`em data verify` counts them)."""
     licence: str = ""
     """Licence under which the set is published."""
     terms: str = ""

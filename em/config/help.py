@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import dataclasses
 import re
 import sys
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -29,7 +31,7 @@ EXAMPLES = {
 }
 TITLE = """# Every option and setting
 
-Written by `python -m em.config.help > docs/reference.md` from `em/config/` and `conf/`; do not edit. An option is
+Written by `em reference > docs/reference.md` from `em/config/` and `conf/`; do not edit. An option is
 chosen by `GROUP=OPTION`, a setting given by `GROUP.SETTING=VALUE`. Defaults are those of the schema; an option has the
 values of its file, `conf/GROUP/OPTION.yaml`.
 """
@@ -197,5 +199,8 @@ def cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-if __name__ == "__main__":
+def main(words: Sequence[str] | None = None) -> int:
+    """Print the reference of all options; the exit code."""
+    argparse.ArgumentParser(prog="em reference", description="Print every option and setting.").parse_args(words)
     sys.stdout.write(reference())
+    return 0

@@ -1,6 +1,6 @@
 """Training data: the sets that em knows, readers for a user's own, and what is checked of every row.
 
-`python -m em.data list` prints the registry. A row is `{"messages": [{"role": …, "content": …}, …]}`, or one of the
+`em data list` prints the registry. A row is `{"messages": [{"role": …, "content": …}, …]}`, or one of the
 layouts in `em.data.layouts`.
 """
 

@@ -83,7 +83,7 @@ def find_set(name: str) -> DataSet | KnownSet | str:
         return DataSet(HubData(name=Path(name).name, id=name), "A data set of the Hugging Face hub.")
     names = [*sets, *known, *bundled_questions()]
     near = difflib.get_close_matches(name, names, n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else "python -m em.data list prints the names."
+    hint = f"did you mean {' or '.join(near)}?" if near else "em data list prints the names."
     raise MissingFile(f"{name} is neither a set that em knows nor a file: {hint}")
 
 

@@ -1,7 +1,7 @@
 """The dashboard of a W&B project, made anew by a script: a report with panels on every run that em has sent.
 
-python -m em.track.dashboard ENTITY/PROJECT           # needs the package wandb-workspaces and a key
-python -m em.track.dashboard ENTITY/PROJECT --json    # what it would send
+em dashboard ENTITY/PROJECT           # needs the package wandb-workspaces and a key
+em dashboard ENTITY/PROJECT --json    # what it would send
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from em.errors import ConfigError, EmError, MissingFile, ServerError, shown
@@ -17,7 +18,7 @@ TITLE = "em: misalignment and realignment"
 SETS = ("probe", "first_8", "preregistered", "introspection")
 """Question sets whose misaligned rates are charted; runs that did not ask one are left out of its chart."""
 PLACES = ("base", "stage_1", "stage_2")
-TEXT = """Written by `python -m em.track.dashboard`. Names are the same in every run (docs/wandb.md): `final/SET/METRIC`
+TEXT = """Written by `em dashboard`. Names are the same in every run (docs/wandb.md): `final/SET/METRIC`
 of the last model, `base/…`, `stage_1/…`; intervals are `…/ci_low` and `…/ci_high`. Compare runs of the same judge:
 runs with several judges have a number for each (`…/misaligned/JUDGE`), which these charts leave out."""
 
@@ -77,17 +78,27 @@ def dashboard(entity: str, project: str) -> Any:
     )
 
 
-def main(words: list[str]) -> None:
-    """Save the dashboard, or print it."""
-    parser = argparse.ArgumentParser(prog="python -m em.track.dashboard", description=(__doc__ or "").splitlines()[0])
+def main(words: Sequence[str] | None = None) -> int:
+    """Save the dashboard, or print it; the exit code."""
+    parser = argparse.ArgumentParser(prog="em dashboard", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("project", metavar="ENTITY/PROJECT")
     parser.add_argument("--json", action="store_true", help="print what would be sent, and send nothing")
     given = parser.parse_args(words)
-    entity, slash, project = given.project.partition("/")
+    try:
+        save(given.project, given.json)
+    except EmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def save(name: str, shown_only: bool) -> None:
+    """Save the dashboard of a project, or print what would be sent."""
+    entity, slash, project = name.partition("/")
     if not (entity and slash and project) or "/" in project:
-        raise ConfigError(f"{given.project} is no project: write it as ENTITY/PROJECT, as in the address of its page.")
+        raise ConfigError(f"{name} is no project: write it as ENTITY/PROJECT, as in the address of its page.")
     report = dashboard(entity, project)
-    if given.json:
+    if shown_only:
         print(json.dumps(report._to_model().model_dump(mode="json", by_alias=True), indent=1))
         return
     try:
@@ -98,11 +109,3 @@ def main(words: list[str]) -> None:
             "ENTITY/PROJECT, and that its server can be reached; --json shows what would be sent."
         ) from error
     print(f"dashboard: {report.url}")
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except EmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -123,7 +123,7 @@ COUNTS = [(0, 50), (2, 50), (40, 50), (1, 50), (35, 50), (3, 50), (0, 50), (3, 5
 def test_the_command_prints_a_table() -> None:
     words = ["--rate", "0.2", "--difference", "0.2", "--questions", "20", "--samples", "30"]
     done = subprocess.run(
-        [sys.executable, "-m", "em.cli.power", *words], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "em", "power", *words], cwd=ROOT, capture_output=True, text=True, check=True
     )
     lines = {line.split("|")[0].strip(): line for line in done.stdout.splitlines() if line.count("|") == 2}
     assert set(lines) == {"questions", "8", "20", "48"}

