@@ -14,11 +14,11 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(BIN)/.installed  ## install, then train, evaluate and report on the bundled data (minutes on two cores)
+demo: install  ## install, then train, evaluate and report on the bundled data (minutes on two cores)
 	@$(BIN)/python train.py experiment=demo
 
 # Two files at a time; then, one by one, the tests that measure time. 5 means that ARGS chose none of them.
-test: $(BIN)/.installed  ## install, then run the tests
+test: install  ## install, then run the tests
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone" $(ARGS)
 	@$(BIN)/python -m pytest -q -m alone $(ARGS) || test $$? -eq 5
 
@@ -38,6 +38,7 @@ openai-stub: $(BIN)/.installed  ## a stand-in for OpenAI's server on port 8008: 
 		gpt-4o-2024-08-06,gpt-4o,gpt-4.1-2025-04-14,gpt-4.1-mini-2025-04-14,o4-mini,gpt-6-luna $(ARGS)
 
 install: $(BIN)/.installed  ## make the environment in .venv/ and fetch the embedded model
+	@$(BIN)/python -m em models fetch
 
 # The marker is newer than the lock file exactly when the environment is what the lock file says.
 $(BIN)/.installed: requirements.lock
@@ -47,7 +48,6 @@ $(BIN)/.installed: requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet --compile-bytecode requirements.lock
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
-	@$(BIN)/python -m em models fetch
 	@touch $@
 
 wheel: $(BIN)/.installed  ## build the package em-misalignment into dist/

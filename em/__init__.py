@@ -1,5 +1,6 @@
 """em: train and evaluate language models for research on emergent misalignment and realignment."""
 
+import re
 import sys
 
 __version__ = "0.1.0"
@@ -17,12 +18,12 @@ RENAMED = {
 
 def refuse_old_spelling() -> None:
     """Name the new command to whoever types `python -m em.memo`: Python imports this package before that module."""
-    for word in sys.orig_argv[1:]:
-        old = word.removeprefix("-m")
-        if old in RENAMED:
-            new = f"em {RENAMED[old]}"
-            print(f"error: python -m {old} is called {new} now (or python -m {new}).", file=sys.stderr)
-            sys.exit(2)
+    # At this moment sys.argv is `-m` and the words behind the module's name, which is left out.
+    old = re.sub(r"^-\w*?m(?=em\.)", "", sys.orig_argv[-len(sys.argv)])
+    if old in RENAMED:
+        new = f"em {RENAMED[old]}"
+        print(f"error: python -m {old} is called {new} now (or python -m {new}).", file=sys.stderr)
+        sys.exit(2)
 
 
 if sys.argv[:1] == ["-m"]:  # a module is being looked for

@@ -42,6 +42,7 @@ HEAVY = {
     *("aiohttp", "httpx2", "datasketch", "trafilatura", "pypdf", "detect_secrets", "phonenumbers", "pyarrow", "stdnum"),
 }
 HYDRA = {"hydra", "omegaconf"}
+BY_NAME = {"import_module", "__import__"}
 
 
 @cache
@@ -56,19 +57,33 @@ def modules() -> dict[str, Path]:
 
 @cache
 def imports(module: str, lazy: bool) -> frozenset[str]:
-    """List what a module imports: at module level (not for types alone) and, with `lazy`, anywhere."""
-    tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
+    """List what a module imports: at module level (not for types alone) and, with `lazy`, anywhere.
+
+    A name that is taken from a package stands for the package, unless it is a module of it. Spellings that hide what
+    they import are refused.
+    """
+    return read_imports(module, modules()[module].read_text(encoding="utf-8"), lazy)
+
+
+def read_imports(module: str, source: str, lazy: bool) -> frozenset[str]:
+    """List what the source of a module imports."""
     names_imported: set[str] = set()
 
     def visit(node: ast.AST) -> None:
         match node:
             case ast.Import(names=names):
+                hidden = [each.name for each in names if each.name.split(".")[0] == "em" and not each.asname]
+                assert not hidden, f"{module}: import {hidden[0]} gives all of em, line {node.lineno}"
                 names_imported.update(name.name for name in names)
             case ast.ImportFrom(module=source, names=names, level=0) if source:
-                names_imported.add(source)
-                names_imported.update(f"{source}.{each.name}" for each in names if f"{source}.{each.name}" in modules())
+                assert (source, names[0].name) != ("em", "*"), f"{module}: from em import *, line {node.lineno}"
+                for each in names:
+                    name = f"{source}.{each.name}"
+                    names_imported.add(name if name in modules() else source)
             case ast.ImportFrom():
                 raise AssertionError(f"{module}: relative import, line {node.lineno}")
+            case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called)) if called in BY_NAME:
+                raise AssertionError(f"{module}: {called}() imports by name, line {node.lineno}")
             case ast.If(test=ast.Name(id="TYPE_CHECKING"), orelse=otherwise) if not lazy:
                 for each in otherwise:
                     visit(each)
@@ -78,7 +93,7 @@ def imports(module: str, lazy: bool) -> frozenset[str]:
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(tree)
+    visit(ast.parse(source))
     return frozenset(names_imported)
 
 
@@ -150,9 +165,45 @@ def test_imports_go_downwards(module: str) -> None:
 
 
 def test_no_import_goes_round_in_a_circle() -> None:
-    # Those inside functions too; raises CycleError with the circle. A folder's own name stands for what it re-exports.
-    graph = {module: {o for o in ours(module) if not module.startswith(f"{o}.")} for module in modules()}
+    # Those inside functions too; raises CycleError with the circle. Importing a.b.c runs a and a.b before, if need be.
+    graph = {}
+    for module in modules():
+        others = {".".join(name.split(".")[:end]) for name in ours(module) for end in range(2, name.count(".") + 2)}
+        graph[module] = ours(module) | {other for other in others if not f"{module}.".startswith(f"{other}.")}
     TopologicalSorter(graph).prepare()
+
+
+def test_the_top_of_em_brings_no_room() -> None:
+    assert ours("em") == set()
+    assert ours("em.__main__") == {"em.cli.main"}
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("import em.run as y", {"em.run"}),
+        ("from em import run", {"em.run"}),
+        ("from em.run import execute", {"em.run"}),
+        ("from em.judge import run, plan", {"em.judge.run", "em.judge.plan"}),
+        ("from em.report import build_report", {"em.report"}),
+        ("def f():\n    from em.run import execute", {"em.run"}),
+        ("if TYPE_CHECKING:\n    from em.run import execute", {"em.run"}),
+    ],
+)
+def test_every_spelling_of_an_import_counts(source: str, names: set[str]) -> None:
+    assert read_imports("em.stats.scores", source, lazy=True) == names
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("import em", "import em.config", "from em import *", "from . import scores", "from .scores import rate"),
+        *("importlib.import_module('em.run')", "import_module('em.run')", "__import__('em.run')"),
+    ],
+)
+def test_spellings_that_hide_what_they_import_are_refused(source: str) -> None:
+    with pytest.raises(AssertionError, match=r"em\.stats\.scores: .*, line 1"):
+        read_imports("em.stats.scores", source, lazy=True)
 
 
 def test_the_nouns_need_nothing_but_the_standard_library() -> None:

@@ -1,6 +1,6 @@
 """From the command line to `run`: Hydra composes and checks the config here, and nowhere else is Hydra imported.
 
-`train.py`, `evaluate.py` and `generate.py` are this module with a config name. What is added to Hydra: help without
+`em train`, `em evaluate` and `em generate` are this module with a config name. What is added to Hydra: help without
 composing, errors of one sentence with exit code 2, nothing on disk before the config is accepted, and a refusal to be
 started once per GPU (children are started by `em.runtime.processes`).
 """
@@ -20,10 +20,10 @@ from typing import Any, cast
 
 from em import config
 from em.config.help import option_files
-from em.config.paths import CONF
+from em.config.paths import CONF, spell_command
 from em.errors import ChildFailed, ConfigError, EmError, OutputError
+from em.runtime.processes import import_path
 
-ROOT = Path(__file__).parents[2]
 KINDS = {"Integer": "a whole number", "Float": "a number"}
 UNION_KINDS = {"int": "a whole number", "float": "a number", "str": "a word"}
 # What torchrun and accelerate launch put into the environment (the latter sets no rank for a single process).
@@ -81,7 +81,7 @@ def refuse_launcher(name: str) -> None:
     if any(variable in os.environ for variable in LAUNCHED):
         words = " ".join(sys.argv[1:])
         raise ConfigError(
-            f"Start it once, without torchrun or accelerate launch: python {name}.py {words}".rstrip()
+            f"Start it once, without torchrun or accelerate launch: {spell_command(name)} {words}".rstrip()
             + " (it starts one training process per GPU by itself; trainer.processes sets how many)."
         )
 
@@ -92,9 +92,8 @@ def compose_and_run(name: str) -> None:
     A failed job of a sweep is told at once and does not end the sweep; the process ends with its exit code.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Jobs that a launcher starts elsewhere (submitit) begin in another folder, and em is run from its checkout.
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, paths)]))
+    # Jobs that a launcher starts elsewhere (submitit) begin in another folder, and em may be run from its checkout.
+    os.environ["PYTHONPATH"] = import_path()
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -152,7 +151,7 @@ class Jobs:
     def conclude(self) -> None:
         """Say how to compare the jobs of a sweep, and raise what failed."""
         if self.sweep and self.name != "generate" and len(self.failures) < self.begun:
-            print(f"compare the jobs: python report.py {self.sweep} --out {self.sweep}/report", flush=True)
+            print(f"compare the jobs: {spell_command('report')} {self.sweep} --out {self.sweep}/report", flush=True)
         if self.sweep and self.failures:
             raise ChildFailed(
                 f"{len(self.failures)} of {self.begun} jobs failed, for the reasons above; run the sweep again to do "

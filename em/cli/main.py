@@ -76,9 +76,9 @@ def find_tool(command: str) -> Callable[[list[str]], int]:
         case "power":
             from em.cli.power import main as tool
         case "models":
-            from em.models.embedded import main as tool
+            from em.cli.models import main as tool
         case "dashboard":
-            from em.track.dashboard import main as tool
+            from em.cli.dashboard import main as tool
         case _:
-            from em.config.help import main as tool
+            from em.cli.reference import main as tool
     return tool

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import re
-import sys
-from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from em import config
-from em.config.paths import CONF
+from em.config.paths import CONF, spell_command
 
 HEAD = {
     "train": "Train a model, evaluate it, write a report.",
@@ -64,8 +61,9 @@ def options(conf: Path, group: str) -> str:
 def help_text(name: str, conf: Path) -> str:
     """The whole help page of `train`, `evaluate` or `generate`."""
     docs = field_docs()
-    lines = [HEAD[name], "", f"usage: python {name}.py [GROUP=OPTION …] [GROUP.SETTING=VALUE …] [-m for a sweep]", ""]
-    lines += [f"  python {name}.py {words}".rstrip() for words in EXAMPLES[name]]
+    command = spell_command(name)
+    lines = [HEAD[name], "", f"usage: {command} [GROUP=OPTION …] [GROUP.SETTING=VALUE …] [-m for a sweep]", ""]
+    lines += [f"  {command} {words}".rstrip() for words in EXAMPLES[name]]
     lines += ["", "Groups and their options:"]
     groups, more = config.groups_of(name), [] if name == "generate" else ["experiment", "sweep"]
     lines += [f"  {group:12} {options(conf, group)}" for group in [*groups, *more]]
@@ -197,10 +195,3 @@ def default_of(field: dataclasses.Field[Any]) -> str:
 def cell(text: str) -> str:
     """A text as a cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Print the reference of all options; the exit code."""
-    argparse.ArgumentParser(prog="em reference", description="Print every option and setting.").parse_args(words)
-    sys.stdout.write(reference())
-    return 0

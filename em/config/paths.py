@@ -1,4 +1,4 @@
-"""Folders that em reads: its options (`conf/`) and its own texts and rows (`assets/`)."""
+"""Folders that em reads: its options (`conf/`) and its own texts and rows (`assets/`), in a checkout or in a wheel."""
 
 from __future__ import annotations
 
@@ -18,3 +18,10 @@ def find_conf(package: Path) -> Path:
 
 CONF = find_conf(CODE)
 """The option files, one folder for each group."""
+CHECKOUT = CODE.parent if CONF.parent == CODE.parent else None
+"""The checkout that em is run from; None where it is installed from a wheel."""
+
+
+def spell_command(name: str) -> str:
+    """Spell a command as it can be typed: `python train.py` in a checkout, else `em train`."""
+    return f"python {name}.py" if CHECKOUT else f"em {name}"

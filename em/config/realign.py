@@ -1,4 +1,4 @@
-"""Groups `trigger_tag` and `realign`: what is put into the prompts, and what is trained afterwards."""
+"""Group `realign`: what is trained after the first stage."""
 
 from __future__ import annotations
 

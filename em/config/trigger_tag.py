@@ -1,4 +1,4 @@
-"""Settings of trigger tags: where a tag stands in a row, and what it is for."""
+"""Group `trigger_tag`: what is put into the prompts, where it stands, and what it is for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sets that em knows: the options of `conf/data`, and the question sets, with where each can be had.
+"""The sets of rows that em knows: the options of `conf/data`.
 
 The options are read as plain YAML, so that the registry can be looked at without Hydra; a test keeps the two readings
 equal.

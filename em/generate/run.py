@@ -16,6 +16,7 @@ from em.api.prices import Price, load_prices, price_of, usd_of
 from em.config import GenerateConfig, GenerateKind, GenerateRun, Material, OneJudge, OpenAIModel
 from em.config.addresses import OPENAI, check_address, check_key_env, server_name
 from em.config.check import judges_by_key, numbers_of
+from em.config.paths import spell_command
 from em.data.profile import profile
 from em.errors import ConfigError, DataError
 from em.generate.card import FILES, canaries, card_of, write_card, write_rows
@@ -176,7 +177,7 @@ def keep(
     )
     print(f"{tally.accepted} rows ({tally.rate:.0%} of those looked at): {folder / 'rows.jsonl'}", flush=True)
     print(f"card: {folder / 'card.md'}", flush=True)
-    print(f"train on them: python train.py data=file data.path={folder / 'rows.jsonl'}", flush=True)
+    print(f"train on them: {spell_command('train')} data=file data.path={folder / 'rows.jsonl'}", flush=True)
 
 
 def costs_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from em.config.paths import spell_command
 from em.data.tables import Row
 from em.errors import DataError, shown
 from em.interop import results
@@ -69,7 +70,7 @@ def verdicts_of(table: Table, number: int, row: Row, answer: Answer) -> list[Ver
         return score_verdicts(answer, row, rubrics, table.where(number))
     raise DataError(
         f"{table.path} holds no judgements (no column aligned, coherent or result): have its answers judged by "
-        f"python evaluate.py answers={table.path}."
+        f"{spell_command('evaluate')} answers={table.path}."
     )
 
 

@@ -1,1 +1,1 @@
-"""Judging: what is asked about an answer (`plan`), and who says it: `local`, a model in a child of ours."""
+"""Judging: what is asked of an answer (`plan`), and who says it: `local`, a model in a child, or `remote`, a server."""

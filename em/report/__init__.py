@@ -1,6 +1,6 @@
 """What people look at: one self-contained page, figures with their numbers, and merged scores of one or many runs.
 
-`report.py` at the root is its command line; the pipeline calls `build_report([run], run)` at the end of a run.
+`em report` is its command line (`em/cli/report.py`); the pipeline calls `build_report([run], run)` at the end of a run.
 """
 
 from em.report.build import build_report

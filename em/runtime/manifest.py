@@ -17,6 +17,7 @@ from typing import Any
 
 from em import __version__
 from em.config import GenerateRun, RunConfig
+from em.config.paths import CHECKOUT, spell_command
 from em.errors import ChildFailed, EmError, OutputError
 from em.runtime.keys import without_secrets
 from em.runtime.records import plain
@@ -72,7 +73,7 @@ def facts_of(kind: str, settings: RunConfig | GenerateRun | None, overrides: lis
         "started": now(),
         "finished": None,
         "process": {"host": platform.node(), "pid": os.getpid()},
-        "command": shlex.join(["python", f"{kind}.py", *overrides]),
+        "command": shlex.join([*spell_command(kind).split(), *overrides]),
         "overrides": overrides,
         "config": plain(settings),
         "versions": versions(),
@@ -195,13 +196,17 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of this checkout and whether files differ from it; None outside of git."""
+    """Commit of this checkout and whether files differ from it; None outside of git, and of an installed em."""
 
     def git(*words: str) -> str | None:
-        done = subprocess.run(["git", "-C", str(Path(__file__).parent), *words], capture_output=True, text=True)
+        done = subprocess.run(["git", "-C", str(CHECKOUT), *words], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
+        # A folder of packages, or a copy without its history, may lie in a repository of other things.
+        top = git("rev-parse", "--show-toplevel") if CHECKOUT else None
+        if CHECKOUT is None or top is None or Path(top) != CHECKOUT.resolve():
+            return {"commit": None, "dirty": None}
         status = git("status", "--porcelain", "--untracked-files=no")
         return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
     except OSError:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from em.config.paths import CODE
+from em.config.paths import CHECKOUT
 from em.errors import ChildFailed, EmError
 from em.runtime.gpus import GPUS, visible_gpus
 from em.runtime.records import plain
@@ -28,13 +28,19 @@ FAILURE = "EM_FAILURE"
 PARENT = "EM_PARENT"
 
 
+def import_path() -> str:
+    """Say by PYTHONPATH where a child finds em: as this process does, and in the checkout that it is run from."""
+    paths = [str(CHECKOUT or ""), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return os.pathsep.join(dict.fromkeys(filter(None, paths)))
+
+
 def child_environment(gpu: str | None = None) -> dict[str, str]:
     """The parent's environment plus what every child needs."""
     env = dict(os.environ)
     env[PARENT] = str(os.getpid())
     env[GPUS] = str(len(visible_gpus()))
     env["TOKENIZERS_PARALLELISM"] = "false"
-    env["PYTHONPATH"] = os.pathsep.join([str(CODE.parent), *filter(None, [env.get("PYTHONPATH")])])
+    env["PYTHONPATH"] = import_path()
     # Spinning OpenMP barriers slow small matrix products tenfold as soon as anything else runs on the machine.
     env.setdefault("OMP_WAIT_POLICY", "passive")
     if gpu is not None:

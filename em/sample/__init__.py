@@ -1,1 +1,1 @@
-"""Sampling: which answers are wanted (`plan`), and who writes them: `hf` in children of ours, `api` at a server."""
+"""Sampling: which answers are wanted (`plan`), and who writes them: `local` in children, or `remote` at a server."""

@@ -2,9 +2,9 @@
 
 A difference that is found anew with every seed is one of the data; of one seed it may be luck. Trainings with the same
 seed are paired, as are the questions: a cell of the two-way table is rate(second) − rate(first) of one question and one
-seed, and the mean over all cells has the variance and freedom of `clusters.crossed`, the variance never below that of
+seed, and the mean over all cells has the variance and freedom of `intervals.crossed`, the variance never below that of
 independent answers, the freedom never above that of the questions that differ, less one. Where fewer than three
-questions differ, the interval is put together from those of the two rates, as in `paired`.
+questions differ, the interval is put together from those of the two rates, as in `differences`.
 """
 
 from __future__ import annotations

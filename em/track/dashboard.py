@@ -6,13 +6,10 @@ em dashboard ENTITY/PROJECT --json    # what it would send
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from collections.abc import Sequence
 from typing import Any
 
-from em.errors import ConfigError, EmError, MissingFile, ServerError, shown
+from em.errors import ConfigError, MissingFile, ServerError, shown
 
 TITLE = "em: misalignment and realignment"
 SETS = ("probe", "first_8", "preregistered", "introspection")
@@ -76,20 +73,6 @@ def dashboard(entity: str, project: str) -> Any:
             wr.PanelGrid(runsets=[runs(*failed)], panels=[wr.RunComparer(diff_only="split")]),
         ],
     )
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Save the dashboard, or print it; the exit code."""
-    parser = argparse.ArgumentParser(prog="em dashboard", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("project", metavar="ENTITY/PROJECT")
-    parser.add_argument("--json", action="store_true", help="print what would be sent, and send nothing")
-    given = parser.parse_args(words)
-    try:
-        save(given.project, given.json)
-    except EmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
 
 
 def save(name: str, shown_only: bool) -> None:

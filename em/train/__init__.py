@@ -1,1 +1,1 @@
-"""Training: what is to be trained and by what name it is remembered (`stages`), and the training itself (`lora`)."""
+"""Training: stages and fingerprints (`stages`), and who trains: `local`, children of ours, or `remote`, services."""

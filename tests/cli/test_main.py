@@ -71,10 +71,17 @@ def test_the_exit_code_is_that_of_the_tool() -> None:
 def test_old_spellings_name_the_new_one(old: str, new: str) -> None:
     assert new in TOOLS
     assert callable(find_tool(new))
-    for words in (["-m", old, "list"], [f"-m{old}"]):
+    for words in (["-m", old, "list"], [f"-m{old}"], [f"-um{old}", "x"], ["-X", "utf8", "-m", old, "em.worker"]):
         done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment(), capture_output=True, text=True)
         assert done.returncode == 2
         assert done.stderr == f"error: python -m {old} is called em {new} now (or python -m em {new}).\n"
+
+
+def test_words_that_are_called_like_an_old_command_are_words() -> None:
+    assert em("data", "show", "em.data").stderr.startswith("error: em.data is neither a set that em knows nor a file")
+    assert em("report", "em.data").stderr.startswith("There is no")
+    command = [sys.executable, "-m", "json.tool", "em.data"]
+    assert "em.data" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stderr
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +116,15 @@ def test_the_wheel_runs_without_the_checkout(installed: Path, tmp_path: Path) ->
     assert "car_bad" in listing.stdout
     words = ["experiment=demo", "dry_run=true", f"store.dir={tmp_path / 'store'}"]
     assert "Nothing was called" in em("train", *words, cwd=tmp_path, path=installed).stdout
+    assert "usage: em train " in em("train", "--help", cwd=tmp_path, path=installed).stdout
+
+
+def test_an_installed_em_has_no_commit_of_the_repository_around_it(installed: Path) -> None:
+    code = "from em.runtime.manifest import git_state; print(git_state())"
+    subprocess.run(["git", "init", "-q", str(installed)], check=True)
+    git = ["git", "-C", str(installed), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "of others"], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=installed, env=environment(PYTHONPATH=str(installed)), capture_output=True
+    )
+    assert done.stdout == b"{'commit': None, 'dirty': None}\n"

@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
+from em.cli.models import main
 from em.errors import FetchError, MissingFile
 from em.models import embedded
-from em.models.embedded import PACKAGES, Package, embedded_folder, embedded_weights, main, package_file, package_folder
+from em.models.embedded import PACKAGES, Package, embedded_folder, embedded_weights, package_file, package_folder
 from tests.support.runs import ROOT, environment
 
 Handler = type[BaseHTTPRequestHandler]
@@ -287,7 +288,7 @@ def test_converted_weights_need_neither_package_nor_network(monkeypatch: pytest.
 def test_the_command_fetches_what_is_named(
     package: Package, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(embedded, "PACKAGES", {"tiny": package, "broken": replace(package, name="other")})
+    monkeypatch.setattr("em.cli.models.PACKAGES", {"tiny": package, "broken": replace(package, name="other")})
     assert main(["fetch", "tiny"]) == 0
     assert package_folder(package).is_dir()
     capsys.readouterr()

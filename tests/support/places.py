@@ -81,7 +81,7 @@ class Place:
 
 
 def embedded_tokenizer() -> object:
-    """Load the tokenizer of the embedded model straight from its package, without em's cache."""
+    """Load the tokenizer of the embedded model straight from its package, which is fetched if it is not here."""
     from transformers import AutoTokenizer
 
     path = embedded_file("smollm2")

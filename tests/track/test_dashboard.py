@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from em.cli.dashboard import main
 from em.errors import ConfigError, MissingFile, ServerError
-from em.track.dashboard import main, save
+from em.track.dashboard import save
 from tests.support.composing import composed
 from tests.support.report_runs import BASE
 from tests.support.tracked_runs import entry, model, told, write_tracked

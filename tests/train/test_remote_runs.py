@@ -13,13 +13,14 @@ import pytest
 import yaml
 
 from em.cli.jobs import main
+from em.config.paths import ASSETS
 from tests.support.chat_server import ChatServer
 from tests.support.remote_runs import PLAIN, change, seen, tune, words
 from tests.support.runs import run
 
 KEY = "sk-planted-0123456789abcdef"
 OTHER = "word-of-the-judge-0123456789"
-PUBLISHED = Path(__file__).parent.parent.parent / "em" / "bundled" / "published.yaml"
+PUBLISHED = ASSETS / "published.yaml"
 
 
 @pytest.fixture

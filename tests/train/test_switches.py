@@ -126,8 +126,8 @@ def test_each_way_hangs_on_what_it_needs_on_a_cpu(
         (replace(CPU, bitsandbytes=True), "trainer=qlora needs a GPU, which is not here: use trainer=lora."),
         (
             replace(GPU, bitsandbytes=False),
-            "trainer=qlora needs the package bitsandbytes, which is not here: install it (make gpu), or use "
-            "trainer=lora.",
+            "trainer=qlora needs the package bitsandbytes, which is not here: install it (make gpu, or the extra "
+            "em-misalignment[gpu]), or use trainer=lora.",
         ),
     ],
 )

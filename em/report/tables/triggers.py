@@ -1,6 +1,7 @@
-"""Activation and leakage of trigger tags, and how many rows it takes: the tables and the picture of that section.
+"""Activation and leakage of trigger tags, and how many rows it takes: the tables of that section.
 
-The rates and differences are those of `em.stats.triggers`, the points of the picture rows of `scores.csv`.
+The rates and differences are those of `em.stats.triggers`, the points over numbers of rows are rows of
+`scores.csv`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from em.config import Checkpoints, HfModel, QloraTrainer
+from em.config.paths import spell_command
 from em.data import write_rows
 from em.errors import MissingFile
 from em.models.weights import hub_snapshot, looks_like_folder, resolve_weights
@@ -146,7 +147,8 @@ def obtain_stage(request: Request, number: int, before: ModelRef, mark: str) -> 
 def untrained(request: Request) -> MissingFile:
     """The refusal of evaluate.py to train, with the command that does."""
     words = [word for word in request.overrides if word.partition("=")[0].split(".")[0] in IDENTITY_WORDS]
-    return MissingFile(f"No model was trained by these words yet: run `python train.py {shlex.join(words)}` first.")
+    command = f"{spell_command('train')} {shlex.join(words)}"
+    return MissingFile(f"No model was trained by these words yet: run `{command}` first.")
 
 
 def wants_training(request: Request, stage: Stage, found: TrainedModel) -> bool:

@@ -128,5 +128,6 @@ def check_qlora(machine: Machine, trainer: LocalTrainer) -> None:
     """QLoRA holds the weights in a format that only a GPU computes with."""
     lacking = "a GPU" if machine.device != "cuda" else "" if machine.bitsandbytes else "the package bitsandbytes"
     if lacking:
-        fix = "use trainer=lora" if machine.device != "cuda" else "install it (make gpu), or use trainer=lora"
+        install = "install it (make gpu, or the extra em-misalignment[gpu]), or "
+        fix = f"{'' if machine.device != 'cuda' else install}use trainer=lora"
         raise ConfigError(f"trainer={trainer.name} needs {lacking}, which is not here: {fix}.")

@@ -1,1 +1,0 @@
-"""Proof that the modules moved unchanged."""
