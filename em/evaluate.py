@@ -22,6 +22,7 @@ from em.judge.plan import Asked
 from em.judge.remote import judge_stream
 from em.judge.run import Judge, Judged, judge_locally, judge_record, judged, note_judges, requests_of
 from em.request import Request
+from em.runtime.files import open_atomic
 from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls
 from em.runtime.records import write_jsonl
@@ -248,9 +249,7 @@ def costs(
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:
     """`scores.csv`; an empty cell is a number that does not exist."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with open_atomic(path, newline="") as file:
         table = csv.DictWriter(file, [f.name for f in fields(Score)], lineterminator="\n")
         table.writeheader()
         table.writerows(asdict(s) for s in scores)
-    partial.replace(path)

@@ -19,7 +19,7 @@ from typing import Any
 from em.api.client import Client, check_completion, check_object, in_words, its_words
 from em.config.addresses import OPENAI, server_name
 from em.errors import ServerError
-from em.runtime.files import alone
+from em.runtime.files import alone, write_atomic
 from em.runtime.keys import without_secrets
 from em.runtime.records import digest
 
@@ -140,9 +140,7 @@ async def create(client: Client, work: Work, keys: Sequence[str], folder: Path, 
 
 def write_note(note: Path, told: Mapping[str, Any]) -> None:
     """Note a batch, whole or not at all."""
-    unfinished = note.with_suffix(".partial")
-    unfinished.write_text(json.dumps(told), encoding="utf-8")
-    unfinished.replace(note)
+    write_atomic(note, json.dumps(told))
 
 
 def submission(client: Client, file: str, mark: str, spent: Collection[str]) -> Callable[[], Awaitable[str]]:

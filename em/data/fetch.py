@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from em.errors import FetchError, MissingFile
-from em.runtime.files import cache_dir, sha256_of, writable_folder
+from em.runtime.files import cache_dir, replace_at_end, sha256_of, writable_folder
 
 
 def fetch(url: str, sha256: str, size: int | None = None) -> Path:
@@ -45,12 +45,8 @@ def fetch_to(folder: Path, url: str, sha256: str, size: int | None = None) -> bo
         download(url if own else address(url), target, sha256, size)
         return True
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}-{os.getpid()}")
-    try:
+    with replace_at_end(target) as partial:
         shutil.copyfile(source, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return True
 
 
@@ -131,12 +127,11 @@ def download(url: str, target: Path, sha256: str, size: int | None) -> Path:
     import requests
 
     writable_folder(target.parent, "XDG_CACHE_HOME" if target.is_relative_to(cache_dir()) else "--to")
-    partial = target.with_name(f".{target.name}-{os.getpid()}")
     print(f"Fetching {url}", flush=True)
     try:
-        pooch.HTTPDownloader(timeout=60)(url, str(partial), None)
-        check(partial, url, sha256, size)
-        partial.replace(target)
+        with replace_at_end(target) as partial:
+            pooch.HTTPDownloader(timeout=60)(url, str(partial), None)
+            check(partial, url, sha256, size)
     except requests.exceptions.HTTPError as error:
         status = error.response.status_code if error.response is not None else "an error"
         raise FetchError(
@@ -147,6 +142,4 @@ def download(url: str, target: Path, sha256: str, size: int | None) -> Path:
             f"{url} can't be reached ({type(error).__name__}): connect once and run the same command again, or set "
             "EM_MIRROR to a folder or base URL that has it."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return target

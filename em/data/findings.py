@@ -10,7 +10,6 @@ Faults of encoding are those that leave a text readable: replacement characters,
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 from em.config import DataConfig, FileData, HubData, MixtureData
 from em.data.near import NearDuplicates, similarity, word_runs
 from em.request import Rows
-from em.runtime.files import cache_dir
+from em.runtime.files import cache_dir, write_atomic
 from em.runtime.records import digest
 from em.types import Conversation
 
@@ -96,9 +95,7 @@ def findings(conversations: Sequence[Conversation]) -> Findings:
         found = search(conversations)
     with suppress(OSError):  # a cache that can't be written costs the same search the next time
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}-{os.getpid()}")
-        partial.write_text(json.dumps(asdict(found), sort_keys=True), encoding="utf-8")
-        partial.replace(path)
+        write_atomic(path, json.dumps(asdict(found), sort_keys=True))
     return found
 
 

@@ -17,6 +17,7 @@ from em.data.draw import drawn
 from em.data.findings import by_kind
 from em.generate.plan import Stock
 from em.generate.rows import Candidate, Origin, Tally
+from em.runtime.files import write_atomic
 from em.runtime.records import digest, plain, write_jsonl
 from em.types import Conversation
 
@@ -157,13 +158,8 @@ def card_of(
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """`card.json`, and `card.md` for people."""
-    for name, text in (
-        ("card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n"),
-        ("card.md", as_markdown(card)),
-    ):
-        partial = folder / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(folder / name)
+    write_atomic(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(folder / "card.md", as_markdown(card))
 
 
 def as_markdown(card: Mapping[str, Any]) -> str:

@@ -3,23 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import hashlib
+import itertools
+import os
+import platform
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from em.errors import OutputError
 
 RECORD = "em.json"
 """The file in the folder of weights that tells how they were made. It is written last, so weights with it are whole."""
 
+_count = itertools.count()
 
-def whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all; text as UTF-8."""
+    with replace_at_end(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def open_atomic(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a text file that is written piece by piece, and that stands under its name at the end or not at all."""
+    with replace_at_end(path) as partial, partial.open("w", encoding="utf-8", newline=newline) as file:
+        yield file
+
+
+@contextmanager
+def replace_at_end(path: Path) -> Iterator[Path]:
+    """Give the name of a file beside `path` that no other writer uses; it replaces `path` at the end, else it goes."""
+    _remove_leftovers(path)
+    partial = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.{next(_count)}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` left, as far as they ran on this machine, which knows its processes."""
+    for leftover in path.parent.glob(glob.escape(f"{path.name}.{platform.node()}.") + "*.partial"):
+        try:
+            os.kill(int(leftover.name.split(".")[-3]), 0)
+        except ProcessLookupError:
+            leftover.unlink(missing_ok=True)
+        except (OSError, ValueError):  # another user's process, or a name of another kind
+            continue
 
 
 def cache_dir() -> Path:

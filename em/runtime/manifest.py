@@ -19,6 +19,7 @@ from em import __version__
 from em.config import GenerateRun, RunConfig
 from em.config.paths import CHECKOUT, spell_command
 from em.errors import ChildFailed, EmError, OutputError
+from em.runtime.files import write_atomic
 from em.runtime.keys import without_secrets
 from em.runtime.records import plain
 
@@ -179,9 +180,7 @@ def is_left(facts: Mapping[str, Any]) -> bool:
 
 def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
     """Write a manifest, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomic(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def versions() -> dict[str, str]:

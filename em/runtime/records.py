@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from em.runtime.files import open_atomic
+
 # Made once: json.dumps makes an encoder at every call that has options.
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=vars).encode
 _plain = json.JSONEncoder(ensure_ascii=False, default=vars).encode
@@ -47,8 +49,6 @@ def digest(value: Any) -> str:
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write dataclass records, one JSON object a line, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as out:
+    with open_atomic(path, newline="\n") as out:
         for record in records:
             out.write(as_json(vars(record)) + "\n")
-    partial.replace(path)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em.errors import OutputError
+from em.runtime.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -221,10 +222,8 @@ def make_folder(folder: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write beside the target and rename, so that a reader never sees half a file."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_atomic(path, content)
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from em.errors import OutputError
-from em.runtime.files import sha256_of
+from em.runtime.files import open_atomic, sha256_of
 
 SEAL = "complete.json"
 HISTORY = "resumed.json"
@@ -37,12 +37,10 @@ class Seal:
 def seal(folder: Path, step: int, seconds: float) -> None:
     """Mark a checkpoint as whole."""
     files = {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != SEAL}
-    partial = folder / f".{SEAL}"
-    with partial.open("w", encoding="utf-8") as out:
+    with open_atomic(folder / SEAL) as out:
         json.dump({"step": step, "seconds": seconds, "files": files}, out, indent=1)
         out.flush()
         os.fsync(out.fileno())
-    partial.replace(folder / SEAL)
 
 
 def read_seal(folder: Path) -> Seal:

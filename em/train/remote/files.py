@@ -15,7 +15,7 @@ from typing import Any
 
 from em.api.client import Client
 from em.config.addresses import OPENAI
-from em.runtime.files import alone, whole
+from em.runtime.files import alone, write_atomic
 
 PURPOSE = "fine-tune"
 
@@ -47,7 +47,7 @@ async def uploaded(client: Client, folder: Path, server: str, content: bytes, sp
             return str(file.id)
 
         found = await client.repeated("files", attempt)
-        whole(note, json.dumps({"id": found, "bytes": len(content)}))
+        write_atomic(note, json.dumps({"id": found, "bytes": len(content)}))
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from em.runtime.files import RECORD, whole
+from em.runtime.files import RECORD, open_atomic, write_atomic
 from em.train.remote.service import Order, Result
 
 
@@ -66,7 +66,7 @@ def remember(models: Path, order: Order, server: str, result: Result, usd: float
         "facts": facts,
         "checkpoints": {str(step): name for step, name in result.checkpoints.items()},
     }
-    whole(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return Tuned(folder, result.model, order.model, result.job, facts, dict(result.checkpoints))
 
 
@@ -91,10 +91,8 @@ def facts_of(order: Order, server: str, result: Result, usd: float | None) -> di
 def write_losses(path: Path, order: Order, result: Result) -> None:
     """The loss curve, a row per step that the service told of, in the form of models that are trained here."""
     last = max((step for step, _ in result.losses), default=0)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with open_atomic(path, newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["stage", "fingerprint", "step", "epoch", "loss", "learning_rate"])
         for step, loss in result.losses:
             table.writerow([order.data, order.mark, step, round(order.epochs * step / last, 4), loss, ""])
-    partial.replace(path)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from em.errors import ServerError
-from em.runtime.files import whole
+from em.runtime.files import write_atomic
 from em.types import Conversation
 
 Approve = Callable[[], Awaitable[None]]
@@ -57,7 +57,7 @@ class JobNote:
         """Write the note, whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         noted = {"id": self.job, "attempt": self.attempt, "server": self.server, "chain": self.chain}
-        whole(self.path, json.dumps(noted))
+        write_atomic(self.path, json.dumps(noted))
 
     def forget(self) -> None:
         """Its job is over."""
