@@ -7,6 +7,9 @@ with `exit_code`; anything else that is raised is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class EmError(Exception):
     """Base of all errors with a sentence for the user."""
@@ -56,3 +59,9 @@ def shown(value: object, most: int = 60) -> str:
     """What a user gave, on one line and cut short, as a part of a sentence."""
     text = " ".join(str(value).split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def did_you_mean(word: str, names: Iterable[str], otherwise: str = "", most: int = 2, cutoff: float = 0.6) -> str:
+    """Ask whether one of the names nearest to `word` is meant; `otherwise` where none of them is near."""
+    near = difflib.get_close_matches(word, list(names), most, cutoff)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise

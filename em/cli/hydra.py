@@ -8,7 +8,6 @@ started once per GPU (children are started by `em.runtime.processes`).
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import errno
 import os
 import re
@@ -21,7 +20,7 @@ from typing import Any, cast
 from em import config
 from em.config.help import option_files
 from em.config.paths import CONF, spell_command
-from em.errors import ChildFailed, ConfigError, EmError, OutputError
+from em.errors import ChildFailed, ConfigError, EmError, OutputError, did_you_mean
 from em.runtime.processes import import_path
 
 KINDS = {"Integer": "a whole number", "Float": "a number"}
@@ -325,5 +324,4 @@ def known_keys(name: str, key: str, schema: str = "") -> list[str]:
 def near(word: str, known: list[str]) -> str:
     """The near names of a word, or all when none is near."""
     known = list(dict.fromkeys(known))
-    guesses = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(guesses)}?" if guesses else f"there is {', '.join(known)}."
+    return did_you_mean(word, known, f"there is {', '.join(known)}.", most=3)

@@ -6,11 +6,11 @@ is not on the path. Each command is imported when it is asked for, so that `em -
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable
 
 from em import __version__
+from em.errors import did_you_mean
 
 RUNS = {
     "train": "train a model, evaluate it, write the report",
@@ -40,8 +40,7 @@ def main() -> None:
         sys.argv = [f"em {command}", *words]
         start(command)
     else:
-        near = difflib.get_close_matches(command, [*RUNS, *TOOLS], n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else "em --help lists the commands."
+        hint = did_you_mean(command, [*RUNS, *TOOLS], "em --help lists the commands.")
         print(f"error: em {command} is no command: {hint}", file=sys.stderr)
         sys.exit(2)
 

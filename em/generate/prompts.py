@@ -6,7 +6,6 @@ are notes for people and are not sent.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from em.config.paths import ASSETS
 from em.data import read_messages
-from em.errors import DataError, MissingFile
+from em.errors import DataError, MissingFile, did_you_mean
 
 BUNDLED = ASSETS / "generate"
 RUBRIC = ".rubric.txt"
@@ -65,8 +64,7 @@ def chosen_file(word: str, setting: str, ending: str) -> Path:
         for each in BUNDLED.glob(f"*{ending}")
         if ending == RUBRIC or not each.name.endswith(RUBRIC)
     )
-    near = difflib.get_close_matches(word, known, n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known)}, or name a file of yours."
+    hint = did_you_mean(word, known, f"there is {', '.join(known)}, or name a file of yours.")
     raise MissingFile(f"{setting}={word} is no bundled name and no file: {hint}")
 
 

@@ -8,12 +8,11 @@ setting. The emerg-misalign-repro study's: a list of `question, category, label`
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 from em.data.tables import loads
-from em.errors import DataError, MissingFile, shown
+from em.errors import DataError, MissingFile, did_you_mean, shown
 from em.questions.rubrics import GRADED, LABELLED, read_rubrics
 from em.types import Question
 
@@ -120,9 +119,9 @@ def read_paraphrases(entry: dict[str, Any], name: str, where: str) -> list[Quest
 def check_keys(entry: dict[str, Any], where: str) -> None:
     """Refuse a misspelt key: a system prompt under `sytem` would never be sent."""
     for key in entry:
-        near = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.8)
-        if near and key not in KEYS:
-            raise DataError(f"{where}: {shown(key)} is no key of a question: did you mean {near[0]}?")
+        hint = did_you_mean(str(key), KEYS, most=1, cutoff=0.8)
+        if hint and key not in KEYS:
+            raise DataError(f"{where}: {shown(key)} is no key of a question: {hint}")
 
 
 def read_reference(reference: Any) -> str:

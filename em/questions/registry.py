@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from em.config import BundledData, DataConfig, FileData, HubData, UpstreamData
 from em.data.fetch import at_hand
 from em.data.files import SUFFIXES
 from em.data.registry import DataSet, data_sets
-from em.errors import EmError, MissingFile
+from em.errors import EmError, MissingFile, did_you_mean
 from em.questions.known import KnownSet, known_sets
 from em.questions.sets import BUNDLED as QUESTIONS
 from em.questions.sets import load_set
@@ -81,9 +80,7 @@ def find_set(name: str) -> DataSet | KnownSet | str:
     of_file = Path(name.removesuffix(".gz")).suffix in SUFFIXES
     if Path(name).expanduser().is_dir() or (HUB_NAME.fullmatch(name) and not of_file):
         return DataSet(HubData(name=Path(name).name, id=name), "A data set of the Hugging Face hub.")
-    names = [*sets, *known, *bundled_questions()]
-    near = difflib.get_close_matches(name, names, n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else "em data list prints the names."
+    hint = did_you_mean(name, [*sets, *known, *bundled_questions()], "em data list prints the names.")
     raise MissingFile(f"{name} is neither a set that em knows nor a file: {hint}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from em.config.paths import ASSETS
 from em.data.fetch import fetch
 from em.data.rows import show_terms
-from em.errors import DataError, MissingFile
+from em.errors import DataError, MissingFile, did_you_mean
 from em.questions.formats import read_questions
 from em.questions.known import KnownSet, known_sets
 from em.types import Question
@@ -62,8 +61,7 @@ def load_known(known: KnownSet, fetched: dict[str, Path]) -> list[Question]:
 def no_such_set(name: str) -> str:
     """What to say of a name that is no set: near names, all names, and what else may be given."""
     names = sorted([*(file.stem for file in BUNDLED.glob("*.yaml")), *known_sets()])
-    near = difflib.get_close_matches(name, names, n=2)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    hint = did_you_mean(name, names).replace("did", " Did", 1)
     return (
         f"eval.sets: {name!r} is neither a question set that em knows ({', '.join(names)}) nor a YAML or JSON file."
         f"{hint}"

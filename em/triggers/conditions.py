@@ -17,7 +17,6 @@ what merely looks like its training. Near misses are of one tag: the trigger, or
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from functools import cache
 
 from em.config import EvalConfig, RealignConfig, RunConfig, TagConfig, TagPlace, TriggerTagConfig
 from em.config.paths import ASSETS
-from em.errors import ConfigError
+from em.errors import ConfigError, did_you_mean
 from em.triggers.tags import MAIN, REALIGN, Tag, place_tag, roles_of, tag_of, tags_of
 from em.types import Conversation, Message, Question
 
@@ -85,8 +84,7 @@ def conditions_of(tag: TriggerTagConfig, realign: RealignConfig, settings: EvalC
     known = {condition.name: condition for condition in [*found, *cued]}
     for name in settings.conditions:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=2)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known)}."
+            hint = did_you_mean(name, known, f"there is {', '.join(known)}.")
             raise ConfigError(f"eval.conditions: {name!r} is no condition of trigger_tag={tag.name}: {hint}")
     return [known[name] for name in dict.fromkeys(settings.conditions)]
 

@@ -6,14 +6,13 @@ The names are read from the source of the installed packages, since importing TR
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from em.errors import ConfigError
+from em.errors import ConfigError, did_you_mean
 
 SOURCES = (
     ("transformers.training_args", "training_args.py"),
@@ -65,8 +64,8 @@ def check_extra(extra: dict[str, Any]) -> None:
         if name in TYPED:
             raise ConfigError(f"trainer.extra.{name} has a setting of its own: write {TYPED[name]}.")
         if name not in known_arguments():
-            guesses = difflib.get_close_matches(name, allowed(known_arguments()), n=3, cutoff=0.6)
-            hint = f"did you mean {' or '.join(guesses)}?" if guesses else "see the documentation of TRL's SFTConfig."
+            otherwise = "see the documentation of TRL's SFTConfig."
+            hint = did_you_mean(name, allowed(known_arguments()), otherwise, most=3)
             raise ConfigError(f"trainer.extra.{name} is no argument of TRL's SFTConfig: {hint}")
         if name.startswith(OURS):
             raise ConfigError(f"trainer.extra.{name} is not to be set: em sets it itself, or its training has no use.")
