@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from em.models.weights import resolve_weights
 from em.runtime.gpus import where
 from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls, request_key
-from em.runtime.records import digest
+from em.runtime.records import digest, pause_garbage_collection
 from em.runtime.shards import run_sharded
 from em.types import Answer, JudgeRequest, ModelRef, Question, Verdict, Weights
 
@@ -207,19 +205,7 @@ class Judged:
     usd: float | None
 
 
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """Many small objects that stay: Python would look through all of them for garbage again and again."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-@without_collection()
+@pause_garbage_collection()
 def judged(judge: Judge, asked: Sequence[Asked], calls: Calls, prices: Mapping[str, Price]) -> Judged:
     """What is remembered of a judge, as verdicts; read part by part, for all replies at once would fill the memory."""
     settings = judge.settings
