@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from em.runtime.records import format_table
+
 CHARACTERS = 4  # per token
 
 
@@ -28,12 +30,8 @@ def total_of(lines: Sequence[Line]) -> float | None:
 
 def table(lines: Sequence[Line]) -> list[str]:
     """The rows as text, below a head."""
-    head = f"{'':44} {'calls':>9} {'known':>9} {'tokens in':>12} {'tokens out':>12} {'dollars':>10}"
-    return [
-        head,
-        *(
-            f"{line.what[:44]:44} {line.calls:>9,} {line.known:>9,} {line.prompt_tokens:>12,} {line.reply_tokens:>12,} "
-            f"{'unknown' if line.usd is None else f'{line.usd:.4f}':>10}"
-            for line in lines
-        ),
-    ]
+    rows: list[tuple[str, ...]] = [(" " * 44, "   calls", "   known", "  tokens in", " tokens out", "  dollars")]
+    for line in lines:
+        counts = (f"{count:,}" for count in (line.calls, line.known, line.prompt_tokens, line.reply_tokens))
+        rows.append((line.what[:44], *counts, "unknown" if line.usd is None else f"{line.usd:.4f}"))
+    return format_table(rows, right=range(1, 6))

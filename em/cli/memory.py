@@ -21,6 +21,7 @@ from typing import Any
 from em.errors import EmError, MissingFile
 from em.runtime.files import cache_dir
 from em.runtime.memory import Calls
+from em.runtime.records import format_table
 
 MODEL = "coalesce(json_extract(request, '$.judge'), json_extract(request, '$.model'))"
 DAY = 86400.0
@@ -73,13 +74,12 @@ def size(db: sqlite3.Connection, folder: Path) -> str:
         f"select kind, {MODEL}, count(*), sum(length(request) + length(response)), min(created), max(created) "
         "from calls group by 1, 2 order by 4 desc"
     ).fetchall()
-    lines = [f"{'kind':8} {'calls':>9} {'MB':>8}  {'from':10}  {'to':10}  model"]
+    table = [("kind    ", "   calls", "     MB", "from      ", "to        ", "model")]
     for kind, model, count, room, first, last in rows:
-        lines.append(f"{kind:8} {count:>9,} {room / 1e6:>8.2f}  {day(first)}  {day(last)}  {model}")
+        table.append((kind, f"{count:,}", f"{room / 1e6:.2f}", day(first), day(last), str(model)))
     files = sum(file.stat().st_size for file in folder.glob("calls.sqlite*"))
-    return "\n".join(
-        [*lines, f"{sum(row[2] for row in rows):,} calls in {files / 1e6:.1f} MB: {folder / 'calls.sqlite'}"]
-    )
+    total = f"{sum(row[2] for row in rows):,} calls in {files / 1e6:.1f} MB: {folder / 'calls.sqlite'}"
+    return "\n".join([*format_table(table, right=[1, 2]), total])
 
 
 def show(db: sqlite3.Connection, arguments: argparse.Namespace) -> str:

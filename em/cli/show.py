@@ -19,6 +19,7 @@ from em.questions.formats import read_entries
 from em.questions.known import KnownSet, known_sets
 from em.questions.registry import bundled_questions, questions_here, where_is
 from em.questions.sets import BUNDLED as QUESTIONS
+from em.runtime.records import format_table
 from em.types import Question
 
 WIDTH = 100
@@ -28,7 +29,6 @@ STEPS = (1, 2, 5)
 BAR = 40
 PLACES = "where: in em, cache, mirror (EM_MIRROR), to fetch (done at first use), yours (data=NAME data.path=FILE)."
 HEAD = ("name", "rows", "kind", "licence", "where")
-Row = tuple[str, str, str, str, str]
 
 
 def show_facts(found: DataSet) -> str:
@@ -200,17 +200,19 @@ def round_edges(most: int) -> list[int]:
 
 def listing() -> str:
     """Both tables: sets of rows, and question sets."""
-    rows = [
+    rows = [HEAD]
+    rows += [
         (name, count(each.config.rows), each.config.kind.value, each.config.licence, where_is(each.config))
         for name, each in data_sets().items()
     ]
-    questions = [(name, count(bundled_ids(name)), "questions", "same as em", "in em") for name in bundled_questions()]
+    questions = [("question set", "ids", *HEAD[2:])]
+    questions += [(name, count(bundled_ids(name)), "questions", "same as em", "in em") for name in bundled_questions()]
     questions += [
         (name, count(known.questions), "questions", known.licence, where_is(known))
         for name, known in known_sets().items()
     ]
-    tables = table([HEAD, *rows]), table([("question set", "ids", *HEAD[2:]), *questions])
-    return "\n\n".join((*tables, PLACES))
+    tables = [format_table(rows, right=[1]), format_table(questions, right=[1])]
+    return "\n\n".join([*map("\n".join, tables), PLACES])
 
 
 def bundled_ids(name: str) -> int:
@@ -221,15 +223,3 @@ def bundled_ids(name: str) -> int:
 def count(number: int | None) -> str:
     """A number of rows, a dash where it isn't known."""
     return "-" if number is None else f"{number:,}"
-
-
-def table(rows: list[Row]) -> str:
-    """Rows as aligned columns, the second one to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    return "\n".join(
-        "  ".join(
-            f"{cell:>{width}}" if column == 1 else f"{cell:<{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )

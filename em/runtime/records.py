@@ -1,11 +1,11 @@
-"""Records as JSON: one spelling for one value, its digest, and files of one record a line."""
+"""Records as JSON (one spelling for one value, its digest, files of one record a line), and rows as a table."""
 
 from __future__ import annotations
 
 import gc
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from enum import Enum
@@ -54,6 +54,13 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     with open_atomic(path, newline="\n") as out:
         for record in records:
             out.write(as_json(vars(record)) + "\n")
+
+
+def format_table(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
+    """Align cells as columns of text; `right`: the columns, from 0, whose cells stand to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    formats = [f"{{:{'>' if column in right else '<'}{width}}}" for column, width in enumerate(widths)]
+    return ["  ".join(formats).format(*row).rstrip() for row in rows]
 
 
 @contextmanager
