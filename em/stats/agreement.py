@@ -3,6 +3,9 @@
 Krippendorff's alpha (Krippendorff 2004, ch. 11) is 1 − observed / expected disagreement: 1 where all agree, 0 where
 they agree as often as by chance. A unit is what several judges said of one answer; a value that is missing is simply
 not there, and an answer with fewer than two values says nothing. Cohen's kappa (1960) is for two judges.
+
+The krippendorff package, against which alpha is tested, holds a table of answers × values × values: 6 GB and 27 seconds
+for 400 answers whose scores all differ, as expectations do.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import krippendorff
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from em.stats import Thresholds, agreement, classify, exclusions, score, sensitivity
@@ -34,14 +36,22 @@ def drawn(seed: int, missing: float, values: Sequence[float]) -> list[list[float
     return units
 
 
-@pytest.mark.parametrize("missing", [0, 0.1, 0.5])
-@pytest.mark.parametrize("seed", range(5))
-def test_alpha_is_krippendorffs(seed: int, missing: float) -> None:
-    units = drawn(seed, missing, [0.0, 12.5, 30.0, 77.0, 100.0])
-    given = [[value for value in unit if value is not None] for unit in units]
-    for level, alpha in (("interval", interval_alpha(given)), ("nominal", nominal_alpha(given))):
-        expected = krippendorff.alpha(reliability_data=columns(units), level_of_measurement=level)
-        assert alpha == pytest.approx(expected, abs=1e-9)
+SCORES = st.none() | st.sampled_from([0.0, 30.0, 100.0]) | st.integers(0, 1000).map(lambda tenths: tenths / 10)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.integers(2, 5).flatmap(lambda judges: st.lists(st.lists(SCORES, min_size=judges, max_size=judges), max_size=20))
+)
+def test_alpha_is_krippendorffs(units: list[list[float | None]]) -> None:
+    there = [[value for value in unit if value is not None] for unit in units]
+    several = {value for unit in there if len(unit) > 1 for value in unit}
+    for level, alpha in (("interval", interval_alpha(there)), ("nominal", nominal_alpha(there))):
+        if len(several) < 2:
+            assert alpha is None
+        else:
+            expected = krippendorff.alpha(reliability_data=columns(units), level_of_measurement=level)
+            assert alpha == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 def test_alpha_is_1_where_judges_agree_and_nothing_where_all_is_the_same() -> None:
