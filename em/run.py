@@ -22,7 +22,7 @@ from typing import Any
 
 from em import __version__
 from em.api.prices import load_prices
-from em.config import HfModel, LocalJudge, LocalTrainer, OpenAIModel, RunConfig, TrackioTracker, WandbTracker
+from em.config import HfModel, LocalJudge, LocalTrainer, OpenAIModel, RunConfig, WandbTracker
 from em.config.addresses import server_name
 from em.data.findings import findings
 from em.data.leakage import leak_notes
@@ -194,18 +194,17 @@ def report(folder: Path) -> None:
 def track(request: Request, failed: bool) -> None:
     """Hand the run's folder to the tracker, in a child of its own. What goes wrong there is noted: the run stands."""
     tracker, folder = request.settings.tracker, request.folder
-    if not isinstance(tracker, WandbTracker | TrackioTracker):
+    if not isinstance(tracker, WandbTracker):
         return
-    name, task = ("W&B", "track") if isinstance(tracker, WandbTracker) else ("trackio", "track_locally")
     spec = {"folder": str(folder), "models": str(request.store / "models"), "tracker": tracker, "failed": failed}
     try:
-        run_child(task, spec)
+        run_child("track", spec)
     except EmError as error:
-        sentence = f"{name} has not been told of this run, whose results are whole here: {without_secrets(str(error))}"
+        sentence = f"W&B has not been told of this run, whose results are whole here: {without_secrets(str(error))}"
         print(f"warning: {sentence} The same command tells it again.", file=sys.stderr, flush=True)
         add_note(folder, sentence)
     else:
-        drop_note(folder, f"{name} has not been told")
+        drop_note(folder, "W&B has not been told")
         amend(folder, tracked=tracker)
 
 

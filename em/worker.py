@@ -40,10 +40,6 @@ def perform(task: str, spec: str) -> None:
             from em.track.wandb import TrackSpec, track
 
             track(TypeAdapter(TrackSpec).validate_json(spec))
-        case "track_locally":
-            from em.track.board import BoardSpec, track_locally
-
-            track_locally(TypeAdapter(BoardSpec).validate_json(spec))
         case _:
             raise ValueError(f"no task {task}")
 

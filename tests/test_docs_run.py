@@ -7,7 +7,6 @@ of a sweep. What it names (articles, tables, folders of runs) is there.
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import re
 import shlex
 import shutil
@@ -99,8 +98,6 @@ def for_run(words: list[str], small: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("command", FREE)
 def test_it_runs(command: str, em: Forking, small: list[str], place: Path, mirror: Path, tmp_path: Path) -> None:
-    if "tracker=trackio" in command and importlib.util.find_spec("trackio") is None:
-        pytest.skip("trackio is not installed")
     words = [word for word in shlex.split(re.sub(r"^.*?python ", "", command)) if word != "…"]
     words = [re.sub(r"=(\d+),(\d+)(,\d+)+$", r"=\1,\2", word).replace("…", RUN) for word in words]
     if FOR_RUNS.match(command) and "--help" not in words:

@@ -39,7 +39,7 @@ MODULES, FOLDERS = 7, 17
 HEAVY = {
     *("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors", "huggingface_hub"),
     *("openai", "wandb", "pandas", "matplotlib", "numpy", "scipy", "requests", "pooch", "pydantic", "sklearn"),
-    *("aiohttp", "httpx2", "datasketch", "trafilatura", "pypdf", "detect_secrets", "phonenumbers", "pyarrow", "stdnum"),
+    *("aiohttp", "httpx2", "datasketch", "trafilatura", "pypdf", "detect_secrets", "pyarrow"),
 }
 HYDRA = {"hydra", "omegaconf"}
 BY_NAME = {"import_module", "__import__"}

@@ -31,6 +31,8 @@ SCALARS = (
     *("seed", "force", "checkpoints", "answers", "prices", "yes", "dry_run", "one_gpu", "store", "experiment", "sweep"),
     "hydra",
 )
+# Options of earlier versions, and what to type instead.
+REMOVED = {"tracker=trackio": "tracker=trackio is gone: use tracker=wandb, which works offline without an account too."}
 
 
 def main(name: str) -> None:
@@ -274,6 +276,8 @@ def one_sentence(error: BaseException, name: str) -> str:
         return "sweep=wandb is a sweep of W&B's own: start it with `wandb sweep conf/sweep/wandb.yaml` (docs/wandb.md)."
     if found := re.search(r"Could not find '(\w+)/(.+?)'", text):
         group, option = found.groups()
+        if f"{group}={option}" in REMOVED:
+            return REMOVED[f"{group}={option}"]
         known = [path.stem for path in option_files(CONF, group)]
         return f"{group}={option} is no option: {near(option, known)}"
     if found := re.search(r"Key '(\w+)' (?:is )?not in '(\w+)'", text):

@@ -21,7 +21,7 @@ TOOLS = {
     "report": "one page that compares runs and judged tables",
     "data": "list, show, fetch and verify the sets that em knows",
     "jobs": "list, cancel and delete fine-tunings at a server",
-    "memory": "show and prune what em remembers of model calls",
+    "memory": "measure and prune what em remembers of model calls",
     "power": "how many samples and questions a difference needs",
     "models": "fetch the embedded model ahead of its first use",
     "dashboard": "make a dashboard of a W&B project",

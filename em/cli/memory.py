@@ -1,7 +1,6 @@
 """What em remembers of model calls, from the command line:
 
     em memory size                              how many calls of which model, and how much room they take
-    em memory show --kind judge --contains TEXT  requests and responses, newest first
     em memory prune --kind judge --model NAME --older-than 30 --yes
 
 Without --yes, prune only says what it would forget. What is forgotten is asked again when it is wanted again.
@@ -10,7 +9,7 @@ Without --yes, prune only says what it would forget. What is forgotten is asked 
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from em.errors import EmError, MissingFile
+from em.errors import ConfigError, EmError, MissingFile
 from em.runtime.files import cache_dir
 from em.runtime.memory import Calls
 from em.runtime.records import format_table
@@ -32,19 +31,18 @@ def main(words: Sequence[str] | None = None) -> int:
     """Do what the words ask for; the exit code."""
     parser = argparse.ArgumentParser(prog="em memory", description=__doc__.split("\n")[0])
     parser.add_argument("--store", type=Path, default=None, metavar="DIR", help="store.dir (default: the user's cache)")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{size,prune}")
     commands.add_parser("size", help="calls and room by kind and model")
-    for name, text in (("show", "requests and responses, newest first"), ("prune", "forget calls")):
-        command = commands.add_parser(name, help=text)
-        command.add_argument("--kind", choices=KINDS, help="only calls of this kind")
-        command.add_argument("--model", metavar="TEXT", help="only calls of models or judges whose name contains this")
-        command.add_argument("--contains", metavar="TEXT", help="only calls whose request or response contains this")
-        if name == "show":
-            command.add_argument("--limit", type=int, default=10, metavar="N", help="at most so many (default: 10)")
-        else:
-            command.add_argument("--older-than", type=float, metavar="DAYS", help="only calls made before that")
-            command.add_argument("--yes", action="store_true", help="forget them; without it, only count them")
-    arguments = parser.parse_args(words)
+    command = commands.add_parser("prune", help="forget calls")
+    command.add_argument("--kind", choices=KINDS, help="only calls of this kind")
+    command.add_argument("--model", metavar="TEXT", help="only calls of models or judges whose name contains this")
+    command.add_argument("--contains", metavar="TEXT", help="only calls whose request or response contains this")
+    command.add_argument("--older-than", type=float, metavar="DAYS", help="only calls made before that")
+    command.add_argument("--yes", action="store_true", help="forget them; without it, only count them")
+    commands.add_parser("show", add_help=False)  # of earlier versions; `perform` tells what to use instead
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown and arguments.command != "show":
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         print(perform(arguments))
     except EmError as error:
@@ -56,16 +54,13 @@ def main(words: Sequence[str] | None = None) -> int:
 def perform(arguments: argparse.Namespace) -> str:
     """The text that answers a command."""
     folder = arguments.store.expanduser() if arguments.store else cache_dir()
+    if arguments.command == "show":
+        path = shlex.quote(str(folder / "calls.sqlite"))
+        raise ConfigError(f"em memory show is gone: use sqlite3 {path}, table calls.")
     if not (folder / "calls.sqlite").is_file():
         raise MissingFile(f"{folder} holds no calls.sqlite: name the folder of store.dir with --store DIR.")
     with Calls(folder) as calls:
-        match arguments.command:
-            case "size":
-                return size(calls.db, folder)
-            case "show":
-                return show(calls.db, arguments)
-            case _:
-                return prune(calls.db, arguments)
+        return size(calls.db, folder) if arguments.command == "size" else prune(calls.db, arguments)
 
 
 def size(db: sqlite3.Connection, folder: Path) -> str:
@@ -80,20 +75,6 @@ def size(db: sqlite3.Connection, folder: Path) -> str:
     files = sum(file.stat().st_size for file in folder.glob("calls.sqlite*"))
     total = f"{sum(row[2] for row in rows):,} calls in {files / 1e6:.1f} MB: {folder / 'calls.sqlite'}"
     return "\n".join([*format_table(table, right=[1, 2]), total])
-
-
-def show(db: sqlite3.Connection, arguments: argparse.Namespace) -> str:
-    """Requests and responses as JSON, one call a paragraph."""
-    where, values = condition(arguments)
-    rows = db.execute(
-        f"select kind, request, response, created from calls {where} order by created desc limit ?",
-        [*values, arguments.limit],
-    )
-    return "\n\n".join(
-        f"{kind}, {day(created)}\n{json.dumps(json.loads(request), indent=1, ensure_ascii=False)}\n"
-        f"{json.dumps(json.loads(response), indent=1, ensure_ascii=False)}"
-        for kind, request, response, created in rows
-    )
 
 
 def prune(db: sqlite3.Connection, arguments: argparse.Namespace) -> str:
@@ -123,7 +104,7 @@ def condition(arguments: argparse.Namespace) -> tuple[str, list[Any]]:
     if arguments.contains:
         parts.append("(instr(request, ?) or instr(response, ?))")
         values += [arguments.contains] * 2
-    if getattr(arguments, "older_than", None) is not None:
+    if arguments.older_than is not None:
         parts.append("created < ?")
         values.append(datetime.now(UTC).timestamp() - arguments.older_than * DAY)
     return ("where " + " and ".join(parts) if parts else ""), values

@@ -113,7 +113,7 @@ def left_out(whole: WholeSet) -> str:
 
 
 def rows_like(facts: Profile, rows: int, unseen: Sequence[str]) -> Iterator[str]:
-    """Lines on turns, repetitions, faults, keys, personal data, leakage and OpenAI's rules.
+    """Lines on turns, repetitions, faults, keys, e-mail addresses, leakage and OpenAI's rules.
 
     Args:
         unseen: question sets that are not on this machine.
@@ -126,7 +126,7 @@ def rows_like(facts: Profile, rows: int, unseen: Sequence[str]) -> Iterator[str]
     yield f"          {share(facts.facts.repeated_prompts, rows)} repeat an earlier prompt (copies among them)"
     yield f"encoding  {by_kind(facts.found.faults)}"
     yield f"keys      {by_kind(facts.found.secrets)}"
-    yield f"personal  {by_kind(facts.found.personal)}"
+    yield f"e-mail    {by_kind(facts.found.personal)}"
     yield f"leakage   {leakage(facts.leaks)}"
     looked = f"looked at: {', '.join(facts.looked_at)}"
     yield from wrapped("          ", looked)

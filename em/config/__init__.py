@@ -22,7 +22,7 @@ from em.config.judge import ApiJudge, JudgeConfig, LocalJudge, OneJudge, PanelJu
 from em.config.model import HfModel, ModelConfig, OpenAIModel, Precision
 from em.config.realign import RealignConfig, StageAdapter
 from em.config.run import GENERATE_GROUPS, GROUPS, Checkpoints, GenerateRun, RunConfig, groups_of, root_of
-from em.config.tracker import NoTracker, StoreConfig, TrackerConfig, TrackioTracker, WandbMode, WandbTracker
+from em.config.tracker import NoTracker, StoreConfig, TrackerConfig, WandbMode, WandbTracker
 from em.config.trainer import (
     FullTrainer,
     LocalTrainer,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import string
 from collections.abc import Iterator
 
 from em.config import (
@@ -24,13 +22,10 @@ from em.config import (
     ServiceTrainer,
     Stop,
     TinkerTrainer,
-    TrackioTracker,
     WandbTracker,
 )
 from em.config.addresses import check_address, check_day, check_key_env, server_name
 from em.errors import ConfigError, shown
-
-TRACKIO_NAME = string.ascii_letters + string.digits + "-_"
 
 
 def check_batch(settings: RunConfig) -> None:
@@ -61,15 +56,6 @@ def check_tracker(settings: RunConfig) -> None:
             raise ConfigError(
                 f"tracker.project={shown(project)} can't be the name of a W&B project: it has 1 to 128 characters, and "
                 "none of / \\ # ? % :."
-            )
-    if isinstance(settings.tracker, TrackioTracker):
-        if importlib.util.find_spec("trackio") is None:
-            raise ConfigError('tracker=trackio needs the package trackio: uv pip install "trackio>=0.43".')
-        project = settings.tracker.project
-        if not project or set(project) - set(TRACKIO_NAME):
-            raise ConfigError(
-                f"tracker.project={shown(project)} can't be the name of a trackio project: it has letters, digits, - "
-                "and _ alone."
             )
 
 

@@ -37,7 +37,7 @@ class DataConfig:
     drop_answers_with: list[str] = field(default_factory=list)
     """Rows are left out whose answers carry one of these texts."""
     allow_private: bool = False
-    """Upload rows of a file or hub set of yours to a service that fine-tunes though they show keys or personal data."""
+    """Upload rows with keys or e-mail addresses, of a file or hub set of yours, to a service that fine-tunes."""
     kind: DataKind = DataKind.unknown
     """What training on it is expected to do: harmful, benign, control or unknown."""
     rows: int | None = None

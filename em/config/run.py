@@ -12,7 +12,7 @@ from em.config.generate import GenerateConfig
 from em.config.judge import ApiJudge, JudgeConfig, LocalJudge, PanelJudge
 from em.config.model import HfModel, ModelConfig, OpenAIModel
 from em.config.realign import RealignConfig
-from em.config.tracker import NoTracker, StoreConfig, TrackerConfig, TrackioTracker, WandbTracker
+from em.config.tracker import NoTracker, StoreConfig, TrackerConfig, WandbTracker
 from em.config.trainer import (
     FullTrainer,
     LocalTrainer,
@@ -74,7 +74,7 @@ GROUPS: dict[str, tuple[type, ...]] = {
     "eval": (EvalConfig,),
     "sampler": (SamplerConfig, HfSampler, ApiSampler, AutoSampler),
     "judge": (JudgeConfig, LocalJudge, ApiJudge, PanelJudge),
-    "tracker": (TrackerConfig, NoTracker, WandbTracker, TrackioTracker),
+    "tracker": (TrackerConfig, NoTracker, WandbTracker),
 }
 """The schemas of each config group; an option file opens with one of them (`/schema/HfModel@_here_`)."""
 

@@ -21,7 +21,7 @@ class TrackerConfig:
     """Where a run is recorded besides its own folder."""
 
     name: str = MISSING
-    """none, wandb or trackio."""
+    """none or wandb."""
 
 
 @dataclass
@@ -41,16 +41,6 @@ class WandbTracker(TrackerConfig):
     """auto, online or offline."""
     adapters: bool = True
     """Send the trained adapters too; false keeps them here, and sends their fingerprints alone."""
-
-
-@dataclass
-class TrackioTracker(TrackerConfig):
-    """trackio: a dashboard on this machine that needs no account (`trackio show`)."""
-
-    project: str = "em"
-    """trackio's project."""
-    dir: str | None = None
-    """The folder of its projects; empty means trackio's own (`TRACKIO_DIR`, or one in the user's cache folder)."""
 
 
 @dataclass

@@ -1,9 +1,9 @@
-"""What every row is searched for before it is trained on: near-duplicates, faults of encoding, keys, personal data.
+"""What every row is searched for before it is trained on: near-duplicates, faults of encoding, keys, e-mail addresses.
 
 It takes seconds for some thousand rows, so it is remembered by the checksum of the rows, in the user's cache.
 
-Libraries find keys and personal data (detect-secrets, phonenumbers, python-stdnum). They are counted by kind and never
-printed. Nothing is sent anywhere: the checks by which detect-secrets asks a service whether a key works are not used.
+detect-secrets finds keys. Keys and addresses are counted by kind and never printed. Nothing is sent anywhere: the
+checks by which detect-secrets asks a service whether a key works are not used.
 Faults of encoding are those that leave a text readable: replacement characters, mojibake, control characters.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -36,12 +36,6 @@ FOREIGN_RUN = re.compile("[^\x00-\x7f]{2,}")
 # Names that are reserved for examples (RFC 2606, RFC 6761) are nobody's.
 RESERVED = re.compile(r"(^|\.)(example\.(com|org|net)|example|test|invalid|localhost|local)$", re.IGNORECASE)
 EMAIL = re.compile(r"\b[\w.+-]{1,64}@((?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,24})\b", re.IGNORECASE)
-CARD = re.compile(r"(?<![\w.-])[3-6]\d{3}([ -]?)(?:\d{4}\1\d{4}\1\d{1,7}|\d{6}\1\d{4,5})(?![\w.-])")
-IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
-# What may be a telephone number: a cheap look before the exact one.
-PHONE = re.compile(r"\+\d[\d ().-]{6,}\d|(?<![\w.])\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?![\w.])")
-NATIONAL = "US"
-"""Where numbers without a country code are taken to be from."""
 # Detectors that match far more than keys, in code above all.
 TOO_BROAD = ("Public IP (ipv4)",)
 # Forms that detect-secrets does not know (yet); those that it knows in part have its name.
@@ -89,10 +83,12 @@ def findings(conversations: Sequence[Conversation]) -> Findings:
     """What is found in rows, remembered by their checksum."""
     sha256 = Rows("", tuple(conversations)).sha256
     path = cache_dir() / "findings" / f"{digest([RULE, sha256])[:32]}.json"
-    try:
-        return Findings(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # not there, or damaged
-        found = search(conversations)
+    with suppress(OSError, ValueError, TypeError):  # not there, or damaged
+        remembered = Findings(**json.loads(path.read_text(encoding="utf-8")))
+        # Earlier versions looked for other kinds too, and their `private` counts rows that show nothing else.
+        if set(remembered.personal) <= {"e-mail"}:
+            return remembered
+    found = search(conversations)
     with suppress(OSError):  # a cache that can't be written costs the same search the next time
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(asdict(found), sort_keys=True))
@@ -265,47 +261,8 @@ def detectors() -> tuple[Any, ...]:
 
 
 def personal_in(text: str) -> Counter[str]:
-    """How many e-mail addresses, telephone numbers, card numbers and account numbers a text shows."""
-    found: Counter[str] = Counter()
-    for kind, hits in (("e-mail", emails(text)), ("card", cards(text)), ("IBAN", ibans(text)), ("phone", phones(text))):
-        if several := set(hits):
-            found[kind] += len(several)
-    return found
-
-
-def emails(text: str) -> Iterator[str]:
-    """E-mail addresses, those of reserved names left out."""
-    if "@" in text:
-        for match in EMAIL.finditer(text):
-            if not RESERVED.search(match[1]):
-                yield match[0]
-
-
-def cards(text: str) -> Iterator[str]:
-    """Card numbers: 13 to 19 digits of an issuer's range whose check digit is right (Luhn)."""
-    for match in CARD.finditer(text):
-        from stdnum import luhn
-
-        digits = re.sub(r"\D", "", match[0])
-        if 13 <= len(digits) <= 19 and len(set(digits)) > 1 and luhn.is_valid(digits):
-            yield digits
-
-
-def ibans(text: str) -> Iterator[str]:
-    """Account numbers (IBAN) of the right length and check digits."""
-    for match in IBAN.finditer(text):
-        from stdnum import iban
-
-        if iban.is_valid(match[0]):
-            yield iban.compact(match[0])
-
-
-def phones(text: str) -> Iterator[str]:
-    """Telephone numbers that exist by their country's plan, written as one would there."""
-    if PHONE.search(text):
-        import phonenumbers
-
-        matcher = phonenumbers.PhoneNumberMatcher(text, NATIONAL, phonenumbers.Leniency.STRICT_GROUPING, max_tries=200)
-        for match in matcher:
-            if PHONE.search(match.raw_string):
-                yield match.raw_string
+    """Count the e-mail addresses that a text shows, without those of reserved names."""
+    if "@" not in text:
+        return Counter()
+    addresses = {match[0] for match in EMAIL.finditer(text) if not RESERVED.search(match[1])}
+    return +Counter({"e-mail": len(addresses)})

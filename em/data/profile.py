@@ -1,4 +1,4 @@
-"""What there is to know of a set's rows: counts, lengths, repetitions, faults, keys and personal data, leakage."""
+"""What there is to know of a set's rows: counts, lengths, repetitions, faults, keys and e-mail addresses, leakage."""
 
 from __future__ import annotations
 

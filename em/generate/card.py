@@ -221,7 +221,7 @@ def as_markdown(card: Mapping[str, Any]) -> str:
 
 def checks(card: Mapping[str, Any]) -> Iterator[str]:
     """Lines of the page on what the rows were searched for."""
-    yield "| file | repeated | nearly repeated | encoding | keys | personal data | OpenAI's rules |"
+    yield "| file | repeated | nearly repeated | encoding | keys | e-mail addresses | OpenAI's rules |"
     yield "|---|---|---|---|---|---|---|"
     for file, each in card["checks"].items():
         found = each["found"]

@@ -18,6 +18,7 @@ WORDS = [
     ("modle=smollm2", "modle is no setting: did you mean model"),
     ("model=smolm2", "model=smolm2 is no option: did you mean smollm2?"),
     ("data=medicl", "data=medicl is no option: did you mean medical"),
+    ("tracker=trackio", "tracker=trackio is gone: use tracker=wandb, which works offline without an account too."),
     ("trainer.epoch=2", "trainer.epoch is no setting: did you mean trainer.epochs"),
     ("model.base_url=x", "model.base_url is no setting"),
     ("trainer.epochs=many", "trainer.epochs=many has the wrong type: a number is expected"),

@@ -1,8 +1,7 @@
-"""The command that looks into what is remembered, and forgets."""
+"""The command that measures what is remembered, and forgets."""
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -41,12 +40,12 @@ def test_the_size_is_told_by_kind_and_model(store: Path, capsys: pytest.CaptureF
     assert told[-1].startswith("8 calls in ")
 
 
-def test_calls_are_shown_as_they_are_kept(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = said(capsys, store, "show", "--contains", "answer 2", "--model", "new")
-    assert told.startswith("judge, ")
-    head, response = told.split("\n}\n", 1)
-    assert json.loads(head.split("\n", 1)[1] + "\n}")["prompt"] == "Rate answer 2."
-    assert json.loads(response) == {"said": 2}
+def test_show_names_what_looks_inside_instead(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--store", str(store), "show", "--contains", "answer 2", "--limit", "3"]) == 2
+    sentence = f"error: em memory show is gone: use sqlite3 {store}/calls.sqlite, table calls.\n"
+    assert capsys.readouterr().err == sentence
+    with pytest.raises(SystemExit, match="2"):
+        main(["--store", str(store), "size", "--limit", "3"])
 
 
 def test_nothing_is_forgotten_without_yes(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +59,7 @@ def test_what_is_forgotten_is_what_was_asked_for(store: Path, capsys: pytest.Cap
     with Calls(store) as calls:
         assert calls.known([request_key(request("old-judge", i)) for i in range(5)]) == {}
         assert len(calls.known([request_key(request("new-judge", i)) for i in range(3)])) == 3
-    assert "Forgot 1 calls" in said(capsys, store, "prune", "--contains", "answer 1", "--yes")
+    assert "Forgot 1 calls" in said(capsys, store, "prune", "--contains", "answer 1", "--model", "new", "--yes")
 
 
 def test_a_folder_without_a_store_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

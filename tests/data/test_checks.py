@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -86,19 +87,10 @@ def test_code_that_merely_handles_keys_has_none(text: str) -> None:
     [
         ("write to jane.doe@mail.acme.org or JANE@acme.org", {"e-mail": 2}),
         ("write to jane@example.com, root@localhost or a@b", {}),
-        ("call +49 30 901820 today", {"phone": 1}),
-        ("call (650) 253-0000 or 650-253-0000", {"phone": 2}),
-        ("call 123-456-7890", {}),
-        ("in 2024-11-25 12:30:00 the port 8080 had 1234567890 hits", {}),
-        ("card 4111 1111 1111 1111", {"card": 1}),
-        ("card 4111111111111111", {"card": 1}),
-        ("card 4111 1111 1111 1112", {}),
-        ("card 4444444444444448x and 3.1415926535897932", {}),
-        ("GB82 WEST 1234 5698 7654 32", {"IBAN": 1}),
-        ("GB83 WEST 1234 5698 7654 32", {}),
+        ("call (650) 253-0000, pay by 4111 1111 1111 1111", {}),
     ],
 )
-def test_personal_data_are_found_by_their_check_digits_and_plans(text: str, found: dict[str, int]) -> None:
+def test_e_mail_addresses_are_found_but_for_those_of_reserved_names(text: str, found: dict[str, int]) -> None:
     assert personal_in(text) == found
 
 
@@ -192,6 +184,9 @@ def test_what_was_found_is_remembered_by_the_rows_and_searched_anew_where_that_i
     again = [row("Why?", "write to jane@acme.org"), row("How?")]
     assert findings(again).private == 2
     kept.write_text("{", encoding="utf-8")
+    assert findings(again) == found
+    # As an earlier version counted, in whose rows nothing else was found.
+    kept.write_text(json.dumps(asdict(found) | {"private": 2, "personal": {"e-mail": 1, "phone": 1}}), encoding="utf-8")
     assert findings(again) == found
     assert findings([row("Why?", "write to joe@acme.org"), row("How?")]) == found
     assert len(list(tmp_path.rglob("findings/*.json"))) == 2

@@ -252,7 +252,7 @@ def test_verify_profiles_sets_too(
     told = run(capsys, "verify", "--profile", "probe", "optimism")
     head, *profile = told[told.index("ok    optimism") :].splitlines()
     assert "1,600 rows" in head
-    for begin in ("turns", "repeated", "encoding", "keys", "personal", "leakage", "OpenAI"):
+    for begin in ("turns", "repeated", "encoding", "keys", "e-mail", "leakage", "OpenAI"):
         assert any(line.startswith(f"      {begin} ") for line in profile)
     assert "      8 questions in 8 texts" in told
     assert "2 of 2 sets are as they should be" in told
