@@ -32,6 +32,9 @@ SCALARS = (
     *("seed", "force", "checkpoints", "answers", "prices", "yes", "dry_run", "one_gpu", "store", "experiment", "sweep"),
     "hydra",
 )
+FIXED_NUMBER = "questions are asked eval.samples=N times each; `em power` says how many a difference needs"
+REMOVED = {"eval.stop": FIXED_NUMBER, "eval.half_width": FIXED_NUMBER}
+"""Settings of older versions, and what to use instead."""
 
 
 def main(name: str) -> None:
@@ -280,9 +283,9 @@ def one_sentence(error: BaseException, name: str) -> str:
     if found := re.search(r"Key '(\w+)' (?:is )?not in '(\w+)'", text):
         key = full_key(text) or found[1]
         schema = re.search(r"object_type=(\w+)", text)
-        return f"{key} is no setting: {near(key, known_keys(name, key, schema[1] if schema else found[2]))}"
+        return refuse_key(key, known_keys(name, key, schema[1] if schema else found[2]))
     if found := re.search(r"Could not override '([\w.@/]+)'", text):
-        return f"{found[1]} is no setting: {near(found[1], known_keys(name, found[1]))}"
+        return refuse_key(found[1], known_keys(name, found[1]))
     if found := re.search(r"Error merging override realign\.data=(\w+)", flat):
         return f"realign.data={found[1]} is not how an option is chosen there: write data@realign.data={found[1]}."
     if found := re.search(r"Value '(.*?)' (?:of type '\w+' )?could not be converted to (\w+)", text):
@@ -299,6 +302,13 @@ def one_sentence(error: BaseException, name: str) -> str:
     if found := re.search(r"Error merging override [\w.]+=(\S+) Invalid value assigned: .* not a ListConfig", flat):
         return f"{full_key(text)}={found[1]} has the wrong type: a list is expected, as in {full_key(text)}=[a,b]."
     return flat
+
+
+def refuse_key(key: str, known: list[str]) -> str:
+    """Say that a key is no setting, and what to write instead."""
+    if key in REMOVED:
+        return f"{key} was removed: {REMOVED[key]}."
+    return f"{key} is no setting: {near(key, known)}"
 
 
 def full_key(text: str) -> str:

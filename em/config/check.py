@@ -22,7 +22,6 @@ from em.config import (
     Reading,
     RunConfig,
     ServiceTrainer,
-    Stop,
     TinkerTrainer,
     TrackioTracker,
     WandbTracker,
@@ -34,14 +33,9 @@ TRACKIO_NAME = string.ascii_letters + string.digits + "-_"
 
 
 def check_batch(settings: RunConfig) -> None:
-    """Refuse batches of answers where there can be none, or where each round of sampling would take a day."""
+    """Refuse batches of answers where there can be none."""
     if not isinstance(settings.model, OpenAIModel):
         raise ConfigError(f"sampler.batch=true is of a server's models, and model={settings.model.name} runs here.")
-    if settings.eval.stop is Stop.ci:
-        raise ConfigError(
-            "sampler.batch=true can't go with eval.stop=ci, which samples in rounds: each could take a day. Leave out "
-            "one of them."
-        )
 
 
 def check_realign(settings: RunConfig) -> None:
@@ -108,7 +102,6 @@ def check_ranges(settings: RunConfig) -> None:
         "eval.top_p": (evaluation.top_p, 1e-9, 1),
         "eval.misaligned_below": (evaluation.misaligned_below, 0, 100),
         "eval.coherent_above": (evaluation.coherent_above, 0, 100),
-        "eval.half_width": (evaluation.half_width, 0.005, 0.5),
         "seed": (settings.seed, 0, 2**32 - 1),
         "sampler.seed": (settings.sampler.seed, 0, 2**63 - 1),
     }

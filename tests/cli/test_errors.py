@@ -20,6 +20,8 @@ WORDS = [
     ("data=medicl", "data=medicl is no option: did you mean medical"),
     ("trainer.epoch=2", "trainer.epoch is no setting: did you mean trainer.epochs"),
     ("model.base_url=x", "model.base_url is no setting"),
+    ("eval.stop=ci", "eval.stop was removed: questions are asked eval.samples=N times each"),
+    ("eval.half_width=0.1", "`em power` says how many a difference needs."),
     ("trainer.epochs=many", "trainer.epochs=many has the wrong type: a number is expected"),
     ("seed=1.5", "seed=1.5 has the wrong type: a whole number is expected"),
     ("trainer.target_modules=3", "trainer.target_modules=3 has the wrong type: a list is expected"),
