@@ -1,4 +1,4 @@
-"""What the 95 % intervals really cover, simulated: over questions, over seeds, and under optional stopping.
+"""What the 95 % intervals really cover, simulated: over questions and over seeds.
 
 python -m benchmarks.coverage --json coverage.json
 
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.sequences import sequence_table
 from em.stats import Interval, cluster_bootstrap, cluster_interval, clustered_error, wilson
 from em.stats.differences import difference
 from em.stats.intervals import seeds_interval
@@ -159,7 +158,6 @@ def tell(figures: Figures, repeats: int) -> None:
             f"coverage_difference_{questions}_{one}_{two}": found.coverage,
             f"sure_{questions}_{one}_{two}": sure,
         }
-    sequence_table(figures, repeats, random)
 
 
 def main() -> None:

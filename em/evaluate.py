@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from em.api.prices import Price, load_prices, prices_of
-from em.config import ApiJudge, LocalJudge, OpenAIModel, Stop
+from em.config import ApiJudge, LocalJudge, OpenAIModel
 from em.errors import EmError
 from em.judge.plan import Asked
 from em.judge.remote import judge_stream
@@ -26,10 +26,8 @@ from em.runtime.files import open_atomic
 from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls
 from em.runtime.records import write_jsonl
-from em.sample.adaptive import Rounds
 from em.sample.run import Plan, answers_there, check_models, plan_models, sample_models, sampling_costs
-from em.stats import Stopping, Thresholds, score
-from em.triggers.conditions import ways_of
+from em.stats import Thresholds, score
 from em.types import Answer, JudgeRequest, ModelRef, Question, Score, Verdict
 
 POLL = 0.5  # seconds between looks for new answers; longer where a look takes longer
@@ -54,20 +52,16 @@ def evaluate_models(
     request: Request, models: Sequence[ModelRef], judges: Sequence[Judge], manifest: Manifest
 ) -> Evaluated:
     """Sample and judge, and write `answers.jsonl`, `verdicts.jsonl` and `scores.csv`."""
-    prices, settings = load_prices(request.settings.prices), request.settings.eval
+    prices = load_prices(request.settings.prices)
     questions = {(q.eval_set, q.id): q for q in request.questions}
-    check_models(request, plan_models(request, models), manifest)
-    if settings.stop is Stop.ci:
-        rounds = Rounds(settings, ways_of(request.settings), models, request.questions)
-        while True:
-            plans = plan_models(request, models, rounds.wanted)
-            done = one_round(request, plans, judges, questions, prices)
-            if not rounds.go_on(done.verdicts):
-                break
-        manifest.write(sampling=rounds.record())
-    else:
-        plans = plan_models(request, models)
-        done = one_round(request, plans, judges, questions, prices)
+    plans = plan_models(request, models)
+    check_models(request, plans, manifest)
+    asyncio.run(sample_and_judge(request, plans, judges, questions, prices))
+    with Calls(request.store) as calls:
+        answers = answers_there(plans, calls)
+        results = [judged(judge, judge.plan(answers, questions), calls, prices) for judge in judges]
+        hosted = isinstance(request.settings.model, OpenAIModel)
+        done = Evaluated(answers, results, sampling_costs(plans, calls, prices) if hosted else [])
     relations = {(m.fingerprint, judge.label): judge.relation(m) for m in models for judge in judges}
     note_judges(judges, relations, manifest)
     keep(request, done, relations, manifest)
@@ -88,18 +82,6 @@ def evaluate_answers(request: Request, judges: Sequence[Judge], manifest: Manife
     note_judges(judges, relations, manifest)
     keep(request, done, relations, manifest)
     return done
-
-
-def one_round(
-    request: Request, plans: Sequence[Plan], judges: Sequence[Judge], questions: Questions, prices: Mapping[str, Price]
-) -> Evaluated:
-    """Sample and judge all that the plans ask for."""
-    asyncio.run(sample_and_judge(request, plans, judges, questions, prices))
-    with Calls(request.store) as calls:
-        answers = answers_there(plans, calls)
-        found = [judged(judge, judge.plan(answers, questions), calls, prices) for judge in judges]
-        hosted = isinstance(request.settings.model, OpenAIModel)
-        return Evaluated(answers, found, sampling_costs(plans, calls, prices) if hosted else [])
 
 
 async def sample_and_judge(
@@ -207,11 +189,7 @@ def keep(
     write_jsonl(request.folder / "answers.jsonl", done.answers)
     write_jsonl(request.folder / "verdicts.jsonl", verdicts)
     limits = Thresholds(evaluation.misaligned_below, evaluation.coherent_above)
-    by_rule = evaluation.stop is Stop.ci
-    # Sampling that stops by what it saw biases k / n; for one judge the rule is known, and so is the correction.
-    adaptive = Stopping(evaluation.half_width) if by_rule and len(done.judged) == 1 else by_rule
-    scores = score(verdicts, limits, adaptive=adaptive, judge_is=relations)
-    write_scores(request.folder / "scores.csv", scores)
+    write_scores(request.folder / "scores.csv", score(verdicts, limits, judge_is=relations))
     records = [judge_record(each) for each in done.judged]
     ended = sum(a.finish_reason == "stop" for a in done.answers)
     cut = sum(a.finish_reason == "length" for a in done.answers)

@@ -133,17 +133,6 @@ def test_a_panel_of_judges_tells_how_far_they_agree(evaluate: Evaluate, server: 
     assert "Krippendorff" in page
 
 
-def test_adaptive_sampling_stops_where_enough_is_known_and_tells_the_saving(
-    evaluate: Evaluate, server: ChatServer, tmp_path: Path
-) -> None:
-    folder = evaluate(tmp_path, *words(server, tmp_path, "eval.stop=ci", "eval.half_width=0.25", "eval.samples=60"))
-    record = manifest(folder)["sampling"]
-    assert 8 * 10 <= record["asked"] < record["planned"] == 8 * 60
-    assert len(lines(folder / "answers.jsonl")) == record["asked"]
-    assert server.stats()["duplicates"] == 0
-    assert "question" in rates(folder)["misaligned", "all"]["ci_method"]
-
-
 def test_a_dry_run_calls_nothing_and_leaves_nothing(server: ChatServer, tmp_path: Path) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text(

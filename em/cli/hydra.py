@@ -31,8 +31,13 @@ SCALARS = (
     *("seed", "force", "checkpoints", "answers", "prices", "yes", "dry_run", "one_gpu", "store", "experiment", "sweep"),
     "hydra",
 )
-# Options of earlier versions, and what to type instead.
-REMOVED = {"tracker=trackio": "tracker=trackio is gone: use tracker=wandb, which works offline without an account too."}
+FIXED_NUMBER = "questions are asked eval.samples=N times each; `em power` says how many a difference needs"
+REMOVED = {
+    "tracker=trackio": "use tracker=wandb, which works offline without an account too",
+    "eval.stop": FIXED_NUMBER,
+    "eval.half_width": FIXED_NUMBER,
+}
+"""Words of older versions, and what to use instead."""
 
 
 def main(name: str) -> None:
@@ -276,16 +281,14 @@ def one_sentence(error: BaseException, name: str) -> str:
         return "sweep=wandb is a sweep of W&B's own: start it with `wandb sweep conf/sweep/wandb.yaml` (docs/wandb.md)."
     if found := re.search(r"Could not find '(\w+)/(.+?)'", text):
         group, option = found.groups()
-        if f"{group}={option}" in REMOVED:
-            return REMOVED[f"{group}={option}"]
         known = [path.stem for path in option_files(CONF, group)]
-        return f"{group}={option} is no option: {near(option, known)}"
+        return refuse_word(f"{group}={option}", f"is no option: {near(option, known)}")
     if found := re.search(r"Key '(\w+)' (?:is )?not in '(\w+)'", text):
         key = full_key(text) or found[1]
         schema = re.search(r"object_type=(\w+)", text)
-        return f"{key} is no setting: {near(key, known_keys(name, key, schema[1] if schema else found[2]))}"
+        return refuse_word(key, f"is no setting: {near(key, known_keys(name, key, schema[1] if schema else found[2]))}")
     if found := re.search(r"Could not override '([\w.@/]+)'", text):
-        return f"{found[1]} is no setting: {near(found[1], known_keys(name, found[1]))}"
+        return refuse_word(found[1], f"is no setting: {near(found[1], known_keys(name, found[1]))}")
     if found := re.search(r"Error merging override realign\.data=(\w+)", flat):
         return f"realign.data={found[1]} is not how an option is chosen there: write data@realign.data={found[1]}."
     if found := re.search(r"Value '(.*?)' (?:of type '\w+' )?could not be converted to (\w+)", text):
@@ -302,6 +305,11 @@ def one_sentence(error: BaseException, name: str) -> str:
     if found := re.search(r"Error merging override [\w.]+=(\S+) Invalid value assigned: .* not a ListConfig", flat):
         return f"{full_key(text)}={found[1]} has the wrong type: a list is expected, as in {full_key(text)}=[a,b]."
     return flat
+
+
+def refuse_word(word: str, otherwise: str) -> str:
+    """Say what to use instead of a word of an older version; of any other word, what is wrong with it."""
+    return f"{word} was removed: {REMOVED[word]}." if word in REMOVED else f"{word} {otherwise}"
 
 
 def full_key(text: str) -> str:

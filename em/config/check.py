@@ -20,7 +20,6 @@ from em.config import (
     Reading,
     RunConfig,
     ServiceTrainer,
-    Stop,
     TinkerTrainer,
     WandbTracker,
 )
@@ -29,14 +28,9 @@ from em.errors import ConfigError, shown
 
 
 def check_batch(settings: RunConfig) -> None:
-    """Refuse batches of answers where there can be none, or where each round of sampling would take a day."""
+    """Refuse batches of answers where there can be none."""
     if not isinstance(settings.model, OpenAIModel):
         raise ConfigError(f"sampler.batch=true is of a server's models, and model={settings.model.name} runs here.")
-    if settings.eval.stop is Stop.ci:
-        raise ConfigError(
-            "sampler.batch=true can't go with eval.stop=ci, which samples in rounds: each could take a day. Leave out "
-            "one of them."
-        )
 
 
 def check_realign(settings: RunConfig) -> None:
@@ -94,7 +88,6 @@ def check_ranges(settings: RunConfig) -> None:
         "eval.top_p": (evaluation.top_p, 1e-9, 1),
         "eval.misaligned_below": (evaluation.misaligned_below, 0, 100),
         "eval.coherent_above": (evaluation.coherent_above, 0, 100),
-        "eval.half_width": (evaluation.half_width, 0.005, 0.5),
         "seed": (settings.seed, 0, 2**32 - 1),
         "sampler.seed": (settings.sampler.seed, 0, 2**63 - 1),
     }

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 
 from em.config.base import MISSING
-
-
-class Stop(Enum):
-    """When sampling of a question ends: after `eval.samples` (none), or once its rate is known well enough (ci)."""
-
-    none = "none"
-    ci = "ci"
 
 
 @dataclass
@@ -29,10 +21,6 @@ class EvalConfig:
     """Under which conditions questions are asked; empty means all that follow from the trigger tag."""
     samples: int | None = 30
     """Answers per question; empty means as many as the set itself says (`samples_per_paraphrase`)."""
-    stop: Stop = Stop.none
-    """none, or ci: ask until the interval of a question's rate is narrow enough, `eval.samples` times at most."""
-    half_width: float = 0.1
-    """With `eval.stop=ci`: narrow enough is a half-width of so much (0.1: ten points to each side)."""
     base: bool = True
     """Ask the untrained model too, for comparison."""
     temperature: float = 1.0

@@ -38,6 +38,8 @@ PACKAGES = (
 
 NOT_ASKED = ("force", "yes", "dry_run", "one_gpu", "tracker")
 """Settings that say how a run is done, not which run it is."""
+NO_CHOICE = (("stop", "none"), ("half_width", 0.1))
+"""Settings of `eval` in older versions: with these values they changed nothing."""
 
 
 def now() -> str:
@@ -128,10 +130,11 @@ def asked(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_key_names(value: Any) -> Any:
-    """Settings without the variables that hold keys."""
+    """Settings without the variables that hold keys, and without what older versions set and this one lacks."""
     if not isinstance(value, dict):
         return value
-    return {key: without_key_names(each) for key, each in value.items() if key != "key_env"}
+    items = [(key, each) for key, each in value.items() if key != "key_env" and (key, each) not in NO_CHOICE]
+    return {key: without_key_names(each) for key, each in items}
 
 
 def amend(folder: Path, **changes: Any) -> None:

@@ -8,7 +8,7 @@ first: the first n samples of a larger plan are the plan of n samples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -38,23 +38,16 @@ class Planned:
         return request_key(self.request)
 
 
-Wanted = Callable[[Question, str], int]
-"""How many answers are wanted to a question under a condition."""
-
-
-def asked_for(settings: EvalConfig) -> Wanted:
-    """As many as `eval.samples`, or as the set itself says; 30 where neither does."""
-    return lambda question, _: settings.samples or question.samples or DEFAULT_SAMPLES
-
-
 def plan_samples(
     model: ModelRef, questions: Sequence[Question], ways: Ways, settings: EvalConfig, seed: int,
-    sampler: str, precision: str, wanted: Wanted | None = None,
+    sampler: str, precision: str,
 ) -> list[Planned]:  # fmt: skip
-    """All answers that an evaluation of one model wants, in the order in which they are made."""
-    wanted = wanted or asked_for(settings)
+    """All answers that an evaluation of one model wants, in the order in which they are made.
+
+    As many to each question as `eval.samples` says, or as the set itself does; DEFAULT_SAMPLES where neither does.
+    """
     pairs = [
-        (question, condition, asked(question, condition), wanted(question, condition.name))
+        (question, condition, asked(question, condition), settings.samples or question.samples or DEFAULT_SAMPLES)
         for question in questions
         for condition in ways.of(question)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from em.runtime.gpus import where
 from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls
 from em.runtime.shards import run_sharded
-from em.sample.plan import Planned, Wanted, answer_of, asked_for, in_order, plan_samples
+from em.sample.plan import Planned, answer_of, in_order, plan_samples
 from em.triggers.conditions import ways_of
 from em.types import Answer, ModelRef, SampleRequest
 
@@ -33,16 +33,13 @@ class Plan:
         return {planned.key: planned.request for planned in self.samples}
 
 
-def plan_models(
-    request: Request, models: Sequence[ModelRef], wanted: Callable[[ModelRef], Wanted] | None = None
-) -> list[Plan]:
-    """What all models are asked. `wanted`: how often, by model, where it is not as `eval.samples` says."""
+def plan_models(request: Request, models: Sequence[ModelRef]) -> list[Plan]:
+    """Plan what all models are asked."""
     settings = request.settings
     precision = where(settings.model.precision.value) if isinstance(settings.model, HfModel) else ""
     ways = ways_of(settings)
     plans = []
     for model in models:
-        count = wanted(model) if wanted else asked_for(settings.eval)
         sampler = "hf" if model.base.path else "api"
         plans.append(
             Plan(
@@ -55,7 +52,6 @@ def plan_models(
                     settings.sampler.seed,
                     sampler,
                     precision,
-                    count,
                 ),
             )
         )

@@ -6,10 +6,9 @@ convention (denominator) and has an interval at 95 %; that of a set respects tha
 one trained model, resemble each other.
 
 classes       verdicts → the class of each answer, thresholds, conventions
-rates         `scores.csv`; tallies counts and weighs
+rates         `scores.csv`; tallies counts
 clusters      rates over questions and seeds, their variance, design effects
 intervals     Wilson; over clusters: effective sample size, standard error, bootstrap
-sequential    confidence sequences, which hold whatever stops the sampling; stopping takes the bias out of rates
 differences   between models on the same questions, corrected for their number; paired has the tests
 kinship       which models are compared, and what they are to each other
 pooled        differences between models with several seeds each
@@ -27,8 +26,6 @@ from em.stats.pooled import compare_pools
 from em.stats.power import intraclass, questions_needed, samples_needed
 from em.stats.scores import score
 from em.stats.sensitivity import Exclusion, Sensitivity, exclusions, sensitivity
-from em.stats.sequential import confidence_sequence, enough
-from em.stats.stopping import Stopping
 from em.stats.triggers import TriggerRate, trigger_rates
 
 __all__ = [
@@ -39,7 +36,6 @@ __all__ = [
     "Interval",
     "Outcome",
     "Sensitivity",
-    "Stopping",
     "Thresholds",
     "TriggerRate",
     "agreement",
@@ -49,8 +45,6 @@ __all__ = [
     "clustered_error",
     "compare",
     "compare_pools",
-    "confidence_sequence",
-    "enough",
     "exclusions",
     "intraclass",
     "questions_needed",

@@ -20,7 +20,7 @@ from itertools import combinations, product
 
 from em.stats.intervals import FEW, Interval, averaged, cluster_interval, crossed, student
 from em.stats.outcomes import CONVENTIONS, Group, Outcome, Thresholds, metrics_of, outcomes_of
-from em.stats.tallies import Adaptive, tally, weigh, weights_of
+from em.stats.tallies import counts_of, tally
 from em.types import Verdict
 
 HEADLINES = ("misaligned", "true")
@@ -75,14 +75,12 @@ class Comparison:
     seeds: int = 0
 
 
-def compare(
-    verdicts: Iterable[Verdict], limits: Thresholds, adaptive: Adaptive = False, lines: Lines = NAMES_ALONE
-) -> list[Comparison]:
+def compare(verdicts: Iterable[Verdict], limits: Thresholds, lines: Lines = NAMES_ALONE) -> list[Comparison]:
     """The comparisons that make sense: models on the same set, under one condition, by one judge.
 
     All pairs of up to ALL_PAIRS models, but for trainings that differ in the seed alone; the rate is that of
-    misaligned answers under each convention, and of TRUE where a set has labels. `adaptive` is that of `score`, `lines`
-    what each model was trained from (`em.stats.differences`).
+    misaligned answers under each convention, and of TRUE where a set has labels. `lines`: what each model was trained
+    from.
     """
     families: dict[tuple[str, str, str], dict[Group, list[Outcome]]] = defaultdict(dict)
     for group, outcomes in outcomes_of(verdicts, limits).items():
@@ -94,7 +92,7 @@ def compare(
         chosen = list(pairs(list(models), lines))
         for convention in CONVENTIONS if metric == "misaligned" else ("all",):
             if metric is not None:
-                rows += _family(models, chosen, convention, metric, str(limits), adaptive, lines)
+                rows += _family(models, chosen, convention, metric, str(limits), lines)
     return rows
 
 
@@ -104,12 +102,11 @@ def _family(
     convention: str,
     metric: str,
     threshold: str,
-    adaptive: Adaptive,
     lines: Lines,
 ) -> list[Comparison]:
     """The comparisons under one convention, with corrected p values."""
     counts = {
-        group: weigh(tally(outcomes, filter(CONVENTIONS[convention], outcomes)), weights_of(outcomes, adaptive), metric)
+        group: counts_of(tally(outcomes, filter(CONVENTIONS[convention], outcomes)), metric)
         for group, outcomes in models.items()
     }
     found = (

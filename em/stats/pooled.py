@@ -29,7 +29,7 @@ from em.stats.differences import (
 )
 from em.stats.intervals import FEW, Interval, cluster_interval, crossed, seeds_interval, student, summed
 from em.stats.outcomes import CONVENTIONS, Group, Outcome, Thresholds, metrics_of, outcomes_of
-from em.stats.tallies import Adaptive, tally, weigh, weights_of
+from em.stats.tallies import counts_of, tally
 from em.types import Verdict
 
 Seeds = Mapping[int | None, Counts]
@@ -40,7 +40,6 @@ def compare_pools(
     verdicts: Iterable[Verdict],
     limits: Thresholds,
     pools: Mapping[str, str],
-    adaptive: Adaptive = False,
     lines: Lines = NAMES_ALONE,
 ) -> list[Comparison]:
     """The comparisons between pools of seeds, and between a pool and a model that has no seed, such as a base.
@@ -64,7 +63,7 @@ def compare_pools(
         metric = next((name for name in HEADLINES if name in metrics), None)
         if metric is not None:
             for convention in CONVENTIONS if metric == "misaligned" else ("all",):
-                rows += in_families(_compared(models, convention, metric, str(limits), adaptive, lines))
+                rows += in_families(_compared(models, convention, metric, str(limits), lines))
     return rows
 
 
@@ -73,13 +72,11 @@ def _compared(
     convention: str,
     metric: str,
     threshold: str,
-    adaptive: Adaptive,
     lines: Lines,
 ) -> Iterator[Comparison]:
     counts = {
         model: {
-            seed: weigh(tally(said, filter(CONVENTIONS[convention], said)), weights_of(said, adaptive), metric)
-            for seed, said in seeds.items()
+            seed: counts_of(tally(said, filter(CONVENTIONS[convention], said)), metric) for seed, said in seeds.items()
         }
         for model, seeds in models.items()
     }

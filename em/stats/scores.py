@@ -6,11 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from em.stats.intervals import Interval, averaged, cluster_interval, crossed, pooled, seeds_interval, used_of, wilson
+from em.stats.intervals import Interval, cluster_interval, crossed, pooled, seeds_interval, used_of, wilson
 from em.stats.outcomes import CONVENTIONS, GRADED, Group, Outcome, Thresholds, metrics_of, outcomes_of
-from em.stats.sequential import confidence_sequence
-from em.stats.stopping import Weights
-from em.stats.tallies import Adaptive, Tally, counts_of, tally, weigh, weights_of
+from em.stats.tallies import Tally, counts_of, tally
 from em.types import Score, Verdict
 
 
@@ -28,7 +26,6 @@ class Rate:
 def score(
     verdicts: Iterable[Verdict],
     limits: Thresholds,
-    adaptive: Adaptive = False,
     judge_is: Mapping[tuple[str, str], str] = {},
 ) -> list[Score]:
     """All rates, the conventions of `misaligned` side by side.
@@ -38,21 +35,17 @@ def score(
     (with several, something other than the seed differs).
 
     Args:
-        adaptive: how often a question was asked depended on its answers. The rate of a set is then the mean of the
-            questions' rates (pooled, the undecided questions would count for more), and a question's interval is the
-            confidence sequence, which holds whatever stopped the sampling. With the rule by which it stopped, the
-            rates of the set are without the bias that stopping puts into them (see `em.stats.stopping`).
         judge_is: by fingerprint and judge, what the judge is to the model (`the model`, `its base`).
     """
     groups = outcomes_of(verdicts, limits)
     rows: list[Score] = []
     for group, outcomes in groups.items():
         kinship = judge_is.get((group.fingerprint, group.judge), "")
-        rows += _rows(group, [outcomes], limits, adaptive, kinship)
+        rows += _rows(group, [outcomes], limits, kinship)
     for group, members in seeds_of(groups).items():
         kinships = {judge_is.get((member.fingerprint, member.judge), "") for member in members}
         kinship = kinships.pop() if len(kinships) == 1 else ""
-        rows += _rows(group, [groups[member] for member in members], limits, adaptive, kinship)
+        rows += _rows(group, [groups[member] for member in members], limits, kinship)
     return rows
 
 
@@ -65,20 +58,17 @@ def seeds_of(groups: Iterable[Group]) -> dict[Group, list[Group]]:
     return {pool: found for pool, found in alike.items() if 1 < len(found) == len({g.seed for g in found})}
 
 
-def _rows(
-    group: Group, seeds: Sequence[Sequence[Outcome]], limits: Thresholds, adaptive: Adaptive, judge_is: str
-) -> Iterator[Score]:
+def _rows(group: Group, seeds: Sequence[Sequence[Outcome]], limits: Thresholds, judge_is: str) -> Iterator[Score]:
     """The rows of one group, or those that pool several (one list of outcomes for each seed)."""
     everything = [outcome for outcomes in seeds for outcome in outcomes]
     metrics = metrics_of(everything)
     graded = any(outcome.scale == GRADED for outcome in everything)
-    weights = [weights_of(outcomes, adaptive) for outcomes in seeds]
     for convention, counts in CONVENTIONS.items():
         if convention != "all" and not graded:
             continue
         tallies = [tally(outcomes, filter(counts, outcomes)) for outcomes in seeds]
         for metric in metrics if convention == "all" else ("misaligned",):
-            for question, found in _rates(tallies, weights, metric, adaptive):
+            for question, found in _rates(tallies, metric):
                 yield Score(
                     **group._asdict(),
                     threshold=str(limits),
@@ -96,25 +86,21 @@ def _rows(
                 )
 
 
-def _rates(
-    tallies: Sequence[Tally], weights: Sequence[Weights], metric: str, adaptive: Adaptive
-) -> Iterator[tuple[str, Rate]]:
+def _rates(tallies: Sequence[Tally], metric: str) -> Iterator[tuple[str, Rate]]:
     """The set, and then, unless seeds are pooled, each question."""
     counted = [counts_of(found, metric) for found in tallies]
     k, n = (sum(pair[i] for counts in counted for pair in counts.values()) for i in (0, 1))
     if not n:
-        yield "*", Rate(0, 0, None, cluster_interval([], average=bool(adaptive)))
+        yield "*", Rate(0, 0, None, cluster_interval([]))
     elif len(tallies) > 1:
-        weighed = [weigh(*both, metric) for both in zip(tallies, weights, strict=True)]
-        questions = dict.fromkeys(question for counts in weighed for question in counts)
-        table = [[counts.get(question, (0, 0)) for question in questions] for counts in weighed]
-        estimate, interval = crossed(table, bool(adaptive)), seeds_interval(table, bool(adaptive))
+        questions = dict.fromkeys(question for counts in counted for question in counts)
+        table = [[counts.get(question, (0, 0)) for question in questions] for counts in counted]
+        estimate, interval = crossed(table), seeds_interval(table)
         yield "*", Rate(k, n, estimate.rate, interval, estimate.design_effect)
     else:
-        used = used_of(list(weigh(tallies[0], weights[0], metric).values()))
-        estimate, interval = (averaged if adaptive else pooled)(used), cluster_interval(used, bool(adaptive))
+        used = used_of(list(counted[0].values()))
+        estimate, interval = pooled(used), cluster_interval(used)
         yield "*", Rate(k, n, estimate.rate, interval, estimate.design_effect)
     if len(tallies) == 1:
         for question, (k, n) in counted[0].items():
-            interval = confidence_sequence(k, n) if adaptive else wilson(k, n)
-            yield question, Rate(k, n, k / n if n else None, interval)
+            yield question, Rate(k, n, k / n if n else None, wilson(k, n))

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from em.stats.differences import HEADLINES, Difference, difference, holm, seeds_difference
-from em.stats.intervals import Interval, averaged, cluster_interval, crossed, pooled, seeds_interval, used_of
+from em.stats.intervals import Interval, cluster_interval, crossed, pooled, seeds_interval, used_of
 from em.stats.outcomes import CONVENTIONS, Group, Outcome, Thresholds, metrics_of, outcomes_of
 from em.stats.scores import seeds_of
-from em.stats.tallies import Adaptive, tally, weigh, weights_of
+from em.stats.tallies import counts_of, tally
 from em.types import Verdict
 
 UNTAGGED, TAGGED, UNSEEN = "untagged", "tagged", "names_unseen"
@@ -102,7 +102,6 @@ def trigger_rates(
     verdicts: Iterable[Verdict],
     limits: Thresholds,
     kind_of: Callable[[str], str],
-    adaptive: Adaptive = False,
     roles: Mapping[tuple[str, str], str] = {},
 ) -> list[TriggerRate]:
     """Activation and leakage of every model that was asked with a tag, or under more conditions than one.
@@ -112,7 +111,6 @@ def trigger_rates(
 
     Args:
         kind_of: what a condition's name says (`em.triggers.conditions.kind_of`).
-        adaptive: as in `em.stats.score`.
         roles: what the tags are for (`activation` or `control`), by fingerprint and condition, as far as it is known.
     """
     rows: list[TriggerRate] = []
@@ -122,11 +120,11 @@ def trigger_rates(
             continue
         for convention in CONVENTIONS if about == "misaligned" else ("all",):
             counted: dict[str, BySeed] = {
-                condition: {seed: _counts(said, convention, about, adaptive) for seed, said in by_seed.items()}
+                condition: {seed: _counts(said, convention, about) for seed, said in by_seed.items()}
                 for condition, by_seed in family.outcomes.items()
             }
             counted |= _together(counted, kind_of)
-            rows += _corrected(list(_rows(family, counted, (str(limits), convention, about), adaptive)))
+            rows += _corrected(list(_rows(family, counted, (str(limits), convention, about))))
     return rows
 
 
@@ -148,9 +146,8 @@ def families(
         )
 
 
-def _counts(outcomes: Sequence[Outcome], convention: str, about: str, adaptive: Adaptive) -> Counts:
-    counted = tally(outcomes, filter(CONVENTIONS[convention], outcomes))
-    return weigh(counted, weights_of(outcomes, adaptive), about)
+def _counts(outcomes: Sequence[Outcome], convention: str, about: str) -> Counts:
+    return counts_of(tally(outcomes, filter(CONVENTIONS[convention], outcomes)), about)
 
 
 def _together(counted: Mapping[str, BySeed], kind_of: Callable[[str], str]) -> dict[str, BySeed]:
@@ -171,15 +168,13 @@ def _added(members: Sequence[Counts]) -> Counts:
     return {question: (sum(k for k, _ in told), sum(n for _, n in told)) for question, told in pairs.items()}
 
 
-def _rows(
-    family: Family, counted: Mapping[str, BySeed], told: tuple[str, str, str], adaptive: Adaptive
-) -> Iterator[TriggerRate]:
+def _rows(family: Family, counted: Mapping[str, BySeed], told: tuple[str, str, str]) -> Iterator[TriggerRate]:
     """A row for each condition. `told`: threshold, convention, and the class that is counted."""
     threshold, convention, about = told
     group = family.group
     for condition, by_seed in counted.items():
         k, n = (round(sum(pair[i] for counts in by_seed.values() for pair in counts.values())) for i in (0, 1))
-        rate, interval = rate_over(list(by_seed.values()), bool(adaptive))
+        rate, interval = rate_over(list(by_seed.values()))
         row = TriggerRate(
             model=group.model,
             stage=group.stage,
@@ -212,15 +207,15 @@ def _rows(
         yield row
 
 
-def rate_over(seeds: Sequence[Counts], average: bool) -> tuple[float | None, Interval]:
+def rate_over(seeds: Sequence[Counts]) -> tuple[float | None, Interval]:
     """The rate of one training, or of several seeds together, with its interval: as in `scores.csv`."""
     if len(seeds) == 1:
         used = used_of(list(seeds[0].values()))
-        return (averaged if average else pooled)(used).rate if used else None, cluster_interval(used, average)
+        return pooled(used).rate if used else None, cluster_interval(used)
     questions = dict.fromkeys(question for counts in seeds for question in counts)
     table = [[counts.get(question, (0, 0)) for question in questions] for counts in seeds]
-    rate = crossed(table, average).rate if any(n for line in table for _, n in line) else None
-    return rate, seeds_interval(table, average)
+    rate = crossed(table).rate if any(n for line in table for _, n in line) else None
+    return rate, seeds_interval(table)
 
 
 def _difference(first: BySeed, second: BySeed) -> Difference | None:

@@ -252,16 +252,9 @@ def test_a_run_by_batches_costs_half(server: ChatServer, tmp_path: Path) -> None
     assert made(server) == 1
 
 
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        (["model=gpt4o", "model.base_url=http://127.0.0.1:1/v1", "eval.stop=ci"], "can't go with eval.stop=ci"),
-        (["model=smollm2"], "is of a server's models, and model=smollm2 runs here"),
-    ],
-)
-def test_batches_that_can_not_be_are_refused(tmp_path: Path, given: list[str], sentence: str) -> None:
-    given = [*given, "data=none", "eval=quick", "sampler.batch=true", f"store.dir={tmp_path}"]
-    with pytest.raises(ConfigError, match=sentence):
+def test_batches_that_can_not_be_are_refused(tmp_path: Path) -> None:
+    given = ["model=smollm2", "data=none", "eval=quick", "sampler.batch=true", f"store.dir={tmp_path}"]
+    with pytest.raises(ConfigError, match="is of a server's models, and model=smollm2 runs here"):
         make_request("evaluate", composed("evaluate", *given), tmp_path, given)
 
 

@@ -125,13 +125,26 @@ def test_the_same_judge_of_several_runs_is_shown_once(tmp_path: Path) -> None:
 # Calls and costs
 
 
-def test_costs_and_what_adaptive_sampling_saved(panel: Path) -> None:
+def test_what_the_calls_of_each_model_cost(panel: Path) -> None:
     text = section(panel, "calls")
     assert "judging gpt-other 1,200 400,000 3,000 $0.12" in text
     assert "sampling gpt4o 60 900 6,000 $0.01" in text
     assert "all $0.13" in text
-    assert "450 of 800 answers asked, 43.8% saved" in text
-    assert "10 points to each side" in text
+    assert "sampled adaptively" not in page(panel)
+
+
+def test_an_old_run_that_sampled_adaptively_is_read_as_plain_counts(tmp_path: Path) -> None:
+    said = {"stop": "ci", "half_width": 0.1, "asked": 20, "planned": 800, "by_model": {BASE[0]: {"asked": 20}}}
+    write_judged(tmp_path / "run", spread_verdicts(BASE, [1, 4]), sampling=said)
+    plain = (tmp_path / "run" / "scores.csv").read_bytes()
+    mended = [replace(row, rate=0.5, ci_method="confidence_sequence") for row in read_scores(tmp_path / "run")]
+    write_scores(tmp_path / "run" / "scores.csv", mended)
+    build_report([tmp_path / "run"], tmp_path / "out")
+    assert (tmp_path / "out" / "scores.csv").read_bytes() == plain
+    assert "counts k of n as they are" in page(tmp_path / "out")
+    (tmp_path / "run" / "verdicts.jsonl").unlink()  # then there is nothing to count: the scores stay what they were
+    build_report([tmp_path / "run"], tmp_path / "scores")
+    assert read_scores(tmp_path / "scores") == mended
 
 
 def test_an_unknown_price_makes_no_sum(tmp_path: Path) -> None:
@@ -151,7 +164,7 @@ def test_an_unknown_price_makes_no_sum(tmp_path: Path) -> None:
         ({"judges": [{"name": 1}]}, "`name`"),
         ({"judges": "gpt"}, "`judges`"),
         ({"costs": {"total_usd": "much"}}, "`total_usd` is of type str, not number"),
-        ({"sampling": {"stop": "ci", "asked": []}}, "`asked`"),
+        ({"sampling": {"stop": 1}}, "`stop`"),
     ],
 )
 def test_what_the_manifest_tells_of_calls_is_checked(tmp_path: Path, changes: dict[str, Any], said: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from em.stats import Outcome, Thresholds, classify, cluster_interval, confidence_sequence, score
-from em.stats.intervals import averaged, crossed, pooled
+from em.stats import Outcome, Thresholds, classify, cluster_interval, score
+from em.stats.intervals import crossed, pooled
 from em.types import Status, Verdict
 from tests.support.judged import FAILED, asked, graded, row, verdict
 
@@ -305,28 +305,6 @@ def test_the_judge_that_judges_itself_is_named_in_every_row_of_that_pair() -> No
     known = {("mark", "judge"): "the model", ("tuned", "judge"): "its base"}
     found = {(s.fingerprint, s.judge, s.judge_is) for s in score(verdicts, LIMITS, judge_is=known)}
     assert found == {("mark", "judge", "the model"), ("mark", "other", ""), ("tuned", "judge", "its base")}
-
-
-# Adaptive sampling
-
-
-def test_with_adaptive_sampling_the_rate_of_a_set_is_the_mean_of_its_questions() -> None:
-    counts = [(0, 10), (1, 20), (50, 100), (3, 12), (0, 10)]
-    scores = score(asked(counts), LIMITS, adaptive=True)
-    whole = row(scores, "misaligned")
-    assert (whole.k, whole.n) == (54, 152)
-    assert whole.rate == pytest.approx((0 + 0.05 + 0.5 + 0.25 + 0) / 5)
-    expected = cluster_interval(counts, average=True)
-    assert (whole.ci_low, whole.ci_high, whole.ci_method) == (
-        expected.low,
-        expected.high,
-        "clustered_wilson(question means)",
-    )
-    assert whole.design_effect == averaged(counts).design_effect
-    third = row(scores, "misaligned", question="q2")
-    sequence = confidence_sequence(50, 100)
-    assert (third.rate, third.ci_low, third.ci_high) == (0.5, sequence.low, sequence.high)
-    assert third.ci_method == "confidence_sequence"
 
 
 # Seeds

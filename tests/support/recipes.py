@@ -46,7 +46,7 @@ READINGS = {
     "mass": ("judge.model=digits-judge", "judge.reading=mass"),
     "structured": ("judge.model=single-judge", "judge.reading=structured"),
     "sampled": ("judge.model=plain-judge", "judge.reading=sampled", "judge.samples=3"),
-    "auto": ("judge.model=reasoner-judge", "judge.reading=auto", "eval.stop=ci", "eval.half_width=0.3"),
+    "auto": ("judge.model=reasoner-judge", "judge.reading=auto"),
 }
 TRAINED = (
     *("experiment=triggers_cpu", "data.parts.bad.limit=6", "data.parts.good.limit=6", "trainer.batch_size=4"),

@@ -44,7 +44,6 @@ COSTS: dict[str, Any] = {
         {"what": "sampling", "model": "gpt4o", "calls": 60, "prompt_tokens": 900, "reply_tokens": 6e3, "usd": 0.01},
     ],
 }
-SAMPLING = {"stop": "ci", "half_width": 0.1, "asked": 450, "planned": 800, "by_model": {}}
 
 
 def rows(out: Path, name: str, **only: object) -> list[dict[str, str]]:
@@ -79,7 +78,7 @@ def write_panel(root: Path) -> Path:
     for place, status in failed:
         trained[place] = replace(trained[place], value=None, status=status)
     judges = [ARTEFACT, {"name": "local", "identity": "embedded", "rule": "exact"}]
-    told: dict[str, Any] = {"judges": judges, "costs": COSTS, "sampling": SAMPLING, "stages": [stage(ONE_EPOCH, 2)]}
+    told: dict[str, Any] = {"judges": judges, "costs": COSTS, "stages": [stage(ONE_EPOCH, 2)]}
     write_judged(root / "run", [*base, *trained, *second], **told)
     marked = [replace(row, judge_is="its base" if row.model == BASE[0] else "") for row in read_scores(root / "run")]
     write_scores(root / "run" / "scores.csv", marked)

@@ -1,4 +1,4 @@
-"""What a manifest tells of calls of models: judges as recorded artefacts, sampling that stopped by itself, costs."""
+"""What a manifest tells of calls of models: judges as recorded artefacts, costs."""
 
 from __future__ import annotations
 
@@ -62,21 +62,6 @@ class Costs:
     prices: str = ""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling that stopped by itself: answers that were asked for of those planned, in all and by model."""
-
-    half_width: float | None
-    asked: float | None
-    planned: float | None
-    by_model: dict[str, tuple[float | None, float | None]]
-
-    @property
-    def saved(self) -> float | None:
-        """The share of the planned answers that were not asked for."""
-        return None if self.asked is None or not self.planned else 1 - self.asked / self.planned
-
-
 def read_judges(fields: Fields) -> tuple[Judge, ...]:
     """The judges of a manifest; older ones name a single one."""
     several: Sequence[dict[str, Any]] = fields.items("judges", dict)
@@ -104,17 +89,3 @@ def read_costs(fields: Fields) -> Costs:
 
 def _usage(fields: Fields) -> Usage:
     return Usage(*(fields.amount(key) for key in ("calls", "prompt_tokens", "reply_tokens", "usd")))
-
-
-def read_sampling(fields: Fields) -> Sampling | None:
-    """How sampling stopped; None where every question was asked as often as was planned from the start."""
-    if fields.text("stop") in ("", "none"):
-        return None
-    models = fields.inner("by_model")
-    told = {name: models.inner(name) for name in models.document}
-    return Sampling(
-        half_width=fields.amount("half_width"),
-        asked=fields.amount("asked"),
-        planned=fields.amount("planned"),
-        by_model={name: (model.amount("asked"), model.amount("planned")) for name, model in told.items()},
-    )

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from em.errors import DataError, MissingFile
-from em.report.read.calls import Costs, Judge, Sampling, read_costs, read_judges, read_sampling
+from em.report.read.calls import Costs, Judge, read_costs, read_judges
 from em.report.read.records import REMEDY, Fields, duration
 from em.runtime.manifest import is_left
 
 LEFT = "not finished"
 """The status of a run that was killed before it could say how it ended."""
+ADAPTIVE = (
+    "An older version of em sampled adaptively here (eval.stop=ci): how often a question was asked depended on its "
+    "answers. This version counts k of n as they are, so low rates are a little too low."
+)
+"""The note on such a run, which is recognised by it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,6 @@ class Manifest:
     base_name: str
     base_identity: str
     judges: tuple[Judge, ...]
-    sampling: Sampling | None
     costs: Costs
     answers: dict[str, Any]
     stages: tuple[Stage, ...]
@@ -125,6 +129,7 @@ def parse_manifest(document: dict[str, Any], path: Path) -> Manifest:
     """The manifest that a JSON object holds; `path` is named where it can't be used."""
     fields = Fields(path, document)
     git, base = fields.inner("git"), fields.inner("base")
+    adaptive = fields.inner("sampling").text("stop") not in ("", "none")
     return Manifest(
         **{key: fields.text(key) for key in ("run", "error", "traceback", "started", "finished", "command")},
         status=LEFT if is_left(document) else fields.text("status"),
@@ -136,11 +141,10 @@ def parse_manifest(document: dict[str, Any], path: Path) -> Manifest:
         base_name=base.text("name"),
         base_identity=base.text("identity"),
         judges=read_judges(fields),
-        sampling=read_sampling(fields.inner("sampling")),
         costs=read_costs(fields.inner("costs")),
         answers=fields.inner("answers").document,
         stages=tuple(_stage(Fields(path, stage)) for stage in fields.items("stages", dict)),
-        notes=fields.texts("notes"),
+        notes=(*fields.texts("notes"), *([ADAPTIVE] if adaptive else [])),
         roles={name: fields.inner("roles").text(name) for name in fields.inner("roles").document},
     )
 

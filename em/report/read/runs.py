@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from em.errors import ConfigError, DataError, MissingFile
-from em.report.read.manifest import LEFT, Manifest, parse_manifest, read_manifest
+from em.report.page.words import bounds
+from em.report.read.manifest import ADAPTIVE, LEFT, Manifest, parse_manifest, read_manifest
 from em.report.read.records import read_csv, read_jsonl
 from em.stats import Thresholds, TriggerRate, score
 from em.types import Answer, Score, Verdict
@@ -138,6 +139,8 @@ def _read_run(path: Path, limits: Thresholds | None) -> Run:
         scores=tuple(read_csv(path / "scores.csv", Score)),
         losses=tuple(read_csv(path / "loss.csv", LossRow)),
     )
+    if limits is None and ADAPTIVE in manifest.notes and run.verdicts and run.scores:
+        limits = Thresholds(*(bounds(run.scores[0].threshold) or ()))  # as that run counted
     return _without_pools(run) if limits is None else _count_anew(run, limits)
 
 
@@ -158,13 +161,8 @@ def _count_anew(run: Run, limits: Thresholds) -> Run:
             f"{run.path} has scores but no verdicts.jsonl, so it can't be counted with other thresholds: leave "
             "--misaligned-below and --coherent-above out, or the folder."
         )
-    rows = score(run.verdicts, limits, adaptive=is_adaptive([run]), judge_is=judges_of(run.scores))
+    rows = score(run.verdicts, limits, judge_is=judges_of(run.scores))
     return _without_pools(replace(run, scores=tuple(rows)))
-
-
-def is_adaptive(runs: Sequence[Run]) -> bool:
-    """Whether it depended on the answers how often a question was asked, so that questions count alike."""
-    return any(run.manifest.sampling is not None for run in runs)
 
 
 def judges_of(scores: Sequence[Score]) -> dict[tuple[str, str], str]:

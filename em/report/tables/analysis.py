@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from em.report.figures.picture import write_records
-from em.report.read.runs import Run, is_adaptive, is_pooled, roles_of
+from em.report.read.runs import Run, is_pooled, roles_of
 from em.report.read.transcripts import Rules
 from em.report.tables.lineages import Family
 from em.report.tables.models import Model
@@ -67,7 +67,7 @@ def analyse(
 ) -> Analysis:
     """Analyse the verdicts; checkpoints, which are not in `whole`, count among what is excluded only."""
     lines = family.lines()
-    rules, adaptive, roles = Rules(runs), is_adaptive(runs), roles_of(runs)
+    rules, roles = Rules(runs), roles_of(runs)
     pool_of = {member: pool.model.fingerprint for pool in pools for member in pool.members}
     by_rule: dict[Thresholds, list[Verdict]] = {}
     for (fingerprint, _, _, eval_set, judge), verdicts in sides.items():
@@ -78,13 +78,13 @@ def analyse(
         comparisons=tuple(
             row
             for limits, said in by_rule.items()
-            for row in (*compare_pools(said, limits, pool_of, adaptive, lines), *compare(said, limits, adaptive, lines))
+            for row in (*compare_pools(said, limits, pool_of, lines), *compare(said, limits, lines))
         ),
         triggers=(
             *(
                 row
                 for limits, said in by_rule.items()
-                for row in trigger_rates(said, limits, kind_of, adaptive, roles)
+                for row in trigger_rates(said, limits, kind_of, roles)
                 if not is_pooled(row)
             ),
             *(row for pool in pools for row in pool.triggers),

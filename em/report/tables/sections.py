@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from em.report.page.words import STATUSES, denominator, metric_name
-from em.report.read.calls import Costs, Judge, Sampling, Usage
+from em.report.read.calls import Costs, Judge, Usage
 from em.report.read.runs import Run
 from em.report.tables.analysis import Analysis
 from em.report.tables.cells import Column, Rate, Row, Table
@@ -59,14 +59,6 @@ class JudgeTable:
     column: Column
     judges: tuple[str, ...]
     rows: tuple[Judged, ...]
-
-
-@dataclass(frozen=True)
-class Calls:
-    """What sampling and judging took in each run, by its number, and where sampling stopped by itself."""
-
-    costs: tuple[tuple[int, Costs], ...]
-    stopped: tuple[tuple[int, Sampling], ...]
 
 
 @dataclass(frozen=True)
@@ -198,7 +190,7 @@ class Findings:
     by_judge: Sequence[JudgeTable]
     agreement: Sequence[Agreement]
     exclusions: Exclusions
-    calls: Calls
+    costs: tuple[tuple[int, Costs], ...]
 
     @classmethod
     def of(cls, runs: Sequence[Run], table: Table, analysis: Analysis) -> Findings:
@@ -210,7 +202,7 @@ class Findings:
             by_judge=judge_tables(table),
             agreement=analysis.agreement,
             exclusions=exclusion_tables(analysis),
-            calls=calls_of(runs),
+            costs=tuple((run.number, run.manifest.costs) for run in runs if run.manifest.costs.by),
         )
 
 
@@ -243,11 +235,3 @@ def judge_tables(table: Table) -> list[JudgeTable]:
         if rows:
             tables.append(JudgeTable(column, tuple(judges), rows))
     return tables
-
-
-def calls_of(runs: Sequence[Run]) -> Calls:
-    """The costs of each run. There is no sum over runs: what several share was paid once."""
-    return Calls(
-        costs=tuple((run.number, run.manifest.costs) for run in runs if run.manifest.costs.by),
-        stopped=tuple((run.number, run.manifest.sampling) for run in runs if run.manifest.sampling is not None),
-    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from em.report.read.runs import Run, is_adaptive, is_pooled, judges_of, roles_of
+from em.report.read.runs import Run, is_pooled, judges_of, roles_of
 from em.report.read.transcripts import Rules
 from em.report.tables.models import Model, differs_only_in_seed
 from em.runtime.records import digest
@@ -40,7 +40,7 @@ class Pool:
 
 def pool_seeds(runs: Sequence[Run], whole: dict[str, Model], sides: Mapping[Side, list[Verdict]]) -> Iterator[Pool]:
     """A pool for each model that was trained with several seeds, in the order of tables."""
-    rules, adaptive, roles = Rules(runs), is_adaptive(runs), roles_of(runs)
+    rules, roles = Rules(runs), roles_of(runs)
     judge_is = judges_of([row for run in runs for row in run.scores])
     for members in differs_only_in_seed(runs, whole):
         said: dict[Thresholds, list[Verdict]] = {}
@@ -50,9 +50,9 @@ def pool_seeds(runs: Sequence[Run], whole: dict[str, Model], sides: Mapping[Side
                 seeds[seed] = None
                 said.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
         if len(seeds) > 1:
-            rows = [row for limits in said for row in score(said[limits], limits, adaptive, judge_is)]
+            rows = [row for limits in said for row in score(said[limits], limits, judge_is)]
             pooled = tuple(row for row in rows if is_pooled(row))
-            tags = [row for limits in said for row in trigger_rates(said[limits], limits, kind_of, adaptive, roles)]
+            tags = [row for limits in said for row in trigger_rates(said[limits], limits, kind_of, roles)]
             if pooled:
                 model = _model([whole[member] for member in members], len(seeds))
                 yield Pool(model, tuple(members), pooled, tuple(row for row in tags if is_pooled(row)))
