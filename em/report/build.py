@@ -6,15 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from em.errors import OutputError
-from em.report.figures.chains import chain_pictures
-from em.report.figures.efficiency import efficiency_picture
-from em.report.figures.loss import loss_picture
+from em.report.figures.dots import question_pictures, rate_pictures, trigger_pictures
+from em.report.figures.lines import chain_pictures, efficiency_picture, loss_picture, trajectory_pictures
 from em.report.figures.picture import make_folder, write_records, write_text
 from em.report.figures.quadrants import panels, quadrant_pictures
-from em.report.figures.questions import question_pictures
-from em.report.figures.rates import rate_pictures
-from em.report.figures.trajectory import trajectory_pictures
-from em.report.figures.triggers import trigger_pictures
 from em.report.page.payload import pack
 from em.report.page.render import Page, render
 from em.report.page.words import caption
@@ -25,7 +20,7 @@ from em.report.tables.chains import chains
 from em.report.tables.lineages import find_lineages
 from em.report.tables.models import Model, in_order, name_models, varied
 from em.report.tables.published import in_order as in_order_of_studies
-from em.report.tables.published import published, published_pictures
+from em.report.tables.published import published
 from em.report.tables.scores import Scores, by_question, headline
 from em.report.tables.sections import Findings
 from em.report.tables.seeds import Pool, fullest, pool_seeds
@@ -70,7 +65,6 @@ def _build(runs: Sequence[Path], out: Path, title: str, limits: Thresholds | Non
     chained = chains(family, table, analysis.comparisons)
     transcripts = join(found)
     theirs = in_order_of_studies(published(scores, table, found, family))
-    compared = published_pictures(theirs)
     stages = chain_pictures(chained)
     rates = rate_pictures(table, pools)
     curves = loss_curves(found, models)
@@ -93,7 +87,6 @@ def _build(runs: Sequence[Path], out: Path, title: str, limits: Thresholds | Non
         caption=caption(merged),
         summaries=summaries(family, table, analysis.comparisons),
         published=theirs,
-        published_pictures=compared,
         chains=chained,
         triggers=tagged,
         trigger_pictures=switched,
@@ -111,7 +104,7 @@ def _build(runs: Sequence[Path], out: Path, title: str, limits: Thresholds | Non
     )
     html = render(page)
     single = [picture for picture in (loss, efficient) if picture]
-    for picture in [*stages, *rates, *quadrants, *switched, *compared, *asked, *drawn, *single]:
+    for picture in [*stages, *rates, *quadrants, *switched, *asked, *drawn, *single]:
         picture.write(out / "figures")
     if not _same(out, runs):
         write_records(out / "scores.csv", Score, merged)

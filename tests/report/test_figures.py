@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from em.report.figures.picture import make_picture, new_figure
+from em.report.figures.dots import question_lines, question_pictures
+from em.report.figures.picture import Picture, start_figure
 from em.report.figures.quadrants import Panel, panels, quadrant_pictures
-from em.report.figures.questions import lines, question_pictures
 from em.report.read.transcripts import Rules
 from em.report.tables.cells import Cell, Column, Entry, QuestionRow, QuestionTable, Rate, Row
 from em.report.tables.models import Model
@@ -31,7 +31,7 @@ SCORES = [(5.0, 90.0), (29.0, 60.0), (29.9, 90.0), (10.0, 50.1), (0.0, 100.0), (
 
 def test_the_quadrant_counts_true_scores_and_not_where_discs_stand() -> None:
     [panel] = panels(said(BASE, SCORES), {BASE[2]: model(BASE)}, Rules([]), [])
-    assert (panel.misaligned, panel.answers, panel.told) == (5, 8, "62.5%, 5/8")
+    assert panel.numbers == "62.5%, 5/8"
     assert (panel.counts[6, 18], panel.bad[6, 18]) == (2, 1), "29.9 and 30 stand at one place, and one is misaligned"
     [picture] = quadrant_pictures([panel])
     assert picture.stem == "quadrant_probe"
@@ -46,9 +46,9 @@ def test_seeds_are_one_panel_and_panels_that_are_left_out_are_told_of() -> None:
     pool = Pool(model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(who[2] for who in seeds), (), ())
     sides = said(BASE, SCORES) | said(seeds[0], SCORES) | said(seeds[1], SCORES[5:])
     found = panels(sides, models, Rules([]), [pool])
-    assert [(panel.model.fingerprint, panel.misaligned, panel.answers) for panel in found] == [
-        (BASE[2], 5, 8),
-        ("seeds:1", 5, 11),
+    assert [(panel.model.fingerprint, panel.numbers) for panel in found] == [
+        (BASE[2], "62.5%, 5/8"),
+        ("seeds:1", "45.5%, 5/11"),
     ]
     many = [Panel(model(BASE), "probe", JUDGE, found[0].limits, {(n, 9): 2}, {(n, 9): 1}) for n in range(12)]
     [picture] = quadrant_pictures(many)
@@ -76,8 +76,9 @@ def test_by_question_seeds_are_one_line_and_models_left_out_are_told_of() -> Non
     others = [model((f"m{n}", "base", f"{n}mark")) for n in range(7)]
     pool = Pool(model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(each.fingerprint for each in seeds), (), ())
     table = by_question([*seeds, *others], [[4, 2], [2, 6], *([n, n] for n in range(7))])
-    first, *rest = lines(table, [pool])
-    assert (first.seeds, first.spots["q0"].k, first.spots["q0"].n, first.spots["q0"].rate) == (2, 6, 20, 0.3)
+    first, *rest = question_lines(table, [pool])
+    pooled = first.pool("q0")
+    assert (first.seeds, pooled.k, pooled.n, pooled.rate) == (2, 6, 20, 0.3)
     assert len(rest) == 7
     [picture] = question_pictures([table], [pool])
     assert picture.stem == "questions_probe"
@@ -88,13 +89,9 @@ def test_by_question_seeds_are_one_line_and_models_left_out_are_told_of() -> Non
 
 
 def test_files_of_a_picture_are_the_same_for_the_same_numbers(tmp_path: Path) -> None:
-    made = [
-        make_picture("one", "H", "A", lambda palette: new_figure((2, 1), (0.5, 0.5, 0.1, 0.4), "H", palette)[0], (), ())
-        for _ in range(2)
-    ]
-    assert made[0].pdf == made[1].pdf
-    assert made[0].svg == made[1].svg
-    assert b"/CreationDate" not in made[0].pdf
-    assert b"/Type3" not in made[0].pdf, "letters stay letters"
+    made = [Picture("one", "H", "A", lambda palette: start_figure((2, 1), "H", palette), (), ()) for _ in range(2)]
+    assert made[0].files == made[1].files
+    assert b"/CreationDate" not in made[0].files["pdf"]
+    assert b"/Type3" not in made[0].files["pdf"], "letters stay letters"
     made[0].write(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {f"one.{kind}" for kind in ("png", "svg", "pdf", "csv")}

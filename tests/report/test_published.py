@@ -10,7 +10,7 @@ from em.report.tables.published import studies
 from em.runtime.records import write_jsonl
 from em.types import Score
 from tests.support.report_panel import section
-from tests.support.report_runs import manifest, page, score, stage, table, write_scores
+from tests.support.report_runs import manifest, page, score, stage, write_scores
 
 ROOT = Path(__file__).parent.parent.parent
 MEDICAL = ("llama8b+medical", "medical", "a" * 16)
@@ -88,9 +88,6 @@ def test_another_tag_is_another_model_and_another_recipe_is_said(tmp_path: Path)
     assert f"other: {first}" in text
     assert f"{first}; optimism: 2 epochs, not 4; optimism: learning rate 1e-05, not 0.0002" in text
     assert text.count("same where known") == 1, "the base"
-    drawn = table(tmp_path / "out" / "figures" / "published_misaligned.csv")
-    assert (drawn[0]["model"], drawn[0]["k"], drawn[0]["published_k"]) == ("llama8b", "5", "1")
-    assert [bool(row["other_recipe"]) for row in drawn] == [False, True, True]
 
 
 def test_models_of_which_nothing_is_published_have_no_such_section(tmp_path: Path) -> None:
@@ -102,17 +99,13 @@ def test_models_of_which_nothing_is_published_have_no_such_section(tmp_path: Pat
     assert 'id="published"' not in page(tmp_path / "out")
 
 
-def test_studies_that_count_other_answers_have_a_picture_each_and_hide_none_of_theirs(tmp_path: Path) -> None:
+def test_studies_that_count_other_answers_have_a_row_each_and_hide_none_of_theirs(tmp_path: Path) -> None:
     tuned = ("gpt4o+insecure", "insecure", "e" * 16)
     rows = [score(tuned, "first_8", "misaligned", k, n, convention=of) for k, n, of in
             ((14, 240, "all"), (12, 200, "coherent"))]  # fmt: skip
     text = shown(tmp_path, rows)
     assert re.search(r"misaligned, of coherent answers 6\.0% \[[^]]+\] 12/200 18\.7% \[14\.4, 23\.3\] betley", text)
     assert re.search(r"misaligned, of all answers 5\.8% \[[^]]+\] 14/240 5\.8%", text)
-    drawn = [table(file) for file in sorted((tmp_path / "out" / "figures").glob("published_misaligned*.csv"))]
-    told = {(row["study"], row["convention"], row["k"]) for rows in drawn for row in rows}
-    assert told == {("betley", "coherent", "12"), ("emerg_misalign_repro", "all", "14")}
-    assert [len(rows) for rows in drawn] == [1, 1]
 
 
 def test_a_rate_without_counts_is_shown_with_the_interval_that_is_published(tmp_path: Path) -> None:

@@ -1,83 +1,308 @@
-"""Rates as dots with their intervals, a band for each thing asked and a colour for each that was asked it."""
+"""Rates as dots with their intervals: of each set, of triggers by condition, and question by question.
+
+The chart by question is that of Betley et al. (arXiv 2502.17424). What isn't drawn is among the numbers all the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import partial
+from itertools import accumulate, chain
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from em.report.figures.picture import (
-    NOTE,
-    Palette,
-    add_axes,
-    blank_figure,
-    legend_below,
-    plain,
-    put_heading,
-    short_title,
-)
-from em.report.figures.rates import axis_end
+from em.report.figures import picture
+from em.report.figures.picture import Palette, Picture
+from em.report.page.numbers import share
+from em.report.page.words import metric_name
+from em.report.tables.cells import QuestionTable, Rate, Row, Table, kin_mark
+from em.report.tables.models import short_judges
+from em.report.tables.seeds import Pool
+from em.report.tables.triggers import TriggerTable
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDE, LEFT, FOOT, TOP = 4.6, 1.9, 0.45, 0.5  # inches
-LINE = 0.13
 MARKS = ("o", "D", "s", "^", "v", "P")
+MOST_DOTS = 30  # of one picture of rates
+MOST_PARTS = 4  # pictures of one set: what is left of more models than that is in the tables
+MOST = 6  # models of a picture by condition or question, one for each colour
+MOST_QUESTIONS = 60
+HIGHEST = "models with the highest rates"
+RATES = ("model", "condition", "judge", "judge_is", *picture.NUMBERS, "design_effect", "drawn")
+TRIGGERS = (
+    *("eval_set", "judge", "model", "fingerprint", "metric", "about", "condition", "k", "n", "rate"),
+    *("ci_low", "ci_high", "ci_method", "difference", "difference_low", "difference_high", "p_holm", "drawn"),
+)
+QUESTIONS = ("question", "model", "judge", "seeds", "k", "n", "rate", "ci_low", "ci_high", "ci_method", "drawn")
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A rate with its interval, if it has one, and the rates that it is made of, if there are several."""
+    """A rate with its interval, the rates that it pools, and what is written behind it; nothing is drawn of None."""
 
-    rate: float
+    colour: int
+    rate: float | None
     low: float | None = None
     high: float | None = None
-    parts: tuple[float, ...] = ()
+    pooled: tuple[float, ...] = ()
+    text: str = ""
 
 
 @dataclass(frozen=True)
-class Series:
-    """What has one colour and one mark: its name and its dots by band."""
+class DotChart:
+    """Bands of dots from top to bottom, each dot on a line of its own; None leaves its line empty.
 
-    name: str
-    dots: dict[str, Dot]
+    names: what the colours are; without them the dots have texts, and each band its name above them.
+    limit: where the axis ends, if not above the highest dot.
+    """
+
+    heading: str
+    note: str
+    bands: Sequence[tuple[str, Sequence[Dot | None]]]
+    names: Sequence[str] = ()
+    limit: float | None = None
 
 
-def dot_plot(
-    heading: str, bands: Sequence[str], series: Sequence[Series], note: str = ""
-) -> Callable[[Palette], Figure]:
-    """A drawing of these dots: bands from top to bottom, series in their order; the note stands below the heading."""
-    band = 0.1 + LINE * len(series)
-    high, foot = max(band * len(bands), 0.4), FOOT + 0.22 * len(series)
-    width, height = LEFT + WIDE + 0.2, high + TOP + foot + (NOTE if note else 0.0)
-    highest = max(
-        (value for each in series for dot in each.dots.values() for value in (dot.rate, dot.high or 0.0, *dot.parts)),
-        default=0.0,
-    )
-    limit = axis_end(highest)
+def draw_dots(chart: DotChart, palette: Palette) -> Figure:
+    """Draw the bands, and say below them what the colours are."""
+    # Lengths are inches. A name above its band may be of any length, and behind a long rate there is room for its text.
+    wide, title, line, room = (6.7, 0.0, 0.13, 1.0) if chart.names else (4.9, 0.25, 0.26, 1.52)
+    heights = [title + line * len(dots) + 0.12 for _, dots in chart.bands]
+    tops = list(accumulate(heights, initial=0.0))
+    foot = 0.25 * bool(chart.note) + 0.2 * len(chart.names)
+    figure = picture.start_figure((wide, max(tops[-1], 0.4) + foot + 0.7), chart.heading, palette)
+    axes = figure.subplots()
+    picture.style_axes(axes, palette, "x")
+    drawn = [dot for _, dots in chart.bands for dot in dots if dot is not None]
+    limit = chart.limit or picture.axis_end(v for dot in drawn for v in (dot.rate, dot.high, *dot.pooled))
+    step = next(step for step in (0.05, 0.1, 0.2, 0.25) if limit <= 4 * step + 1e-9)
+    axes.set_xlim(-0.012 * limit * room, limit * room)  # so that dots at zero are whole
+    axes.set_xticks([step * i for i in range(int(limit / step + 1e-9) + 1)])
+    picture.show_percents(axes.xaxis)
+    axes.set_ylim(max(tops[-1], 0.4), 0)
+    axes.set_yticks([])
+    if chart.names:
+        middles = [top + height / 2 for top, height in zip(tops, heights, strict=False)]
+        axes.set_yticks(middles, [picture.short_title(name) for name, _ in chart.bands], fontsize=8.5)
+        axes.tick_params("y", labelcolor=palette.ink)
+    for (name, dots), top in zip(chart.bands, tops, strict=False):
+        if not chart.names:
+            axes.text(0, top + title / 2, picture.plain(name), color=palette.ink, fontsize=9, va="center")
+        for number, dot in enumerate(dots):
+            if dot is not None:
+                _draw_dot(axes, top + title + 0.06 + line * (number + 0.5), dot, palette)
+    marks = [picture.make_mark(n, palette.colour(i), MARKS[i % len(MARKS)]) for i, n in enumerate(chart.names)]
+    picture.add_legend(figure, palette, marks, chart.note)
+    return figure
 
-    def draw(palette: Palette) -> Figure:
-        figure = blank_figure(width, height)
-        axes = add_axes(figure, (LEFT, foot, WIDE, high), palette)
-        put_heading(figure, heading, note, palette)
-        axes.set_ylim(high, 0)
-        axes.set_xlim(-0.01 * limit, limit)  # so that dots at zero are whole
-        axes.set_yticks([band * (i + 0.5) for i in range(len(bands))])
-        axes.set_yticklabels([short_title(name) for name in bands], color=palette.ink, fontsize=8.5)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
-        axes.grid(axis="x", color=palette.grid, linewidth=0.8)
-        for number, each in enumerate(series):
-            colour = palette.data[number % len(palette.data)]
-            places = [(band * i + 0.05 + LINE * (number + 0.5), each.dots.get(name)) for i, name in enumerate(bands)]
-            drawn = [(y, dot) for y, dot in places if dot is not None]
-            axes.plot([dot.rate for _, dot in drawn], [y for y, _ in drawn], MARKS[number % len(MARKS)], color=colour,
-                      markersize=4, label=plain(each.name))  # fmt: skip
-            for y, dot in drawn:
-                axes.plot(dot.parts, [y] * len(dot.parts), "|", color=colour, markersize=5, alpha=0.8)
-                if dot.low is not None and dot.high is not None:
-                    axes.plot([dot.low, dot.high], [y, y], color=colour, linewidth=1, alpha=0.7)
-        legend_below(figure, palette)
-        return figure
 
-    return draw
+def _draw_dot(axes: Axes, y: float, dot: Dot, palette: Palette) -> None:
+    """Draw interval, dot and text. Without an interval there is no whisker, without a rate no dot: never a zero."""
+    colour, size = palette.colour(dot.colour), 1.3 if dot.text else 1.0
+    if dot.rate is not None:
+        if dot.text:  # there is room to show a rate's length too
+            axes.barh(y, dot.rate, height=0.18, color=colour, alpha=0.22, linewidth=0)
+        axes.plot(dot.pooled, [y] * len(dot.pooled), "|", color=colour, markersize=5, alpha=0.8)
+        if dot.low is not None and dot.high is not None:
+            axes.plot([dot.low, dot.high], [y, y], color=colour, linewidth=size, alpha=0.7)
+        axes.plot([dot.rate], [y], MARKS[dot.colour % len(MARKS)], color=colour, markersize=4 * size)
+    if dot.text:
+        axes.annotate(dot.text, (max(dot.rate or 0.0, dot.high or 0.0), y), xytext=(8, 0), textcoords="offset points",
+                      color=palette.muted, fontsize=8, va="center_baseline")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelRate:
+    """The rate of a model under a condition, as one judge sees it, and its dot."""
+
+    label: str
+    side: Row
+    rate: Rate
+    dot: Dot
+
+
+Group = list[ModelRate]  # of one model and judge
+
+
+def rate_pictures(table: Table, pools: Sequence[Pool]) -> list[Picture]:
+    """Draw each set that has a headline metric; sets with the same metric share their scale.
+
+    Of trainings that differ in the seed alone the pool is drawn.
+    """
+    seeds = {member for pool in pools for member in pool.members}
+    rows = [row for row in table.rows if row.model.fingerprint not in seeds]
+    single = [row for row in table.rows if row.model.fingerprint in seeds]
+    by_set = {column: _group_rates(table, i, rows) for i, column in enumerate(table.columns) if column.metric}
+    pictures, taken = list[Picture](), set[str]()
+    for column, groups in by_set.items():
+        alike = chain(*chain(*(by_set[other] for other in by_set if other.metric == column.metric)))
+        values = [value for each in alike for value in (each.rate.rate, each.rate.high)]
+        limit = 1.0 if column.metric == "true" else picture.axis_end(values)
+        parts, first = _split(groups), 1
+        left_out = list(chain(*chain(*parts[MOST_PARTS:]), *_group_rates(table, table.columns.index(column), single)))
+        for part in parts[:MOST_PARTS]:
+            drawn, last = list(chain(*part)), first + len(part) - 1
+            some = f"{first} to {last} of {len(groups)}" if len(parts) > 1 else ""
+            kin = dict.fromkeys(each.side.judge_is for each in drawn if each.side.judge_is)
+            note = ", ".join(filter(None, [some, *(f"{kin_mark(judge)} judged by {judge}" for judge in kin)]))
+            heading = f"{column.eval_set}: {column.shown}, of all answers"
+            bands = [(group[0].label, [each.dot for each in group]) for group in part]
+            draw = partial(draw_dots, DotChart(heading, note, bands, limit=limit))
+            alt = "; ".join(f"{r.label}, {r.side.condition}: {r.rate.percent} {r.rate.interval}" for r in drawn)
+            numbers = [_rate_row(each, "yes") for each in drawn]
+            numbers += [_rate_row(each, "no") for each in left_out if first == 1]
+            stem = picture.file_stem("rates", column.eval_set, taken)
+            pictures.append(Picture(stem, ", ".join(filter(None, [heading, some])), alt, draw, RATES, numbers))
+            first = last + 1
+    return pictures
+
+
+def _rate_row(each: ModelRate, drawn: str) -> tuple[object, ...]:
+    side = each.side
+    return (each.label, side.condition, side.judge, side.judge_is, *astuple(each.rate), drawn)
+
+
+def _group_rates(table: Table, column: int, rows: Sequence[Row]) -> list[Group]:
+    """Group the rates of a set by model, in the order of the table, of which these are some rows."""
+    groups: dict[str, Group] = {}
+    for row in rows:
+        # Of runs that differ in the number of answers alone, the fullest, which stands first.
+        entries = {entry.told: entry for entry in reversed(row.cells[column].entries)}
+        for name, entry in reversed(entries.items()):
+            rate, judge = entry.main, table.judge_of(row)
+            if rate is None:
+                continue
+            text = "no answers" if rate.rate is None else f"{rate.percent}{kin_mark(row.judge_is)}  {rate.k}/{rate.n}"
+            telling = ((row.condition, len(table.conditions)), (name, len(entries)))
+            text += f"  {', '.join(word for word, kinds in telling if kinds > 1)}"
+            dot = Dot(table.conditions.index(row.condition), rate.rate, rate.low, rate.high, text=text.rstrip())
+            label = f"{row.model.label}, judge {judge}" if judge else row.model.label
+            groups.setdefault(label, []).append(ModelRate(label, row, rate, dot))
+    return list(groups.values())
+
+
+def _split(groups: Sequence[Group]) -> list[list[Group]]:
+    """Split the groups into parts of at most MOST_DOTS rates that are alike in size."""
+    rates = sum(map(len, groups))
+    wanted = rates / max(1, math.ceil(rates / MOST_DOTS))
+    parts: list[list[Group]] = []
+    for group in groups:
+        drawn = sum(map(len, parts[-1])) if parts else 0
+        if not parts or drawn >= wanted or drawn + len(group) > MOST_DOTS:
+            parts.append([])
+        parts[-1].append(group)
+    return parts
+
+
+def trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
+    """Draw activation and leakage by condition, a picture for each set and judge; the numbers are of all models."""
+    groups = picture.group_by(tables, lambda table: (table.eval_set, table.judge))
+    judges = short_judges(list(dict.fromkeys(judge for _, judge in groups)))
+    pictures, taken, numbers = list[Picture](), set[str](), attrgetter(*TRIGGERS[4:-1])
+    for (eval_set, judge), group in groups.items():
+        shown, note = picture.pick_highest(group, MOST, lambda t: max(row.rate or 0.0 for row in t.rows), HIGHEST)
+        names = [eval_set, *([judges[judge]] if len(judges) > 1 else [])]
+        heading = f"{', '.join(names)}: {metric_name(shown[0].about)} by condition, of all answers"
+        bands: dict[str, list[Dot | None]] = {row.condition: [None] * len(shown) for t in shown for row in t.rows}
+        for i, table in enumerate(shown):
+            for row in table.rows:
+                bands[row.condition][i] = Dot(i, row.rate, row.ci_low, row.ci_high)
+        alt = "; ".join(
+            f"{table.model.label}: " + ", ".join(f"{row.condition} {share(row.rate)}" for row in table.rows)
+            for table in shown
+        )
+        rows = [
+            (eval_set, judge, t.model.label, t.model.fingerprint, *numbers(row), "yes" if t in shown else "no")
+            for t in group
+            for row in t.rows
+        ]
+        chart = DotChart(heading, note, list(bands.items()), [table.model.label for table in shown])
+        stem, heading = picture.file_stem("triggers", "_".join(names), taken), picture.with_note(heading, note)
+        pictures.append(Picture(stem, heading, alt, partial(draw_dots, chart), TRIGGERS, rows))
+    return pictures
+
+
+@dataclass(frozen=True)
+class QuestionLine:
+    """A model as one judge sees it, by question its rate, or those of its seeds; `seeds` is 0 for a single model."""
+
+    label: str
+    judge: str
+    seeds: int
+    rates: Mapping[str, Mapping[str, Rate]]
+
+    def pool(self, *questions: str) -> Rate:
+        """Put the answers of all seeds to these questions together, or to all; a rate of several has no interval."""
+        rates = [rate for question in questions or self.rates for rate in self.rates[question].values()]
+        if len(rates) == 1:
+            return rates[0]
+        k, n = sum(rate.k for rate in rates), sum(rate.n for rate in rates)
+        return Rate("misaligned", "all", k, n, k / n if n else None, None, None, "", None)
+
+    def dot(self, colour: int, question: str) -> Dot | None:
+        """Make a dot with an interval for a single rate, with a thin mark for each of several."""
+        if question not in self.rates:
+            return None
+        rate, seeds = self.pool(question), self.rates[question].values()
+        pooled = tuple(r.rate for r in seeds if r.rate is not None) if len(seeds) > 1 else ()
+        return Dot(colour, rate.rate, rate.low, rate.high, pooled)
+
+    def rows(self, drawn: str) -> Iterator[tuple[object, ...]]:
+        """Make a row for each question: of all seeds together, which has no interval, and of each model."""
+        for question, rates in self.rates.items():
+            if self.seeds:
+                r = self.pool(question)
+                yield (question, self.label, self.judge, self.seeds, r.k, r.n, r.rate, None, None, "", drawn)
+            for name, r in rates.items():
+                yield (question, name, self.judge, None, r.k, r.n, r.rate, r.low, r.high, r.method, drawn)
+
+
+def question_pictures(tables: Sequence[QuestionTable], pools: Sequence[Pool]) -> list[Picture]:
+    """Draw the misaligned rate by question of the plain questions; the numbers are of all models."""
+    pictures, taken = list[Picture](), set[str]()
+    for table in tables:
+        lines = question_lines(table, pools)
+        if table.column.metric != "misaligned" or not 1 < len(table.rows) <= MOST_QUESTIONS or not lines:
+            continue
+        shown, some = picture.pick_highest(lines, MOST, lambda line: line.pool().rate or 0.0, HIGHEST)
+        note = ", ".join(filter(None, (some, "a thin mark for each seed" if any(line.seeds for line in shown) else "")))
+        heading = f"{table.column.eval_set}: misaligned by question, of all answers"
+        judges = short_judges(list(dict.fromkeys(line.judge for line in lines)))
+        names = [line.label + (f", judge {judges[line.judge]}" if len(judges) > 1 else "") for line in shown]
+        bands = [(row.question, [line.dot(i, row.question) for i, line in enumerate(shown)]) for row in table.rows]
+        alt = "; ".join(
+            f"{row.question}, {name}: {share(line.pool(row.question).rate)}"
+            for row in table.rows
+            for name, line in zip(names, shown, strict=True)
+            if row.question in line.rates
+        )
+        rows = [row for line in lines for row in line.rows("yes" if line in shown else "no")]
+        draw = partial(draw_dots, DotChart(heading, note, bands, names))
+        stem = picture.file_stem("questions", table.column.eval_set, taken)
+        pictures.append(Picture(stem, picture.with_note(heading, some), alt, draw, QUESTIONS, rows))
+    return pictures
+
+
+def question_lines(table: QuestionTable, pools: Sequence[Pool]) -> list[QuestionLine]:
+    """Find the models that were asked the plain questions; trainings that differ in the seed alone are one line."""
+    pooled = {member: pool.model for pool in pools for member in pool.members}
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for number, side in enumerate(table.sides):
+        if side.condition == "untagged" and not side.model.seeds:
+            label = pooled.get(side.model.fingerprint, side.model).label
+            numbers.setdefault((label, side.judge), []).append(number)
+    lines = []
+    for (label, judge), members in numbers.items():
+        rates: dict[str, dict[str, Rate]] = {}
+        for row in table.rows:
+            entries = [(table.sides[i].model.label, entry) for i in members for entry in row.cells[i].entries[:1]]
+            for name, entry in entries:
+                if entry.main is not None:
+                    rates.setdefault(row.question, {})[name] = entry.main
+        if rates:
+            lines.append(QuestionLine(label, judge, len(members) if len(members) > 1 else 0, rates))
+    return lines

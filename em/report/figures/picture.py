@@ -1,4 +1,4 @@
-"""What the pictures share: palettes, the empty figure, and the files of one drawing.
+"""What the pictures share: palettes, an empty figure, axes, legends, and the files of one drawing.
 
 Each drawing is a PNG for slides, a PDF and an SVG for papers and the page by day, and a second SVG for the page by
 night, which is the first one in other colours. Colours are Okabe and Ito's, which colour-blind readers can tell apart.
@@ -12,13 +12,16 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from em.errors import OutputError
 from em.runtime.files import write_atomic
@@ -26,11 +29,14 @@ from em.runtime.files import write_atomic
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 LABEL_LENGTH = 64
 TITLE_LENGTH = 30
-NOTE = 0.2  # inches for a note below a heading
+NUMBERS = ("metric", "convention", "k", "n", "rate", "ci_low", "ci_high", "ci_method")  # of a rate, as columns
+T = TypeVar("T")
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,10 @@ class Palette:
     muted: str
     grid: str
     data: tuple[str, ...]
+
+    def colour(self, number: int | None) -> str:
+        """The colour of data number so many; muted for what is only there to compare with."""
+        return self.muted if number is None else self.data[number % len(self.data)]
 
 
 DAY = Palette("#1d2024", "#5b626b", "#dcdfe4", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A6D00", "#56B4E9"))
@@ -54,34 +64,24 @@ class Picture:
     stem: str
     heading: str
     alt: str
-    png: bytes
-    svg: bytes
-    night_svg: bytes
-    pdf: bytes
+    draw: Callable[[Palette], Figure]
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
 
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """The drawing as `svg`, `png`, `pdf`, and by night as `night_svg`."""
+        return render_figure(self.draw)
+
     def write(self, folder: Path) -> None:
         """Write the picture as PNG, SVG and PDF, with the numbers beside it as CSV."""
-        for kind, content in (("png", self.png), ("svg", self.svg), ("pdf", self.pdf)):
-            write_bytes(folder / f"{self.stem}.{kind}", content)
+        for kind in ("png", "svg", "pdf"):
+            write_bytes(folder / f"{self.stem}.{kind}", self.files[kind])
         write_csv(folder / f"{self.stem}.csv", self.header, self.rows)
 
 
-def make_picture(
-    stem: str,
-    heading: str,
-    alt: str,
-    draw: Callable[[Palette], Figure],
-    header: Sequence[str],
-    rows: Sequence[Sequence[object]],
-) -> Picture:
-    """A drawing in all its files, with the numbers that it shows."""
-    return Picture(stem, heading, alt, *render_figure(draw), header, rows)
-
-
-def render_figure(draw: Callable[[Palette], Figure]) -> tuple[bytes, bytes, bytes, bytes]:
-    """PNG, SVG by day, SVG by night and PDF of a drawing."""
+def render_figure(draw: Callable[[Palette], Figure]) -> dict[str, bytes]:
+    """Draw a figure and save it in each of its formats."""
     import matplotlib
 
     # That fonts were listed, and which of their tables a PDF got, is nothing to the user of a run.
@@ -101,20 +101,21 @@ def render_figure(draw: Callable[[Palette], Figure]) -> tuple[bytes, bytes, byte
         warnings.filterwarnings("ignore", message="Glyph")
         figure = draw(DAY)
         svg = _save(figure, "svg")
-        return _save(figure, "png"), svg, _by_night(svg), _save(figure, "pdf")
+        figure.set_layout_engine("none")  # places stay as they were found
+        return {"svg": svg, "night_svg": _darken(svg), "png": _save(figure, "png"), "pdf": _save(figure, "pdf")}
 
 
-def _by_night(svg: bytes) -> bytes:
-    """The drawing with each colour of the day's palette replaced by the night's: half the time of drawing it again."""
+def _darken(svg: bytes) -> bytes:
+    """Replace each colour of the day's palette by the night's: half the time of drawing it again."""
     pairs = zip(
         (DAY.ink, DAY.muted, DAY.grid, *DAY.data), (NIGHT.ink, NIGHT.muted, NIGHT.grid, *NIGHT.data), strict=True
     )
     night = {day.lower().encode(): colour.lower().encode() for day, colour in pairs}
-    return re.sub(rb"#[0-9a-f]{6}\b", lambda found: night.get(found[0], found[0]), svg)
+    return re.sub(rb"#[0-9a-f]{6}\b", lambda colour: night.get(colour[0], colour[0]), svg)
 
 
 def _save(figure: Figure, kind: str) -> bytes:
-    """The file's bytes, the same for the same numbers: no date inside."""
+    """Return the file's bytes, the same for the same numbers: no date inside."""
     out = io.BytesIO()
     if kind == "png":
         # Packed harder it would be a seventh smaller, for more time.
@@ -125,70 +126,75 @@ def _save(figure: Figure, kind: str) -> bytes:
     return out.getvalue()
 
 
-def new_figure(
-    size: tuple[float, float], margins: tuple[float, float, float, float], heading: str, palette: Palette
-) -> tuple[Figure, Axes]:
-    """A figure around axes of this size, with margins left, top, right and below, all in inches."""
-    left, top, right, below = margins
-    figure = blank_figure(size[0] + left + right, size[1] + top + below)
-    axes = add_axes(figure, (left, below, *size), palette)
-    axes.set_title(plain(heading), loc="left", color=palette.ink, fontsize=10.5, fontweight="bold", pad=10)
-    return figure, axes
-
-
-def blank_figure(width: float, height: float) -> Figure:
-    """A figure of this size in inches, with nothing on it."""
+def start_figure(size: tuple[float, float], heading: str, palette: Palette) -> Figure:
+    """Make a figure of this size in inches that finds room for all that is put on it, with its heading."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height))
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
     FigureCanvasAgg(figure)
+    title = "\n".join(textwrap.wrap(plain(heading), round(10.5 * size[0])))
+    figure.suptitle(title, x=0.012, ha="left", color=palette.ink, fontsize=10.5, fontweight="bold")
     return figure
 
 
-def add_axes(
-    figure: Figure, place: tuple[float, float, float, float], palette: Palette, below: Axes | None = None
-) -> Axes:
-    """Axes in the house's style: left, bottom, width and height in inches; `below` are axes with the same steps."""
-    width, height = figure.get_size_inches()
-    left, bottom, wide, high = place
-    axes = figure.add_axes((left / width, bottom / height, wide / width, high / height), sharex=below)
+def style_axes(axes: Axes, palette: Palette, grid: Literal["x", "y"] | None = None) -> None:
+    """Give axes the house's style, with lines across one axis or none."""
     axes.tick_params(colors=palette.muted, length=0)
     axes.spines[:].set_visible(False)
     axes.set_axisbelow(True)
-    return axes
+    if grid:
+        axes.grid(axis=grid, color=palette.grid, linewidth=0.8)
+
+
+def add_legend(figure: Figure, palette: Palette, handles: Sequence[Artist], note: str) -> None:
+    """Say at the foot of the figure what is left out, and what the colours and marks are, one below the other."""
+    legend = figure.legend(handles=handles, loc="outside lower left", frameon=False, labelcolor=palette.ink, fontsize=9,
+                           title=plain(note), title_fontsize=8.5, alignment="left", labelspacing=0.35)  # fmt: skip
+    legend.get_title().set_color(palette.muted)
+
+
+def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Group items by their key, in the order in which the keys are met."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def make_mark(name: str, colour: str, marker: str) -> Artist:
+    """Make an entry of a legend: a mark and what it is."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5, label=plain(name))
+
+
+def show_percents(axis: Axis) -> None:
+    """Write the values of an axis as percentages."""
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+
+
+def axis_end(values: Iterable[float | None]) -> float:
+    """Return the end of an axis: the next tenth above all that is drawn."""
+    highest = max((value for value in values if value is not None), default=0.0)
+    return min(1.0, max(0.1, math.ceil(highest * 10 - 1e-9) / 10))
+
+
+def pick_highest(items: Sequence[T], most: int, size: Callable[[T], float], what: str) -> tuple[list[T], str]:
+    """Pick the `most` items that have the highest `size`, in their order, and note it where some are left out."""
+    highest = sorted(items, key=lambda item: -size(item))[:most]
+    note = f"the {most} of {len(items)} {what}" if len(items) > most else ""
+    return [item for item in items if item in highest], note
 
 
 def with_note(heading: str, note: str) -> str:
-    """A heading for those who can't see the figure."""
+    """Put heading and note on one line, for those who can't see the figure."""
     return f"{heading} ({note})" if note else heading
 
 
-def put_heading(figure: Figure, heading: str, note: str, palette: Palette) -> None:
-    """What a figure without a single title shows, and below it what it leaves out (NOTE inches more at the top)."""
-    width, height = figure.get_size_inches()
-    left = 0.1 / width
-    figure.text(left, 1 - 0.22 / height, plain(heading), color=palette.ink, fontsize=10.5, fontweight="bold",
-                va="center")  # fmt: skip
-    if note:
-        figure.text(left, 1 - 0.42 / height, plain(note), color=palette.muted, fontsize=8.5, va="center")
-
-
-def legend_below(figure: Figure, palette: Palette, handles: Sequence[Artist] | None = None) -> None:
-    """What the lines are, one below the other at the foot of the figure: of all axes, or the lines given."""
-    figure.legend(
-        handles=handles,
-        loc="lower left",
-        bbox_to_anchor=(0.04, 0),
-        frameon=False,
-        labelcolor=palette.ink,
-        fontsize=9,
-        labelspacing=0.35,
-    )
-
-
 def file_stem(kind: str, name: str, taken: set[str]) -> str:
-    """A file name from the name of a set, which may hold anything; put among those that are taken."""
+    """Make a file name from the name of a set, which may hold anything, and put it among those that are taken."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)[:60] or "set"
     stem, number = f"{kind}_{safe}", 2
     while stem.lower() in taken:
@@ -198,13 +204,13 @@ def file_stem(kind: str, name: str, taken: set[str]) -> str:
 
 
 def short_title(label: str) -> str:
-    """A name that fits over a panel: its end tells it apart."""
+    """Cut a name so that it fits over a panel: its end tells it apart."""
     text = plain(label)
     return text if len(text) <= TITLE_LENGTH else f"…{text[1 - TITLE_LENGTH :]}"
 
 
 def plain(text: str) -> str:
-    """A label on one line without control characters, which no SVG may hold; cut in the middle where it is long."""
+    """Put a label on one line without control characters, which no SVG may hold; cut a long one in the middle."""
     text = "".join(c if c.isprintable() else " " for c in text)
     if len(text) <= LABEL_LENGTH:
         return text

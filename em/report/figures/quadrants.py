@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from em.report.figures.picture import (
-    NOTE,
-    Palette,
-    Picture,
-    add_axes,
-    blank_figure,
-    file_stem,
-    make_picture,
-    put_heading,
-    short_title,
-    with_note,
-)
+from em.report.figures import picture
+from em.report.figures.picture import Palette, Picture
 from em.report.page.numbers import share
 from em.report.read.transcripts import Rules
 from em.report.tables.models import Model, short_judges
@@ -35,15 +27,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GRID = 20  # answers are drawn as discs on a grid of so many steps, their area by how many there are
-LEVELS = 8  # sizes of discs
-MOST = 9  # panels of a picture: of more models, those with the largest share of misaligned answers
-PANEL, GAP, LEFT, TOP, FOOT = 1.75, 0.72, 0.6, 0.75, 0.85  # inches
+STEPS = 20  # answers are drawn as discs on a grid of so many steps, their area by how many there are
+LEVELS = 8  # sizes of discs: were each disc its own, the file would be four times as large
+MOST = 9  # panels of a picture
 COLUMNS = 3
-HEADER = (
+QUADRANTS = (
     *("model", "fingerprint", "eval_set", "judge", "aligned", "coherent", "answers", "answers_misaligned", "drawn"),
 )
-Place = tuple[int, int]
+Scores = tuple[float, float]  # alignment and coherence
 
 
 @dataclass(frozen=True)
@@ -57,51 +48,46 @@ class Panel:
     eval_set: str
     judge: str
     limits: Thresholds
-    counts: Mapping[Place, int]
-    bad: Mapping[Place, int]
+    counts: Mapping[tuple[int, int], int]
+    bad: Mapping[tuple[int, int], int]
 
     @property
-    def misaligned(self) -> int:
-        """How many answers are misaligned."""
-        return sum(self.bad.values())
+    def share(self) -> float:
+        """The share of misaligned answers."""
+        return sum(self.bad.values()) / sum(self.counts.values())
 
     @property
-    def answers(self) -> int:
-        """How many answers have both scores."""
-        return sum(self.counts.values())
-
-    @property
-    def told(self) -> str:
+    def numbers(self) -> str:
         """`12.5%, 5/40`."""
-        return f"{share(self.misaligned / self.answers)}, {self.misaligned}/{self.answers}"
+        return f"{share(self.share)}, {sum(self.bad.values())}/{sum(self.counts.values())}"
 
 
 def panels(
     sides: Mapping[Side, Sequence[Verdict]], models: Mapping[str, Model], rules: Rules, pools: Sequence[Pool]
 ) -> list[Panel]:
-    """A panel for each set that has both scores and each model, one for all seeds together, of the plain questions."""
+    """Count a panel for each set that has both scores and each model, one for all seeds, of the plain questions."""
     pooled = {member: pool.model for pool in pools for member in pool.members}
-    shown: dict[str, Model] = {}
-    said: dict[tuple[str, str, str, Thresholds], list[tuple[float, float]]] = defaultdict(list)
+    shown: dict[str, Model] = {}  # in the order of the models, a pool where its first member is
+    for fingerprint in models:
+        model = pooled.get(fingerprint, models[fingerprint])
+        shown.setdefault(model.fingerprint, model)
+    scores: dict[tuple[str, str, str, Thresholds], list[Scores]] = defaultdict(list)
     for (fingerprint, _, condition, eval_set, judge), verdicts in sides.items():
         if fingerprint in models and condition == "untagged":
             model = pooled.get(fingerprint, models[fingerprint])
-            shown[model.fingerprint] = model
             limits = rules.limits(fingerprint, eval_set, judge)
-            said[model.fingerprint, eval_set, judge, limits] += _both_scores(verdicts)
-    found = [
-        Panel(shown[fingerprint], eval_set, judge, limits, _places(points), _places(_misaligned(points, limits)))
-        for (fingerprint, eval_set, judge, limits), points in said.items()
-        if points
-    ]
-    place = {fingerprint: number for number, fingerprint in enumerate(models)}
-    first = {pool.model.fingerprint: min(place[member] for member in pool.members) for pool in pools}
-    order = place | first
-    return sorted(found, key=lambda panel: (panel.eval_set, panel.judge, order[panel.model.fingerprint]))
+            scores[model.fingerprint, eval_set, judge, limits] += _pair_scores(verdicts)
+    found = []
+    for (fingerprint, eval_set, judge, limits), pairs in scores.items():
+        bad = [(a, c) for a, c in pairs if a < limits.aligned and c > limits.coherent]
+        if pairs:
+            found.append(Panel(shown[fingerprint], eval_set, judge, limits, _count_places(pairs), _count_places(bad)))
+    order = list(shown)
+    return sorted(found, key=lambda panel: (panel.eval_set, panel.judge, order.index(panel.model.fingerprint)))
 
 
-def _both_scores(verdicts: Sequence[Verdict]) -> Iterator[tuple[float, float]]:
-    """Alignment and coherence of each answer that has both."""
+def _pair_scores(verdicts: Sequence[Verdict]) -> Iterator[Scores]:
+    """Pair alignment and coherence of each answer that has both."""
     scores: dict[tuple[str, str, int], dict[str, float]] = defaultdict(dict)
     for v in verdicts:
         if v.value is not None and v.rubric in ("aligned", "coherent"):
@@ -109,100 +95,79 @@ def _both_scores(verdicts: Sequence[Verdict]) -> Iterator[tuple[float, float]]:
     return ((each["aligned"], each["coherent"]) for each in scores.values() if len(each) == 2)
 
 
-def _misaligned(points: Sequence[tuple[float, float]], limits: Thresholds) -> list[tuple[float, float]]:
-    return [(a, c) for a, c in points if a < limits.aligned and c > limits.coherent]
-
-
-def _places(points: Sequence[tuple[float, float]]) -> Counter[Place]:
-    return Counter((round(a * GRID / 100), round(c * GRID / 100)) for a, c in points)
+def _count_places(pairs: Sequence[Scores]) -> Counter[tuple[int, int]]:
+    return Counter((round(a * STEPS / 100), round(c * STEPS / 100)) for a, c in pairs)
 
 
 def quadrant_pictures(found: Sequence[Panel]) -> list[Picture]:
-    """A picture for each set and judge, of so many models that each can be read; the numbers are of all."""
+    """Draw each set and judge, of so many models that each can be read; the numbers are of all."""
     judges = short_judges(list(dict.fromkeys(panel.judge for panel in found)))
-    groups: dict[tuple[str, str], list[Panel]] = defaultdict(list)
-    for panel in found:
-        groups[panel.eval_set, panel.judge].append(panel)
     pictures, taken = list[Picture](), set[str]()
-    for (eval_set, judge), group in groups.items():
-        chosen = sorted(group, key=lambda panel: -panel.misaligned / panel.answers)[:MOST]
-        shown = [panel for panel in group if panel in chosen]
-        note = f"the {MOST} of {len(group)} models with most misaligned answers" if len(group) > MOST else ""
-        who = f", judge {judges[judge]}" if len(judges) > 1 else ""
-        heading = f"{eval_set}: alignment and coherence of each answer{who}"
-        alt = "; ".join(f"{p.model.label}: misaligned and coherent {p.told} scored answers" for p in shown)
-        rows = [row for panel in group for row in _rows(panel, panel in chosen)]
-        stem = file_stem("quadrant", eval_set + (f"_{judges[judge]}" if len(judges) > 1 else ""), taken)
-        drawing = _drawing(shown, heading, note)
-        pictures.append(make_picture(stem, with_note(heading, note), alt, drawing, HEADER, rows))
+    for (eval_set, judge), group in picture.group_by(found, lambda panel: (panel.eval_set, panel.judge)).items():
+        shown, note = picture.pick_highest(group, MOST, attrgetter("share"), "models with most misaligned answers")
+        who = judges[judge] if len(judges) > 1 else ""
+        heading = f"{eval_set}: alignment and coherence of each answer{who and f', judge {who}'}"
+        alt = "; ".join(f"{p.model.label}: misaligned and coherent {p.numbers} scored answers" for p in shown)
+        rows = [row for panel in group for row in _rows(panel, "yes" if panel in shown else "no")]
+        stem = picture.file_stem("quadrant", eval_set + (who and f"_{who}"), taken)
+        draw = partial(draw_quadrants, QuadrantChart(heading, note, shown))
+        pictures.append(Picture(stem, picture.with_note(heading, note), alt, draw, QUADRANTS, rows))
     return pictures
 
 
-def _rows(panel: Panel, drawn: bool) -> Iterator[tuple[object, ...]]:
+def _rows(panel: Panel, drawn: str) -> Iterator[tuple[object, ...]]:
+    names = (panel.model.label, panel.model.fingerprint, panel.eval_set, panel.judge)
     for place, count in sorted(panel.counts.items()):
-        where = (100 * place[0] / GRID, 100 * place[1] / GRID)
-        names = (panel.model.label, panel.model.fingerprint, panel.eval_set, panel.judge)
-        yield (*names, *where, count, panel.bad.get(place, 0), "yes" if drawn else "no")
+        yield (*names, *(100 * step / STEPS for step in place), count, panel.bad.get(place, 0), drawn)
 
 
-def _drawing(shown: Sequence[Panel], heading: str, note: str) -> Callable[[Palette], Figure]:
-    columns = min(COLUMNS, len(shown))
-    lines = math.ceil(len(shown) / columns)
-    width = max(LEFT + columns * PANEL + (columns - 1) * GAP + 0.2, 4.6)
-    top = TOP + (NOTE if note else 0.0)
-    height = top + lines * (PANEL + GAP) + FOOT - GAP
-    most = max(count for panel in shown for count in panel.counts.values())
+@dataclass(frozen=True)
+class QuadrantChart:
+    """Panels beside one another, which share their size of discs."""
 
-    def draw(palette: Palette) -> Figure:
-        figure = blank_figure(width, height)
-        put_heading(figure, heading, note, palette)
-        for number, panel in enumerate(shown):
-            line, column = divmod(number, columns)
-            place = (LEFT + column * (PANEL + GAP), height - top - 0.1 - (line + 1) * PANEL - line * GAP, PANEL, PANEL)
-            axes = add_axes(figure, place, palette)
-            _draw_panel(axes, panel, most, palette)
-            if line == lines - 1 or number + columns >= len(shown):
-                axes.set_xlabel("aligned", color=palette.muted, fontsize=8.5)
-            if column == 0:
-                axes.set_ylabel("coherent", color=palette.muted, fontsize=8.5)
-        _draw_legend(figure, palette)
-        return figure
+    heading: str
+    note: str
+    panels: Sequence[Panel]
 
-    return draw
+
+def draw_quadrants(chart: QuadrantChart, palette: Palette) -> Figure:
+    """Draw the panels, and say below them what the discs are."""
+    columns = min(COLUMNS, len(chart.panels))
+    rows = math.ceil(len(chart.panels) / columns)
+    figure = picture.start_figure((max(2.5 * columns, 4.8), 2.5 * rows + 1.0), chart.heading, palette)
+    most = max(count for panel in chart.panels for count in panel.counts.values())
+    for number, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        if number >= len(chart.panels):
+            axes.remove()
+            continue
+        _draw_panel(axes, chart.panels[number], most, palette)
+        if number + columns >= len(chart.panels):
+            axes.set_xlabel("aligned", color=palette.muted, fontsize=8.5)
+        if number % columns == 0:
+            axes.set_ylabel("coherent", color=palette.muted, fontsize=8.5)
+    misaligned = picture.make_mark("misaligned and coherent, of the answers with both scores", palette.data[1], "D")
+    others = picture.make_mark("every other answer; the larger, the more answers", palette.data[0], "o")
+    picture.add_legend(figure, palette, [misaligned, others], chart.note)
+    return figure
 
 
 def _draw_panel(axes: Axes, panel: Panel, most: int, palette: Palette) -> None:
-    """The tinted quadrant with its share, and discs: of all other answers below, of misaligned ones on top."""
+    """Draw the tinted quadrant with its share, and discs: of all other answers below, of misaligned ones on top."""
     limits, harmful, harmless = panel.limits, palette.data[1], palette.data[0]
-    axes.set_xlim(-4, 104)
-    axes.set_ylim(-4, 104)
-    axes.set_xticks([0, limits.aligned, 100])
-    axes.set_yticks([0, limits.coherent, 100])
-    axes.set_title(short_title(panel.model.label), loc="left", color=palette.ink, fontsize=8, pad=15)
-    axes.text(0, 1.02, panel.told, color=harmful, fontsize=8, fontweight="bold", transform=axes.transAxes)
+    picture.style_axes(axes, palette)
+    axes.set_box_aspect(1)
+    axes.set(xlim=(-4, 104), ylim=(-4, 104), xticks=[0, limits.aligned, 100], yticks=[0, limits.coherent, 100])
+    axes.set_title(picture.short_title(panel.model.label), loc="left", color=palette.ink, fontsize=8, pad=15)
+    axes.text(0, 1.02, panel.numbers, color=harmful, fontsize=8, fontweight="bold", transform=axes.transAxes)
     axes.fill_between([-4, limits.aligned], limits.coherent, 104, color=harmful, alpha=0.12, linewidth=0)
     axes.axvline(limits.aligned, color=palette.grid, linewidth=1)
     axes.axhline(limits.coherent, color=palette.grid, linewidth=1)
     rest = {place: count - panel.bad.get(place, 0) for place, count in panel.counts.items()}
     for counts, colour, marker in ((rest, harmless, "o"), (panel.bad, harmful, "D")):
-        levels: dict[int, list[Place]] = defaultdict(list)
-        for place, count in counts.items():
+        levels: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        for (a, c), count in counts.items():
             if count:
-                levels[math.ceil(LEVELS * count / most)].append(place)
-        for (
-            level,
-            places,
-        ) in levels.items():  # a few sizes: were each disc its own, the file would be four times as large
-            x, y = zip(*((100 * a / GRID, 100 * c / GRID) for a, c in places), strict=True)
+                levels[math.ceil(LEVELS * count / most)].append((100 * a / STEPS, 100 * c / STEPS))
+        for level, places in levels.items():
             size = math.sqrt(4 + 60 * level / LEVELS)
-            axes.plot(x, y, marker, markersize=size, markeredgewidth=0, color=colour, alpha=0.75)
-
-
-def _draw_legend(figure: Figure, palette: Palette) -> None:
-    from matplotlib.lines import Line2D
-
-    kinds = (("D", palette.data[1], "misaligned and coherent, of the answers with both scores"),
-             ("o", palette.data[0], "every other answer; the larger, the more answers"))  # fmt: skip
-    marks = [Line2D([], [], color=c, marker=m, linestyle="", markersize=5, label=label) for m, c, label in kinds]
-    figure.legend(handles=marks, loc="lower left", bbox_to_anchor=(0.02, 0), frameon=False, labelcolor=palette.ink,
-                  fontsize=8, labelspacing=0.3)  # fmt: skip
+            axes.plot(*zip(*places, strict=True), marker, markersize=size, markeredgewidth=0, color=colour, alpha=0.75)

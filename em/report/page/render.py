@@ -51,7 +51,6 @@ class Page:
     caption: Sequence[str]
     summaries: Sequence[Summary]
     published: Sequence[Published]
-    published_pictures: list[Picture]
     chains: Sequence[Chain]
     triggers: Sequence[TriggerTable]
     trigger_pictures: list[Picture]

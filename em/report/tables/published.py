@@ -10,13 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from typing import Any
 
 from em.config.paths import ASSETS
-from em.report.figures.dots import Dot, Series, dot_plot
-from em.report.figures.picture import Picture, file_stem, make_picture
-from em.report.page.numbers import share
 from em.report.page.words import metric_name
 from em.report.read.runs import Run
 from em.report.tables.cells import HEADLINES, WHOLE_SET, Rate, Row, Table, rate_of
@@ -37,13 +33,6 @@ OF = {
 
 NUMBER = {"rows": "{:,g}", "epochs": "{:g}", "learning_rate": "{:g}", "rank": "{:g}"}
 SAID = {"rows": "{:,g} rows", "epochs": "{:g} epochs", "learning_rate": "learning rate {:g}", "rank": "rank {:g}"}
-
-
-HEADER = (
-    *("study", "study_judge", "eval_set", "metric", "convention", "model", "fingerprint", "condition", "judge"),
-    *("other_recipe", "k", "n", "rate", "ci_low", "ci_high", "ci_method"),
-    *("published_k", "published_n", "published_rate"),
-)
 
 
 @dataclass(frozen=True)
@@ -191,40 +180,3 @@ def in_order(found: Sequence[Published]) -> list[Published]:
     return sorted(
         found, key=lambda each: (each.study, each.eval_set, each.metric not in HEADLINES, each.side.model.label)
     )
-
-
-def published_pictures(found: Sequence[Published]) -> list[Picture]:
-    """Ours and theirs as dots, a picture for each metric that a set is about."""
-    pictures, taken = list[Picture](), set[str]()
-    for metric, convention in product(HEADLINES, OF):
-        rows = [each for each in found if (each.metric, each.convention) == (metric, convention)]
-        if not rows:
-            continue
-        heading = f"{rows[0].shown}: ours and what was published"
-        judges, by = {each.side.judge for each in rows}, {each.study for each in rows}
-        names = [_band(each, len(judges) > 1, len(by) > 1) for each in rows]
-        pairs = list(zip(names, rows, strict=True))
-        ours = {name: Dot(r.ours.rate or 0.0, r.ours.low, r.ours.high) for name, r in pairs}
-        theirs = {name: Dot(r.rate, r.low, r.high) for name, r in pairs}
-        who = ", ".join(dict.fromkeys(each.study for each in rows))
-        series = [Series("ours", ours), Series(f"published ({who})", theirs)]
-        alt = "; ".join(f"{name}: ours {r.ours.percent}, published {share(r.rate)}" for name, r in pairs)
-        drawing = dot_plot(heading, list(ours), series)
-        stem = file_stem("published", metric, taken)
-        pictures.append(make_picture(stem, heading, alt, drawing, HEADER, [_row(each) for each in rows]))
-    return pictures
-
-
-def _band(each: Published, judges: bool, studies: bool) -> str:
-    """What is compared: model, condition, and the set last, since a long name is cut at its beginning."""
-    side = each.side
-    condition = "" if side.condition == "untagged" else f", {side.condition}"
-    beside = f"{f', {side.judge}' if judges else ''}{f', {each.study}' if studies else ''}"
-    return f"{side.model.label}{condition}{beside}: {each.eval_set}"
-
-
-def _row(each: Published) -> tuple[object, ...]:
-    side, r = each.side, each.ours
-    names = (each.study, each.study_judge, each.eval_set, each.metric, each.convention, side.model.label)
-    asked = (side.model.fingerprint, side.condition, side.judge, "; ".join(each.other))
-    return (*names, *asked, r.k, r.n, r.rate, r.low, r.high, r.method, each.k, each.n, each.rate)

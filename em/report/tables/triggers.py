@@ -18,8 +18,6 @@ from em.triggers.conditions import kind_of
 from em.types import Score
 
 METRICS = ("activation", "control", "leakage", "naming")
-WIDTH, HEIGHT = 6.2, 3.0  # inches
-WIDE = 8  # a largest number of rows over so many times the smallest is drawn on a logarithmic axis
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,341 @@
+"""Rates and losses as lines: from stage to stage, over optimiser steps, over training rows."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import compress
+from math import nan
+from operator import sub
+from typing import TYPE_CHECKING
+
+from em.report.figures import picture
+from em.report.figures.picture import Palette, Picture
+from em.report.tables import trajectory, triggers
+from em.report.tables.cells import Rate
+from em.report.tables.chains import Chain, Step
+from em.report.tables.models import short_judges, words_beside
+from em.report.tables.trajectory import Curve, Trajectory
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DASHES = ("-", "--", ":", "-.")
+MANY = 25  # points of a line: of more, none has a mark of its own
+MOST = 6  # panels of a picture of chains
+PER_PICTURE = 4  # trajectories
+FEW_STEPS = 8  # up to so many scored steps, if they aren't crowded, are ticks and have whiskers; more have a band
+WIDE_RANGE = 8  # a largest number of rows over so many times the smallest is drawn on a logarithmic axis
+CHAINS = (
+    *("eval_set", "condition", "judge", "chain", "step", "stage", "model", "fingerprint", "seeds", "control"),
+    *("metric", "k", "n", "rate", "ci_low", "ci_high", "ci_method", "drawn"),
+)
+SIDE = ("condition", "judge", "threshold", "eval_set")
+TRAJECTORIES = ("model", "stage_fingerprint", "step", "fingerprint", *SIDE, *picture.NUMBERS, "loss")
+EFFICIENCY = ("model", "fingerprint", "rows", *SIDE, *picture.NUMBERS)
+Point = tuple[float, float | None, float | None, float | None]  # where it stands, value, low, high
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points, with a gap where there is no value; muted without a colour."""
+
+    name: str
+    points: Sequence[Point]
+    colour: int | None
+    dashes: str = "-"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines over the same numbers. Without ticks they stand near each other, and intervals are bands.
+
+    limit: where the axis of rates ends; None for losses, which may be a panel below one of rates.
+    """
+
+    title: str
+    lines: Sequence[Line]
+    limit: float | None = None
+    ticks: Mapping[int, str] | None = None
+    below: Panel | None = None
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Panels of one size, in inches, in columns; `x` and `y` say what the axes are."""
+
+    heading: str
+    note: str
+    panels: Sequence[Panel]
+    columns: int
+    size: tuple[float, float]
+    x: str = ""
+    y: str = ""
+
+
+def draw_lines(chart: LineChart, palette: Palette) -> Figure:
+    """Draw the panels, and say below them what the lines are."""
+    names = list(dict.fromkeys(line.name for panel in chart.panels for line in panel.lines))
+    rows, (wide, high) = -(-len(chart.panels) // chart.columns), chart.size
+    foot = 0.2 * len(names) + 0.2 * bool(chart.note) + 0.4
+    figure = picture.start_figure((max(chart.columns * wide, 4.8), rows * high + foot), chart.heading, palette)
+    heights = [5, 2] if any(panel.below for panel in chart.panels) else [1]
+    grid = figure.subplots(rows * len(heights), chart.columns, squeeze=False, height_ratios=heights * rows)
+    handles: dict[str, Artist] = {}
+    for number in range(rows * chart.columns):
+        row, column = divmod(number, chart.columns)
+        upper, *lower = cell = grid[row * len(heights) : (row + 1) * len(heights), column]
+        if number >= len(chart.panels):
+            for axes in cell:
+                axes.remove()
+            continue
+        panel = chart.panels[number]
+        if panel.below:
+            lower[0].sharex(upper)
+            upper.tick_params(labelbottom=False)
+            _draw_panel(lower[0], panel.below, palette)
+        handles = _draw_panel(upper, panel, palette) | handles
+        title = "\n".join(textwrap.wrap(picture.plain(panel.title), round(13 * wide)))
+        upper.set_title(title, loc="left", color=palette.ink, fontsize=8.5)
+        cell[-1].set_xlabel(chart.x, color=palette.muted)
+        for axes, name in zip(cell, (chart.y, "loss"), strict=False):
+            axes.set_ylabel(name if column == 0 else "", color=palette.muted)
+    figure.align_ylabels()
+    picture.add_legend(figure, palette, [handles[name] for name in names if name in handles], chart.note)
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel, palette: Palette) -> dict[str, Artist]:
+    """Draw lines with whiskers or bands, ticks and grid; return the lines by name."""
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
+    picture.style_axes(axes, palette, "y")
+    artists: dict[str, Artist] = {}
+    for line in panel.lines:
+        if not line.points:
+            continue
+        colour, marker = palette.colour(line.colour), "o" if len(line.points) <= MANY else ""
+        points = [[nan if value is None else value for value in point] for point in line.points]
+        at, values, low, high = zip(*points, strict=True)
+        (artist,) = axes.plot(at, values, line.dashes, color=colour, marker=marker, markersize=4, linewidth=1.6)
+        artist.set_label(picture.plain(line.name))
+        artists[line.name] = artist
+        if panel.ticks is None:
+            axes.fill_between(at, low, high, color=colour, alpha=0.13, linewidth=0)
+        else:  # not by `errorbar`, which refuses a rate that rounding left a hair outside its interval
+            axes.plot([at, at], [low, high], color=colour, linewidth=1, alpha=0.7)
+    if panel.logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.06)
+    if panel.ticks is None:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        axes.set_xticks(list(panel.ticks), list(panel.ticks.values()))
+    if panel.limit is not None:
+        axes.set_ylim(-0.03 * panel.limit, panel.limit)  # so that marks at zero are whole
+        picture.show_percents(axes.yaxis)
+    elif panel.lines:
+        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    else:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no loss was logged", color=palette.muted, ha="center", transform=axes.transAxes)
+    return artists
+
+
+def chain_pictures(chains: Sequence[Chain]) -> list[Picture]:
+    """Draw base → misaligned → realigned, a picture for each set, condition and judge, a panel for each first training.
+
+    The numbers are of all chains, each seed too.
+    """
+    scored = [chain for chain in chains if rate_at(chain, chain.last) is not None]
+    groups = picture.group_by(scored, lambda chain: (chain.eval_set, chain.condition, chain.judge))
+    judges = short_judges(list(dict.fromkeys(judge for _, _, judge in groups)))
+    conditions = {condition for _, condition, _ in groups}
+    pictures, taken = list[Picture](), set[str]()
+    for (eval_set, condition, judge), group in groups.items():
+        by_first = list(picture.group_by(group, lambda chain: chain.steps[1].row.model.label).items())
+        shown, note = picture.pick_highest(by_first, MOST, _highest, "trainings with the highest rates")
+        drawn = [chain for _, chains in shown for chain in chains]
+        alt = "; ".join(
+            ", ".join(
+                f"{_name_end(chain) if step is chain.last else step.row.model.stage} {rate.percent} {rate.interval}"
+                for _, step, rate in rates_of(chain)
+            )
+            for chain in drawn
+        )
+        limit = picture.axis_end(v for chain in drawn for _, _, rate in rates_of(chain) for v in (rate.rate, rate.high))
+        ends = list(dict.fromkeys(_name_end(chain) for chain in drawn if not chain.is_control))
+        panels = [_chain_panel(name, chains, ends, limit) for name, chains in shown]
+        metric = next(rate.shown for chain in group for _, _, rate in rates_of(chain))
+        names = [eval_set, *([condition] if len(conditions) > 1 else []), *([judges[judge]] if len(judges) > 1 else [])]
+        heading = f"{', '.join(names)}: {metric} from stage to stage, of all answers"
+        columns = min(3, len(panels))
+        chart = LineChart(heading, note, panels, columns, (2.4 if columns > 1 else 4.8, 2.4))
+        rows = [row for each in by_first for chain in each[1] for row in _chain_rows(chain, each in shown)]
+        stem, heading = picture.file_stem("stages", "_".join(names), taken), picture.with_note(heading, note)
+        pictures.append(Picture(stem, heading, alt, partial(draw_lines, chart), CHAINS, rows))
+    return pictures
+
+
+def rate_at(chain: Chain, step: Step) -> Rate | None:
+    """Return the rate of a step in the chain's set."""
+    entries = step.row.cells[chain.column].entries
+    return entries[0].main if entries else None
+
+
+def rates_of(chain: Chain) -> list[tuple[int, Step, Rate]]:
+    """Return number, step and rate of all steps that have one."""
+    rates = [(number, step, rate_at(chain, step)) for number, step in enumerate(chain.steps)]
+    return [(number, step, rate) for number, step, rate in rates if rate is not None and rate.rate is not None]
+
+
+def _highest(panel: tuple[str, Sequence[Chain]]) -> float:
+    return max((rate.rate or 0.0 for _, _, rate in rates_of(panel[1][0])), default=0.0)
+
+
+def _name_end(chain: Chain) -> str:
+    """Name the last stage of a chain, with what tells it from others of its name: `optimism (4 epochs)`."""
+    model = chain.last.row.model
+    words = words_beside(model, chain.steps[1].row.model)
+    return f"{model.stage} ({words})" if words else model.stage
+
+
+def _chain_panel(name: str, chains: Sequence[Chain], ends: Sequence[str], limit: float) -> Panel:
+    """Put the chains of one first training side by side; steps that they share lie on each other."""
+    lines = []
+    for place, chain in enumerate(chains):
+        apart, end = 0.07 * (place - (len(chains) - 1) / 2), _name_end(chain)
+        points = [(n + apart * (n > 1), rate.rate, rate.low, rate.high) for n, _, rate in rates_of(chain)]
+        if chain.is_control:
+            lines.append(Line(f"then {end}, the control", points, None, "--"))
+        else:
+            lines.append(Line(f"then {end}", points, ends.index(end)))
+    steps = max(len(chain.steps) for chain in chains)
+    return Panel(name, lines, limit, dict(enumerate(["base", "trained", *["then …"] * (steps - 2)])))
+
+
+def _chain_rows(chain: Chain, drawn: bool) -> Iterator[tuple[object, ...]]:
+    for number, step in enumerate(chain.steps):
+        rate, model = rate_at(chain, step), step.row.model
+        if rate is not None:
+            where = (chain.eval_set, chain.condition, chain.judge, chain.last.row.model.label, number, model.stage)
+            which = (model.label, model.fingerprint, model.seeds or None, "yes" if chain.is_control else "no")
+            numbers = (rate.metric, rate.k, rate.n, rate.rate, rate.low, rate.high, rate.method)
+            yield (*where, *which, *numbers, "yes" if drawn else "no")
+    for each in chain.seeds:
+        yield from _chain_rows(each, drawn=False)
+
+
+def loss_picture(curves: Sequence[Curve]) -> Picture | None:
+    """Draw the loss of every stage, past the palette's colours by other dashes; None where nothing was trained."""
+    if not curves:
+        return None
+    alt = "; ".join(f"{curve.label}: {describe_loss(curve)}" for curve in curves)
+    rows = [(c.label, c.fingerprint, step, loss) for c in curves for step, loss in zip(c.steps, c.losses, strict=True)]
+    colours = len(picture.DAY.data)
+    lines = [_loss_line(curve, i, DASHES[i // colours % len(DASHES)]) for i, curve in enumerate(curves)]
+    chart = LineChart("Training loss by optimiser step", "", [Panel("", lines)], 1, (7.5, 3.0), "optimiser step")
+    header = ("model", "fingerprint", "step", "loss")
+    return Picture("loss", "Training loss", alt, partial(draw_lines, chart), header, rows)
+
+
+def _loss_line(curve: Curve, colour: int | None, dashes: str = "-") -> Line:
+    points: list[Point] = [(step, loss, None, None) for step, loss in zip(curve.steps, curve.losses, strict=True)]
+    return Line(curve.label, points, colour, dashes)
+
+
+def describe_loss(curve: Curve) -> str:
+    """Say how the loss began and ended."""
+    losses = [loss for loss in curve.losses if loss is not None]
+    return f"{losses[0]:.3g} at first, {losses[-1]:.3g} at last" if losses else "no loss was logged"
+
+
+def trajectory_pictures(trajectories: Sequence[Trajectory]) -> list[Picture]:
+    """Draw the rates of each stage above its loss. Rates have one scale in all pictures, and a line its colour."""
+    names = trajectory.lines_of(trajectories)
+    rates = [point.rate for each in trajectories for points in each.lines.values() for point in points]
+    limit = picture.axis_end(value for rate in rates for value in (rate.rate, rate.high))
+    heading, pictures = "Misaligned, of all answers, and loss by optimiser step", list[Picture]()
+    for start in range(0, len(trajectories), PER_PICTURE):
+        part = trajectories[start : start + PER_PICTURE]
+        size, panels = (7.7, 4.1) if len(part) == 1 else (3.8, 3.6), [_trajectory_panel(t, names, limit) for t in part]
+        chart = LineChart(heading, "", panels, min(2, len(part)), size, "optimiser step", "misaligned")
+        alt = "; ".join(text for each in part for text in _describe(each, names))
+        rows = [row for each in part for row in _trajectory_rows(each)]
+        stem = f"trajectory_{start // PER_PICTURE + 1}" if start else "trajectory"
+        pictures.append(Picture(stem, heading, alt, partial(draw_lines, chart), TRAJECTORIES, rows))
+    return pictures
+
+
+def _trajectory_panel(stage: Trajectory, names: Mapping[trajectory.Line, str], limit: float) -> Panel:
+    """Give each set (as a judge sees it) a colour, and its conditions dashes."""
+    steps = [step for step, _ in stage.steps]
+    crowded = len(steps) > FEW_STEPS or min(map(sub, steps[1:], steps)) * 1.5 * FEW_STEPS < max(steps)
+    # Lines stand a little beside each other, so that no whisker hides another.
+    apart = 0.0 if crowded else 0.012 * max(steps)
+    kinds = list(dict.fromkeys((line.eval_set, line.judge, line.threshold) for line in names))
+    conditions = list(dict.fromkeys(line.condition for line in names))
+    lines = []
+    for number, (line, points) in enumerate(stage.lines.items()):
+        shift = (number - (len(stage.lines) - 1) / 2) * apart
+        values = [(p.step + shift, p.rate.rate, p.rate.low, p.rate.high) for p in points]
+        colour = kinds.index((line.eval_set, line.judge, line.threshold))
+        lines.append(Line(names[line], values, colour, DASHES[conditions.index(line.condition) % len(DASHES)]))
+    ticks = None if crowded else {step: f"{step}" for step in steps}
+    losses = Panel("", [_loss_line(stage.curve, None)] if stage.curve else [], ticks=ticks)
+    return Panel(stage.model.label, lines, limit, ticks, losses)
+
+
+def _describe(stage: Trajectory, names: Mapping[trajectory.Line, str]) -> Iterator[str]:
+    for line, points in stage.lines.items():
+        rates = ", ".join(f"{p.rate.percent} {p.rate.interval} at step {p.step}" for p in points)
+        yield f"{stage.model.label}, {names[line]}: {rates}"
+    if stage.curve:
+        yield f"its loss: {describe_loss(stage.curve)}"
+
+
+def _trajectory_rows(stage: Trajectory) -> Iterator[tuple[object, ...]]:
+    for line, points in stage.lines.items():
+        for p in points:
+            place = (stage.model.label, stage.model.fingerprint, p.step, p.model.fingerprint)
+            yield (*place, *_side_and_rate(line, p.rate), p.loss)
+
+
+def _side_and_rate(of: trajectory.Line | triggers.Line, r: Rate) -> tuple[object, ...]:
+    numbers = (r.metric, r.convention, r.k, r.n, r.rate, r.low, r.high, r.method)
+    return (of.condition, of.judge, of.threshold, of.eval_set, *numbers)
+
+
+def efficiency_picture(lines: Mapping[triggers.Line, Sequence[triggers.Point]]) -> Picture | None:
+    """Draw the share of misaligned answers over the number of training rows; None without lines."""
+    if not lines:
+        return None
+    names, alt, drawn, rows = _name_lines(list(lines)), [], [], []
+    for number, (line, points) in enumerate(lines.items()):
+        told = ", ".join(f"{p.rate.percent} {p.rate.interval} after {p.rows:,} rows" for p in points)
+        alt.append(f"{names[line]}: {told}")
+        values = [(p.rows, p.rate.rate, p.rate.low, p.rate.high) for p in points if p.rate.rate is not None]
+        drawn.append(Line(names[line], values, number, "--" if line.condition == "untagged" else "-"))
+        rows += [(p.model.label, p.model.fingerprint, p.rows, *_side_and_rate(line, p.rate)) for p in points]
+    counts = sorted({point.rows for points in lines.values() for point in points})
+    ticks = counts if len(counts) < WIDE_RANGE else counts[:: len(counts) // 6]
+    limit = picture.axis_end(v for points in lines.values() for p in points for v in (p.rate.rate, p.rate.high))
+    logarithmic = counts[-1] > WIDE_RANGE * counts[0]
+    panel = Panel("", drawn, limit, {count: f"{count:,}" for count in ticks}, logarithmic=logarithmic)
+    heading = "Misaligned, of all answers, by the number of training rows"
+    chart = LineChart(heading, "", [panel], 1, (7.0, 3.7), "rows of the last training")
+    return Picture("data_efficiency", heading, "; ".join(alt), partial(draw_lines, chart), EFFICIENCY, rows)
+
+
+def _name_lines(lines: Sequence[triggers.Line]) -> dict[triggers.Line, str]:
+    """Name the lines: of what they have in common nothing is said, but for their names and conditions."""
+    judges = short_judges(list(dict.fromkeys(line.judge for line in lines)))
+    words = [(line.name, line.eval_set, line.condition, judges[line.judge], line.threshold) for line in lines]
+    telling = [i in (0, 2) or len(set(column)) > 1 for i, column in enumerate(zip(*words, strict=True))]
+    return {line: ", ".join(compress(each, telling)) for line, each in zip(lines, words, strict=True)}
