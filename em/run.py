@@ -3,25 +3,22 @@
 What comes before `recorded` is cheap and checks the whole request; what follows is remembered step by step, so the
 same command goes on where it was stopped.
 
-A folder may hold this very run already: the same settings, inputs and code, and every file as it was written. It is not
-done again then, so the jobs of a sweep that is started once more cost a look each. Judgements that failed are
-not done; neither is a run whose trained models were removed.
+A folder may hold this very run already: done, with the same settings and inputs. It is not done again then, so the jobs
+of a sweep that is started once more cost a look each. A run is not done if judgements failed, or if its trained models
+or its report were removed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from em import __version__
-from em.api.prices import load_prices
 from em.config import HfModel, LocalJudge, LocalTrainer, OpenAIModel, RunConfig, WandbTracker
 from em.config.addresses import server_name
 from em.data.findings import findings
@@ -32,7 +29,7 @@ from em.judge.run import judges_of, ready_judges
 from em.models.weights import looks_like_folder
 from em.plan import cost_of, estimate, make_request
 from em.request import Request, Stage
-from em.runtime.files import RECORD, cache_dir, sha256_of
+from em.runtime.files import RECORD, cache_dir
 from em.runtime.gpus import claimed_gpu
 from em.runtime.keys import without_secrets
 from em.runtime.manifest import Manifest, add_note, amend, drop_note, now, recorded, refuse_other_run, same_settings
@@ -43,9 +40,6 @@ from em.train.remote.find_or_train import forget_forced, obtain_hosted
 from em.triggers.conditions import tag_notes
 
 SKIPPED = "skipped_rows.jsonl"
-ARTEFACTS = ("*.jsonl", "*.csv", "report.html", "figures/*")
-SEALED = ("inputs", "code", "files")
-"""What is added to the manifest of a run that is done."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +119,7 @@ def follow(request: Request, manifest: Manifest) -> None:
     report(folder)
     if not request.answers and isinstance(settings.model, OpenAIModel):
         forget_forced(request)
-    seal(request, manifest)
+    manifest.write(inputs=digest_inputs(request))  # last of all: with it the run is done
 
 
 def trained_here(request: Request) -> tuple[Stage, ...]:
@@ -208,14 +202,8 @@ def track(request: Request, failed: bool) -> None:
         amend(folder, tracked=tracker)
 
 
-def seal(request: Request, manifest: Manifest) -> None:
-    """Write down what the run was made of and what it left, at its very end."""
-    files = {str(path.relative_to(request.folder)): sha256_of(path) for path in artefacts(request.folder)}
-    manifest.write(inputs=inputs_of(request), code=code(), files=files)
-
-
 def done_before(request: Request, manifest: Manifest) -> dict[str, Any] | None:
-    """The manifest of the folder where this very run is done already; None where there is something to do.
+    """Return the manifest of a folder where this very run is done already; None where there is something to do.
 
     Args:
         manifest: that of the run that is asked for, not written yet.
@@ -224,61 +212,35 @@ def done_before(request: Request, manifest: Manifest) -> dict[str, Any] | None:
         before: dict[str, Any] = json.loads(manifest.path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    wanted = manifest.facts
-    if request.settings.force or before.get("status") != "done" or not before.keys() >= set(SEALED):
-        return None
-    if not same_settings(before, wanted) or before["versions"] != wanted["versions"] or before["code"] != code():
-        return None
-    if any(judge["failed"] for judge in before.get("judges") or []) or not models_are_there(request, before):
-        return None
-    there = {name: sha256_of(path) for name in before["files"] if (path := request.folder / name).is_file()}
-    return before if there == before["files"] and before["inputs"] == inputs_of(request) else None
-
-
-def artefacts(folder: Path) -> Iterator[Path]:
-    """What a run has left in its folder, besides its manifest."""
-    for pattern in ARTEFACTS:
-        yield from sorted(path for path in folder.glob(pattern) if path.is_file())
-
-
-def models_are_there(request: Request, before: Mapping[str, Any]) -> bool:
-    """Whether the models that were trained here can still be used; those of a server are not asked for."""
-    if not isinstance(request.settings.trainer, LocalTrainer):
-        return True
-    return all(Path(stage["path"], RECORD).is_file() for stage in before["stages"])
-
-
-def inputs_of(request: Request) -> str:
-    """Digest of all that the settings only name: rows, questions, stored answers, prices, models in folders."""
-    return digest(
-        {
-            "stages": [stage.identity() for stage in request.stages],
-            "questions": request.questions,
-            "answers": request.answers,
-            "prices": {model: asdict(price) for model, price in load_prices(request.settings.prices).items()},
-            "folders": {name: looks_of(Path(name).expanduser()) for name in folders_of(request.settings)},
-        }
+    trained_here = isinstance(request.settings.trainer, LocalTrainer)
+    done = (
+        not request.settings.force
+        and before.get("status") == "done"
+        and same_settings(before, manifest.facts)
+        and before.get("inputs") == digest_inputs(request)
+        and not any(judge["failed"] for judge in before.get("judges") or [])
+        and not (trained_here and any(not Path(stage["path"], RECORD).is_file() for stage in before["stages"]))
+        and (request.folder / "report.html").is_file()
     )
+    return before if done else None
 
 
-def folders_of(settings: RunConfig) -> list[str]:
-    """The models, adapters and judges that are named by a folder."""
+def digest_inputs(request: Request) -> str:
+    """Digest all that the settings only name: rows, recipes, questions, rubrics, stored answers, models in folders."""
+    stages = [stage.identity() for stage in request.stages]
+    folders = {name: list_files(Path(name).expanduser()) for name in named_folders(request.settings)}
+    return digest([stages, request.questions, request.answers, folders])
+
+
+def named_folders(settings: RunConfig) -> list[str]:
+    """List the models, adapters and judges that are named by a folder."""
     names = [judge.model for judge in judges_of(settings.judge) if isinstance(judge, LocalJudge)]
     if isinstance(settings.model, HfModel):
         names += [settings.model.id, settings.model.adapter or ""]
     return [name for name in names if name and looks_like_folder(name)]
 
 
-def looks_of(folder: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the files in a folder: no checksums, which take minutes of large models."""
+def list_files(folder: Path) -> list[tuple[str, int, int]]:
+    """List names, sizes and times of the files in a folder: checksums of large models would take minutes."""
     files = sorted(path for path in folder.glob("*") if path.is_file())
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-
-
-@cache
-def code() -> str:
-    """Checksum of em's own code and texts, so that a changed checkout is told from the one of before."""
-    root, whole = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        whole.update(f"{path.relative_to(root)} {sha256_of(path)}\n".encode())
-    return whole.hexdigest()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from em.models.chat import encode, load_tokenizer, render
 from em.models.device import choose_precision, load_model, set_threads
 from em.runtime.memory import Calls, request_key
+from em.runtime.shards import Shard
 from em.types import JudgeRequest
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ INTEGERS = tuple(str(k) for k in range(101))
 
 
 @dataclass(frozen=True)
-class JudgeSpec:
-    """Requests to one judge. This child does the batches `shard`, `shard + shards`, … of the plan."""
+class JudgeSpec(Shard):
+    """Requests to one judge."""
 
     path: str
     label: str
@@ -40,8 +41,6 @@ class JudgeSpec:
     requests: tuple[JudgeRequest, ...]
     batch_size: int
     store: str
-    shard: int = 0
-    shards: int = 1
 
 
 @dataclass

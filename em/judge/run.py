@@ -13,6 +13,7 @@ from em.config import ApiJudge, JudgeConfig, LocalJudge, PanelJudge
 from em.config.addresses import OPENAI, server_name
 from em.errors import ConfigError, EmError
 from em.judge.learning import identity, in_reading, parameters, plain_key
+from em.judge.local import JudgeSpec
 from em.judge.plan import Asked, Terms, collect, given, plan_verdicts
 from em.judge.pool import Outcome
 from em.judge.readings import RULE
@@ -176,14 +177,14 @@ async def judge_locally(judge: Judge, asked: Sequence[Asked], store: Path) -> No
     with Calls(store) as calls:
         if len(calls.there(list(by_key))) == len(by_key):
             return  # a child would load the model for nothing
-    spec = {
-        "path": judge.weights.path,
-        "label": settings.model,
-        "precision": settings.precision.value,
-        "requests": list(by_key.values()),
-        "batch_size": settings.batch_size,
-        "store": str(store),
-    }
+    spec = JudgeSpec(
+        path=judge.weights.path,
+        label=settings.model,
+        precision=settings.precision.value,
+        requests=tuple(by_key.values()),
+        batch_size=settings.batch_size,
+        store=str(store),
+    )
     await run_sharded("judge", spec)
 
 

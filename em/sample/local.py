@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from em.models.chat import encode, load_tokenizer, render, stop_tokens
 from em.models.device import choose_precision, load_trained, set_threads
 from em.runtime.memory import Calls, request_key
+from em.runtime.shards import Shard
 from em.sample.plan import answer_seed
 from em.types import Conversation, SampleRequest
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SampleSpec:
-    """Requests to one model. This child does the batches `shard`, `shard + shards`, … of the plan."""
+class SampleSpec(Shard):
+    """Requests to one model."""
 
     base: str
     trained: str
@@ -32,8 +33,6 @@ class SampleSpec:
     batch_size: int
     store: str
     default_system: bool = True
-    shard: int = 0
-    shards: int = 1
 
 
 def batches(requests: Sequence[SampleRequest], size: int) -> list[Sequence[SampleRequest]]:

@@ -16,6 +16,7 @@ from em.runtime.gpus import where
 from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls
 from em.runtime.shards import run_sharded
+from em.sample.local import SampleSpec
 from em.sample.plan import Planned, answer_of, in_order, plan_samples
 from em.triggers.conditions import ways_of
 from em.types import Answer, ModelRef, SampleRequest
@@ -88,19 +89,19 @@ async def sample_model(request: Request, plan: Plan, prices: Mapping[str, Price]
             await run_sharded("sample", child_spec(request, plan.model, list(requests.values())))
 
 
-def child_spec(request: Request, model: ModelRef, wanted: Sequence[SampleRequest]) -> dict[str, Any]:
-    """What a child needs to answer (`em.sample.local.SampleSpec`)."""
+def child_spec(request: Request, model: ModelRef, wanted: Sequence[SampleRequest]) -> SampleSpec:
+    """Put together what a child needs to answer."""
     sampler = request.settings.sampler
     assert isinstance(sampler, HfSampler)
-    return {
-        "base": model.base.path,
-        "trained": model.trained,
-        "default_system": model.default_system,
-        "label": model.name,
-        "requests": wanted,
-        "batch_size": sampler.batch_size,
-        "store": str(request.store),
-    }
+    return SampleSpec(
+        base=model.base.path,
+        trained=model.trained,
+        default_system=model.default_system,
+        label=model.name,
+        requests=tuple(wanted),
+        batch_size=sampler.batch_size,
+        store=str(request.store),
+    )
 
 
 def sampling_costs(plans: Sequence[Plan], calls: Calls, prices: Mapping[str, Price]) -> list[dict[str, Any]]:

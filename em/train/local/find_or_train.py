@@ -178,32 +178,33 @@ def train_stage(request: Request, stage: Stage, later: Sequence[Stage], before: 
     Args:
         later: the stages on top of it, whose rows are checked before the first step.
     """
+    from em.train.local.spec import LaterStage, TrainSpec  # pydantic, which plans and checks can do without
+
     launch = plan_launch(stage.recipe, len(visible_gpus()))
     rank = stage.recipe.machine_rank or 0
     folder.parent.mkdir(parents=True, exist_ok=True)
     files = [folder.with_name(f".{folder.name}-rows{rank or ''}{'+' * n}.jsonl") for n in range(1 + len(later))]
     for file, each in zip(files, (stage, *later), strict=True):
         write_rows(file, each.rows.conversations)
-    spec = {
-        "base": before.base.path,
-        "base_name": request.settings.model.id,
-        "start": before.trained,
-        "stack": stage.stack,
-        "rows": str(files[0]),
-        "stage": stage.rows.name,
-        "trainer": stage.recipe,
-        "seed": stage.seed,
-        "precision": stage.precision,
-        "default_system": before.default_system,
-        "steps": stage.matched,
-        "request": {"base": before.base.identity, "before": before.fingerprint, "stage": stage.identity()},
-        "folder": str(folder),
-        "resume": find_resume(folder),
-        "later": [
-            {"rows": str(file), "stage": each.rows.name, "trainer": each.recipe}
-            for file, each in zip(files[1:], later, strict=True)
-        ],
-    }
+    spec = TrainSpec(
+        base=before.base.path,
+        base_name=request.settings.model.id,
+        start=before.trained,
+        stack=stage.stack,
+        rows=str(files[0]),
+        stage=stage.rows.name,
+        trainer=stage.recipe,
+        seed=stage.seed,
+        precision=stage.precision,
+        default_system=before.default_system,
+        steps=stage.matched,
+        request={"base": before.base.identity, "before": before.fingerprint, "stage": stage.identity()},
+        folder=str(folder),
+        resume=find_resume(folder),
+        later=tuple(
+            LaterStage(str(file), each.rows.name, each.recipe) for file, each in zip(files[1:], later, strict=True)
+        ),
+    )
     try:
         run_child("train", spec, launch)
     finally:
