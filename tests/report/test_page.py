@@ -334,9 +334,8 @@ def test_command_says_in_one_sentence_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.argv = ['report.py', '--help']; import report\ntry: report.main()\nexcept SystemExit: pass\n"
-    )
+    code = "import sys; sys.argv = ['report.py', '--help']; from em.cli.main import start\n"
+    code += "try: start('report')\nexcept SystemExit: pass\n"
     code += "print([name for name in ('jinja2', 'numpy', 'scipy', 'matplotlib', 'torch') if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
