@@ -6,22 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Tag
+from pydantic import PlainValidator, TypeAdapter
 
-from em.config import FullTrainer, LoraTrainer, QloraTrainer
+from em.config import FullTrainer, LocalTrainer, LoraTrainer, QloraTrainer
 from em.train.local.resume import partial_folder
 
 
-def which_trainer(value: Any) -> str:
-    """The schema of a recipe that came as JSON."""
-    keys = value if isinstance(value, dict) else vars(value)
-    return "qlora" if "quant_type" in keys else "lora" if "rank" in keys else "full"
+def read_trainer(values: Any) -> LocalTrainer:
+    """Read a recipe that came as JSON; its keys tell its class."""
+    kind = QloraTrainer if "quant_type" in values else LoraTrainer if "rank" in values else FullTrainer
+    return TypeAdapter[LocalTrainer](kind).validate_python(values)
 
 
-Trainer = Annotated[
-    Annotated[FullTrainer, Tag("full")] | Annotated[LoraTrainer, Tag("lora")] | Annotated[QloraTrainer, Tag("qlora")],
-    Discriminator(which_trainer),
-]
+Trainer = Annotated[LocalTrainer, PlainValidator(read_trainer)]
 
 
 @dataclass(frozen=True)
