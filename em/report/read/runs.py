@@ -140,7 +140,8 @@ def _read_run(path: Path, limits: Thresholds | None) -> Run:
         losses=tuple(read_csv(path / "loss.csv", LossRow)),
     )
     if limits is None and ADAPTIVE in manifest.notes and run.verdicts and run.scores:
-        limits = Thresholds(*(bounds(run.scores[0].threshold) or ()))  # as that run counted
+        rule = bounds(run.scores[0].threshold)
+        limits = Thresholds(*rule) if rule else Thresholds()
     return _without_pools(run) if limits is None else _count_anew(run, limits)
 
 
