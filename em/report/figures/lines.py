@@ -141,7 +141,8 @@ def _draw_panel(axes: Axes, panel: Panel, palette: Palette) -> dict[str, Artist]
         axes.set_ylim(-0.03 * panel.limit, panel.limit)  # so that marks at zero are whole
         picture.show_percents(axes.yaxis)
     elif panel.lines:
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(min(0.0, bottom), 1.08 * top)  # so that marks of a flat curve are whole
     else:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no loss was logged", color=palette.muted, ha="center", transform=axes.transAxes)
