@@ -1,0 +1,18 @@
+"""Which manifests are of the same run, though an older version of em wrote one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from em.runtime.manifest import same_settings
+
+
+def manifest(**evaluation: Any) -> dict[str, Any]:
+    """A manifest with these settings of `eval`."""
+    return {"run": "train", "config": {"eval": {"samples": 30, **evaluation}, "force": False}}
+
+
+def test_settings_that_changed_nothing_in_an_older_version_are_no_other_run() -> None:
+    assert same_settings(manifest(stop="none", half_width=0.1), manifest())
+    assert not same_settings(manifest(stop="ci", half_width=0.1), manifest())
+    assert not same_settings(manifest(stop="none", half_width=0.1) | {"run": "evaluate"}, manifest())
