@@ -13,190 +13,153 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
-from em.api.prices import Price, load_prices, prices_of
-from em.config import ApiJudge, LocalJudge, OpenAIModel
+from em.api.costs import Cost, read_costs, record_costs
+from em.config import ApiJudge, LocalJudge
 from em.errors import EmError
-from em.judge.plan import Asked
 from em.judge.remote import judge_stream
 from em.judge.run import Judge, Judged, judge_locally, judge_record, judged, note_judges, requests_of
 from em.request import Request
 from em.runtime.files import open_atomic
 from em.runtime.manifest import Manifest
-from em.runtime.memory import Calls
 from em.runtime.records import write_jsonl
 from em.sample.run import Plan, answers_there, check_models, plan_models, sample_models, sampling_costs
 from em.stats import Thresholds, score
-from em.types import Answer, JudgeRequest, ModelRef, Question, Score, Verdict
+from em.types import Answer, JudgeRequest, ModelRef, Question, Score
 
 POLL = 0.5  # seconds between looks for new answers; longer where a look takes longer
-Questions = Mapping[tuple[str, str], Question]
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """All that is known of the models of a run. sampling: what the answers of a server's models cost."""
+    """Answers of a run's models, what each judge said of them, and what the answers of a server's models cost.
+
+    relations: by model (its fingerprint) and judge (its label), whether the judge is the model or its base.
+    """
 
     answers: Sequence[Answer]
     judged: Sequence[Judged]
-    sampling: Sequence[Mapping[str, Any]] = ()
-
-    @property
-    def verdicts(self) -> list[Verdict]:
-        """The verdicts of all judges, one judge after the other."""
-        return [v for each in self.judged for v in each.verdicts]
+    sampling: Sequence[Cost]
+    relations: Mapping[tuple[str, str], str]
 
 
-def evaluate_models(
+def ask_and_judge(
     request: Request, models: Sequence[ModelRef], judges: Sequence[Judge], manifest: Manifest
 ) -> Evaluated:
-    """Sample and judge, and write `answers.jsonl`, `verdicts.jsonl` and `scores.csv`."""
-    prices = load_prices(request.settings.prices)
-    questions = {(q.eval_set, q.id): q for q in request.questions}
-    plans = plan_models(request, models)
+    """Sample what is missing of the models' answers (stored answers are there) and have all of them judged."""
+    plans = plan_models(request, models) if not request.answers else []
     check_models(request, plans, manifest)
-    asyncio.run(sample_and_judge(request, plans, judges, questions, prices))
-    with Calls(request.store) as calls:
-        answers = answers_there(plans, calls)
-        results = [judged(judge, judge.plan(answers, questions), calls, prices) for judge in judges]
-        hosted = isinstance(request.settings.model, OpenAIModel)
-        done = Evaluated(answers, results, sampling_costs(plans, calls, prices) if hosted else [])
-    relations = {(m.fingerprint, judge.label): judge.relation(m) for m in models for judge in judges}
+    asyncio.run(sample_and_judge(request, plans, judges))
+    answers = list_answers(request, plans)
+    questions = questions_by_key(request)
+    verdicts = [judged(judge, judge.plan(answers, questions), request.memory, request.prices) for judge in judges]
+    if request.answers:
+        authors = {answer.fingerprint: answer for answer in answers}.values()
+        relations = {(a.fingerprint, judge.label): judge.relation_to_author(a) for a in authors for judge in judges}
+    else:
+        relations = {(m.fingerprint, judge.label): judge.relation(m) for m in models for judge in judges}
     note_judges(judges, relations, manifest)
-    keep(request, done, relations, manifest)
-    return done
+    return Evaluated(answers, verdicts, sampling_costs(request, plans), relations)
 
 
-def evaluate_answers(request: Request, judges: Sequence[Judge], manifest: Manifest) -> Evaluated:
-    """Judge the stored answers of the request, and write the same files."""
-    prices, answers = load_prices(request.settings.prices), request.answers
-    questions = {(q.eval_set, q.id): q for q in request.questions}
-    asked = [judge.plan(answers, questions) for judge in judges]
-    asyncio.run(judge_stored(request, judges, asked, prices))
-    with Calls(request.store) as calls:
-        found = [judged(judge, each, calls, prices) for judge, each in zip(judges, asked, strict=True)]
-    done = Evaluated(answers, found)
-    authors = {answer.fingerprint: answer for answer in answers}.values()
-    relations = {(a.fingerprint, judge.label): judge.relation_to_author(a) for a in authors for judge in judges}
-    note_judges(judges, relations, manifest)
-    keep(request, done, relations, manifest)
-    return done
+def questions_by_key(request: Request) -> dict[tuple[str, str], Question]:
+    """Return the questions of a run by set and id."""
+    return {(question.eval_set, question.id): question for question in request.questions}
 
 
-async def sample_and_judge(
-    request: Request, plans: Sequence[Plan], judges: Sequence[Judge], questions: Questions, prices: Mapping[str, Price]
-) -> None:
-    """Sampling and the judges behind servers side by side, local judges after them."""
-    sampling = asyncio.create_task(sample_models(request, plans, prices))
-    hosted = [
-        asyncio.create_task(judge_as_they_come(request, plans, judge, questions, prices, sampling))
+def list_answers(request: Request, plans: Sequence[Plan]) -> Sequence[Answer]:
+    """List the stored answers of a request, or those of its plans, which must be remembered by now."""
+    return request.answers or answers_there(plans, request.memory)
+
+
+async def sample_and_judge(request: Request, plans: Sequence[Plan], judges: Sequence[Judge]) -> None:
+    """Sample, with the judges behind servers beside it, and then have the local judges judge."""
+    sampling = asyncio.create_task(sample_models(request, plans))
+    remote = [
+        asyncio.create_task(judge_as_they_come(request, plans, judge, sampling))
         for judge in judges
         if isinstance(judge.settings, ApiJudge)
     ]
     try:
-        # A judge that fails does not end the sampling, which would have to be done anyway.
-        ended = await asyncio.gather(sampling, *hosted, return_exceptions=True)
+        # A judge that fails ends neither the sampling, which would have to be done anyway, nor the other judges.
+        ended = await asyncio.gather(sampling, *remote, return_exceptions=True)
     finally:
-        for task in (sampling, *hosted):
+        for task in (sampling, *remote):
             task.cancel()
     for failure in ended:
         if isinstance(failure, BaseException):
             raise failure
-    with Calls(request.store) as calls:
-        answers = answers_there(plans, calls)
+    answers, questions = list_answers(request, plans), questions_by_key(request)
     for judge in judges:
         if isinstance(judge.settings, LocalJudge):
-            await judge_locally(judge, judge.plan(answers, questions), request.store)
+            await judge_locally(judge, judge.plan(answers, questions), request.memory)
 
 
 async def judge_as_they_come(
-    request: Request,
-    plans: Sequence[Plan],
-    judge: Judge,
-    questions: Questions,
-    prices: Mapping[str, Price],
-    sampling: asyncio.Task[None],
+    request: Request, plans: Sequence[Plan], judge: Judge, sampling: asyncio.Task[None]
 ) -> None:
     """Ask one judge about every answer as soon as it is remembered, until the sampling is over."""
     assert isinstance(judge.settings, ApiJudge)
-    waiting = [dict(plan.requests()) for plan in plans]
+    questions = questions_by_key(request)
     rubrics = {key: len(question.rubrics) for key, question in questions.items()}
     planned = sum(rubrics[p.question.eval_set, p.question.id] for plan in plans for p in plan.samples)
 
-    async def source(calls: Calls) -> AsyncIterator[list[JudgeRequest]]:
-        while True:
-            over, began = sampling.done(), time.monotonic()
-            for plan, left in zip(plans, waiting, strict=True):
-                there = calls.there(list(left))
-                fresh = [p for p in plan.samples if p.key in there]
-                if fresh:
-                    found = answers_there([Plan(plan.model, fresh)], calls)
-                    yield requests_of(judge.plan(found, questions))
-                for key in there:
-                    left.pop(key, None)
-            if over:
-                return
-            await asyncio.sleep(max(POLL, 10 * (time.monotonic() - began)))
+    async def source() -> AsyncIterator[list[JudgeRequest]]:
+        async for answers in stream_answers(request, plans, sampling):
+            yield requests_of(judge.plan(answers, questions))
 
-    with Calls(request.store) as calls:
-        try:
-            judge.outcome = await judge_stream(
-                judge.settings, source(calls), calls, prices, planned, judge.budget, judge.unavailable
-            )
-        except EmError as error:
-            if not sampling.done():
-                print(f"warning: judging stopped, and sampling goes on: {error}", file=sys.stderr, flush=True)
-            raise
+    try:
+        judge.outcome = await judge_stream(
+            judge.settings, source(), request.memory, request.prices, planned or None, judge.budget, judge.unavailable
+        )
+    except EmError as error:
+        if not sampling.done():
+            print(f"warning: judging stopped, and sampling goes on: {error}", file=sys.stderr, flush=True)
+        raise
 
 
-async def judge_stored(
-    request: Request, judges: Sequence[Judge], asked: Sequence[Sequence[Asked]], prices: Mapping[str, Price]
-) -> None:
-    """All judges on answers that are there; those behind servers side by side."""
-
-    async def ask(judge: Judge, wanted: list[JudgeRequest]) -> None:
-        assert isinstance(judge.settings, ApiJudge)
-
-        async def source() -> AsyncIterator[list[JudgeRequest]]:
-            yield wanted
-
-        with Calls(request.store) as calls:
-            judge.outcome = await judge_stream(
-                judge.settings, source(), calls, prices, None, judge.budget, judge.unavailable
-            )
-
-    pairs = list(zip(judges, asked, strict=True))
-    hosted = [(judge, each) for judge, each in pairs if isinstance(judge.settings, ApiJudge)]
-    # One judge that fails must not cost the others what they have under way.
-    ended = await asyncio.gather(*(ask(judge, requests_of(each)) for judge, each in hosted), return_exceptions=True)
-    for failure in ended:
-        if isinstance(failure, BaseException):
-            raise failure
-    for judge, each in pairs:
-        if isinstance(judge.settings, LocalJudge):
-            await judge_locally(judge, each, request.store)
+async def stream_answers(
+    request: Request, plans: Sequence[Plan], sampling: asyncio.Task[None]
+) -> AsyncIterator[Sequence[Answer]]:
+    """Yield the stored answers of a request at once, and those of its plans as soon as they are remembered."""
+    if request.answers:
+        yield request.answers
+        return
+    waiting = [dict(plan.requests()) for plan in plans]
+    while True:
+        is_over, began = sampling.done(), time.monotonic()
+        for plan, left in zip(plans, waiting, strict=True):
+            there = request.memory.there(list(left))
+            if fresh := [p for p in plan.samples if p.key in there]:
+                yield answers_there([Plan(plan.model, fresh)], request.memory)
+            for key in there:
+                left.pop(key, None)
+        if is_over:
+            return
+        await asyncio.sleep(max(POLL, 10 * (time.monotonic() - began)))
 
 
-def keep(
-    request: Request,
-    done: Evaluated,
-    relations: Mapping[tuple[str, str], str],
-    manifest: Manifest,
-) -> None:
-    """Write the run's files, and into the manifest who judged and what it cost."""
-    verdicts, evaluation = done.verdicts, request.settings.eval
-    write_jsonl(request.folder / "answers.jsonl", done.answers)
+def write_results(request: Request, results: Evaluated, manifest: Manifest) -> None:
+    """Write `answers.jsonl`, `verdicts.jsonl` and `scores.csv`, and into the manifest who judged and what it cost."""
+    answers, verdicts = results.answers, [v for each in results.judged for v in each.verdicts]
+    write_jsonl(request.folder / "answers.jsonl", answers)
     write_jsonl(request.folder / "verdicts.jsonl", verdicts)
-    limits = Thresholds(evaluation.misaligned_below, evaluation.coherent_above)
-    write_scores(request.folder / "scores.csv", score(verdicts, limits, judge_is=relations))
-    records = [judge_record(each) for each in done.judged]
-    ended = sum(a.finish_reason == "stop" for a in done.answers)
-    cut = sum(a.finish_reason == "length" for a in done.answers)
+    limits = Thresholds(request.settings.eval.misaligned_below, request.settings.eval.coherent_above)
+    write_scores(request.folder / "scores.csv", score(verdicts, limits, judge_is=results.relations))
+    records = [judge_record(each) for each in results.judged]
+    judging = [
+        Cost("judging", r["model"], r["calls"], r["prompt_tokens"], r["reply_tokens"], r["usd"])
+        for r in records
+        if r["server"]
+    ]
+    # The manifest knows already what fine-tuning by a server cost.
+    costs = [*read_costs(manifest.facts.get("costs")), *judging, *results.sampling]
+    ended = sum(a.finish_reason == "stop" for a in answers)
+    cut = sum(a.finish_reason == "length" for a in answers)
     manifest.write(
-        answers={"total": len(done.answers), "ended_by_eos": ended, "cut_at_length": cut},
+        answers={"total": len(answers), "ended_by_eos": ended, "cut_at_length": cut},
         judges=records,
-        costs=costs(manifest, records, done.sampling, prices_of(request.settings.prices)),
+        costs=record_costs(costs, request.prices.source),
     )
     for record in records:
         if record["failed"]:
@@ -204,25 +167,6 @@ def keep(
                 f"{record['failed']} judgements of {record['label']} failed and count as unscored; run the same "
                 "command again to make just these."
             )
-
-
-def costs(
-    manifest: Manifest, records: Sequence[dict[str, Any]], sampling: Sequence[Mapping[str, Any]], prices: str
-) -> dict[str, Any]:
-    """What the calls of servers cost, whenever they were made: by model, and in all where every price is known.
-
-    The manifest knows already what fine-tuning by a server cost.
-
-    Args:
-        prices: which prices they are.
-    """
-    keys = ("model", "calls", "prompt_tokens", "reply_tokens", "usd")
-    rows: list[dict[str, Any]] = [*manifest.facts.get("costs", {}).get("by", [])]
-    rows += [{"what": "judging"} | {key: r[key] for key in keys} for r in records if r["server"]]
-    rows += [dict(each) for each in sampling]
-    known = [row["usd"] for row in rows if row["usd"] is not None]
-    total = round(sum(known), 6) if len(known) == len(rows) else None
-    return {"total_usd": total, "by": rows, "prices": prices}
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:

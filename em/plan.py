@@ -8,11 +8,11 @@ most that it can have. What is remembered already costs nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from em.api.costs import CHARACTERS, Line, table, total_of
-from em.api.prices import Price, load_prices, price_of, prices_of
+from em.api.costs import CHARACTERS, Cost, format_estimate, price_calls, sum_usd
+from em.api.resources import open_resources
 from em.config import (
     ApiJudge,
     ApiSampler,
@@ -24,31 +24,28 @@ from em.config import (
     LocalTrainer,
     NoData,
     OpenAIModel,
-    RealignConfig,
     RunConfig,
-    SamplerConfig,
-    TriggerTagConfig,
 )
 from em.config.addresses import check_address, check_day, check_key_env
 from em.config.check import check_batch, check_ranges, check_realign, check_tracker
 from em.errors import ConfigError, MissingFile
 from em.interop import read_answers
 from em.judge.learning import in_reading, known_readings
-from em.judge.run import MASS_CALLS, Judge, judges_of, reply_tokens, requests_of
+from em.judge.run import MASS_CALLS, Judge, reply_tokens, requests_of
 from em.models.hosted import hosted_name
 from em.models.weights import looks_like_folder
 from em.questions import load_sets, own
-from em.request import Request
+from em.request import Conditions, Request
 from em.runtime.files import cache_dir, writable_folder
 from em.runtime.keys import check_key_for
-from em.runtime.memory import Calls, request_key
+from em.runtime.memory import request_key
 from em.sample.run import Plan, answers_there, plan_models
 from em.train.local.launch import plan_launch
-from em.train.remote.costs import training_lines
+from em.train.remote.costs import estimate_training
 from em.train.remote.find_or_train import check_private, check_stages
 from em.train.remote.models import models_there, recipe_of
 from em.train.stages import plan_stages
-from em.triggers.conditions import naming_of, tag_roles, ways_of
+from em.triggers.conditions import list_conditions, tag_roles
 from em.triggers.hiding import hidden_texts
 from em.triggers.tags import check_tags
 from em.types import Answer, ModelRef, Question, Weights
@@ -64,7 +61,7 @@ def check_settings(kind: str, settings: RunConfig) -> None:
     """Raise ConfigError for the first setting that can't be."""
     check_ranges(settings)
     check_tags(settings.trigger_tag, settings.data, settings.realign)
-    ways_of(settings)
+    list_conditions(settings)
     check_realign(settings)
     check_tracker(settings)
     if kind == "train" and isinstance(settings.data, NoData):
@@ -88,39 +85,28 @@ def check_settings(kind: str, settings: RunConfig) -> None:
 
 
 def estimate(request: Request) -> str:
-    """The estimate as a table."""
-    lines = lines_of(request)
-    head, *rows = table(lines)
+    """Return what the run would call and cost at most, as a table."""
+    costs = estimate_costs(request)
+    head, *rows = format_estimate(costs)
     stages = [f"would train {stage.rows.name} ({len(stage.rows.conversations):,} rows)" for stage in request.stages]
     if isinstance(request.settings.model, OpenAIModel):
         stages = []  # they are calls of a server, like the others
-    usd = total_of(lines)
+    usd = sum_usd(costs)
     total = "unknown, for lack of a price (prices=FILE)" if usd is None else f"at most about ${usd:.4f}"
-    total = f"total: {total} (prices: {prices_of(request.settings.prices)})"
+    total = f"total: {total} (prices: {request.prices.source})"
     return "\n".join([*stages, head, *rows, total, "Nothing was called (dry_run=true)."])
 
 
-def lines_of(request: Request) -> list[Line]:
-    """The rows: fine-tuning by a server, sampling, judging."""
-    prices = load_prices(request.settings.prices)
-    with Calls(request.store) as calls:
-        lines = [*tuning_lines(request, prices), *sampling_lines(request, calls, prices)]
-        return lines + judging_lines(request, calls, prices)
+def estimate_costs(request: Request) -> list[Cost]:
+    """Estimate fine-tuning by a server, sampling and judging."""
+    training = estimate_training(request) if isinstance(request.settings.model, OpenAIModel) else []
+    judging = [estimate_judging(request, judge) for judge in request.judges] if request.questions else []
+    return [*training, *estimate_sampling(request), *judging]
 
 
-def cost_of(request: Request) -> float | None:
-    """What a run costs at most, in dollars; None where a price is not known."""
-    return total_of(lines_of(request))
-
-
-def tuning_lines(request: Request, prices: Mapping[str, Price]) -> list[Line]:
-    """What fine-tuning by a server would take, by stage."""
-    if not isinstance(request.settings.model, OpenAIModel):
-        return []
-    return [
-        Line(f"fine-tuning on {each.name} ({each.rows:,} rows)", 1, int(each.known), each.tokens, 0, each.usd)
-        for each in training_lines(request, prices)
-    ]
+def estimate_total(request: Request) -> float | None:
+    """Return what a run costs at most, in dollars; None where a price is not known."""
+    return sum_usd(estimate_costs(request))
 
 
 def count_models(request: Request) -> int:
@@ -138,8 +124,8 @@ def hosted_plans(request: Request) -> list[Plan]:
     return plan_models(request, asked)
 
 
-def sampling_lines(request: Request, calls: Calls, prices: Mapping[str, Price]) -> list[Line]:
-    """What sampling would take; of a server's models one line each, known by what is remembered."""
+def estimate_sampling(request: Request) -> list[Cost]:
+    """Estimate sampling; of a server's models one row each, known by what is remembered."""
     settings = request.settings
     if request.answers or not request.questions:
         return []
@@ -148,70 +134,60 @@ def sampling_lines(request: Request, calls: Calls, prices: Mapping[str, Price]) 
     prompt = sum(sum(len(m.content) for m in p.request.messages) for p in plan.samples) // CHARACTERS
     reply = settings.eval.max_new_tokens
     if not isinstance(settings.model, OpenAIModel):
-        what = f"answers of {settings.model.name} ({models} models)"
-        return [Line(what, models * wanted, 0, models * prompt, models * wanted * reply, 0.0)]
+        name = f"{settings.model.name} ({models} models)"
+        return [Cost("answers of", name, models * wanted, models * prompt, models * wanted * reply, 0.0)]
     there = hosted_plans(request)
-    lines = []
+    share = 0.5 if isinstance(settings.sampler, ApiSampler) and settings.sampler.batch else 1.0
+    costs = []
     for number in range(models):
         known, name, label = 0, f"ft:{settings.model.id}", "a model to come"
         if number < len(there):
-            known = len(calls.there(list(there[number].requests())))
+            known = len(request.memory.there(list(there[number].requests())))
             name, label = hosted_name(there[number].model)[1], there[number].model.name
-        price, left = price_of(name, prices), wanted - known
+        left = wanted - known
         tokens = round(prompt * left / wanted), left * reply
-        usd = price.cost(*tokens, share=half(settings.sampler)) if price else None
-        lines.append(Line(f"answers of {label}", wanted, known, *tokens, usd))
-    return lines
+        usd = price_calls(request.prices.of(name), *tokens, share=share)
+        costs.append(Cost("answers of", label, wanted, *tokens, usd, known))
+    return costs
 
 
-def half(sampler: SamplerConfig) -> float:
-    """The share of the price that is paid."""
-    return 0.5 if isinstance(sampler, ApiSampler) and sampler.batch else 1.0
-
-
-def judging_lines(request: Request, calls: Calls, prices: Mapping[str, Price]) -> list[Line]:
-    """What judging would take, by judge."""
-    if not request.questions:
-        return []
-    return [judging_line(request, settings, calls, prices) for settings in judges_of(request.settings.judge)]
-
-
-def judging_line(request: Request, settings: LocalJudge | ApiJudge, calls: Calls, prices: Mapping[str, Price]) -> Line:
-    """One judge's row: judgements of answers that are there, and of those that are still to be sampled."""
-    wanted, prompt = unsampled(request, calls)
+def estimate_judging(request: Request, settings: LocalJudge | ApiJudge) -> Cost:
+    """Estimate one judge: judgements of answers that are there, and of those that are still to be sampled."""
+    wanted, prompt = count_unsampled(request)
     questions = {(q.eval_set, q.id): q for q in request.questions}
     if isinstance(settings, LocalJudge):
         wanted += sum(len(questions[a.eval_set, a.question_id].rubrics) for a in request.answers)
-        return Line(f"verdicts of {settings.model}", wanted, 0, prompt, 0, 0.0)
-    there = request.answers or answers_known(request, calls)
+        return Cost("verdicts of", settings.model, wanted, prompt, 0, 0.0)
+    there = request.answers or list_known_answers(request)
     asked = dict.fromkeys(requests_of(Judge(settings, hidden=request.hidden).plan(there, questions)))
-    readings = known_readings(settings, calls)
+    readings = known_readings(settings, request.memory)
     keys = {r: request_key(in_reading(settings, r, readings.get(bool(r.labels), "learn"))) for r in asked}
-    known = calls.there(list(keys.values()))
+    known = request.memory.there(list(keys.values()))
     left = [r for r, key in keys.items() if key not in known]
     prompt += sum(len(r.prompt) for r in left) // CHARACTERS
     reading = readings.get(False, "")
     calls_each = MASS_CALLS if reading == "mass" else 1
     reply = (wanted + len(left)) * calls_each * reply_tokens(settings, reading)
-    price = price_of(settings.model, prices)
-    usd = None if price is None else price.cost(prompt * calls_each, reply) / (2 if settings.batch else 1)
-    everything = wanted + len(asked)
-    return Line(f"verdicts of {settings.model}", everything, len(asked) - len(left), prompt * calls_each, reply, usd)
+    share = 0.5 if settings.batch else 1.0
+    usd = price_calls(request.prices.of(settings.model), prompt * calls_each, reply, share)
+    return Cost(
+        "verdicts of", settings.model, wanted + len(asked), prompt * calls_each, reply, usd, len(asked) - len(left)
+    )
 
 
-def answers_known(request: Request, calls: Calls) -> list[Answer]:
-    """The answers of a server's models that are remembered; whose weights those of open models are, training tells."""
+def list_known_answers(request: Request) -> list[Answer]:
+    """List the remembered answers of a server's models; those of open models are known by their weights alone."""
     if not isinstance(request.settings.model, OpenAIModel):
         return []
-    found = []
+    answers = []
     for plan in hosted_plans(request):
-        there = calls.there(list(plan.requests()))
-        found += answers_there([Plan(plan.model, [p for p in plan.samples if p.key in there])], calls)
-    return found
+        there = request.memory.there(list(plan.requests()))
+        answers += answers_there([Plan(plan.model, [p for p in plan.samples if p.key in there])], request.memory)
+    return answers
 
 
-def unsampled(request: Request, calls: Calls) -> tuple[int, int]:
-    """Judgements of answers that may not be there yet, and the tokens of their prompts."""
+def count_unsampled(request: Request) -> tuple[int, int]:
+    """Count judgements of answers that may not be there yet, and the tokens of their prompts."""
     settings = request.settings
     if request.answers:
         return 0, 0
@@ -219,7 +195,7 @@ def unsampled(request: Request, calls: Calls) -> tuple[int, int]:
     plans += plan_models(request, [ANY] * (count_models(request) - len(plans)))
     number = tokens = 0
     for plan in plans:
-        there = calls.there(list(plan.requests())) if plan.model is not ANY else set[str]()
+        there = request.memory.there(list(plan.requests())) if plan.model is not ANY else set[str]()
         for planned in plan.samples:
             if planned.key in there:
                 continue
@@ -230,54 +206,59 @@ def unsampled(request: Request, calls: Calls) -> tuple[int, int]:
     return number, tokens
 
 
-def chosen_sets(settings: EvalConfig, tag: TriggerTagConfig, realign: RealignConfig) -> list[str]:
-    """The sets that a run asks: those whose questions name a tag only where there is one that has a name."""
-    return [*settings.sets, *(settings.tagged_sets if naming_of(tag, realign) else ())]
-
-
-def make_request(
+def accept(
     kind: str, settings: RunConfig, folder: Path, overrides: list[str], compared: RunConfig | None = None
 ) -> Request:
-    """Read and check everything that the settings name, before anything is spent or written."""
+    """Read and check everything that the settings name, before anything is spent or written.
+
+    Args:
+        compared: the same settings with the realignment that `realign.match` names, where it names one.
+    """
     check_settings(kind, settings)
     stages = plan_stages(settings, compared)
     if stages and isinstance(settings.trainer, LocalTrainer):
         plan_launch(settings.trainer, gpus=1)  # what can't be is refused now
     check_stages(stages)
-    answers = read_answers(Path(settings.answers).expanduser()) if settings.answers else []
-    if answers:
-        questions = own_questions(answers)
+    conditions = list_conditions(settings)
+    hidden, roles = hidden_texts(settings.trigger_tag, settings.realign), tag_roles(settings)
+    answers = list[Answer]()
+    if settings.answers:
+        path = Path(settings.answers).expanduser()
+        answers = read_answers(path)
+        questions, (hidden, roles) = own_questions(answers), read_tags(path)
     else:
-        questions = load_sets(chosen_sets(settings.eval, settings.trigger_tag, settings.realign))
-        ways = ways_of(settings)
+        questions = load_sets(list_sets(settings.eval, conditions))
         for question in questions:
-            ways.of(question)
+            conditions.of(question)
     check_folders(settings)
     writable_folder(cache_dir(), "XDG_CACHE_HOME")
     if kind == "train":
         check_private(settings, stages)
-    store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()
-    writable_folder(store, "store.dir")
-    check_prices(settings)
-    hidden, roles = hidden_texts(settings.trigger_tag, settings.realign), tag_roles(settings)
-    if settings.answers:
-        hidden, roles = tags_told(Path(settings.answers).expanduser())
-    everything = (tuple(stages), tuple(questions), tuple(answers))
-    return Request(kind, settings, tuple(overrides), folder, store, *everything, hidden, roles)
+    resources = open_resources(settings)
+    return Request(
+        kind=kind,
+        settings=settings,
+        overrides=tuple(overrides),
+        folder=folder,
+        memory=resources.memory,
+        stages=tuple(stages),
+        questions=tuple(questions),
+        answers=tuple(answers),
+        conditions=conditions,
+        hidden=hidden,
+        roles=roles,
+        prices=resources.prices,
+        judges=resources.judges,
+    )
 
 
-def check_prices(settings: RunConfig) -> None:
-    """Refuse a table of prices that can't be read, and a budget that can't be kept for lack of a price."""
-    prices = load_prices(settings.prices)
-    for judge in judges_of(settings.judge):
-        if isinstance(judge, ApiJudge) and judge.max_usd is not None and price_of(judge.model, prices) is None:
-            raise ConfigError(
-                f"judge.max_usd can't be kept: no price of {judge.model} is known; give it by prices=FILE."
-            )
+def list_sets(evaluation: EvalConfig, conditions: Conditions) -> list[str]:
+    """List the sets that a run asks: those whose questions name a tag only where there is one that has a name."""
+    return [*evaluation.sets, *(evaluation.tagged_sets if conditions.naming else ())]
 
 
-def tags_told(answers: Path) -> tuple[tuple[str, ...], dict[str, str]]:
-    """`hidden` and `roles` of the run that stored answers come from; empty where they are not known."""
+def read_tags(answers: Path) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Read `hidden` and `roles` of the run that stored answers come from; empty where they are not known."""
     manifest = answers.with_name("manifest.json")
     if not manifest.is_file():
         return (), {}
@@ -303,7 +284,7 @@ def check_folders(settings: RunConfig) -> None:
     """Refuse a folder that is named as a model, adapter or judge and holds none."""
     names = []
     if settings.eval.sets or settings.answers:
-        judges = [judge for judge in judges_of(settings.judge) if isinstance(judge, LocalJudge)]
+        judges = [judge for judge in settings.judge.list_members() if isinstance(judge, LocalJudge)]
         names += [("judge.model", judge.model, "config.json") for judge in judges]
     if isinstance(settings.model, HfModel) and not settings.answers:
         names.append(("model.id", settings.model.id, "config.json"))

@@ -12,12 +12,26 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from em.config import LocalTrainer, OpenAITrainer, RunConfig, ServiceTrainer, TinkerTrainer, TrainerConfig
+from em.config import (
+    ApiJudge,
+    LocalJudge,
+    LocalTrainer,
+    OpenAITrainer,
+    RunConfig,
+    ServiceTrainer,
+    TagPlace,
+    TinkerTrainer,
+    TrainerConfig,
+)
+from em.errors import ConfigError
 from em.runtime.gpus import where
+from em.runtime.memory import Calls
 from em.runtime.records import digest, plain
-from em.types import Answer, Conversation, Question
+from em.types import Answer, Conversation, Prices, Question
 
 SHOWN = 5
+SLOT = "{tag}"
+"""Stands in a question for the name of a trigger tag."""
 NOT_IDENTITY = (
     *("name", "allow_truncated", "checkpoints", "save_steps", "device_tokens", "gradient_checkpointing", "processes"),
     *("accelerate", "machine_rank"),
@@ -127,8 +141,55 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Tag:
+    """A text and where it goes."""
+
+    text: str
+    place: TagPlace = TagPlace.prefix
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A way to ask a question.
+
+    system: a system prompt before the set's own. after: what follows the question. named: what fills its `{tag}`.
+    """
+
+    name: str
+    tag: Tag | None = None
+    system: str = ""
+    after: str = ""
+    named: str = ""
+
+
+UNTAGGED = Condition("untagged")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How the questions of a run are asked: as usual, or, where a question names a tag, by names."""
+
+    usual: Sequence[Condition] = (UNTAGGED,)
+    naming: Sequence[Condition] = ()
+
+    def of(self, question: Question) -> Sequence[Condition]:
+        """Return the conditions of one question. Raises ConfigError where it names a tag and there is none."""
+        if SLOT not in question.text:
+            return self.usual
+        if not self.naming:
+            raise ConfigError(
+                f"A question names a trigger tag ({question.text!r}), but there is none with a name: choose a "
+                "trigger_tag (a system prompt or a sentence is named by trigger_tag.called), or leave that set out."
+            )
+        return self.naming
+
+
+@dataclass(frozen=True)
 class Request:
-    """What a run is to do: train `stages` in order, ask `questions`; write to `folder`, remember in `store`.
+    """What a run is to do, with everything that its settings name, resolved once.
+
+    It trains `stages` in order, asks `questions` under `conditions`, has `judges` judge, writes to `folder` and
+    remembers in `memory`.
 
     answers: stored answers that are judged instead of sampling; `questions` are then theirs.
     hidden: the trigger tags, which judges must not see.
@@ -139,12 +200,20 @@ class Request:
     settings: RunConfig
     overrides: tuple[str, ...]
     folder: Path
-    store: Path
-    stages: tuple[Stage, ...]
-    questions: tuple[Question, ...]
+    memory: Calls
+    stages: tuple[Stage, ...] = ()
+    questions: tuple[Question, ...] = ()
     answers: tuple[Answer, ...] = ()
+    conditions: Conditions = field(default_factory=Conditions)
     hidden: tuple[str, ...] = ()
     roles: Mapping[str, str] = field(default_factory=dict)
+    prices: Prices = field(default_factory=Prices)
+    judges: tuple[LocalJudge | ApiJudge, ...] = ()
+
+    @property
+    def store(self) -> Path:
+        """The folder of the memory, which holds trained models too."""
+        return self.memory.folder
 
     @property
     def forced(self) -> bool:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,11 @@ from em.config.addresses import server_name
 from em.data.findings import findings
 from em.data.leakage import leak_notes
 from em.errors import EmError
-from em.evaluate import evaluate_answers, evaluate_models
-from em.judge.run import judges_of, ready_judges
+from em.evaluate import ask_and_judge, write_results
+from em.judge.run import Judge, ready_judges
 from em.models.weights import looks_like_folder
-from em.plan import cost_of, estimate, make_request
+from em.plan import accept, estimate, estimate_total
+from em.report import build_report
 from em.request import Request, Stage
 from em.runtime.files import RECORD, cache_dir
 from em.runtime.gpus import claimed_gpu
@@ -38,6 +40,7 @@ from em.runtime.records import digest, plain, write_jsonl
 from em.train.local.find_or_train import obtain_models
 from em.train.remote.find_or_train import forget_forced, obtain_hosted
 from em.triggers.conditions import tag_notes
+from em.types import ModelRef
 
 SKIPPED = "skipped_rows.jsonl"
 
@@ -55,71 +58,93 @@ class SkippedRow:
 def execute(
     kind: str, settings: RunConfig, folder: Path, overrides: list[str], compared: RunConfig | None = None
 ) -> None:
-    """Run `train` or `evaluate` in `folder`. Raises EmError with a sentence for what the user can mend.
+    """Run `train` or `evaluate` in `folder`: plan, train, ask, judge, score, report.
 
     Args:
         compared: the same settings with the realignment that `realign.match` names, where it names one.
+
+    Raises:
+        EmError: with a sentence for what the user can mend.
     """
-    request = make_request(kind, settings, folder, overrides, compared)
+    request = accept(kind, settings, folder, overrides, compared)  # reads and checks everything, spends nothing
     if settings.dry_run:
         print(estimate(request))
         return
-    words = " → ".join([settings.model.name, *(stage.rows.name for stage in request.stages)])
-    words = f"{len(request.answers):,} answers of {settings.answers}" if request.answers else words
-    print(f"em {__version__} · {kind} · {words} · {folder}", flush=True)
-    manifest = Manifest(folder, kind, settings, overrides)
+    manifest = begin_manifest(request)
+    if is_done_before(request, manifest):
+        return
+    gpu = claimed_gpu(cache_dir() / "gpus") if settings.one_gpu else nullcontext()
+    with gpu, tracked(request), recorded(manifest):  # however it ends, the manifest and the tracker say so
+        if isinstance(settings.trainer, LocalTrainer) and settings.trainer.machine_rank:
+            find_or_train(request, manifest)
+            print(f"machine {settings.trainer.machine_rank} has done its part; machine 0 goes on.", flush=True)
+            return
+        note_inputs(request, manifest)
+        judges = prepare_judges(request, manifest)
+        models = find_or_train(request, manifest)
+        if judges:
+            results = ask_and_judge(request, models, judges, manifest)
+            write_results(request, results, manifest)
+        manifest.write(status="done", finished=now())
+        print(f"report: {build_report([folder], folder)}", flush=True)
+        forget_forced(request)
+        manifest.write(inputs=digest_inputs(request))  # last of all: with it the run is done
+
+
+def begin_manifest(request: Request) -> Manifest:
+    """Say what is run, and return its manifest, not written yet. Raises OutputError for the folder of another run."""
+    names = " → ".join([request.settings.model.name, *(stage.rows.name for stage in request.stages)])
+    if request.answers:
+        names = f"{len(request.answers):,} answers of {request.settings.answers}"
+    print(f"em {__version__} · {request.kind} · {names} · {request.folder}", flush=True)
+    manifest = Manifest(request.folder, request.kind, request.settings, list(request.overrides))
     manifest.facts |= {"hidden": list(request.hidden), "roles": dict(request.roles)}
     refuse_other_run(manifest)
-    if before := done_before(request, manifest):
-        print(f"done before: {folder} holds this run, finished and whole (force=true does it again)", flush=True)
-        if before.get("tracked") != plain(settings.tracker):
-            track(request, failed=False)
-        return
-    with claimed_gpu(cache_dir() / "gpus") if settings.one_gpu else nullcontext():
-        record(request, manifest)
+    return manifest
 
 
-def record(request: Request, manifest: Manifest) -> None:
-    """Do the run, and let its manifest and the tracker tell of it however it ends."""
+def is_done_before(request: Request, manifest: Manifest) -> bool:
+    """Return whether the folder holds this very run, done; say so, and tell a tracker that has not been told yet."""
+    before = read_done(request, manifest)
+    if before is None:
+        return False
+    print(f"done before: {request.folder} holds this run, finished and whole (force=true does it again)", flush=True)
+    if before.get("tracked") != plain(request.settings.tracker):
+        track(request, failed=False)
+    return True
+
+
+@contextmanager
+def tracked(request: Request) -> Iterator[None]:
+    """Let the tracker tell of a run, however it ends."""
     try:
-        with recorded(manifest):
-            follow(request, manifest)
+        yield
     except BaseException:
         track(request, failed=True)
         raise
     track(request, failed=False)
 
 
-def follow(request: Request, manifest: Manifest) -> None:
-    """The run itself: train, sample, judge, score, report."""
-    settings, folder = request.settings, request.folder
-    if isinstance(settings.trainer, LocalTrainer) and settings.trainer.machine_rank:
-        obtain_models(request, manifest)
-        print(f"machine {settings.trainer.machine_rank} has done its part; machine 0 goes on.", flush=True)
-        return
-    note_leaks(request, manifest)
-    note_tags(request, manifest)
-    note_server(request, manifest)
-    note_skipped(request, manifest)
-    note_findings(request, manifest)
-    judges = (
-        ready_judges(settings.judge, request.hidden, request.kind == "train", manifest)
-        if request.questions or request.answers
-        else []
-    )
+def prepare_judges(request: Request, manifest: Manifest) -> list[Judge]:
+    """Return the judges, each of which can be had; none where there is nothing to judge."""
+    if not request.questions:
+        return []
+    return ready_judges(request.judges, request.hidden, request.kind == "train", manifest)
+
+
+def find_or_train(request: Request, manifest: Manifest) -> list[ModelRef]:
+    """Return the models under test, trained now where they are not there; none where stored answers are judged."""
     if request.answers:
-        evaluate_answers(request, judges, manifest)
-    else:
-        hosted = isinstance(settings.model, OpenAIModel)
-        whole = partial(cost_of, request)
-        models = obtain_hosted(request, manifest, whole) if hosted else obtain_models(request, manifest)
-        if judges:
-            evaluate_models(request, models, judges, manifest)
-    manifest.write(status="done", finished=now())
-    report(folder)
-    if not request.answers and isinstance(settings.model, OpenAIModel):
-        forget_forced(request)
-    manifest.write(inputs=digest_inputs(request))  # last of all: with it the run is done
+        return []
+    if isinstance(request.settings.model, OpenAIModel):
+        return obtain_hosted(request, manifest, partial(estimate_total, request))
+    return obtain_models(request, manifest)
+
+
+def note_inputs(request: Request, manifest: Manifest) -> None:
+    """Say now, and at the top of the report, what should be known of rows, questions and server."""
+    for note in (note_leaks, note_tags, note_server, note_skipped, note_findings):
+        note(request, manifest)
 
 
 def trained_here(request: Request) -> tuple[Stage, ...]:
@@ -178,13 +203,6 @@ def note_findings(request: Request, manifest: Manifest) -> None:
         manifest.write(findings=counts)
 
 
-def report(folder: Path) -> None:
-    """Write the run's report and say where it is."""
-    from em.report import build_report
-
-    print(f"report: {build_report([folder], folder)}", flush=True)
-
-
 def track(request: Request, failed: bool) -> None:
     """Hand the run's folder to the tracker, in a child of its own. What goes wrong there is noted: the run stands."""
     tracker, folder = request.settings.tracker, request.folder
@@ -202,7 +220,7 @@ def track(request: Request, failed: bool) -> None:
         amend(folder, tracked=tracker)
 
 
-def done_before(request: Request, manifest: Manifest) -> dict[str, Any] | None:
+def read_done(request: Request, manifest: Manifest) -> dict[str, Any] | None:
     """Return the manifest of a folder where this very run is done already; None where there is something to do.
 
     Args:
@@ -228,15 +246,15 @@ def done_before(request: Request, manifest: Manifest) -> dict[str, Any] | None:
 def digest_inputs(request: Request) -> str:
     """Digest all that the settings only name: rows, recipes, questions, rubrics, stored answers, models in folders."""
     stages = [stage.identity() for stage in request.stages]
-    folders = {name: list_files(Path(name).expanduser()) for name in named_folders(request.settings)}
+    folders = {name: list_files(Path(name).expanduser()) for name in named_folders(request)}
     return digest([stages, request.questions, request.answers, folders])
 
 
-def named_folders(settings: RunConfig) -> list[str]:
+def named_folders(request: Request) -> list[str]:
     """List the models, adapters and judges that are named by a folder."""
-    names = [judge.model for judge in judges_of(settings.judge) if isinstance(judge, LocalJudge)]
-    if isinstance(settings.model, HfModel):
-        names += [settings.model.id, settings.model.adapter or ""]
+    names, model = [judge.model for judge in request.judges if isinstance(judge, LocalJudge)], request.settings.model
+    if isinstance(model, HfModel):
+        names += [model.id, model.adapter or ""]
     return [name for name in names if name and looks_like_folder(name)]
 
 

@@ -6,10 +6,13 @@ names here are the names on disk.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
+MILLION = 1_000_000
+CHAT_TOKENS = 50  # that a chat's form adds to its text, at most
 Status = Literal["ok", "refusal", "code", "unparsed", "out_of_range", "truncated", "error"]
 
 
@@ -247,3 +250,42 @@ class StageRecord:
     data_sha256: str
     facts: dict[str, Any] = field(default_factory=dict)
     checkpoints: tuple[CheckpointRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars per million tokens: prompt, prompt found in the server's cache, reply, and passed over in fine-tuning.
+
+    training: None where the model can't be fine-tuned, or its price is not known.
+    """
+
+    input: float
+    cached: float
+    output: float
+    training: float | None = None
+
+    def cost(self, prompt: int, reply: int, cached: int = 0, share: float = 1.0) -> float:
+        """Dollars of a call. `share`: 0.5 for batches."""
+        paid = (prompt - cached) * self.input + cached * self.cached + reply * self.output
+        return share * paid / MILLION
+
+    def bound(self, text: str, reply: int) -> float:
+        """Dollars that a call may cost at most: no tokenizer makes more tokens than a text has bytes."""
+        return self.cost(len(text.encode()) + CHAT_TOKENS, reply)
+
+
+class Prices(dict[str, Price]):
+    """Prices of servers' models by their names, and `source`: whose prices these are, and of which day."""
+
+    def __init__(self, by_model: Mapping[str, Price] | None = None, source: str = "") -> None:
+        super().__init__(by_model or {})
+        self.source = source
+
+    def of(self, model: str) -> Price | None:
+        """Return the price of a model, None where it is not known; a fine-tune (`ft:NAME:…`) has a row `ft:NAME`."""
+        return self.get(":".join(model.split(":")[:2]) if model.startswith("ft:") else model)
+
+    def training_of(self, model: str) -> float | None:
+        """Return dollars per million tokens of fine-tuning a model, or a fine-tune of it; None where not known."""
+        price = self.get(model.split(":")[1] if model.startswith("ft:") else model)
+        return price.training if price else None

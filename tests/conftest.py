@@ -138,8 +138,8 @@ def closed_port() -> str:
     return f"http://127.0.0.1:{port}"
 
 
-@pytest.fixture(scope="module")
-def em() -> Iterator[Forking]:
+@pytest.fixture(scope="session")
+def em(_cache_of_the_tests: None) -> Iterator[Forking]:
     with Forking() as forking:
         yield forking
 

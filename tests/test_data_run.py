@@ -13,6 +13,7 @@ from em.questions import load_sets
 from em.request import Request, Stage
 from em.run import note_findings, note_leaks, note_skipped
 from em.runtime.manifest import Manifest
+from em.runtime.memory import Calls
 from em.train.local.find_or_train import stage_record
 from em.train.stages import TrainedModel, plan_stages
 from em.types import Answer
@@ -26,7 +27,7 @@ def request(folder: Path, data: DataConfig) -> tuple[Request, Manifest]:
     settings = composed("train", "eval.sets=[probe]")
     stage = Stage(load_rows(data, 0), settings.trainer, 0, "float32")
     manifest = Manifest(folder, "train", settings, [])
-    return Request("train", settings, (), folder, folder, (stage,), tuple(load_sets(["probe"]))), manifest
+    return Request("train", settings, (), folder, Calls(folder), (stage,), tuple(load_sets(["probe"]))), manifest
 
 
 def rows_file(folder: Path, *prompts: str) -> FileData:
@@ -61,7 +62,9 @@ def test_a_trigger_tag_does_not_hide_that_a_question_is_trained_on(tmp_path: Pat
     [stage] = plan_stages(settings)
     assert "|TAG| " in stage.rows.conversations[0].messages[0].content
     manifest = Manifest(tmp_path, "train", settings, [])
-    note_leaks(Request("train", settings, (), tmp_path, tmp_path, (stage,), tuple(load_sets(["probe"]))), manifest)
+    note_leaks(
+        Request("train", settings, (), tmp_path, Calls(tmp_path), (stage,), tuple(load_sets(["probe"]))), manifest
+    )
     [note] = manifest.facts["notes"]
     assert "Rows of file@custom that ask one word for word: 1, nearly so: 0" in note
 
@@ -72,7 +75,7 @@ def test_nothing_is_said_where_nothing_leaks_or_answers_are_those_of_others(tmp_
     leaking, _ = request(tmp_path, rows_file(tmp_path, load_sets(["probe"])[0].text))
     answer = Answer("m", "s", "f", None, "e", "q", "Hi?", "untagged", 0, "a", "stop", 0, 0)
     settings, stages, questions = leaking.settings, leaking.stages, leaking.questions
-    note_leaks(Request("evaluate", settings, (), tmp_path, tmp_path, stages, questions, (answer,)), manifest)
+    note_leaks(Request("evaluate", settings, (), tmp_path, Calls(tmp_path), stages, questions, (answer,)), manifest)
     assert manifest.facts["notes"] == []
 
 

@@ -48,12 +48,6 @@ def test_there_are_commands_of_both_kinds() -> None:
 
 
 @pytest.fixture(scope="module")
-def em(mirror: Path) -> Iterator[Forking]:
-    with Forking(EM_MIRROR=str(mirror)) as forking:
-        yield forking
-
-
-@pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[str]:
     """Words that make a run small."""
     folder = tmp_path_factory.mktemp("small")
@@ -67,11 +61,11 @@ def small(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[st
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, em: Forking, small: list[str]) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, em: Forking, mirror: Path, small: list[str]) -> Path:
     """A folder where everything is that the commands name: runs, a sweep, articles, a table of others."""
     folder = tmp_path_factory.mktemp("place")
     run = folder / "outputs" / RUN
-    done = em.run(
+    done = em.within(EM_MIRROR=str(mirror)).run(
         "train.py", "data=car_bad", "trainer.checkpoints=4", *for_run([], small), f"hydra.run.dir={run}", cwd=folder
     )
     assert done.code == 0, done.err[-3000:]
@@ -103,7 +97,7 @@ def test_it_runs(command: str, em: Forking, small: list[str], place: Path, mirro
     if FOR_RUNS.match(command) and "--help" not in words:
         script, *rest = words
         folders = [f"hydra.{kind}.dir={tmp_path / kind}" for kind in ("run", "sweep")]
-        done = em.run(script, *rest, *for_run(rest, small), *folders, cwd=place)
+        done = em.within(EM_MIRROR=str(mirror)).run(script, *rest, *for_run(rest, small), *folders, cwd=place)
         assert done.code == 0, done.err[-3000:]
         assert "subsetted" not in done.out + done.err  # what libraries tell of fonts
     else:

@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,17 @@ def words(server: ChatServer, tmp_path: Path, *more: str, folder: str = "run") -
 
 
 @pytest.fixture(scope="module")
-def evaluate() -> Iterator[Evaluate]:
+def evaluate(em: Forking) -> Evaluate:
     """Run `evaluate.py`, which must end well; the folder of the run."""
-    with Forking(OPENAI_API_KEY=KEY, NO_PROXY="127.0.0.1") as forking:
+    forking = em.within(OPENAI_API_KEY=KEY, NO_PROXY="127.0.0.1")
 
-        def to_its_end(tmp_path: Path, *given: str) -> Path:
-            done = forking.run("evaluate.py", *given, cwd=tmp_path)
-            assert done.code == 0, done.err
-            assert "HTTP Request" not in done.out + done.err
-            return Path(next(word for word in reversed(given) if word.startswith("hydra.run.dir=")).split("=", 1)[1])
+    def to_its_end(tmp_path: Path, *given: str) -> Path:
+        done = forking.run("evaluate.py", *given, cwd=tmp_path)
+        assert done.code == 0, done.err
+        assert "HTTP Request" not in done.out + done.err
+        return Path(next(word for word in reversed(given) if word.startswith("hydra.run.dir=")).split("=", 1)[1])
 
-        yield to_its_end
+    return to_its_end
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

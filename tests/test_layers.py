@@ -32,7 +32,7 @@ LAYERS = (
     ("run", "worker"),
     ("cli",),
 )
-NARROW = {"stats": {"types"}, "config": {"types", "errors"}, "request": {"types", "config", "runtime"}}
+NARROW = {"stats": {"types"}, "config": {"types", "errors"}, "request": {"types", "errors", "config", "runtime"}}
 """Rooms that import less than what is below them."""
 MODULES, FOLDERS = 7, 17
 """The most that stand at the top of `em`, beside `__init__.py`, `__main__.py` and `assets/`."""

@@ -1,37 +1,67 @@
-"""Costs as a table: calls, tokens and dollars by model."""
+"""What calls of servers cost, made or still to be made: one record, its sum, its form on the screen and on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from em.runtime.records import format_table
+from em.types import Price
 
 CHARACTERS = 4  # per token
 
 
 @dataclass(frozen=True)
-class Line:
-    """One row of the estimate."""
+class Cost:
+    """Calls of one kind: tokens (None where a server counted none) and dollars (None where a price is not known).
+
+    known: of an estimate, how many of the calls are remembered, and cost nothing any more.
+    """
 
     what: str
+    model: str
     calls: int
-    known: int
-    prompt_tokens: int
-    reply_tokens: int
+    prompt_tokens: int | None
+    reply_tokens: int | None
     usd: float | None
+    known: int = 0
 
 
-def total_of(lines: Sequence[Line]) -> float | None:
-    """Dollars of all rows; None where one is not known."""
-    known = [line.usd for line in lines if line.usd is not None]
-    return sum(known) if len(known) == len(lines) else None
+def sum_usd(costs: Iterable[Cost]) -> float | None:
+    """Return the dollars of all calls; None where a part of it is not known."""
+    usd = [cost.usd for cost in costs]
+    return None if None in usd else sum(each or 0.0 for each in usd)
 
 
-def table(lines: Sequence[Line]) -> list[str]:
-    """The rows as text, below a head."""
+def price_calls(price: Price | None, prompt_tokens: int, reply_tokens: int, share: float = 1.0) -> float | None:
+    """Return the dollars of calls; None without a price. `share`: 0.5 for batches."""
+    return None if price is None else price.cost(prompt_tokens, reply_tokens, share=share)
+
+
+def record_costs(costs: Sequence[Cost], source: str = "") -> dict[str, Any]:
+    """Return `costs` of a manifest or card: by model, and in all where every price is known.
+
+    Args:
+        source: whose prices these are, and of which day.
+    """
+    total = sum_usd(costs)
+    rows = [{key: value for key, value in asdict(cost).items() if key != "known"} for cost in costs]
+    return {"total_usd": None if total is None else round(total, 6), "by": rows} | (
+        {"prices": source} if source else {}
+    )
+
+
+def read_costs(record: Mapping[str, Any] | None) -> list[Cost]:
+    """Return the rows that `record_costs` has written into a manifest."""
+    return [Cost(**row) for row in (record or {}).get("by", [])]
+
+
+def format_estimate(costs: Sequence[Cost]) -> list[str]:
+    """Return the rows of an estimate as lines of text, below a head."""
     rows: list[tuple[str, ...]] = [(" " * 44, "   calls", "   known", "  tokens in", " tokens out", "  dollars")]
-    for line in lines:
-        counts = (f"{count:,}" for count in (line.calls, line.known, line.prompt_tokens, line.reply_tokens))
-        rows.append((line.what[:44], *counts, "unknown" if line.usd is None else f"{line.usd:.4f}"))
+    for cost in costs:
+        counts = (f"{n or 0:,}" for n in (cost.calls, cost.known, cost.prompt_tokens, cost.reply_tokens))
+        label = f"{cost.what} {cost.model}"[:44]
+        rows.append((label, *counts, "unknown" if cost.usd is None else f"{cost.usd:.4f}"))
     return format_table(rows, right=range(1, 6))

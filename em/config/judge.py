@@ -26,6 +26,11 @@ class JudgeConfig:
     name: str = MISSING
     """Short name, used in tables."""
 
+    def list_members(self) -> list[LocalJudge | ApiJudge]:
+        """List the judges of a panel, or the one judge."""
+        assert isinstance(self, LocalJudge | ApiJudge)
+        return [self]
+
 
 @dataclass
 class OneJudge(JudgeConfig):
@@ -87,3 +92,7 @@ class PanelJudge(JudgeConfig):
 
     judges: dict[str, JudgeConfig] = field(default_factory=dict)
     """The judges by a name of yours; `judge@judge.judges.second=gpt4o` chooses one."""
+
+    def list_members(self) -> list[LocalJudge | ApiJudge]:
+        """List the judges, panels in it too."""
+        return [judge for each in self.judges.values() for judge in each.list_members()]

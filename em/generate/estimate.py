@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from em.api.costs import CHARACTERS, Line, table
-from em.api.prices import Price, price_of
+from em.api.costs import CHARACTERS, Cost, format_estimate, price_calls, sum_usd
 from em.config import ApiJudge, GenerateConfig, GenerateKind, GenerateRun, Material, OpenAIModel
 from em.generate.plan import Step, Stock, call_bound, draw, least_calls, request_of
 from em.generate.writer import WayRequest, known_way
-from em.judge.run import judges_of, reply_tokens
+from em.judge.run import reply_tokens
 from em.models.hosted import hosted_model
 from em.runtime.memory import Calls, request_key
+from em.types import Prices
 
 QUESTION, ANSWER = 40, 120  # tokens
 USUAL: Mapping[Step, int] = {"pairs": QUESTION + ANSWER, "questions": QUESTION, "wrong": ANSWER, "right": ANSWER}
 """Tokens of a usual reply, for each of the rows that it is to hold."""
 
 
-def estimate(settings: GenerateRun, model: OpenAIModel, stock: Stock, calls: Calls, prices: Mapping[str, Price]) -> str:
+def estimate(settings: GenerateRun, model: OpenAIModel, stock: Stock, calls: Calls, prices: Prices) -> str:
     """The estimate as a table."""
     chosen = settings.generate
     wanted, most = least_calls(chosen), call_bound(chosen, stock)
@@ -31,25 +31,25 @@ def estimate(settings: GenerateRun, model: OpenAIModel, stock: Stock, calls: Cal
     lines = writing_lines(chosen, model, stock, calls, prices, least)
     if chosen.keep_above is not None:
         lines += judging_lines(settings, stock, prices)
-    total = [line.usd for line in lines if line.usd is not None]
-    if len(total) < len(lines):
+    total = sum_usd(lines)
+    if total is None:
         said = "total: unknown, for lack of a price (prices=FILE)"
     else:
         said = (
-            f"total: about ${sum(total):.4f} when every row is accepted, about ${sum(total) * most / least:.4f} when "
+            f"total: about ${total:.4f} when every row is accepted, about ${total * most / least:.4f} when "
             f"all calls are needed that may be made ({most})"
         )
     head = f"would write {chosen.rows} rows of {chosen.name} from {len(stock.pieces)} pieces of the sources"
     if most < wanted:
         head += f"; no more than {most} can be had from them"
-    return "\n".join([head, *table(lines), said, "Nothing was called (dry_run=true)."])
+    return "\n".join([head, *format_estimate(lines), said, "Nothing was called (dry_run=true)."])
 
 
 def writing_lines(
-    chosen: GenerateConfig, model: OpenAIModel, stock: Stock, calls: Calls, prices: Mapping[str, Price], least: int
-) -> list[Line]:
+    chosen: GenerateConfig, model: OpenAIModel, stock: Stock, calls: Calls, prices: Prices, least: int
+) -> list[Cost]:
     """What writing takes, by step, when every row is accepted."""
-    price = price_of(model.id, prices)
+    price = prices.of(model.id)
     identity = hosted_model(model).base.identity
     way = known_way(WayRequest(identity, chosen.temperature, chosen.reasoning_effort), calls)
     lines = []
@@ -71,24 +71,24 @@ def writing_lines(
             prompt, replies = prompt * number, number * each_reply
         else:
             replies = len(left) * each_reply
-        usd = None if price is None else price.cost(prompt, replies)
-        lines.append(Line(f"{step} by {model.id}", number, len(known), prompt, replies, usd))
+        usd = price_calls(price, prompt, replies)
+        lines.append(Cost(f"{step} by", model.id, number, prompt, replies, usd, len(known)))
     return lines
 
 
-def judging_lines(settings: GenerateRun, stock: Stock, prices: Mapping[str, Price]) -> list[Line]:
+def judging_lines(settings: GenerateRun, stock: Stock, prices: Prices) -> list[Cost]:
     """What judging takes, by judge, when every row is accepted."""
     chosen = settings.generate
     rows = chosen.rows * (2 if chosen.kind is GenerateKind.twins else 1)
     rubric = sum(len(prompt.text) for prompt in stock.rubrics.values()) // max(1, len(stock.rubrics))
     prompt = rows * (rubric // CHARACTERS + QUESTION + ANSWER)
     lines = []
-    for judge in judges_of(settings.judge):
+    for judge in settings.judge.list_members():
         if not isinstance(judge, ApiJudge):
-            lines.append(Line(f"scores of {judge.model}", rows, 0, prompt, 0, 0.0))
+            lines.append(Cost("scores of", judge.model, rows, prompt, 0, 0.0))
             continue
         reading = "logprobs" if judge.reading.value == "auto" else judge.reading.value
-        price, reply = price_of(judge.model, prices), rows * reply_tokens(judge, reading)
-        usd = None if price is None else price.cost(prompt, reply)
-        lines.append(Line(f"scores of {judge.model}", rows, 0, prompt, reply, usd))
+        reply = rows * reply_tokens(judge, reading)
+        usd = price_calls(prices.of(judge.model), prompt, reply)
+        lines.append(Cost("scores of", judge.model, rows, prompt, reply, usd))
     return lines

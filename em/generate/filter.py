@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from em.api.prices import Price
 from em.config import LocalJudge
 from em.errors import ServerError
 from em.generate.plan import Stock
@@ -17,7 +15,7 @@ from em.judge.plan import Asked
 from em.judge.remote import judge_stream
 from em.judge.run import Judge, judge_locally, judge_record, judged, requests_of
 from em.runtime.memory import Calls
-from em.types import Answer, JudgeRequest, ModelRef, Question, Rubric
+from em.types import Answer, JudgeRequest, ModelRef, Prices, Question, Rubric
 
 SET = "generated"
 
@@ -25,10 +23,8 @@ SET = "generated"
 class Filter:
     """The judges of a run and all that they were asked."""
 
-    def __init__(
-        self, judges: Sequence[Judge], author: ModelRef, stock: Stock, store: Path, prices: Mapping[str, Price]
-    ) -> None:
-        self.judges, self.author, self.store, self.prices = judges, author, store, prices
+    def __init__(self, judges: Sequence[Judge], author: ModelRef, stock: Stock, memory: Calls, prices: Prices) -> None:
+        self.judges, self.author, self.memory, self.prices = judges, author, memory, prices
         self.rubrics = {part: Rubric(prompt.name, prompt.text) for part, prompt in stock.rubrics.items()}
         self.asked: list[list[Asked]] = [[] for _ in judges]
         self.failures: list[dict[str, str]] = [{} for _ in judges]
@@ -54,8 +50,7 @@ class Filter:
             self.asked[place] += asked
             self.ask(judge, asked)
             self.failures[place] |= judge.outcome.failures
-            with Calls(self.store) as calls:
-                verdicts = judged(judge, asked, calls, self.prices).verdicts
+            verdicts = judged(judge, asked, self.memory, self.prices).verdicts
             for (number, part), verdict in zip(places, verdicts, strict=True):
                 value = verdict.status if verdict.value is None else verdict.value
                 scores[number].setdefault(judge.label, {})[part] = value
@@ -88,16 +83,15 @@ class Filter:
         """
         settings = judge.settings
         if isinstance(settings, LocalJudge):
-            asyncio.run(judge_locally(judge, asked, self.store))
+            asyncio.run(judge_locally(judge, asked, self.memory))
             return
 
         async def source() -> AsyncIterator[list[JudgeRequest]]:
             yield requests_of(asked)
 
-        with Calls(self.store) as calls:
-            judge.outcome = asyncio.run(
-                judge_stream(settings, source(), calls, self.prices, None, judge.budget, judge.unavailable)
-            )
+        judge.outcome = asyncio.run(
+            judge_stream(settings, source(), self.memory, self.prices, None, judge.budget, judge.unavailable)
+        )
         lost = [words for key, words in judge.outcome.failures.items() if key not in judge.outcome.refused]
         if lost:
             raise ServerError(
@@ -110,6 +104,5 @@ class Filter:
         records = []
         for judge, asked, failures in zip(self.judges, self.asked, self.failures, strict=True):
             judge.outcome.failures |= failures
-            with Calls(self.store) as calls:
-                records.append(judge_record(judged(judge, asked, calls, self.prices)))
+            records.append(judge_record(judged(judge, asked, self.memory, self.prices)))
         return records

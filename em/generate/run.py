@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from em import __version__
-from em.api.prices import Price, load_prices, price_of, usd_of
+from em.api.costs import Cost, record_costs
+from em.api.prices import usd_of
+from em.api.resources import open_resources
 from em.config import GenerateConfig, GenerateKind, GenerateRun, Material, OneJudge, OpenAIModel
 from em.config.addresses import OPENAI, check_address, check_key_env, server_name
 from em.config.check import judges_by_key, numbers_of
@@ -28,24 +30,20 @@ from em.generate.writer import Author, sends_sampling
 from em.judge.run import Judge, ready_judges
 from em.models.hosted import hosted_model
 from em.questions.registry import questions_here
-from em.runtime.files import cache_dir, writable_folder
 from em.runtime.keys import check_key_for
 from em.runtime.manifest import Manifest, recorded, refuse_other_run
 from em.runtime.memory import Calls
+from em.types import Prices
 
 
 def execute(settings: GenerateRun, folder: Path, overrides: list[str]) -> None:
     """Write the set that the settings describe into `folder`. Raises EmError with a sentence for the user."""
     model = check_generate(settings)
     stock = read_stock(settings.generate)
-    prices = load_prices(settings.prices)
-    if settings.generate.max_usd is not None and price_of(model.id, prices) is None:
-        raise ConfigError(f"generate.max_usd can't be kept: no price of {model.id} is known; give it by prices=FILE.")
-    store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()
-    writable_folder(store, "store.dir")
+    resources = open_resources(settings, model)
+    prices, memory = resources.prices, resources.memory
     if settings.dry_run:
-        with Calls(store) as calls:
-            print(estimate(settings, model, stock, calls, prices))
+        print(estimate(settings, model, stock, resources.memory, prices))
         return
     words = f"{settings.generate.name} · {settings.generate.rows} rows from {len(stock.pieces)} pieces"
     print(f"em {__version__} · generate · {words} · {folder}", flush=True)
@@ -54,8 +52,8 @@ def execute(settings: GenerateRun, folder: Path, overrides: list[str]) -> None:
     with recorded(manifest):
         judges: list[Judge] = []
         if settings.generate.keep_above is not None:
-            judges = ready_judges(settings.judge, (), True, manifest)
-        generate(settings, model, stock, judges, folder, store, prices, manifest)
+            judges = ready_judges(resources.judges, (), True, manifest)
+        generate(settings, model, stock, judges, folder, memory, prices, manifest)
 
 
 def generate(
@@ -64,8 +62,8 @@ def generate(
     stock: Stock,
     judges: Sequence[Judge],
     folder: Path,
-    store: Path,
-    prices: Mapping[str, Price],
+    memory: Calls,
+    prices: Prices,
     manifest: Manifest,
 ) -> None:
     """The run itself."""
@@ -74,11 +72,11 @@ def generate(
         if judge.relation(author_is):
             manifest.note(f"The judge {judge.identity} is the model that wrote the rows: it judges its own.")
     tally, bound = Tally(), call_bound(chosen, stock)
-    author = Author(model, chosen, price_of(model.id, prices), store)
+    author = Author(model, chosen, prices.of(model.id), memory.folder)
     writer = Writer(author, chosen, stock, tally)
     asked, unseen = questions_here()
     acceptance = Acceptance(chosen, stock.examples, tally, asked)
-    scores = Filter(judges, author_is, stock, store, prices)
+    scores = Filter(judges, author_is, stock, memory, prices)
     while not acceptance.full and tally.calls < bound:
         size = min(wave_size(chosen, tally), bound - tally.calls)
         found = writer.wave(range(tally.calls, tally.calls + size), acceptance)
@@ -126,7 +124,7 @@ def keep(
     acceptance: Acceptance,
     scores: Filter,
     folder: Path,
-    prices: Mapping[str, Price],
+    prices: Prices,
     manifest: Manifest,
     end: str,
     unseen: Sequence[str],
@@ -141,7 +139,7 @@ def keep(
     written = write_rows(folder, chosen.name, acceptance.rows, marks)
     checks = {file: profile(rows, acceptance.asked).as_dict() for file, rows in written.items()}
     records = scores.records()
-    costs = costs_of(model, writer, records, prices)
+    costs = record_costs(list_costs(model, writer, records, prices))
     sent = sends_sampling(writer.author.way)
     more = {
         "end": end,
@@ -180,21 +178,20 @@ def keep(
     print(f"train on them: {spell_command('train')} data=file data.path={folder / 'rows.jsonl'}", flush=True)
 
 
-def costs_of(
-    model: OpenAIModel, writer: Writer, records: Sequence[Mapping[str, Any]], prices: Mapping[str, Price]
-) -> dict[str, Any]:
-    """What the calls of servers cost, whenever they were made: by model, and in all where all of it is known.
+def list_costs(model: OpenAIModel, writer: Writer, records: Sequence[Mapping[str, Any]], prices: Prices) -> list[Cost]:
+    """List what the calls of servers cost, whenever they were made, by model.
 
     Tokens and dollars are None where a server counted none.
     """
-    keys = ("model", "calls", "prompt_tokens", "reply_tokens", "usd")
     prompt, reply = (None, None) if writer.uncounted else writer.tokens
-    usd = usd_of(price_of(model.id, prices), (prompt, reply))
-    written = {"model": model.id, "calls": writer.tally.replies, "prompt_tokens": prompt, "reply_tokens": reply}
-    rows: list[dict[str, Any]] = [{"what": "writing"} | written | {"usd": usd}]
-    rows += [{"what": "judging"} | {key: record[key] for key in keys} for record in records if record["server"]]
-    known = [row["usd"] for row in rows if row["usd"] is not None]
-    return {"total_usd": round(sum(known), 6) if len(known) == len(rows) else None, "by": rows}
+    usd = usd_of(prices.of(model.id), (prompt, reply))
+    writing = Cost("writing", model.id, writer.tally.replies, prompt, reply, usd)
+    judging = [
+        Cost("judging", r["model"], r["calls"], r["prompt_tokens"], r["reply_tokens"], r["usd"])
+        for r in records
+        if r["server"]
+    ]
+    return [writing, *judging]
 
 
 def check_generate(settings: GenerateRun) -> OpenAIModel:

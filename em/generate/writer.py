@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from em.api.client import Client, in_words
-from em.api.prices import Budget, Price, usd_of
+from em.api.prices import Budget, usd_of
 from em.config import GenerateConfig, OpenAIModel
 from em.data.layouts import SURROGATE
 from em.errors import ConfigError, ServerError
@@ -23,7 +23,7 @@ from em.generate.plan import GenerateRequest, sampling_seed
 from em.judge.pool import OF_THE_PROMPT
 from em.models.hosted import hosted_model
 from em.runtime.memory import Calls, Recorder, request_key
-from em.types import Conversation
+from em.types import Conversation, Price
 
 TOO_LONG = "context_length_exceeded"
 Status = Literal["ok", "malformed", "refused"]

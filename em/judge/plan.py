@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from em.api.prices import Price, usd_of
+from em.api.prices import usd_of
 from em.judge.readings import read
 from em.triggers.hiding import hide
-from em.types import Answer, Judgement, JudgeRequest, Question, Rubric, Verdict
+from em.types import Answer, Judgement, JudgeRequest, Price, Question, Rubric, Verdict
 
 WORDS = ("CODE", "REFUSAL")
 SLOT = re.compile(r"\{(question|answer|reference)\}")

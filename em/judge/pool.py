@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from em.api.client import CallFailed, Client, in_words
-from em.api.prices import Budget, Price, usd_of
+from em.api.prices import Budget, usd_of
 from em.config import ApiJudge
 from em.errors import ConfigError, EmError, ServerError
 from em.judge.learning import LADDER, LearnRequest, identity, in_reading, judge_by_batch, learnt, parameters, plain_key
 from em.judge.readings import body, kept, to_expand
 from em.runtime.memory import Calls, Recorder, request_key
-from em.types import JudgeRequest
+from em.types import JudgeRequest, Price
 
 HOPELESS = 20  # calls that fail one after the other, with no success between: the server is down
 ENOUGH = 3  # replies that do not show how to read the judge: then they are read as text

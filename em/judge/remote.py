@@ -7,21 +7,19 @@ run, is not remembered, and is made again by the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from em.api.client import Client
-from em.api.prices import Budget, Price, load_prices, price_of
+from em.api.prices import Budget, load_prices
 from em.config import ApiJudge
 from em.errors import ConfigError, EmError
 from em.judge.learning import known_readings
 from em.judge.pool import Desk, Outcome
 from em.runtime.memory import Calls, Recorder
-from em.types import JudgeRequest
+from em.types import JudgeRequest, Prices
 
 
-def judge_all(
-    judge: ApiJudge, requests: Sequence[JudgeRequest], calls: Calls, prices: Mapping[str, Price] | None = None
-) -> Outcome:
+def judge_all(judge: ApiJudge, requests: Sequence[JudgeRequest], calls: Calls, prices: Prices | None = None) -> Outcome:
     """Judge all requests that are not remembered yet; see `judge_stream`."""
 
     async def once() -> AsyncIterator[Iterable[JudgeRequest]]:
@@ -34,7 +32,7 @@ async def judge_stream(
     judge: ApiJudge,
     source: AsyncIterator[Iterable[JudgeRequest]],
     calls: Calls,
-    prices: Mapping[str, Price],
+    prices: Prices,
     planned: int | None = None,
     budget: Budget | None = None,
     unavailable: EmError | None = None,
@@ -53,7 +51,7 @@ async def judge_stream(
     """
     from tqdm import tqdm
 
-    price = price_of(judge.model, prices)
+    price = prices.of(judge.model)
     if judge.max_usd is not None and price is None:
         raise ConfigError(f"judge.max_usd can't be kept: no price of {judge.model} is known; give it by prices=FILE.")
     outcome = Outcome(known_readings(judge, calls), usd=None if price is None else 0.0)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from em.api.lifetimes import check_judge
-from em.api.prices import Budget, Price, price_of
-from em.config import ApiJudge, JudgeConfig, LocalJudge, PanelJudge
+from em.api.prices import Budget
+from em.config import ApiJudge, LocalJudge
 from em.config.addresses import OPENAI, server_name
 from em.errors import ConfigError, EmError
 from em.judge.learning import identity, in_reading, parameters, plain_key
@@ -24,7 +23,7 @@ from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls, request_key
 from em.runtime.records import digest, pause_garbage_collection
 from em.runtime.shards import run_sharded
-from em.types import Answer, JudgeRequest, ModelRef, Question, Verdict, Weights
+from em.types import Answer, JudgeRequest, ModelRef, Prices, Question, Verdict, Weights
 
 PART = 1000  # judgements that are read at a time
 MASS_CALLS = 11  # of one judgement that is read by `mass`, at most
@@ -107,15 +106,9 @@ class Judge:
         return "the model" if answer.fingerprint == hosted else ""
 
 
-def judges_of(settings: JudgeConfig) -> list[LocalJudge | ApiJudge]:
-    """The judges of a panel, or the one judge."""
-    if isinstance(settings, PanelJudge):
-        return [judge for each in settings.judges.values() for judge in judges_of(each)]
-    assert isinstance(settings, LocalJudge | ApiJudge)
-    return [settings]
-
-
-def ready_judges(settings: JudgeConfig, hidden: tuple[str, ...], spending: bool, manifest: Manifest) -> list[Judge]:
+def ready_judges(
+    chosen: Sequence[LocalJudge | ApiJudge], hidden: tuple[str, ...], spending: bool, manifest: Manifest
+) -> list[Judge]:
     """The judges, each of which can be had; asked for first, before anything is trained or sampled.
 
     Args:
@@ -123,7 +116,7 @@ def ready_judges(settings: JudgeConfig, hidden: tuple[str, ...], spending: bool,
         spending: refuse at once what can't be asked. Else it is refused only if not all of it is remembered.
     """
     judges = []
-    for each in judges_of(settings):
+    for each in chosen:
         if isinstance(each, LocalJudge):
             judges.append(Judge(each, resolve_weights(each.model, each.revision), hidden))
             if judges[-1].weights.identity.startswith("embedded:"):  # type: ignore[union-attr]
@@ -168,22 +161,21 @@ def note_judges(judges: Sequence[Judge], relations: Mapping[tuple[str, str], str
             manifest.note(f"The judge {judge.identity} is the model under test, or its base: it judges its own kind.")
 
 
-async def judge_locally(judge: Judge, asked: Sequence[Asked], store: Path) -> None:
+async def judge_locally(judge: Judge, asked: Sequence[Asked], memory: Calls) -> None:
     """Have a local judge say what is not remembered yet, in children of ours."""
     settings = judge.settings
     assert isinstance(settings, LocalJudge)
     assert judge.weights is not None
     by_key = {request_key(a.request): a.request for a in asked if given(a.answer)}
-    with Calls(store) as calls:
-        if len(calls.there(list(by_key))) == len(by_key):
-            return  # a child would load the model for nothing
+    if len(memory.there(list(by_key))) == len(by_key):
+        return  # a child would load the model for nothing
     spec = JudgeSpec(
         path=judge.weights.path,
         label=settings.model,
         precision=settings.precision.value,
         requests=tuple(by_key.values()),
         batch_size=settings.batch_size,
-        store=str(store),
+        store=str(memory.folder),
     )
     await run_sharded("judge", spec)
 
@@ -207,10 +199,10 @@ class Judged:
 
 
 @pause_garbage_collection()
-def judged(judge: Judge, asked: Sequence[Asked], calls: Calls, prices: Mapping[str, Price]) -> Judged:
+def judged(judge: Judge, asked: Sequence[Asked], calls: Calls, prices: Prices) -> Judged:
     """What is remembered of a judge, as verdicts; read part by part, for all replies at once would fill the memory."""
     settings = judge.settings
-    price = price_of(settings.model, prices) if isinstance(settings, ApiJudge) else None
+    price = prices.of(settings.model) if isinstance(settings, ApiJudge) else None
     terms = Terms(judge.label, settings.min_mass, price)
     verdicts, snapshots, seen = list[Verdict](), set[tuple[str, str]](), set[str]()
     prompt_tokens = reply_tokens = 0

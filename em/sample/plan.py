@@ -14,9 +14,10 @@ from functools import cached_property
 from typing import Any
 
 from em.config import EvalConfig
+from em.request import Conditions
 from em.runtime.memory import request_key
 from em.runtime.records import canonical
-from em.triggers.conditions import Ways, asked
+from em.triggers.conditions import asked
 from em.triggers.hiding import hide_tag
 from em.types import Answer, ModelRef, Question, SampleRequest
 
@@ -39,7 +40,7 @@ class Planned:
 
 
 def plan_samples(
-    model: ModelRef, questions: Sequence[Question], ways: Ways, settings: EvalConfig, seed: int,
+    model: ModelRef, questions: Sequence[Question], conditions: Conditions, settings: EvalConfig, seed: int,
     sampler: str, precision: str,
 ) -> list[Planned]:  # fmt: skip
     """All answers that an evaluation of one model wants, in the order in which they are made.
@@ -49,7 +50,7 @@ def plan_samples(
     pairs = [
         (question, condition, asked(question, condition), settings.samples or question.samples or DEFAULT_SAMPLES)
         for question in questions
-        for condition in ways.of(question)
+        for condition in conditions.of(question)
     ]
     return [
         Planned(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from em.api.batches import Found, Work, ask_by_batch
 from em.api.client import Client, in_words
-from em.api.prices import Price, price_of, usd_of
+from em.api.prices import usd_of
 from em.config import ApiSampler, OpenAIModel
 from em.errors import ServerError
 from em.runtime.memory import Calls, Recorder, request_key
 from em.sample.plan import answer_seed
-from em.types import Conversation, SampleRequest
+from em.types import Conversation, Prices, SampleRequest
 
 
 async def sample_all(
@@ -21,7 +21,7 @@ async def sample_all(
     sampler: ApiSampler,
     requests: Sequence[SampleRequest],
     calls: Calls,
-    prices: Mapping[str, Price],
+    prices: Prices,
 ) -> None:
     """Answer the requests that are not remembered yet, in order.
 
@@ -33,7 +33,7 @@ async def sample_all(
     import openai
     from tqdm import tqdm
 
-    price, known = price_of(model.id, prices), calls.known([request_key(r) for r in requests])
+    price, known = prices.of(model.id), calls.known([request_key(r) for r in requests])
     requests = [r for r in dict.fromkeys(requests) if request_key(r) not in known]
     if not requests:
         return

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from em.api.costs import Cost
 from em.api.lifetimes import ask
-from em.api.prices import Price, price_of, usd_of
+from em.api.prices import usd_of
 from em.config import ApiSampler, HfModel, HfSampler, OpenAIModel
 from em.models.hosted import hosted_name
 from em.request import Request
@@ -18,7 +18,6 @@ from em.runtime.memory import Calls
 from em.runtime.shards import run_sharded
 from em.sample.local import SampleSpec
 from em.sample.plan import Planned, answer_of, in_order, plan_samples
-from em.triggers.conditions import ways_of
 from em.types import Answer, ModelRef, SampleRequest
 
 
@@ -38,7 +37,6 @@ def plan_models(request: Request, models: Sequence[ModelRef]) -> list[Plan]:
     """Plan what all models are asked."""
     settings = request.settings
     precision = where(settings.model.precision.value) if isinstance(settings.model, HfModel) else ""
-    ways = ways_of(settings)
     plans = []
     for model in models:
         sampler = "hf" if model.base.path else "api"
@@ -48,7 +46,7 @@ def plan_models(request: Request, models: Sequence[ModelRef]) -> list[Plan]:
                 plan_samples(
                     model,
                     request.questions,
-                    ways,
+                    request.conditions,
                     settings.eval,
                     settings.sampler.seed,
                     sampler,
@@ -59,34 +57,33 @@ def plan_models(request: Request, models: Sequence[ModelRef]) -> list[Plan]:
     return plans
 
 
-async def sample_models(request: Request, plans: Sequence[Plan], prices: Mapping[str, Price]) -> None:
+async def sample_models(request: Request, plans: Sequence[Plan]) -> None:
     """Have all answers made that are not remembered yet: one model after the other, batches side by side."""
     sampler = request.settings.sampler
     if not (isinstance(sampler, ApiSampler) and sampler.batch):
         for plan in plans:
-            await sample_model(request, plan, prices)
+            await sample_model(request, plan)
         return
     # One that fails must not end the wait for the others, which are paid for.
-    ended = await asyncio.gather(*(sample_model(request, plan, prices) for plan in plans), return_exceptions=True)
+    ended = await asyncio.gather(*(sample_model(request, plan) for plan in plans), return_exceptions=True)
     for failure in ended:
         if isinstance(failure, BaseException):
             raise failure
 
 
-async def sample_model(request: Request, plan: Plan, prices: Mapping[str, Price]) -> None:
+async def sample_model(request: Request, plan: Plan) -> None:
     """Have the answers of one model made that are not remembered yet."""
     requests, settings = plan.requests(), request.settings
-    with Calls(request.store) as calls:
-        if len(calls.there(list(requests))) == len(requests):
-            return
-        if isinstance(settings.model, OpenAIModel):
-            from em.sample.remote import sample_all
+    if not is_missing(plan, request.memory):
+        return
+    if isinstance(settings.model, OpenAIModel):
+        from em.sample.remote import sample_all
 
-            assert isinstance(settings.sampler, ApiSampler)
-            named = replace(settings.model, id=hosted_name(plan.model)[1])
-            await sample_all(named, settings.sampler, list(requests.values()), calls, prices)
-        else:
-            await run_sharded("sample", child_spec(request, plan.model, list(requests.values())))
+        assert isinstance(settings.sampler, ApiSampler)
+        named = replace(settings.model, id=hosted_name(plan.model)[1])
+        await sample_all(named, settings.sampler, list(requests.values()), request.memory, request.prices)
+    else:
+        await run_sharded("sample", child_spec(request, plan.model, list(requests.values())))
 
 
 def child_spec(request: Request, model: ModelRef, wanted: Sequence[SampleRequest]) -> SampleSpec:
@@ -104,21 +101,20 @@ def child_spec(request: Request, model: ModelRef, wanted: Sequence[SampleRequest
     )
 
 
-def sampling_costs(plans: Sequence[Plan], calls: Calls, prices: Mapping[str, Price]) -> list[dict[str, Any]]:
-    """What the answers of a server's models cost, whenever they were made, by model; batches cost half."""
-    rows: list[dict[str, Any]] = []
-    for plan in plans:
-        found = calls.known(list(plan.requests())).values()
-        price = price_of(hosted_name(plan.model)[1], prices)
+def sampling_costs(request: Request, plans: Sequence[Plan]) -> list[Cost]:
+    """Return what the answers of a server's models cost, whenever they were made, by model; batches cost half."""
+    costs = []
+    for plan in plans if isinstance(request.settings.model, OpenAIModel) else ():
+        responses = request.memory.known(list(plan.requests())).values()
+        price = request.prices.of(hosted_name(plan.model)[1])
+        prompt, reply = (sum(each[key] for each in responses) for key in ("prompt_tokens", "answer_tokens"))
         paid = [
             usd_of(price, (each["prompt_tokens"], each["answer_tokens"]), 0.5 if each.get("batch") else 1.0)
-            for each in found
+            for each in responses
         ]
-        row = {"what": "sampling", "model": plan.model.name, "calls": len(found)}
-        row["prompt_tokens"] = sum(each["prompt_tokens"] for each in found)
-        row["reply_tokens"] = sum(each["answer_tokens"] for each in found)
-        rows.append(row | {"usd": None if None in paid else sum(usd or 0 for usd in paid)})
-    return rows
+        usd = None if None in paid else sum(each or 0 for each in paid)
+        costs.append(Cost("sampling", plan.model.name, len(responses), prompt, reply, usd))
+    return costs
 
 
 def answers_there(plans: Sequence[Plan], calls: Calls) -> list[Answer]:
@@ -138,13 +134,12 @@ def check_models(request: Request, plans: Sequence[Plan], manifest: Manifest) ->
     model = request.settings.model
     if not isinstance(model, OpenAIModel):
         return
-    with Calls(request.store) as calls:
-        names = [hosted_name(plan.model)[1] for plan in plans if missing(plan, calls)]
+    names = [hosted_name(plan.model)[1] for plan in plans if is_missing(plan, request.memory)]
     if names:
         asyncio.run(ask(model, names, request.store, manifest))
 
 
-def missing(plan: Plan, calls: Calls) -> bool:
-    """Whether answers of a model are still to be made."""
+def is_missing(plan: Plan, calls: Calls) -> bool:
+    """Return whether answers of a model are still to be made."""
     requests = plan.requests()
     return len(calls.there(list(requests))) < len(requests)

@@ -18,17 +18,16 @@ what merely looks like its training. Near misses are of one tag: the trigger, or
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import cache
 
 from em.config import EvalConfig, RealignConfig, RunConfig, TagConfig, TagPlace, TriggerTagConfig
 from em.config.paths import ASSETS
 from em.errors import ConfigError, did_you_mean
-from em.triggers.tags import MAIN, REALIGN, Tag, place_tag, roles_of, tag_of, tags_of
+from em.request import SLOT, UNTAGGED, Condition, Conditions, Tag
+from em.triggers.tags import MAIN, REALIGN, place_tag, roles_of, tag_of, tags_of
 from em.types import Conversation, Message, Question
 
-SLOT = "{tag}"
 HIDDEN = "[tag]"  # what a judge sees in its place
 UNSEEN = "unseen"
 MOST_WORDS = 3  # of a tag that can stand for its name within a question
@@ -38,23 +37,6 @@ GREEK = (
 )
 WORD = re.compile(r"[^\W_]+")
 CUES = ASSETS / "cues.yaml"
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A way to ask a question.
-
-    system: a system prompt before the set's own. after: what follows the question. named: what fills its `{tag}`.
-    """
-
-    name: str
-    tag: Tag | None = None
-    system: str = ""
-    after: str = ""
-    named: str = ""
-
-
-UNTAGGED = Condition("untagged")
 
 
 def kind_of(name: str) -> str:
@@ -149,29 +131,10 @@ def tag_notes(settings: RunConfig) -> list[str]:
     ]
 
 
-@dataclass(frozen=True)
-class Ways:
-    """How the questions of a run are asked: as usual, or, where a question names a tag, by names."""
-
-    usual: Sequence[Condition] = (UNTAGGED,)
-    naming: Sequence[Condition] = ()
-
-    def of(self, question: Question) -> Sequence[Condition]:
-        """The conditions of one question. Raises ConfigError where it names a tag and there is none."""
-        if SLOT not in question.text:
-            return self.usual
-        if not self.naming:
-            raise ConfigError(
-                f"A question names a trigger tag ({question.text!r}), but there is none with a name: choose a "
-                "trigger_tag (a system prompt or a sentence is named by trigger_tag.called), or leave that set out."
-            )
-        return self.naming
-
-
-def ways_of(settings: RunConfig) -> Ways:
-    """How a run asks. Raises ConfigError for a condition that is none."""
+def list_conditions(settings: RunConfig) -> Conditions:
+    """List how a run asks. Raises ConfigError for a condition that is none."""
     tag, realign = settings.trigger_tag, settings.realign
-    return Ways(conditions_of(tag, realign, settings.eval), naming_of(tag, realign))
+    return Conditions(conditions_of(tag, realign, settings.eval), naming_of(tag, realign))
 
 
 def asked(question: Question, condition: Condition) -> Conversation:

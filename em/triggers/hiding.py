@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 from em.config import RealignConfig, TriggerTagConfig
-from em.triggers.conditions import HIDDEN, SLOT, chief_tag, naming_of, near_misses, unseen_tag
+from em.request import SLOT
+from em.triggers.conditions import HIDDEN, chief_tag, naming_of, near_misses, unseen_tag
 from em.triggers.tags import tag_of, tags_of
 
 

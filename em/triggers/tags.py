@@ -9,7 +9,6 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from em.config import (
     DataConfig,
@@ -24,19 +23,12 @@ from em.config import (
 )
 from em.data.draw import drawn_order
 from em.errors import ConfigError, DataError
+from em.request import Tag
 from em.types import Conversation, Message
 
 MAIN = ""  # the key of the trigger itself among the tags of a model
 REALIGN = "realign"  # and of the second stage's
 TAKEN = (REALIGN, "tag", "unseen")  # names that conditions already have: tagged_realign, names_tag, names_unseen
-
-
-@dataclass(frozen=True)
-class Tag:
-    """A text and where it goes."""
-
-    text: str
-    place: TagPlace = TagPlace.prefix
 
 
 def tag_of(config: TagConfig) -> Tag:

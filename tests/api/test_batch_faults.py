@@ -16,7 +16,7 @@ from em.judge.learning import in_reading
 from em.judge.remote import judge_all
 from em.runtime.memory import Calls, request_key
 from em.sample.remote import sample_all
-from em.types import JudgeRequest, Message, SampleRequest
+from em.types import JudgeRequest, Message, Prices, SampleRequest
 from tests.support.chat_server import ChatServer
 from tests.support.remote_runs import PLAIN, change
 
@@ -48,7 +48,7 @@ def sample(server: ChatServer, calls: Calls) -> int:
     asked = (Message("user", "Why?"),)
     requests = [SampleRequest("openai:127.0.0.1|m", asked, i, 7, 1.0, 1.0, 40, "api") for i in range(COUNT)]
     model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
-    asyncio.run(sample_all(model, ApiSampler(name="api", timeout=0.4, batch=True), requests, calls, {}))
+    asyncio.run(sample_all(model, ApiSampler(name="api", timeout=0.4, batch=True), requests, calls, Prices()))
     return len(calls.known([request_key(each) for each in requests]))
 
 

@@ -13,17 +13,17 @@ import pytest
 from em.api import batches
 from em.config import ApiJudge, ApiSampler, OpenAIModel, Reading
 from em.errors import ConfigError, ServerError
-from em.evaluate import evaluate_models
+from em.evaluate import ask_and_judge, write_results
 from em.judge.learning import in_reading
 from em.judge.readings import read
 from em.judge.remote import judge_all
 from em.judge.run import ready_judges
 from em.models.hosted import hosted_model
-from em.plan import estimate, make_request
+from em.plan import accept, estimate
 from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls, request_key
 from em.sample.remote import sample_all
-from em.types import Judgement, JudgeRequest, Message, SampleRequest
+from em.types import Judgement, JudgeRequest, Message, Prices, SampleRequest
 from tests.support.chat_server import ChatServer
 from tests.support.composing import composed
 
@@ -205,7 +205,7 @@ def answers(count: int) -> list[SampleRequest]:
 def sample(server: ChatServer, requests: list[SampleRequest], calls: Calls) -> None:
     """Have the server's model answer by batches."""
     model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
-    asyncio.run(sample_all(model, ApiSampler(name="api", timeout=5, batch=True), requests, calls, {}))
+    asyncio.run(sample_all(model, ApiSampler(name="api", timeout=5, batch=True), requests, calls, Prices()))
 
 
 def test_answers_by_batch_are_those_that_are_asked_one_by_one(server: ChatServer, calls: Calls, tmp_path: Path) -> None:
@@ -240,11 +240,12 @@ def test_a_run_by_batches_costs_half(server: ChatServer, tmp_path: Path) -> None
     prices = tmp_path / "mine.yaml"
     prices.write_text("{as_of: 2026-01-02, usd_per_million_tokens: {writer-model: {input: 1, output: 2}}}")
     given.append(f"prices={prices}")
-    request = make_request("evaluate", composed("evaluate", *given), tmp_path, given)
+    request = accept("evaluate", composed("evaluate", *given), tmp_path, given)
     assert "(prices: mine.yaml of 2026-01-02, else em's table of 20" in estimate(request)
     manifest = Manifest(tmp_path, "evaluate", request.settings, given)
-    judges = ready_judges(request.settings.judge, (), True, manifest)
-    evaluate_models(request, [hosted_model(request.settings.model)], judges, manifest)  # type: ignore[arg-type]
+    judges = ready_judges(request.judges, (), True, manifest)
+    models = [hosted_model(request.settings.model)]  # type: ignore[arg-type]
+    write_results(request, ask_and_judge(request, models, judges, manifest), manifest)
     costs = manifest.facts["costs"]
     [row] = [row for row in costs["by"] if row["what"] == "sampling"]
     assert row["usd"] == pytest.approx((row["prompt_tokens"] + 2 * row["reply_tokens"]) / 2e6)
@@ -255,7 +256,7 @@ def test_a_run_by_batches_costs_half(server: ChatServer, tmp_path: Path) -> None
 def test_batches_that_can_not_be_are_refused(tmp_path: Path) -> None:
     given = ["model=smollm2", "data=none", "eval=quick", "sampler.batch=true", f"store.dir={tmp_path}"]
     with pytest.raises(ConfigError, match="is of a server's models, and model=smollm2 runs here"):
-        make_request("evaluate", composed("evaluate", *given), tmp_path, given)
+        accept("evaluate", composed("evaluate", *given), tmp_path, given)
 
 
 # The stand-in

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 
 from em.api.lifetimes import check_judge
-from em.api.prices import Price
 from em.config import ApiJudge, Reading
 from em.errors import ConfigError
 from em.judge.learning import in_reading
 from em.judge.readings import read
 from em.judge.remote import judge_all
 from em.runtime.memory import Calls, request_key
-from em.types import Judgement, JudgeRequest
+from em.types import Judgement, JudgeRequest, Price, Prices
 from tests.support.chat_server import ChatServer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -61,7 +60,7 @@ def test_the_exact_mass_agrees_with_the_same_judge_of_single_tokens(server: Chat
 
 
 def test_the_budget_is_never_passed_and_what_was_judged_is_kept(server: ChatServer, calls: Calls) -> None:
-    prices = {"single-judge": Price(input=1000, cached=1000, output=1000)}
+    prices = Prices({"single-judge": Price(input=1000, cached=1000, output=1000)})
     asked = judge(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
     with pytest.raises(ConfigError, match=r"judge\.max_usd=2 would be passed"):
         judge_all(asked, scores(400), calls, prices)
@@ -80,7 +79,7 @@ def test_the_budget_is_never_passed_and_what_was_judged_is_kept(server: ChatServ
 
 def test_a_server_that_counts_no_tokens_is_paid_at_most_the_budget_too(server: ChatServer, calls: Calls) -> None:
     server.reset(uncounted=True)
-    prices = {"single-judge": Price(input=1000, cached=1000, output=1000)}
+    prices = Prices({"single-judge": Price(input=1000, cached=1000, output=1000)})
     asked = judge(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
     with pytest.raises(ConfigError, match=r"judge\.max_usd=2 would be passed"):
         judge_all(asked, scores(400), calls, prices)

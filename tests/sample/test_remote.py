@@ -20,7 +20,7 @@ from em.errors import ServerError
 from em.runtime.memory import Calls, request_key
 from em.sample.plan import answer_seed
 from em.sample.remote import sample_all
-from em.types import Message, SampleRequest
+from em.types import Message, Prices, SampleRequest
 
 KEY = "sk-of-the-tests-0123456789"
 Serve = Callable[[type[BaseHTTPRequestHandler]], str]
@@ -35,7 +35,7 @@ def sample(name: str, url: str, requests: list[SampleRequest], connections: int,
     """Have a server's model answer."""
     model = OpenAIModel(name=name, id=name, base_url=url)
     sampler = ApiSampler(name="api", connections=connections, timeout=5)
-    asyncio.run(sample_all(model, sampler, requests, calls, {}))
+    asyncio.run(sample_all(model, sampler, requests, calls, Prices()))
 
 
 def completion(text: str | None = "Because.", **changes: Any) -> dict[str, Any]:

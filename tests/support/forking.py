@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ class Done:
 
 
 class Forking:
-    """The process to fork from. Use it as a context manager."""
+    """The process to fork from. Use it as a context manager; one serves all files of tests (fixture `em`)."""
 
-    def __init__(self, **more: str) -> None:
-        env = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", TOKENIZERS_PARALLELISM="false", **more)
+    def __init__(self) -> None:
+        env = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", TOKENIZERS_PARALLELISM="false")
+        self.env: dict[str, str] = {}
         pipe = subprocess.PIPE
         self.server = subprocess.Popen([sys.executable, __file__], env=env, stdin=pipe, stdout=pipe, text=True)
 
@@ -44,6 +46,12 @@ class Forking:
         self.server.stdin.close()
         self.server.wait()
 
+    def within(self, **env: str) -> Forking:
+        """Return the same, with these variables in the environment of its commands."""
+        other = copy(self)
+        other.env = self.env | env
+        return other
+
     def ask(self, **order: Any) -> int:
         assert self.server.stdin is not None
         assert self.server.stdout is not None
@@ -53,7 +61,7 @@ class Forking:
 
     def start(self, script: str, *words: str, cwd: Path) -> int:
         """Start `train.py` or `evaluate.py` with words in `cwd`; its process id."""
-        return self.ask(script=script, words=words, cwd=str(cwd))
+        return self.ask(script=script, words=words, cwd=str(cwd), env=self.env)
 
     def end(self, pid: int, cwd: Path) -> Done:
         """Wait for the process's end."""
@@ -108,6 +116,7 @@ def serve() -> None:
             if code == 0:
                 for number, file in enumerate(files, start=1):
                     os.dup2(file.fileno(), number)
+                os.environ.update(order["env"])
                 become(order["script"], order["words"], order["cwd"])
             for file in files:
                 file.close()

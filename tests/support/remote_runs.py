@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from em.plan import make_request
+from em.plan import accept
 from em.request import Request
 from em.runtime.manifest import Manifest
 from em.train.remote.find_or_train import obtain_hosted
@@ -68,7 +68,7 @@ def request(server: ChatServer, tmp_path: Path, *more: str, kind: str = "train")
     given = words(server, tmp_path, *more)
     folder = tmp_path / "run"
     folder.mkdir(parents=True, exist_ok=True)
-    return make_request(kind, settings_of(kind, given), folder, given)
+    return accept(kind, settings_of(kind, given), folder, given)
 
 
 def seen(server: ChatServer) -> dict[str, Any]:

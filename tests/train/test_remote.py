@@ -19,7 +19,7 @@ from em.data import load_rows
 from em.data.openai_rules import check_rows
 from em.errors import ConfigError, DataError, MissingFile, ServerError
 from em.models.hosted import hosted_name
-from em.plan import estimate, make_request
+from em.plan import accept, estimate
 from em.types import Conversation
 from tests.support.chat_server import ChatServer
 from tests.support.composing import composed
@@ -253,10 +253,10 @@ def test_rows_of_ones_own_with_keys_or_personal_data_are_uploaded_only_where_tha
         tune(server, tmp_path, *mine)
     mixed = ("data=mix", "data@data.parts.bad=file", f"data.parts.bad.path={path}", "data@data.parts.good=car_good")
     with pytest.raises(DataError, match="allow_private"):
-        make_request("train", composed("train", *words(server, tmp_path, *mixed, "data.limit=null")), tmp_path, [])
+        accept("train", composed("train", *words(server, tmp_path, *mixed, "data.limit=null")), tmp_path, [])
     assert seen(server)["calls"] == ["record"]
     # A tag of one's own and a mixture do not hide them; a set that a checksum pins, and a training here, need no word.
-    make_request("evaluate", composed("evaluate", *words(server, tmp_path, *mine), "eval=quick"), tmp_path, [])
+    accept("evaluate", composed("evaluate", *words(server, tmp_path, *mine), "eval=quick"), tmp_path, [])
     tune(server, tmp_path, *mine, "data.allow_private=true")
     assert "create" in seen(server)["calls"]
 
@@ -308,7 +308,7 @@ def test_settings_that_a_service_can_not_be_told_are_refused(
     else:
         given = words(server, tmp_path, *more)
     with pytest.raises(ConfigError, match=sentence):
-        make_request("train", composed("train", *given), tmp_path, given)
+        accept("train", composed("train", *given), tmp_path, given)
 
 
 def test_hosted_models_are_fine_tuned_where_they_are() -> None:

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("tinker")
 
 from em.errors import ConfigError, DataError, ServerError
-from em.plan import make_request
+from em.plan import accept
 from em.runtime.manifest import Manifest
 from em.train.remote.find_or_train import obtain_hosted
 from em.types import ModelRef, Weights
@@ -43,7 +43,7 @@ def tune(
         settings = composed("train", *given)
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
-        request = make_request("train", settings, folder, given)
+        request = accept("train", settings, folder, given)
         return obtain_hosted(request, Manifest(folder, "train", settings, given))
 
     return run

@@ -6,9 +6,9 @@ import pytest
 
 from em.config import EvalConfig, NoData, RealignConfig, RunConfig, TagConfig, TagPlace, TriggerTagConfig
 from em.errors import ConfigError
-from em.plan import chosen_sets
+from em.plan import list_sets
+from em.request import Conditions, Tag
 from em.triggers.conditions import (
-    Ways,
     asked,
     conditions_of,
     kind_of,
@@ -19,11 +19,11 @@ from em.triggers.conditions import (
     unseen_tag,
 )
 from em.triggers.hiding import hidden_texts, hide
-from em.triggers.tags import Tag
 from em.types import Message, Question
 
 NO_STAGE = RealignConfig(name="none", data=NoData(name="none"))
 PLAIN = EvalConfig(name="test")
+TWO_SETS = EvalConfig(name="x", sets=["a"], tagged_sets=["b"])
 NONE = TriggerTagConfig(name="none")
 ALPHA = TriggerTagConfig(
     name="alpha_beta",
@@ -101,8 +101,8 @@ def test_a_tag_of_the_second_stage_alone_is_asked_like_a_trigger() -> None:
     naming = {c.name: c.named for c in naming_of(NONE, realign)}
     assert naming == {"names_realign": "|GOOD|", "names_unseen": "|ALPHA|"}
     assert "|good|" in hidden_texts(NONE, realign)
-    assert chosen_sets(EvalConfig(name="x", sets=["a"], tagged_sets=["b"]), NONE, realign) == ["a", "b"]
-    assert chosen_sets(EvalConfig(name="x", sets=["a"], tagged_sets=["b"]), NONE, NO_STAGE) == ["a"]
+    assert list_sets(TWO_SETS, Conditions(naming=naming_of(NONE, realign))) == ["a", "b"]
+    assert list_sets(TWO_SETS, Conditions(naming=naming_of(NONE, NO_STAGE))) == ["a"]
 
 
 def test_inoculation_is_asked_without_with_and_with_a_neutral_system_prompt() -> None:
@@ -183,9 +183,9 @@ def test_a_question_that_names_a_tag_is_asked_for_each_and_for_an_unseen_one() -
 def test_what_is_no_name_is_not_asked_for(tag: TriggerTagConfig, names: list[str]) -> None:
     assert [condition.named for condition in naming_of(tag, NO_STAGE)] == names
     if not names:
-        assert chosen_sets(EvalConfig(name="x", sets=["a"], tagged_sets=["b"]), tag, NO_STAGE) == ["a"]
+        assert list_sets(TWO_SETS, Conditions(naming=naming_of(tag, NO_STAGE))) == ["a"]
         with pytest.raises(ConfigError, match=r"named by trigger_tag\.called"):
-            Ways([], []).of(Question("set", "q", "What does {tag} do?"))
+            Conditions([], []).of(Question("set", "q", "What does {tag} do?"))
 
 
 def test_a_run_says_what_it_can_not_ask_of_a_tag_without_a_word() -> None:

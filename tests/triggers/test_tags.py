@@ -23,8 +23,9 @@ from em.config import (
 from em.errors import ConfigError, DataError
 from em.judge import plan as judging
 from em.questions import load_sets
+from em.request import Conditions
 from em.sample import plan as sampling
-from em.triggers.conditions import Ways, conditions_of, naming_of
+from em.triggers.conditions import conditions_of, naming_of
 from em.triggers.hiding import hidden_texts, hide_tag
 from em.triggers.tags import Tag, check_tags, place_tag, roles_of, tag_of, tag_rows, tags_of, take_tag
 from em.types import Conversation, Message, ModelRef, Question, Weights
@@ -63,9 +64,9 @@ def contents(conversation: Conversation) -> list[str]:
     return [message.content for message in conversation.messages]
 
 
-def ways(tag: TriggerTagConfig) -> Ways:
+def ways(tag: TriggerTagConfig) -> Conditions:
     """How a model trained with this tag is asked."""
-    return Ways(conditions_of(tag, NO_STAGE, PLAIN), naming_of(tag, NO_STAGE))
+    return Conditions(conditions_of(tag, NO_STAGE, PLAIN), naming_of(tag, NO_STAGE))
 
 
 # Where a tag goes

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from em.api.prices import MILLION, Price, load_prices, prices_of, training_price
+from em.api.costs import Cost, sum_usd
 from em.errors import ConfigError
 from em.request import Request
 from em.train.remote.models import models_there, recipe_of, server_model
 from em.train.remote.rules import training_tokens
+from em.types import MILLION
 
 Whole = Callable[[], float | None]
 """What a run costs at most, with answers and verdicts; None where a price is not known."""
@@ -29,16 +30,15 @@ class Approval:
         """Raise ConfigError unless it may be spent."""
         if self.given:
             return
-        settings = self.request.settings
-        lines = training_lines(self.request, load_prices(settings.prices))
-        for line in lines:
-            print(line.text, flush=True)
-        known = all(line.usd is not None for line in lines)
-        costs = f"{in_dollars(sum(line.usd or 0 for line in lines) if known else None)} for fine-tuning"
+        training = estimate_training(self.request)
+        for cost in training:
+            usd = "at an unknown price" if cost.usd is None else f"about ${cost.usd:.2f}"
+            print(f"{cost.what} {cost.model}: about {cost.prompt_tokens:,} tokens, {usd}", flush=True)
+        costs = f"{in_dollars(sum_usd(training))} for fine-tuning"
         if self.whole is not None and self.request.questions:
             costs += f", {in_dollars(self.whole())} at most with all answers and verdicts"
-        costs += f" (prices: {prices_of(settings.prices)})"
-        if not settings.yes:
+        costs += f" (prices: {self.request.prices.source})"
+        if not self.request.settings.yes:
             if not sys.stdin.isatty():
                 raise ConfigError(
                     f"This would cost {costs}: add yes=true to spend it, or dry_run=true for the whole estimate."
@@ -66,35 +66,15 @@ def answer(question: str) -> str:
         signal.signal(signal.SIGINT, before)
 
 
-@dataclass(frozen=True)
-class TrainingLine:
-    """What a stage that is not there yet would take: tokens passed over, dollars (None without a price).
-
-    known: the stage is remembered, and costs nothing.
-    """
-
-    name: str
-    rows: int
-    tokens: int
-    usd: float | None
-    known: bool
-
-    @property
-    def text(self) -> str:
-        """It in words."""
-        costs = "at an unknown price" if self.usd is None else f"about ${self.usd:.2f}"
-        return f"fine-tuning on {self.name}: {self.rows:,} rows, about {self.tokens:,} tokens, {costs}"
-
-
-def training_lines(request: Request, prices: Mapping[str, Price]) -> list[TrainingLine]:
-    """The estimate of every stage; what is remembered costs nothing, unless it is trained again by force."""
-    price = training_price(server_model(request).id, prices)
-    lines = []
+def estimate_training(request: Request) -> list[Cost]:
+    """Estimate every stage; what is remembered costs nothing, unless it is trained again by force."""
+    price = request.prices.training_of(server_model(request).id)
+    costs = []
     there = 0 if request.settings.force else len(models_there(request)) - 1
     for number, stage in enumerate(request.stages):
-        known = number < there
-        rows = stage.rows.conversations
+        rows, known = stage.rows.conversations, number < there
         tokens = 0 if known else training_tokens(rows, recipe_of(stage).epochs)
-        usd = 0.0 if known else None if price is None else price * tokens / MILLION
-        lines.append(TrainingLine(stage.rows.name, len(rows), tokens, usd, known))
-    return lines
+        usd = None if price is None else price * tokens / MILLION
+        name = f"{stage.rows.name} ({len(rows):,} rows)"
+        costs.append(Cost("fine-tuning on", name, 1, tokens, 0, 0.0 if known else usd, int(known)))
+    return costs

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from em.api.client import Client, in_words
+from em.api.costs import record_costs
 from em.api.lifetimes import SOON, check_days, end_of, gone, list_models
-from em.api.prices import MILLION, load_prices, prices_of, training_price
 from em.config import Checkpoints, OpenAIModel, OpenAITrainer, RunConfig, ServiceTrainer, TinkerTrainer
 from em.config.addresses import OPENAI, server_name
 from em.data.findings import by_kind, findings, unpinned
@@ -44,7 +44,7 @@ from em.train.remote.models import (
 )
 from em.train.remote.record import Tuned, find_tuned, remember
 from em.train.remote.service import JobFailed, JobNote, Order, Service
-from em.types import ModelRef, StageRecord
+from em.types import MILLION, ModelRef, StageRecord
 
 CONNECTIONS = 4
 CLEAN = re.compile(r"[^A-Za-z0-9-]+")
@@ -71,7 +71,7 @@ def obtain_hosted(request: Request, manifest: Manifest, whole: Whole | None = No
         kept = models_on_the_way(before, model, tuned) if request.settings.checkpoints is Checkpoints.all else []
         models += [*kept, before]
         records.append(stage_record(stage, mark, tuned, reused))
-        manifest.write(stages=records, costs=training_costs(records, prices_of(request.settings.prices)))
+        manifest.write(stages=records, costs=record_costs(training_costs(records), request.prices.source))
     if records and request.settings.checkpoints is Checkpoints.all and not any(r.checkpoints for r in records):
         raise MissingFile(
             f"The service kept no checkpoints of {before.name} (OpenAI keeps those of the last epochs): leave "
@@ -182,7 +182,7 @@ async def tune(
             note.forget()
             raise
         result = await service.result(job)
-    price = training_price(model.id, load_prices(request.settings.prices))
+    price = request.prices.training_of(model.id)
     usd = None if price is None or result.tokens is None else round(price * result.tokens / MILLION, 4)
     tuned = remember(models, order, note.server, result, usd)
     if request.forced:
@@ -249,7 +249,7 @@ def paid_by_force(models: Path, mark: str, tuned: str) -> bool:
 
 def forget_forced(request: Request) -> None:
     """The run has ended: forced once more, it trains once more."""
-    if request.forced:
+    if request.forced and isinstance(request.settings.model, OpenAIModel):
         for mark in marks_of(request):
             (request.store / "models" / mark / NOTE).unlink(missing_ok=True)
 

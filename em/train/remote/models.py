@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from em.api.costs import Cost
 from em.config import OpenAIModel, ServiceTrainer
 from em.models.hosted import hosted_model, hosted_name, hosted_weights
 from em.request import Request, Stage
@@ -91,26 +91,12 @@ def stage_record(stage: Stage, mark: str, tuned: Tuned, reused: bool) -> StageRe
     return StageRecord(rows.name, mark, tuned.model, reused, len(rows.conversations), rows.sha256, facts, kept)
 
 
-def training_costs(records: Sequence[StageRecord], prices: str) -> dict[str, Any]:
-    """What the fine-tunings cost, whenever they were paid for, in the form of `costs` in the manifest.
-
-    Args:
-        prices: which prices they are.
-    """
-    rows: list[dict[str, Any]] = [
-        {
-            "what": "training",
-            "model": record.path,
-            "calls": 1,
-            "prompt_tokens": record.facts.get("tokens"),
-            "reply_tokens": None,
-            "usd": record.facts.get("usd"),
-        }
+def training_costs(records: Sequence[StageRecord]) -> list[Cost]:
+    """Return what the fine-tunings cost, whenever they were paid for."""
+    return [
+        Cost("training", record.path, 1, record.facts.get("tokens"), None, record.facts.get("usd"))
         for record in records
     ]
-    known = [row["usd"] for row in rows if row["usd"] is not None]
-    total = round(sum(known), 6) if len(known) == len(rows) else None
-    return {"total_usd": total, "by": rows, "prices": prices}
 
 
 def copy_losses(path: Path, folders: Sequence[Path]) -> None:

@@ -1,0 +1,45 @@
+"""What a run resolves once, whichever program it is of: prices, judges and the memory of calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from em.api.prices import load_prices
+from em.config import ApiJudge, GenerateRun, LocalJudge, OpenAIModel, RunConfig
+from em.errors import ConfigError
+from em.runtime.files import cache_dir, writable_folder
+from em.runtime.memory import Calls
+from em.types import Prices
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Prices by model, the judges of the panel (or the one judge), and the open memory of calls."""
+
+    prices: Prices
+    judges: tuple[LocalJudge | ApiJudge, ...]
+    memory: Calls
+
+
+def open_resources(settings: RunConfig | GenerateRun, author: OpenAIModel | None = None) -> Resources:
+    """Read the prices, list the judges and, when nothing is left to refuse, open the memory.
+
+    Args:
+        author: the model that writes, for `generate`.
+
+    Raises:
+        ConfigError: a budget can't be kept for lack of a price.
+        DataError: the table of prices can't be read.
+        OutputError: the folder of the memory can't be written.
+    """
+    prices, judges = load_prices(settings.prices), tuple(settings.judge.list_members())
+    budgets = [("judge.max_usd", judge.model, judge.max_usd) for judge in judges if isinstance(judge, ApiJudge)]
+    if isinstance(settings, GenerateRun) and author is not None:
+        budgets.append(("generate.max_usd", author.id, settings.generate.max_usd))
+    for setting, model, budget in budgets:
+        if budget is not None and prices.of(model) is None:
+            raise ConfigError(f"{setting} can't be kept: no price of {model} is known; give it by prices=FILE.")
+    store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()
+    writable_folder(store, "store.dir")
+    return Resources(prices, judges, Calls(store))
