@@ -24,30 +24,3 @@ from em.stats.power import intraclass, questions_needed, samples_needed
 from em.stats.scores import score
 from em.stats.sensitivity import Exclusion, Sensitivity, exclusions, sensitivity
 from em.stats.triggers import TriggerRate, trigger_rates
-
-__all__ = [
-    "CONVENTIONS",
-    "Agreement",
-    "Comparison",
-    "Exclusion",
-    "Interval",
-    "Outcome",
-    "Sensitivity",
-    "Thresholds",
-    "TriggerRate",
-    "agreement",
-    "classify",
-    "cluster_bootstrap",
-    "cluster_interval",
-    "clustered_error",
-    "compare",
-    "compare_pools",
-    "exclusions",
-    "intraclass",
-    "questions_needed",
-    "samples_needed",
-    "score",
-    "sensitivity",
-    "trigger_rates",
-    "wilson",
-]
