@@ -54,9 +54,9 @@ class Hits:
     made: int = 0
     width: float = 0.0
 
-    def add(self, interval: Interval, truth: float) -> None:
+    def add(self, low: float | None, high: float | None, truth: float) -> None:
         """Count one interval."""
-        low, high = (0.0, 1.0) if interval.low is None or interval.high is None else (interval.low, interval.high)
+        low, high = (0.0, 1.0) if low is None or high is None else (low, high)
         self.held += low <= truth <= high
         self.made += 1
         self.width += high - low
@@ -89,7 +89,8 @@ def over_questions(repeats: int, random: np.random.Generator) -> Iterator[tuple[
         for row in random.binomial(SAMPLES, rates):
             counts = [(int(k), SAMPLES) for k in row]
             for name, method in METHODS.items():
-                hits[name].add(method(counts), rate)
+                interval = method(counts)
+                hits[name].add(interval.low, interval.high, rate)
         yield questions, rate, effect, hits
 
 
@@ -104,8 +105,8 @@ def over_seeds(repeats: int, random: np.random.Generator) -> Iterator[tuple[int,
             logit = logit + 0.4 * random.normal(size=(seeds, questions))
             drawn = random.binomial(SAMPLES, 1 / (1 + np.exp(-logit)))
             table = [[(int(k), SAMPLES) for k in row] for row in drawn]
-            hits["bootstrap"].add(cluster_bootstrap(table), truth)
-            hits["em"].add(seeds_interval(table), truth)
+            for name, interval in (("bootstrap", cluster_bootstrap(table)), ("em", seeds_interval(table))):
+                hits[name].add(interval.low, interval.high, truth)
         yield questions, seeds, hits
 
 
@@ -120,7 +121,7 @@ def between_models(repeats: int, random: np.random.Generator) -> Iterator[tuple[
             )
             found = difference(first, second)
             if found is not None:
-                hits.add(found.interval, two - one)
+                hits.add(found.ci_low, found.ci_high, two - one)
                 sure += found.p <= 0.05
         yield questions, one, two, hits, sure / repeats
 

@@ -91,9 +91,7 @@ def icc_of(path: Path) -> float:
 def table(found: argparse.Namespace, icc: float) -> list[str]:
     """The lines that are printed."""
     first, second = found.rate, found.rate + found.difference
-    about = {"icc": icc, "correlation": found.correlation, "alpha": found.alpha}
-    aim = about | {"power": found.power}
-    design = Design(first, second, **about)
+    design = Design(first, second, icc, found.correlation, found.alpha, found.power)
     sizes = sorted({*SAMPLES, found.samples})
     lines = [
         f"{first:.1%} against {second:.1%}, paired by question, two-sided at {found.alpha:g}; intraclass correlation "
@@ -105,10 +103,10 @@ def table(found: argparse.Namespace, icc: float) -> list[str]:
     ]
     for questions in sorted({*QUESTIONS, found.questions}):
         chances = "".join(f"{power_of(design, questions, size):>7.0%}" for size in sizes)
-        needed = samples_needed(first, second, questions, **aim)
+        needed = samples_needed(design, questions)
         lines.append(f"{questions:>9} |{chances} | {needed or 'no number is enough: ask more questions'}")
-    questions_for = questions_needed(first, second, found.samples, **aim)
-    smallest = difference_needed(first, found.questions, found.samples, **aim)
+    questions_for = questions_needed(design, found.samples)
+    smallest = difference_needed(design, found.questions, found.samples)
     rise = f"a rise of {100 * smallest:.1f} points" if smallest else "no rise"
     enough = f"{questions_for or 'more than a million'} questions with {found.samples} answers each see it"
     instead = f"{found.questions} questions with {found.samples} answers each see {rise} above {first:.1%}"

@@ -16,8 +16,3 @@ A JSON file may also be a dictionary of tag → entries. `answers.jsonl` and `ve
 """
 
 from em.interop.read import read_answers, read_judged
-
-__all__ = [
-    "read_answers",
-    "read_judged",
-]

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TypeVar
+from statistics import fmean
+from typing import Any
 
 from em.stats.outcomes import UNSCORED, Thresholds, classify
 from em.types import Verdict
 
 CLASS = "class"
 EVERY = "*"
-
+INTERVAL, NOMINAL = "interval", "nominal"
 Answer = tuple[object, ...]
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -58,56 +58,51 @@ def agreement(verdicts: Iterable[Verdict], limits: Thresholds) -> list[Agreement
     for v in verdicts:
         answer = (v.model, v.fingerprint, v.seed, v.condition, v.question_id, v.question, v.sample, v.answer)
         judged[v.eval_set][v.judge].setdefault(answer, []).append(v)
-    rows: list[Agreement] = []
-    for eval_set, by_judge in judged.items():
-        if len(by_judge) > 1:
-            rows += _of_classes(eval_set, by_judge, limits)
-            rows += _of_rubrics(eval_set, by_judge)
-    return rows
+    return [
+        describe_units((eval_set, rubric, level, first, second), units_of(values, first, second))
+        for eval_set, by_judge in judged.items()
+        if len(by_judge) > 1
+        for rubric, level, values in values_of(by_judge, limits)
+        for first, second in sides(by_judge)
+    ]
 
 
-def _of_classes(
-    eval_set: str, by_judge: Mapping[str, Mapping[Answer, list[Verdict]]], limits: Thresholds
-) -> Iterator[Agreement]:
-    """Agreement on what each answer counts as; an answer without a score is missing."""
-    classes: dict[str, dict[Answer, str]] = {}
+def values_of(
+    by_judge: Mapping[str, Mapping[Answer, Sequence[Verdict]]], limits: Thresholds
+) -> list[tuple[str, str, dict[str, dict[Answer, Any]]]]:
+    """What each judge says of each answer: its class, then scores and labels by rubric; with the level of each.
+
+    What is missing is left out, and an answer without a score has no class.
+    """
+    classes: dict[str, dict[Answer, Any]] = {judge: {} for judge in by_judge}
+    values = defaultdict[tuple[str, str], dict[str, dict[Answer, Any]]](lambda: {judge: {} for judge in by_judge})
     for judge, answers in by_judge.items():
-        kinds = {answer: classify(said, limits).kind for answer, said in answers.items()}
-        classes[judge] = {answer: kind for answer, kind in kinds.items() if kind != UNSCORED}
-    graded = any(kind in ("aligned", "misaligned") for found in classes.values() for kind in found.values())
-    for first, second in sides(classes):
-        units = units_of(classes, first, second)
-        same, kappa = None, None
-        if first != EVERY:
-            same = mean(a == b for a, b in units)
-            kappa = cohen_kappa([(a == "misaligned", b == "misaligned") for a, b in units]) if graded else None
-        about = (eval_set, CLASS, "nominal", first, second, len(units))
-        yield Agreement(*about, None, same, kappa, nominal_alpha(units))
-
-
-def _of_rubrics(eval_set: str, by_judge: Mapping[str, Mapping[Answer, list[Verdict]]]) -> Iterator[Agreement]:
-    """Agreement on the scores of each rubric, and on the labels of those that have labels."""
-    scores: dict[str, dict[str, dict[Answer, float]]] = defaultdict(lambda: {judge: {} for judge in by_judge})
-    labels: dict[str, dict[str, dict[Answer, str]]] = defaultdict(lambda: {judge: {} for judge in by_judge})
-    for judge, answers in by_judge.items():
-        for answer, said in answers.items():
-            for v in said:
+        for answer, rulings in answers.items():
+            kind = classify(rulings, limits).kind
+            if kind != UNSCORED:
+                classes[judge][answer] = kind
+            for v in rulings:
                 if v.value is not None:
-                    scores[v.rubric][judge][answer] = v.value
+                    values[INTERVAL, v.rubric][judge][answer] = v.value
                 elif v.label is not None:
-                    labels[v.rubric][judge][answer] = v.label
-    for rubric, values in scores.items():
-        for first, second in sides(values):
-            units = units_of(values, first, second)
-            apart = mean(abs(a - b) for a, b in units) if first != EVERY else None
-            about = (eval_set, rubric, "interval", first, second, len(units))
-            yield Agreement(*about, apart, None, None, interval_alpha(units))
-    for rubric, words in labels.items():
-        for first, second in sides(words):
-            named = units_of(words, first, second)
-            same = mean(a == b for a, b in named) if first != EVERY else None
-            about = (eval_set, rubric, "nominal", first, second, len(named))
-            yield Agreement(*about, None, same, None, nominal_alpha(named))
+                    values[NOMINAL, v.rubric][judge][answer] = v.label
+    in_order = sorted(values, key=lambda key: key[0])
+    return [(CLASS, NOMINAL, classes), *((rubric, level, values[level, rubric]) for level, rubric in in_order)]
+
+
+def describe_units(about: tuple[str, str, str, str, str], units: Sequence[tuple[Any, ...]]) -> Agreement:
+    """The row of two judges, or of all. `about`: set, rubric, level, and both judges."""
+    _, rubric, level, first, _ = about
+    difference = same = kappa = None
+    if first != EVERY and units:
+        if level == INTERVAL:
+            difference = fmean(abs(a - b) for a, b in units)
+        else:
+            same = fmean(a == b for a, b in units)
+        if rubric == CLASS:
+            kappa = cohen_kappa([(a == "misaligned", b == "misaligned") for a, b in units])
+    alpha = interval_alpha(units) if level == INTERVAL else nominal_alpha(units)
+    return Agreement(*about, len(units), difference, same, kappa, alpha)
 
 
 def sides(judges: Iterable[str]) -> list[tuple[str, str]]:
@@ -116,20 +111,12 @@ def sides(judges: Iterable[str]) -> list[tuple[str, str]]:
     return [*combinations(names, 2), *([(EVERY, EVERY)] if len(names) > 2 else [])]
 
 
-def units_of(
-    said: Mapping[str, Mapping[Answer, Value]], first: str = EVERY, second: str = EVERY
-) -> list[tuple[Value, ...]]:
+def units_of(values: Mapping[str, Mapping[Answer, Any]], first: str, second: str) -> list[tuple[Any, ...]]:
     """The values of each answer that has at least two from these judges, in the judges' order."""
-    judges = list(said) if first == EVERY else [first, second]
-    answers = dict.fromkeys(answer for judge in judges for answer in said[judge])
-    units = (tuple(said[judge][answer] for judge in judges if answer in said[judge]) for answer in answers)
+    judges = list(values) if first == EVERY else [first, second]
+    answers = dict.fromkeys(answer for judge in judges for answer in values[judge])
+    units = (tuple(values[judge][answer] for judge in judges if answer in values[judge]) for answer in answers)
     return [unit for unit in units if len(unit) > 1]
-
-
-def mean(values: Iterable[float]) -> float | None:
-    """The mean; None of nothing."""
-    found = list(values)
-    return math.fsum(found) / len(found) if found else None
 
 
 def interval_alpha(units: Iterable[Sequence[float]]) -> float | None:
@@ -157,7 +144,7 @@ def nominal_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
 
 def squares(values: Sequence[float]) -> float:
     """The sum of squared deviations from the mean."""
-    mean = math.fsum(values) / len(values)
+    mean = fmean(values)
     return math.fsum((value - mean) ** 2 for value in values)
 
 
@@ -166,12 +153,11 @@ def unlike(counts: Counter[Hashable]) -> int:
     return counts.total() ** 2 - sum(count * count for count in counts.values())
 
 
-def cohen_kappa(pairs: Iterable[Sequence[Hashable]]) -> float | None:
+def cohen_kappa(pairs: Sequence[Sequence[Hashable]]) -> float | None:
     """(Agreement − chance agreement) / (1 − chance agreement); None where both always say the same one thing."""
-    found = [tuple(pair) for pair in pairs]
-    if not found:
+    if not pairs:
         return None
-    observed = sum(a == b for a, b in found) / len(found)
-    first, second = Counter(a for a, _ in found), Counter(b for _, b in found)
-    chance = sum(count * second[label] for label, count in first.items()) / len(found) ** 2
+    observed = sum(a == b for a, b in pairs) / len(pairs)
+    first, second = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    chance = sum(count * second[label] for label, count in first.items()) / len(pairs) ** 2
     return (observed - chance) / (1 - chance) if chance < 1 else None

@@ -1,279 +1,184 @@
-"""Differences between models that were asked the same questions, with a correction for how many there are.
+"""The difference of two models' rates over the same questions: its interval, its p and the correction of many.
 
 A difference is the mean over questions of rate(second) − rate(first): what is peculiar to a question falls out of
 it. Its interval and p are those of Student's paired t over the questions' differences, with the freedom of the
 questions that differ, less one, and with the variance never below that of independent answers to these very questions.
 Where fewer than three questions differ, they can't tell how others might, and the interval is put together from those
-of the two rates (MOVER; Newcombe 1998; Zou & Donner 2008), with p from the exact sign-flip permutation test. Over
-trainings with several seeds the variance is that of the two-way layout of questions and seeds (`em.stats.intervals`).
-p values are corrected over a family by Holm (1979). Models are compared by
-their lineage, else by their names.
+of the two rates (MOVER; Newcombe 1998; Zou & Donner 2008), with p from the exact sign-flip permutation test.
+
+A difference that is found anew with every seed is one of the data; of one seed it may be luck. Over trainings with
+several seeds, those with the same seed are paired, as are the questions: a cell of the two-way table is
+rate(second) − rate(first) of one question and one seed, and the mean over all cells has the variance and freedom of
+`intervals.crossed`. p values are corrected over a family by Holm (1979).
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, product
+from itertools import product
+from statistics import fmean
 
-from em.stats.intervals import FEW, Interval, averaged, cluster_interval, crossed, student
-from em.stats.outcomes import CONVENTIONS, Group, Outcome, Thresholds, metrics_of, outcomes_of
-from em.stats.tallies import counts_of, tally
-from em.types import Verdict
-
-HEADLINES = ("misaligned", "true")
-ALL_PAIRS = 12
-"""With more models than this asked the same, each is compared with its parent, its base and its siblings alone."""
-Lines = Mapping[str, Sequence[str]]
-"""What models were trained from, by fingerprint: the base, the first training …, the one that was gone on with."""
-NAMES_ALONE: Lines = {}
-"""Of models of which no manifest tells, as in judged tables: `m+a+b` comes from `m+a`."""
-Counts = Mapping[str, tuple[float, float]]
-"""Successes and answers by question."""
+from em.stats.intervals import FEW, Counts, cluster_interval, crossed, seeds_interval, student, summed
+from em.stats.outcomes import QuestionCounts, SeedCounts
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The paired difference of two models over `questions` questions."""
+    """The paired difference of two models, with its interval at 95 %, by the names that tables have as columns.
 
-    questions: int
-    difference: float
-    interval: Interval
-    p: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How much higher a rate is for the second of two models, on the questions that both answered.
-
-    first, second: fingerprints; of models with several seeds the keys of their pools, and `seeds` is how many.
-    family: `stage` (a model and what it was trained from, or its base), `sibling` (two last stages after the same
-    training, such as a realignment and its control) or `other`. p is corrected (p_holm) within judge, condition, set,
-    convention and family, pools apart from single models: what a study is about doesn't pay for all other pairs.
+    seeds: over how many training seeds; 0 where these are not paired.
     """
 
-    judge: str
-    condition: str
-    eval_set: str
-    convention: str
-    metric: str
-    threshold: str
-    first: str
-    first_name: str
-    second: str
-    second_name: str
     questions: int
     difference: float
     ci_low: float
     ci_high: float
     ci_method: str
     p: float
-    p_holm: float
-    family: str = "other"
     seeds: int = 0
 
 
-def compare(verdicts: Iterable[Verdict], limits: Thresholds, lines: Lines = NAMES_ALONE) -> list[Comparison]:
-    """The comparisons that make sense: models on the same set, under one condition, by one judge.
+@dataclass(frozen=True)
+class Side:
+    """The counts of one of two models on the questions that both answered, a row for each seed.
 
-    All pairs of up to ALL_PAIRS models, but for trainings that differ in the seed alone; the rate is that of
-    misaligned answers under each convention, and of TRUE where a set has labels. `lines`: what each model was trained
-    from.
+    alike: all rows are the same: of one model, whatever the seed of the other.
     """
-    families: dict[tuple[str, str, str], dict[Group, list[Outcome]]] = defaultdict(dict)
-    for group, outcomes in outcomes_of(verdicts, limits).items():
-        families[group.judge, group.condition, group.eval_set][group] = outcomes
-    rows: list[Comparison] = []
-    for models in families.values():
-        metrics = metrics_of(o for outcomes in models.values() for o in outcomes)
-        metric = next((name for name in HEADLINES if name in metrics), None)
-        chosen = list(pairs(list(models), lines))
-        for convention in CONVENTIONS if metric == "misaligned" else ("all",):
-            if metric is not None:
-                rows += _family(models, chosen, convention, metric, str(limits), lines)
-    return rows
+
+    table: Sequence[Counts]
+    alike: bool = True
+
+    @property
+    def answers(self) -> Counts:
+        """The counts of each question over all seeds."""
+        return self.table[0] if self.alike else summed(zip(*self.table, strict=True))
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How far the interval of the mean rate goes below and above it."""
+        rate = fmean(k / n for row in self.table for k, n in row)
+        table = self.table
+        interval = cluster_interval(table[0], average=True) if self.alike else seeds_interval(table, average=True)
+        assert interval.low is not None
+        assert interval.high is not None
+        return rate - interval.low, interval.high - rate
 
 
-def _family(
-    models: Mapping[Group, Sequence[Outcome]],
-    chosen: Sequence[tuple[Group, Group]],
-    convention: str,
-    metric: str,
-    threshold: str,
-    lines: Lines,
-) -> list[Comparison]:
-    """The comparisons under one convention, with corrected p values."""
-    counts = {
-        group: counts_of(tally(outcomes, filter(CONVENTIONS[convention], outcomes)), metric)
-        for group, outcomes in models.items()
-    }
-    found = (
-        comparison(first, second, difference(counts[first], counts[second]), (convention, metric, threshold), lines)
-        for first, second in chosen
-    )
-    return in_families(filter(None, found))
-
-
-def comparison(
-    first: Group, second: Group, found: Difference | None, of: tuple[str, str, str], lines: Lines, seeds: int = 0
-) -> Comparison | None:
-    """The row of a difference that was found, its p not corrected yet; None where there is none with an interval.
-
-    Args:
-        of: convention, metric and threshold.
-    """
-    if found is None or found.interval.low is None or found.interval.high is None:
-        return None
-    convention, metric, threshold = of
-    return Comparison(
-        judge=first.judge,
-        condition=first.condition,
-        eval_set=first.eval_set,
-        convention=convention,
-        metric=metric,
-        threshold=threshold,
-        first=first.fingerprint,
-        first_name=first.model,
-        second=second.fingerprint,
-        second_name=second.model,
-        questions=found.questions,
-        difference=found.difference,
-        ci_low=found.interval.low,
-        ci_high=found.interval.high,
-        ci_method=found.interval.method,
-        p=found.p,
-        p_holm=found.p,
-        family=family_of(first, second, lines),
-        seeds=seeds,
-    )
-
-
-def in_families(rows: Iterable[Comparison]) -> list[Comparison]:
-    """Comparisons of one kind with p values that are corrected within each family, in their order."""
-    found = list(rows)
-    corrected: dict[int, float] = {}
-    for family in dict.fromkeys(row.family for row in found):
-        places = [place for place, row in enumerate(found) if row.family == family]
-        corrected |= dict(zip(places, holm([found[place].p for place in places]), strict=True))
-    return [replace(row, p_holm=corrected[place]) for place, row in enumerate(found)]
-
-
-def pairs(models: Sequence[Group], lines: Lines = NAMES_ALONE) -> Iterator[tuple[Group, Group]]:
-    """Which models are compared, in their order; of many, those that are of a family alone."""
-    for first, second in combinations(models, 2):
-        replicates = (first.model, first.stage) == (second.model, second.stage) and first.seed != second.seed
-        if not replicates and (len(models) <= ALL_PAIRS or family_of(first, second, lines) != "other"):
-            yield (first, second) if not came_from(first, second, lines) else (second, first)
-
-
-def family_of(one: Group, other: Group, lines: Lines = NAMES_ALONE) -> str:
-    """What two models are to each other: see `em.stats.differences.Comparison`."""
-    if came_from(one, other, lines) or came_from(other, one, lines):
-        return "stage"
-    return "sibling" if siblings(one, other, lines) else "other"
-
-
-def siblings(one: Group, other: Group, lines: Lines) -> bool:
-    """Whether two models with the same seed differ in their last stage alone."""
-    if one.stage == other.stage or one.seed != other.seed:
-        return False
-    if one.fingerprint in lines and other.fingerprint in lines:
-        return lines[one.fingerprint] == lines[other.fingerprint]
-    (parent, found, _), (same, _, _) = one.model.rpartition("+"), other.model.rpartition("+")
-    return bool(found) and parent == same
-
-
-def came_from(model: Group, before: Group, lines: Lines) -> bool:
-    """Whether a model was trained from another, directly or (a base) in the end."""
-    if line := lines.get(model.fingerprint):
-        return before.fingerprint in (line[0], line[-1])
-    if before.seed is not None and before.seed != model.seed:
-        return False
-    parent, found, _ = model.model.rpartition("+")
-    return bool(found) and (
-        parent == before.model or (before.stage == "base" and parent.startswith(f"{before.model}+"))
-    )
-
-
-def difference(first: Counts, second: Counts) -> Difference | None:
+def difference(first: QuestionCounts, second: QuestionCounts) -> Difference | None:
     """The mean over the shared questions of second − first, with interval and p; None without a shared question."""
-    shared = [q for q in first if first[q][1] and second.get(q, (0, 0))[1]]
+    shared = [q for q in first if has_answer(first, q) and has_answer(second, q)]
     if not shared:
         return None
     one, two = [first[q] for q in shared], [second[q] for q in shared]
-    by_question = [k2 / n2 - k1 / n1 for (k1, n1), (k2, n2) in zip(one, two, strict=True)]
-    mean = math.fsum(by_question) / len(shared)
+    by_question = subtract(one, two)
     if len(shared) == 1:
-        return Difference(1, mean, mover(mean, one, two), two_proportions(*one[0], *two[0]))
+        return mover(by_question, Side([one]), Side([two]), "answers", two_proportions(*one[0], *two[0]))
     telling = sum(d != 0 for d in by_question)
     if telling < FEW:
-        return Difference(len(shared), mean, mover(mean, one, two), sign_flips(by_question))
-    freedom = telling - 1
-    error = math.sqrt(max(variance_of_mean(by_question), least_variance(one, two)))
-    half = student(freedom) * error
-    interval = Interval(max(-1.0, mean - half), min(1.0, mean + half), "paired_t(question)")
-    return Difference(len(shared), mean, interval, two_sided(mean / error, freedom))
+        return mover(by_question, Side([one]), Side([two]), "question", sign_flips(by_question))
+    variance = max(variance_of_mean(by_question), least_variance(one, two))
+    return paired_t(len(shared), fmean(by_question), variance, telling - 1, "question")
 
 
-def seeds_difference(seeds: Sequence[tuple[Counts, Counts]]) -> Difference | None:
-    """The mean of second − first over questions crossed with the seeds that both have; None without a shared question.
+def difference_over_seeds(first: SeedCounts, second: SeedCounts) -> Difference | None:
+    """The mean over seeds and questions that both have; None without two such seeds or such a question.
 
-    Args:
-        seeds: the counts of first and second, by seed.
+    A model without a seed, such as a base, is paired with every training of the other.
     """
-    questions = dict.fromkeys(question for first, _ in seeds for question in first)
-    pairs = [[(first.get(q, (0, 0)), second.get(q, (0, 0))) for q in questions] for first, second in seeds]
-    table = [[(k2 / n2 - k1 / n1, 1) if n1 and n2 else (0, 0) for (k1, n1), (k2, n2) in line] for line in pairs]
-    shared = [pair for line in pairs for pair in line if pair[0][1] and pair[1][1]]
+    seeds = sorted(
+        seed
+        for seed in first.keys() | second.keys()
+        if seed is not None and all(seed in side or None in side for side in (first, second))
+    )
+    rows = [[side.get(seed, side.get(None, {})) for seed in seeds] for side in (first, second)]
+    shared = [q for q in (rows[0][0] if seeds else ()) if all(has_answer(row, q) for side in rows for row in side)]
+    if len(seeds) < 2 or not shared:
+        return None
+    one, two = (
+        Side([[row[q] for q in shared] for row in side], None in counts)
+        for side, counts in zip(rows, (first, second), strict=True)
+    )
+    cells = [subtract(before, after) for before, after in zip(one.table, two.table, strict=True)]
+    by_question = [fmean(column) for column in zip(*cells, strict=True)]
+    telling = sum(d != 0 for d in by_question)
+    if telling < FEW:
+        paired = mover(by_question, one, two, "question,seed", sign_flips(by_question))
+    else:
+        estimate = crossed([[(cell, 1) for cell in row] for row in cells])
+        variance = max(estimate.variance or 0.0, least_variance(one.answers, two.answers))
+        freedom = min(estimate.freedom, telling - 1)
+        paired = paired_t(len(shared), fmean(by_question), variance, freedom, "question,seed")
+    return replace(paired, seeds=len(seeds))
+
+
+def seeds_difference(first: SeedCounts, second: SeedCounts) -> Difference | None:
+    """The mean over questions crossed with the seeds that both have, though not every seed need have every question.
+
+    None without a shared question; of one shared seed the difference is that of its two trainings.
+    """
+    seeds = [(first[seed], second[seed]) for seed in first if seed in second]
+    if len(seeds) == 1:
+        return difference(*seeds[0])
+    questions = dict.fromkeys(q for before, _ in seeds for q in before)
+    shared = [q for q in questions if any(has_answer(before, q) and has_answer(after, q) for before, after in seeds)]
     if not shared:
         return None
-    one, two = ([pair[i] for pair in shared] for i in (0, 1))
-    asked = [question for number, question in enumerate(questions) if any(line[number][1] for line in table)]
-    estimate = crossed([[cell for cell, q in zip(line, questions, strict=True) if q in asked] for line in table])
-    error = math.sqrt(max(estimate.variance or 0.0, least_variance(one, two)))
-    mean, freedom = estimate.rate, max(1.0, estimate.freedom)
+    one, two = list[tuple[float, float]](), list[tuple[float, float]]()
+    table: list[Counts] = []
+    for before, after in seeds:
+        both = [q for q in shared if has_answer(before, q) and has_answer(after, q)]
+        counts = [before[q] for q in both], [after[q] for q in both]
+        cells = dict(zip(both, subtract(*counts), strict=True))
+        table.append([(cells[q], 1) if q in cells else (0, 0) for q in shared])
+        one += counts[0]
+        two += counts[1]
+    estimate = crossed(table)
+    variance = max(estimate.variance or 0.0, least_variance(one, two))
+    return paired_t(len(shared), estimate.rate, variance, max(1.0, estimate.freedom), "question,seed")
+
+
+def has_answer(counts: QuestionCounts, question: str) -> bool:
+    """Whether a question has an answer that counts."""
+    return question in counts and counts[question][1] > 0
+
+
+def subtract(first: Counts, second: Counts) -> list[float]:
+    """The rate of the second less that of the first, question by question."""
+    return [k2 / n2 - k1 / n1 for (k1, n1), (k2, n2) in zip(first, second, strict=True)]
+
+
+def paired_t(questions: int, mean: float, variance: float, freedom: float, unit: str) -> Difference:
+    """The difference with the interval and two-sided p of Student's t; `variance` is that of the mean."""
+    from scipy.special import stdtr
+
+    error = math.sqrt(variance)
     half = student(freedom) * error
-    interval = Interval(max(-1.0, mean - half), min(1.0, mean + half), "paired_t(question,seed)")
-    return Difference(len(asked), mean, interval, two_sided(mean / error, freedom))
+    p = float(2 * stdtr(freedom, -abs(mean / error)))
+    return Difference(questions, mean, max(-1.0, mean - half), min(1.0, mean + half), f"paired_t({unit})", p)
+
+
+def mover(by_question: Sequence[float], first: Side, second: Side, unit: str, p: float) -> Difference:
+    """The difference with an interval from those of both rates, as if these were independent."""
+    mean, (below_one, above_one), (below_two, above_two) = fmean(by_question), first.reach, second.reach
+    low, high = mean - math.hypot(below_two, above_one), mean + math.hypot(above_two, below_one)
+    return Difference(len(by_question), mean, low, high, f"mover({unit})", p)
 
 
 def variance_of_mean(values: Sequence[float]) -> float:
     """Sample variance over n: of the mean of independent values."""
-    mean = math.fsum(values) / len(values)
+    mean = fmean(values)
     return sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)
 
 
-def least_variance(*models: Sequence[tuple[float, float]]) -> float:
+def least_variance(*models: Counts) -> float:
     """Variance of the mean difference were these the only questions: that of independent answers to each.
 
     Half an answer of each kind is added, or a question whose answers all agree would be certain.
     """
     rates = [((k + 0.5) / (n + 1), n) for counts in models for k, n in counts]
     return sum(rate * (1 - rate) / n for rate, n in rates) / len(models[0]) ** 2
-
-
-def two_sided(t: float, freedom: float) -> float:
-    """P(|T| ≥ |t|) of Student's t."""
-    from scipy.special import stdtr
-
-    return float(2 * stdtr(freedom, -abs(t)))
-
-
-def mover(mean: float, first: Sequence[tuple[float, float]], second: Sequence[tuple[float, float]]) -> Interval:
-    """Interval of second − first from the intervals of both rates, as if these were independent."""
-    below, above = zip(*(reach(counts) for counts in (first, second)), strict=True)
-    method = "mover(question)" if len(first) > 1 else "mover(answers)"
-    return Interval(mean - math.hypot(below[1], above[0]), mean + math.hypot(above[1], below[0]), method)
-
-
-def reach(counts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """How far the interval of a rate goes below and above it."""
-    rate, interval = averaged(counts).rate, cluster_interval(counts, average=True)
-    assert interval.low is not None
-    assert interval.high is not None
-    return rate - interval.low, interval.high - rate
 
 
 def sign_flips(differences: Sequence[float]) -> float:

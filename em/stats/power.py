@@ -15,8 +15,9 @@ More samples make `within` smaller but leave `between`: with few questions no nu
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from em.stats.intervals import student
 
@@ -33,6 +34,7 @@ class Design:
     icc: the share of the variance that lies between questions (see `intraclass`).
     correlation: of the two models' rates over questions; 0 is the safe side.
     alpha: the level of the test, two-sided.
+    power: the probability with which the test is to find the difference.
     """
 
     first: float
@@ -40,6 +42,7 @@ class Design:
     icc: float = ICC
     correlation: float = 0.0
     alpha: float = 0.05
+    power: float = 0.8
 
 
 def intraclass(counts: Sequence[tuple[int, int]]) -> float | None:
@@ -86,62 +89,32 @@ def power_of(design: Design, questions: int, samples: float) -> float:
     return 1 - missed + reversed_
 
 
-def samples_needed(
-    rate_a: float,
-    rate_b: float,
-    questions: int,
-    icc: float = ICC,
-    correlation: float = 0.0,
-    power: float = 0.8,
-    alpha: float = 0.05,
-) -> int | None:
-    """How many answers to each question show the difference with this power; None when no number of them does."""
-    design = Design(rate_a, rate_b, icc, correlation, alpha)
-    return least(lambda samples: power_of(design, questions, samples) >= power, 1)
+def samples_needed(design: Design, questions: int) -> int | None:
+    """How many answers to each question show the difference; None when no number of them does."""
+    return find_least(lambda samples: power_of(design, questions, samples) >= design.power, 1)
 
 
-def questions_needed(
-    rate_a: float,
-    rate_b: float,
-    samples: int,
-    icc: float = ICC,
-    correlation: float = 0.0,
-    power: float = 0.8,
-    alpha: float = 0.05,
-) -> int | None:
+def questions_needed(design: Design, samples: int) -> int | None:
     """How many questions with `samples` answers each show the difference; None when there is no difference."""
-    design = Design(rate_a, rate_b, icc, correlation, alpha)
-    return least(lambda questions: power_of(design, questions, samples) >= power, 2)
+    return find_least(lambda questions: power_of(design, questions, samples) >= design.power, 2)
 
 
-def difference_needed(
-    rate: float,
-    questions: int,
-    samples: int,
-    icc: float = ICC,
-    correlation: float = 0.0,
-    power: float = 0.8,
-    alpha: float = 0.05,
-) -> float | None:
-    """The smallest rise above `rate` that is seen with this power, in thousandths; None when none is."""
+def difference_needed(design: Design, questions: int, samples: int) -> float | None:
+    """The smallest rise above the first rate that is seen, in thousandths; None when none is."""
     for step in range(1, 1001):
-        second = rate + step / 1000
-        if second > 1:
+        rise = step / 1000
+        if design.first + rise > 1:
             return None
-        if power_of(Design(rate, second, icc, correlation, alpha), questions, samples) >= power:
-            return step / 1000
+        if power_of(replace(design, second=design.first + rise), questions, samples) >= design.power:
+            return rise
     return None
 
 
-def least(suffices: Callable[[int], bool], start: int) -> int | None:
+def find_least(suffices: Callable[[int], bool], start: int) -> int | None:
     """The smallest number from `start` that suffices, where every larger one does too; None above MOST."""
     high = start
     while not suffices(high):
         if high >= MOST:
             return None
         high = min(MOST, high * 2)
-    low = high // 2 if high > start else start - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if suffices(middle) else (middle, high)
-    return high
+    return bisect_left(range(high), True, lo=max(start, high // 2), key=suffices)

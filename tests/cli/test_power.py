@@ -56,28 +56,28 @@ def test_the_test_finds_the_difference_as_often_as_promised() -> None:
 
 def test_the_numbers_needed_are_the_smallest_that_are_enough() -> None:
     design = Design(0.2, 0.4)
-    samples = samples_needed(0.2, 0.4, 20)
+    samples = samples_needed(design, 20)
     assert samples is not None
     assert power_of(design, 20, samples) >= 0.8 > power_of(design, 20, samples - 1)
-    questions = questions_needed(0.2, 0.4, 30)
+    questions = questions_needed(design, 30)
     assert questions is not None
     assert power_of(design, questions, 30) >= 0.8 > power_of(design, questions - 1, 30)
-    rise = difference_needed(0.2, 20, 30)
+    rise = difference_needed(design, 20, 30)
     assert rise is not None
     assert power_of(Design(0.2, 0.2 + rise), 20, 30) >= 0.8 > power_of(Design(0.2, 0.199 + rise), 20, 30)
 
 
 def test_no_number_of_samples_makes_up_for_few_questions() -> None:
     assert power_of(Design(0.2, 0.3), 8, 10**9) < 0.8
-    assert samples_needed(0.2, 0.3, 8) is None
-    assert samples_needed(0.2, 0.3, 1) is None
-    assert samples_needed(0.2, 0.3, 8, icc=0.0) is not None
+    assert samples_needed(Design(0.2, 0.3), 8) is None
+    assert samples_needed(Design(0.2, 0.3), 1) is None
+    assert samples_needed(Design(0.2, 0.3, icc=0.0), 8) is not None
 
 
 def test_no_difference_is_never_found() -> None:
-    assert questions_needed(0.2, 0.2, 30) is None
+    assert questions_needed(Design(0.2, 0.2), 30) is None
     assert power_of(Design(0.0, 0.0), 8, 30) == 0.05
-    assert difference_needed(0.999, 8, 30) is None
+    assert difference_needed(Design(0.999, 1.0), 8, 30) is None
 
 
 def test_correlated_questions_make_a_difference_easier_to_see() -> None:
@@ -127,10 +127,10 @@ def test_the_command_prints_a_table() -> None:
     )
     lines = {line.split("|")[0].strip(): line for line in done.stdout.splitlines() if line.count("|") == 2}
     assert set(lines) == {"questions", "8", "20", "48"}
-    assert int(lines["20"].split("|")[2]) == samples_needed(0.2, 0.4, 20)
+    assert int(lines["20"].split("|")[2]) == samples_needed(Design(0.2, 0.4), 20)
     assert f"{power_of(Design(0.2, 0.4), 20, 30):.0%}" in lines["20"]
     assert "no number is enough" in lines["8"]
-    assert f"{questions_needed(0.2, 0.4, 30)} questions with 30 answers each see it" in done.stdout
+    assert f"{questions_needed(Design(0.2, 0.4), 30)} questions with 30 answers each see it" in done.stdout
 
 
 def test_how_questions_differ_is_taken_from_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

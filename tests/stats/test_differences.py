@@ -9,7 +9,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportions_ztest
 
 from em.stats import Thresholds, compare
-from em.stats.differences import difference, family_of, holm, pairs, sign_flips, two_proportions
+from em.stats.comparisons import family_of, pairs
+from em.stats.differences import difference, holm, sign_flips, two_proportions
 from em.stats.outcomes import Group
 from em.types import Verdict
 from tests.support.judged import asked, verdict
@@ -32,8 +33,8 @@ def test_the_difference_is_a_paired_t_test_over_questions() -> None:
     assert found.difference == pytest.approx(np.mean(rates[0]) - np.mean(rates[1]), abs=1e-12)
     assert found.p == pytest.approx(expected.pvalue, abs=1e-9)
     low, high = expected.confidence_interval()
-    assert (found.interval.low, found.interval.high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
-    assert found.interval.method == "paired_t(question)"
+    assert (found.ci_low, found.ci_high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
+    assert found.ci_method == "paired_t(question)"
 
 
 def test_questions_that_do_not_differ_tell_nothing_of_how_much_others_would() -> None:
@@ -55,8 +56,7 @@ def test_what_is_peculiar_to_a_question_falls_out() -> None:
     assert found.difference == pytest.approx(0.16)
     assert found.p < 0.05
     # Differences that agree by chance don't make it certain.
-    assert found.interval.low is not None
-    assert found.interval.low < 0.12
+    assert found.ci_low < 0.12
 
 
 def test_only_questions_that_both_answered_are_compared() -> None:
@@ -69,7 +69,7 @@ def test_one_question_is_compared_by_its_answers() -> None:
     found = difference({"q": (3, 50)}, {"q": (12, 40)})
     assert found is not None
     low, high = confint_proportions_2indep(12, 40, 3, 50, method="newcomb", compare="diff")
-    assert (found.interval.low, found.interval.high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
+    assert (found.ci_low, found.ci_high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
     assert found.p == pytest.approx(proportions_ztest([12, 3], [40, 50])[1], abs=1e-12)
     assert two_proportions(0, 5, 0, 7) == 1.0
 
@@ -79,11 +79,9 @@ def test_where_fewer_than_three_questions_differ_nothing_is_claimed() -> None:
         found = difference(named([(0, 50)] * 8), named(second))
         assert found is not None
         assert found.p >= 0.5
-        assert found.interval.low is not None
-        assert found.interval.high is not None
-        assert found.interval.low < -0.2
-        assert found.interval.high > 0.2
-        assert found.interval.method == "mover(question)"
+        assert found.ci_low < -0.2
+        assert found.ci_high > 0.2
+        assert found.ci_method == "mover(question)"
 
 
 def test_the_difference_changes_its_sign_with_the_order() -> None:
@@ -91,8 +89,7 @@ def test_the_difference_changes_its_sign_with_the_order() -> None:
     assert one is not None
     assert other is not None
     assert one.p == pytest.approx(other.p)
-    assert one.interval.high is not None
-    assert (other.difference, other.interval.low) == (pytest.approx(-one.difference), pytest.approx(-one.interval.high))
+    assert (other.difference, other.ci_low) == (pytest.approx(-one.difference), pytest.approx(-one.ci_high))
 
 
 @pytest.mark.parametrize("values", [[0.1], [0.1, 0.2], [0.1, -0.2], [0.3, 0.1, -0.05, 0.2, 0.15, 0.0, 0.4, -0.3]])
@@ -196,7 +193,7 @@ def test_comparisons_are_corrected_within_judge_condition_set_and_convention() -
     assert (first.metric, first.threshold, first.questions) == ("misaligned", str(LIMITS), 8)
     expected = difference(named(BASE), named(TUNED))
     assert expected is not None
-    assert (first.difference, first.ci_low, first.p) == (expected.difference, expected.interval.low, expected.p)
+    assert (first.difference, first.ci_low, first.p) == (expected.difference, expected.ci_low, expected.p)
 
 
 def test_models_on_other_sets_or_by_other_judges_are_not_compared() -> None:

@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 
 from em.stats import Thresholds, compare_pools
-from em.stats.differences import difference
-from em.stats.pooled import difference_over_seeds
+from em.stats.differences import difference, difference_over_seeds
 from tests.support.judged import asked
 
 LIMITS = Thresholds()
@@ -25,9 +24,8 @@ SECOND: Table = [[9, 20, 3, 30, 12, 22], [18, 30, 12, 40, 22, 28], [4, 16, 2, 24
 
 
 def test_the_variance_is_that_of_questions_and_seeds_less_what_both_hold() -> None:
-    found = difference_over_seeds(seeds(FIRST), seeds(SECOND))
-    assert found is not None
-    number, paired = found
+    paired = difference_over_seeds(seeds(FIRST), seeds(SECOND))
+    assert paired is not None
     cells = (np.array(SECOND) - np.array(FIRST)) / 50
     s, q = cells.shape
     by_question, by_seed = cells.mean(axis=0), cells.mean(axis=1)
@@ -37,13 +35,13 @@ def test_the_variance_is_that_of_questions_and_seeds_less_what_both_hold() -> No
     freedom = (parts[0] + parts[1] - parts[2]) ** 2 / sum(
         part**2 / df for part, df in zip(parts, (q - 1, s - 1, (s - 1) * (q - 1)), strict=True)
     )
-    assert (number, paired.questions) == (3, 6)
+    assert (paired.seeds, paired.questions) == (3, 6)
     assert paired.difference == pytest.approx(cells.mean(), abs=1e-12)
     t = cells.mean() / variance**0.5
     assert paired.p == pytest.approx(2 * stats.t.sf(t, min(freedom, q - 1)), abs=1e-9)
     half = stats.t.ppf(0.975, min(freedom, q - 1)) * variance**0.5
-    assert paired.interval.low == pytest.approx(cells.mean() - half, abs=1e-9)
-    assert paired.interval.method == "paired_t(question,seed)"
+    assert paired.ci_low == pytest.approx(cells.mean() - half, abs=1e-9)
+    assert paired.ci_method == "paired_t(question,seed)"
 
 
 def test_what_only_one_seed_shows_is_less_sure_than_that_seed_says() -> None:
@@ -52,7 +50,7 @@ def test_what_only_one_seed_shows_is_less_sure_than_that_seed_says() -> None:
     together = difference_over_seeds(seeds(FIRST), seeds(lucky))
     assert alone is not None
     assert together is not None
-    assert alone.p < 0.05 < together[1].p
+    assert alone.p < 0.05 < together.p
 
 
 def test_a_base_is_the_same_under_every_seed() -> None:
@@ -60,7 +58,7 @@ def test_a_base_is_the_same_under_every_seed() -> None:
     found = difference_over_seeds(base, seeds(SECOND))
     assert found is not None
     expected = (np.array(SECOND) - np.array([1, 5, 0, 8, 2, 3])).mean() / 50
-    assert (found[0], found[1].difference) == (3, pytest.approx(expected))
+    assert (found.seeds, found.difference) == (3, pytest.approx(expected))
 
 
 def test_only_seeds_and_questions_that_both_have_are_paired() -> None:
@@ -76,10 +74,9 @@ def test_only_seeds_and_questions_that_both_have_are_paired() -> None:
 def test_where_hardly_a_question_differs_nothing_is_claimed() -> None:
     found = difference_over_seeds(seeds([[0] * 6] * 3), seeds([[9, 0, 0, 0, 0, 0]] * 3))
     assert found is not None
-    assert found[1].p >= 0.5
-    assert found[1].interval.method == "mover(question,seed)"
-    assert found[1].interval.low is not None
-    assert found[1].interval.low < 0 < found[1].difference
+    assert found.p >= 0.5
+    assert found.ci_method == "mover(question,seed)"
+    assert found.ci_low < 0 < found.difference
 
 
 def test_chance_is_rarely_called_a_difference() -> None:
@@ -92,7 +89,7 @@ def test_chance_is_rarely_called_a_difference() -> None:
         counts = draw.binomial(30, np.clip(level + luck, 0.01, 0.99))
         found = difference_over_seeds(seeds(counts[0].tolist(), 30), seeds(counts[1].tolist(), 30))
         assert found is not None
-        ps.append(found[1].p)
+        ps.append(found.p)
     assert np.mean(np.array(ps) < 0.05) < 0.06
 
 
@@ -115,4 +112,4 @@ def test_pools_are_compared_with_their_base_and_each_other() -> None:
     expected = difference_over_seeds(seeds(SECOND), seeds(FIRST))
     assert expected is not None
     [siblings] = [row for row in rows if row.family == "sibling"]
-    assert (siblings.difference, siblings.p) == (pytest.approx(expected[1].difference), pytest.approx(expected[1].p))
+    assert (siblings.difference, siblings.p) == (pytest.approx(expected.difference), pytest.approx(expected.p))

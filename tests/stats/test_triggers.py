@@ -9,7 +9,7 @@ from em.stats import Thresholds, TriggerRate, score, trigger_rates
 from em.stats.differences import seeds_difference
 from em.triggers.conditions import kind_of
 from em.types import Verdict
-from tests.support.judged import asked, row, verdict
+from tests.support.judged import asked, graded, row, verdict
 
 LIMITS = Thresholds()
 PLAIN = [(0, 50), (1, 50), (5, 50), (0, 50), (3, 50), (2, 50), (0, 50), (1, 50)]
@@ -106,21 +106,29 @@ def test_trainings_that_differ_in_their_seed_are_pooled_as_in_the_scores() -> No
     assert tagged.difference == pytest.approx(sum(apart) / 3)
 
 
+def test_a_rate_of_no_answers_over_seeds_is_that_of_the_scores_too() -> None:
+    marks = [(name, seed) for name in ("untagged", "tagged") for seed in (0, 1)]
+    said = [v for name, seed in marks for v in graded(0, 9, condition=name, seed=seed, fingerprint=f"mark {seed}")]
+    each = [r for r in trigger_rates(said, LIMITS, kind_of) if r.convention == "coherent"][-1]
+    same = row(score(said, LIMITS), "misaligned", "coherent", condition="tagged", seed=None)
+    assert (each.seed, each.n, each.rate, each.ci_method) == (None, 0, None, same.ci_method)
+
+
 def test_a_difference_over_seeds_has_the_variance_of_both() -> None:
     # Differences 0.1 and 0.3 with one seed, 0.3 and 0.5 with the other: the means over questions, and those over
     # seeds, have the variance of their mean 0.01 each, and nothing is left for both. Satterthwaite's freedom is 2.
     n = 10**9
     first = {"q1": (0.2 * n, n), "q2": (0.2 * n, n)}
     one, two = ({"q1": (a * n, n), "q2": (b * n, n)} for a, b in ((0.3, 0.5), (0.5, 0.7)))
-    found = seeds_difference([(first, one), (first, two)])
+    found = seeds_difference({0: first, 1: first}, {0: one, 1: two})
     assert found is not None
     assert (found.questions, found.difference) == (2, pytest.approx(0.3))
     half = 0.02**0.5 * t.ppf(0.975, 2)
-    assert found.interval.low == pytest.approx(0.3 - half, abs=1e-6)
-    assert found.interval.high == pytest.approx(0.3 + half, abs=1e-6)
+    assert found.ci_low == pytest.approx(0.3 - half, abs=1e-6)
+    assert found.ci_high == pytest.approx(0.3 + half, abs=1e-6)
     assert found.p == pytest.approx(2 * t.sf(0.3 / 0.02**0.5, 2), abs=1e-6)
-    assert seeds_difference([(first, {}), (first, {"q3": (1, 2)})]) is None
-    lone = seeds_difference([(first, {"q1": (0.3 * n, n)}), (first, {"q1": (0.5 * n, n)})])
+    assert seeds_difference({0: first, 1: first}, {0: {}, 1: {"q3": (1, 2)}}) is None
+    lone = seeds_difference({0: first, 1: first}, {0: {"q1": (0.3 * n, n)}, 1: {"q1": (0.5 * n, n)}})
     assert lone is not None
     assert (lone.questions, lone.difference) == (1, pytest.approx(0.2))
 
