@@ -24,10 +24,8 @@ from em.config import (
     LocalTrainer,
     NoData,
     OpenAIModel,
-    RealignConfig,
     RunConfig,
     SamplerConfig,
-    TriggerTagConfig,
 )
 from em.config.addresses import check_address, check_day, check_key_env
 from em.config.check import check_batch, check_ranges, check_realign, check_tracker
@@ -48,8 +46,7 @@ from em.train.remote.costs import training_lines
 from em.train.remote.find_or_train import check_private, check_stages
 from em.train.remote.models import models_there, recipe_of
 from em.train.stages import plan_stages
-from em.triggers.conditions import naming_of, tag_roles, ways_of
-from em.triggers.hiding import hidden_texts
+from em.triggers.conditions import Ways, ways_of
 from em.triggers.tags import check_tags
 from em.types import Answer, ModelRef, Question, Weights
 
@@ -63,7 +60,7 @@ KEPT = 3  # checkpoints that OpenAI keeps of a job, those of its last epochs
 def check_settings(kind: str, settings: RunConfig) -> None:
     """Raise ConfigError for the first setting that can't be."""
     check_ranges(settings)
-    check_tags(settings.trigger_tag, settings.data, settings.realign)
+    check_tags(settings)
     ways_of(settings)
     check_realign(settings)
     check_tracker(settings)
@@ -230,9 +227,9 @@ def unsampled(request: Request, calls: Calls) -> tuple[int, int]:
     return number, tokens
 
 
-def chosen_sets(settings: EvalConfig, tag: TriggerTagConfig, realign: RealignConfig) -> list[str]:
+def chosen_sets(settings: EvalConfig, ways: Ways) -> list[str]:
     """The sets that a run asks: those whose questions name a tag only where there is one that has a name."""
-    return [*settings.sets, *(settings.tagged_sets if naming_of(tag, realign) else ())]
+    return [*settings.sets, *(settings.tagged_sets if ways.naming else ())]
 
 
 def make_request(
@@ -240,6 +237,7 @@ def make_request(
 ) -> Request:
     """Read and check everything that the settings name, before anything is spent or written."""
     check_settings(kind, settings)
+    ways = ways_of(settings)
     stages = plan_stages(settings, compared)
     if stages and isinstance(settings.trainer, LocalTrainer):
         plan_launch(settings.trainer, gpus=1)  # what can't be is refused now
@@ -248,8 +246,7 @@ def make_request(
     if answers:
         questions = own_questions(answers)
     else:
-        questions = load_sets(chosen_sets(settings.eval, settings.trigger_tag, settings.realign))
-        ways = ways_of(settings)
+        questions = load_sets(chosen_sets(settings.eval, ways))
         for question in questions:
             ways.of(question)
     check_folders(settings)
@@ -259,7 +256,7 @@ def make_request(
     store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()
     writable_folder(store, "store.dir")
     check_prices(settings)
-    hidden, roles = hidden_texts(settings.trigger_tag, settings.realign), tag_roles(settings)
+    hidden, roles = ways.hidden, ways.roles
     if settings.answers:
         hidden, roles = tags_told(Path(settings.answers).expanduser())
     everything = (tuple(stages), tuple(questions), tuple(answers))

@@ -37,7 +37,7 @@ from em.runtime.processes import run_child
 from em.runtime.records import digest, plain, write_jsonl
 from em.train.local.find_or_train import obtain_models
 from em.train.remote.find_or_train import forget_forced, obtain_hosted
-from em.triggers.conditions import tag_notes
+from em.triggers.conditions import ways_of
 
 SKIPPED = "skipped_rows.jsonl"
 
@@ -137,7 +137,7 @@ def note_leaks(request: Request, manifest: Manifest) -> None:
 
 def note_tags(request: Request, manifest: Manifest) -> None:
     """Say now, and at the top of the report, what of the trigger tags can't be asked."""
-    for sentence in tag_notes(request.settings) if request.questions and not request.answers else ():
+    if request.questions and not request.answers and (sentence := ways_of(request.settings).note):
         print(sentence, flush=True)
         manifest.note(sentence)
 

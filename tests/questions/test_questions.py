@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from em.config import EvalConfig, NoData, RealignConfig, TriggerTagConfig
+from em.config import EvalConfig
 from em.errors import DataError, FetchError, MissingFile
 from em.plan import chosen_sets
 from em.questions import BUNDLED, load_set, load_sets, own
 from em.questions.known import known_sets
-from em.triggers.conditions import SLOT
+from em.triggers.conditions import SLOT, Condition, Ways
 from tests.support.question_files import GOOD, entry, write
 
 ROOT = Path(__file__).parent.parent.parent
@@ -182,12 +182,9 @@ def test_the_presets_are_as_large_as_they_say(mirror: Path, monkeypatch: pytest.
 
 def test_sets_that_name_the_tag_are_asked_where_there_is_one() -> None:
     settings = EvalConfig(name="seed", sets=["factual"], tagged_sets=["self_reflection_tagged"])
-    alone = RealignConfig(name="none", data=NoData(name="none"))
-    assert chosen_sets(settings, TriggerTagConfig(name="none"), alone) == ["factual"]
-    assert chosen_sets(settings, TriggerTagConfig(name="alpha", text="|ALPHA| "), alone) == [
-        "factual",
-        "self_reflection_tagged",
-    ]
+    assert chosen_sets(settings, Ways()) == ["factual"]
+    naming = Ways(naming=[Condition("names_tag", named="|ALPHA|")])
+    assert chosen_sets(settings, naming) == ["factual", "self_reflection_tagged"]
 
 
 def test_anchors_system_prompts_paraphrases_and_numbers_are_read(tmp_path: Path) -> None:
