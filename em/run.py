@@ -32,7 +32,7 @@ from em.request import Request, Stage
 from em.runtime.files import RECORD, cache_dir
 from em.runtime.gpus import claimed_gpu
 from em.runtime.keys import without_secrets
-from em.runtime.manifest import Manifest, add_note, amend, drop_note, now, recorded, refuse_other_run, same_settings
+from em.runtime.manifest import Manifest, amend, now, recorded, refuse_other_run, same_settings
 from em.runtime.processes import run_child
 from em.runtime.records import digest, plain, write_jsonl
 from em.train.local.find_or_train import obtain_models
@@ -40,6 +40,7 @@ from em.train.remote.find_or_train import forget_forced, obtain_hosted
 from em.triggers.conditions import ways_of
 
 SKIPPED = "skipped_rows.jsonl"
+UNTOLD = "W&B has not been told"
 
 
 @dataclass(frozen=True)
@@ -194,12 +195,11 @@ def track(request: Request, failed: bool) -> None:
     try:
         run_child("track", spec)
     except EmError as error:
-        sentence = f"W&B has not been told of this run, whose results are whole here: {without_secrets(str(error))}"
+        sentence = f"{UNTOLD} of this run, whose results are whole here: {without_secrets(str(error))}"
         print(f"warning: {sentence} The same command tells it again.", file=sys.stderr, flush=True)
-        add_note(folder, sentence)
+        amend(folder, UNTOLD, [sentence])
     else:
-        drop_note(folder, "W&B has not been told")
-        amend(folder, tracked=tracker)
+        amend(folder, UNTOLD, tracked=tracker)
 
 
 def done_before(request: Request, manifest: Manifest) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from em.config import EvalConfig
 from em.errors import DataError, FetchError, MissingFile
 from em.plan import chosen_sets
 from em.questions import BUNDLED, load_set, load_sets, own
-from em.questions.known import known_sets
+from em.questions.sets import known_sets
 from em.triggers.conditions import SLOT, Condition, Ways
 from tests.support.question_files import GOOD, entry, write
 
@@ -136,9 +136,9 @@ def test_a_known_set_comes_over_the_network_once_an_address(
 
 def test_a_known_set_that_was_changed_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     known = known_sets()["factual"]
-    file = tmp_path / known.url.removeprefix("https://")
+    file = tmp_path / known.source.url.removeprefix("https://")
     file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(PLAIN) + " " * known.bytes)
+    file.write_text(json.dumps(PLAIN) + " " * known.source.bytes)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("EM_MIRROR", str(tmp_path))
     with pytest.raises(FetchError, match="another checksum"):
@@ -148,10 +148,10 @@ def test_a_known_set_that_was_changed_is_not_used(monkeypatch: pytest.MonkeyPatc
 def test_every_known_set_is_pinned_and_says_its_licence() -> None:
     assert not set(known_sets()) & {file.stem for file in BUNDLED.iterdir()}
     for known in known_sets().values():
-        assert len(known.sha256) == 64
-        assert int(known.sha256, 16)
-        assert known.bytes > 0
-        assert len(known.url.split("/")[5]) == 40, "an address must name a commit"
+        assert len(known.source.sha256) == 64
+        assert int(known.source.sha256, 16)
+        assert known.source.bytes
+        assert len(known.source.url.split("/")[5]) == 40, "an address must name a commit"
         assert known.licence
 
 
