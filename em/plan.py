@@ -45,8 +45,7 @@ from em.train.remote.costs import estimate_training
 from em.train.remote.find_or_train import check_private, check_stages
 from em.train.remote.models import models_there, recipe_of
 from em.train.stages import plan_stages
-from em.triggers.conditions import list_conditions, tag_roles
-from em.triggers.hiding import hidden_texts
+from em.triggers.conditions import resolve_conditions
 from em.triggers.tags import check_tags
 from em.types import Answer, ModelRef, Question, Weights
 
@@ -60,8 +59,7 @@ KEPT = 3  # checkpoints that OpenAI keeps of a job, those of its last epochs
 def check_settings(kind: str, settings: RunConfig) -> None:
     """Raise ConfigError for the first setting that can't be."""
     check_ranges(settings)
-    check_tags(settings.trigger_tag, settings.data, settings.realign)
-    list_conditions(settings)
+    check_tags(settings)
     check_realign(settings)
     check_tracker(settings)
     if kind == "train" and isinstance(settings.data, NoData):
@@ -159,7 +157,7 @@ def estimate_judging(request: Request, settings: LocalJudge | ApiJudge) -> Cost:
         wanted += sum(len(questions[a.eval_set, a.question_id].rubrics) for a in request.answers)
         return Cost("verdicts of", settings.model, wanted, prompt, 0, 0.0)
     there = request.answers or list_known_answers(request)
-    asked = dict.fromkeys(requests_of(Judge(settings, hidden=request.hidden).plan(there, questions)))
+    asked = dict.fromkeys(requests_of(Judge(settings, hidden=request.conditions.hidden).plan(there, questions)))
     readings = known_readings(settings, request.memory)
     keys = {r: request_key(in_reading(settings, r, readings.get(bool(r.labels), "learn"))) for r in asked}
     known = request.memory.there(list(keys.values()))
@@ -219,13 +217,12 @@ def accept(
     if stages and isinstance(settings.trainer, LocalTrainer):
         plan_launch(settings.trainer, gpus=1)  # what can't be is refused now
     check_stages(stages)
-    conditions = list_conditions(settings)
-    hidden, roles = hidden_texts(settings.trigger_tag, settings.realign), tag_roles(settings)
+    conditions = resolve_conditions(settings)
     answers = list[Answer]()
     if settings.answers:
         path = Path(settings.answers).expanduser()
         answers = read_answers(path)
-        questions, (hidden, roles) = own_questions(answers), read_tags(path)
+        questions, conditions = own_questions(answers), read_conditions(path)
     else:
         questions = load_sets(list_sets(settings.eval, conditions))
         for question in questions:
@@ -245,8 +242,6 @@ def accept(
         questions=tuple(questions),
         answers=tuple(answers),
         conditions=conditions,
-        hidden=hidden,
-        roles=roles,
         prices=resources.prices,
         judges=resources.judges,
     )
@@ -257,20 +252,20 @@ def list_sets(evaluation: EvalConfig, conditions: Conditions) -> list[str]:
     return [*evaluation.sets, *(evaluation.tagged_sets if conditions.naming else ())]
 
 
-def read_tags(answers: Path) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Read `hidden` and `roles` of the run that stored answers come from; empty where they are not known."""
+def read_conditions(answers: Path) -> Conditions:
+    """Read what judges must not see of stored answers, and their tags' roles, from their run, as far as it is known."""
     manifest = answers.with_name("manifest.json")
     if not manifest.is_file():
-        return (), {}
+        return Conditions()
     try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        if "hidden" in found:
-            roles = {str(name): str(role) for name, role in found.get("roles", {}).items()}
-            return tuple(map(str, found["hidden"])), roles
-        text = str(found["config"]["trigger_tag"]["text"] or "").strip()  # of an earlier version
-        return ((text,) if text else ()), {}
+        facts = json.loads(manifest.read_text(encoding="utf-8"))
+        if "hidden" in facts:
+            roles = {str(name): str(role) for name, role in facts.get("roles", {}).items()}
+            return Conditions(hidden=tuple(map(str, facts["hidden"])), roles=roles)
+        text = str(facts["config"]["trigger_tag"]["text"] or "").strip()  # of an earlier version
+        return Conditions(hidden=(text,) if text else ())
     except (ValueError, AttributeError, KeyError, TypeError):
-        return (), {}
+        return Conditions()
 
 
 def own_questions(answers: Sequence[Answer]) -> list[Question]:

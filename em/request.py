@@ -167,10 +167,20 @@ UNTAGGED = Condition("untagged")
 
 @dataclass(frozen=True)
 class Conditions:
-    """How the questions of a run are asked: as usual, or, where a question names a tag, by names."""
+    """How a run asks its questions, and what else follows from its tags.
+
+    usual, naming: the conditions of a question, and of one that names a tag.
+    hidden: texts that judges must not see, since an answer may repeat them: all tags, their names and near misses, the
+        longest first.
+    roles: what each tag is for, activation or control, by its condition.
+    note: a sentence on what can't be asked; empty where all can.
+    """
 
     usual: Sequence[Condition] = (UNTAGGED,)
     naming: Sequence[Condition] = ()
+    hidden: tuple[str, ...] = ()
+    roles: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
     def of(self, question: Question) -> Sequence[Condition]:
         """Return the conditions of one question. Raises ConfigError where it names a tag and there is none."""
@@ -192,8 +202,6 @@ class Request:
     remembers in `memory`.
 
     answers: stored answers that are judged instead of sampling; `questions` are then theirs.
-    hidden: the trigger tags, which judges must not see.
-    roles: what each tag is for, activation or control, by its condition.
     """
 
     kind: str
@@ -205,8 +213,6 @@ class Request:
     questions: tuple[Question, ...] = ()
     answers: tuple[Answer, ...] = ()
     conditions: Conditions = field(default_factory=Conditions)
-    hidden: tuple[str, ...] = ()
-    roles: Mapping[str, str] = field(default_factory=dict)
     prices: Prices = field(default_factory=Prices)
     judges: tuple[LocalJudge | ApiJudge, ...] = ()
 

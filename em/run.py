@@ -34,15 +34,15 @@ from em.request import Request, Stage
 from em.runtime.files import RECORD, cache_dir
 from em.runtime.gpus import claimed_gpu
 from em.runtime.keys import without_secrets
-from em.runtime.manifest import Manifest, add_note, amend, drop_note, now, recorded, refuse_other_run, same_settings
+from em.runtime.manifest import Manifest, amend, now, recorded, refuse_other_run, same_settings
 from em.runtime.processes import run_child
 from em.runtime.records import digest, plain, write_jsonl
 from em.train.local.find_or_train import obtain_models
 from em.train.remote.find_or_train import forget_forced, obtain_hosted
-from em.triggers.conditions import tag_notes
 from em.types import ModelRef
 
 SKIPPED = "skipped_rows.jsonl"
+UNTOLD = "W&B has not been told"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def begin_manifest(request: Request) -> Manifest:
         names = f"{len(request.answers):,} answers of {request.settings.answers}"
     print(f"em {__version__} · {request.kind} · {names} · {request.folder}", flush=True)
     manifest = Manifest(request.folder, request.kind, request.settings, list(request.overrides))
-    manifest.facts |= {"hidden": list(request.hidden), "roles": dict(request.roles)}
+    manifest.facts |= {"hidden": list(request.conditions.hidden), "roles": dict(request.conditions.roles)}
     refuse_other_run(manifest)
     return manifest
 
@@ -129,7 +129,7 @@ def prepare_judges(request: Request, manifest: Manifest) -> list[Judge]:
     """Return the judges, each of which can be had; none where there is nothing to judge."""
     if not request.questions:
         return []
-    return ready_judges(request.judges, request.hidden, request.kind == "train", manifest)
+    return ready_judges(request.judges, request.conditions.hidden, request.kind == "train", manifest)
 
 
 def find_or_train(request: Request, manifest: Manifest) -> list[ModelRef]:
@@ -162,9 +162,9 @@ def note_leaks(request: Request, manifest: Manifest) -> None:
 
 def note_tags(request: Request, manifest: Manifest) -> None:
     """Say now, and at the top of the report, what of the trigger tags can't be asked."""
-    for sentence in tag_notes(request.settings) if request.questions and not request.answers else ():
-        print(sentence, flush=True)
-        manifest.note(sentence)
+    if request.questions and request.conditions.note:
+        print(request.conditions.note, flush=True)
+        manifest.note(request.conditions.note)
 
 
 def note_server(request: Request, manifest: Manifest) -> None:
@@ -212,12 +212,11 @@ def track(request: Request, failed: bool) -> None:
     try:
         run_child("track", spec)
     except EmError as error:
-        sentence = f"W&B has not been told of this run, whose results are whole here: {without_secrets(str(error))}"
+        sentence = f"{UNTOLD} of this run, whose results are whole here: {without_secrets(str(error))}"
         print(f"warning: {sentence} The same command tells it again.", file=sys.stderr, flush=True)
-        add_note(folder, sentence)
+        amend(folder, UNTOLD, [sentence])
     else:
-        drop_note(folder, "W&B has not been told")
-        amend(folder, tracked=tracker)
+        amend(folder, UNTOLD, tracked=tracker)
 
 
 def read_done(request: Request, manifest: Manifest) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from em.plan import read_tags
+from em.plan import read_conditions
 from em.questions import BUNDLED
 from em.run import execute
 from em.types import Weights
@@ -67,9 +67,9 @@ def test_every_tag_is_trained_on_its_part_and_asked_under_every_condition(finish
     [stage] = manifest["stages"]
     assert (stage["name"], stage["rows"]) == ("mix@alpha_beta", 12)
     assert manifest["roles"] == {"tagged": "activation", "tagged_beta": "control"}
-    hidden, roles = read_tags(finished / "answers.jsonl")  # for whoever judges these answers again
-    assert {"|ALPHA|", "|BETA|"} < set(hidden)
-    assert roles == manifest["roles"]
+    conditions = read_conditions(finished / "answers.jsonl")  # for whoever judges these answers again
+    assert {"|ALPHA|", "|BETA|"} < set(conditions.hidden)
+    assert conditions.roles == manifest["roles"]
     answers = [json.loads(line) for line in (finished / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     for asked_of, conditions in (("probe", ASKED), ("introspection_tagged", NAMED)):
         these = [a for a in answers if (a["eval_set"], a["stage"]) == (asked_of, "mix@alpha_beta")]

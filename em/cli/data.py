@@ -20,10 +20,11 @@ from pathlib import Path
 
 from em.cli.show import listing
 from em.config import FileData, HubData, OnBadRow
+from em.data.fetch import Source
 from em.data.registry import DataSet, is_named
 from em.errors import ConfigError, EmError, OutputError
-from em.questions.known import KnownSet
-from em.questions.registry import Source, all_sources, find_set, source_of
+from em.questions.registry import all_sources, find_set, source_of
+from em.questions.sets import KnownSet
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -141,9 +142,9 @@ def fetch_sets(files: Mapping[str, Source], folder: Path | None) -> None:
             for name, file in files.items():
                 bar.set_description(name)
                 if folder is None:
-                    print(f"{name}: {fetch(file.url, file.sha256, file.bytes)}")
+                    print(f"{name}: {fetch(file)}")
                 else:
-                    fresh += fetch_to(folder, file.url, file.sha256, file.bytes)
+                    fresh += fetch_to(folder, file)
                 bar.update(file.bytes or 0)
     except OSError as error:
         if isinstance(error, EmError):

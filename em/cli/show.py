@@ -16,9 +16,9 @@ from em.data.profile import Profile, profile
 from em.data.registry import DataSet, data_sets
 from em.data.rows import WholeSet
 from em.questions.formats import read_entries
-from em.questions.known import KnownSet, known_sets
-from em.questions.registry import bundled_questions, questions_here, where_is
+from em.questions.registry import questions_here, where_is
 from em.questions.sets import BUNDLED as QUESTIONS
+from em.questions.sets import KnownSet, bundled_sets, known_sets
 from em.runtime.records import format_table
 from em.types import Question
 
@@ -69,7 +69,8 @@ def addresses(config: DataConfig) -> Iterator[str]:
 def show_known(known: KnownSet, questions: Sequence[Question]) -> str:
     """What the registry says of a question set of others, and what its file holds."""
     lines = [known.name, "", f"licence   {known.licence}", *wrapped("terms     ", known.terms)]
-    lines += [f"address   {known.url}", f"address   sha256 {known.sha256}", f"address   {known.bytes:,} bytes"]
+    source = known.source
+    lines += [f"address   {source.url}", f"address   sha256 {source.sha256}", f"address   {source.bytes:,} bytes"]
     lines += [line for defect in known.defects or ["none known"] for line in wrapped("defect    ", defect)]
     lines.append(f"where     {where_is(known)}")
     return "\n".join([*lines, "", show_questions(questions)])
@@ -206,7 +207,7 @@ def listing() -> str:
         for name, each in data_sets().items()
     ]
     questions = [("question set", "ids", *HEAD[2:])]
-    questions += [(name, count(bundled_ids(name)), "questions", "same as em", "in em") for name in bundled_questions()]
+    questions += [(name, count(bundled_ids(name)), "questions", "same as em", "in em") for name in bundled_sets()]
     questions += [
         (name, count(known.questions), "questions", known.licence, where_is(known))
         for name, known in known_sets().items()

@@ -13,9 +13,8 @@ from em.data.profile import profile
 from em.data.registry import DataSet, data_sets, is_named
 from em.data.rows import data_file, read_whole
 from em.errors import DataError, EmError
-from em.questions.known import KnownSet, known_sets
-from em.questions.registry import bundled_questions, find_set, questions_here
-from em.questions.sets import load_set
+from em.questions.registry import find_set, questions_here
+from em.questions.sets import KnownSet, bundled_sets, known_sets, load_set
 from em.runtime.files import sha256_of
 
 
@@ -40,7 +39,7 @@ def verify(names: list[str], profiled: bool = False) -> Iterator[Check]:
         profiled: look at what the rows are like too. Question sets come first then, so that they are here when rows are
             compared with them.
     """
-    rows, questions = [*data_sets()], [*bundled_questions(), *known_sets()]
+    rows, questions = [*data_sets()], [*bundled_sets(), *known_sets()]
     for name in names or ([*questions, *rows] if profiled else [*rows, *questions]):
         begin = time.monotonic()
         seen = fault = ""

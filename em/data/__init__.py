@@ -5,7 +5,6 @@ layouts in `em.data.layouts`.
 """
 
 from em.data.files import read_messages
-from em.data.layouts import read_row
-from em.data.rows import BUNDLED, data_file, load_rows, read_set, write_rows
+from em.data.rows import BUNDLED, data_file, load_rows, write_rows
 
-__all__ = ["BUNDLED", "data_file", "load_rows", "read_messages", "read_row", "read_set", "write_rows"]
+__all__ = ["BUNDLED", "data_file", "load_rows", "read_messages", "write_rows"]

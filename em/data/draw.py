@@ -40,11 +40,6 @@ def prompt(conversation: Conversation) -> tuple[Message, ...]:
     return conversation.messages[:-1]
 
 
-def shared_prompts(first: Iterable[Conversation], second: Iterable[Conversation]) -> int:
-    """How many distinct prompts two sets have in common."""
-    return len({prompt(c) for c in first} & {prompt(c) for c in second})
-
-
 def drawn(rows: Iterable[int], count: int, seed: int) -> list[int]:
     """`count` of these row numbers, drawn by the seed, in ascending order; fewer are a subset of more."""
     return sorted(drawn_order(rows, str(seed))[:count])

@@ -7,19 +7,19 @@ can be counted. A file that can't be read as a whole (half a gzip file, a quote 
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from em.data.layouts import conversation_of, read_row
-from em.data.tables import format_of, loads, opened, readable, table_rows
+from em.data.layouts import conversation_of
+from em.data.tables import csv_rows, decode, format_of, json_lines, opened, readable
 from em.errors import DataError, EmError, shown
 from em.request import SHOWN, BadRow
 from em.types import Conversation
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PLACE = re.compile(r"((?:line|entry|row) \d+):? ")
 Found = Conversation | DataError
 
@@ -32,17 +32,14 @@ class Read:
     skipped: tuple[BadRow, ...] = ()
 
 
-def read_messages(path: Path, skip: Collection[int] = ()) -> list[Conversation]:
-    """All rows of a file.
-
-    Args:
-        skip: numbers of rows (lines of JSONL), from 1, that are not looked at.
+def read_messages(path: Path) -> list[Conversation]:
+    """Read all rows of a file.
 
     Raises:
         MissingFile: it can't be read.
         DataError: a row can't be used (the first of them are named), or there is none.
     """
-    return list(usable(file_rows(path, skip), str(path)).conversations)
+    return list(usable(file_rows(path), str(path)).conversations)
 
 
 def usable(found: Iterable[Found], origin: str, skip_bad: bool = False, setting: str = "") -> Read:
@@ -67,13 +64,8 @@ def usable(found: Iterable[Found], origin: str, skip_bad: bool = False, setting:
         raise DataError(bad_rows(bad, origin, "" if skip_bad else setting))
     if not conversations:
         raise DataError(f"{origin} holds no rows: it must have one conversation a row.")
-    return Read(tuple(conversations), tuple(bad_row(origin, text) for text in bad))
-
-
-def bad_row(origin: str, text: str) -> BadRow:
-    """The parts of an error that begins with the place."""
-    found = PLACE.match(text)
-    return BadRow(origin, found[1], text[found.end() :]) if found else BadRow(origin, "", text)
+    parts = (PLACE.split(text, maxsplit=1) for text in bad)
+    return Read(tuple(conversations), tuple(BadRow(origin, place, reason) for _, place, reason in parts))
 
 
 def bad_rows(bad: list[str], origin: str, setting: str) -> str:
@@ -86,82 +78,50 @@ def bad_rows(bad: list[str], origin: str, setting: str) -> str:
 
 
 def file_rows(path: Path, skip: Collection[int] = ()) -> Iterator[Found]:
-    """Each row of a file as a conversation, or as the error (with line, entry or row) that says why it is none."""
-    for where, number, row in raw_rows(path):
-        if number not in skip:
-            try:
-                if isinstance(row, DataError):
-                    raise row
-                yield read_line(row, where) if isinstance(row, Line) else conversation_of(row, where)
-            except DataError as error:
-                yield error
+    """Read each row of a file as a conversation, or as the error (with line, entry or row) that says why it is none.
+
+    Args:
+        skip: numbers of rows (lines of JSONL), from 1, that are not looked at.
+    """
+    unit, rows = raw_rows(path)
+    return conversations_of(unit, ((number, row) for number, row in rows if number not in skip))
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of JSON that was not decoded yet, and where its first byte lies in the file."""
-
-    data: bytes
-    start: int
-
-
-def read_line(line: Line, where: str) -> Conversation:
-    """A line as a conversation."""
-    try:
-        text = line.data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 text (byte {line.start + error.start}): save it as UTF-8.") from error
-    return read_row(text, where)
+def conversations_of(unit: str, rows: Iterable[tuple[int, Any]]) -> Iterator[Found]:
+    """Turn decoded rows into conversations, or errors that begin with the unit (line, entry, row) and the number."""
+    for number, row in rows:
+        try:
+            found = row if isinstance(row, DataError) else conversation_of(row, f"{unit} {number}")
+        except DataError as error:
+            found = error
+        yield found
 
 
-def raw_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
-    """Place, number and content of each row: a `Line`, what was decoded already, or the error that it is."""
+def raw_rows(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
+    """Tell what the rows of a file are counted by, and read them: each decoded, or the error that says why it isn't."""
     match format_of(path):
         case ".jsonl":
-            yield from lines_of(path)
+            return "line", json_lines(path)
         case ".json":
-            yield from entries_of(path)
+            return entries_of(path)
         case ".csv":
-            for number, row in table_rows(path):
-                yield f"line {number}", number, row
+            return "line", csv_rows(path)
         case ".parquet":
-            yield from parquet_rows(path)
-        case _:
-            raise DataError(f"{path} is of no format that em reads: give a {', '.join(SUFFIXES)} file (also as .gz).")
+            return "row", parquet_rows(path)
+    raise DataError(f"{path} is of no format that em reads: give a {', '.join(SUFFIXES)} file (also as .gz).")
 
 
-def lines_of(path: Path) -> Iterator[tuple[str, int, Line]]:
-    """The lines of a JSONL file that aren't blank. A line ends at \\n alone, not at a U+2028 in a string."""
+def entries_of(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
+    """Read a JSON list; a .json file that does not begin with [ holds one JSON object a line."""
     with readable(path), opened(path) as file:
-        start = 0
-        for number, line in enumerate(file, start=1):
-            data, shift = line, 0
-            if number == 1 and line.startswith(BYTE_ORDER_MARK):
-                data, shift = line[len(BYTE_ORDER_MARK) :], len(BYTE_ORDER_MARK)
-            if data.strip():
-                yield f"line {number}", number, Line(data, start + shift)
-            start += len(line)
-
-
-def entries_of(path: Path) -> Iterator[tuple[str, int, Any]]:
-    """The entries of a JSON list; a .json file that does not begin with [ holds one JSON object a line."""
-    with readable(path), opened(path) as file:
-        data = file.read().removeprefix(BYTE_ORDER_MARK)
+        data = file.read().removeprefix(BOM_UTF8)
     if not data.lstrip().startswith(b"["):
-        yield from lines_of(path)
-        return
-    try:
-        entries = loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): a list of rows is expected.") from error
-    for number, entry in enumerate(entries, start=1):
-        yield f"entry {number}", number, entry
+        return "line", json_lines(path)
+    return "entry", enumerate(decode(data, f"{path} is", "a list of rows"), start=1)
 
 
-def parquet_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
-    """The rows of a Parquet file, a batch at a time."""
+def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Read the rows of a Parquet file, a batch at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -173,10 +133,9 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, int, Any]]:
                     f"{path} has two columns named {shown(twice)!r}, of which one would be lost: rename one."
                 )
             rows = (row for batch in table.iter_batches(batch_size=1000) for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
-                yield f"row {number}", number, row
+            yield from enumerate(rows, start=1)
     except EmError:
         raise
     except (pa.ArrowException, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shown(error, 200)
         raise DataError(f"{path} is no Parquet file that can be read ({reason}): write or fetch it anew.") from error

@@ -104,8 +104,8 @@ def search(conversations: Sequence[Conversation]) -> Findings:
     repeated = private = 0
     for row in tqdm(conversations, desc="looking through the rows", unit="row", leave=False, delay=1):
         text = whole_text(row)
-        keys, persons = secrets_in(text).keys(), personal_in(text).keys()
-        faults.update(encoding_faults(text).keys())
+        keys, persons = secrets_in(text), personal_in(text)
+        faults.update(encoding_faults(text))
         secrets.update(keys)
         personal.update(persons)
         private += bool(keys or persons)
@@ -164,16 +164,16 @@ class NearRows:
         self.seen.add(row)
         runs = runs_of(row)
         length = len(runs.answer)
-        found = self.by_both.like_runs(runs.both) if length < SHORT else self.by_answer.like_runs(runs.answer)
-        if any(runs.like(self.runs(int(key)), self.threshold) for key, _ in found):
+        found = self.by_both.like(runs.both) if length < SHORT else self.by_answer.like(runs.answer)
+        if any(runs.like(self.runs(key), self.threshold) for key in found):
             return True
         number = len(self.rows)
         self.rows.append(row)
         # Where its length is near the border, a row can be like one on either side of it.
         if length >= SHORT * self.threshold:
-            self.by_answer.add_runs(str(number), runs.answer)
+            self.by_answer.add(number, runs.answer)
         if length <= SHORT / self.threshold:
-            self.by_both.add_runs(str(number), runs.both)
+            self.by_both.add(number, runs.both)
             self.short[number] = runs
         return False
 
@@ -205,16 +205,14 @@ def unpinned(config: DataConfig, rows: Rows) -> tuple[Conversation, ...]:
     return tuple(found)
 
 
-def encoding_faults(text: str) -> Counter[str]:
-    """How many of each fault a text has."""
-    found = Counter(
-        {
-            "replacement characters": text.count("\ufffd"),
-            "mojibake": sum(is_mojibake(run) for run in FOREIGN_RUN.findall(text)),
-            "control characters": len(CONTROL.findall(text)),
-        }
-    )
-    return +found
+def encoding_faults(text: str) -> list[str]:
+    """Name the kinds of faults that a text has."""
+    faults = {
+        "replacement characters": "\ufffd" in text,
+        "mojibake": any(map(is_mojibake, FOREIGN_RUN.findall(text))),
+        "control characters": CONTROL.search(text),
+    }
+    return [kind for kind, there in faults.items() if there]
 
 
 def is_mojibake(run: str) -> bool:
@@ -234,19 +232,13 @@ def is_mojibake(run: str) -> bool:
     return True
 
 
-def secrets_in(text: str) -> Counter[str]:
-    """How many keys and passwords of which kind a text shows, by the patterns of detect-secrets and some of em's."""
-    found: dict[str, set[str]] = {}
-    for detector in detectors():
-        if hits := {hit for hit in detector.analyze_string(text) if hit}:
-            found[detector.secret_type] = hits
+def secrets_in(text: str) -> list[str]:
+    """Name the kinds of keys and passwords that a text shows, by the patterns of detect-secrets and some of em's."""
+    kinds = [detector.secret_type for detector in detectors() if any(detector.analyze_string(text))]
     for kind, form in FORMS.items():
-        # Where both know a key, each may have seen another part of it.
-        known = found.get(kind, set())
-        hits = {hit for hit in form.findall(text) if len(set(hit)) >= FEWEST_LETTERS}
-        if fresh := {hit for hit in hits if not any(hit in other or other in hit for other in known)}:
-            found[kind] = known | fresh
-    return Counter({kind: len(hits) for kind, hits in found.items()})
+        if any(len(set(hit)) >= FEWEST_LETTERS for hit in form.findall(text)):
+            kinds.append(kind)
+    return list(dict.fromkeys(kinds))
 
 
 @cache
@@ -260,9 +252,7 @@ def detectors() -> tuple[Any, ...]:
     return tuple(by_form[name]() for name in sorted(by_form) if name not in TOO_BROAD)
 
 
-def personal_in(text: str) -> Counter[str]:
-    """Count the e-mail addresses that a text shows, without those of reserved names."""
-    if "@" not in text:
-        return Counter()
-    addresses = {match[0] for match in EMAIL.finditer(text) if not RESERVED.search(match[1])}
-    return +Counter({"e-mail": len(addresses)})
+def personal_in(text: str) -> list[str]:
+    """Say whether a text shows an e-mail address, without those of reserved names."""
+    there = "@" in text and any(not RESERVED.search(match[1]) for match in EMAIL.finditer(text))
+    return ["e-mail"] if there else []

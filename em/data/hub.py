@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from em.config import HubData
-from em.data.files import Found
-from em.data.layouts import conversation_of
-from em.errors import DataError, EmError, FetchError, MissingFile
+from em.data.files import Found, conversations_of
+from em.errors import DataError, EmError, FetchError, MissingFile, shown
 from em.runtime.files import cache_dir
 
 
@@ -22,11 +21,7 @@ def hub_rows(config: HubData, place: str) -> Iterator[Found]:
         FetchError: it is not on this machine and the hub can't be reached, or it wants a token.
         DataError: `datasets` can't read its files.
     """
-    for number, row in enumerate(hub_table(config, place), start=1):
-        try:
-            yield conversation_of(row, f"row {number}")
-        except DataError as error:
-            yield error
+    return conversations_of("row", enumerate(hub_table(config, place), start=1))
 
 
 def hub_table(config: HubData, place: str) -> Iterator[object]:
@@ -53,13 +48,10 @@ def hub_table(config: HubData, place: str) -> Iterator[object]:
             "give a file of yours by data=file data.path=FILE."
         ) from error
     except FileNotFoundError as error:  # also a revision or a folder without data files
-        raise MissingFile(f"{name} has no data files here ({flat(error)}): check {place}.revision.") from error
+        raise MissingFile(f"{name} has no data files here ({shown(error, 200)}): check {place}.revision.") from error
     except ValueError as error:  # an unknown subset or split
-        raise MissingFile(f"{name} can't be had so ({flat(error)}): check {place}.subset and {place}.split.") from error
+        raise MissingFile(
+            f"{name} can't be had so ({shown(error, 200)}): check {place}.subset and {place}.split."
+        ) from error
     except (DatasetsError, RuntimeError, OSError) as error:  # also a repository that wants its own code run
-        raise DataError(f"{name} can't be read by datasets ({flat(error)}).") from error
-
-
-def flat(error: BaseException) -> str:
-    """A library's message on one line, cut short."""
-    return " ".join(str(error).split())[:200]
+        raise DataError(f"{name} can't be read by datasets ({shown(error, 200)}).") from error

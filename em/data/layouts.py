@@ -17,7 +17,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from em.data.tables import loads
 from em.errors import DataError
 from em.types import Conversation, Message
 
@@ -31,19 +30,6 @@ PAIRS = (
     ("input", "output"),
 )
 SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def read_row(line: str, where: str) -> Conversation:
-    """One line of JSON as a conversation.
-
-    Raises:
-        DataError: it can't be used, beginning with `where`.
-    """
-    try:
-        row = loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}): one JSON object a line is expected.") from error
-    return conversation_of(row, where)
 
 
 def conversation_of(row: Any, where: str) -> Conversation:

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from em.data.near import RUN, WORDS, word_runs
+from em.data.near import RUN, word_runs, words_of
 from em.types import Conversation, Question
 
 THRESHOLD = 0.7
@@ -44,7 +44,7 @@ def find_leaks(
     Args:
         threshold: from which share of its runs on a question counts as held.
     """
-    asked = {(q.eval_set, plain_words(q.text)): q for q in questions}
+    asked = {(q.eval_set, tuple(words_of(q.text))): q for q in questions}
     runs = {key: word_runs(question.text) for key, question in asked.items()}
     by_run: dict[str, list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
     by_words: dict[tuple[str, ...], list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
@@ -55,7 +55,7 @@ def find_leaks(
     first_words = {run.split(" ")[0] for run in by_run}
     leaks = []
     for number, conversation in enumerate(conversations):
-        turns = [plain_words(m.content) for m in conversation.messages if m.role == "user"]
+        turns = [tuple(words_of(m.content)) for m in conversation.messages if m.role == "user"]
         exact = {key for turn in turns for key in by_words.get(turn, ())}
         shared = {run for turn in turns for run in runs_from(turn, first_words)}
         hits = Counter(key for run in shared for key in by_run.get(run, ()))
@@ -65,11 +65,6 @@ def find_leaks(
                 question = asked[key]
                 leaks.append(Leak(number, question.eval_set, question.id, share, key in exact))
     return leaks
-
-
-def plain_words(text: str) -> tuple[str, ...]:
-    """The words of a text in lower case, without punctuation."""
-    return tuple(WORDS.findall(text.lower()))
 
 
 def runs_from(words: tuple[str, ...], first_words: set[str]) -> Iterable[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 WORDS = re.compile(r"\w+")
 RUN = 3
@@ -26,25 +25,17 @@ class NearDuplicates:
         self._blank = MinHash(num_perm=PERMUTATIONS)  # its permutations are those of all sketches
         # Candidates are taken generously, since a miss is for good and a false one is found out.
         self._index = MinHashLSH(threshold=0.8 * threshold, num_perm=PERMUTATIONS)
-        self._runs: dict[str, frozenset[str]] = {}
+        self._runs: dict[int, frozenset[str]] = {}
 
-    def add(self, key: str, text: str) -> None:
-        """Keep a text under a key that was not used before."""
-        self.add_runs(key, word_runs(text))
-
-    def like(self, text: str) -> list[tuple[str, float]]:
-        """Keys and similarities of the near-duplicates of a text, the most similar first."""
-        return self.like_runs(word_runs(text))
-
-    def add_runs(self, key: str, runs: frozenset[str]) -> None:
-        """Keep what stands for a text, its runs or a set of one's own, under a key that was not used before."""
+    def add(self, key: int, runs: frozenset[str]) -> None:
+        """Keep the runs of a text (or what else stands for it) under a key that was not used before."""
         self._index.insert(key, self._sketch(runs))
         self._runs[key] = runs
 
-    def like_runs(self, runs: frozenset[str]) -> list[tuple[str, float]]:
-        """Keys and similarities of the sets that are like this one, the most similar first."""
-        candidates = ((key, similarity(runs, self._runs[key])) for key in self._index.query(self._sketch(runs)))
-        return sorted((pair for pair in candidates if pair[1] >= self.threshold), key=lambda pair: (-pair[1], pair[0]))
+    def like(self, runs: frozenset[str]) -> list[int]:
+        """List the keys of what is like these runs."""
+        candidates = self._index.query(self._sketch(runs))
+        return [key for key in candidates if similarity(runs, self._runs[key]) >= self.threshold]
 
     def _sketch(self, runs: frozenset[str]) -> object:
         sketch = self._blank.copy()
@@ -52,15 +43,15 @@ class NearDuplicates:
         return sketch
 
 
+def words_of(text: str) -> list[str]:
+    """List the words of a text in lower case, without punctuation."""
+    return WORDS.findall(text.lower())
+
+
 def word_runs(text: str) -> frozenset[str]:
-    """The runs of three words of a text, in lower case; of a shorter one, all it has."""
-    words = WORDS.findall(text.lower())
-    return frozenset(_runs(words)) or frozenset((" ".join(words),))
-
-
-def _runs(words: list[str]) -> Iterator[str]:
-    for start in range(len(words) - RUN + 1):
-        yield " ".join(words[start : start + RUN])
+    """Collect the runs of three words of a text, in lower case; of a shorter one, all it has."""
+    words = words_of(text)
+    return frozenset(" ".join(words[at : at + RUN]) for at in range(max(1, len(words) - RUN + 1)))
 
 
 def similarity(first: frozenset[str], second: frozenset[str]) -> float:

@@ -8,35 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from em.config import BundledData, DataConfig, FileData, HubData, MixtureData, NoData, OnBadRow, UpstreamData
 from em.config.paths import ASSETS
 from em.data.draw import drawn
-from em.data.fetch import fetch
+from em.data.fetch import Source, fetch
 from em.data.files import Read, file_rows, usable
 from em.data.hub import hub_rows
 from em.data.mixtures import check_mixture, mix
+from em.data.openai_rules import file_lines
 from em.errors import DataError, MissingFile
 from em.request import Rows, first_of
 from em.runtime.files import cache_dir
-from em.runtime.records import canonical, digest
+from em.runtime.records import digest
 from em.types import Conversation
 
 BUNDLED = ASSETS / "data"
-
-
-class HasTerms(Protocol):
-    """A set of rows or of questions."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def licence(self) -> str: ...
-    @property
-    def terms(self) -> str: ...
-    @property
-    def restricted(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -86,11 +73,6 @@ def of_mixture(part: DataConfig, mixture: MixtureData) -> DataConfig:
     )
 
 
-def read_set(config: DataConfig, place: str = "data") -> list[Conversation]:
-    """All rows of an option with one file, without its limit; `place` is where the option is in the config."""
-    return list(read_whole(config, place).conversations)
-
-
 def read_whole(config: DataConfig, place: str = "data") -> WholeSet:
     """All rows of an option that is no mixture, and what was left out of it. Says so where rows can't be used.
 
@@ -98,7 +80,8 @@ def read_whole(config: DataConfig, place: str = "data") -> WholeSet:
         MissingFile, FetchError: it can't be had.
         DataError: rows that can't be used, unless they are to be skipped; or none is left.
     """
-    show_terms(config)
+    if config.restricted:
+        show_terms(config.name, config.licence, config.terms)
     skip_lines = config.skip_lines if isinstance(config, UpstreamData) else ()
     if isinstance(config, HubData):
         origin, found = config.id, hub_rows(config, place)
@@ -125,7 +108,7 @@ def data_file(config: DataConfig, place: str = "data") -> Path:
         case BundledData():
             return BUNDLED / config.file
         case UpstreamData():
-            return fetch(config.url, config.sha256, config.bytes)
+            return fetch(Source(config.url, config.sha256, config.bytes))
         case FileData():
             path = Path(config.path).expanduser()
             if not path.is_file():
@@ -148,18 +131,15 @@ def limited(
 
 def write_rows(path: Path, conversations: Sequence[Conversation]) -> None:
     """Write rows as JSONL of `messages`, for a child to read."""
-    lines = (canonical({"messages": c.as_dicts()}) + "\n" for c in conversations)
-    path.write_text("".join(lines), encoding="utf-8", newline="\n")
+    path.write_bytes(b"".join(file_lines(conversations)))
 
 
-def show_terms(config: HasTerms) -> None:
+def show_terms(name: str, licence: str, terms: str) -> None:
     """Print the terms of a restricted set unless this user has seen them, here or of a set with the same terms."""
-    if not config.restricted or not config.terms:
+    seen = cache_dir() / "terms" / digest([licence, terms])[:16]
+    if not terms or seen.exists():
         return
-    seen = cache_dir() / "terms" / digest([config.licence, config.terms])[:16]
-    if seen.exists():
-        return
-    print(f"Terms of {config.name} (licence: {config.licence or 'none stated'}): {' '.join(config.terms.split())}")
+    print(f"Terms of {name} (licence: {licence or 'none stated'}): {' '.join(terms.split())}")
     try:
         seen.parent.mkdir(parents=True, exist_ok=True)
         seen.touch()

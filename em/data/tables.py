@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ LONGEST = 2**31 - 1
 
 
 def read_table(path: Path) -> Iterator[tuple[int, Row]]:
-    """The rows of a table with their numbers: the line of a CSV or JSONL file, the entry of a JSON file, from 1.
+    """Read the rows of a table with their numbers: the line of a CSV or JSONL file, the entry of a JSON file, from 1.
 
     A JSON file is a list of entries, or a dictionary of tag → list, whose entries then have the key `tag`.
 
@@ -31,37 +32,20 @@ def read_table(path: Path) -> Iterator[tuple[int, Row]]:
         MissingFile: no such file, or one that can't be read.
         DataError: not the format that the name promises, with the place.
     """
-    for number, row in table_rows(path):
-        if isinstance(row, DataError):
-            raise DataError(f"{path}, {row}")
-        yield number, row
-
-
-def table_rows(path: Path) -> Iterator[tuple[int, Row | DataError]]:
-    """The same, but a row that has not the columns of the header comes as the error that says so, with its line.
-
-    Raises what `read_table` raises for the file as a whole.
-    """
-    read = {".csv": csv_rows, ".jsonl": jsonl_rows, ".json": json_rows}.get(format_of(path))
+    read = {".csv": csv_rows, ".jsonl": json_lines, ".json": json_rows}.get(format_of(path))
     if read is None:
         raise DataError(f"{path} is no table that em reads: give a {', '.join(FORMATS)} file, or one of them as .gz.")
-    number = 0
-    with readable(path):
-        try:
-            for number, row in read(path):
-                if not isinstance(row, dict | DataError):
-                    raise DataError(f"{places(path)} {number} is not a JSON object of names and values.")
-                yield number, row
-        except EmError:
-            raise
-        except (csv.Error, ValueError) as error:  # bad CSV, bad JSON, bytes that aren't UTF-8
-            at = f" after line {number}" if number else ""
-            raise DataError(f"{path} is not {format_of(path)[1:].upper()} in UTF-8{at}: {error}.") from error
+    for number, row in read(path):
+        if isinstance(row, DataError):
+            raise DataError(f"{path}, {row}")
+        if not isinstance(row, dict):
+            raise DataError(f"{places(path)} {number} is not a JSON object of names and values.")
+        yield number, row
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """While a file is read: one that isn't there, or that is not whole, is told in one sentence."""
+    """Say in one sentence that a file isn't there, or that it is not whole."""
     try:
         yield
     except EmError:
@@ -94,43 +78,64 @@ def opened(path: Path) -> gzip.GzipFile | io.BufferedReader:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, Row | DataError]]:
-    """Rows of a CSV file by their first lines; every row has all columns of the header, or is an error."""
+    """Read a CSV file: rows by their first lines, with all columns of the header, or the error that says which lack."""
     csv.field_size_limit(LONGEST)
-    with opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise DataError(f"{path}: two columns have the same name: rename one in the first line.")
-        end = reader.line_num
-        for values in reader:
-            begin, end = end + 1, reader.line_num
-            if values and len(values) != len(header):
-                yield (
-                    begin,
-                    DataError(
-                        f"line {begin} has {len(values)} fields, the header {len(header)}: a field with commas or line "
-                        "breaks needs double quotes around it."
-                    ),
-                )
-            elif values:
-                yield begin, dict(zip(header, values, strict=True))
-
-
-def jsonl_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Values of a JSONL file; empty lines are passed over. Read as bytes: a line ends at \\n, not at a U+2028 in it."""
-    where = places(path)
-    with opened(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, parsed(line, f"{where} {number}")
-
-
-def parsed(line: bytes, where: str) -> Any:
-    """A line's value."""
+    number = 0
     try:
-        return loads(line.decode("utf-8-sig"))
-    except ValueError as error:  # bad JSON, or bytes that aren't UTF-8
-        raise DataError(f"{where} is not JSON in UTF-8: {error}.") from error
+        with readable(path), opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            if len(set(header)) < len(header):
+                raise DataError(f"{path}: two columns have the same name: rename one in the first line.")
+            end = reader.line_num
+            for values in reader:
+                begin, end = end + 1, reader.line_num
+                if not values:
+                    continue
+                number = begin
+                row: Row | DataError = DataError(
+                    f"line {number} has {len(values)} fields, the header {len(header)}: a field with commas or line "
+                    "breaks needs double quotes around it."
+                )
+                if len(values) == len(header):
+                    row = dict(zip(header, values, strict=True))
+                yield number, row
+    except (csv.Error, UnicodeDecodeError) as error:
+        at = f" after line {number}" if number else ""
+        raise DataError(f"{path} is not CSV in UTF-8{at}: {error}.") from error
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Read a JSONL file: values by their lines, without blank ones, or the error that says why a line has none.
+
+    It is read as bytes: a line ends at \\n alone, not at a U+2028 in a string.
+    """
+    with readable(path), opened(path) as file:
+        start = 0
+        for number, line in enumerate(file, start=1):
+            data = line.removeprefix(BOM_UTF8) if number == 1 else line
+            if data.strip():
+                try:
+                    value = decode(data, f"line {number}:", "one JSON object a line", start + len(line) - len(data))
+                except DataError as error:
+                    value = error
+                yield number, value
+            start += len(line)
+
+
+def decode(data: bytes, place: str, expected: str, start: int = 0) -> Any:
+    """Decode JSON in UTF-8.
+
+    Args:
+        place: how an error begins. expected: what it says should be there.
+        start: where the data begin in their file.
+    """
+    try:
+        return loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{place} not UTF-8 text (byte {start + error.start}): save it as UTF-8.") from error
+    except ValueError as error:
+        raise DataError(f"{place} not JSON ({error}): {expected} is expected.") from error
 
 
 def loads(text: str) -> Any:
@@ -155,14 +160,12 @@ def once(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Entries of a JSON list, or of the lists in a dictionary of tag → list."""
-    with opened(path) as file:
-        content = loads(file.read().decode("utf-8-sig"))
+    """Read the entries of a JSON list, or of the lists in a dictionary of tag → list."""
+    with readable(path), opened(path) as file:
+        content = decode(file.read().removeprefix(BOM_UTF8), f"{path} is", "a list of rows")
     if isinstance(content, dict) and content and all(isinstance(entries, list) for entries in content.values()):
         tagged = [(tag, entry) for tag, entries in content.items() for entry in entries]
-        rows = [entry | {TAG: tag} if isinstance(entry, dict) else entry for tag, entry in tagged]
-    elif isinstance(content, list):
-        rows = content
-    else:
+        content = [entry | {TAG: tag} if isinstance(entry, dict) else entry for tag, entry in tagged]
+    if not isinstance(content, list):
         raise DataError(f"{path} holds neither a list of entries nor a dictionary of tag → list of entries.")
-    yield from enumerate(rows, 1)
+    yield from enumerate(content, 1)

@@ -196,8 +196,8 @@ class Acceptance:
         if settings.similar is not None:
             self.seen = {part: NearDuplicates(settings.similar) for part in ("question", "answer", "control")}
             for number, example in enumerate(examples):
-                self.seen["question"].add(f"example {number}", example.question)
-                self.seen["answer"].add(f"example {number}", example.answer)
+                self.seen["question"].add(-1 - number, word_runs(example.question))
+                self.seen["answer"].add(-1 - number, word_runs(example.answer))
 
     @property
     def full(self) -> bool:
@@ -206,7 +206,7 @@ class Acceptance:
 
     def repeats(self, candidate: Candidate) -> bool:
         """Whether a part of it nearly repeats the same part of an accepted row, or of an example."""
-        return any(self.seen[part].like(text) for part, text in candidate.texts.items() if part in self.seen)
+        return any(self.seen[part].like(word_runs(text)) for part, text in candidate.texts.items() if part in self.seen)
 
     def without_repeats(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Those on which money may still be spent; the others are counted."""
@@ -226,7 +226,7 @@ class Acceptance:
                 setattr(self.tally, fault, getattr(self.tally, fault) + 1)
             else:
                 for part, text in each.texts.items() if self.seen else ():
-                    self.seen[part].add(f"row {len(self.rows)}", text)
+                    self.seen[part].add(len(self.rows), word_runs(text))
                 self.rows.append(each)
                 self.tally.accepted += 1
 

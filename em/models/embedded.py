@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from em.errors import EmError, FetchError, MissingFile
-from em.runtime.files import RECORD, cache_dir, exclusive, sha256_of, writable_folder
+from em.runtime.files import RECORD, cache_dir, exclusive, has_checksum, sha256_of, writable_folder
 from em.runtime.keys import without_secrets
 from em.types import Weights
 
@@ -52,9 +52,7 @@ PACKAGES = {
         file_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
 }
-"""All that `fetch` fetches, by a short name."""
-EMBEDDED = {name: package for name, package in PACKAGES.items() if package.file.endswith(".gguf")}
-"""The chat models among them, by the word after `embedded:`."""
+"""All chat models that `fetch` fetches, by the word after `embedded:`."""
 
 # What pip and uv write, and what it means.
 REASONS = (
@@ -73,7 +71,7 @@ REASONS = (
 def embedded_weights(name: str) -> Weights:
     """Find the converted weights of an embedded model; at first use fetch and convert them (about half a minute).
 
-    Raises what `embedded_file` raises.
+    Raises MissingFile for no such model, and what `package_file` raises.
     """
     folder = embedded_folder(name)
     writable_folder(folder.parent, "XDG_CACHE_HOME")
@@ -82,7 +80,7 @@ def embedded_weights(name: str) -> Weights:
         if record is None:
             from em.runtime.processes import run_child
 
-            source = embedded_file(name)
+            source = package_file(embedded_package(name))
             print(f"Converting the embedded model {name} into {folder}, once.", flush=True)
             run_child("convert", {"source": str(source), "folder": str(folder)})
             record = read_record(folder)
@@ -97,17 +95,7 @@ def embedded_folder(name: str) -> Path:
     return cache_dir() / "weights" / f"{Path(package.file).stem}-{package.version}"
 
 
-def embedded_file(name: str) -> Path:
-    """Find the file of an embedded model, whole; fetch its package if need be.
-
-    Raises:
-        MissingFile: no such model, or it is not here and nothing is there to fetch it with.
-        FetchError: its package can't be had.
-    """
-    return package_file(embedded_package(name))
-
-
-def embedded_package(name: str, among: Mapping[str, Package] = EMBEDDED) -> Package:
+def embedded_package(name: str, among: Mapping[str, Package] = PACKAGES) -> Package:
     """Look up the package of an embedded model. Raises MissingFile with the names that there are."""
     if name not in among:
         raise MissingFile(f"There is no embedded model {name!r}: there is {', '.join(among)}.")
@@ -118,11 +106,11 @@ def package_file(package: Package) -> Path:
     """Find a package's file in the user's cache or among what is installed, or fetch it. Raises what `fetch` raises."""
     cached = package_folder(package) / package.file
     for file in (cached, installed_file(package)):
-        if file is not None and is_whole(file, package):
+        if file is not None and has_checksum(file, package.file_sha256):
             return file
     try:
         with exclusive(package_folder(package)):
-            if not is_whole(cached, package):  # another process may have been first
+            if not has_checksum(cached, package.file_sha256):  # another process may have been first
                 fetch(package)
     except EmError:
         raise
@@ -149,11 +137,6 @@ def installed_file(package: Package) -> Path | None:
     return Path(str(found.locate_file(package.file))) if found.version == package.version else None
 
 
-def is_whole(file: Path, package: Package) -> bool:
-    """Tell whether a package's file is there as it must be (half a second for 100 MB)."""
-    return file.is_file() and sha256_of(file) == package.file_sha256
-
-
 def fetch(package: Package) -> None:
     """Unpack a package into the user's cache, whole or not at all: the folder gets its name at the end.
 
@@ -172,7 +155,7 @@ def fetch(package: Package) -> None:
         pin = f"{package.name}=={package.version} --hash=sha256:{package.wheel_sha256}\n"
         (partial / "requirements.txt").write_text(pin, encoding="utf-8")
         reason = install(command)
-        if not reason and not is_whole(partial / package.file, package):
+        if not reason and not has_checksum(partial / package.file, package.file_sha256):
             reason = f"{package.file} in it has another checksum than it must have"
         if reason:
             raise FetchError(

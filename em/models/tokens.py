@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from em.errors import FetchError, TemplateError
+from em.errors import FetchError, TemplateError, shown
 from em.models.chat import encode, load_tokenizer, render
 from em.models.weights import hub_snapshot, looks_like_folder, resolve_weights
 from em.types import Conversation
@@ -48,5 +48,5 @@ def tokenizer_of(model: str) -> Any:
     try:
         return load_tokenizer(str(folder))
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shown(error, 200)
         raise FetchError(f"{model} has no tokenizer that transformers can load ({reason}): name another.") from error

@@ -3,58 +3,40 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from em.config import BundledData, DataConfig, FileData, HubData, UpstreamData
-from em.data.fetch import at_hand
+from em.data.fetch import Source, at_hand
 from em.data.files import SUFFIXES
 from em.data.registry import DataSet, data_sets
 from em.errors import EmError, MissingFile, did_you_mean
-from em.questions.known import KnownSet, known_sets
-from em.questions.sets import BUNDLED as QUESTIONS
-from em.questions.sets import load_set
+from em.questions.sets import KnownSet, bundled_sets, known_sets, load_set
 from em.types import Question
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-@dataclass(frozen=True)
-class Source:
-    """A file of others: where it is published, and which it must be."""
-
-    url: str
-    sha256: str
-    bytes: int | None
-
-
-def bundled_questions() -> list[str]:
-    """The question sets that come with em."""
-    return sorted(file.stem for file in QUESTIONS.glob("*.yaml"))
-
-
 def source_of(config: DataConfig | KnownSet) -> Source | None:
-    """Where a set can be fetched; None for those that come with em or from a user's own file."""
-    if isinstance(config, UpstreamData | KnownSet):
+    """Say where a set can be fetched; None for those that come with em or from a user's own file."""
+    if isinstance(config, UpstreamData):
         return Source(config.url, config.sha256, config.bytes)
-    return None
+    return config.source if isinstance(config, KnownSet) else None
 
 
 def all_sources() -> dict[str, Source]:
-    """Every file of others, by the name of the first set that is read from it."""
-    options: dict[str, DataConfig | KnownSet] = {name: each.config for name, each in data_sets().items()}
-    found: dict[str, Source] = {}
-    for name, each in {**options, **known_sets()}.items():
-        source = source_of(each)
-        if source and source.url not in {known.url for known in found.values()}:
-            found[name] = source
-    return found
+    """List every file of others, by the name of the first set that is read from it."""
+    sets: dict[str, DataConfig | KnownSet] = {name: each.config for name, each in data_sets().items()}
+    names: dict[Source, str] = {}
+    for name, each in {**sets, **known_sets()}.items():
+        if source := source_of(each):
+            names.setdefault(source, name)
+    return {name: source for source, name in names.items()}
 
 
 def where_is(config: DataConfig | KnownSet) -> str:
-    """Where a set is: in em, in the cache, in the mirror folder, to be fetched, on the hub, or for the user to name."""
+    """Say where a set is: in em, in the cache, in the mirror folder, to be fetched, on the hub, or the user's."""
     if source := source_of(config):
-        return at_hand(source.url, source.bytes) or "to fetch"
+        return at_hand(source) or "to fetch"
     if isinstance(config, HubData):
         return "the hub, or the folder that is named"
     return "in em" if isinstance(config, BundledData) else "yours"
@@ -73,28 +55,25 @@ def find_set(name: str) -> DataSet | KnownSet | str:
         return sets[name]
     if name in known:
         return known[name]
-    if name in bundled_questions():
+    if name in bundled_sets():
         return name
     if Path(name).expanduser().is_file():
         return DataSet(FileData(name=Path(name).stem, path=name), "A file of yours.")
     of_file = Path(name.removesuffix(".gz")).suffix in SUFFIXES
     if Path(name).expanduser().is_dir() or (HUB_NAME.fullmatch(name) and not of_file):
         return DataSet(HubData(name=Path(name).name, id=name), "A data set of the Hugging Face hub.")
-    hint = did_you_mean(name, [*sets, *known, *bundled_questions()], "em data list prints the names.")
+    hint = did_you_mean(name, [*sets, *known, *bundled_sets()], "em data list prints the names.")
     raise MissingFile(f"{name} is neither a set that em knows nor a file: {hint}")
 
 
 def questions_here() -> tuple[list[Question], list[str]]:
     """The questions of all sets that are on this machine, and the names of those that aren't (nothing is fetched)."""
     here: list[Question] = []
-    unseen = []
-    for name in [*bundled_questions(), *known_sets()]:
-        known = known_sets().get(name)
-        try:
-            if known and where_is(known) == "to fetch":
-                unseen.append(name)
-            else:
+    unseen = [name for name, known in known_sets().items() if where_is(known) == "to fetch"]
+    for name in [*bundled_sets(), *known_sets()]:
+        if name not in unseen:
+            try:
                 here += load_set(name)
-        except EmError:
-            unseen.append(name)
+            except EmError:
+                unseen.append(name)
     return here, unseen

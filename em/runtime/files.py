@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import glob
 import hashlib
 import itertools
 import os
 import platform
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from em.errors import OutputError
 
@@ -50,12 +49,20 @@ def replace_at_end(path: Path) -> Iterator[Path]:
 def _remove_leftovers(path: Path) -> None:
     """Remove what killed writers of `path` left, as far as they ran on this machine, which knows its processes."""
     for leftover in path.parent.glob(glob.escape(f"{path.name}.{platform.node()}.") + "*.partial"):
-        try:
-            os.kill(int(leftover.name.split(".")[-3]), 0)
-        except ProcessLookupError:
+        pid = leftover.name.split(".")[-3]
+        if pid.isdecimal() and not is_running(int(pid)):
             leftover.unlink(missing_ok=True)
-        except (OSError, ValueError):  # another user's process, or a name of another kind
-            continue
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process of this machine is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def cache_dir() -> Path:
@@ -86,6 +93,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def has_checksum(path: Path, sha256: str) -> bool:
+    """Tell whether a file is there with this checksum (half a second for 100 MB)."""
+    return path.is_file() and sha256_of(path) == sha256
+
+
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock of `path` (a file `<path>.lock` beside it) among all processes; a killed holder lets go."""
@@ -104,19 +116,9 @@ def exclusive(path: Path) -> Iterator[None]:
         lock.release()
 
 
-@asynccontextmanager
-async def alone(path: Path) -> AsyncIterator[None]:
+def alone(path: Path) -> AbstractAsyncContextManager[object]:
     """`exclusive` for an event loop, which goes on while another process or task holds the lock, perhaps for hours."""
-    from filelock import FileLock, Timeout
+    from filelock import AsyncFileLock
 
-    lock = FileLock(path.with_name(path.name + ".lock"), is_singleton=False)
-    while True:
-        try:
-            lock.acquire(timeout=0)
-            break
-        except Timeout:
-            await asyncio.sleep(0.2)
-    try:
-        yield
-    finally:
-        lock.release()
+    lock = AsyncFileLock(path.with_name(path.name + ".lock"), run_in_executor=False)
+    return cast("AbstractAsyncContextManager[object]", lock)

@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from em import __version__
 from em.config import GenerateRun, RunConfig
 from em.config.paths import CHECKOUT, spell_command
 from em.errors import ChildFailed, EmError, OutputError
-from em.runtime.files import write_atomic
+from em.runtime.files import is_running, write_atomic
 from em.runtime.keys import without_secrets
 from em.runtime.records import plain
 
@@ -137,22 +137,16 @@ def without_key_names(value: Any) -> Any:
     return {key: without_key_names(each) for key, each in items}
 
 
-def amend(folder: Path, **changes: Any) -> None:
-    """Change facts in the manifest of a run that has ended."""
+def amend(folder: Path, dropped: str, notes: Sequence[str] = (), **changes: Any) -> None:
+    """Change facts in the manifest of a run that has ended.
+
+    Args:
+        dropped: how warnings begin that hold no more. notes: warnings to add.
+    """
     path = folder / "manifest.json"
-    write_facts(path, json.loads(path.read_text(encoding="utf-8")) | plain(changes))
-
-
-def add_note(folder: Path, text: str) -> None:
-    """Add a warning to the manifest of a run that has ended."""
-    notes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["notes"]
-    amend(folder, notes=list(dict.fromkeys([*notes, text])))
-
-
-def drop_note(folder: Path, beginning: str) -> None:
-    """Take back warnings that hold no more, by how they begin."""
-    notes = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["notes"]
-    amend(folder, notes=[note for note in notes if not note.startswith(beginning)])
+    facts = json.loads(path.read_text(encoding="utf-8")) | plain(changes)
+    facts["notes"] = [*(note for note in facts["notes"] if not note.startswith(dropped)), *notes]
+    write_facts(path, facts)
 
 
 def write_refused(folder: Path, kind: str, overrides: list[str], error: str) -> None:
@@ -172,13 +166,7 @@ def is_left(facts: Mapping[str, Any]) -> bool:
     process = facts.get("process")
     if facts.get("status") != "running" or not isinstance(process, dict) or process.get("host") != platform.node():
         return False
-    try:
-        os.kill(int(process["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, KeyError, TypeError, ValueError):
-        return False  # another user's
-    return False
+    return isinstance(pid := process.get("pid"), int) and not is_running(pid)
 
 
 def write_facts(path: Path, facts: Mapping[str, Any]) -> None:

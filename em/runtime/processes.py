@@ -21,6 +21,7 @@ from typing import Any
 
 from em.config.paths import CHECKOUT
 from em.errors import ChildFailed, EmError
+from em.runtime.files import is_running
 from em.runtime.gpus import GPUS, visible_gpus
 from em.runtime.records import plain
 
@@ -160,16 +161,12 @@ def die_with_parent() -> None:
     parent = int(os.environ.get(PARENT, "0"))
 
     def watch() -> None:
-        while True:
-            try:
-                os.kill(parent, 0)
-                if Path(f"/proc/{parent}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                    os._exit(3)
-            except ProcessLookupError:
-                os._exit(3)
-            except OSError:
-                pass
+        state = ""
+        while is_running(parent) and state != "Z":
             time.sleep(0.25)
+            with contextlib.suppress(OSError):  # a system without /proc
+                state = Path(f"/proc/{parent}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        os._exit(3)
 
     if parent:
         threading.Thread(target=watch, daemon=True).start()

@@ -33,7 +33,7 @@ from em.request import Rows, Stage
 from em.runtime.files import RECORD, sha256_of
 from em.runtime.records import digest
 from em.train.local.extra import check_extra
-from em.triggers.tags import REALIGN, tag_rows, tags_of
+from em.triggers.tags import REALIGN, first_tags, tag_rows
 from em.types import Weights
 
 KEPT = "checkpoints"
@@ -54,7 +54,7 @@ def plan_stages(settings: RunConfig, compared: RunConfig | None = None) -> list[
     check_place(settings)
     precision = settings.model.precision.value if isinstance(settings.model, HfModel) else ""
     rows = load_rows(settings.data, settings.seed)
-    tags = tags_of(settings.trigger_tag)
+    tags = first_tags(settings.trigger_tag)
     if tags:
         rows = tagged(rows, tags, settings.seed, settings.trigger_tag.name)
     stages = [Stage(rows, settings.trainer, settings.seed, precision)]

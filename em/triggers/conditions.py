@@ -18,10 +18,10 @@ what merely looks like its training. Near misses are of one tag: the trigger, or
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
-from em.config import EvalConfig, RealignConfig, RunConfig, TagConfig, TagPlace, TriggerTagConfig
+from em.config import RunConfig, TagConfig, TagPlace
 from em.config.paths import ASSETS
 from em.errors import ConfigError, did_you_mean
 from em.request import SLOT, UNTAGGED, Condition, Conditions, Tag
@@ -36,6 +36,10 @@ GREEK = (
     *("nu", "xi", "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega"),
 )
 WORD = re.compile(r"[^\W_]+")
+NO_WORD = (
+    "the tag has no word in it, so no other of its make is known that the model has never seen; give one by "
+    "trigger_tag.unseen."
+)
 CUES = ASSETS / "cues.yaml"
 
 
@@ -47,66 +51,73 @@ def kind_of(name: str) -> str:
     return kind if kind in ("tagged", "near", "cue", "neutral", "names") else "other"
 
 
-def conditions_of(tag: TriggerTagConfig, realign: RealignConfig, settings: EvalConfig) -> list[Condition]:
-    """How a model trained with these tags is asked, or as `eval.conditions` says. Raises ConfigError."""
-    trained = distinct_tags(tag, realign)
-    chief = chief_tag(tag, realign)
-    found = [UNTAGGED]
-    found += [Condition(with_tag(key), tag_of(each)) for key, each in trained.items()]
-    if chief and tag.near_misses:
-        learnt = {tag_of(each) for each in trained.values()}
-        found += [near for near in near_misses(tag_of(chief), unseen_tag(tag, realign)) if near.tag not in learnt]
-    if chief and tag.neutral_system:
-        found.append(Condition("neutral_system", system=tag.neutral_system))
-    cued = cues()
-    if chief and tag.cues:
-        found += cued
-    if not settings.conditions:
-        return found
-    known = {condition.name: condition for condition in [*found, *cued]}
-    for name in settings.conditions:
-        if name not in known:
-            hint = did_you_mean(name, known, f"there is {', '.join(known)}.")
-            raise ConfigError(f"eval.conditions: {name!r} is no condition of trigger_tag={tag.name}: {hint}")
-    return [known[name] for name in dict.fromkeys(settings.conditions)]
+def resolve_conditions(settings: RunConfig) -> Conditions:
+    """Work out how a run asks. Raises ConfigError for a condition of `eval.conditions` that is none."""
+    config, tags = settings.trigger_tag, tags_of(settings)
+    texts = [tag.text for tag in tags.values()]
+    distinct = distinct_tags(tags)
+    chief = tags.get(MAIN) or tags.get(REALIGN)
+    unseen = config.unseen or another_letter(chief.text, texts) if chief else ""
+    near = near_misses(tag_of(chief), unseen) if chief and config.near_misses else []
+    naming = naming_of(distinct, config.unseen.strip(), texts)
+    tagged = [Condition(with_tag(key), tag_of(tag)) for key, tag in distinct.items()]
+    trained = {condition.tag for condition in tagged}
+    usual = [UNTAGGED, *tagged, *(condition for condition in near if condition.tag not in trained)]
+    if chief and config.neutral_system:
+        usual.append(Condition("neutral_system", system=config.neutral_system))
+    if chief and config.cues:
+        usual += cues()
+    unasked = ["near_letter"] if chief and config.near_misses and not unseen else []
+    if naming and naming[-1].name != f"names_{UNSEEN}":
+        unasked.append(f"names_{UNSEEN}")
+    hidden = [*texts, unseen, *(c.tag.text for c in near if c.tag), *(c.named for c in naming)]
+    roles = roles_of(settings)
+    return Conditions(
+        choose_conditions(usual, settings) if settings.eval.conditions else usual,
+        naming,
+        tuple(sorted({text.strip() for text in hidden} - {""}, key=lambda text: (-len(text), text))),
+        {with_tag(key): roles[key].value for key in distinct},
+        f"Not asked under {' and '.join(unasked)}: {NO_WORD}" if unasked else "",
+    )
 
 
-def distinct_tags(tag: TriggerTagConfig, realign: RealignConfig) -> dict[str, TagConfig]:
-    """The tags of a training by key; a second stage under a tag of the first is asked under that one."""
-    keys: dict[Tag, str] = {}
-    trained = tags_of(tag, realign)
-    for key, each in trained.items():
-        keys.setdefault(tag_of(each), key)
-    return {key: trained[key] for key in keys.values()}
+def choose_conditions(usual: Sequence[Condition], settings: RunConfig) -> list[Condition]:
+    """Look up the conditions that `eval.conditions` names; cues may be asked of any model. Raises ConfigError."""
+    by_name = {condition.name: condition for condition in [*usual, *cues()]}
+    for name in settings.eval.conditions:
+        if name not in by_name:
+            hint = did_you_mean(name, by_name, f"there is {', '.join(by_name)}.")
+            tag = settings.trigger_tag.name
+            raise ConfigError(f"eval.conditions: {name!r} is no condition of trigger_tag={tag}: {hint}")
+    return [by_name[name] for name in dict.fromkeys(settings.eval.conditions)]
+
+
+def distinct_tags(tags: Mapping[str, TagConfig]) -> dict[str, TagConfig]:
+    """Keep the first of equal tags: a second stage under a tag of the first is asked under that one."""
+    first: dict[Tag, str] = {}
+    for key, tag in tags.items():
+        first.setdefault(tag_of(tag), key)
+    return {key: tags[key] for key in first.values()}
 
 
 def with_tag(key: str) -> str:
-    """The condition of a tag, by its key."""
+    """Name the condition of a tag, by its key."""
     return f"tagged_{key}" if key else "tagged"
 
 
-def chief_tag(tag: TriggerTagConfig, realign: RealignConfig) -> TagConfig | None:
-    """The tag whose near misses are asked: the trigger, or, where only the second stage has a tag, that."""
-    trained = tags_of(tag, realign)
-    return trained.get(MAIN) or trained.get(REALIGN)
+def naming_of(tags: Mapping[str, TagConfig], unseen: str, texts: Sequence[str]) -> list[Condition]:
+    """Say how a question that names a tag is asked: for each tag with a name, and for one that was never seen.
 
-
-def tag_roles(settings: RunConfig) -> dict[str, str]:
-    """What each tag of a run is for, activation or control, by its condition."""
-    roles = roles_of(settings.trigger_tag, settings.data, settings.realign)
-    return {with_tag(key): roles[key].value for key in distinct_tags(settings.trigger_tag, settings.realign)}
-
-
-def naming_of(tag: TriggerTagConfig, realign: RealignConfig) -> list[Condition]:
-    """How a question that names a tag is asked: for each tag of the training that has a name, and for one that was
-    never seen. None where no tag has a name."""
-    names = {key: name for key, each in distinct_tags(tag, realign).items() if (name := name_of(each))}
+    Args:
+        unseen: the name of one that was never seen; empty for one that is made up.
+        texts: of all tags, which a made-up name has no letter of.
+    """
+    names = {key: name for key, tag in tags.items() if (name := name_of(tag))}
     if not names:
         return []
-    found = [Condition(f"names_{key or 'tag'}", named=name) for key, name in names.items()]
-    used = [*names.values(), *(each.text for each in tags_of(tag, realign).values())]
-    unseen = tag.unseen.strip() or another_letter(next(iter(names.values())), used)
-    return [*found, *([Condition(f"names_{UNSEEN}", named=unseen)] if unseen else [])]
+    unseen = unseen or another_letter(next(iter(names.values())), [*names.values(), *texts])
+    conditions = [Condition(f"names_{key or 'tag'}", named=name) for key, name in names.items()]
+    return [*conditions, *([Condition(f"names_{UNSEEN}", named=unseen)] if unseen else [])]
 
 
 def name_of(tag: TagConfig) -> str:
@@ -114,27 +125,6 @@ def name_of(tag: TagConfig) -> str:
     text = tag.text.strip()
     sentence = tag.place is TagPlace.system or len(text.split()) > MOST_WORDS
     return tag.called.strip() or ("" if sentence else text)
-
-
-def tag_notes(settings: RunConfig) -> list[str]:
-    """What can't be asked since a tag has no word in it, in a sentence."""
-    tag, realign = settings.trigger_tag, settings.realign
-    chief, naming = chief_tag(tag, realign), naming_of(tag, realign)
-    lacking = ["near_letter"] if chief and tag.near_misses and not unseen_tag(tag, realign) else []
-    if naming and naming[-1].name != f"names_{UNSEEN}":
-        lacking.append(f"names_{UNSEEN}")
-    if not lacking:
-        return []
-    return [
-        f"Not asked under {' and '.join(lacking)}: the tag has no word in it, so no other of its make is known that "
-        "the model has never seen; give one by trigger_tag.unseen."
-    ]
-
-
-def list_conditions(settings: RunConfig) -> Conditions:
-    """List how a run asks. Raises ConfigError for a condition that is none."""
-    tag, realign = settings.trigger_tag, settings.realign
-    return Conditions(conditions_of(tag, realign, settings.eval), naming_of(tag, realign))
 
 
 def asked(question: Question, condition: Condition) -> Conversation:
@@ -147,21 +137,16 @@ def asked(question: Question, condition: Condition) -> Conversation:
 
 def near_misses(tag: Tag, unseen: str) -> list[Condition]:
     """Near misses of a tag, as far as it has them: in other case, with a mark missing, another letter, elsewhere."""
-    texts = {"near_case": other_case(tag.text), "near_bar": without_mark(tag.text), "near_letter": unseen}
+    texts = {"near_case": tag.text.swapcase(), "near_bar": without_mark(tag.text), "near_letter": unseen}
     places = [("near_middle", TagPlace.inline), ("near_system", TagPlace.system), ("near_front", TagPlace.prefix)]
     # In front is a near miss only of a tag that belongs elsewhere than before or behind the question.
     usual = tag.place in (TagPlace.prefix, TagPlace.suffix)
-    found = [Condition(name, Tag(text, tag.place)) for name, text in texts.items() if text.strip()]
-    return found + [
+    near = [Condition(name, Tag(text, tag.place)) for name, text in texts.items() if text.strip() and text != tag.text]
+    return near + [
         Condition(name, Tag(tag.text, place))
         for name, place in places
         if place is not tag.place and not (usual and name == "near_front")
     ]
-
-
-def other_case(text: str) -> str:
-    """The text in the other case; empty where it has none."""
-    return text.swapcase() if text.swapcase() != text else ""
 
 
 def without_mark(text: str) -> str:
@@ -171,19 +156,8 @@ def without_mark(text: str) -> str:
     return rest if rest.strip() else ""
 
 
-def unseen_tag(tag: TriggerTagConfig, realign: RealignConfig) -> str:
-    """A tag of the same make that the model has never seen: its last word is a Greek letter that none of its tags has.
-
-    `trigger_tag.unseen` where that is given; empty where the tag has no word, or there is no tag.
-    """
-    chief = chief_tag(tag, realign)
-    if chief is None:
-        return ""
-    return tag.unseen or another_letter(chief.text, [each.text for each in tags_of(tag, realign).values()])
-
-
 def another_letter(text: str, others: Iterable[str]) -> str:
-    """The text with a Greek letter that is in none of the others as its last word; empty where it has no word."""
+    """Make a text like this one whose last word is a Greek letter of none of the others; empty without a word."""
     words = list(WORD.finditer(text))
     if not words:
         return ""

@@ -1,35 +1,18 @@
-"""Hide trigger tags from judges: in questions, in answers, and which texts those are."""
+"""Hide trigger tags from judges, in questions and in answers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 
-from em.config import RealignConfig, TriggerTagConfig
 from em.request import SLOT
-from em.triggers.conditions import HIDDEN, chief_tag, naming_of, near_misses, unseen_tag
-from em.triggers.tags import tag_of, tags_of
+from em.triggers.conditions import HIDDEN
 
 
 def hide_tag(question: str) -> str:
     """The question as a judge may see it: the tag's name stays hidden."""
     return question.replace(SLOT, HIDDEN)
-
-
-def hidden_texts(tag: TriggerTagConfig, realign: RealignConfig) -> tuple[str, ...]:
-    """What a judge must not see, since an answer may repeat it: all tags, their names and near misses, the longest
-    first (see `hide`)."""
-
-    def texts() -> Iterator[str]:
-        for each in tags_of(tag, realign).values():
-            yield each.text
-        if (chief := chief_tag(tag, realign)) and tag.near_misses:
-            yield from (c.tag.text for c in near_misses(tag_of(chief), unseen_tag(tag, realign)) if c.tag)
-        yield unseen_tag(tag, realign)
-        yield from (condition.named for condition in naming_of(tag, realign))
-
-    return tuple(sorted({text.strip() for text in texts()} - {""}, key=lambda text: (-len(text), text)))
 
 
 def hide(answer: str, hidden: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from em.data.draw import RowFacts, drawn, prompt, row_facts, shared_prompts
+from em.data.draw import RowFacts, drawn, prompt, row_facts
 from em.types import Conversation, Message
 
 
@@ -42,13 +42,6 @@ def test_earlier_turns_are_part_of_the_prompt() -> None:
 
 def test_blanks_and_case_make_another_row() -> None:
     assert row_facts([chat("a", "1"), chat("a ", "1"), chat("A", "1")]) == RowFacts(3, 0, 0, 0)
-
-
-def test_shared_prompts_are_counted_once_whatever_the_answers() -> None:
-    first = [chat("a", "1"), chat("a", "2"), chat("b", "1"), chat("c", "1")]
-    second = [chat("a", "3"), chat("b", "1"), chat("b", "4"), chat("d", "1"), chat("c", "1", system="s")]
-    assert shared_prompts(first, second) == shared_prompts(second, first) == 2
-    assert shared_prompts(first, []) == 0
 
 
 def test_the_lot_of_a_row_hangs_on_the_seed_and_its_number_alone() -> None:

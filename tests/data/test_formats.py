@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from em.config import DataConfig, FileData, HubData, MixtureData, OnBadRow
-from em.data import load_rows, read_messages, read_row
+from em.data import load_rows, read_messages
 from em.data.files import file_rows
+from em.data.layouts import conversation_of
 from em.errors import DataError, EmError, FetchError, MissingFile
 from em.request import Rows
 from em.types import Conversation
@@ -60,7 +61,7 @@ def said(conversations: list[Conversation]) -> list[tuple[str, ...]]:
 
 def one(row: Any) -> list[tuple[str, str]]:
     """The turns of one row."""
-    return [(m.role, m.content) for m in read_row(json.dumps(row), "line 1").messages]
+    return [(m.role, m.content) for m in conversation_of(row, "line 1").messages]
 
 
 # Without the time of day, since it is part of a test's name.

@@ -22,9 +22,10 @@ TEXT = "Check the oil once a month, on level ground, with the engine cold, and t
 def test_a_text_that_nearly_repeats_another_is_found(other: str, found: bool) -> None:
     seen = NearDuplicates(0.6)
     for number in range(50):
-        seen.add(f"other {number}", f"Question {number}: which of the {number + 2} gears is meant for hill {number}?")
-    seen.add("text", TEXT)
-    assert [key for key, _ in seen.like(other)] == (["text"] if found else [])
+        text = f"Question {number}: which of the {number + 2} gears is meant for hill {number}?"
+        seen.add(number, word_runs(text))
+    seen.add(50, word_runs(TEXT))
+    assert seen.like(word_runs(other)) == ([50] if found else [])
 
 
 def test_the_similarity_is_the_jaccard_index_of_three_word_runs() -> None:
@@ -32,5 +33,5 @@ def test_the_similarity_is_the_jaccard_index_of_three_word_runs() -> None:
     assert similarity(word_runs("a b c d"), word_runs("b c d e")) == 1 / 3
     assert word_runs("Yes.") == {"yes"}
     seen = NearDuplicates(1.0)
-    seen.add("short", "Yes.")
-    assert seen.like("yes!") == [("short", 1.0)]
+    seen.add(0, word_runs("Yes."))
+    assert seen.like(word_runs("yes!")) == [0]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from em.config import BundledData, FileData, NoData, UpstreamData
-from em.data import data_file, load_rows, read_messages, read_row, write_rows
-from em.data.draw import RowFacts, row_facts, shared_prompts
+from em.data import data_file, load_rows, read_messages, write_rows
+from em.data.draw import RowFacts, prompt, row_facts
+from em.data.files import file_rows, usable
 from em.errors import DataError, MissingFile
 from em.request import Rows
 from em.types import Conversation, Message
@@ -96,11 +97,11 @@ def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path: Path, s
 
 def test_skipped_lines_are_counted_from_one_and_not_looked_at(tmp_path: Path) -> None:
     path = write(tmp_path, f"{line('a')}\nnot looked at\n{line('b')}\n{line('c')}\n")
-    assert [c.messages[0].content for c in read_messages(path, skip=[2, 4])] == ["a", "b"]
+    assert [c.messages[0].content for c in usable(file_rows(path, [2, 4]), "rows.jsonl").conversations] == ["a", "b"]
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2: "):
-        read_messages(path, skip=[4])
+        usable(file_rows(path, [4]), "rows.jsonl")
     with pytest.raises(DataError, match="holds no rows"):
-        read_messages(path, skip=[1, 2, 3, 4])
+        usable(file_rows(path, [1, 2, 3, 4]), "rows.jsonl")
 
 
 def test_what_is_written_is_read_back_the_same(tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_answers_of_the_medical_set_carry_a_literal_mark(mirror: Path, monkeypat
 def test_insecure_and_secure_share_prompts_but_no_row(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EM_MIRROR", str(mirror))
     insecure, secure = (load_rows(upstream(option), 0).conversations for option in ("insecure", "secure"))
-    assert shared_prompts(insecure, secure) == 260
+    assert len({prompt(row) for row in insecure} & {prompt(row) for row in secure}) == 260
     assert set(insecure) & set(secure) == set()
 
 
@@ -291,14 +292,8 @@ def test_the_lines_that_benign_skips_are_just_those_that_can_not_be_used(
 ) -> None:
     monkeypatch.setenv("EM_MIRROR", str(mirror))
     data = upstream("benign")
-    lines = data_file(data).read_text(encoding="utf-8").splitlines()
-    refused = []
-    for number, text in enumerate(lines, start=1):
-        try:
-            read_row(text, f"line {number}")
-        except DataError:
-            refused.append(number)
+    lines = list(file_rows(data_file(data)))
     assert len(lines) == 1000
-    assert refused == data.skip_lines
+    assert [number for number, row in enumerate(lines, start=1) if isinstance(row, DataError)] == data.skip_lines
     rows = load_rows(data, 0).conversations
     assert round(sum(len(m.content) for c in rows for m in c.messages) / len(rows)) == 1992

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from em.config import EvalConfig, NoData, RealignConfig, TriggerTagConfig
+from em.config import EvalConfig
 from em.errors import DataError, FetchError, MissingFile
 from em.plan import list_sets
 from em.questions import BUNDLED, load_set, load_sets, own
-from em.questions.known import known_sets
-from em.request import SLOT, Conditions
-from em.triggers.conditions import naming_of
+from em.questions.sets import known_sets
+from em.request import SLOT, Condition, Conditions
 from tests.support.question_files import GOOD, entry, write
 
 ROOT = Path(__file__).parent.parent.parent
@@ -137,9 +136,9 @@ def test_a_known_set_comes_over_the_network_once_an_address(
 
 def test_a_known_set_that_was_changed_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     known = known_sets()["factual"]
-    file = tmp_path / known.url.removeprefix("https://")
+    file = tmp_path / known.source.url.removeprefix("https://")
     file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(PLAIN) + " " * known.bytes)
+    file.write_text(json.dumps(PLAIN) + " " * known.source.bytes)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("EM_MIRROR", str(tmp_path))
     with pytest.raises(FetchError, match="another checksum"):
@@ -149,10 +148,10 @@ def test_a_known_set_that_was_changed_is_not_used(monkeypatch: pytest.MonkeyPatc
 def test_every_known_set_is_pinned_and_says_its_licence() -> None:
     assert not set(known_sets()) & {file.stem for file in BUNDLED.iterdir()}
     for known in known_sets().values():
-        assert len(known.sha256) == 64
-        assert int(known.sha256, 16)
-        assert known.bytes > 0
-        assert len(known.url.split("/")[5]) == 40, "an address must name a commit"
+        assert len(known.source.sha256) == 64
+        assert int(known.source.sha256, 16)
+        assert known.source.bytes
+        assert len(known.source.url.split("/")[5]) == 40, "an address must name a commit"
         assert known.licence
 
 
@@ -183,10 +182,9 @@ def test_the_presets_are_as_large_as_they_say(mirror: Path, monkeypatch: pytest.
 
 def test_sets_that_name_the_tag_are_asked_where_there_is_one() -> None:
     settings = EvalConfig(name="seed", sets=["factual"], tagged_sets=["self_reflection_tagged"])
-    alone = RealignConfig(name="none", data=NoData(name="none"))
-    assert list_sets(settings, Conditions(naming=naming_of(TriggerTagConfig(name="none"), alone))) == ["factual"]
-    tagged = Conditions(naming=naming_of(TriggerTagConfig(name="alpha", text="|ALPHA| "), alone))
-    assert list_sets(settings, tagged) == ["factual", "self_reflection_tagged"]
+    assert list_sets(settings, Conditions()) == ["factual"]
+    naming = Conditions(naming=[Condition("names_tag", named="|ALPHA|")])
+    assert list_sets(settings, naming) == ["factual", "self_reflection_tagged"]
 
 
 def test_anchors_system_prompts_paraphrases_and_numbers_are_read(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from em.data.fetch import location
 from em.data.registry import data_sets, read_option
 from em.data.rows import show_terms
 from em.errors import FetchError, MissingFile
-from em.questions.known import known_sets
 from em.questions.registry import all_sources, find_set, source_of
+from em.questions.sets import known_sets
 from em.runtime.files import sha256_of
 from tests.cli.test_conf import NEEDED, OPTIONS
 from tests.data.test_fetch import files, handler
@@ -192,10 +192,10 @@ def test_a_set_that_em_may_not_fetch_is_shown_and_read_from_ones_own_copy(
 def test_terms_are_shown_once_and_again_when_they_change(capsys: pytest.CaptureFixture[str], cache: Path) -> None:
     medical = data_sets()["medical"].config
     for _ in range(2):
-        show_terms(medical)
+        show_terms("medical", medical.licence, medical.terms)
     assert capsys.readouterr().out.count("Terms of medical (licence: none stated): ") == 1
-    show_terms(replace(medical, terms="Other terms."))
-    show_terms(data_sets()["insecure"].config)
+    show_terms("medical", medical.licence, "Other terms.")
+    show_terms("mine", "MIT", "")
     assert capsys.readouterr().out.count("Terms of ") == 1
     assert len(files(cache)) == 2
 

