@@ -31,49 +31,44 @@ class Filter:
         self.judges, self.author, self.store, self.prices = judges, author, store, prices
         self.rubrics = {part: Rubric(prompt.name, prompt.text) for part, prompt in stock.rubrics.items()}
         self.asked: list[list[Asked]] = [[] for _ in judges]
-        self.failures: list[dict[str, str]] = [{} for _ in judges]
 
-    def scored(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The candidates with every judge's scores."""
+    def score(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Give the candidates every judge's scores."""
         if not candidates:
             return []
-        answers: list[Answer] = []
         questions: dict[tuple[str, str], Question] = {}
-        places: list[tuple[int, str]] = []
-        for number, candidate in enumerate(candidates):
+        answers: list[Answer] = []
+        for candidate in candidates:
             for part, rubric in self.rubrics.items():
-                name = f"{candidate.drawn.call}.{candidate.position} {part}"
-                questions[SET, name] = Question(
-                    SET, name, candidate.question, reference=candidate.drawn.piece.text, rubrics=(rubric,)
-                )
-                answers.append(self.as_answer(candidate, part, name))
-                places.append((number, part))
+                name, passage = f"{candidate.drawn.call}.{candidate.position} {part}", candidate.drawn.piece.text
+                question = Question(SET, name, candidate.question, reference=passage, rubrics=(rubric,))
+                questions[SET, name] = question
+                answers.append(self.as_answer(question, candidate.control if part == "control" else candidate.answer))
         scores: list[dict[str, dict[str, float | str]]] = [{} for _ in candidates]
-        for place, judge in enumerate(self.judges):
+        for number, judge in enumerate(self.judges):
             asked = judge.plan(answers, questions)
-            self.asked[place] += asked
+            self.asked[number] += asked
             self.ask(judge, asked)
-            self.failures[place] |= judge.outcome.failures
             with Calls(self.store) as calls:
                 verdicts = judged(judge, asked, calls, self.prices).verdicts
-            for (number, part), verdict in zip(places, verdicts, strict=True):
-                value = verdict.status if verdict.value is None else verdict.value
-                scores[number].setdefault(judge.label, {})[part] = value
-        return [replace(each, scores=found) for each, found in zip(candidates, scores, strict=True)]
+            values = (verdict.status if verdict.value is None else verdict.value for verdict in verdicts)
+            for by_judge in scores:
+                by_judge[judge.label] = {part: next(values) for part in self.rubrics}
+        return [replace(each, scores=by_judge) for each, by_judge in zip(candidates, scores, strict=True)]
 
-    def as_answer(self, candidate: Candidate, part: str, name: str) -> Answer:
-        """A candidate's answer, as judges know answers."""
+    def as_answer(self, question: Question, text: str) -> Answer:
+        """Present a candidate's answer as judges know answers."""
         return Answer(
             model=self.author.name,
             stage=self.author.stage,
             fingerprint=self.author.fingerprint,
             seed=None,
             eval_set=SET,
-            question_id=name,
-            question=candidate.question,
+            question_id=question.id,
+            question=question.text,
             condition="untagged",
-            sample=candidate.position,
-            answer=candidate.control if part == "control" else candidate.answer,
+            sample=0,
+            answer=text,
             finish_reason="stop",
             prompt_tokens=0,
             answer_tokens=0,
@@ -86,8 +81,7 @@ class Filter:
             ServerError: scores could not be had. Rows without them would be left out, and a later run that has them
                 would come to other rows.
         """
-        settings = judge.settings
-        if isinstance(settings, LocalJudge):
+        if isinstance(judge.settings, LocalJudge):
             asyncio.run(judge_locally(judge, asked, self.store))
             return
 
@@ -95,9 +89,10 @@ class Filter:
             yield requests_of(asked)
 
         with Calls(self.store) as calls:
-            judge.outcome = asyncio.run(
-                judge_stream(settings, source(), calls, self.prices, None, judge.budget, judge.unavailable)
+            stream = judge_stream(
+                judge.settings, source(), calls, self.prices, budget=judge.budget, unavailable=judge.unavailable
             )
+            judge.outcome = asyncio.run(stream)
         lost = [words for key, words in judge.outcome.failures.items() if key not in judge.outcome.refused]
         if lost:
             raise ServerError(
@@ -106,10 +101,7 @@ class Filter:
             )
 
     def records(self) -> list[dict[str, Any]]:
-        """What the manifest and the card keep of the judges."""
-        records = []
-        for judge, asked, failures in zip(self.judges, self.asked, self.failures, strict=True):
-            judge.outcome.failures |= failures
-            with Calls(self.store) as calls:
-                records.append(judge_record(judged(judge, asked, calls, self.prices)))
-        return records
+        """Make the records of the judges that the manifest and the card keep."""
+        with Calls(self.store) as calls:
+            pairs = zip(self.judges, self.asked, strict=True)
+            return [judge_record(judged(judge, asked, calls, self.prices)) for judge, asked in pairs]
