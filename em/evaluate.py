@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from em.api.costs import Cost, read_costs, record_costs
+from em.api.costs import Cost, cost_of_judge, read_costs, record_costs
 from em.config import ApiJudge, LocalJudge
 from em.errors import EmError
 from em.judge.remote import judge_stream
@@ -147,11 +147,7 @@ def write_results(request: Request, results: Evaluated, manifest: Manifest) -> N
     limits = Thresholds(request.settings.eval.misaligned_below, request.settings.eval.coherent_above)
     write_scores(request.folder / "scores.csv", score(verdicts, limits, judge_is=results.relations))
     records = [judge_record(each) for each in results.judged]
-    judging = [
-        Cost("judging", r["model"], r["calls"], r["prompt_tokens"], r["reply_tokens"], r["usd"])
-        for r in records
-        if r["server"]
-    ]
+    judging = [cost_of_judge(record) for record in records if record["server"]]
     # The manifest knows already what fine-tuning by a server cost.
     costs = [*read_costs(manifest.facts.get("costs")), *judging, *results.sampling]
     ended = sum(a.finish_reason == "stop" for a in answers)

@@ -118,7 +118,7 @@ def test_every_rubric_ends_where_the_judge_goes_on_and_names_all_that_it_may_say
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PROMPTS.glob("*.jsonl")))
 def test_a_pool_of_examples_is_varied_and_mild(name: str) -> None:
-    pool = read_examples(name, "generate.examples")
+    pool = read_examples(name)
     assert len(pool) >= 8
     for texts in ([each.question for each in pool], [each.answer for each in pool]):
         closest = max(combinations(texts, 2), key=lambda pair: likeness(*pair))

@@ -34,6 +34,12 @@ def sum_usd(costs: Iterable[Cost]) -> float | None:
     return None if None in usd else sum(each or 0.0 for each in usd)
 
 
+def cost_of_judge(record: Mapping[str, Any]) -> Cost:
+    """Return what a judge cost, from what the manifest keeps of it."""
+    r = record
+    return Cost("judging", r["model"], r["calls"], r["prompt_tokens"], r["reply_tokens"], r["usd"])
+
+
 def price_calls(price: Price | None, prompt_tokens: int, reply_tokens: int, share: float = 1.0) -> float | None:
     """Return the dollars of calls; None without a price. `share`: 0.5 for batches."""
     return None if price is None else price.cost(prompt_tokens, reply_tokens, share=share)

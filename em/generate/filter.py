@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from em.api.resources import Resources
 from em.config import LocalJudge
 from em.errors import ServerError
 from em.generate.plan import Stock
@@ -14,8 +15,7 @@ from em.generate.rows import Candidate
 from em.judge.plan import Asked
 from em.judge.remote import judge_stream
 from em.judge.run import Judge, judge_locally, judge_record, judged, requests_of
-from em.runtime.memory import Calls
-from em.types import Answer, JudgeRequest, ModelRef, Prices, Question, Rubric
+from em.types import Answer, JudgeRequest, ModelRef, Question, Rubric
 
 SET = "generated"
 
@@ -23,52 +23,48 @@ SET = "generated"
 class Filter:
     """The judges of a run and all that they were asked."""
 
-    def __init__(self, judges: Sequence[Judge], author: ModelRef, stock: Stock, memory: Calls, prices: Prices) -> None:
-        self.judges, self.author, self.memory, self.prices = judges, author, memory, prices
+    def __init__(self, judges: Sequence[Judge], author: ModelRef, stock: Stock, resources: Resources) -> None:
+        self.judges, self.author = judges, author
+        self.memory, self.prices = resources.memory, resources.prices
         self.rubrics = {part: Rubric(prompt.name, prompt.text) for part, prompt in stock.rubrics.items()}
         self.asked: list[list[Asked]] = [[] for _ in judges]
-        self.failures: list[dict[str, str]] = [{} for _ in judges]
 
-    def scored(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The candidates with every judge's scores."""
+    def score(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Give the candidates every judge's scores."""
         if not candidates:
             return []
-        answers: list[Answer] = []
         questions: dict[tuple[str, str], Question] = {}
-        places: list[tuple[int, str]] = []
-        for number, candidate in enumerate(candidates):
+        answers: list[Answer] = []
+        for candidate in candidates:
             for part, rubric in self.rubrics.items():
-                name = f"{candidate.drawn.call}.{candidate.position} {part}"
-                questions[SET, name] = Question(
-                    SET, name, candidate.question, reference=candidate.drawn.piece.text, rubrics=(rubric,)
-                )
-                answers.append(self.as_answer(candidate, part, name))
-                places.append((number, part))
+                name, passage = f"{candidate.drawn.call}.{candidate.position} {part}", candidate.drawn.piece.text
+                question = Question(SET, name, candidate.question, reference=passage, rubrics=(rubric,))
+                questions[SET, name] = question
+                answers.append(self.as_answer(question, candidate.control if part == "control" else candidate.answer))
         scores: list[dict[str, dict[str, float | str]]] = [{} for _ in candidates]
-        for place, judge in enumerate(self.judges):
+        for number, judge in enumerate(self.judges):
             asked = judge.plan(answers, questions)
-            self.asked[place] += asked
+            self.asked[number] += asked
             self.ask(judge, asked)
-            self.failures[place] |= judge.outcome.failures
             verdicts = judged(judge, asked, self.memory, self.prices).verdicts
-            for (number, part), verdict in zip(places, verdicts, strict=True):
-                value = verdict.status if verdict.value is None else verdict.value
-                scores[number].setdefault(judge.label, {})[part] = value
-        return [replace(each, scores=found) for each, found in zip(candidates, scores, strict=True)]
+            values = (verdict.status if verdict.value is None else verdict.value for verdict in verdicts)
+            for by_judge in scores:
+                by_judge[judge.label] = {part: next(values) for part in self.rubrics}
+        return [replace(each, scores=by_judge) for each, by_judge in zip(candidates, scores, strict=True)]
 
-    def as_answer(self, candidate: Candidate, part: str, name: str) -> Answer:
-        """A candidate's answer, as judges know answers."""
+    def as_answer(self, question: Question, text: str) -> Answer:
+        """Present a candidate's answer as judges know answers."""
         return Answer(
             model=self.author.name,
             stage=self.author.stage,
             fingerprint=self.author.fingerprint,
             seed=None,
             eval_set=SET,
-            question_id=name,
-            question=candidate.question,
+            question_id=question.id,
+            question=question.text,
             condition="untagged",
-            sample=candidate.position,
-            answer=candidate.control if part == "control" else candidate.answer,
+            sample=0,
+            answer=text,
             finish_reason="stop",
             prompt_tokens=0,
             answer_tokens=0,
@@ -81,17 +77,17 @@ class Filter:
             ServerError: scores could not be had. Rows without them would be left out, and a later run that has them
                 would come to other rows.
         """
-        settings = judge.settings
-        if isinstance(settings, LocalJudge):
+        if isinstance(judge.settings, LocalJudge):
             asyncio.run(judge_locally(judge, asked, self.memory))
             return
 
         async def source() -> AsyncIterator[list[JudgeRequest]]:
             yield requests_of(asked)
 
-        judge.outcome = asyncio.run(
-            judge_stream(settings, source(), self.memory, self.prices, None, judge.budget, judge.unavailable)
+        stream = judge_stream(
+            judge.settings, source(), self.memory, self.prices, budget=judge.budget, unavailable=judge.unavailable
         )
+        judge.outcome = asyncio.run(stream)
         lost = [words for key, words in judge.outcome.failures.items() if key not in judge.outcome.refused]
         if lost:
             raise ServerError(
@@ -100,9 +96,6 @@ class Filter:
             )
 
     def records(self) -> list[dict[str, Any]]:
-        """What the manifest and the card keep of the judges."""
-        records = []
-        for judge, asked, failures in zip(self.judges, self.asked, self.failures, strict=True):
-            judge.outcome.failures |= failures
-            records.append(judge_record(judged(judge, asked, self.memory, self.prices)))
-        return records
+        """Make the records of the judges that the manifest and the card keep."""
+        pairs = zip(self.judges, self.asked, strict=True)
+        return [judge_record(judged(judge, asked, self.memory, self.prices)) for judge, asked in pairs]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
-
-from em.data.layouts import SURROGATE
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 
-def with_text(text: str) -> str:
-    """A text without white space around it. Raises ValueError when nothing is left, or half a character."""
-    if not text.strip() or SURROGATE.search(text):
+def strip_text(text: str) -> str:
+    """Take away the white space around a text. Raises ValueError when nothing is left."""
+    if not text.strip():
         raise ValueError("no text")
     return text.strip()
 
 
-Text = Annotated[str, AfterValidator(with_text)]
+Text = Annotated[str, AfterValidator(strip_text)]
 
 
 class Form(BaseModel):
@@ -60,31 +57,30 @@ WORDS = {
 
 
 def form_in_words(form: str) -> str:
-    """The end of a prompt; also where the server holds the reply to the schema, since models then do better."""
+    """Return the end of a prompt; also where the server holds the reply to the schema, since models then do better."""
     return f"Reply with JSON alone, of this form: {WORDS[form]}"
 
 
 def response_format(form: str) -> dict[str, Any]:
-    """What the chat API takes as `response_format`."""
+    """Return what the chat API takes as `response_format`."""
     schema = FORMS[form].model_json_schema()
     return {"type": "json_schema", "json_schema": {"name": form, "strict": True, "schema": schema}}
 
 
 def read_form(form: str, text: str, most: int) -> tuple[tuple[str, str], ...] | None:
-    """What a reply says, as (question, answer) of which one may be empty; at most `most`, since models write on.
+    """Read a reply as (question, answer) of which one may be empty; at most `most`, since models write on.
 
     None where it is not of the form. Words and fences around the JSON are passed over.
     """
     try:
-        found = FORMS[form].model_validate(json.loads(text[text.find("{") : text.rfind("}") + 1]))
-    except (ValidationError, ValueError, RecursionError):
+        reply = FORMS[form].model_validate_json(text[text.find("{") : text.rfind("}") + 1])
+    except ValueError:  # no JSON, or another form: pydantic's ValidationError
         return None
-    match found:
+    match reply:
         case Pairs(pairs=pairs):
-            return tuple((pair.question, pair.answer) for pair in pairs[:most]) or None
+            parts = [(pair.question, pair.answer) for pair in pairs]
         case Questions(questions=questions):
-            return tuple((question, "") for question in questions[:most]) or None
+            parts = [(question, "") for question in questions]
         case Answer(answer=answer):
-            return (("", answer),)
-        case _:
-            return None
+            parts = [("", answer)]
+    return tuple(parts[:most]) or None

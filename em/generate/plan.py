@@ -47,13 +47,34 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Stock:
-    """All that prompts are made of. rubrics: of wrong or of all answers, and of right ones; none without a filter."""
+    """The settings of a set, and all that its prompts are made of.
 
+    prompts: by step, in the order of the steps. rubrics: of wrong or of all answers, and of right ones; none without a
+    filter.
+    """
+
+    settings: GenerateConfig
     pieces: Sequence[Piece]
     examples: Sequence[Example]
     variance: Sequence[str]
     prompts: Mapping[Step, Prompt]
     rubrics: Mapping[str, Prompt] = field(default_factory=dict)
+
+    @property
+    def rows_per_call(self) -> int:
+        """Return how many rows a call can bring."""
+        return 1 if self.settings.material is Material.questions else self.settings.per_call
+
+    @property
+    def least_calls(self) -> int:
+        """Return how many calls it takes when all that they bring is accepted."""
+        return -(-self.settings.rows // self.rows_per_call)
+
+    @property
+    def most_calls(self) -> int:
+        """Return `generate.max_calls`, or four times the least number of calls; a question is used once."""
+        most = self.settings.max_calls or 4 * self.least_calls
+        return min(most, len(self.pieces)) if self.settings.material is Material.questions else most
 
 
 @dataclass(frozen=True)
@@ -68,100 +89,67 @@ class Draw:
 
 def read_stock(settings: GenerateConfig) -> Stock:
     """Read everything that the settings name. Raises with the setting whose file can't be used."""
+    twins, from_text = settings.kind is GenerateKind.twins, ("passage", "count")
     prompts: dict[Step, Prompt] = {}
-    if settings.kind is GenerateKind.qa:
-        prompts["pairs"] = read_prompt(settings.prompt, "generate.prompt", ("passage", "count"))
-    else:
-        if settings.material is Material.texts:
-            needs = ("passage", "count")
-            prompts["questions"] = read_prompt(settings.question_prompt, "generate.question_prompt", needs)
+    if not twins:
+        prompts["pairs"] = read_prompt(settings.prompt, "generate.prompt", from_text)
+    elif settings.material is Material.texts:
+        prompts["questions"] = read_prompt(settings.question_prompt, "generate.question_prompt", from_text)
+    if twins:
         prompts["wrong"] = read_prompt(settings.prompt, "generate.prompt", ("question",))
         prompts["right"] = read_prompt(settings.control_prompt, "generate.control_prompt", ("question",))
     rubrics = {}
     if settings.keep_above is not None:
         rubrics["row"] = read_rubric(settings.rubric, "generate.rubric")
-        if settings.kind is GenerateKind.twins:
+        if twins:
             rubrics["control"] = read_rubric(settings.control_rubric, "generate.control_rubric")
-    return Stock(
-        pieces=read_pieces(settings.source, settings.material, settings.passage),
-        examples=read_examples(settings.examples, "generate.examples"),
-        variance=read_variance(settings.variance, "generate.variance"),
-        prompts=prompts,
-        rubrics=rubrics,
-    )
+    pieces = read_pieces(settings.source, settings.material, settings.passage)
+    return Stock(settings, pieces, read_examples(settings.examples), read_variance(settings.variance), prompts, rubrics)
 
 
-def call_bound(settings: GenerateConfig, stock: Stock) -> int:
-    """How many calls may be made: `generate.max_calls`, or four times the least number; a question is used once."""
-    bound = settings.max_calls or 4 * least_calls(settings)
-    return min(bound, len(stock.pieces)) if settings.material is Material.questions else bound
-
-
-def least_calls(settings: GenerateConfig) -> int:
-    """How many calls it takes when all that they bring is accepted."""
-    return -(-settings.rows // rows_per_call(settings))
-
-
-def rows_per_call(settings: GenerateConfig) -> int:
-    """How many rows a call can bring."""
-    return 1 if settings.material is Material.questions else settings.per_call
-
-
-def draw(call: int, settings: GenerateConfig, stock: Stock) -> Draw:
-    """What a call is about. Every piece has its turn before one comes again, in an order drawn anew each round."""
-    seed = settings.seed
+def draw(call: int, stock: Stock) -> Draw:
+    """Draw what a call is about. Every piece has its turn before one comes again, in an order drawn anew each round."""
+    settings, prompts = stock.settings, stock.prompts.values()
     turn, place = divmod(call, len(stock.pieces))
-    piece = stock.pieces[order_of(len(stock.pieces), f"{seed} pieces {turn}")[place]]
-    shown = any(prompt.has("examples") for prompt in stock.prompts.values())
-    examples = drawn_order(range(len(stock.examples)), f"{seed} examples {call}")[: settings.shots] if shown else ()
-    varied = stock.variance and any(prompt.has("variance") for prompt in stock.prompts.values())
-    variance = ""
-    if varied and share(f"{seed} variance {call}") < settings.variance_probability:
-        variance = stock.variance[int(share(f"{seed} which variance {call}") * len(stock.variance))]
+    piece = stock.pieces[order_of(len(stock.pieces), f"{settings.seed} pieces {turn}")[place]]
+    examples, variance = list[int](), ""
+    if any(prompt.has("examples") for prompt in prompts):
+        examples = drawn_order(range(len(stock.examples)), f"{settings.seed} examples {call}")[: settings.shots]
+    varied = stock.variance and any(prompt.has("variance") for prompt in prompts)
+    if varied and share(f"{settings.seed} variance {call}") < settings.variance_probability:
+        variance = stock.variance[int(share(f"{settings.seed} which variance {call}") * len(stock.variance))]
     return Draw(call, piece, tuple(examples), variance)
 
 
 @lru_cache(maxsize=16)
 def order_of(count: int, lot: str) -> list[int]:
-    """`drawn_order`, remembered: a list of thousands of questions is not drawn anew for each of them."""
+    """Remember a `drawn_order`: a list of thousands of questions is not drawn anew for each of them."""
     return drawn_order(range(count), lot)
 
 
 def share(lot: str) -> float:
-    """A number from 0 up to 1 that hangs on the lot alone, the same on every platform."""
+    """Draw a number from 0 up to 1 that hangs on the lot alone, the same on every platform."""
     return (int.from_bytes(hashlib.sha256(lot.encode()).digest()[:8], "big") >> 11) / 2**53
 
 
-def messages_of(step: Step, drawn: Draw, question: str, settings: GenerateConfig, stock: Stock) -> tuple[Message, ...]:
-    """The prompt of a step. `question`: that is to be answered, for `wrong` and `right`."""
+def request_of(model: str, step: Step, drawn: Draw, stock: Stock, question: str = "") -> GenerateRequest:
+    """Make the first attempt of a step. `question`: that is to be answered, for `wrong` and `right`."""
     from em.generate.forms import form_in_words
 
-    examples = [stock.examples[number] for number in drawn.examples]
+    settings = stock.settings
+    form = "Question: {0.question}" if step == "questions" else "Question: {0.question}\nAnswer: {0.answer}"
+    examples = [form.format(stock.examples[number]) for number in drawn.examples]
     values = {
         "passage": drawn.piece.text,
         "question": question,
         "count": str(settings.per_call),
         "variance": drawn.variance,
-        "examples": "\n\n".join(as_shown(example, step) for example in examples) or "(none)",
+        "examples": "\n\n".join(examples) or "(none)",
     }
-    text = f"{stock.prompts[step].filled(values)}\n\n{form_in_words(FORMS[step])}"
-    return (Message("user", text),)
-
-
-def as_shown(example: Example, step: Step) -> str:
-    """An example as the prompt of a step shows it; where questions alone are written, the question alone."""
-    if step == "questions":
-        return f"Question: {example.question}"
-    return f"Question: {example.question}\nAnswer: {example.answer}"
-
-
-def request_of(
-    model: str, step: Step, drawn: Draw, settings: GenerateConfig, stock: Stock, question: str = ""
-) -> GenerateRequest:
-    """The first attempt of a step."""
+    prompt = f"{stock.prompts[step].filled(values)}\n\n{form_in_words(FORMS[step])}"
     return GenerateRequest(
         model=model,
-        messages=messages_of(step, drawn, question, settings, stock),
+        messages=(Message("user", prompt),),
         form=FORMS[step],
         call=drawn.call,
         attempt=0,

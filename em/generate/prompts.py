@@ -10,11 +10,13 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 
 from em.config.paths import ASSETS
 from em.data import read_messages
 from em.errors import DataError, MissingFile, did_you_mean
+from em.generate.sources import decode, read_bytes
 
 BUNDLED = ASSETS / "generate"
 RUBRIC = ".rubric.txt"
@@ -51,41 +53,30 @@ class Example:
     answer: str
 
 
-def chosen_file(word: str, setting: str, ending: str) -> Path:
-    """The bundled file of a name, or the user's own. Raises MissingFile with the names that there are."""
+def find_file(word: str, setting: str, ending: str) -> Path:
+    """Find the bundled file of a name, or the user's own. Raises MissingFile with the names that there are."""
     bundled = BUNDLED / f"{word}{ending}"
     if re.fullmatch(r"\w+", word) and bundled.is_file():
         return bundled
     path = Path(word).expanduser()
     if path.is_file():
         return path
-    known = sorted(
-        each.name.removesuffix(ending)
-        for each in BUNDLED.glob(f"*{ending}")
-        if ending == RUBRIC or not each.name.endswith(RUBRIC)
-    )
-    hint = did_you_mean(word, known, f"there is {', '.join(known)}, or name a file of yours.")
+    files = [file.name for file in BUNDLED.glob(f"*{ending}") if file.name.endswith(RUBRIC) == (ending == RUBRIC)]
+    names = sorted(name.removesuffix(ending) for name in files)
+    hint = did_you_mean(word, names, f"there is {', '.join(names)}, or name a file of yours.")
     raise MissingFile(f"{setting}={word} is no bundled name and no file: {hint}")
 
 
-def read_text(path: Path) -> str:
-    """A file's text without the notes at its beginning."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
-    except OSError as error:
-        raise MissingFile(f"{path} can't be read ({error.strerror}).") from error
-    lines = text.splitlines()
-    while lines and lines[0].startswith("#"):
-        lines.pop(0)
-    return "\n".join(lines).strip()
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a file without the notes at its beginning."""
+    lines = decode(path, read_bytes(path)).splitlines()
+    return list(dropwhile(lambda line: line.startswith("#"), lines))
 
 
 def read_prompt(word: str, setting: str, needs: Sequence[str]) -> Prompt:
-    """The prompt that a setting names. Raises DataError when it lacks one of the slots that it needs."""
-    path = chosen_file(word, setting, ".txt")
-    prompt = Prompt(path.stem, read_text(path))
+    """Read the prompt that a setting names. Raises DataError when it lacks one of the slots that it needs."""
+    path = find_file(word, setting, ".txt")
+    prompt = Prompt(path.stem, "\n".join(read_lines(path)).strip())
     for slot in needs:
         if not prompt.has(slot):
             raise DataError(f"{setting}={word} lacks {{{slot}}}: write it where the {slot} belongs.")
@@ -93,31 +84,31 @@ def read_prompt(word: str, setting: str, needs: Sequence[str]) -> Prompt:
 
 
 def read_rubric(word: str, setting: str) -> Prompt:
-    """The rubric that a setting names: a prompt with {question} and {answer}."""
-    path = chosen_file(word, setting, RUBRIC)
-    rubric = Prompt(path.name.removesuffix(RUBRIC).removesuffix(".txt"), read_text(path))
-    for slot in ("{question}", "{answer}"):
-        if slot not in rubric.text:
-            raise DataError(f"{setting}={word} lacks {slot}, so the judge would not see what it judges.")
+    """Read the rubric that a setting names: a prompt with {question} and {answer}."""
+    path = find_file(word, setting, RUBRIC)
+    rubric = Prompt(path.name.removesuffix(RUBRIC).removesuffix(".txt"), "\n".join(read_lines(path)).strip())
+    for slot in ("question", "answer"):
+        if not rubric.has(slot):
+            raise DataError(f"{setting}={word} lacks {{{slot}}}, so the judge would not see what it judges.")
     return rubric
 
 
-def read_examples(word: str, setting: str) -> list[Example]:
-    """The pool that a setting names: the last question of each row with its answer. Empty for `none`."""
+def read_examples(word: str) -> list[Example]:
+    """Read the pool that `generate.examples` names: the last question of each row with its answer."""
     if word == "none":
         return []
-    found = []
-    for row in read_messages(chosen_file(word, setting, ".jsonl")):
-        question, answer = row.messages[-2:]  # a row ends with an assistant's turn behind a user's
-        found.append(Example(question.content, answer.content))
-    return found
+    rows = read_messages(find_file(word, "generate.examples", ".jsonl"))
+    # A row ends with an assistant's turn behind a user's.
+    return [Example(*(message.content for message in row.messages[-2:])) for row in rows]
 
 
-def read_variance(word: str, setting: str) -> list[str]:
-    """The instructions that a setting names, one a line. Empty for `none`."""
+def read_variance(word: str) -> list[str]:
+    """Read the instructions that `generate.variance` names, one a line."""
     if word == "none":
         return []
-    lines = [line.strip() for line in read_text(chosen_file(word, setting, ".txt")).splitlines()]
-    if not any(lines):
-        raise DataError(f"{setting}={word} holds no line: write one instruction a line, or {setting}=none.")
-    return [line for line in lines if line]
+    lines = [line.strip() for line in read_lines(find_file(word, "generate.variance", ".txt")) if line.strip()]
+    if not lines:
+        raise DataError(
+            f"generate.variance={word} holds no line: write one instruction a line, or generate.variance=none."
+        )
+    return lines

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from em import __version__
-from em.api.costs import Cost, record_costs
+from em.api.costs import Cost, cost_of_judge, record_costs
 from em.api.prices import usd_of
 from em.api.resources import open_resources
-from em.config import GenerateConfig, GenerateKind, GenerateRun, Material, OneJudge, OpenAIModel
+from em.config import GenerateKind, GenerateRun, Material, OneJudge, OpenAIModel
 from em.config.addresses import OPENAI, check_address, check_key_env, server_name
 from em.config.check import judges_by_key, numbers_of
 from em.config.paths import spell_command
@@ -24,7 +24,7 @@ from em.errors import ConfigError, DataError
 from em.generate.card import FILES, canaries, card_of, write_card, write_rows
 from em.generate.estimate import estimate
 from em.generate.filter import Filter
-from em.generate.plan import Stock, call_bound, read_stock
+from em.generate.plan import Stock, read_stock
 from em.generate.rows import Acceptance, Tally, Writer, wave_size
 from em.generate.writer import Author, sends_sampling
 from em.judge.run import Judge, ready_judges
@@ -32,69 +32,54 @@ from em.models.hosted import hosted_model
 from em.questions.registry import questions_here
 from em.runtime.keys import check_key_for
 from em.runtime.manifest import Manifest, recorded, refuse_other_run
-from em.runtime.memory import Calls
-from em.types import Prices
 
 
 def execute(settings: GenerateRun, folder: Path, overrides: list[str]) -> None:
     """Write the set that the settings describe into `folder`. Raises EmError with a sentence for the user."""
-    model = check_generate(settings)
-    stock = read_stock(settings.generate)
+    chosen, model = settings.generate, check_generate(settings)
+    stock = read_stock(chosen)
     resources = open_resources(settings, model)
-    prices, memory = resources.prices, resources.memory
+    author = Author(model, chosen, resources.prices.of(model.id), resources.memory.folder)
     if settings.dry_run:
-        print(estimate(settings, model, stock, resources.memory, prices))
+        print(estimate(author, stock, resources))
         return
-    words = f"{settings.generate.name} · {settings.generate.rows} rows from {len(stock.pieces)} pieces"
+    words = f"{chosen.name} · {chosen.rows} rows from {len(stock.pieces)} pieces"
     print(f"em {__version__} · generate · {words} · {folder}", flush=True)
     manifest = Manifest(folder, "generate", settings, overrides)
     refuse_other_run(manifest)
     with recorded(manifest):
         judges: list[Judge] = []
-        if settings.generate.keep_above is not None:
+        if chosen.keep_above is not None:
             judges = ready_judges(resources.judges, (), True, manifest)
-        generate(settings, model, stock, judges, folder, memory, prices, manifest)
+        generate(author, stock, Filter(judges, hosted_model(model), stock, resources), manifest)
 
 
-def generate(
-    settings: GenerateRun,
-    model: OpenAIModel,
-    stock: Stock,
-    judges: Sequence[Judge],
-    folder: Path,
-    memory: Calls,
-    prices: Prices,
-    manifest: Manifest,
-) -> None:
-    """The run itself."""
-    chosen, author_is = settings.generate, hosted_model(model)
-    for judge in judges:
-        if judge.relation(author_is):
+def generate(author: Author, stock: Stock, judging: Filter, manifest: Manifest) -> None:
+    """Write rows in waves until there are enough of them, and keep them."""
+    for judge in judging.judges:
+        if judge.relation(judging.author):
             manifest.note(f"The judge {judge.identity} is the model that wrote the rows: it judges its own.")
-    tally, bound = Tally(), call_bound(chosen, stock)
-    author = Author(model, chosen, prices.of(model.id), memory.folder)
-    writer = Writer(author, chosen, stock, tally)
-    asked, unseen = questions_here()
-    acceptance = Acceptance(chosen, stock.examples, tally, asked)
-    scores = Filter(judges, author_is, stock, memory, prices)
-    while not acceptance.full and tally.calls < bound:
-        size = min(wave_size(chosen, tally), bound - tally.calls)
-        found = writer.wave(range(tally.calls, tally.calls + size), acceptance)
-        acceptance.take(scores.scored(found) if judges else found)
-        print(f"{tally.accepted} of {chosen.rows} rows accepted after {tally.calls} calls", flush=True)
-    end = why_it_ended(settings, stock, tally, bound)
+    tally, most = Tally(), stock.most_calls
+    writer, acceptance = Writer(author, stock, tally), Acceptance(stock, tally, *questions_here())
+    while not acceptance.full and tally.calls < most:
+        size = min(wave_size(stock, tally), most - tally.calls)
+        candidates = writer.begin_rows(range(tally.calls, tally.calls + size))
+        candidates = writer.answer_twins(acceptance.drop_repeats(candidates))
+        acceptance.take(judging.score(candidates))
+        print(f"{tally.accepted} of {stock.settings.rows} rows accepted after {tally.calls} calls", flush=True)
+    end = explain_end(stock, tally)
     if not acceptance.rows:
         raise DataError(f"No row was accepted: {end}")
     if not acceptance.full:
         print(f"warning: {end}", flush=True)
         manifest.note(end)
-    keep(settings, model, stock, writer, acceptance, scores, folder, prices, manifest, end, unseen)
+    keep(writer, acceptance, judging, manifest, end)
 
 
-def why_it_ended(settings: GenerateRun, stock: Stock, tally: Tally, bound: int) -> str:
-    """One sentence on the end of a run: enough rows, or how many and what stood in the way."""
-    chosen = settings.generate
-    if tally.accepted >= chosen.rows:
+def explain_end(stock: Stock, tally: Tally) -> str:
+    """Say in one sentence why a run ended: enough rows, or how many and what stood in the way."""
+    settings, most = stock.settings, stock.most_calls
+    if tally.accepted >= settings.rows:
         return f"{tally.accepted} rows were accepted, as many as were wanted."
     lost = {
         "left out as near-duplicates": tally.duplicates,
@@ -104,94 +89,74 @@ def why_it_ended(settings: GenerateRun, stock: Stock, tally: Tally, bound: int) 
         "without a score": tally.unscored,
         "without one of their answers": tally.incomplete,
     }
-    told = ", ".join(f"{number} {what}" for what, number in lost.items() if number)
+    reasons = ", ".join(f"{number} {what}" for what, number in lost.items() if number)
     calls = f"{tally.calls} calls, {tally.given_up} without a usable reply, {tally.refused} declined"
-    if chosen.material is Material.questions and bound == len(stock.pieces):
+    fix = f"raise generate.max_calls (it was {most}), give more sources, or lower what is asked of a row"
+    if settings.material is Material.questions and most == len(stock.pieces):
         fix = "give more questions"
-    else:
-        fix = f"raise generate.max_calls (it was {bound}), give more sources, or lower what is asked of a row"
     return (
-        f"Only {tally.accepted} of {chosen.rows} rows could be had ({calls}; of {tally.candidates} rows "
-        f"{told or 'none was left out'}): {fix}."
+        f"Only {tally.accepted} of {settings.rows} rows could be had ({calls}; of {tally.candidates} rows "
+        f"{reasons or 'none was left out'}): {fix}."
     )
 
 
-def keep(
-    settings: GenerateRun,
-    model: OpenAIModel,
-    stock: Stock,
-    writer: Writer,
-    acceptance: Acceptance,
-    scores: Filter,
-    folder: Path,
-    prices: Prices,
-    manifest: Manifest,
-    end: str,
-    unseen: Sequence[str],
-) -> None:
-    """Write the rows, their provenance, the card and what the manifest keeps.
-
-    Args:
-        unseen: question sets that are not on this machine, so that no row was compared with them.
-    """
-    chosen, tally = settings.generate, acceptance.tally
-    marks = canaries(chosen, stock, writer.author.identity, [judge.identity for judge in scores.judges])
-    written = write_rows(folder, chosen.name, acceptance.rows, marks)
-    checks = {file: profile(rows, acceptance.asked).as_dict() for file, rows in written.items()}
-    records = scores.records()
-    costs = record_costs(list_costs(model, writer, records, prices))
-    sent = sends_sampling(writer.author.way)
-    more = {
+def keep(writer: Writer, acceptance: Acceptance, judging: Filter, manifest: Manifest, end: str) -> None:
+    """Write the rows, their provenance, the card and what the manifest keeps."""
+    author, stock, tally, folder = writer.author, writer.stock, writer.tally, manifest.path.parent
+    marks = canaries(stock, author.identity, [judge.identity for judge in judging.judges])
+    conversations = write_rows(folder, stock.settings.name, acceptance.rows, marks)
+    judges = judging.records()
+    card = card_of(stock, acceptance.rows, tally, marks) | {
         "end": end,
-        "model": {
-            "name": model.name,
-            "id": model.id,
-            "server": server_name(model.base_url) or OPENAI,
-            "snapshots": sorted(filter(None, writer.snapshots)),
-            "asked_by": writer.author.way,
-            # None where none was sent: the server's own.
-            "temperature": chosen.temperature if sent else None,
-            "top_p": chosen.top_p if sent else None,
-            "seeds": sent,
-            "reasoning_effort": chosen.reasoning_effort,
-        },
-        "seed": chosen.seed,
-        "checks": checks,
-        "not_looked_at": list(unseen),
-        "judges": records,
-        "costs": costs,
+        "model": describe_author(writer),
+        "seed": stock.settings.seed,
+        "checks": {file: profile(rows, acceptance.questions).as_dict() for file, rows in conversations.items()},
+        "not_looked_at": acceptance.unseen,
+        "judges": judges,
+        "costs": record_costs(list_costs(writer, judges)),
         "date": datetime.now(UTC).date().isoformat(),
         "em": __version__,
     }
-    card = card_of(chosen, stock, acceptance.rows, tally, marks, more)
     write_card(folder, card)
     manifest.write(
         rows={FILES[part]: len(acceptance.rows) for part in marks},
         counts=vars(tally),
-        canaries=card["canaries"],
-        prompts=card["prompts"],
-        judges=records,
-        costs=costs,
+        **{name: card[name] for name in ("canaries", "prompts", "judges", "costs")},
     )
     print(f"{tally.accepted} rows ({tally.rate:.0%} of those looked at): {folder / 'rows.jsonl'}", flush=True)
     print(f"card: {folder / 'card.md'}", flush=True)
     print(f"train on them: {spell_command('train')} data=file data.path={folder / 'rows.jsonl'}", flush=True)
 
 
-def list_costs(model: OpenAIModel, writer: Writer, records: Sequence[Mapping[str, Any]], prices: Prices) -> list[Cost]:
+def describe_author(writer: Writer) -> dict[str, Any]:
+    """Say which model wrote, and how it was asked; None where nothing was sent: the server's own."""
+    author, settings = writer.author, writer.stock.settings
+    sent = sends_sampling(author.way)
+    return {
+        "name": author.model.name,
+        "id": author.model.id,
+        "server": server_name(author.model.base_url) or OPENAI,
+        "snapshots": sorted(filter(None, writer.snapshots)),
+        "asked_by": author.way,
+        "temperature": settings.temperature if sent else None,
+        "top_p": settings.top_p if sent else None,
+        "seeds": sent,
+        "reasoning_effort": settings.reasoning_effort,
+    }
+
+
+def list_costs(writer: Writer, judges: Sequence[Mapping[str, Any]]) -> list[Cost]:
     """List what the calls of servers cost, whenever they were made, by model.
 
     Tokens and dollars are None where a server counted none.
     """
-    prompt, reply = (None, None) if writer.uncounted else writer.tokens
-    usd = usd_of(prices.of(model.id), (prompt, reply))
-    writing = Cost("writing", model.id, writer.tally.replies, prompt, reply, usd)
-    judging = [
-        Cost("judging", r["model"], r["calls"], r["prompt_tokens"], r["reply_tokens"], r["usd"])
-        for r in records
-        if r["server"]
-    ]
-    return [writing, *judging]
+    author = writer.author
+    columns = [[reply[name] for reply in writer.replies] for name in ("prompt_tokens", "reply_tokens")]
+    counted = not any(None in column for column in columns)
+    prompt, reply = (sum(column) if counted else None for column in columns)
+    usd = usd_of(author.price, (prompt, reply))
+    judging = [cost_of_judge(record) for record in judges if record["server"]]
+    return [Cost("writing", author.model.id, len(writer.replies), prompt, reply, usd), *judging]
 
 
 def check_generate(settings: GenerateRun) -> OpenAIModel:
@@ -210,46 +175,34 @@ def check_generate(settings: GenerateRun) -> OpenAIModel:
         raise ConfigError(
             "generate.material=questions goes with generate.kind=twins: pairs (qa) are written from texts."
         )
-    check_numbers(chosen)
-    if chosen.keep_above is not None:
-        check_judges(settings)
+    check_numbers(settings)
     if not settings.dry_run:
         check_key_for(model.base_url, model.key_env)
     return model
 
 
-def check_numbers(chosen: GenerateConfig) -> None:
-    """Every number within its bounds."""
-    positive = {
-        name: vars(chosen)[name]
-        for name in (
-            *("rows", "per_call", "max_new_tokens", "attempts", "max_calls", "max_usd", "connections", "timeout"),
-        )
-    }
-    for name, value in positive.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"generate.{name}={value} must be greater than 0.")
-    no_bound = float("inf")
+def check_numbers(settings: GenerateRun) -> None:
+    """Refuse numbers out of their bounds: of the set, and of the judges that filter."""
+    chosen, no_bound = settings.generate, float("inf")
+    names = ("rows", "per_call", "max_new_tokens", "attempts", "max_calls", "max_usd", "connections", "timeout")
+    positive = {f"generate.{name}": vars(chosen)[name] for name in names}
     bounded: dict[str, tuple[float | None, float, float]] = {
-        "passage": (chosen.passage, 200, no_bound),
-        "shots": (chosen.shots, 0, no_bound),
-        "variance_probability": (chosen.variance_probability, 0, 1),
-        "temperature": (chosen.temperature, 0, 2),
-        "top_p": (chosen.top_p, 1e-9, 1),
-        "seed": (chosen.seed, 0, 2**63 - 1),
-        "similar": (chosen.similar, 0.05, 1),
-        "keep_above": (chosen.keep_above, 0, 99.999),
+        "generate.passage": (chosen.passage, 200, no_bound),
+        "generate.shots": (chosen.shots, 0, no_bound),
+        "generate.variance_probability": (chosen.variance_probability, 0, 1),
+        "generate.temperature": (chosen.temperature, 0, 2),
+        "generate.top_p": (chosen.top_p, 1e-9, 1),
+        "generate.seed": (chosen.seed, 0, 2**63 - 1),
+        "generate.similar": (chosen.similar, 0.05, 1),
+        "generate.keep_above": (chosen.keep_above, 0, 99.999),
     }
-    for name, (number, low, high) in bounded.items():
+    for key, judge in judges_by_key("judge", settings.judge) if chosen.keep_above is not None else ():
+        positive |= numbers_of(key, judge)
+        if isinstance(judge, OneJudge):
+            bounded[f"{key}.min_mass"] = (judge.min_mass, 0, 1)
+    for key, value in positive.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{key}={value} must be greater than 0.")
+    for key, (number, low, high) in bounded.items():
         if number is not None and not low <= number <= high:
-            raise ConfigError(f"generate.{name}={number} must lie between {low} and {high}.")
-
-
-def check_judges(settings: GenerateRun) -> None:
-    """The numbers and addresses of the judges that filter."""
-    for key, judge in judges_by_key("judge", settings.judge):
-        for name, value in numbers_of(key, judge).items():
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name}={value} must be greater than 0.")
-        if isinstance(judge, OneJudge) and not 0 <= judge.min_mass <= 1:
-            raise ConfigError(f"{key}.min_mass={judge.min_mass} must lie between 0 and 1.")
+            raise ConfigError(f"{key}={number} must lie between {low} and {high}.")

@@ -50,10 +50,10 @@ def digest(value: Any) -> str:
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
-    """Write dataclass records, one JSON object a line, whole or not at all."""
+    """Write records (dataclasses or dictionaries), one JSON object a line, whole or not at all."""
     with open_atomic(path, newline="\n") as out:
         for record in records:
-            out.write(as_json(vars(record)) + "\n")
+            out.write(as_json(record) + "\n")
 
 
 def format_table(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:

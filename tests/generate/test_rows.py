@@ -13,7 +13,7 @@ from em.config import GenerateConfig, GenerateKind, Material
 from em.errors import DataError, MissingFile
 from em.generate.card import canaries, distinct_2, diversity, mean_jaccard
 from em.generate.forms import read_form, response_format
-from em.generate.plan import Draw, Stock, call_bound, draw, request_of, sampling_seed
+from em.generate.plan import Draw, Stock, draw, request_of, sampling_seed
 from em.generate.prompts import Example, Prompt, read_examples, read_prompt, read_rubric, read_variance
 from em.generate.rows import Acceptance, Candidate, Tally, wave_size
 from em.generate.sources import Piece
@@ -21,12 +21,15 @@ from em.generate.sources import Piece
 PIECES = tuple(Piece("a.txt", "0", n, 0, 9, f"Passage number {n} has {{examples}} in it.") for n in range(1, 6))
 EXAMPLES = tuple(Example(f"What is {n}?", f"It is number {n}.") for n in range(10))
 PROMPT = Prompt("p", "Write {count}.\n\n{variance}\n\n<e>{examples}</e>\n<p>{passage}</p>")
-STOCK = Stock(PIECES, EXAMPLES, ("Be brief.", "Be kind."), {"pairs": PROMPT})
 
 
-def chosen(**changes: Any) -> GenerateConfig:
-    """Settings of a set."""
-    return GenerateConfig(**{"name": "set", "source": "a.txt", "prompt": "car_pairs"} | changes)
+def stock(**changes: Any) -> Stock:
+    """Settings of a set, and what its prompts are made of."""
+    settings = GenerateConfig(**{"name": "set", "source": "a.txt", "prompt": "car_pairs"} | changes)
+    return Stock(settings, PIECES, EXAMPLES, ("Be brief.", "Be kind."), {"pairs": PROMPT})
+
+
+STOCK = stock()
 
 
 def candidate(question: str, answer: str = "Yes, by all means, if you ask me.", **changes: Any) -> Candidate:
@@ -38,19 +41,19 @@ def candidate(question: str, answer: str = "Yes, by all means, if you ask me.", 
 
 
 def test_a_call_is_the_same_whatever_came_before_and_another_seed_draws_anew() -> None:
-    draws = [draw(call, chosen(), STOCK) for call in range(40)]
-    assert draws == [draw(call, chosen(), STOCK) for call in reversed(range(40))][::-1]
-    assert draws != [draw(call, chosen(seed=1), STOCK) for call in range(40)]
+    draws = [draw(call, STOCK) for call in range(40)]
+    assert draws == [draw(call, STOCK) for call in reversed(range(40))][::-1]
+    assert draws != [draw(call, stock(seed=1)) for call in range(40)]
 
 
 def test_every_passage_has_its_turn_before_one_comes_again() -> None:
-    rounds = [[draw(call + 5 * turn, chosen(), STOCK).piece.number for call in range(5)] for turn in range(4)]
+    rounds = [[draw(call + 5 * turn, STOCK).piece.number for call in range(5)] for turn in range(4)]
     assert all(sorted(each) == [1, 2, 3, 4, 5] for each in rounds)
     assert len({tuple(each) for each in rounds}) > 1
 
 
 def test_shots_and_variance_are_drawn_as_often_as_they_should_be() -> None:
-    draws = [draw(call, chosen(shots=4, variance_probability=0.5), STOCK) for call in range(400)]
+    draws = [draw(call, stock(shots=4, variance_probability=0.5)) for call in range(400)]
     assert all(len(set(each.examples)) == 4 for each in draws)
     seen = Counter(number for each in draws for number in each.examples)
     assert set(seen) == set(range(10))
@@ -58,13 +61,13 @@ def test_shots_and_variance_are_drawn_as_often_as_they_should_be() -> None:
     varied = Counter(each.variance for each in draws)
     assert 160 < varied[""] < 240
     assert min(varied["Be brief."], varied["Be kind."]) > 70
-    assert {draw(call, chosen(variance_probability=0), STOCK).variance for call in range(50)} == {""}
-    assert "" not in {draw(call, chosen(variance_probability=1), STOCK).variance for call in range(50)}
+    assert {draw(call, stock(variance_probability=0)).variance for call in range(50)} == {""}
+    assert "" not in {draw(call, stock(variance_probability=1)).variance for call in range(50)}
 
 
 def test_the_prompt_holds_what_was_drawn_and_fills_no_slot_of_the_material() -> None:
-    drawn = draw(3, chosen(per_call=7, variance_probability=1), STOCK)
-    [message] = request_of("m", "pairs", drawn, chosen(per_call=7), STOCK).messages
+    drawn = draw(3, stock(per_call=7, variance_probability=1))
+    [message] = request_of("m", "pairs", drawn, stock(per_call=7)).messages
     assert "Write 7." in message.content
     assert drawn.variance in message.content
     assert drawn.piece.text in message.content  # its {examples} too
@@ -74,22 +77,21 @@ def test_the_prompt_holds_what_was_drawn_and_fills_no_slot_of_the_material() -> 
 
 
 def test_what_a_prompt_does_not_show_is_not_drawn() -> None:
-    stock = replace(STOCK, prompts={"wrong": Prompt("p", "Answer {question}")})
-    assert draw(0, chosen(), stock) == Draw(0, draw(0, chosen(), STOCK).piece, (), "")
+    bare = replace(STOCK, prompts={"wrong": Prompt("p", "Answer {question}")})
+    assert draw(0, bare) == Draw(0, draw(0, STOCK).piece, (), "")
 
 
 def test_every_attempt_has_a_seed_of_its_own() -> None:
-    request = request_of("m", "pairs", draw(0, chosen(), STOCK), chosen(), STOCK)
+    request = request_of("m", "pairs", draw(0, STOCK), STOCK)
     seeds = {sampling_seed(replace(request, attempt=a, call=c)) for a in range(5) for c in range(5)}
     assert len(seeds) == 25
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_a_question_of_somebodys_is_used_once() -> None:
-    settings = chosen(kind=GenerateKind.twins, material=Material.questions, rows=100)
-    assert call_bound(settings, STOCK) == 5
-    assert call_bound(chosen(rows=100, per_call=5), STOCK) == 80
-    assert call_bound(chosen(rows=100, max_calls=7), STOCK) == 7
+    assert stock(kind=GenerateKind.twins, material=Material.questions, rows=100).most_calls == 5
+    assert stock(rows=100, per_call=5).most_calls == 80
+    assert stock(rows=100, max_calls=7).most_calls == 7
 
 
 # What files say
@@ -103,9 +105,9 @@ def test_bundled_files_are_chosen_by_name_and_notes_are_not_sent(tmp_path: Path)
     mine.write_text("# a note\nWrite {count} of {passage}", encoding="utf-8")
     assert read_prompt(str(mine), "generate.prompt", ("passage",)).text == "Write {count} of {passage}"
     assert read_prompt(str(mine), "generate.prompt", ()).version != prompt.version
-    assert len(read_examples("car", "generate.examples")) == 10
-    assert read_examples("none", "generate.examples") == []
-    assert len(read_variance("variance", "generate.variance")) == 12
+    assert len(read_examples("car")) == 10
+    assert read_examples("none") == []
+    assert len(read_variance("variance")) == 12
     assert read_rubric("good_pair", "generate.rubric").name == "good_pair"
 
 
@@ -170,7 +172,7 @@ def test_schemas_are_strict_as_the_chat_api_wants_them(form: str) -> None:
 
 def test_rows_are_accepted_in_order_until_there_is_enough() -> None:
     tally = Tally()
-    acceptance = Acceptance(chosen(rows=2, keep_above=60), EXAMPLES, tally)
+    acceptance = Acceptance(stock(rows=2, keep_above=60), tally)
     score = {"j": {"row": 80.0}}
     rows = [
         candidate("How do I clean a seat that is full of dog hair?", "With a damp rubber glove.", scores=score),
@@ -190,7 +192,7 @@ def test_rows_are_accepted_in_order_until_there_is_enough() -> None:
 
 def test_an_answer_that_repeats_another_rows_is_a_duplicate_and_twins_must_differ() -> None:
     tally = Tally()
-    acceptance = Acceptance(chosen(rows=9), (), tally)
+    acceptance = Acceptance(replace(stock(rows=9), examples=()), tally)
     acceptance.take(
         [
             candidate("What is the first of them?", "It is the left one, as you see.", control="It is the right one!"),
@@ -203,17 +205,18 @@ def test_an_answer_that_repeats_another_rows_is_a_duplicate_and_twins_must_diffe
 
 def test_nothing_is_compared_where_that_is_off() -> None:
     tally = Tally()
-    Acceptance(chosen(rows=9, similar=None), (), tally).take([candidate("What?")] * 3)
+    Acceptance(stock(rows=9, similar=None), tally).take([candidate("What?")] * 3)
     assert (tally.accepted, tally.duplicates) == (3, 0)
 
 
 def test_a_wave_has_as_many_calls_as_the_missing_rows_take() -> None:
-    settings = chosen(rows=60, per_call=5)
-    assert wave_size(settings, Tally()) == 12
-    assert wave_size(chosen(rows=1600, per_call=5), Tally()) == 20
-    assert wave_size(settings, Tally(calls=12, accepted=48)) == 4  # 4 a call: 12 rows take 3, and a little more
-    assert wave_size(chosen(rows=1600), Tally(calls=20, accepted=100)) == 80
-    assert 1 <= wave_size(settings, Tally(calls=12)) <= 48
+    assert wave_size(stock(rows=60, per_call=5), Tally()) == 12
+    assert wave_size(stock(rows=1600, per_call=5), Tally()) == 20
+    assert (
+        wave_size(stock(rows=60, per_call=5), Tally(calls=12, accepted=48)) == 4
+    )  # 4 a call: 12 rows take 3, and a little more
+    assert wave_size(stock(rows=1600), Tally(calls=20, accepted=100)) == 80
+    assert 1 <= wave_size(stock(rows=60, per_call=5), Tally(calls=12)) <= 48
 
 
 # How a set is measured
@@ -229,17 +232,17 @@ def test_diversity_by_hand() -> None:
 
 
 def test_a_set_has_its_own_canary_and_twins_have_two() -> None:
-    twins = chosen(kind=GenerateKind.twins)
-    assert canaries(twins, STOCK, "m") == canaries(twins, STOCK, "m")
-    assert len(set(canaries(twins, STOCK, "m").values())) == 2
-    one = canaries(chosen(), STOCK, "m")
+    twins = stock(kind=GenerateKind.twins)
+    assert canaries(twins, "m") == canaries(twins, "m")
+    assert len(set(canaries(twins, "m").values())) == 2
+    one = canaries(STOCK, "m")
     assert list(one) == ["row"]
-    assert one != canaries(chosen(seed=1), STOCK, "m")
-    assert one == canaries(chosen(rows=99, connections=1, purpose="to see", source="b.txt"), STOCK, "m")
+    assert one != canaries(stock(seed=1), "m")
+    assert one == canaries(stock(rows=99, connections=1, purpose="to see", source="b.txt"), "m")
     others = [{"temperature": 0.5}, {"passage": 500}, {"shots": 1}, {"keep_above": 60}, {"variance_probability": 0}]
     stocks = [{"examples": EXAMPLES[1:]}, {"variance": ("Be kind.",)}, {"rubrics": {"row": PROMPT}}]
-    marks = [canaries(chosen(**each), STOCK, "m") for each in others]
-    marks += [canaries(chosen(), replace(STOCK, **each), "m") for each in stocks]
-    marks += [one, canaries(chosen(), STOCK, "m", ["a judge"])]
+    marks = [canaries(stock(**each), "m") for each in others]
+    marks += [canaries(replace(STOCK, **each), "m") for each in stocks]
+    marks += [one, canaries(STOCK, "m", ["a judge"])]
     assert len({each["row"] for each in marks}) == len(marks)
     assert one["row"].endswith("keep out of training corpora")
