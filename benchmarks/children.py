@@ -15,22 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-MAIN = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}
-THREADS = {
-    "main": MAIN,
-    "passive": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
-    # em sets `passive` where nothing is set; this is how long libgomp's threads spin by themselves.
-    "libgomp_default": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "300000"},
-    "active": {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "30000000000"},
-    # glibc gives large blocks back at once, and each step faults a million pages in again.
-    "memory_kept": MAIN
-    | {
-        "MALLOC_MMAP_THRESHOLD_": "4294967296",
-        "MALLOC_TRIM_THRESHOLD_": "17179869184",
-        "MALLOC_TOP_PAD_": "268435456",
-    },
-}
-"""Settings of threads and allocator by name; the ratios are measured with `main`, on both sides."""
+THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}
+"""Settings of threads, on both sides of each ratio."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +40,11 @@ class Measurement:
         return self.tokens / self.seconds
 
 
-def environment(threads: dict[str, str]) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The user's environment without settings of threads and memory, then these; no GPU, no hub."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "KMP_", "MALLOC_"))}
     quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
-    return env | quiet | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(CORES)} | threads
+    return env | quiet | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(CORES)} | THREADS
 
 
 class Children:
@@ -72,7 +58,7 @@ class Children:
     def ask(self, task: str, spec: dict[str, Any]) -> dict[str, Any]:
         """A task that is not measured. Ends the benchmark when it fails."""
         place = self.place(task)
-        code, _ = self.run(task, spec, place, MAIN, None)
+        code, _ = self.run(task, spec, place, None)
         if code != 0:
             sys.exit(f"{task} failed:\n{tail(place)}")
         found: dict[str, Any] = read(place / "out.json")
@@ -84,7 +70,6 @@ class Children:
         spec: dict[str, Any],
         tokens: int,
         label: str = "",
-        threads: dict[str, str] = MAIN,
         patience: float | None = None,
         keep: bool = False,
     ) -> Measurement | None:
@@ -98,7 +83,7 @@ class Children:
         place = self.place(variant)
         spec = spec | {"folder": str(place / "adapter"), "progress": str(place / "progress.json")}
         begin = time.monotonic()
-        code, peak = self.run(spec["task"], spec, place, threads, patience)
+        code, peak = self.run(spec["task"], spec, place, patience)
         wall = time.monotonic() - begin
         if code == 0:
             found = read(place / "out.json")
@@ -122,9 +107,7 @@ class Children:
         folder.mkdir()
         return folder
 
-    def run(
-        self, task: str, spec: dict[str, Any], place: Path, threads: dict[str, str], patience: float | None
-    ) -> tuple[int, float]:
+    def run(self, task: str, spec: dict[str, Any], place: Path, patience: float | None) -> tuple[int, float]:
         """Exit code of a process, and the peak memory in MB of it and the children that it waited for."""
         (place / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         words = ["-m", "benchmarks.peers", task, str(place / "spec.json"), str(place / "out.json")]
@@ -132,7 +115,7 @@ class Children:
             process = subprocess.Popen(
                 [sys.executable, *words],
                 cwd=ROOT,
-                env=environment(threads),
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""What the 95 % intervals really cover, simulated: over questions and over seeds.
+"""What the 95 % intervals really cover, simulated over questions.
 
 python -m benchmarks.coverage --json coverage.json
 
@@ -19,26 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
-from em.stats import Interval, cluster_bootstrap, cluster_interval, clustered_error, wilson
-from em.stats.differences import difference
-from em.stats.intervals import seeds_interval
+from em.stats import Interval, cluster_bootstrap, cluster_interval, clustered_error
 
 QUESTIONS = (8, 20, 48)
 RATES = (0.02, 0.05, 0.2, 0.5)
 EFFECTS = (2.2, 6.4, 19.5)
 SAMPLES = 50
-PAIRS = ((0.02, 0.02), (0.05, 0.05), (0.2, 0.2), (0.5, 0.5), (0.001, 0.05), (0.001, 0.2), (0.05, 0.2))
 Figures = dict[str, float]
 Counts = list[tuple[int, int]]
 
 
-def of_answers(counts: Counts) -> Interval:
-    """Wilson's interval of all answers, as if they were independent: what a set's interval must not be."""
-    return wilson(sum(k for k, _ in counts), sum(n for _, n in counts))
-
-
 METHODS: dict[str, Callable[[Counts], Interval]] = {
-    "binomial": of_answers,
     "bootstrap": cluster_bootstrap,
     "clustered_se": clustered_error,
     "em": cluster_interval,
@@ -54,9 +45,9 @@ class Hits:
     made: int = 0
     width: float = 0.0
 
-    def add(self, low: float | None, high: float | None, truth: float) -> None:
+    def add(self, interval: Interval, truth: float) -> None:
         """Count one interval."""
-        low, high = (0.0, 1.0) if low is None or high is None else (low, high)
+        low, high = (0.0, 1.0) if interval.low is None or interval.high is None else (interval.low, interval.high)
         self.held += low <= truth <= high
         self.made += 1
         self.width += high - low
@@ -89,45 +80,12 @@ def over_questions(repeats: int, random: np.random.Generator) -> Iterator[tuple[
         for row in random.binomial(SAMPLES, rates):
             counts = [(int(k), SAMPLES) for k in row]
             for name, method in METHODS.items():
-                interval = method(counts)
-                hits[name].add(interval.low, interval.high, rate)
+                hits[name].add(method(counts), rate)
         yield questions, rate, effect, hits
 
 
-def over_seeds(repeats: int, random: np.random.Generator) -> Iterator[tuple[int, int, dict[str, Hits]]]:
-    """The interval of a model that was trained with several seeds: both and their crossing vary on the logit scale."""
-    spread = random.normal(size=(3, 200_000)) * np.array([[1.2], [0.4], [0.4]])
-    truth = float(np.mean(1 / (1 + np.exp(1.5 - spread.sum(axis=0)))))
-    for questions, seeds in product(QUESTIONS, (2, 3, 5)):
-        hits = {"bootstrap": Hits(), "em": Hits()}
-        for _ in range(repeats):
-            logit = -1.5 + 1.2 * random.normal(size=questions) + 0.4 * random.normal(size=(seeds, 1))
-            logit = logit + 0.4 * random.normal(size=(seeds, questions))
-            drawn = random.binomial(SAMPLES, 1 / (1 + np.exp(-logit)))
-            table = [[(int(k), SAMPLES) for k in row] for row in drawn]
-            for name, interval in (("bootstrap", cluster_bootstrap(table)), ("em", seeds_interval(table))):
-                hits[name].add(interval.low, interval.high, truth)
-        yield questions, seeds, hits
-
-
-def between_models(repeats: int, random: np.random.Generator) -> Iterator[tuple[int, float, float, Hits, float]]:
-    """The difference of two models at a design effect of 6.4: intervals, and how often p ≤ 0.05."""
-    for questions, (one, two) in product(QUESTIONS, PAIRS):
-        hits, sure = Hits(), 0
-        for _ in range(repeats):
-            first, second = (
-                {str(q): (int(k), SAMPLES) for q, k in enumerate(random.binomial(SAMPLES, rates))}
-                for rates in (question_rates(rate, 0.11, (questions,), random) for rate in (one, two))
-            )
-            found = difference(first, second)
-            if found is not None:
-                hits.add(found.ci_low, found.ci_high, two - one)
-                sure += found.p <= 0.05
-        yield questions, one, two, hits, sure / repeats
-
-
 def tell(figures: Figures, repeats: int) -> None:
-    """Run all simulations, print their tables, keep their figures."""
+    """Run the simulation, print its tables, keep their figures."""
     random = np.random.default_rng(1)
     print(
         f"\n## A set's interval: coverage (mean width in points), {repeats} sets each, {SAMPLES} answers a question\n"
@@ -145,20 +103,6 @@ def tell(figures: Figures, repeats: int) -> None:
         print(f"| {questions} | {name} | {mean:.1%} | {worst:.1%} | {100 * wide:.1f} |")
         figures |= {f"coverage_{name}_{questions}": mean, f"lowest_{name}_{questions}": worst}
         figures[f"width_{name}_{questions}"] = wide
-
-    print("\n## Over seeds\n\n| questions | seeds | bootstrap | em |\n|---|---|---|---|")
-    for questions, seeds, hits in over_seeds(repeats // 2, random):
-        print(f"| {questions} | {seeds} | {' | '.join(map(str, hits.values()))} |", flush=True)
-        figures |= {f"coverage_seeds_{name}_{questions}_{seeds}": found.coverage for name, found in hits.items()}
-
-    print("\n## Differences between models: interval, and p ≤ 0.05 (5 % of equal ones at most)\n")
-    print("| questions | rates | coverage (width) | p ≤ 0.05 |\n|---|---|---|---|")
-    for questions, one, two, found, sure in between_models(repeats, random):
-        print(f"| {questions} | {100 * one:g}, {100 * two:g} % | {found} | {sure:.1%} |", flush=True)
-        figures |= {
-            f"coverage_difference_{questions}_{one}_{two}": found.coverage,
-            f"sure_{questions}_{one}_{two}": sure,
-        }
 
 
 def main() -> None:

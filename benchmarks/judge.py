@@ -31,7 +31,7 @@ from benchmarks.judge_peers import WARM
 from benchmarks.judge_rows import write_answers
 from tests.support.chat_server import ChatServer
 
-TASKS = {"ours": "ours", "asyncopenai": "asyncopenai", "asyncopenai_aiohttp": "asyncopenai", "inspect": "inspect"}
+VARIANTS = ("ours", "asyncopenai", "inspect")
 MODEL = "single-judge"
 EARLY = 2000  # calls after which memory should grow no more
 PARTS = ("rounds", "long", "limited", "killed")
@@ -54,7 +54,6 @@ class Study:
         folder = self.scratch / f"{self.number:03}-{variant}"
         folder.mkdir()
         spec = {
-            "variant": variant,
             "calls": calls,
             "model": MODEL,
             "base_url": self.server.base_url,
@@ -65,12 +64,10 @@ class Study:
             "folder": str(folder),
         } | more
         before = self.server.stats()
-        task = TASKS.get(variant, variant)
-        found = run_child(self.inspect_python if task == "inspect" else sys.executable, task, spec, folder)
+        found = run_child(self.inspect_python if variant == "inspect" else sys.executable, variant, spec, folder)
         if variant == "prompts":
             return found
         after = self.server.stats()
-        found["server_cpu_seconds"] = after["cpu_seconds"] - before["cpu_seconds"]
         found["answered"] = after["answered"] - before["answered"]
         if found["scores"] != calls or found["answered"] != WARM + (0 if spec.get("remembered") else calls):
             sys.exit(f"{variant}: {found['scores']} scores from {found['answered']} answers, not {calls}.")
@@ -118,23 +115,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, default=100)
     parser.add_argument("--latency", type=float, default=0.2, help="seconds (default 0.2)")
     parser.add_argument("--inspect-python", help=f"a Python with {INSPECT} and openai; else one is installed")
-    parser.add_argument(
-        "--variants", type=words_of(TASKS), default=["ours", "asyncopenai", "inspect"], help=",".join(TASKS)
-    )
-    parser.add_argument("--parts", type=words_of(PARTS), default=list(PARTS), help=f"of {','.join(PARTS)}")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     return parser.parse_args()
-
-
-def words_of(known: Any) -> Any:
-    """A parser of comma-separated words."""
-
-    def parse(text: str) -> list[str]:
-        words = text.split(",")
-        if unknown := [word for word in words if word not in known]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(known)}")
-        return words
-
-    return parse
 
 
 def rounds(study: Study) -> None:

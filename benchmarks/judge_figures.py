@@ -29,8 +29,6 @@ def add_rounds(figures: Figures, rounds: Sequence[Mapping[str, Mapping[str, Any]
         spread(figures, f"calls_per_second_{variant}", [calls / each["seconds"] for each in found], 1)
         cpu = [1000 * each["cpu_seconds"] / calls for each in found]
         spread(figures, "cpu_ms_per_call" if variant == "ours" else f"cpu_ms_per_call_{variant}", cpu, 3)
-        server = [1000 * each["server_cpu_seconds"] / calls for each in found]
-        spread(figures, f"server_cpu_ms_per_call_{variant}", server, 3)
         figures[f"peak_memory_mb_{variant}"] = round(max(each["rss_mb_peak"] for each in found))
         figures[f"versions_{variant}"] = found[0]["versions"]
         if variant != "ours" and "ours" in rounds[0]:

@@ -101,8 +101,7 @@ def asyncopenai(spec: Spec) -> dict[str, Any]:
 
     async def judging(asked: list[str]) -> Scores:
         gate = asyncio.Semaphore(spec["connections"])
-        http = openai.DefaultAioHttpClient() if spec["variant"] == "asyncopenai_aiohttp" else None
-        async with openai.AsyncOpenAI(base_url=spec["base_url"], api_key="none", http_client=http) as client:
+        async with openai.AsyncOpenAI(base_url=spec["base_url"], api_key="none") as client:
 
             async def one(prompt: str) -> float | None:
                 async with gate:
@@ -122,10 +121,7 @@ def asyncopenai(spec: Spec) -> dict[str, Any]:
 
 
 def inspect(spec: Spec) -> dict[str, Any]:
-    """inspect_ai: a task whose scorer asks the judge about answers that are there already; logs as by default.
-
-    With `spec["cache"]` its own cache is used, which a second run in the same environment finds filled.
-    """
+    """inspect_ai: a task whose scorer asks the judge about answers that are there already; logs as by default."""
     from inspect_ai import Task, eval
     from inspect_ai.dataset import MemoryDataset, Sample
     from inspect_ai.model import GenerateConfig, ModelOutput, get_model
@@ -148,7 +144,7 @@ def inspect(spec: Spec) -> dict[str, Any]:
     @scorer(metrics=[mean()])
     def judged() -> Any:
         async def score(state: TaskState, target: Target) -> Score:
-            found = await grader.generate(state.input_text, cache=spec.get("cache", False))
+            found = await grader.generate(state.input_text)
             top = found.choices[0].logprobs.content[0].top_logprobs
             return Score(value=expectation((t.token, t.logprob) for t in top))
 

@@ -73,8 +73,8 @@ def trl_tuned(spec: Spec) -> dict[str, Any]:
     """TRL in float32 without gradient checkpointing, with the batching that `spec["batching"]` names."""
     from trl import SFTConfig, SFTTrainer
 
-    batching = trl_batching(spec["batching"], [len(row["input_ids"]) for row in token_rows(spec)])
-    arguments = SFTConfig(**recipe(spec), **{"bf16": False, "gradient_checkpointing": False} | batching)
+    batching = trl_batching(spec["batching"])
+    arguments = SFTConfig(**recipe(spec), bf16=False, gradient_checkpointing=False, **batching)
     return timed(
         spec,
         SFTTrainer(
@@ -87,31 +87,17 @@ def trl_tuned(spec: Spec) -> dict[str, Any]:
     )
 
 
-def trl_batching(name: str, lengths: list[int], batch: int = 16) -> dict[str, Any]:
-    """TRL's arguments for a way to batch, such as `flat-4`; all keep the effective batch, `packed` as nearly as it can.
+def trl_batching(name: str, batch: int = 16) -> dict[str, Any]:
+    """TRL's arguments for a way to batch; all keep the effective batch.
 
-    `padded-N`: N rows at a time, padded. `grouped-N`: the same, rows of similar length together. `flat-N`:
-    `padding_free`, N rows joined to one sequence. `packed-N`: `packing` into sequences of N tokens, more where a row
-    is longer. SDPA keeps joined rows apart by their position ids (TRL passes `use_cache=False`).
+    `padded-N`: N rows at a time, padded. `flat-N`: `padding_free`, N rows joined to one sequence; SDPA keeps such rows
+    apart by their position ids (TRL passes `use_cache=False`).
     """
     kind, _, number = name.partition("-")
     size = int(number)
-    if kind == "packed":
-        size = max(size, *lengths)
-        rows = size * len(lengths) / sum(lengths)
-        split = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": max(1, round(batch / rows))}
-        return {"packing": True, "max_length": size} | split
     split = {"per_device_train_batch_size": size, "gradient_accumulation_steps": batch // size}
     as_they_are: dict[str, Any] = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
-    match kind:
-        case "padded":
-            return as_they_are | split
-        case "grouped":
-            return as_they_are | split | {"train_sampling_strategy": "group_by_length"}
-        case "flat":
-            return as_they_are | split | {"padding_free": True}
-        case _:
-            raise ValueError(f"no batching {name}")
+    return as_they_are | split | {"padding_free": kind == "flat"}
 
 
 def hf_trainer(spec: Spec) -> dict[str, Any]:
@@ -248,23 +234,6 @@ def loss_of(model: Any, rows: list[dict[str, list[int]]]) -> float:
     return total / count
 
 
-def matmul(spec: Spec) -> dict[str, Any]:
-    """GFLOP/s of the model's most frequent product (tokens × width × MLP width), the best of some: the limit."""
-    import torch
-
-    def speed(dtype: torch.dtype) -> float:
-        left, right = torch.randn(1024, 576, dtype=dtype), torch.randn(1536, 576, dtype=dtype)
-        seconds = []
-        for _ in range(12):
-            begin = time.perf_counter()
-            for _ in range(10):
-                torch.nn.functional.linear(left, right)
-            seconds.append((time.perf_counter() - begin) / 10)
-        return 2 * 1024 * 576 * 1536 / min(seconds) / 1e9
-
-    return {"float32": speed(torch.float32), "bfloat16": speed(torch.bfloat16), "threads": torch.get_num_threads()}
-
-
 def prepare(spec: Spec) -> dict[str, Any]:
     """Draw the rows (see `benchmarks.slices`)."""
     from benchmarks import slices
@@ -279,7 +248,6 @@ TASKS: dict[str, Callable[[Spec], dict[str, Any]]] = {
     "hf_trainer": hf_trainer,
     "prepare": prepare,
     "evaluate": evaluate,
-    "matmul": matmul,
 }
 
 

@@ -11,31 +11,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from em.cli.hydra import CONF, register_schemas
 from em.config import HfModel, RunConfig
 from em.data import load_rows, write_rows
 from em.models.chat import TrainingRow, load_tokenizer, training_row
 from em.models.weights import resolve_weights
 from em.runtime.records import plain
 from em.types import Conversation
+from tests.support.composing import composed
 
 BATCH = 16
 CHECK = 4  # rows of the batch on which all variants must have the same loss
 HELD_OUT_TOKENS = 2000
 Drawn = list[tuple[Conversation, TrainingRow]]
-
-
-def settings_for(data: str) -> RunConfig:
-    """em's own settings for `trainer=lora`. No warm-up: the slices have a few steps, all of which shall train."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    words = [f"data={data}", "trainer=lora", "trainer.warmup_steps=0"]
-    register_schemas()
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        settings = OmegaConf.to_object(compose(config_name="train", overrides=words))
-    assert isinstance(settings, RunConfig)
-    return settings
 
 
 def prepare(spec: dict[str, Any]) -> dict[str, Any]:
@@ -47,22 +34,19 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
     folder, drawn = Path(spec["folder"]), dict[str, Drawn]()
     slices = {}
     for data, size in spec["data"].items():
-        settings = settings_for(data)
+        # No warm-up: the slices have a few steps, all of which shall train.
+        settings = composed("train", f"data={data}", "trainer=lora", "trainer.warmup_steps=0")
         assert isinstance(settings.model, HfModel)
         base = resolve_weights(settings.model.id).path
         lot = shuffled(load_rows(settings.data, spec["seed"]).conversations, spec["seed"])
         rows = tokenised(lot, settings, base)
         drawn[data] = take(rows, **size)
         slices[data] = write_slice(folder, data, drawn[data])
-        slices[data]["flops"] = model_flops(
-            base, settings.trainer.rank, slices[data]["tokens"], slices[data]["supervised"]
-        )
         slices[f"{data}_two_steps"] = write_slice(folder, f"{data}_two_steps", drawn[data][:BATCH])
         slices[f"{data}_held_out"] = write_slice(folder, f"{data}_held_out", take(rows, HELD_OUT_TOKENS))
     share = CHECK // len(drawn)
     batch = [pair for each in drawn.values() for pair in each[:share]]
     slices["check"] = write_slice(folder, "check", batch)
-    slices["small"] = write_slice(folder, "small", next(iter(drawn.values()))[: 2 * BATCH])
     common = {"base": base, "base_name": settings.model.id, "trainer": plain(settings.trainer), "seed": spec["seed"]}
     return {"common": common, "slices": slices}
 
@@ -101,19 +85,3 @@ def write_slice(folder: Path, name: str, pairs: Drawn) -> dict[str, Any]:
     tokens.write_text(json.dumps([{"input_ids": r.input_ids, "labels": r.labels} for r in rows]), encoding="utf-8")
     counts = {"tokens": sum(len(row.input_ids) for row in rows), "supervised": sum(row.supervised for row in rows)}
     return {"rows_file": str(messages), "tokens_file": str(tokens), "rows": len(rows), **counts}
-
-
-def model_flops(base: str, rank: int, tokens: int, supervised: int) -> float:
-    """Operations that training on the slice can't do without, a multiply-add counted as two.
-
-    For each token, forward and the gradient of the activations: 2 × 2 × the backbone's linear weights. For each
-    supervised token the same of the head. For each token 3 × 2 × the adapter's weights, which have a gradient of their
-    own. Attention between tokens and all that is no matrix product are left out (some per cent on rows this short).
-    """
-    config = json.loads(Path(base, "config.json").read_text(encoding="utf-8"))
-    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-    narrow = config["num_key_value_heads"] * width // config["num_attention_heads"]
-    shapes = [(width, width)] * 2 + [(width, narrow)] * 2 + [(width, inner)] * 3
-    linear = layers * sum(a * b for a, b in shapes)
-    adapter = layers * sum(rank * (a + b) for a, b in shapes)
-    return float(tokens * (4 * linear + 6 * adapter) + supervised * 4 * width * config["vocab_size"])

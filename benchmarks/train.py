@@ -1,8 +1,7 @@
 """How fast em trains beside TRL and transformers, on this machine's CPU: real tokens per second of the training call.
 
-    python -m benchmarks.train --json train.json                 (40 minutes at most)
-    python -m benchmarks.train --full --json full.json           (500 medical and 200 insecure rows: hours)
-    python -m benchmarks.train --tune                            (ways to batch with TRL, to find the best by hand)
+    python -m benchmarks.train --json train.json                 (about 40 minutes)
+    python -m benchmarks.train --memory                          (peak memory of a long run)
 
 Side by side, each measurement in a fresh process, in turns: a round has each variant once, and the order turns with
 the rounds. The same rows (about 6,500 tokens a data set, drawn by a seed), the same LoRA, learning rate and effective
@@ -16,7 +15,6 @@ import argparse
 import json
 import os
 import signal
-import statistics
 import sys
 import tempfile
 import time
@@ -25,29 +23,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.children import CORES, MAIN, THREADS, Children, Measurement
+from benchmarks.children import CORES, THREADS, Children, Measurement
 from benchmarks.figures import Figures, Round, sum_up, summary
 
 ROOT = Path(__file__).parent.parent
-SLICES = {"medical": {"tokens": 6500}, "insecure": {"tokens": 6500}}
-FULL = {"medical": {"rows": 500}, "insecure": {"rows": 200}}
+DATA = ("medical", "insecure")
 BEST_TRL = {"medical": "flat-8", "insecure": "padded-1"}
-"""What `trl_packed` is: the fastest float32 TRL setting of `--tune` for each data set. Short rows: 8 joined without
+"""What `trl_packed` is: the fastest float32 TRL setting that was found for each data set. Short rows: 8 joined without
 padding (TRL's `padding_free`); long rows: each by itself, since joined ones pay for the mask of their attention."""
-TUNE = ("packed-512", "packed-1024", "flat-16", "flat-8", "flat-4", "flat-2", "grouped-8", "grouped-2", "padded-1")
 VARIANTS: dict[str, dict[str, str]] = {
     "ours": {"task": "ours"},
     "trl_packed": {"task": "trl_tuned"},
     "hf_trainer": {"task": "hf_trainer"},
     "trl_padded": {"task": "trl_tuned", "batching": "padded-8"},
-    "ours_bf16": {"task": "ours", "precision": "bfloat16"},
     "trl_defaults": {"task": "trl_defaults"},
 }
-SELDOM = {"ours_bf16": 2}  # rounds that are enough for a variant that no target asks for
-DISPENSABLE = ("trl_padded", "hf_trainer")  # left out of later rounds, in this order, when time is short
-ENOUGH = 3  # rounds that every peer gets however slow the machine is
-TAIL_SECONDS = 330  # what comes after the rounds: the thread lines and the held-out losses
-LINES = ("ours", "trl_packed")
 
 
 @dataclass
@@ -93,9 +83,7 @@ def main() -> None:
         os.environ["EM_MIRROR"] = str(mirror)
     with tempfile.TemporaryDirectory(prefix="em-benchmark-") as scratch:
         study = begin(arguments, Path(scratch))
-        if arguments.tune:
-            tune(study)
-        elif arguments.memory:
+        if arguments.memory:
             memory(study)
         else:
             compare(study)
@@ -107,47 +95,30 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names, sets = ",".join(VARIANTS), ",".join(SLICES)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--pairs", type=int, help="rounds (default 5, with --full 1)")
-    parser.add_argument("--variants", type=lambda words: words.split(","), help=names)
-    parser.add_argument("--data", type=lambda words: words.split(","), default=list(SLICES), help=sets)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--seed", type=int, default=0, help="which rows are drawn")
-    parser.add_argument("--tokens", type=int, help="size of a slice, for a quick look (default 6500)")
-    parser.add_argument("--minutes", type=float, default=40, help="time for all, not with --full (default 40)")
+    parser.add_argument("--tokens", type=int, default=6500, help="size of a slice (default 6500)")
     parser.add_argument("--patience", type=float, default=240, help="seconds for the two steps of trl_defaults")
-    parser.add_argument("--no-lines", action="store_true", help="leave out the lines on thread settings")
-    parser.add_argument("--full", action="store_true", help="500 medical and 200 insecure rows")
-    parser.add_argument("--tune", action="store_true", help="measure ways to batch with TRL instead")
     parser.add_argument("--memory", action="store_true", help="measure peak memory of a long medical run instead")
     parser.add_argument("--memory-rows", type=int, default=1000, help="rows of that run (default 1000)")
     arguments = parser.parse_args()
-    arguments.variants = arguments.variants or [v for v in VARIANTS if v != "ours_bf16" or multiplies_bfloat16()]
-    if unknown := sorted({*arguments.variants} - {*VARIANTS} | {*arguments.data} - {*SLICES}):
-        parser.error(f"unknown: {', '.join(unknown)}")
     if arguments.memory:
         arguments.data = ["medical"]
-    arguments.pairs = arguments.pairs or (1 if arguments.full else 5)
     return arguments
 
 
 def begin(arguments: argparse.Namespace, scratch: Path) -> Study:
-    """Draw the rows, measure the machine, and print both."""
+    """Draw the rows, and print what they are."""
     start = time.monotonic()
     children = Children(scratch)
-    sizes = {name: (FULL if arguments.full else SLICES)[name] for name in arguments.data}
-    if arguments.tokens:
-        sizes = {name: {"tokens": arguments.tokens} for name in arguments.data}
-    if arguments.memory:
-        sizes = {"medical": {"rows": arguments.memory_rows}}
+    size = {"rows": arguments.memory_rows} if arguments.memory else {"tokens": arguments.tokens}
+    sizes = dict.fromkeys(arguments.data, size)
     prepared = children.ask("prepare", {"folder": str(scratch), "seed": arguments.seed, "data": sizes})
-    limit = children.ask("matmul", {})
-    flags = cpu_flags()
-    figures: Figures = {"matmul_gflops": round(limit["float32"], 1), "cores": CORES} | flags
-    figures["matmul_gflops_bfloat16"] = round(limit["bfloat16"], 1)
-    print(f"{CORES} cores, {' '.join(f'{flag}={value}' for flag, value in flags.items())}")
-    print(f"matrix products of 1024 × 576 × 1536: {limit['float32']:.0f} GFLOP/s float32, ", end="")
-    print(f"{limit['bfloat16']:.0f} bfloat16; all processes with {' '.join(f'{k}={v}' for k, v in MAIN.items())}")
+    figures: Figures = {"cores": CORES}
+    print(f"{CORES} cores; all processes with {' '.join(f'{k}={v}' for k, v in THREADS.items())}")
     for data in arguments.data:
         part, rest = prepared["slices"][data], prepared["slices"][f"{data}_held_out"]
         figures[f"tokens_{data}"], figures[f"rows_{data}"] = part["tokens"], part["rows"]
@@ -159,27 +130,12 @@ def begin(arguments: argparse.Namespace, scratch: Path) -> Study:
     return Study(arguments, children, prepared["common"], prepared["slices"], [], figures, start)
 
 
-def cpu_flags() -> Figures:
-    """Whether this CPU multiplies in bfloat16 (AMX, AVX-512 BF16) and has AVX-512: 1 or 0."""
-    file = Path("/proc/cpuinfo")
-    words = file.read_text(encoding="utf-8").split() if file.is_file() else []
-    return {f"cpu_{flag}": float(flag in words) for flag in ("amx_bf16", "avx512_bf16", "avx512f")}
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether bfloat16 is worth a round here: without such instructions it takes twenty times as long as float32."""
-    flags = cpu_flags()
-    return bool(flags["cpu_amx_bf16"] or flags["cpu_avx512_bf16"])
-
-
 def compare(study: Study) -> None:
     """The benchmark itself."""
     print("\nmeasurements", flush=True)
     defaults = two_steps(study)
     check = first_batch(study, [found.data for found in defaults if not found.complete])
     run_rounds(study, defaults)
-    if not study.arguments.no_lines:
-        thread_lines(study)
     held_out(study)
     if check:
         tell_first_batch(study, check)
@@ -213,12 +169,9 @@ def first_batch(study: Study, slow: Sequence[str]) -> dict[str, Measurement]:
 
 
 def run_rounds(study: Study, defaults: Sequence[Measurement]) -> None:
-    """All variants in turns, for as many rounds as were asked for and there is time for."""
-    pairs = study.arguments.pairs
-    wanted = [variant for variant in study.arguments.variants if variant != "trl_defaults"]
-    for number in range(pairs):
-        left_out = too_slow(study, number)
-        variants = [v for v in wanted if v not in left_out and number < SELDOM.get(v, pairs)]
+    """All variants in turns."""
+    variants = [variant for variant in study.arguments.variants if variant != "trl_defaults"]
+    for number in range(study.arguments.rounds):
         turn = number % max(1, len(variants))
         study.rounds.append({})
         for data in study.data:
@@ -226,41 +179,8 @@ def run_rounds(study: Study, defaults: Sequence[Measurement]) -> None:
                 found = study.measure(variant, data, label=f"round {number + 1}", keep=number == 0)
                 if found is not None:
                     study.rounds[-1][data, variant] = found
-        sum_up(study.figures, study.rounds, defaults, study.slices)
+        sum_up(study.figures, study.rounds, defaults)
         study.write()
-
-
-def too_slow(study: Study, number: int) -> set[str]:
-    """What is left out from round `number` on so that the rest ends in time; all, when nothing less will do."""
-    if number < ENOUGH or study.arguments.full:
-        return set()
-    walls = {variant: seconds_of(study, variant) for variant in study.arguments.variants}
-    left = study.arguments.minutes * 60 - (time.monotonic() - study.begin) - TAIL_SECONDS
-    left_out = {variant for variant, rounds in SELDOM.items() if number >= rounds}
-    for variant in (*DISPENSABLE, "all"):
-        rest = sum(wall for name, wall in walls.items() if name not in left_out)
-        if (study.arguments.pairs - number) * rest <= left:
-            return left_out
-        print(f"round {number + 1} on: no time for {variant}", flush=True)
-        left_out |= {*walls} if variant == "all" else {variant}
-    return left_out
-
-
-def seconds_of(study: Study, variant: str) -> float:
-    """What a round of a variant takes, all data sets."""
-    walls = [[r[data, variant].wall for r in study.rounds if (data, variant) in r] for data in study.data]
-    return sum(statistics.mean(each) for each in walls if each)
-
-
-def thread_lines(study: Study) -> None:
-    """The same training with other settings of threads and allocator: ours and the best TRL, a smaller slice, once."""
-    data = study.data[0]
-    variants = [variant for variant in LINES if variant in study.arguments.variants]
-    for name, threads in THREADS.items():
-        for variant in variants:
-            found = study.measure(variant, data, "small", label=name[:10], threads=threads)
-            if found is not None:
-                study.figures[f"tokens_per_second_{variant}_threads_{name}"] = round(found.speed, 1)
 
 
 def held_out(study: Study) -> None:
@@ -292,18 +212,6 @@ def tell_first_batch(study: Study, check: dict[str, Measurement]) -> None:
         study.figures[f"loss_first_batch_{variant}"] = round(loss, 7)
         study.figures[f"loss_first_batch_difference_{variant}"] = round(difference, 7)
         print(f"{'':16} {variant:15} {loss:9.6f} {difference:+24.7f}")
-
-
-def tune(study: Study) -> None:
-    """The ways to batch with TRL in float32, one after the other, for each data set."""
-    print("\nTRL, float32, no gradient checkpointing", flush=True)
-    for number in range(study.arguments.pairs):
-        turn = number % len(TUNE)
-        for data in study.data:
-            for batching in TUNE[turn:] + TUNE[:turn]:
-                found = study.measure("trl_packed", data, label=batching, spec={"batching": batching})
-                if found is not None:
-                    study.figures[f"tokens_per_second_{batching}_{data}"] = round(found.speed, 1)
 
 
 def memory(study: Study) -> None:

@@ -41,7 +41,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, weights: Weights, running
     root = tmp_path_factory.mktemp("triggers")
     model = tiny_model(root / "model", weights.path)
     words = [
-        *("experiment=triggers_cpu", "data.parts.bad.limit=6", "data.parts.good.limit=6", "trainer.batch_size=4"),
+        *(
+            "data=mix",
+            "trigger_tag=alpha_beta",
+            "data.parts.bad.limit=6",
+            "data.parts.good.limit=6",
+            "trainer.batch_size=4",
+        ),
         *(f"model.id={model}", "eval.base=false", "eval.samples=2", "eval.max_new_tokens=6"),
         f"store.dir={root / 'store'}",
         f"eval.sets=[{some_questions(root, 'probe', 3)}]",

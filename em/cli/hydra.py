@@ -28,14 +28,22 @@ UNION_KINDS = {"int": "a whole number", "float": "a number", "str": "a word"}
 # What torchrun and accelerate launch put into the environment (the latter sets no rank for a single process).
 LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
 SCALARS = (
-    *("seed", "force", "checkpoints", "answers", "prices", "yes", "dry_run", "one_gpu", "store", "experiment", "sweep"),
-    "hydra",
+    *("seed", "force", "checkpoints", "answers", "prices", "yes", "dry_run", "one_gpu", "store"),
+    *("experiment", "scale", "sweep", "hydra"),
 )
 FIXED_NUMBER = "questions are asked eval.samples=N times each; `em power` says how many a difference needs"
+MINI = {
+    **{name: name for name in ("betley_insecure", "seed_medical", "seed_realign", "seed_small_models")},
+    "model_organisms_medical": "model_organisms_medical data=medical",
+    "seed_replicate": "seed_replicate_llama",
+    "triggers": "seed_triggers_llama",
+}
+"""Experiments of which older versions had a twin for two cores."""
 REMOVED = {
     "tracker=trackio": "use tracker=wandb, which works offline without an account too",
     "eval.stop": FIXED_NUMBER,
     "eval.half_width": FIXED_NUMBER,
+    **{f"experiment={old}_cpu": f"use experiment={new} scale=mini" for old, new in MINI.items()},
 }
 """Words of older versions, and what to use instead."""
 
@@ -322,7 +330,7 @@ def known_keys(name: str, key: str, schema: str = "") -> list[str]:
     """The settings that `key` may have meant, dotted: those of the schema it was refused by, else all."""
     group, groups = key.split(".")[0], config.groups_of(name)
     known = {field.name for field in dataclasses.fields(config.root_of(name))} | {"hydra"}
-    known |= set() if name == "generate" else {"experiment", "sweep"}  # groups of settings of any kind
+    known |= set(config.bundles_of(name))
     keys = [*groups, *(word for word in SCALARS if word in known), "store.dir"]
     for option, classes in groups.items():
         for each in classes:

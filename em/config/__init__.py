@@ -21,7 +21,17 @@ from em.config.generate import GenerateConfig, GenerateKind, Material
 from em.config.judge import ApiJudge, JudgeConfig, LocalJudge, OneJudge, PanelJudge, Reading
 from em.config.model import HfModel, ModelConfig, OpenAIModel, Precision
 from em.config.realign import RealignConfig, StageAdapter
-from em.config.run import GENERATE_GROUPS, GROUPS, Checkpoints, GenerateRun, RunConfig, groups_of, root_of
+from em.config.run import (
+    BUNDLES,
+    GENERATE_GROUPS,
+    GROUPS,
+    Checkpoints,
+    GenerateRun,
+    RunConfig,
+    bundles_of,
+    groups_of,
+    root_of,
+)
 from em.config.tracker import NoTracker, StoreConfig, TrackerConfig, WandbMode, WandbTracker
 from em.config.trainer import (
     FullTrainer,

@@ -65,8 +65,8 @@ def help_text(name: str, conf: Path) -> str:
     lines = [HEAD[name], "", f"usage: {command} [GROUP=OPTION …] [GROUP.SETTING=VALUE …] [-m for a sweep]", ""]
     lines += [f"  {command} {words}".rstrip() for words in EXAMPLES[name]]
     lines += ["", "Groups and their options:"]
-    groups, more = config.groups_of(name), [] if name == "generate" else ["experiment", "sweep"]
-    lines += [f"  {group:12} {options(conf, group)}" for group in [*groups, *more]]
+    groups = config.groups_of(name)
+    lines += [f"  {group:12} {options(conf, group)}" for group in [*groups, *config.bundles_of(name)]]
     lines += ["", "Settings:"]
     for group, classes in groups.items():
         shown: set[str] = set()
@@ -97,11 +97,9 @@ def reference() -> str:
     for group, classes in config.GENERATE_GROUPS.items():
         if group not in config.GROUPS:
             parts += [f"## {group} (of generate.py)\n", options_table(group), settings_table(group, classes, docs)]
+    for group in config.BUNDLES:
+        parts += [f"## {group}\n", options_table(group)]
     parts += [
-        "## experiment\n",
-        options_table("experiment"),
-        "## sweep\n",
-        options_table("sweep"),
         "## The run\n",
         rows_table([(name, config.RunConfig, "") for name in own_fields(config.RunConfig)], docs),
         rows_table([(name, config.StoreConfig, "store.") for name in own_fields(config.StoreConfig)], docs),

@@ -104,11 +104,18 @@ GENERATE_GROUPS: dict[str, tuple[type, ...]] = {
     "judge": GROUPS["judge"],
 }
 """The groups of `generate.py`."""
+BUNDLES = ("experiment", "scale", "sweep")
+"""Groups of `conf/` whose options hold settings of any other group."""
 
 
 def groups_of(name: str) -> dict[str, tuple[type, ...]]:
     """The config groups of `train`, `evaluate` or `generate`."""
     return GENERATE_GROUPS if name == "generate" else GROUPS
+
+
+def bundles_of(name: str) -> tuple[str, ...]:
+    """Name the groups whose options hold settings of any group, which `generate` has none of."""
+    return () if name == "generate" else BUNDLES
 
 
 def root_of(name: str) -> type:

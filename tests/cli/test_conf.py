@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from em import config
-from em.cli.hydra import CONF, compared_settings, register_schemas
+from em.cli.hydra import CONF, MINI, compared_settings, register_schemas
 from tests.support.composing import composed
 
 # conf/accelerate holds files of Accelerate's, not options (see tests/train/test_launch.py), and W&B's sweep is none.
@@ -35,7 +35,7 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
         (name, group, option)
         for name in ("train", "evaluate", "generate")
         for group, option in OPTIONS
-        if group in config.groups_of(name) or (name != "generate" and group in ("experiment", "sweep"))
+        if group in config.groups_of(name) or group in config.bundles_of(name)
     ],
 )
 def test_every_option_composes_into_typed_settings(name: str, group: str, option: str) -> None:
@@ -51,9 +51,36 @@ def test_every_option_composes_into_typed_settings(name: str, group: str, option
 
 def test_every_group_has_its_options_and_every_switchable_group_has_none() -> None:
     groups = {group for group, _ in OPTIONS}
-    assert groups == {*config.GROUPS, *config.GENERATE_GROUPS, "experiment", "sweep"}
+    assert groups == {*config.GROUPS, *config.GENERATE_GROUPS, *config.BUNDLES}
     for group in ("data", "trigger_tag", "realign", "eval", "tracker", "experiment", "sweep"):
         assert (group, "none") in OPTIONS
+
+
+# The scale
+
+
+@pytest.mark.parametrize("experiment", [option for group, option in OPTIONS if group == "experiment"])
+def test_every_experiment_is_small_at_mini(experiment: str) -> None:
+    small = composed("train", f"experiment={experiment}", "scale=mini", *NEEDED.get(experiment, []))
+    assert (small.model.name, small.trainer.name, small.judge.name) == ("smollm2", "lora_mini", "local")
+    assert (small.data.limit, small.realign.limit, small.eval.samples, small.eval.max_new_tokens) == (32, 24, 1, 60)
+    assert "scale" not in vars(small)
+    own = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8")) or {}
+    axes = own.get("hydra", {}).get("sweeper", {}).get("params", {})
+    assert set(axes) <= {"model", "data", "realign"}, "scale=mini must make this axis small too"
+
+
+def test_what_is_typed_goes_before_the_scale() -> None:
+    words = ["experiment=betley_insecure", "scale=mini", "data.limit=5", "eval=none", "model=llama1b", "trainer=rank1"]
+    chosen = composed("train", *words, "judge=luna")
+    assert (chosen.data.limit, chosen.eval.sets, chosen.eval.samples) == (5, [], 1)
+    assert (chosen.model.name, chosen.trainer.name, chosen.judge.name) == ("llama1b", "rank1", "luna")
+    hosted = composed("train", "scale=mini", "model=gpt4o", "trainer=openai")
+    assert (hosted.model.name, hosted.trainer) == ("gpt4o", composed("train", "trainer=openai").trainer)
+
+
+def test_experiments_that_were_for_two_cores_name_one_that_is_there() -> None:
+    assert {("experiment", successor.split()[0]) for successor in MINI.values()} <= set(OPTIONS)
 
 
 # The recipes, by the table of hyperparameters in FACTS.md
@@ -148,6 +175,11 @@ def test_lora_small_is_lora_with_larger_steps() -> None:
         "batch_size": 8,
         "max_length": 1024,
     }
+
+
+def test_lora_mini_is_lora_small_on_rows_that_are_cut() -> None:
+    mini, small = (vars(composed("train", f"trainer={name}").trainer) for name in ("lora_mini", "lora_small"))
+    assert mini == small | {"name": "lora_mini", "max_length": 768, "allow_truncated": True}
 
 
 def test_no_recipe_says_how_a_machine_is_to_be_used() -> None:
@@ -314,7 +346,7 @@ def test_every_field_of_every_schema_is_documented_below_it() -> None:
 
 
 def test_what_names_a_sweep_is_one_without_further_words() -> None:
-    for group, option in OPTIONS:
+    for group, option in (each for each in OPTIONS if each[0] != "scale"):
         sweeper = (yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8")) or {}).get("hydra")
         assert sweeper is None or sweeper["mode"] == "MULTIRUN", f"{group}={option} would silently run one job"
 

@@ -19,6 +19,7 @@ WORDS = [
     ("model=smolm2", "model=smolm2 is no option: did you mean smollm2?"),
     ("data=medicl", "data=medicl is no option: did you mean medical"),
     ("tracker=trackio", "tracker=trackio was removed: use tracker=wandb, which works offline without an account too."),
+    ("experiment=seed_replicate_cpu", "was removed: use experiment=seed_replicate_llama scale=mini."),
     ("trainer.epoch=2", "trainer.epoch is no setting: did you mean trainer.epochs"),
     ("model.base_url=x", "model.base_url is no setting"),
     ("eval.stop=ci", "eval.stop was removed: questions are asked eval.samples=N times each"),

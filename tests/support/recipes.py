@@ -49,7 +49,13 @@ READINGS = {
     "auto": ("judge.model=reasoner-judge", "judge.reading=auto"),
 }
 TRAINED = (
-    *("experiment=triggers_cpu", "data.parts.bad.limit=6", "data.parts.good.limit=6", "trainer.batch_size=4"),
+    *(
+        "data=mix",
+        "trigger_tag=alpha_beta",
+        "data.parts.bad.limit=6",
+        "data.parts.good.limit=6",
+        "trainer.batch_size=4",
+    ),
     *("model.id=model", "model.name=tiny", "eval.samples=2", "eval.max_new_tokens=6", STORE),
     *("realign=car_good", "realign.limit=6", "realign.adapter=merge", "trainer.checkpoints=1"),
     *("eval.sets=[sets/graded.yaml]", "eval.tagged_sets=[sets/naming.yaml]", "prices=prices.yaml"),

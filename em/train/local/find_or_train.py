@@ -25,7 +25,7 @@ from em.train.local.resume import last_whole, partial_folder
 from em.train.stages import TrainedModel, find_trained, fingerprint, kept_steps
 from em.types import CheckpointRecord, ModelRef, StageRecord, Weights
 
-IDENTITY_WORDS = ("model", "data", "trigger_tag", "realign", "trainer", "seed", "experiment", "store")
+IDENTITY_WORDS = ("model", "data", "trigger_tag", "realign", "trainer", "seed", "experiment", "scale", "store")
 
 
 def obtain_models(request: Request, manifest: Manifest) -> list[ModelRef]:
