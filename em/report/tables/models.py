@@ -178,7 +178,7 @@ def models_of(run: Run) -> Iterator[tuple[str, str, str]]:
     for records in (run.scores, run.answers, run.verdicts):
         for record in records:
             yield record.fingerprint, record.model, record.stage
-    name = run.manifest.base_name or "base"
+    name = run.manifest.base.name or "base"
     for stage in run.manifest.stages:
         name += f"+{stage.name}"
         yield stage.fingerprint, name, stage.name

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from em.report.read.manifest import Stage
 from em.report.read.runs import Run
 from em.report.tables.cells import CONDITIONS, WHOLE_SET, Rate, condition_order, rate_of
 from em.report.tables.models import Model, short_judges
 from em.runtime.records import digest
+from em.types import StageRecord
 
 FOLLOWED = ("misaligned", "all", WHOLE_SET)
 """Metric, convention and question of the rows that are followed."""
@@ -117,11 +117,11 @@ def _base(run: Run) -> str:
     for score in run.scores:
         if score.stage == "base" and score.fingerprint not in trained:
             return score.fingerprint
-    known = run.manifest.base_identity and not run.manifest.setting("model.adapter")
-    return digest(run.manifest.base_identity) if known else ""
+    known = run.manifest.base.identity and not run.manifest.setting("model.adapter")
+    return digest(run.manifest.base.identity) if known else ""
 
 
-def _steps(stage: Stage, before: str, curve: Curve | None) -> dict[str, int]:
+def _steps(stage: StageRecord, before: str, curve: Curve | None) -> dict[str, int]:
     """At which step of the stage each model stands. Where the manifest doesn't tell the last, the loss curve does."""
     steps = {before: 0} if before else {}
     steps |= {checkpoint.fingerprint: checkpoint.step for checkpoint in stage.checkpoints if checkpoint.fingerprint}
