@@ -233,21 +233,21 @@ class Judgement:
 class CheckpointRecord:
     """What a manifest keeps of weights that were kept inside a stage, after so many optimiser steps."""
 
-    step: int
-    fingerprint: str
-    path: str
+    step: int = 0
+    fingerprint: str = ""
+    path: str = ""
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What a manifest keeps of one training stage."""
+    """What a manifest keeps of one training stage. What an older manifest lacks is empty."""
 
-    name: str
-    fingerprint: str
-    path: str
-    reused: bool
-    rows: int
-    data_sha256: str
+    name: str = ""
+    fingerprint: str = ""
+    path: str = ""
+    reused: bool = False
+    rows: int = 0
+    data_sha256: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     checkpoints: tuple[CheckpointRecord, ...] = ()
 

@@ -163,7 +163,7 @@ def test_an_unknown_price_makes_no_sum(tmp_path: Path) -> None:
     [
         ({"judges": [{"name": 1}]}, "`name`"),
         ({"judges": "gpt"}, "`judges`"),
-        ({"costs": {"total_usd": "much"}}, "`total_usd` is of type str, not number"),
+        ({"costs": {"total_usd": "much"}}, "`total_usd` is 'much', not a number"),
         ({"sampling": {"stop": 1}}, "`stop`"),
     ],
 )

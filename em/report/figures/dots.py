@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, chain
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from em.report.figures import picture
-from em.report.figures.picture import Palette, Picture
+from em.report.figures.picture import YES_NO, Palette, Picture, pick
 from em.report.page.numbers import share
 from em.report.page.words import metric_name
 from em.report.tables.cells import QuestionTable, Rate, Row, Table, kin_mark
@@ -32,12 +31,10 @@ MOST_PARTS = 4  # pictures of one set: what is left of more models than that is 
 MOST = 6  # models of a picture by condition or question, one for each colour
 MOST_QUESTIONS = 60
 HIGHEST = "models with the highest rates"
-RATES = ("model", "condition", "judge", "judge_is", *picture.NUMBERS, "design_effect", "drawn")
 TRIGGERS = (
-    *("eval_set", "judge", "model", "fingerprint", "metric", "about", "condition", "k", "n", "rate"),
-    *("ci_low", "ci_high", "ci_method", "difference", "difference_low", "difference_high", "p_holm", "drawn"),
+    *("metric", "about", "condition", "k", "n", "rate", "ci_low", "ci_high", "ci_method"),
+    *("difference", "difference_low", "difference_high", "p_holm"),
 )
-QUESTIONS = ("question", "model", "judge", "seeds", "k", "n", "rate", "ci_low", "ci_high", "ci_method", "drawn")
 
 
 @dataclass(frozen=True)
@@ -124,6 +121,11 @@ class ModelRate:
     rate: Rate
     dot: Dot
 
+    @property
+    def columns(self) -> dict[str, object]:
+        """The numbers as columns of a table."""
+        return {"model": self.label} | pick(self.side, "condition", "judge", "judge_is") | vars(self.rate)
+
 
 Group = list[ModelRate]  # of one model and judge
 
@@ -140,8 +142,7 @@ def rate_pictures(table: Table, pools: Sequence[Pool]) -> list[Picture]:
     pictures, taken = list[Picture](), set[str]()
     for column, groups in by_set.items():
         alike = chain(*chain(*(by_set[other] for other in by_set if other.metric == column.metric)))
-        values = [value for each in alike for value in (each.rate.rate, each.rate.high)]
-        limit = 1.0 if column.metric == "true" else picture.axis_end(values)
+        limit = 1.0 if column.metric == "true" else picture.rates_end(each.rate for each in alike)
         parts, first = _split(groups), 1
         left_out = list(chain(*chain(*parts[MOST_PARTS:]), *_group_rates(table, table.columns.index(column), single)))
         for part in parts[:MOST_PARTS]:
@@ -153,17 +154,12 @@ def rate_pictures(table: Table, pools: Sequence[Pool]) -> list[Picture]:
             bands = [(group[0].label, [each.dot for each in group]) for group in part]
             draw = partial(draw_dots, DotChart(heading, note, bands, limit=limit))
             alt = "; ".join(f"{r.label}, {r.side.condition}: {r.rate.percent} {r.rate.interval}" for r in drawn)
-            numbers = [_rate_row(each, "yes") for each in drawn]
-            numbers += [_rate_row(each, "no") for each in left_out if first == 1]
+            numbers = [each.columns | {"drawn": "yes"} for each in drawn]
+            numbers += [each.columns | {"drawn": "no"} for each in left_out if first == 1]
             stem = picture.file_stem("rates", column.eval_set, taken)
-            pictures.append(Picture(stem, ", ".join(filter(None, [heading, some])), alt, draw, RATES, numbers))
+            pictures.append(Picture(stem, ", ".join(filter(None, [heading, some])), alt, draw, numbers))
             first = last + 1
     return pictures
-
-
-def _rate_row(each: ModelRate, drawn: str) -> tuple[object, ...]:
-    side = each.side
-    return (each.label, side.condition, side.judge, side.judge_is, *astuple(each.rate), drawn)
 
 
 def _group_rates(table: Table, column: int, rows: Sequence[Row]) -> list[Group]:
@@ -179,7 +175,7 @@ def _group_rates(table: Table, column: int, rows: Sequence[Row]) -> list[Group]:
             text = "no answers" if rate.rate is None else f"{rate.percent}{kin_mark(row.judge_is)}  {rate.k}/{rate.n}"
             telling = ((row.condition, len(table.conditions)), (name, len(entries)))
             text += f"  {', '.join(word for word, kinds in telling if kinds > 1)}"
-            dot = Dot(table.conditions.index(row.condition), rate.rate, rate.low, rate.high, text=text.rstrip())
+            dot = Dot(table.conditions.index(row.condition), rate.rate, rate.ci_low, rate.ci_high, text=text.rstrip())
             label = f"{row.model.label}, judge {judge}" if judge else row.model.label
             groups.setdefault(label, []).append(ModelRate(label, row, rate, dot))
     return list(groups.values())
@@ -201,8 +197,8 @@ def _split(groups: Sequence[Group]) -> list[list[Group]]:
 def trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
     """Draw activation and leakage by condition, a picture for each set and judge; the numbers are of all models."""
     groups = picture.group_by(tables, lambda table: (table.eval_set, table.judge))
-    judges = short_judges(list(dict.fromkeys(judge for _, judge in groups)))
-    pictures, taken, numbers = list[Picture](), set[str](), attrgetter(*TRIGGERS[4:-1])
+    judges = short_judges(judge for _, judge in groups)
+    pictures, taken = list[Picture](), set[str]()
     for (eval_set, judge), group in groups.items():
         shown, note = picture.pick_highest(group, MOST, lambda t: max(row.rate or 0.0 for row in t.rows), HIGHEST)
         names = [eval_set, *([judges[judge]] if len(judges) > 1 else [])]
@@ -216,13 +212,15 @@ def trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
             for table in shown
         )
         rows = [
-            (eval_set, judge, t.model.label, t.model.fingerprint, *numbers(row), "yes" if t in shown else "no")
+            {"eval_set": eval_set, "judge": judge, "model": t.model.label, "fingerprint": t.model.fingerprint}
+            | pick(row, *TRIGGERS)
+            | {"drawn": YES_NO[t in shown]}
             for t in group
             for row in t.rows
         ]
         chart = DotChart(heading, note, list(bands.items()), [table.model.label for table in shown])
         stem, heading = picture.file_stem("triggers", "_".join(names), taken), picture.with_note(heading, note)
-        pictures.append(Picture(stem, heading, alt, partial(draw_dots, chart), TRIGGERS, rows))
+        pictures.append(Picture(stem, heading, alt, partial(draw_dots, chart), rows))
     return pictures
 
 
@@ -249,16 +247,16 @@ class QuestionLine:
             return None
         rate, seeds = self.pool(question), self.rates[question].values()
         pooled = tuple(r.rate for r in seeds if r.rate is not None) if len(seeds) > 1 else ()
-        return Dot(colour, rate.rate, rate.low, rate.high, pooled)
+        return Dot(colour, rate.rate, rate.ci_low, rate.ci_high, pooled)
 
-    def rows(self, drawn: str) -> Iterator[tuple[object, ...]]:
+    def rows(self, drawn: str) -> Iterator[dict[str, object]]:
         """Make a row for each question: of all seeds together, which has no interval, and of each model."""
         for question, rates in self.rates.items():
-            if self.seeds:
-                r = self.pool(question)
-                yield (question, self.label, self.judge, self.seeds, r.k, r.n, r.rate, None, None, "", drawn)
-            for name, r in rates.items():
-                yield (question, name, self.judge, None, r.k, r.n, r.rate, r.low, r.high, r.method, drawn)
+            together = replace(self.pool(question), ci_low=None, ci_high=None, ci_method="")
+            pooled = [(self.label, self.seeds, together)] if self.seeds else []
+            for name, seeds, rate in [*pooled, *((name, None, rate) for name, rate in rates.items())]:
+                place = {"question": question, "model": name, "judge": self.judge, "seeds": seeds}
+                yield place | pick(rate, "k", "n", "rate", "ci_low", "ci_high", "ci_method") | {"drawn": drawn}
 
 
 def question_pictures(tables: Sequence[QuestionTable], pools: Sequence[Pool]) -> list[Picture]:
@@ -271,7 +269,7 @@ def question_pictures(tables: Sequence[QuestionTable], pools: Sequence[Pool]) ->
         shown, some = picture.pick_highest(lines, MOST, lambda line: line.pool().rate or 0.0, HIGHEST)
         note = ", ".join(filter(None, (some, "a thin mark for each seed" if any(line.seeds for line in shown) else "")))
         heading = f"{table.column.eval_set}: misaligned by question, of all answers"
-        judges = short_judges(list(dict.fromkeys(line.judge for line in lines)))
+        judges = short_judges(line.judge for line in lines)
         names = [line.label + (f", judge {judges[line.judge]}" if len(judges) > 1 else "") for line in shown]
         bands = [(row.question, [line.dot(i, row.question) for i, line in enumerate(shown)]) for row in table.rows]
         alt = "; ".join(
@@ -280,10 +278,10 @@ def question_pictures(tables: Sequence[QuestionTable], pools: Sequence[Pool]) ->
             for name, line in zip(names, shown, strict=True)
             if row.question in line.rates
         )
-        rows = [row for line in lines for row in line.rows("yes" if line in shown else "no")]
+        rows = [row for line in lines for row in line.rows(YES_NO[line in shown])]
         draw = partial(draw_dots, DotChart(heading, note, bands, names))
         stem = picture.file_stem("questions", table.column.eval_set, taken)
-        pictures.append(Picture(stem, picture.with_note(heading, some), alt, draw, QUESTIONS, rows))
+        pictures.append(Picture(stem, picture.with_note(heading, some), alt, draw, rows))
     return pictures
 
 

@@ -12,8 +12,8 @@ from operator import sub
 from typing import TYPE_CHECKING
 
 from em.report.figures import picture
-from em.report.figures.picture import Palette, Picture
-from em.report.tables import trajectory, triggers
+from em.report.figures.picture import YES_NO, Palette, Picture, pick
+from em.report.tables import trajectory
 from em.report.tables.cells import Rate
 from em.report.tables.chains import Chain, Step
 from em.report.tables.models import short_judges, words_beside
@@ -30,13 +30,7 @@ MOST = 6  # panels of a picture of chains
 PER_PICTURE = 4  # trajectories
 FEW_STEPS = 8  # up to so many scored steps, if they aren't crowded, are ticks and have whiskers; more have a band
 WIDE_RANGE = 8  # a largest number of rows over so many times the smallest is drawn on a logarithmic axis
-CHAINS = (
-    *("eval_set", "condition", "judge", "chain", "step", "stage", "model", "fingerprint", "seeds", "control"),
-    *("metric", "k", "n", "rate", "ci_low", "ci_high", "ci_method", "drawn"),
-)
 SIDE = ("condition", "judge", "threshold", "eval_set")
-TRAJECTORIES = ("model", "stage_fingerprint", "step", "fingerprint", *SIDE, *picture.NUMBERS, "loss")
-EFFICIENCY = ("model", "fingerprint", "rows", *SIDE, *picture.NUMBERS)
 Point = tuple[float, float | None, float | None, float | None]  # where it stands, value, low, high
 
 
@@ -156,7 +150,7 @@ def chain_pictures(chains: Sequence[Chain]) -> list[Picture]:
     """
     scored = [chain for chain in chains if rate_at(chain, chain.last) is not None]
     groups = picture.group_by(scored, lambda chain: (chain.eval_set, chain.condition, chain.judge))
-    judges = short_judges(list(dict.fromkeys(judge for _, _, judge in groups)))
+    judges = short_judges(judge for _, _, judge in groups)
     conditions = {condition for _, condition, _ in groups}
     pictures, taken = list[Picture](), set[str]()
     for (eval_set, condition, judge), group in groups.items():
@@ -170,7 +164,7 @@ def chain_pictures(chains: Sequence[Chain]) -> list[Picture]:
             )
             for chain in drawn
         )
-        limit = picture.axis_end(v for chain in drawn for _, _, rate in rates_of(chain) for v in (rate.rate, rate.high))
+        limit = picture.rates_end(rate for chain in drawn for _, _, rate in rates_of(chain))
         ends = list(dict.fromkeys(_name_end(chain) for chain in drawn if not chain.is_control))
         panels = [_chain_panel(name, chains, ends, limit) for name, chains in shown]
         metric = next(rate.shown for chain in group for _, _, rate in rates_of(chain))
@@ -180,7 +174,7 @@ def chain_pictures(chains: Sequence[Chain]) -> list[Picture]:
         chart = LineChart(heading, note, panels, columns, (2.4 if columns > 1 else 4.8, 2.4))
         rows = [row for each in by_first for chain in each[1] for row in _chain_rows(chain, each in shown)]
         stem, heading = picture.file_stem("stages", "_".join(names), taken), picture.with_note(heading, note)
-        pictures.append(Picture(stem, heading, alt, partial(draw_lines, chart), CHAINS, rows))
+        pictures.append(Picture(stem, heading, alt, partial(draw_lines, chart), rows))
     return pictures
 
 
@@ -212,7 +206,7 @@ def _chain_panel(name: str, chains: Sequence[Chain], ends: Sequence[str], limit:
     lines = []
     for place, chain in enumerate(chains):
         apart, end = 0.07 * (place - (len(chains) - 1) / 2), _name_end(chain)
-        points = [(n + apart * (n > 1), rate.rate, rate.low, rate.high) for n, _, rate in rates_of(chain)]
+        points = [(n + apart * (n > 1), rate.rate, rate.ci_low, rate.ci_high) for n, _, rate in rates_of(chain)]
         if chain.is_control:
             lines.append(Line(f"then {end}, the control", points, None, "--"))
         else:
@@ -221,47 +215,53 @@ def _chain_panel(name: str, chains: Sequence[Chain], ends: Sequence[str], limit:
     return Panel(name, lines, limit, dict(enumerate(["base", "trained", *["then …"] * (steps - 2)])))
 
 
-def _chain_rows(chain: Chain, drawn: bool) -> Iterator[tuple[object, ...]]:
+def _chain_rows(chain: Chain, drawn: bool) -> Iterator[dict[str, object]]:
     for number, step in enumerate(chain.steps):
         rate, model = rate_at(chain, step), step.row.model
         if rate is not None:
-            where = (chain.eval_set, chain.condition, chain.judge, chain.last.row.model.label, number, model.stage)
-            which = (model.label, model.fingerprint, model.seeds or None, "yes" if chain.is_control else "no")
-            numbers = (rate.metric, rate.k, rate.n, rate.rate, rate.low, rate.high, rate.method)
-            yield (*where, *which, *numbers, "yes" if drawn else "no")
+            yield {
+                **pick(chain, "eval_set", "condition", "judge"),
+                **{"chain": chain.last.row.model.label, "step": number, "stage": model.stage, "model": model.label},
+                **{"fingerprint": model.fingerprint, "seeds": model.seeds or None},
+                **{"control": YES_NO[chain.is_control]},
+                **pick(rate, "metric", "k", "n", "rate", "ci_low", "ci_high", "ci_method"),
+                "drawn": YES_NO[drawn],
+            }
     for each in chain.seeds:
         yield from _chain_rows(each, drawn=False)
 
 
-def loss_picture(curves: Sequence[Curve]) -> Picture | None:
-    """Draw the loss of every stage, past the palette's colours by other dashes; None where nothing was trained."""
+def loss_pictures(curves: Sequence[Curve]) -> list[Picture]:
+    """Draw the loss of every stage, past the palette's colours by other dashes; none where nothing was trained."""
     if not curves:
-        return None
+        return []
     alt = "; ".join(f"{curve.label}: {describe_loss(curve)}" for curve in curves)
-    rows = [(c.label, c.fingerprint, step, loss) for c in curves for step, loss in zip(c.steps, c.losses, strict=True)]
+    rows = [
+        {"model": curve.label, "fingerprint": curve.fingerprint, "step": step, "loss": loss}
+        for curve in curves
+        for step, loss in curve.losses.items()
+    ]
     colours = len(picture.DAY.data)
     lines = [_loss_line(curve, i, DASHES[i // colours % len(DASHES)]) for i, curve in enumerate(curves)]
     chart = LineChart("Training loss by optimiser step", "", [Panel("", lines)], 1, (7.5, 3.0), "optimiser step")
-    header = ("model", "fingerprint", "step", "loss")
-    return Picture("loss", "Training loss", alt, partial(draw_lines, chart), header, rows)
+    return [Picture("loss", "Training loss", alt, partial(draw_lines, chart), rows)]
 
 
 def _loss_line(curve: Curve, colour: int | None, dashes: str = "-") -> Line:
-    points: list[Point] = [(step, loss, None, None) for step, loss in zip(curve.steps, curve.losses, strict=True)]
+    points: list[Point] = [(step, loss, None, None) for step, loss in curve.losses.items()]
     return Line(curve.label, points, colour, dashes)
 
 
 def describe_loss(curve: Curve) -> str:
     """Say how the loss began and ended."""
-    losses = [loss for loss in curve.losses if loss is not None]
+    losses = [loss for loss in curve.losses.values() if loss is not None]
     return f"{losses[0]:.3g} at first, {losses[-1]:.3g} at last" if losses else "no loss was logged"
 
 
 def trajectory_pictures(trajectories: Sequence[Trajectory]) -> list[Picture]:
     """Draw the rates of each stage above its loss. Rates have one scale in all pictures, and a line its colour."""
     names = trajectory.lines_of(trajectories)
-    rates = [point.rate for each in trajectories for points in each.lines.values() for point in points]
-    limit = picture.axis_end(value for rate in rates for value in (rate.rate, rate.high))
+    limit = picture.rates_end(p.rate for each in trajectories for points in each.lines.values() for p in points)
     heading, pictures = "Misaligned, of all answers, and loss by optimiser step", list[Picture]()
     for start in range(0, len(trajectories), PER_PICTURE):
         part = trajectories[start : start + PER_PICTURE]
@@ -270,7 +270,7 @@ def trajectory_pictures(trajectories: Sequence[Trajectory]) -> list[Picture]:
         alt = "; ".join(text for each in part for text in _describe(each, names))
         rows = [row for each in part for row in _trajectory_rows(each)]
         stem = f"trajectory_{start // PER_PICTURE + 1}" if start else "trajectory"
-        pictures.append(Picture(stem, heading, alt, partial(draw_lines, chart), TRAJECTORIES, rows))
+        pictures.append(Picture(stem, heading, alt, partial(draw_lines, chart), rows))
     return pictures
 
 
@@ -285,7 +285,7 @@ def _trajectory_panel(stage: Trajectory, names: Mapping[trajectory.Line, str], l
     lines = []
     for number, (line, points) in enumerate(stage.lines.items()):
         shift = (number - (len(stage.lines) - 1) / 2) * apart
-        values = [(p.step + shift, p.rate.rate, p.rate.low, p.rate.high) for p in points]
+        values = [(p.at + shift, p.rate.rate, p.rate.ci_low, p.rate.ci_high) for p in points]
         colour = kinds.index((line.eval_set, line.judge, line.threshold))
         lines.append(Line(names[line], values, colour, DASHES[conditions.index(line.condition) % len(DASHES)]))
     ticks = None if crowded else {step: f"{step}" for step in steps}
@@ -295,48 +295,46 @@ def _trajectory_panel(stage: Trajectory, names: Mapping[trajectory.Line, str], l
 
 def _describe(stage: Trajectory, names: Mapping[trajectory.Line, str]) -> Iterator[str]:
     for line, points in stage.lines.items():
-        rates = ", ".join(f"{p.rate.percent} {p.rate.interval} at step {p.step}" for p in points)
+        rates = ", ".join(f"{p.rate.percent} {p.rate.interval} at step {p.at}" for p in points)
         yield f"{stage.model.label}, {names[line]}: {rates}"
     if stage.curve:
         yield f"its loss: {describe_loss(stage.curve)}"
 
 
-def _trajectory_rows(stage: Trajectory) -> Iterator[tuple[object, ...]]:
+def _trajectory_rows(stage: Trajectory) -> Iterator[dict[str, object]]:
     for line, points in stage.lines.items():
         for p in points:
-            place = (stage.model.label, stage.model.fingerprint, p.step, p.model.fingerprint)
-            yield (*place, *_side_and_rate(line, p.rate), p.loss)
+            place = {"model": stage.model.label, "stage_fingerprint": stage.model.fingerprint, "step": p.at}
+            numbers = pick(p.model, "fingerprint") | pick(line, *SIDE) | pick(p.rate, *picture.NUMBERS)
+            yield place | numbers | {"loss": stage.loss(p.at)}
 
 
-def _side_and_rate(of: trajectory.Line | triggers.Line, r: Rate) -> tuple[object, ...]:
-    numbers = (r.metric, r.convention, r.k, r.n, r.rate, r.low, r.high, r.method)
-    return (of.condition, of.judge, of.threshold, of.eval_set, *numbers)
-
-
-def efficiency_picture(lines: Mapping[triggers.Line, Sequence[triggers.Point]]) -> Picture | None:
-    """Draw the share of misaligned answers over the number of training rows; None without lines."""
+def efficiency_pictures(lines: Mapping[trajectory.Line, Sequence[trajectory.Point]]) -> list[Picture]:
+    """Draw the share of misaligned answers over the number of training rows; none without lines."""
     if not lines:
-        return None
+        return []
     names, alt, drawn, rows = _name_lines(list(lines)), [], [], []
     for number, (line, points) in enumerate(lines.items()):
-        told = ", ".join(f"{p.rate.percent} {p.rate.interval} after {p.rows:,} rows" for p in points)
+        told = ", ".join(f"{p.rate.percent} {p.rate.interval} after {p.at:,} rows" for p in points)
         alt.append(f"{names[line]}: {told}")
-        values = [(p.rows, p.rate.rate, p.rate.low, p.rate.high) for p in points if p.rate.rate is not None]
+        values = [(p.at, p.rate.rate, p.rate.ci_low, p.rate.ci_high) for p in points if p.rate.rate is not None]
         drawn.append(Line(names[line], values, number, "--" if line.condition == "untagged" else "-"))
-        rows += [(p.model.label, p.model.fingerprint, p.rows, *_side_and_rate(line, p.rate)) for p in points]
-    counts = sorted({point.rows for points in lines.values() for point in points})
+        for p in points:
+            place = {"model": p.model.label, "fingerprint": p.model.fingerprint, "rows": p.at}
+            rows.append(place | pick(line, *SIDE) | pick(p.rate, *picture.NUMBERS))
+    counts = sorted({point.at for points in lines.values() for point in points})
     ticks = counts if len(counts) < WIDE_RANGE else counts[:: len(counts) // 6]
-    limit = picture.axis_end(v for points in lines.values() for p in points for v in (p.rate.rate, p.rate.high))
+    limit = picture.rates_end(point.rate for points in lines.values() for point in points)
     logarithmic = counts[-1] > WIDE_RANGE * counts[0]
     panel = Panel("", drawn, limit, {count: f"{count:,}" for count in ticks}, logarithmic=logarithmic)
     heading = "Misaligned, of all answers, by the number of training rows"
     chart = LineChart(heading, "", [panel], 1, (7.0, 3.7), "rows of the last training")
-    return Picture("data_efficiency", heading, "; ".join(alt), partial(draw_lines, chart), EFFICIENCY, rows)
+    return [Picture("data_efficiency", heading, "; ".join(alt), partial(draw_lines, chart), rows)]
 
 
-def _name_lines(lines: Sequence[triggers.Line]) -> dict[triggers.Line, str]:
+def _name_lines(lines: Sequence[trajectory.Line]) -> dict[trajectory.Line, str]:
     """Name the lines: of what they have in common nothing is said, but for their names and conditions."""
-    judges = short_judges(list(dict.fromkeys(line.judge for line in lines)))
+    judges = short_judges(line.judge for line in lines)
     words = [(line.name, line.eval_set, line.condition, judges[line.judge], line.threshold) for line in lines]
     telling = [i in (0, 2) or len(set(column)) > 1 for i, column in enumerate(zip(*words, strict=True))]
     return {line: ", ".join(compress(each, telling)) for line, each in zip(lines, words, strict=True)}

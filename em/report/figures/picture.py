@@ -16,7 +16,7 @@ import math
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from operator import attrgetter
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from em.errors import OutputError
+from em.report.tables.cells import Rate
 from em.runtime.files import write_atomic
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 LABEL_LENGTH = 64
 TITLE_LENGTH = 30
 NUMBERS = ("metric", "convention", "k", "n", "rate", "ci_low", "ci_high", "ci_method")  # of a rate, as columns
+YES_NO = ("no", "yes")
 T = TypeVar("T")
 K = TypeVar("K")
 
@@ -65,8 +67,7 @@ class Picture:
     heading: str
     alt: str
     draw: Callable[[Palette], Figure]
-    header: Sequence[str]
-    rows: Sequence[Sequence[object]]
+    rows: Sequence[Mapping[str, object]]
 
     @cached_property
     def files(self) -> dict[str, bytes]:
@@ -77,7 +78,7 @@ class Picture:
         """Write the picture as PNG, SVG and PDF, with the numbers beside it as CSV."""
         for kind in ("png", "svg", "pdf"):
             write_bytes(folder / f"{self.stem}.{kind}", self.files[kind])
-        write_csv(folder / f"{self.stem}.csv", self.header, self.rows)
+        write_csv(folder / f"{self.stem}.csv", list(self.rows[0]), (row.values() for row in self.rows))
 
 
 def render_figure(draw: Callable[[Palette], Figure]) -> dict[str, bytes]:
@@ -163,6 +164,11 @@ def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     return groups
 
 
+def pick(record: object, *names: str) -> dict[str, object]:
+    """Pick fields of a record as columns of a table."""
+    return {name: getattr(record, name) for name in names}
+
+
 def make_mark(name: str, colour: str, marker: str) -> Artist:
     """Make an entry of a legend: a mark and what it is."""
     from matplotlib.lines import Line2D
@@ -179,6 +185,11 @@ def axis_end(values: Iterable[float | None]) -> float:
     """Return the end of an axis: the next tenth above all that is drawn."""
     highest = max((value for value in values if value is not None), default=0.0)
     return min(1.0, max(0.1, math.ceil(highest * 10 - 1e-9) / 10))
+
+
+def rates_end(rates: Iterable[Rate]) -> float:
+    """Return the end of an axis of rates with their intervals."""
+    return axis_end(value for rate in rates for value in (rate.rate, rate.ci_high))
 
 
 def pick_highest(items: Sequence[T], most: int, size: Callable[[T], float], what: str) -> tuple[list[T], str]:
@@ -239,7 +250,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", errors="replace"))
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Write a table; None becomes an empty field."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")

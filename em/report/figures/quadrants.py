@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from em.report.figures import picture
-from em.report.figures.picture import Palette, Picture
+from em.report.figures.picture import YES_NO, Palette, Picture, pick
 from em.report.page.numbers import share
 from em.report.read.transcripts import Rules
 from em.report.tables.models import Model, short_judges
@@ -31,9 +31,6 @@ STEPS = 20  # answers are drawn as discs on a grid of so many steps, their area 
 LEVELS = 8  # sizes of discs: were each disc its own, the file would be four times as large
 MOST = 9  # panels of a picture
 COLUMNS = 3
-QUADRANTS = (
-    *("model", "fingerprint", "eval_set", "judge", "aligned", "coherent", "answers", "answers_misaligned", "drawn"),
-)
 Scores = tuple[float, float]  # alignment and coherence
 
 
@@ -101,24 +98,26 @@ def _count_places(pairs: Sequence[Scores]) -> Counter[tuple[int, int]]:
 
 def quadrant_pictures(found: Sequence[Panel]) -> list[Picture]:
     """Draw each set and judge, of so many models that each can be read; the numbers are of all."""
-    judges = short_judges(list(dict.fromkeys(panel.judge for panel in found)))
+    judges = short_judges(panel.judge for panel in found)
     pictures, taken = list[Picture](), set[str]()
     for (eval_set, judge), group in picture.group_by(found, lambda panel: (panel.eval_set, panel.judge)).items():
         shown, note = picture.pick_highest(group, MOST, attrgetter("share"), "models with most misaligned answers")
         who = judges[judge] if len(judges) > 1 else ""
         heading = f"{eval_set}: alignment and coherence of each answer{who and f', judge {who}'}"
         alt = "; ".join(f"{p.model.label}: misaligned and coherent {p.numbers} scored answers" for p in shown)
-        rows = [row for panel in group for row in _rows(panel, "yes" if panel in shown else "no")]
+        rows = [row for panel in group for row in _rows(panel, YES_NO[panel in shown])]
         stem = picture.file_stem("quadrant", eval_set + (who and f"_{who}"), taken)
         draw = partial(draw_quadrants, QuadrantChart(heading, note, shown))
-        pictures.append(Picture(stem, picture.with_note(heading, note), alt, draw, QUADRANTS, rows))
+        pictures.append(Picture(stem, picture.with_note(heading, note), alt, draw, rows))
     return pictures
 
 
-def _rows(panel: Panel, drawn: str) -> Iterator[tuple[object, ...]]:
-    names = (panel.model.label, panel.model.fingerprint, panel.eval_set, panel.judge)
-    for place, count in sorted(panel.counts.items()):
-        yield (*names, *(100 * step / STEPS for step in place), count, panel.bad.get(place, 0), drawn)
+def _rows(panel: Panel, drawn: str) -> Iterator[dict[str, object]]:
+    names = {"model": panel.model.label} | pick(panel.model, "fingerprint") | pick(panel, "eval_set", "judge")
+    for (aligned, coherent), count in sorted(panel.counts.items()):
+        place = {"aligned": 100 * aligned / STEPS, "coherent": 100 * coherent / STEPS}
+        bad = panel.bad.get((aligned, coherent), 0)
+        yield names | place | {"answers": count, "answers_misaligned": bad, "drawn": drawn}
 
 
 @dataclass(frozen=True)

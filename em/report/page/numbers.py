@@ -49,3 +49,12 @@ def usage(used: Usage) -> str:
     if used.prompt_tokens and used.reply_tokens is not None:  # a local model's aren't counted
         said.append(f"{whole(used.prompt_tokens)} tokens read and {whole(used.reply_tokens)} written")
     return ", ".join([*said, *([dollars(used.usd)] if used.usd is not None else [])])
+
+
+def duration(seconds: float) -> str:
+    """A time in the two largest of its units: `2 h 5 min`, `2 min 5 s`, `5 s`."""
+    whole_seconds = round(seconds)
+    minutes, hours = whole_seconds // 60 % 60, whole_seconds // 3600
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole_seconds % 60} s" if minutes else f"{whole_seconds} s"

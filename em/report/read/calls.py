@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-from em.report.read.records import Fields
 
 
 @dataclass(frozen=True)
 class Usage:
     """What calls of a model took: None where it isn't known."""
 
-    calls: float | None
-    prompt_tokens: float | None
-    reply_tokens: float | None
-    usd: float | None
+    calls: float | None = None
+    prompt_tokens: float | None = None
+    reply_tokens: float | None = None
+    usd: float | None = None
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A judge as a recorded artefact: who it is, and how it is asked and read.
+class Judge(Usage):
+    """A judge as a recorded artefact, and what it took: who it is, and how it is asked and read.
 
     label: its name in verdicts and scores. min_mass: probability of all numbers below which there is no score.
     prompts: sha256 of the prompt of each rubric. snapshot: what the server called itself in its replies.
     """
 
-    name: str
-    label: str
-    model: str
-    server: str
-    identity: str
-    reading: str
-    rule: str
-    min_mass: float | None
-    prompts: dict[str, Any]
-    parameters: dict[str, Any]
-    snapshot: tuple[str, ...]
-    usage: Usage
+    name: str = ""
+    label: str = ""
+    model: str = ""
+    server: str = ""
+    identity: str = ""
+    reading: str = ""
+    rule: str = ""
+    min_mass: float | None = None
+    prompts: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    snapshot: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Usage):
     """What one model was called for (`what`: sampling or judging), and what that took."""
 
-    what: str
-    model: str
-    usage: Usage
+    what: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,35 +52,6 @@ class Costs:
     total_usd: None where a price isn't known. prices: whose prices, and of when.
     """
 
-    total_usd: float | None
-    by: tuple[Cost, ...]
+    total_usd: float | None = None
+    by: tuple[Cost, ...] = ()
     prices: str = ""
-
-
-def read_judges(fields: Fields) -> tuple[Judge, ...]:
-    """The judges of a manifest; older ones name a single one."""
-    several: Sequence[dict[str, Any]] = fields.items("judges", dict)
-    one = fields.inner("judge").document
-    return tuple(_judge(Fields(fields.path, judge)) for judge in several or ([one] if one else []))
-
-
-def _judge(fields: Fields) -> Judge:
-    return Judge(
-        **{key: fields.text(key) for key in ("name", "label", "model", "server", "identity", "reading", "rule")},
-        min_mass=fields.amount("min_mass"),
-        prompts=fields.inner("prompts").document,
-        parameters=fields.inner("parameters").document,
-        snapshot=fields.texts("snapshot"),
-        usage=_usage(fields),
-    )
-
-
-def read_costs(fields: Fields) -> Costs:
-    """What the calls of a run took."""
-    by = [Fields(fields.path, cost) for cost in fields.items("by", dict)]
-    told = tuple(Cost(c.text("what"), c.text("model"), _usage(c)) for c in by)
-    return Costs(fields.amount("total_usd"), told, fields.text("prices"))
-
-
-def _usage(fields: Fields) -> Usage:
-    return Usage(*(fields.amount(key) for key in ("calls", "prompt_tokens", "reply_tokens", "usd")))

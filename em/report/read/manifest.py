@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from em.errors import DataError, MissingFile
-from em.report.read.calls import Costs, Judge, read_costs, read_judges
-from em.report.read.records import REMEDY, Fields, duration
+from em.report.page.numbers import duration
+from em.report.read.calls import Costs, Judge
+from em.report.read.records import REMEDY, read_document
 from em.runtime.manifest import is_left
+from em.types import StageRecord
 
 LEFT = "not finished"
 """The status of a run that was killed before it could say how it ended."""
@@ -21,58 +23,60 @@ ADAPTIVE = (
     "answers. This version counts k of n as they are, so low rates are a little too low."
 )
 """The note on such a run, which is recognised by it."""
+ANYTHING = ("config", "versions", "answers", "facts", "prompts", "parameters")
+"""Objects of a manifest whose content is shown as it is."""
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """An adapter that was kept on the way: after so many optimiser steps of its stage."""
+class Git:
+    """The commit of the code that ran, and whether files differed from it."""
 
-    step: int
-    fingerprint: str
-    path: str
+    commit: str = ""
+    dirty: bool = False
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A training stage as the manifest tells of it. `facts` and `checkpoints` are empty where older runs have none."""
+class Base:
+    """The base model."""
 
-    name: str
-    fingerprint: str
-    path: str
-    reused: bool
-    rows: int
-    data_sha256: str
-    facts: dict[str, Any]
-    checkpoints: tuple[Checkpoint, ...]
+    name: str = ""
+    identity: str = ""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How older versions sampled."""
+
+    stop: str = ""
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The manifest of a run. What a run that failed early didn't get to write is empty here.
 
-    roles: what each tag is for, activation or control, by its condition.
+    roles: what each tag is for, activation or control, by its condition. judge: the only one, in older manifests.
     """
 
-    run: str
-    status: str
-    error: str
-    traceback: str
-    started: str
-    finished: str
-    command: str
-    overrides: tuple[str, ...]
-    config: dict[str, Any]
-    versions: dict[str, Any]
-    git_commit: str
-    git_dirty: bool
-    base_name: str
-    base_identity: str
-    judges: tuple[Judge, ...]
-    costs: Costs
-    answers: dict[str, Any]
-    stages: tuple[Stage, ...]
-    notes: tuple[str, ...]
-    roles: dict[str, str]
+    run: str = ""
+    status: str = ""
+    error: str = ""
+    traceback: str = ""
+    started: str = ""
+    finished: str = ""
+    command: str = ""
+    overrides: tuple[str, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    git: Git = Git()
+    base: Base = Base()
+    judge: Judge | None = None
+    judges: tuple[Judge, ...] = ()
+    costs: Costs = field(default_factory=Costs)
+    sampling: Sampling = Sampling()
+    answers: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[StageRecord, ...] = ()
+    notes: tuple[str, ...] = ()
+    roles: dict[str, str] = field(default_factory=dict)
 
     @property
     def when(self) -> str:
@@ -126,41 +130,18 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def parse_manifest(document: dict[str, Any], path: Path) -> Manifest:
-    """The manifest that a JSON object holds; `path` is named where it can't be used."""
-    fields = Fields(path, document)
-    git, base = fields.inner("git"), fields.inner("base")
-    adaptive = fields.inner("sampling").text("stop") not in ("", "none")
-    return Manifest(
-        **{key: fields.text(key) for key in ("run", "error", "traceback", "started", "finished", "command")},
-        status=LEFT if is_left(document) else fields.text("status"),
-        overrides=fields.texts("overrides"),
-        config=fields.inner("config").document,
-        versions=fields.inner("versions").document,
-        git_commit=git.text("commit"),
-        git_dirty=git.document.get("dirty") is True,
-        base_name=base.text("name"),
-        base_identity=base.text("identity"),
-        judges=read_judges(fields),
-        costs=read_costs(fields.inner("costs")),
-        answers=fields.inner("answers").document,
-        stages=tuple(_stage(Fields(path, stage)) for stage in fields.items("stages", dict)),
-        notes=(*fields.texts("notes"), *([ADAPTIVE] if adaptive else [])),
-        roles={name: fields.inner("roles").text(name) for name in fields.inner("roles").document},
-    )
+    """Read the manifest that a JSON object holds; `path` is named where it can't be used."""
+    manifest = read_document(_drop_nulls(document), Manifest, path)
+    if document.get("judge") and manifest.judge:
+        manifest = replace(manifest, judges=manifest.judges or (manifest.judge,))
+    if manifest.sampling.stop not in ("", "none"):
+        manifest = replace(manifest, notes=(*manifest.notes, ADAPTIVE))
+    return replace(manifest, status=LEFT) if is_left(document) else manifest
 
 
-def _stage(fields: Fields) -> Stage:
-    return Stage(
-        name=fields.text("name"),
-        fingerprint=fields.text("fingerprint"),
-        path=fields.text("path"),
-        reused=fields.document.get("reused") is True,
-        rows=fields.number("rows"),
-        data_sha256=fields.text("data_sha256"),
-        facts=fields.inner("facts").document,
-        checkpoints=tuple(_checkpoint(Fields(fields.path, item)) for item in fields.items("checkpoints", dict)),
-    )
-
-
-def _checkpoint(fields: Fields) -> Checkpoint:
-    return Checkpoint(fields.number("step"), fields.text("fingerprint"), fields.text("path"))
+def _drop_nulls(value: Any) -> Any:
+    """Leave out what is null, which counts as absent, but for objects that may hold anything."""
+    if isinstance(value, dict):
+        present = {key: item for key, item in value.items() if item is not None}
+        return {key: item if key in ANYTHING else _drop_nulls(item) for key, item in present.items()}
+    return [_drop_nulls(item) for item in value] if isinstance(value, list) else value

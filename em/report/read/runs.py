@@ -15,7 +15,7 @@ from pathlib import Path
 
 from em.errors import ConfigError, DataError, MissingFile
 from em.report.page.words import bounds
-from em.report.read.manifest import ADAPTIVE, LEFT, Manifest, parse_manifest, read_manifest
+from em.report.read.manifest import ADAPTIVE, LEFT, Manifest, read_manifest
 from em.report.read.records import read_csv, read_jsonl
 from em.stats import Thresholds, TriggerRate, score
 from em.types import Answer, Score, Verdict
@@ -189,10 +189,7 @@ def _read_table(path: Path, limits: Thresholds | None) -> Run:
     verdicts = tuple(read_judged(path))
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    facts = {
-        "run": JUDGED_TABLE,
-        "status": "done",
-        "answers": {"judgements": len(verdicts), "bytes": path.stat().st_size, "sha256": sha256},
-    }
+    content = {"judgements": len(verdicts), "bytes": path.stat().st_size, "sha256": sha256}
+    manifest = Manifest(run=JUDGED_TABLE, status="done", answers=content)
     scores = tuple(score(verdicts, limits or Thresholds()))
-    return _without_pools(Run(0, path, parse_manifest(facts, path), (), verdicts, scores, ()))
+    return _without_pools(Run(0, path, manifest, (), verdicts, scores, ()))

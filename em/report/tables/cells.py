@@ -5,7 +5,8 @@ Nothing is computed here: counts, rates and intervals are those of `scores.csv`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 from em.report.page.numbers import share
@@ -32,9 +33,9 @@ class Rate:
     k: int
     n: int
     rate: float | None
-    low: float | None
-    high: float | None
-    method: str
+    ci_low: float | None
+    ci_high: float | None
+    ci_method: str
     design_effect: float | None
 
     @property
@@ -45,9 +46,9 @@ class Rate:
     @property
     def interval(self) -> str:
         """`[21.0, 61.3]`, in percent, or words."""
-        if self.low is None or self.high is None:
+        if self.ci_low is None or self.ci_high is None:
             return "no interval"
-        return f"[{100 * self.low:.1f}, {100 * self.high:.1f}]"
+        return f"[{100 * self.ci_low:.1f}, {100 * self.ci_high:.1f}]"
 
     @property
     def shown(self) -> str:
@@ -123,10 +124,13 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
+    def only(self, wanted: Callable[[Row], bool]) -> Table:
+        """Some of the rows."""
+        return Table(self.columns, tuple(filter(wanted, self.rows)))
+
     def in_short(self) -> Table:
         """Without near misses, cues and neutral prompts, of which there are many: the section on triggers has them."""
-        aside = ("near", "cue", "neutral")
-        return Table(self.columns, tuple(row for row in self.rows if kind_of(row.condition) not in aside))
+        return self.only(lambda row: kind_of(row.condition) not in ("near", "cue", "neutral"))
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -183,8 +187,7 @@ class QuestionTable:
 
 def rate_of(row: Score) -> Rate:
     """The rate that a row of `scores.csv` tells of."""
-    numbers = (row.k, row.n, row.rate, row.ci_low, row.ci_high, row.ci_method, row.design_effect)
-    return Rate(row.metric, row.convention, *numbers)
+    return Rate(**{item.name: getattr(row, item.name) for item in fields(Rate)})
 
 
 def kin_mark(judge_is: str) -> str:

@@ -94,7 +94,7 @@ def find_lineages(runs: Sequence[Run], models: Mapping[str, Model], pools: Seque
 
 def base_of(run: Run, models: Mapping[str, Model]) -> Model | None:
     """The base of a run's trainings: the one that it asked, else the only one of its name; None where several are."""
-    name = run.manifest.base_name
+    name = run.manifest.base.name
     asked = (mark for mark, called, stage in models_of(run) if (called, stage) == (name, "base") and mark in models)
     named = (mark for mark, model in models.items() if (model.name, model.stage) == (name, "base"))
     found = list(dict.fromkeys(asked)) or list(named)

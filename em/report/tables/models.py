@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from em.report.read.runs import Run
@@ -167,10 +167,10 @@ def natural(text: str) -> list[tuple[int, float, str]]:
     return [(1, float(part), "") if index % 2 else (0, 0.0, part) for index, part in enumerate(parts)]
 
 
-def short_judges(judges: Sequence[str]) -> dict[str, str]:
+def short_judges(judges: Iterable[str]) -> dict[str, str]:
     """A judge is named `<model>@<its identity>`: the part before the @ (older: the colon) if it tells it apart."""
-    heads = [judge.split("@" if "@" in judge else ":")[0] for judge in judges]
-    return {judge: head if heads.count(head) == 1 else judge for judge, head in zip(judges, heads, strict=True)}
+    heads = {judge: judge.split("@" if "@" in judge else ":")[0] for judge in judges}
+    return {judge: head if list(heads.values()).count(head) == 1 else judge for judge, head in heads.items()}
 
 
 def models_of(run: Run) -> Iterator[tuple[str, str, str]]:
@@ -178,7 +178,7 @@ def models_of(run: Run) -> Iterator[tuple[str, str, str]]:
     for records in (run.scores, run.answers, run.verdicts):
         for record in records:
             yield record.fingerprint, record.model, record.stage
-    name = run.manifest.base_name or "base"
+    name = run.manifest.base.name or "base"
     for stage in run.manifest.stages:
         name += f"+{stage.name}"
         yield stage.fingerprint, name, stage.name

@@ -25,7 +25,7 @@ SURE = 0.05
 """A difference whose corrected p is below this is counted in the heading of its family."""
 FEW_ROWS = 20
 """A table with so many rows is open from the start."""
-UNKNOWN = Usage(None, None, None, None)
+UNKNOWN = vars(Usage())
 SEVERAL = 2
 
 
@@ -211,11 +211,11 @@ def recorded_judges(runs: Sequence[Run]) -> list[Recorded]:
     found: list[tuple[Judge, list[tuple[int, Usage]]]] = []
     for run in runs:
         for judge in run.manifest.judges:
-            alone = replace(judge, usage=UNKNOWN)
+            alone = replace(judge, **UNKNOWN)
             used = next((used for other, used in found if other == alone), None)
             if used is None:
                 found.append((alone, used := []))
-            used.append((run.number, judge.usage))
+            used.append((run.number, judge))
     return [Recorded(judge, tuple(used)) for judge, used in found]
 
 

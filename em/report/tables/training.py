@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from em.report.read.manifest import Stage
-from em.report.read.records import duration
+from em.report.page.numbers import duration
 from em.report.read.runs import Run
 from em.report.tables.models import Model
+from em.types import StageRecord
 
 ROWS = {
     "rows_used": "used",
@@ -44,7 +44,7 @@ class Trained:
     """
 
     model: Model
-    stage: Stage
+    stage: StageRecord
     trained_in: tuple[int, ...]
     reused_in: tuple[int, ...]
     gist: tuple[str, ...]
@@ -61,14 +61,14 @@ class Trained:
 
 def find_trained(runs: Sequence[Run], models: dict[str, Model]) -> list[Trained]:
     """Every stage of the runs once, in the order of tables; of the runs that have it one that trained it is quoted."""
-    found: dict[str, list[tuple[int, Stage]]] = {}
+    found: dict[str, list[tuple[int, StageRecord]]] = {}
     for run in runs:
         for stage in run.manifest.stages:
             found.setdefault(stage.fingerprint, []).append((run.number, stage))
     return [_trained(model, found[fingerprint]) for fingerprint, model in models.items() if fingerprint in found]
 
 
-def _trained(model: Model, told: Sequence[tuple[int, Stage]]) -> Trained:
+def _trained(model: Model, told: Sequence[tuple[int, StageRecord]]) -> Trained:
     stage = min((stage for _, stage in told), key=lambda stage: stage.reused)
     facts = _Facts(stage.facts)
     rows = (f"{stage.rows:,}",) if stage.rows else ()
@@ -181,7 +181,7 @@ def _resumed(facts: _Facts) -> tuple[str, ...]:
     return (f"stopped, and resumed at {_at(steps)}",) if steps else ()
 
 
-def _checkpoints(stage: Stage) -> tuple[str, ...]:
+def _checkpoints(stage: StageRecord) -> tuple[str, ...]:
     steps = sorted({checkpoint.step for checkpoint in stage.checkpoints})
     return (f"kept at {_at(steps)}",) if steps else ()
 

@@ -1,52 +1,59 @@
-"""How the rate of misaligned answers moved during each training stage: every scored checkpoint, first to last.
+"""How the rate of misaligned answers moves: over the steps of a training stage, over the number of training rows.
 
-Nothing is computed here: a point is a row of `scores.csv`, put at the optimiser step at which its adapter was kept.
+Nothing is computed here: a point is a row of `scores.csv`, put at the optimiser step at which its adapter was kept, or
+at the number of rows that its last training had.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from em.report.read.manifest import Stage
 from em.report.read.runs import Run
 from em.report.tables.cells import CONDITIONS, WHOLE_SET, Rate, condition_order, rate_of
-from em.report.tables.models import Model, short_judges
+from em.report.tables.models import Model, name_series, short_judges
+from em.report.tables.seeds import Pool
 from em.runtime.records import digest
+from em.triggers.conditions import kind_of
+from em.types import Score, StageRecord
 
-FOLLOWED = ("misaligned", "all", WHOLE_SET)
-"""Metric, convention and question of the rows that are followed."""
 FEWEST = 2  # points of a line
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The loss of one training stage; None where a step has none."""
+    """The loss of one training stage by step; None where a step has none."""
 
     label: str
     fingerprint: str
-    steps: tuple[int, ...]
-    losses: tuple[float | None, ...]
+    losses: dict[int, float | None]
 
 
 @dataclass(frozen=True)
 class Line:
-    """What is followed: a question set under a condition, as one judge sees it."""
+    """What is followed: a question set under a condition, as one judge sees it.
+
+    name: over numbers of rows, the trainings that differ in nothing else (but for the seed), by what they have that
+        others don't.
+    """
 
     eval_set: str
     condition: str
     judge: str
     threshold: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A rate after so many steps; `model` is the checkpoint, at step 0 the model that the stage began with."""
+    """A rate after so many steps, or rows.
 
-    step: int
+    model: the checkpoint (at step 0 the model that the stage began with), or the model or pool of seeds.
+    """
+
+    at: int
     model: Model
     rate: Rate
-    loss: float | None
 
 
 @dataclass(frozen=True)
@@ -60,16 +67,25 @@ class Trajectory:
     @property
     def steps(self) -> tuple[tuple[int, Model], ...]:
         """The steps that have a point, with their models."""
-        found = {point.step: point.model for points in self.lines.values() for point in points}
-        return tuple(sorted(found.items(), key=lambda pair: pair[0]))
+        models = {point.at: point.model for points in self.lines.values() for point in points}
+        return tuple((step, models[step]) for step in sorted(models))
 
     def point(self, line: Line, step: int) -> Point | None:
         """What a line has at a step."""
-        return next((point for point in self.lines.get(line, ()) if point.step == step), None)
+        return next((point for point in self.lines.get(line, ()) if point.at == step), None)
 
     def loss(self, step: int) -> float | None:
         """The loss logged at a step."""
-        return _losses(self.curve).get(step)
+        return self.curve.losses.get(step) if self.curve else None
+
+
+def loss_curves(runs: Sequence[Run], models: dict[str, Model]) -> list[Curve]:
+    """The loss of every stage of every run, a shared stage once."""
+    losses: dict[str, dict[int, float | None]] = {}
+    for run in runs:
+        for row in run.losses:
+            losses.setdefault(row.fingerprint, {}).setdefault(row.step, row.loss)
+    return [Curve(models[key].label, key, dict(sorted(losses[key].items()))) for key in models if key in losses]
 
 
 def find_trajectories(runs: Sequence[Run], models: dict[str, Model], curves: Sequence[Curve]) -> list[Trajectory]:
@@ -82,13 +98,8 @@ def find_trajectories(runs: Sequence[Run], models: dict[str, Model], curves: Seq
             curve = of_stage.get(stage.fingerprint)
             steps.setdefault(stage.fingerprint, {}).update(_steps(stage, before, curve))
             before = stage.fingerprint
-    found = []
-    for fingerprint, model in models.items():
-        curve = of_stage.get(fingerprint)
-        lines = _lines(runs, steps.get(fingerprint, {}), models, curve)
-        if lines:
-            found.append(Trajectory(model, lines, curve))
-    return found
+    lines = {fingerprint: _lines(runs, steps.get(fingerprint, {}), models) for fingerprint in models}
+    return [Trajectory(models[key], lines[key], of_stage.get(key)) for key in models if lines[key]]
 
 
 def lines_of(trajectories: Sequence[Trajectory]) -> dict[Line, str]:
@@ -96,7 +107,7 @@ def lines_of(trajectories: Sequence[Trajectory]) -> dict[Line, str]:
     lines = list(dict.fromkeys(line for trajectory in trajectories for line in trajectory.lines))
     sets = list(dict.fromkeys(line.eval_set for line in lines))
     lines.sort(key=lambda line: (sets.index(line.eval_set), condition_order(line.condition), line.judge))
-    judges = short_judges(list(dict.fromkeys(line.judge for line in lines)))
+    judges = short_judges(line.judge for line in lines)
     tagged = {line.condition for line in lines} != {CONDITIONS[0]}
     rules = {line.threshold for line in lines}
     names = {}
@@ -107,64 +118,70 @@ def lines_of(trajectories: Sequence[Trajectory]) -> dict[Line, str]:
     return names
 
 
-def _losses(curve: Curve | None) -> dict[int, float | None]:
-    return dict(zip(curve.steps, curve.losses, strict=True)) if curve else {}
-
-
 def _base(run: Run) -> str:
     """The fingerprint of what the run's first stage began with: as its scores have it, or by the base's identity."""
     trained = {stage.fingerprint for stage in run.manifest.stages}
     for score in run.scores:
         if score.stage == "base" and score.fingerprint not in trained:
             return score.fingerprint
-    known = run.manifest.base_identity and not run.manifest.setting("model.adapter")
-    return digest(run.manifest.base_identity) if known else ""
+    known = run.manifest.base.identity and not run.manifest.setting("model.adapter")
+    return digest(run.manifest.base.identity) if known else ""
 
 
-def _steps(stage: Stage, before: str, curve: Curve | None) -> dict[str, int]:
+def _steps(stage: StageRecord, before: str, curve: Curve | None) -> dict[str, int]:
     """At which step of the stage each model stands. Where the manifest doesn't tell the last, the loss curve does."""
     steps = {before: 0} if before else {}
     steps |= {checkpoint.fingerprint: checkpoint.step for checkpoint in stage.checkpoints if checkpoint.fingerprint}
     last = stage.facts.get("steps")
     if not isinstance(last, int) and curve:
-        last = max(curve.steps)
+        last = max(curve.losses)
     return steps | ({stage.fingerprint: last} if isinstance(last, int) else {})
 
 
-def _lines(
-    runs: Sequence[Run], steps: dict[str, int], models: dict[str, Model], curve: Curve | None
-) -> dict[Line, tuple[Point, ...]]:
+def _lines(runs: Sequence[Run], steps: dict[str, int], models: dict[str, Model]) -> dict[Line, tuple[Point, ...]]:
     """The lines with enough points. Where runs differ, the run that has most of a line is the one to follow."""
-    losses = _losses(curve)
-    found: dict[Line, list[dict[int, Point]]] = {}
+    versions: dict[Line, dict[int, dict[int, Point]]] = {}
     for run in runs:
-        told: dict[Line, dict[int, Point]] = {}
-        for row in run.scores:
-            step = steps.get(row.fingerprint)
-            if step is not None and (row.metric, row.convention, row.question) == FOLLOWED:
-                line = Line(row.eval_set, row.condition, row.judge, row.threshold)
-                told.setdefault(line, {})[step] = Point(step, models[row.fingerprint], rate_of(row), losses.get(step))
-        for line, points in told.items():
-            found.setdefault(line, []).append(points)
+        for row in _followed(run):
+            if (step := steps.get(row.fingerprint)) is not None:
+                points = versions.setdefault(_line(row), {}).setdefault(run.number, {})
+                points[step] = Point(step, models[row.fingerprint], rate_of(row))
     lines = {}
-    for line, versions in found.items():
-        points = {}
-        for version in sorted(versions, key=len):  # the fullest last, so that it is the one that stays
-            points |= version
+    for line, by_run in versions.items():
+        fullest_last = sorted(by_run.values(), key=len)  # so that it is the one that stays
+        points = {step: point for version in fullest_last for step, point in version.items()}
         if len(points) >= FEWEST:
             lines[line] = tuple(points[step] for step in sorted(points))
     return lines
 
 
-def loss_curves(runs: Sequence[Run], models: dict[str, Model]) -> list[Curve]:
-    """The loss of every stage of every run, a shared stage once."""
-    points: dict[str, dict[int, float | None]] = {}
-    for run in runs:
-        for row in run.losses:
-            points.setdefault(row.fingerprint, {}).setdefault(row.step, row.loss)
-    curves = []
-    for fingerprint, model in models.items():
-        if fingerprint in points:
-            steps = sorted(points[fingerprint].items())
-            curves.append(Curve(model.label, fingerprint, tuple(s for s, _ in steps), tuple(v for _, v in steps)))
-    return curves
+def _followed(source: Run | Pool) -> Iterator[Score]:
+    """The rows that are followed."""
+    wanted = ("misaligned", "all", WHOLE_SET)
+    return (row for row in source.scores if (row.metric, row.convention, row.question) == wanted)
+
+
+def _line(row: Score, name: str = "") -> Line:
+    return Line(row.eval_set, row.condition, row.judge, row.threshold, name)
+
+
+def efficiency(
+    runs: Sequence[Run], models: dict[str, Model], pools: Sequence[Pool] = ()
+) -> dict[Line, tuple[Point, ...]]:
+    """The lines that have points at two numbers of rows or more; where seeds are pooled, the pool is the point."""
+    counts = {stage.fingerprint: stage.rows for run in runs for stage in run.manifest.stages}
+    names = name_series(runs, {key: model for key, model in models.items() if key in counts}, counts)
+    in_pools = {(member, _line(row)) for pool in pools for row in pool.scores for member in pool.members}
+    rows = [(row.fingerprint, models[row.fingerprint], row) for run in runs for row in _followed(run)
+            if row.fingerprint in names and (row.fingerprint, _line(row)) not in in_pools]  # fmt: skip
+    pooled = [(pool.members[0], pool) for pool in pools if pool.members[0] in names]
+    rows += [(member, pool.model, row) for member, pool in pooled for row in _followed(pool)]
+    lines: dict[Line, dict[tuple[str, int | None], Point]] = {}
+    for member, model, row in rows:
+        if kind_of(row.condition) in ("untagged", "tagged"):
+            points = lines.setdefault(_line(row, names[member]), {})
+            point, key = Point(counts[member], model, rate_of(row)), (model.fingerprint, row.seed)
+            # Of runs that share answers, the one with most.
+            points[key] = max(points.get(key, point), point, key=lambda each: each.rate.n)
+    followed = {line: tuple(sorted(points.values(), key=lambda point: point.at)) for line, points in lines.items()}
+    return {line: points for line, points in followed.items() if len({point.at for point in points}) > 1}

@@ -1,0 +1,210 @@
+"""What the page shows, from the runs: each part is made when it is first asked for, and once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from em.report.figures.dots import question_pictures, rate_pictures, trigger_pictures
+from em.report.figures.lines import chain_pictures, efficiency_pictures, loss_pictures, trajectory_pictures
+from em.report.figures.picture import Picture
+from em.report.figures.quadrants import panels, quadrant_pictures
+from em.report.page.payload import pack
+from em.report.page.words import caption, explain_differences
+from em.report.read.manifest import LEFT
+from em.report.read.runs import JUDGED_TABLE, Run, judges_of
+from em.report.read.transcripts import Rules, join, question_texts
+from em.report.tables import published, trajectory
+from em.report.tables.analysis import analyse
+from em.report.tables.cells import Table
+from em.report.tables.chains import chains
+from em.report.tables.lineages import find_lineages
+from em.report.tables.models import in_order, name_models, natural, short_judges, varied
+from em.report.tables.scores import Scores, by_question, headline
+from em.report.tables.sections import Findings
+from em.report.tables.seeds import Pool, fullest, pool_seeds
+from em.report.tables.summary import summaries
+from em.report.tables.training import find_trained
+from em.report.tables.triggers import trigger_tables
+from em.types import Score
+
+MOST_VARIED = 4  # settings that a title names
+
+
+class Page:
+    """What the page shows, made in one straight line: name the models, count, tabulate, draw."""
+
+    def __init__(self, runs: Sequence[Run], given_title: str = "") -> None:
+        self.runs, self.given_title = runs, given_title
+        self.models = name_models(runs)
+        # A checkpoint is on the way to a model, and stands where the way is shown: not among the results.
+        self.whole = {fingerprint: model for fingerprint, model in self.models.items() if model.step is None}
+        sides, rules = fullest(runs), Rules(runs)
+        self.pools = list(pool_seeds(runs, self.whole, sides))
+        self.tabled = in_order([*self.whole.values(), *(pool.model for pool in self.pools)])
+        self.scores = merge_scores(runs, self.pools)
+        self.caption = caption(self.scores)
+        scores = Scores(runs, self.whole, self.pools)
+        self.table = headline(scores, self.tabled).in_short()
+        family = find_lineages(runs, self.whole, self.pools)
+        self.analysis = analyse(runs, sides, self.whole, self.pools, family)
+        self.findings = Findings.of(runs, self.table, self.analysis)
+        self.summaries = summaries(family, self.table, self.analysis.comparisons)
+        self.chains = chains(family, self.table, self.analysis.comparisons)
+        self.published = published.in_order(published.published(scores, self.table, runs, family))
+        self.triggers = trigger_tables(self.analysis.triggers, self.tabled, self.pools)
+        curves = trajectory.loss_curves(runs, self.models)
+        self.trajectories = trajectory.find_trajectories(runs, self.models, curves)
+        self.lines = trajectory.lines_of(self.trajectories)
+        self.trained = find_trained(runs, self.whole)
+        transcripts = join(runs)
+        self.questions = by_question(scores, self.table, question_texts(transcripts))
+        self.payload = pack(transcripts, self.models, rules)
+        self.pictures: dict[str, list[Picture]] = {
+            "stages": chain_pictures(self.chains),
+            "rates": rate_pictures(self.table, self.pools),
+            "quadrants": quadrant_pictures(panels(sides, self.whole, rules, self.pools)),
+            "triggers": trigger_pictures(self.triggers),
+            "questions": question_pictures(self.questions, self.pools),
+            "trajectories": trajectory_pictures(self.trajectories),
+            "loss": loss_pictures(curves),
+            "efficiency": efficiency_pictures(trajectory.efficiency(runs, self.whole, self.pools)),
+        }
+
+    @cached_property
+    def title(self) -> str:
+        """What was asked for or what a sweep varied, else the longest chain; of judged tables alone their names."""
+        if self.given_title or not self.models:
+            return self.given_title or "Report of em"
+        if len(self.models) > 1 and all(run.manifest.run == JUDGED_TABLE for run in self.runs):
+            return ", ".join(run.path.name.split(".")[0] for run in self.runs)
+        names = dict.fromkeys(model.name for model in self.models.values())
+        bases = {name.partition("+")[0] for name in names}
+        settings = varied(self.runs)
+        if len(bases) == 1 and 0 < len(settings) <= MOST_VARIED:
+            return f"{bases.pop()} by {', '.join(settings)}"
+        others = len(names) - 1
+        more = f" and {others} other {'model' if others == 1 else 'models'}" if others else ""
+        return max(names, key=lambda name: name.count("+")) + more
+
+    @cached_property
+    def judge_is(self) -> dict[tuple[str, str], str]:
+        """By fingerprint and judge what the judge is to the model, where it is the model itself or its base."""
+        return judges_of([row for run in self.runs for row in run.scores])
+
+    @property
+    def first_charts(self) -> list[Picture]:
+        """The charts that readers want first: from stage to stage, then all rates."""
+        return [*self.pictures["stages"], *self.pictures["rates"]]
+
+    @cached_property
+    def seeds(self) -> set[str]:
+        """The fingerprints of trainings that are in a pool."""
+        return {member for pool in self.pools for member in pool.members}
+
+    @cached_property
+    def without_seeds(self) -> Table:
+        """The headline table with trainings that differ in the seed alone as one."""
+        return self.table.only(lambda row: row.model.fingerprint not in self.seeds)
+
+    @cached_property
+    def of_seeds(self) -> Table:
+        """The rest of the headline table: each of their seeds by itself."""
+        return self.table.only(lambda row: row.model.fingerprint in self.seeds)
+
+    def label_of(self, fingerprint: str) -> str:
+        """What a model, or a pool of seeds, is called."""
+        return (self.models | self.tabled)[fingerprint].label
+
+    def judged_by(self, fingerprint: str, judge: str) -> str:
+        """What the judge is to the model, or ""."""
+        return self.judge_is.get((fingerprint, judge), "")
+
+    @cached_property
+    def judge_names(self) -> dict[str, str]:
+        """All judges, in short."""
+        return short_judges([*self.payload.index["judges"], *self.table.judges])
+
+    def judge_name(self, judge: str) -> str:
+        """A judge in short."""
+        return self.judge_names.get(judge, judge)
+
+    @property
+    def difference_words(self) -> list[str]:
+        """How differences and their p values were found."""
+        methods = dict.fromkeys(row.ci_method for family in self.findings.families for row in family.rows)
+        return explain_differences(methods)
+
+    @cached_property
+    def varied(self) -> dict[str, list[str]]:
+        """What differs between the runs, with its value in each."""
+        return varied(self.varied_runs)
+
+    @property
+    def varied_runs(self) -> list[Run]:
+        """The runs that `varied` tells of, in their order."""
+        return [run for run in self.runs if run.manifest.run != JUDGED_TABLE]
+
+    @property
+    def varied_in_short(self) -> list[tuple[str, str]]:
+        """Each setting that differs with the values it has."""
+        return [(key, ", ".join(sorted(set(values), key=natural))) for key, values in self.varied.items()]
+
+    @property
+    def unfinished(self) -> list[Run]:
+        """The runs that are still running, or were killed."""
+        return [run for run in self.runs if run.manifest.status == "running"]
+
+    @property
+    def failed(self) -> list[Run]:
+        """The runs that failed or were not finished."""
+        return [run for run in self.runs if run.manifest.status in ("failed", LEFT)]
+
+    @property
+    def how_failed(self) -> str:
+        """In a word, what became of them."""
+        statuses = {run.manifest.status for run in self.failed}
+        return "failed" if statuses == {"failed"} else LEFT if statuses == {LEFT} else f"failed or {LEFT}"
+
+    @property
+    def notes(self) -> list[tuple[str, list[int]]]:
+        """Each warning once, with the numbers of the runs that give it."""
+        notes = dict.fromkeys(note for run in self.runs for note in run.manifest.notes)
+        return [(note, [run.number for run in self.runs if note in run.manifest.notes]) for note in notes]
+
+    @property
+    def summary(self) -> str:
+        """How much of what there is."""
+        tables = sum(run.manifest.run == JUDGED_TABLE for run in self.runs)
+        counted = [
+            (len(self.runs) - tables, "run"),
+            (tables, JUDGED_TABLE),
+            (len(self.whole), "model"),
+            (len(self.models) - len(self.whole), "checkpoint"),
+            (len(self.table.columns), "question set"),
+            (self.payload.answers, "answer"),
+        ]
+        return " · ".join(f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in counted if n)
+
+    @property
+    def show_condition(self) -> bool:
+        """Whether there is more to say of conditions than that there was none."""
+        return self.table.conditions != ("untagged",)
+
+    def name_runs(self, numbers: Sequence[int]) -> str:
+        """`(run 2)`, `(runs 1, 3)` or `(all runs)`."""
+        if len(numbers) == len(self.runs):
+            return "(all runs)"
+        return f"({'run' if len(numbers) == 1 else 'runs'} {', '.join(map(str, numbers))})"
+
+    @property
+    def judges(self) -> list[tuple[str, str]]:
+        """Name and identity of each judge."""
+        pairs = ((judge.name, judge.identity) for run in self.runs for judge in run.manifest.judges)
+        return list(dict.fromkeys(pair for pair in pairs if pair[0]))
+
+
+def merge_scores(runs: Sequence[Run], pools: Sequence[Pool]) -> list[Score]:
+    """The scores of all runs, rows that are the same in several runs once, and then those over seeds."""
+    sources: list[Run | Pool] = [*runs, *pools]
+    return list(dict.fromkeys(row for source in sources for row in source.scores))
