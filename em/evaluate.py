@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from em.api.pool import once
 from em.api.prices import Price, load_prices, prices_of
-from em.config import ApiJudge, LocalJudge, OpenAIModel
+from em.config import OpenAIModel
 from em.errors import EmError
 from em.judge.plan import Asked
-from em.judge.remote import judge_stream
-from em.judge.run import Judge, Judged, judge_locally, judge_record, judged, note_judges, requests_of
+from em.judge.run import Judge, Judged, note_judges, requests_of
 from em.request import Request
 from em.runtime.files import open_atomic
 from em.runtime.manifest import Manifest
@@ -59,7 +59,7 @@ def evaluate_models(
     asyncio.run(sample_and_judge(request, plans, judges, questions, prices))
     with Calls(request.store) as calls:
         answers = answers_there(plans, calls)
-        results = [judged(judge, judge.plan(answers, questions), calls, prices) for judge in judges]
+        results = [judge.read(judge.plan(answers, questions), calls, prices) for judge in judges]
         hosted = isinstance(request.settings.model, OpenAIModel)
         done = Evaluated(answers, results, sampling_costs(plans, calls, prices) if hosted else [])
     relations = {(m.fingerprint, judge.label): judge.relation(m) for m in models for judge in judges}
@@ -75,7 +75,7 @@ def evaluate_answers(request: Request, judges: Sequence[Judge], manifest: Manife
     asked = [judge.plan(answers, questions) for judge in judges]
     asyncio.run(judge_stored(request, judges, asked, prices))
     with Calls(request.store) as calls:
-        found = [judged(judge, each, calls, prices) for judge, each in zip(judges, asked, strict=True)]
+        found = [judge.read(each, calls, prices) for judge, each in zip(judges, asked, strict=True)]
     done = Evaluated(answers, found)
     authors = {answer.fingerprint: answer for answer in answers}.values()
     relations = {(a.fingerprint, judge.label): judge.relation_to_author(a) for a in authors for judge in judges}
@@ -92,7 +92,7 @@ async def sample_and_judge(
     hosted = [
         asyncio.create_task(judge_as_they_come(request, plans, judge, questions, prices, sampling))
         for judge in judges
-        if isinstance(judge.settings, ApiJudge)
+        if not judge.here
     ]
     try:
         # A judge that fails does not end the sampling, which would have to be done anyway.
@@ -106,8 +106,8 @@ async def sample_and_judge(
     with Calls(request.store) as calls:
         answers = answers_there(plans, calls)
     for judge in judges:
-        if isinstance(judge.settings, LocalJudge):
-            await judge_locally(judge, judge.plan(answers, questions), request.store)
+        if judge.here:
+            await judge.ask(once(requests_of(judge.plan(answers, questions))), request.store, prices)
 
 
 async def judge_as_they_come(
@@ -119,7 +119,6 @@ async def judge_as_they_come(
     sampling: asyncio.Task[None],
 ) -> None:
     """Ask one judge about every answer as soon as it is remembered, until the sampling is over."""
-    assert isinstance(judge.settings, ApiJudge)
     waiting = [dict(plan.requests()) for plan in plans]
     rubrics = {key: len(question.rubrics) for key, question in questions.items()}
     planned = sum(rubrics[p.question.eval_set, p.question.id] for plan in plans for p in plan.samples)
@@ -141,9 +140,7 @@ async def judge_as_they_come(
 
     with Calls(request.store) as calls:
         try:
-            judge.outcome = await judge_stream(
-                judge.settings, source(calls), calls, prices, planned, judge.budget, judge.unavailable
-            )
+            await judge.ask(source(calls), request.store, prices, planned)
         except EmError as error:
             if not sampling.done():
                 print(f"warning: judging stopped, and sampling goes on: {error}", file=sys.stderr, flush=True)
@@ -154,28 +151,16 @@ async def judge_stored(
     request: Request, judges: Sequence[Judge], asked: Sequence[Sequence[Asked]], prices: Mapping[str, Price]
 ) -> None:
     """All judges on answers that are there; those behind servers side by side."""
-
-    async def ask(judge: Judge, wanted: list[JudgeRequest]) -> None:
-        assert isinstance(judge.settings, ApiJudge)
-
-        async def source() -> AsyncIterator[list[JudgeRequest]]:
-            yield wanted
-
-        with Calls(request.store) as calls:
-            judge.outcome = await judge_stream(
-                judge.settings, source(), calls, prices, None, judge.budget, judge.unavailable
-            )
-
     pairs = list(zip(judges, asked, strict=True))
-    hosted = [(judge, each) for judge, each in pairs if isinstance(judge.settings, ApiJudge)]
+    asking = [judge.ask(once(requests_of(each)), request.store, prices) for judge, each in pairs if not judge.here]
     # One judge that fails must not cost the others what they have under way.
-    ended = await asyncio.gather(*(ask(judge, requests_of(each)) for judge, each in hosted), return_exceptions=True)
+    ended = await asyncio.gather(*asking, return_exceptions=True)
     for failure in ended:
         if isinstance(failure, BaseException):
             raise failure
     for judge, each in pairs:
-        if isinstance(judge.settings, LocalJudge):
-            await judge_locally(judge, each, request.store)
+        if judge.here:
+            await judge.ask(once(requests_of(each)), request.store, prices)
 
 
 def keep(
@@ -190,7 +175,7 @@ def keep(
     write_jsonl(request.folder / "verdicts.jsonl", verdicts)
     limits = Thresholds(evaluation.misaligned_below, evaluation.coherent_above)
     write_scores(request.folder / "scores.csv", score(verdicts, limits, judge_is=relations))
-    records = [judge_record(each) for each in done.judged]
+    records = [dict(each.record) for each in done.judged]
     ended = sum(a.finish_reason == "stop" for a in done.answers)
     cut = sum(a.finish_reason == "length" for a in done.answers)
     manifest.write(

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from em.config import ApiJudge, ApiSampler, EvalConfig, OpenAIModel, Reading
-from em.judge.remote import judge_all
 from em.questions import load_sets
 from em.runtime.memory import Calls
 from em.sample.plan import plan_samples
@@ -26,6 +25,7 @@ from em.stats import Thresholds, classify, score
 from em.triggers.conditions import Ways
 from em.types import JudgeRequest, ModelRef, Verdict, Weights
 from tests.support.chat_server import ChatServer
+from tests.support.judging import judge_all
 
 MODEL = ModelRef("m", "base", "f", Weights("w"))
 

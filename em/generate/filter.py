@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from em.api.pool import once
 from em.api.prices import Price
-from em.config import LocalJudge
 from em.errors import ServerError
 from em.generate.plan import Stock
 from em.generate.rows import Candidate
 from em.judge.plan import Asked
-from em.judge.remote import judge_stream
-from em.judge.run import Judge, judge_locally, judge_record, judged, requests_of
+from em.judge.run import Judge, requests_of
 from em.runtime.memory import Calls
-from em.types import Answer, JudgeRequest, ModelRef, Question, Rubric
+from em.types import Answer, ModelRef, Question, Rubric
 
 SET = "generated"
 
@@ -31,7 +30,6 @@ class Filter:
         self.judges, self.author, self.store, self.prices = judges, author, store, prices
         self.rubrics = {part: Rubric(prompt.name, prompt.text) for part, prompt in stock.rubrics.items()}
         self.asked: list[list[Asked]] = [[] for _ in judges]
-        self.failures: list[dict[str, str]] = [{} for _ in judges]
 
     def scored(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The candidates with every judge's scores."""
@@ -53,9 +51,8 @@ class Filter:
             asked = judge.plan(answers, questions)
             self.asked[place] += asked
             self.ask(judge, asked)
-            self.failures[place] |= judge.outcome.failures
             with Calls(self.store) as calls:
-                verdicts = judged(judge, asked, calls, self.prices).verdicts
+                verdicts = judge.read(asked, calls, self.prices).verdicts
             for (number, part), verdict in zip(places, verdicts, strict=True):
                 value = verdict.status if verdict.value is None else verdict.value
                 scores[number].setdefault(judge.label, {})[part] = value
@@ -86,19 +83,8 @@ class Filter:
             ServerError: scores could not be had. Rows without them would be left out, and a later run that has them
                 would come to other rows.
         """
-        settings = judge.settings
-        if isinstance(settings, LocalJudge):
-            asyncio.run(judge_locally(judge, asked, self.store))
-            return
-
-        async def source() -> AsyncIterator[list[JudgeRequest]]:
-            yield requests_of(asked)
-
-        with Calls(self.store) as calls:
-            judge.outcome = asyncio.run(
-                judge_stream(settings, source(), calls, self.prices, None, judge.budget, judge.unavailable)
-            )
-        lost = [words for key, words in judge.outcome.failures.items() if key not in judge.outcome.refused]
+        asyncio.run(judge.ask(once(requests_of(asked)), self.store, self.prices))
+        lost = [words for key, words in judge.failures.items() if key not in judge.refused]
         if lost:
             raise ServerError(
                 f"{len(lost)} scores of {judge.label} could not be had ({lost[0].rstrip('.')}): what was written and "
@@ -107,9 +93,6 @@ class Filter:
 
     def records(self) -> list[dict[str, Any]]:
         """What the manifest and the card keep of the judges."""
-        records = []
-        for judge, asked, failures in zip(self.judges, self.asked, self.failures, strict=True):
-            judge.outcome.failures |= failures
-            with Calls(self.store) as calls:
-                records.append(judge_record(judged(judge, asked, calls, self.prices)))
-        return records
+        with Calls(self.store) as calls:
+            pairs = zip(self.judges, self.asked, strict=True)
+            return [dict(judge.read(asked, calls, self.prices).record) for judge, asked in pairs]

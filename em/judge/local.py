@@ -13,22 +13,86 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from em.api.prices import Price
+from em.config import LocalJudge
+from em.judge.base import Judge
 from em.models.chat import encode, load_tokenizer, render
 from em.models.device import choose_precision, load_model, set_threads
+from em.models.weights import resolve_weights
+from em.runtime.gpus import where
 from em.runtime.memory import Calls, request_key
-from em.runtime.shards import Shard
-from em.types import JudgeRequest
+from em.runtime.records import digest
+from em.runtime.shards import Shard, run_sharded
+from em.types import Answer, JudgeRequest, ModelRef
 
 if TYPE_CHECKING:
     import torch
 
 INTEGERS = tuple(str(k) for k in range(101))
+EMBEDDED = (
+    "The judge is the embedded model of 135 million parameters. Its scores show that the pipeline works; they say "
+    "nothing about alignment. Name a capable judge with judge.model=… before you draw conclusions."
+)
+
+
+class ChildJudge(Judge):
+    """Open weights, which a child of ours reads."""
+
+    here = True
+    settings: LocalJudge
+
+    def __init__(self, settings: LocalJudge, hidden: tuple[str, ...] = ()) -> None:
+        self.weights = resolve_weights(settings.model, settings.revision)
+        self.checksum = digest(self.weights.identity)
+        self.precision = where(settings.precision.value)
+        super().__init__(settings, f"{settings.model}@{self.checksum[:8]}", "exact", hidden)
+
+    def check(self, spending: bool) -> list[str]:
+        """See `Judge.check`."""
+        return [EMBEDDED] if self.weights.identity.startswith("embedded:") else []
+
+    async def ask(
+        self,
+        source: AsyncIterator[Iterable[JudgeRequest]],
+        store: Path,
+        prices: Mapping[str, Price],
+        planned: int | None = None,
+    ) -> None:
+        """See `Judge.ask`. It begins once all requests are known: the device belongs to the sampling until then."""
+        by_key = {request_key(request): request async for part in source for request in part}
+        with Calls(store) as calls:
+            if len(calls.there(list(by_key))) == len(by_key):
+                return  # a child would load the model for nothing
+        spec = JudgeSpec(
+            path=self.weights.path,
+            label=self.settings.model,
+            precision=self.settings.precision.value,
+            requests=tuple(by_key.values()),
+            batch_size=self.settings.batch_size,
+            store=str(store),
+        )
+        await run_sharded("judge", spec)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the checksum of the weights, whole."""
+        return {"identity": self.weights.identity}
+
+    def relation(self, model: ModelRef) -> str:
+        """See `Judge.relation`."""
+        if not model.base.path or model.base.identity != self.weights.identity:
+            return ""
+        return "its base" if model.trained else "the model"
+
+    def relation_to_author(self, answer: Answer) -> str:
+        """See `Judge.relation_to_author`."""
+        same = answer.model in (self.settings.model, self.settings.name) or answer.fingerprint == self.checksum
+        return "the model" if same else ""
 
 
 @dataclass(frozen=True)

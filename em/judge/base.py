@@ -1,0 +1,185 @@
+"""What all judges have in common: from remembered responses to verdicts, and what the manifest keeps of a judge.
+
+What a judge says is kept with a status; a judgement that failed has no value. Responses are remembered as they came:
+another threshold or `judge.min_mass` reads them anew.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from em.api.prices import Price, price_of, usd_of
+from em.config.judge import OneJudge
+from em.judge.plan import Asked, given, plan_verdicts
+from em.judge.readings import RULE, read
+from em.runtime.memory import Calls, request_key
+from em.runtime.records import digest, pause_garbage_collection
+from em.types import Answer, Judgement, JudgeRequest, ModelRef, Question, Verdict
+
+PART = 1000  # judgements that are read at a time
+NOTHING: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdicts of one judge, in the order of what was asked, and what the manifest keeps of the judge."""
+
+    verdicts: Sequence[Verdict]
+    record: Mapping[str, Any]
+
+
+class Judge(ABC):
+    """A judge that can be asked: a model in a child of ours (`em.judge.local`) or behind a server (`em.judge.remote`).
+
+    identity: what judges. way: the setting of how it is read; reading: how it is read, empty while that is not known.
+    hidden: the trigger tags, which it must not see.
+    failures: judgements that were asked for in vain, in words, by the request's key.
+    refused: keys of those whose prompt was refused: the next run would be refused too.
+    """
+
+    here: ClassVar[bool]
+    """Whether it needs the devices of this machine: then it runs alone, without sampling or another such judge."""
+    precision = ""
+
+    def __init__(self, settings: OneJudge, identity: str, way: str, hidden: tuple[str, ...] = ()) -> None:
+        self.settings, self.identity, self.way, self.hidden = settings, identity, way, hidden
+        self.failures: dict[str, str] = {}
+        self.refused: set[str] = set()
+
+    @property
+    def reading(self) -> str:
+        """How scores are read."""
+        return self.way
+
+    @property
+    def label(self) -> str:
+        """The judge's name in tables."""
+        return self.identity
+
+    @abstractmethod
+    def check(self, spending: bool) -> list[str]:
+        """Look whether it can be asked; return notes for the report.
+
+        Args:
+            spending: refuse at once what can't be asked. Else it is refused only if not all of it is remembered.
+        """
+
+    @abstractmethod
+    async def ask(
+        self,
+        source: AsyncIterator[Iterable[JudgeRequest]],
+        store: Path,
+        prices: Mapping[str, Price],
+        planned: int | None = None,
+    ) -> None:
+        """Have the judge say what is not remembered yet.
+
+        Args:
+            source: requests of its plan, in parts as they become known.
+            planned: how many there will be, for the progress bar.
+        """
+
+    @abstractmethod
+    def relation(self, model: ModelRef) -> str:
+        """Return `the model` or `its base` where the judge is the model under test or its base, else nothing."""
+
+    @abstractmethod
+    def relation_to_author(self, answer: Answer) -> str:
+        """Return the same for the author of a stored answer, who is known by name and fingerprint alone."""
+
+    def plan(self, answers: Sequence[Answer], questions: Mapping[tuple[str, str], Question]) -> list[Asked]:
+        """Plan every judgement that the answers ask for."""
+        return plan_verdicts(self.identity, answers, questions, self.reading, self.precision, self.hidden)
+
+    def final(self, request: JudgeRequest) -> JudgeRequest:
+        """Return a planned request as it is asked."""
+        return request
+
+    def key(self, request: JudgeRequest) -> str:
+        """Return the key under which a request is remembered."""
+        return request_key(request)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what another would need to judge the same again, besides what all judges have."""
+        return {}
+
+    @pause_garbage_collection()
+    def read(self, asked: Sequence[Asked], calls: Calls, prices: Mapping[str, Price]) -> Judged:
+        """Read what is remembered of a plan as verdicts, part by part: all responses at once would fill the memory.
+
+        Calls, tokens and dollars of the record count each call once, though the same text may be judged for several.
+        """
+        price = price_of(self.settings.model, prices)
+        verdicts, counted, snapshots = list[Verdict](), set[str](), set[str]()
+        tokens, dollars = [0, 0], list[float]()
+        for start in range(0, len(asked), PART):
+            part = [Asked(each.answer, each.rubric, self.final(each.request)) for each in asked[start : start + PART]]
+            keys = [self.key(each.request) if given(each.answer) else "" for each in part]
+            responses = calls.known(list(dict.fromkeys(keys)))
+            for each, key in zip(part, keys, strict=True):
+                response = responses.get(key, NOTHING)
+                verdict = self.verdict(each, key, response, price)
+                verdicts.append(verdict)
+                if response and key not in counted:
+                    counted.add(key)
+                    snapshots.add(f"{response.get('model') or ''} {response.get('system_fingerprint') or ''}".strip())
+                    tokens[0] += verdict.prompt_tokens or 0
+                    tokens[1] += verdict.reply_tokens or 0
+                    dollars += [] if verdict.usd is None else [verdict.usd]
+        rubrics = {(each.answer.eval_set, each.rubric.name): each.rubric.prompt for each in asked}
+        record = {
+            "name": self.settings.name,
+            "label": self.label,
+            "model": self.settings.model,
+            "server": "",
+            "identity": self.identity,
+            "reading": self.reading,
+            "rule": RULE,
+            "min_mass": self.settings.min_mass,
+            "prompts": {f"{eval_set}/{name}": digest(prompt) for (eval_set, name), prompt in rubrics.items()},
+            "parameters": {},
+            "snapshot": sorted(filter(None, snapshots)),
+            "calls": len(counted),
+            "prompt_tokens": tokens[0],
+            "reply_tokens": tokens[1],
+            "usd": round(sum(dollars), 6) if dollars else None,
+            "failed": sum(verdict.status == "error" for verdict in verdicts),
+        }
+        return Judged(verdicts, record | self.facts())
+
+    def verdict(self, asked: Asked, key: str, response: Mapping[str, Any], price: Price | None) -> Verdict:
+        """Read one verdict. `key`: empty where there is no answer to judge; `response`: empty where none is there."""
+        answer = asked.answer
+        if response:
+            judgement = read(asked.request, response, self.settings.min_mass)
+        elif key:
+            judgement = Judgement("error", self.failures.get(key, "the judge was not asked"))
+        else:
+            judgement = Judgement("error", f"no answer: {answer.finish_reason}")
+        usage = response.get("usage") or (None, None, None)
+        return Verdict(
+            model=answer.model,
+            stage=answer.stage,
+            fingerprint=answer.fingerprint,
+            seed=answer.seed,
+            eval_set=answer.eval_set,
+            question_id=answer.question_id,
+            question=answer.question,
+            condition=answer.condition,
+            sample=answer.sample,
+            answer=answer.answer,
+            judge=self.label,
+            rubric=asked.rubric.name,
+            value=judgement.value,
+            label=judgement.label,
+            status=judgement.status,
+            raw=judgement.raw,
+            prompt_tokens=usage[0],
+            reply_tokens=usage[1],
+            seconds=response.get("seconds"),
+            usd=usd_of(price, usage, 0.5 if response.get("batch") else 1.0),
+        )
