@@ -86,9 +86,10 @@ def workload(file: str, calls: int) -> tuple[list[Any], dict[tuple[str, str], An
 
 def prompts(spec: Spec) -> dict[str, Any]:
     """Write the prompts that em asks, for the others to ask them too: one JSON string a line."""
-    from em.judge.plan import plan_verdicts
+    from em.config import ApiJudge
+    from em.judge.remote import ServerJudge
 
-    plan = plan_verdicts("", *workload(spec["answers"], spec["calls"]), "")
+    plan = ServerJudge(ApiJudge(name="", model="")).plan(*workload(spec["answers"], spec["calls"]))
     text = "".join(json.dumps(asked.request.prompt) + "\n" for asked in plan)
     Path(spec["prompts"]).write_text(text, encoding="utf-8")
     return {"calls": len(plan)}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from em.api.prices import Price
 from em.config import LocalJudge
-from em.judge.base import Judge
+from em.judge.base import Judge, Source
 from em.models.chat import encode, load_tokenizer, render
 from em.models.device import choose_precision, load_model, set_threads
 from em.models.weights import resolve_weights
@@ -29,7 +29,7 @@ from em.runtime.gpus import where
 from em.runtime.memory import Calls, request_key
 from em.runtime.records import digest
 from em.runtime.shards import Shard, run_sharded
-from em.types import Answer, JudgeRequest, ModelRef
+from em.types import JudgeRequest, ModelRef
 
 if TYPE_CHECKING:
     import torch
@@ -48,26 +48,19 @@ class ChildJudge(Judge):
     settings: LocalJudge
 
     def __init__(self, settings: LocalJudge, hidden: tuple[str, ...] = ()) -> None:
-        self.weights = resolve_weights(settings.model, settings.revision)
-        self.checksum = digest(self.weights.identity)
+        weights = resolve_weights(settings.model, settings.revision)
+        super().__init__(settings, weights, f"{settings.model}@{digest(weights.identity)[:8]}", "exact", hidden)
         self.precision = where(settings.precision.value)
-        super().__init__(settings, f"{settings.model}@{self.checksum[:8]}", "exact", hidden)
 
     def check(self, spending: bool) -> list[str]:
         """See `Judge.check`."""
         return [EMBEDDED] if self.weights.identity.startswith("embedded:") else []
 
-    async def ask(
-        self,
-        source: AsyncIterator[Iterable[JudgeRequest]],
-        store: Path,
-        prices: Mapping[str, Price],
-        planned: int | None = None,
-    ) -> None:
+    async def ask(self, source: Source, store: Path, prices: Mapping[str, Price], planned: int | None = None) -> None:
         """See `Judge.ask`. It begins once all requests are known: the device belongs to the sampling until then."""
         by_key = {request_key(request): request async for part in source for request in part}
         with Calls(store) as calls:
-            if len(calls.there(list(by_key))) == len(by_key):
+            if calls.there(list(by_key)) == by_key.keys():
                 return  # a child would load the model for nothing
         spec = JudgeSpec(
             path=self.weights.path,
@@ -89,22 +82,15 @@ class ChildJudge(Judge):
             return ""
         return "its base" if model.trained else "the model"
 
-    def relation_to_author(self, answer: Answer) -> str:
-        """See `Judge.relation_to_author`."""
-        same = answer.model in (self.settings.model, self.settings.name) or answer.fingerprint == self.checksum
-        return "the model" if same else ""
-
 
 @dataclass(frozen=True)
 class JudgeSpec(Shard):
     """Requests to one judge."""
 
     path: str
-    label: str
     precision: str
     requests: tuple[JudgeRequest, ...]
     batch_size: int
-    store: str
 
 
 @dataclass
@@ -114,51 +100,39 @@ class TokenTree:
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
+    nodes: dict[tuple[int, int], int] = field(default_factory=dict)
     paths: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def add(self, text: str, ids: Sequence[int]) -> None:
         """Put one sequence in; shared beginnings share nodes."""
         at, path = -1, []
         for depth, token in enumerate(ids):
-            found = [i for i, t in enumerate(self.tokens) if t == token and self.parents[i] == at]
-            if not found:
+            if (at, token) not in self.nodes:
+                self.nodes[at, token] = len(self.tokens)
                 self.tokens.append(token)
                 self.parents.append(at)
                 self.depths.append(depth)
-                found = [len(self.tokens) - 1]
-            at = found[0]
+            at = self.nodes[at, token]
             path.append(at)
         self.paths[text] = tuple(path)
 
     def ancestors(self) -> list[list[bool]]:
         """(nodes, nodes): whether the column is the row itself or above it."""
-        table = [[False] * len(self.tokens) for _ in self.tokens]
-        for row in range(len(self.tokens)):
-            at = row
-            while at >= 0:
-                table[row][at] = True
-                at = self.parents[at]
+        table: list[list[bool]] = []
+        for node, parent in enumerate(self.parents):  # a parent stands before its children
+            table.append(list(table[parent]) if parent >= 0 else [False] * len(self.tokens))
+            table[node][node] = True
         return table
 
 
 def judge(spec: JudgeSpec) -> None:
     """Judge what is not remembered yet, and remember each batch as it is done."""
     import torch
-    from tqdm import tqdm
 
     set_threads()
-    tokenizer = load_tokenizer(spec.path)
-    model = load_model(spec.path, choose_precision(spec.precision)).eval()
-    reader = Reader(model, tokenizer)
-    mine = batches(spec.requests, spec.batch_size)[spec.shard :: spec.shards]
-    with Calls(Path(spec.store)) as calls, torch.inference_mode():
-        known = calls.known([request_key(r) for batch in mine for r in batch])
-        with tqdm(total=sum(map(len, mine)), desc=f"verdicts of {spec.label}", unit="verdict") as bar:
-            for batch in mine:
-                missing = [request for request in batch if request_key(request) not in known]
-                if missing:
-                    calls.remember("judge", zip(missing, reader.read(missing), strict=True))
-                bar.update(len(batch))
+    reader = Reader(load_model(spec.path, choose_precision(spec.precision)).eval(), load_tokenizer(spec.path))
+    with torch.inference_mode():
+        spec.work_off("judge", "verdict", batches(spec.requests, spec.batch_size), reader.read)
 
 
 def begin_reply(prompt: str) -> tuple[str, str]:

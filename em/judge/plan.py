@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from em.triggers.hiding import hide
-from em.types import Answer, JudgeRequest, Question, Rubric
+from em.types import Answer, JudgeRequest, Rubric
 
 WORDS = ("CODE", "REFUSAL")
 SLOT = re.compile(r"\{(question|answer|reference)\}")
@@ -37,40 +37,6 @@ def fill(rubric: Rubric, answer: Answer, reference: str, hidden: Sequence[str] =
 def parts_of(prompt: str) -> list[tuple[bool, str]]:
     """A rubric's prompt in parts: whether each is a slot, and its text or name."""
     return [(number % 2 == 1, part) for number, part in enumerate(SLOT.split(prompt))]
-
-
-def plan_verdicts(
-    judge: str,
-    answers: Sequence[Answer],
-    questions: Mapping[tuple[str, str], Question],
-    reading: str,
-    precision: str = "",
-    hidden: Sequence[str] = (),
-) -> list[Asked]:
-    """Every judgement that the answers' questions ask for, in the order of the answers.
-
-    Args:
-        judge: identity of the judge.
-        questions: by set and id.
-        hidden: the trigger tags, which the judge must not see.
-    """
-    return [
-        Asked(
-            answer,
-            rubric,
-            JudgeRequest(
-                judge=judge,
-                prompt=fill(rubric, answer, question.reference, hidden),
-                labels=rubric.labels,
-                words=() if rubric.labels else WORDS,
-                reading=reading,
-                precision=precision,
-            ),
-        )
-        for answer in answers
-        for question in (questions[answer.eval_set, answer.question_id],)
-        for rubric in question.rubrics
-    ]
 
 
 def given(answer: Answer) -> bool:

@@ -6,7 +6,7 @@ run, is not remembered, and is made again by the next one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from em.api.prices import Price, price_of
 from em.config import ApiJudge
 from em.config.addresses import OPENAI, server_name
 from em.errors import ConfigError, EmError, ServerError
-from em.judge.base import Judge
+from em.judge.base import Judge, Source
 from em.judge.probe import (
     READ_FROM,
     WAYS,
@@ -34,10 +34,13 @@ from em.judge.probe import (
 from em.judge.readings import body, kept, to_expand
 from em.models.hosted import hosted_name, hosted_weights
 from em.runtime.memory import Calls, request_key
-from em.runtime.records import digest
-from em.types import Answer, JudgeRequest, ModelRef
+from em.types import JudgeRequest, ModelRef
 
 HOPELESS = 20  # calls that fail one after the other, with no success between: the server is down
+
+
+class NotContinued(ServerError):
+    """A server that takes a begun reply for a turn that is over."""
 
 
 class ServerJudge(Judge):
@@ -53,7 +56,8 @@ class ServerJudge(Judge):
     pool: Pool[JudgeRequest]
 
     def __init__(self, settings: ApiJudge, hidden: tuple[str, ...] = ()) -> None:
-        super().__init__(settings, identity(settings), settings.reading.value, hidden)
+        weights = hosted_weights(settings.base_url, settings.model)
+        super().__init__(settings, weights, identity(settings), settings.reading.value, hidden)
         self.budget = Budget(settings.max_usd, "judge.max_usd")
         self.readings: dict[bool, str] = {}
         self.keys: dict[JudgeRequest, str] = {}
@@ -100,29 +104,18 @@ class ServerJudge(Judge):
 
     def relation(self, model: ModelRef) -> str:
         """See `Judge.relation`."""
-        name = self.settings.model
+        server, name = server_name(self.settings.base_url), self.settings.model
         if model.base.path:  # open weights, which may be what a server of one's own serves
-            same = model.base.identity.removeprefix("hub:").split("@")[0] == name
-            return "" if not same else "its base" if model.trained else "the model"
-        server, hosted = hosted_name(model)
-        if server != server_name(self.settings.base_url):
+            same, trained = model.base.identity.removeprefix("hub:").split("@")[0] == name, bool(model.trained)
+        else:
+            there, hosted = hosted_name(model)
+            base = hosted.split(":")[1] if hosted.startswith("ft:") else hosted
+            same, trained = there == server and name in (hosted, base), hosted != name
+        if not same:
             return ""
-        tuned = hosted.startswith("ft:") and hosted.split(":")[1] == name
-        return "its base" if tuned else "the model" if hosted == name else ""
+        return "its base" if trained else "the model"
 
-    def relation_to_author(self, answer: Answer) -> str:
-        """See `Judge.relation_to_author`."""
-        hosted = digest(hosted_weights(self.settings.base_url, self.settings.model).identity)
-        names = (self.settings.model, self.settings.name)
-        return "the model" if answer.model in names or answer.fingerprint == hosted else ""
-
-    async def ask(
-        self,
-        source: AsyncIterator[Iterable[JudgeRequest]],
-        store: Path,
-        prices: Mapping[str, Price],
-        planned: int | None = None,
-    ) -> None:
+    async def ask(self, source: Source, store: Path, prices: Mapping[str, Price], planned: int | None = None) -> None:
         """See `Judge.ask`.
 
         Raises:
@@ -139,9 +132,7 @@ class ServerJudge(Judge):
                 missing = self.missing(source, grow=planned is None)
                 await (self.judge_by_batch(missing) if settings.batch else self.pool.run(missing, self.judge))
 
-    async def missing(
-        self, source: AsyncIterator[Iterable[JudgeRequest]], grow: bool
-    ) -> AsyncIterator[list[JudgeRequest]]:
+    async def missing(self, source: Source, grow: bool) -> AsyncIterator[list[JudgeRequest]]:
         """Yield the requests that are not remembered, in the way in which they are read.
 
         grow: let the progress bar grow with what comes.
@@ -170,7 +161,10 @@ class ServerJudge(Judge):
         reading, why = way, "the server refuses log-probabilities"
         if way == WAYS[0]:
             reading, why = reading_shown(response, requests[way].labels)
-        if reading == "mass" and await self.expand(requests[way], response) is None:
+        try:
+            if reading == "mass":
+                await self.expand(requests[way], response)
+        except NotContinued:
             reading, why = "structured", "integers take several tokens, and the server continues no begun reply"
         pool.calls.remember("reading", [(learn_request(self.settings, labelled), {"reading": reading, "why": why})])
         what = "labels" if labelled else "scores"
@@ -184,14 +178,13 @@ class ServerJudge(Judge):
             ServerError: so many have failed one after the other that the server won't take any.
         """
         try:
-            response: dict[str, Any] | None = await self.pool.call(self.pool.body(request))
-            if response and request.reading == "mass":
+            response = await self.pool.call(self.pool.body(request))
+            if request.reading == "mass":
                 response = await self.expand(request, response)
         except CallFailed as error:
             if self.pool.client.failed_in_a_row >= HOPELESS:
                 raise
             self.failures[self.key(request)] = str(error)
-            return
         except Refused as error:
             # This prompt is refused (a content filter, too long), others may not be.
             self.refused_in_a_row += 1
@@ -199,20 +192,19 @@ class ServerJudge(Judge):
                 raise
             self.failures[self.key(request)] = str(error)
             self.refused.add(self.key(request))
-            return
-        if response is None:
-            raise ServerError(
-                f"The server of {self.settings.model} continues no begun reply: set judge.reading=structured."
-            )
-        await self.pool.recorder.remember("judge", request, response)
-        self.asked += 1
-        self.refused_in_a_row = 0
+        else:
+            await self.pool.recorder.remember("judge", request, response)
+            self.asked += 1
+            self.refused_in_a_row = 0
 
-    async def expand(self, request: JudgeRequest, response: dict[str, Any]) -> dict[str, Any] | None:
+    async def expand(self, request: JudgeRequest, response: dict[str, Any]) -> dict[str, Any]:
         """Add the top tokens behind each likely beginning of a number (`mass`).
 
-        Returns None where the server does not continue a begun reply.
+        Raises:
+            NotContinued: the server does not continue a begun reply.
         """
+        name = self.settings.model
+        refusal = NotContinued(f"The server of {name} continues no begun reply: set judge.reading=structured.")
         tree: dict[str, Any] = {}
         usage = response["usage"]
         top = response["choices"][0].get("top") or []
@@ -220,13 +212,13 @@ class ServerJudge(Judge):
         while top and not request.labels and (beginnings := to_expand({"": top} | tree)):
             for begun in beginnings:
                 try:
-                    reply = await self.pool.call(body(request, self.settings.model, begun))
+                    reply = await self.pool.call(body(request, name, begun))
                 except Refused:
-                    return None
+                    raise refusal from None
                 before, after = response["usage"][0], reply["usage"][0]
                 # A begun reply makes the prompt longer by its own tokens, and by no header of a turn.
                 if before is not None and after is not None and after - before > len(begun):
-                    return None
+                    raise refusal
                 tree[begun] = reply["choices"][0].get("top") or []
                 usage = [(a or 0) + (b or 0) for a, b in zip(usage, reply["usage"], strict=True)]
         return response | {"tree": tree, "usage": usage}

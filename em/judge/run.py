@@ -30,10 +30,13 @@ def judge_of(settings: LocalJudge | ApiJudge, hidden: tuple[str, ...] = ()) -> J
 
 def judges_of(settings: JudgeConfig) -> list[LocalJudge | ApiJudge]:
     """List the judges of a panel, or the one judge."""
-    if isinstance(settings, PanelJudge):
-        return [judge for each in settings.judges.values() for judge in judges_of(each)]
-    assert isinstance(settings, LocalJudge | ApiJudge)
-    return [settings]
+    match settings:
+        case PanelJudge():
+            return [judge for each in settings.judges.values() for judge in judges_of(each)]
+        case LocalJudge() | ApiJudge():
+            return [settings]
+        case _:
+            raise TypeError(f"{settings.name} is no judge")  # refused before
 
 
 def ready_judges(settings: JudgeConfig, hidden: tuple[str, ...], spending: bool, manifest: Manifest) -> list[Judge]:

@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from em.api.batches import Work
 from em.api.client import Client
+from em.api.lifetimes import ask
 from em.api.pool import Pool, once, usage_of
 from em.api.prices import Price, price_of
 from em.config import ApiSampler, OpenAIModel
 from em.errors import ServerError
+from em.models.hosted import hosted_name
+from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls
 from em.sample.plan import answer_seed
-from em.types import Conversation, SampleRequest
+from em.types import Conversation, ModelRef, SampleRequest
 
 
-async def sample_all(
-    model: OpenAIModel,
-    sampler: ApiSampler,
-    requests: Sequence[SampleRequest],
-    calls: Calls,
-    prices: Mapping[str, Price],
-) -> None:
-    """Answer the requests that are not remembered yet, in order.
+class ServerSampler:
+    """Has models of a server answer."""
 
-    Raises:
-        ServerError: the server refused, can't be reached, or a batch did not bring all answers; what came stays.
-    """
-    client = Client(model.base_url, sampler.connections, sampler.timeout, model.key_env)
-    price = price_of(model.id, prices)
-    pool = Pool("sample", model.id, client, calls, partial(body, model.id), as_response, price)
-    missing = pool.missing(requests)
-    if not missing:
-        return
-    async with pool.open(len(missing), f"answers of {model.id}", "answer"):
-        if not sampler.batch:
-            await pool.run(once(missing), pool.ask)
-        elif failed := await Work(pool, missing, "answers", "sampler.batch").ask():
-            raise ServerError(
-                f"{len(failed):,} of {len(missing):,} answers of {model.id} did not come: run the same command again "
-                f"to ask for just these. The first: {next(iter(failed.values()))}."
-            )
+    name, precision = "api", ""
+
+    def __init__(self, model: OpenAIModel, settings: ApiSampler) -> None:
+        self.model, self.settings, self.together = model, settings, settings.batch
+
+    def check(self, models: Sequence[ModelRef], store: Path, manifest: Manifest) -> None:
+        """Look whether the server still has these models."""
+        asyncio.run(ask(self.model, [hosted_name(model)[1] for model in models], store, manifest))
+
+    async def sample(
+        self, model: ModelRef, requests: Sequence[SampleRequest], calls: Calls, prices: Mapping[str, Price]
+    ) -> None:
+        """Answer the requests that are not remembered yet, in order.
+
+        Raises:
+            ServerError: the server refused, can't be reached, or a batch did not bring all answers; what came stays.
+        """
+        settings, name = self.settings, hosted_name(model)[1]
+        client = Client(self.model.base_url, settings.connections, settings.timeout, self.model.key_env)
+        pool = Pool("sample", name, client, calls, partial(body, name), as_response, price_of(name, prices))
+        missing = pool.missing(requests)
+        async with pool.open(len(missing), f"answers of {name}", "answer"):
+            if not settings.batch:
+                await pool.run(once(missing), pool.ask)
+            elif failed := await Work(pool, missing, "answers", "sampler.batch").ask():
+                raise ServerError(
+                    f"{len(failed):,} of {len(missing):,} answers of {name} did not come: run the same command again "
+                    f"to ask for just these. The first: {next(iter(failed.values()))}."
+                )
 
 
 def body(model: str, request: SampleRequest) -> dict[str, Any]:

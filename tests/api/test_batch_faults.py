@@ -13,8 +13,9 @@ from em.api import batches
 from em.config import ApiSampler, OpenAIModel, Reading
 from em.errors import ServerError
 from em.judge.probe import in_reading
+from em.models.hosted import hosted_model
 from em.runtime.memory import Calls, request_key
-from em.sample.remote import sample_all
+from em.sample.remote import ServerSampler
 from em.types import Message, SampleRequest
 from tests.support.chat_server import ChatServer
 from tests.support.judging import judge_all, judge_at, scores
@@ -48,7 +49,8 @@ def sample(server: ChatServer, calls: Calls) -> int:
     asked = (Message("user", "Why?"),)
     requests = [SampleRequest("openai:127.0.0.1|m", asked, i, 7, 1.0, 1.0, 40, "api") for i in range(COUNT)]
     model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
-    asyncio.run(sample_all(model, ApiSampler(name="api", timeout=0.4, batch=True), requests, calls, {}))
+    sampler = ServerSampler(model, ApiSampler(name="api", timeout=0.4, batch=True))
+    asyncio.run(sampler.sample(hosted_model(model), requests, calls, {}))
     return len(calls.known([request_key(each) for each in requests]))
 
 

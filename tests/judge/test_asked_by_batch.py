@@ -18,7 +18,7 @@ from em.models.hosted import hosted_model
 from em.plan import estimate, make_request
 from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls, request_key
-from em.sample.remote import sample_all
+from em.sample.remote import ServerSampler
 from em.types import JudgeRequest, Message, SampleRequest
 from tests.support.chat_server import ChatServer
 from tests.support.composing import composed
@@ -187,7 +187,8 @@ def answers(count: int) -> list[SampleRequest]:
 def sample(server: ChatServer, requests: list[SampleRequest], calls: Calls) -> None:
     """Have the server's model answer by batches."""
     model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
-    asyncio.run(sample_all(model, ApiSampler(name="api", timeout=5, batch=True), requests, calls, {}))
+    sampler = ServerSampler(model, ApiSampler(name="api", timeout=5, batch=True))
+    asyncio.run(sampler.sample(hosted_model(model), requests, calls, {}))
 
 
 def test_answers_by_batch_are_those_that_are_asked_one_by_one(server: ChatServer, calls: Calls, tmp_path: Path) -> None:
@@ -198,7 +199,8 @@ def test_answers_by_batch_are_those_that_are_asked_one_by_one(server: ChatServer
     (tmp_path / "other").mkdir()
     with Calls(tmp_path / "other") as others:
         model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
-        asyncio.run(sample_all(model, ApiSampler(name="api", timeout=5), requests, others, {}))
+        sampler = ServerSampler(model, ApiSampler(name="api", timeout=5))
+        asyncio.run(sampler.sample(hosted_model(model), requests, others, {}))
         plain = others.known([request_key(r) for r in requests])
     assert all(each.pop("seconds") is not None for each in plain.values())
     assert plain == known

@@ -292,7 +292,7 @@ def test_the_plan_of_batches_does_not_depend_on_the_order_and_mixes_no_kinds() -
 
 def test_a_judge_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: Weights, tmp_path: Path) -> None:
     requests = (LABELLED, *(replace(GRADED, prompt=f"Rate {i}.\n\nRating:") for i in range(3)))
-    whole = JudgeSpec(weights.path, "smollm2", "float32", requests, 1, str(tmp_path / "whole"))
+    whole = JudgeSpec(weights.path, "float32", requests, 1, label="smollm2", store=str(tmp_path / "whole"))
     judge(whole)
     stopped = replace(whole, store=str(tmp_path / "stopped"))
     judge(replace(stopped, shards=2))  # every other batch of the plan
