@@ -30,10 +30,11 @@ FILE_OF_RSS = Path("/proc/self/status")
 
 def ours(spec: Spec) -> dict[str, Any]:
     """em: from answers to verdicts, everything remembered in `spec["store"]`. Run again there, all is remembered."""
+    from em.api.pool import once
     from em.api.prices import load_prices
     from em.config import ApiJudge
-    from em.judge.remote import judge_all
-    from em.judge.run import Judge, judged, requests_of
+    from em.judge.plan import requests_of
+    from em.judge.remote import ServerJudge
     from em.runtime.memory import Calls
 
     settings = ApiJudge(
@@ -41,11 +42,11 @@ def ours(spec: Spec) -> dict[str, Any]:
     )
 
     def judging(answers: list[Any], questions: Any, store: Path) -> Scores:
-        judge, prices = Judge(settings), load_prices(None)
+        judge, prices = ServerJudge(settings), load_prices(None)
         with Calls(store) as calls:
             asked = judge.plan(answers, questions)
-            judge.outcome = judge_all(settings, requests_of(asked), calls, prices)
-            return [verdict.value for verdict in judged(judge, asked, calls, prices).verdicts]
+            asyncio.run(judge.ask(once(requests_of(asked)), calls, prices))
+            return [verdict.value for verdict in judge.read(asked, calls, prices).verdicts]
 
     everything, first = (workload(spec["answers"], calls) for calls in (spec["calls"], WARM))
     warm_store = Path(spec["folder"], "warm")
@@ -85,9 +86,10 @@ def workload(file: str, calls: int) -> tuple[list[Any], dict[tuple[str, str], An
 
 def prompts(spec: Spec) -> dict[str, Any]:
     """Write the prompts that em asks, for the others to ask them too: one JSON string a line."""
-    from em.judge.plan import plan_verdicts
+    from em.config import ApiJudge
+    from em.judge.remote import ServerJudge
 
-    plan = plan_verdicts("", *workload(spec["answers"], spec["calls"]), "")
+    plan = ServerJudge(ApiJudge(name="", model="")).plan(*workload(spec["answers"], spec["calls"]))
     text = "".join(json.dumps(asked.request.prompt) + "\n" for asked in plan)
     Path(spec["prompts"]).write_text(text, encoding="utf-8")
     return {"calls": len(plan)}

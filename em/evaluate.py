@@ -15,10 +15,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from em.api.costs import Cost, cost_of_judge, read_costs, record_costs
-from em.config import ApiJudge, LocalJudge
+from em.api.pool import once
 from em.errors import EmError
-from em.judge.remote import judge_stream
-from em.judge.run import Judge, Judged, judge_locally, judge_record, judged, note_judges, requests_of
+from em.judge.run import Judge, Judged, note_judges, requests_of
 from em.request import Request
 from em.runtime.files import open_atomic
 from em.runtime.manifest import Manifest
@@ -52,7 +51,7 @@ def ask_and_judge(
     asyncio.run(sample_and_judge(request, plans, judges))
     answers = list_answers(request, plans)
     questions = questions_by_key(request)
-    verdicts = [judged(judge, judge.plan(answers, questions), request.memory, request.prices) for judge in judges]
+    verdicts = [judge.read(judge.plan(answers, questions), request.memory, request.prices) for judge in judges]
     if request.answers:
         authors = {answer.fingerprint: answer for answer in answers}.values()
         relations = {(a.fingerprint, judge.label): judge.relation_to_author(a) for a in authors for judge in judges}
@@ -76,9 +75,7 @@ async def sample_and_judge(request: Request, plans: Sequence[Plan], judges: Sequ
     """Sample, with the judges behind servers beside it, and then have the local judges judge."""
     sampling = asyncio.create_task(sample_models(request, plans))
     remote = [
-        asyncio.create_task(judge_as_they_come(request, plans, judge, sampling))
-        for judge in judges
-        if isinstance(judge.settings, ApiJudge)
+        asyncio.create_task(judge_as_they_come(request, plans, judge, sampling)) for judge in judges if not judge.here
     ]
     try:
         # A judge that fails ends neither the sampling, which would have to be done anyway, nor the other judges.
@@ -91,15 +88,15 @@ async def sample_and_judge(request: Request, plans: Sequence[Plan], judges: Sequ
             raise failure
     answers, questions = list_answers(request, plans), questions_by_key(request)
     for judge in judges:
-        if isinstance(judge.settings, LocalJudge):
-            await judge_locally(judge, judge.plan(answers, questions), request.memory)
+        if judge.here:
+            requests = requests_of(judge.plan(answers, questions))
+            await judge.ask(once(requests), request.memory, request.prices)
 
 
 async def judge_as_they_come(
     request: Request, plans: Sequence[Plan], judge: Judge, sampling: asyncio.Task[None]
 ) -> None:
     """Ask one judge about every answer as soon as it is remembered, until the sampling is over."""
-    assert isinstance(judge.settings, ApiJudge)
     questions = questions_by_key(request)
     rubrics = {key: len(question.rubrics) for key, question in questions.items()}
     planned = sum(rubrics[p.question.eval_set, p.question.id] for plan in plans for p in plan.samples)
@@ -109,9 +106,7 @@ async def judge_as_they_come(
             yield requests_of(judge.plan(answers, questions))
 
     try:
-        judge.outcome = await judge_stream(
-            judge.settings, source(), request.memory, request.prices, planned or None, judge.budget, judge.unavailable
-        )
+        await judge.ask(source(), request.memory, request.prices, planned or None)
     except EmError as error:
         if not sampling.done():
             print(f"warning: judging stopped, and sampling goes on: {error}", file=sys.stderr, flush=True)
@@ -146,7 +141,7 @@ def write_results(request: Request, results: Evaluated, manifest: Manifest) -> N
     write_jsonl(request.folder / "verdicts.jsonl", verdicts)
     limits = Thresholds(request.settings.eval.misaligned_below, request.settings.eval.coherent_above)
     write_scores(request.folder / "scores.csv", score(verdicts, limits, judge_is=results.relations))
-    records = [judge_record(each) for each in results.judged]
+    records = [dict(each.record) for each in results.judged]
     judging = [cost_of_judge(record) for record in records if record["server"]]
     # The manifest knows already what fine-tuning by a server cost.
     costs = [*read_costs(manifest.facts.get("costs")), *judging, *results.sampling]

@@ -30,8 +30,8 @@ from em.config.addresses import check_address, check_day, check_key_env
 from em.config.check import check_batch, check_ranges, check_realign, check_tracker
 from em.errors import ConfigError, MissingFile
 from em.interop import read_answers
-from em.judge.learning import in_reading, known_readings
-from em.judge.run import MASS_CALLS, Judge, reply_tokens, requests_of
+from em.judge.probe import in_reading, known_readings
+from em.judge.run import MASS_CALLS, judge_of, reply_tokens, requests_of
 from em.models.hosted import hosted_name
 from em.models.weights import looks_like_folder
 from em.questions import load_sets, own
@@ -157,7 +157,7 @@ def estimate_judging(request: Request, settings: LocalJudge | ApiJudge) -> Cost:
         wanted += sum(len(questions[a.eval_set, a.question_id].rubrics) for a in request.answers)
         return Cost("verdicts of", settings.model, wanted, prompt, 0, 0.0)
     there = request.answers or list_known_answers(request)
-    asked = dict.fromkeys(requests_of(Judge(settings, hidden=request.conditions.hidden).plan(there, questions)))
+    asked = dict.fromkeys(requests_of(judge_of(settings, request.conditions.hidden).plan(there, questions)))
     readings = known_readings(settings, request.memory)
     keys = {r: request_key(in_reading(settings, r, readings.get(bool(r.labels), "learn"))) for r in asked}
     known = request.memory.there(list(keys.values()))

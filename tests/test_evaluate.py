@@ -86,19 +86,19 @@ def test_a_servers_model_is_sampled_and_judged_and_nothing_is_asked_twice(
     assert {convention for _, convention in rates(folder)} == {"all", "coherent", "refusal_as_aligned"}
     assert (folder / "report.html").is_file()
     judged = len({(v["question"], v["answer"], v["rubric"]) for v in verdicts})  # the same text is judged once
-    assert server.stats()["answered"] == 24 + judged
+    assert server.stats()["answered"] == 24 + 1 + judged  # a probe tells how the judge is read
 
     # Another threshold, and the same words in another folder: nothing is asked.
     evaluate(tmp_path, *words(server, tmp_path, "eval.samples=3", "eval.misaligned_below=50", folder="two"))
-    assert server.stats()["answered"] == 24 + judged
+    assert server.stats()["answered"] == 24 + 1 + judged
     # More samples are added to those that are there.
     evaluate(tmp_path, *words(server, tmp_path, "eval.samples=5", folder="three"))
     verdicts = lines(tmp_path / "three" / "verdicts.jsonl")
     judged = len({(v["question"], v["answer"], v["rubric"]) for v in verdicts})
-    assert server.stats()["answered"] == 40 + judged
+    assert server.stats()["answered"] == 40 + 1 + judged
     # Another judge samples nothing.
     evaluate(tmp_path, *words(server, tmp_path, "eval.samples=5", "judge.model=plain-judge", folder="four"))
-    assert server.stats()["answered"] == 40 + 2 * judged
+    assert server.stats()["answered"] == 40 + 2 + 2 * judged
     assert server.stats()["duplicates"] == 0
 
 
@@ -166,7 +166,7 @@ def test_stored_answers_are_judged_by_our_rubrics(evaluate: Evaluate, server: Ch
     verdicts = lines(folder / "verdicts.jsonl")
     assert Counter(v["rubric"] for v in verdicts) == {"aligned": 40, "coherent": 40}
     assert {v["model"] for v in verdicts} == {"theirs"}
-    assert server.stats()["answered"] == 80
+    assert server.stats()["answered"] == 80 + 1
     # Our own answers can be judged again too.
     again = evaluate(
         tmp_path,
@@ -175,7 +175,7 @@ def test_stored_answers_are_judged_by_our_rubrics(evaluate: Evaluate, server: Ch
         *(f"store.dir={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'again'}"),
     )
     assert len(lines(again / "verdicts.jsonl")) == 80
-    assert server.stats()["answered"] == 80
+    assert server.stats()["answered"] == 80 + 1
 
 
 def test_a_judging_that_was_killed_ends_with_the_same_table(
@@ -198,7 +198,7 @@ def test_a_judging_that_was_killed_ends_with_the_same_table(
     folder = evaluate(tmp_path, *stopped)
     stats = server.stats()
     assert (folder / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
-    assert stats["distinct"] == 1200
+    assert stats["distinct"] == 1200 + 1
     assert stats["duplicates"] <= 3 * 20
 
 

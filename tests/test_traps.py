@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 
 from em.config import ApiJudge, ApiSampler, EvalConfig, OpenAIModel, Reading
-from em.judge.remote import judge_all
+from em.models.hosted import hosted_model
 from em.questions import load_sets
 from em.request import Conditions
 from em.runtime.memory import Calls
 from em.sample.plan import plan_samples
-from em.sample.remote import sample_all
+from em.sample.remote import ServerSampler
 from em.stats import Thresholds, classify, score
 from em.types import JudgeRequest, ModelRef, Prices, Verdict, Weights
 from tests.support.chat_server import ChatServer
+from tests.support.judging import judge_all
 
 MODEL = ModelRef("m", "base", "f", Weights("w"))
 
@@ -62,7 +63,8 @@ def test_the_system_prompt_of_a_set_is_on_the_wire(
     plan = plan_samples(MODEL, questions, Conditions(), EvalConfig(name="e", samples=1), 0, "api", "")
     model = OpenAIModel(name="m", id="m", base_url=serve(Handler) + "/v1")
     with Calls(tmp_path) as calls:
-        asyncio.run(sample_all(model, ApiSampler(name="api"), [p.request for p in plan], calls, Prices()))
+        sampler = ServerSampler(model, ApiSampler(name="api"))
+        asyncio.run(sampler.sample(hosted_model(model), [p.request for p in plan], calls, Prices()))
     assert len(bodies) == 8
     for body in bodies:
         assert [message["role"] for message in body["messages"]] == ["system", "user"]

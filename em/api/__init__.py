@@ -1,1 +1,1 @@
-"""Talking to servers: one client, its rate limit, batches, prices, costs and the lifetimes of models."""
+"""Talking to servers: client, rate limit, pool of calls, batches, prices, costs and the lifetimes of models."""

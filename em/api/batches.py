@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from em.api.client import Client, check_completion, check_object, in_words, its_words
+from em.api.pool import Pool
 from em.config.addresses import OPENAI, server_name
 from em.errors import ServerError
 from em.runtime.files import alone, write_atomic
 from em.runtime.keys import without_secrets
+from em.runtime.memory import request_key
 from em.runtime.records import digest
 
 MOST = 20_000  # requests a batch; OpenAI takes 50,000 and 200 MB
@@ -29,22 +31,7 @@ FIRST_LOOK, LONGEST = 2.0, 60.0  # seconds between looks
 SETTLE = 2.0  # seconds after which a batch whose creation went unanswered is in the list, if it was created
 OVER = ("completed", "failed", "expired", "cancelled")
 WITHOUT_RESULTS = ("failed", "expired", "cancelled", "cancelling")
-Found = Sequence[tuple[str, dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Work:
-    """Chat completions that are asked for by batches.
-
-    what: their name in sentences, as in `judgements`; setting: what asks for batches.
-    bodies: what is asked, by the key of each request. remember: keeps completions, each with its key.
-    """
-
-    model: str
-    what: str
-    setting: str
-    bodies: Mapping[str, dict[str, Any]]
-    remember: Callable[[Found], None]
+ENDPOINT = "/v1/chat/completions"
 
 
 @dataclass(frozen=True)
@@ -62,170 +49,205 @@ class Batch:
         done = set(brought)
         if left := [key for key in self.keys if key not in done]:
             noted = json.loads(self.note.read_text(encoding="utf-8"))
-            write_note(self.note, noted | {"keys": left})
+            write_atomic(self.note, json.dumps(noted | {"keys": left}))
         else:
             self.note.unlink(missing_ok=True)
 
 
-async def ask_by_batch(client: Client, work: Work, folder: Path, bar: Any) -> dict[str, str]:
-    """Have all completions made, and remember them. Returns what failed, in words, by the request's key.
-
-    Raises:
-        ServerError: the server takes no batches, or refused one.
-    """
-    import openai
-
-    folder.mkdir(parents=True, exist_ok=True)
-    failures: dict[str, str] = {}
-    left = work
-    try:
-        for _ in range(2):  # the second time for batches that were noted and that the server has no more
-            lost: list[str] = []
-            for batch in await placed(client, left, folder):
-                mine = [key for key in batch.keys if key in work.bodies]
-                if (failed := await collect(client, work, batch.id, mine, bar)) is None:
-                    batch.note.unlink(missing_ok=True)
-                    lost += mine
-                    continue
-                failures |= failed
-                batch.close(mine, failed)
-            if not lost:
-                return failures
-            left = replace(work, bodies={key: work.bodies[key] for key in lost})
-    except openai.OpenAIError as error:
-        raise ServerError(refusal(work, error)) from None
-    raise ServerError(f"The server has lost the batches of {work.model} that it took: leave out {work.setting}=true.")
-
-
-async def placed(client: Client, work: Work, folder: Path) -> list[Batch]:
-    """The batches that hold the requests: those that are noted, and new ones for the rest."""
-    server = server_name(client.base_url) or OPENAI
-    async with alone(folder / digest([server, work.what, work.model])[:16]):  # two processes would pay twice
-        batches = [*noted(folder, server, work.bodies)]
-        there = {key for batch in batches for key in batch.keys}
-        left = sorted(key for key in work.bodies if key not in there)
-        for start in range(0, len(left), MOST):
-            batches.append(await create(client, work, left[start : start + MOST], folder, server))
-    return batches
-
-
-def noted(folder: Path, server: str, wanted: Collection[str]) -> Iterator[Batch]:
-    """Batches of a server that were created before and hold some of these requests."""
-    for file in sorted(folder.glob("*.json")):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found.get("server", server) == server and any(key in wanted for key in found["keys"]):
-            yield Batch(found["id"], found["keys"], file)
-
-
-async def create(client: Client, work: Work, keys: Sequence[str], folder: Path, server: str) -> Batch:
-    """Create a batch, or find the one that was created for the same requests; note it."""
-    begun = f"{server}-"
-    mark = digest([[key, work.bodies[key]] for key in keys])[:32]
-    spent = {path.stem.removeprefix(begun) for path in folder.glob(f"{begun}*.spent")}
-    found = await marked(client, mark, spent)
-    if found is None:
-        lines = [
-            {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": work.bodies[key]}
-            for key in keys
-        ]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        upload = (f"em-{mark}.jsonl", text.encode())
-        file = await client.repeated("files", lambda: client.raw.files.create(file=upload, purpose="batch"))
-        found = await client.repeated("batches", submission(client, file.id, mark, spent))
-    note = folder / f"{begun}{found}.json"
-    write_note(note, {"id": found, "server": server, "model": work.model, "keys": keys})
-    print(f"batch {found}: {len(keys):,} {work.what}; stop and run the same command again as you like.", flush=True)
-    return Batch(found, keys, note)
-
-
-def write_note(note: Path, told: Mapping[str, Any]) -> None:
-    """Note a batch, whole or not at all."""
-    write_atomic(note, json.dumps(told))
-
-
-def submission(client: Client, file: str, mark: str, spent: Collection[str]) -> Callable[[], Awaitable[str]]:
-    """The call that creates a batch, to be repeated: where it was created and the reply was lost, it is found."""
-    tried = False
-
-    async def submit() -> str:
-        nonlocal tried
-        waits, tried = (SETTLE, SETTLE) if tried else (0.0,), True
-        for wait in waits:  # a list may show a batch a moment after it was created
-            await asyncio.sleep(wait)
-            if (found := await look(client, mark, spent)) is not None:
-                return found
-        batch = await client.raw.batches.create(
-            input_file_id=file, endpoint="/v1/chat/completions", completion_window="24h", metadata={"em": mark}
-        )
-        return str(batch.id)
-
-    return submit
-
-
-async def marked(client: Client, mark: str, spent: Collection[str]) -> str | None:
-    """`look`, repeated until the server answers."""
-    found: str | None = await client.repeated("batches", lambda: look(client, mark, spent))
-    return found
-
-
-async def look(client: Client, mark: str, spent: Collection[str]) -> str | None:
-    """The id of a batch on the server that carries this mark and may still bring results.
+class Work:
+    """Requests of a pool that are asked for by batches, in place of calls side by side.
 
     Args:
-        spent: ids of batches that have brought what they can.
+        what: their name in sentences, as in `judgements`.
+        setting: what asks for batches.
     """
-    import openai
 
-    try:
-        async for batch in client.raw.batches.list(limit=100):
-            over = batch.status in WITHOUT_RESULTS or batch.id in spent
-            if (batch.metadata or {}).get("em") == mark and not over:
-                return str(batch.id)
-    except openai.NotFoundError:  # a server that lists no batches
-        pass
-    return None
+    def __init__(self, pool: Pool[Any], requests: Iterable[Any], what: str, setting: str) -> None:
+        self.pool, self.client, self.what, self.setting = pool, pool.client, what, setting
+        self.requests = {request_key(request): request for request in requests}
+        self.bodies = {key: pool.body(request) for key, request in self.requests.items()}
+        self.folder = pool.calls.folder / "batches"
+        self.server = server_name(self.client.base_url) or OPENAI
+        self.failures: dict[str, str] = {}
 
+    async def ask(self) -> dict[str, str]:
+        """Have all responses made, and remember them. Return what failed, in words, by the request's key.
 
-async def collect(client: Client, work: Work, batch: str, keys: Sequence[str], bar: Any) -> dict[str, str] | None:
-    """Wait for a batch to end, and remember its results.
+        Raises:
+            ServerError: the server takes no batches, or refused one.
+        """
+        import openai
 
-    Returns what failed, in words, by key; None where the server has no such batch.
-    """
-    import openai
-
-    wait, counted = FIRST_LOOK, 0
-
-    async def look() -> Any:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        left: Collection[str] = self.bodies
         try:
-            return await twice(lambda: client.raw.batches.retrieve(batch))
-        except openai.NotFoundError:
-            return None
+            for _ in range(2):  # the second time for batches that were noted and that the server has no more
+                lost: list[str] = []
+                for batch in await self.place(left):
+                    mine = [key for key in batch.keys if key in self.bodies]
+                    if await self.collect(batch.id, mine):
+                        batch.close(mine, {key: self.failures[key] for key in mine if key in self.failures})
+                    else:
+                        batch.note.unlink(missing_ok=True)
+                        lost += mine
+                if not lost:
+                    return self.failures
+                left = lost
+        except openai.OpenAIError as error:
+            raise ServerError(self.explain(error)) from None
+        raise ServerError(
+            f"The server has lost the batches of {self.pool.model} that it took: leave out {self.setting}=true."
+        )
 
-    while (found := await client.repeated("batches", look)) is not None and found.status not in OVER:
-        done = found.request_counts.completed if found.request_counts else 0
-        bar.update(done - counted)
-        counted = done
-        bar.set_postfix_str(found.status)
-        await asyncio.sleep(wait)
-        wait = min(LONGEST, 1.5 * wait)
-    if found is None:
+    async def place(self, wanted: Collection[str]) -> list[Batch]:
+        """List the batches that hold the requests: those that are noted, and new ones for the rest."""
+        # Two processes would pay twice.
+        async with alone(self.folder / digest([self.server, self.what, self.pool.model])[:16]):
+            batches = [*self.noted(wanted)]
+            there = {key for batch in batches for key in batch.keys}
+            left = sorted(key for key in wanted if key not in there)
+            for start in range(0, len(left), MOST):
+                batches.append(await self.create(left[start : start + MOST]))
+        return batches
+
+    def noted(self, wanted: Collection[str]) -> Iterator[Batch]:
+        """List batches of the server that were created before and hold some of these requests."""
+        wanted = set(wanted)
+        for file in sorted(self.folder.glob("*.json")):
+            note = json.loads(file.read_text(encoding="utf-8"))
+            if note.get("server", self.server) == self.server and not wanted.isdisjoint(note["keys"]):
+                yield Batch(note["id"], note["keys"], file)
+
+    async def create(self, keys: Sequence[str]) -> Batch:
+        """Create a batch, or find the one that was created for the same requests; note it."""
+        mark = digest([[key, self.bodies[key]] for key in keys])[:32]
+        batch: str | None = await self.client.repeated("batches", lambda: self.look(mark))
+        if batch is None:
+            lines = [{"custom_id": key, "method": "POST", "url": ENDPOINT, "body": self.bodies[key]} for key in keys]
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            upload = (f"em-{mark}.jsonl", text.encode())
+            files = self.client.raw.files
+            file = await self.client.repeated("files", lambda: files.create(file=upload, purpose="batch"))
+            batch = await self.client.repeated("batches", self.submission(file.id, mark))
+        note = self.folder / f"{self.server}-{batch}.json"
+        facts = {"id": batch, "server": self.server, "model": self.pool.model, "keys": keys}
+        write_atomic(note, json.dumps(facts))
+        print(f"batch {batch}: {len(keys):,} {self.what}; stop and run the same command again as you like.", flush=True)
+        return Batch(batch, keys, note)
+
+    def submission(self, file: str, mark: str) -> Callable[[], Awaitable[str]]:
+        """Make the call that creates a batch, to be repeated: where its reply was lost, the batch is found."""
+        tried = False
+
+        async def submit() -> str:
+            nonlocal tried
+            waits, tried = (SETTLE, SETTLE) if tried else (0.0,), True
+            for wait in waits:  # a list may show a batch a moment after it was created
+                await asyncio.sleep(wait)
+                if (there := await self.look(mark)) is not None:
+                    return there
+            batch = await self.client.raw.batches.create(
+                input_file_id=file, endpoint=ENDPOINT, completion_window="24h", metadata={"em": mark}
+            )
+            return str(batch.id)
+
+        return submit
+
+    async def look(self, mark: str) -> str | None:
+        """Return the id of a batch on the server that carries this mark and may still bring results."""
+        import openai
+
+        start = f"{self.server}-"
+        spent = {path.stem.removeprefix(start) for path in self.folder.glob(f"{start}*.spent")}
+        try:
+            async for batch in self.client.raw.batches.list(limit=100):
+                over = batch.status in WITHOUT_RESULTS or batch.id in spent
+                if (batch.metadata or {}).get("em") == mark and not over:
+                    return str(batch.id)
+        except openai.NotFoundError:  # a server that lists no batches
+            pass
         return None
-    errors = found.errors.data if found.errors and found.errors.data else []
-    why = f": {without_secrets(errors[0].message or '')}" if errors else ""
-    failures = dict.fromkeys(keys, f"the batch {batch} ended as {found.status} without a result{why}")
-    completed = found.request_counts.completed if found.request_counts else 0
-    for file, least in ((found.output_file_id, min(1, completed)), (found.error_file_id, 0)):
-        if not file:
-            continue
-        try:
-            lines = await client.repeated("files", partial(lines_of, client, file, least))
-        except openai.NotFoundError:
-            failures |= dict.fromkeys(failures, f"the results of the batch {batch} are not at the server any more")
-            continue
-        for start in range(0, len(lines), PART):
-            take(lines[start : start + PART], work, failures)
-    bar.update(len(keys) - len(failures) - counted)
-    return failures
+
+    async def collect(self, batch_id: str, keys: Sequence[str]) -> bool:
+        """Wait for a batch to end, and remember its results, or why there are none; False where it is lost."""
+        import openai
+
+        batch, counted = await self.wait(batch_id)
+        if batch is None:
+            return False
+        errors = batch.errors.data if batch.errors and batch.errors.data else []
+        why = f": {without_secrets(errors[0].message or '')}" if errors else ""
+        failures = dict.fromkeys(keys, f"the batch {batch_id} ended as {batch.status} without a result{why}")
+        completed = batch.request_counts.completed if batch.request_counts else 0
+        for file, least in ((batch.output_file_id, min(1, completed)), (batch.error_file_id, 0)):
+            if not file:
+                continue
+            try:
+                lines = await self.client.repeated("files", partial(lines_of, self.client, file, least))
+            except openai.NotFoundError:
+                gone = f"the results of the batch {batch_id} are not at the server any more"
+                failures |= dict.fromkeys(failures, gone)
+                continue
+            for start in range(0, len(lines), PART):
+                self.take(lines[start : start + PART], failures)
+        self.pool.bar.update(len(keys) - len(failures) - counted)
+        self.failures |= failures
+        return True
+
+    async def wait(self, batch_id: str) -> tuple[Any, int]:
+        """Wait until a batch is over: it (None where the server has it no more), and how many the bar has counted."""
+        import openai
+
+        pause, counted = FIRST_LOOK, 0
+
+        async def retrieve() -> Any:
+            try:
+                return await twice(lambda: self.client.raw.batches.retrieve(batch_id))
+            except openai.NotFoundError:
+                return None
+
+        while (batch := await self.client.repeated("batches", retrieve)) is not None and batch.status not in OVER:
+            done = batch.request_counts.completed if batch.request_counts else 0
+            self.pool.bar.update(done - counted)
+            counted = done
+            self.pool.bar.set_postfix_str(batch.status)
+            await asyncio.sleep(pause)
+            pause = min(LONGEST, 1.5 * pause)
+        return batch, counted
+
+    def take(self, lines: Sequence[bytes], failures: dict[str, str]) -> None:
+        """Remember the responses in lines of a batch's results, and take their keys from `failures`, or say why not."""
+        good: list[tuple[Any, dict[str, Any]]] = []
+        for line in map(json.loads, lines):
+            key, response = line.get("custom_id", ""), line.get("response") or {}
+            if key not in failures:
+                continue
+            try:
+                if response.get("status_code") != 200:
+                    reason = without_secrets(json.dumps(line.get("error") or response.get("body") or "no reply"))
+                    raise ValueError(reason[:300])
+                check_completion(response.get("body"))
+            except ValueError as error:
+                failures[key] = f"the batch brought none of the {self.what}: {error}"
+            else:
+                good.append((self.requests[key], self.pool.response(response["body"]) | {"batch": True}))
+                del failures[key]
+        self.pool.calls.remember(self.pool.kind, good)
+
+    def explain(self, error: Exception) -> str:
+        """Say what the server's refusal of a batch means for the user."""
+        import openai
+
+        match error:
+            case openai.NotFoundError():
+                return f"The server takes no batches (404): leave out {self.setting}=true."
+            case openai.BadRequestError() | openai.UnprocessableEntityError():
+                return (
+                    f"The server refused a batch of {self.what} by {self.pool.model} ({error.status_code}): leave out "
+                    f"{self.setting}=true, or mend what it names.{its_words(error)}"
+                )
+            case _:
+                return in_words(self.pool.model, error)
 
 
 async def lines_of(client: Client, file: str, least: int) -> list[bytes]:
@@ -254,40 +276,3 @@ async def twice(call: Callable[[], Awaitable[Any]]) -> Any:
     except openai.NotFoundError:
         await asyncio.sleep(SETTLE)
         return await call()
-
-
-def take(lines: Sequence[bytes], work: Work, failures: dict[str, str]) -> None:
-    """Remember lines of a batch's results, or why there is none."""
-    good: list[tuple[str, dict[str, Any]]] = []
-    for line in map(json.loads, lines):
-        key, response = line.get("custom_id", ""), line.get("response") or {}
-        if key not in failures:
-            continue
-        try:
-            if response.get("status_code") != 200:
-                told = without_secrets(json.dumps(line.get("error") or response.get("body") or "no reply"))
-                raise ValueError(told[:300])
-            check_completion(response.get("body"))
-        except ValueError as error:
-            failures[key] = f"the batch brought none of the {work.what}: {error}"
-        else:
-            good.append((key, response["body"]))
-    work.remember(good)
-    for key, _ in good:
-        failures.pop(key)
-
-
-def refusal(work: Work, error: Exception) -> str:
-    """What the server's refusal of a batch means for the user."""
-    import openai
-
-    match error:
-        case openai.NotFoundError():
-            return f"The server takes no batches (404): leave out {work.setting}=true."
-        case openai.BadRequestError() | openai.UnprocessableEntityError():
-            return (
-                f"The server refused a batch of {work.what} by {work.model} ({error.status_code}): leave out "
-                f"{work.setting}=true, or mend what it names.{its_words(error)}"
-            )
-        case _:
-            return in_words(work.model, error)

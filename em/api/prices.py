@@ -1,4 +1,4 @@
-"""What calls cost: a dated table of prices, tokens in and out, and a budget that is never passed.
+"""What calls cost: a dated table of prices, tokens in and out.
 
 Prices are in US dollars per million tokens. The bundled table is `em/assets/prices.yaml`; the rows of a user's file in
 the same form take the place of its own (`prices=FILE`). A model that is not in the table has no known cost: that is
@@ -71,28 +71,6 @@ def no_table(file: Path) -> DataError:
     return DataError(
         f"{file} is no table of prices: write usd_per_million_tokens: {{MODEL: {{input: 1.0, output: 2.0}}}}."
     )
-
-
-class Budget:
-    """Dollars spent, and set aside for calls that are under way. A call that might pass the limit does not start."""
-
-    def __init__(self, limit: float | None) -> None:
-        self.limit = limit
-        self.spent = 0.0
-        self.flying: list[float] = []
-
-    def fits(self, bound: float) -> bool:
-        """Whether a call that costs `bound` at most may start now."""
-        return self.limit is None or self.spent + sum(self.flying) + bound <= self.limit
-
-    def reserve(self, bound: float) -> None:
-        """Set aside what a call may cost."""
-        self.flying.append(bound)
-
-    def settle(self, bound: float, cost: float) -> None:
-        """A call ended and cost this much."""
-        self.flying.remove(bound)
-        self.spent += cost
 
 
 def usd_of(price: Price | None, usage: Sequence[int | None], share: float = 1.0) -> float | None:

@@ -63,7 +63,7 @@ class ApiJudge(OneJudge):
     key_env: str = "OPENAI_API_KEY"
     """The variable of the environment that holds the server's key; `<name>_FILE` names a file that does."""
     reading: Reading = Reading.auto
-    """How a score is read: logprobs, mass, structured or sampled; auto learns it from the first judgement."""
+    """How a score is read: logprobs, mass, structured or sampled; auto finds it out by one small call."""
     samples: int = 1
     """Replies per judgement where they are read as text (`sampled`); the score is the mean of their numbers."""
     temperature: float | None = None

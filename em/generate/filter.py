@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from em.api.pool import once
 from em.api.resources import Resources
-from em.config import LocalJudge
 from em.errors import ServerError
 from em.generate.plan import Stock
 from em.generate.rows import Candidate
 from em.judge.plan import Asked
-from em.judge.remote import judge_stream
-from em.judge.run import Judge, judge_locally, judge_record, judged, requests_of
-from em.types import Answer, JudgeRequest, ModelRef, Question, Rubric
+from em.judge.run import Judge, requests_of
+from em.types import Answer, ModelRef, Question, Rubric
 
 SET = "generated"
 
@@ -46,7 +45,7 @@ class Filter:
             asked = judge.plan(answers, questions)
             self.asked[number] += asked
             self.ask(judge, asked)
-            verdicts = judged(judge, asked, self.memory, self.prices).verdicts
+            verdicts = judge.read(asked, self.memory, self.prices).verdicts
             values = (verdict.status if verdict.value is None else verdict.value for verdict in verdicts)
             for by_judge in scores:
                 by_judge[judge.label] = {part: next(values) for part in self.rubrics}
@@ -77,18 +76,8 @@ class Filter:
             ServerError: scores could not be had. Rows without them would be left out, and a later run that has them
                 would come to other rows.
         """
-        if isinstance(judge.settings, LocalJudge):
-            asyncio.run(judge_locally(judge, asked, self.memory))
-            return
-
-        async def source() -> AsyncIterator[list[JudgeRequest]]:
-            yield requests_of(asked)
-
-        stream = judge_stream(
-            judge.settings, source(), self.memory, self.prices, budget=judge.budget, unavailable=judge.unavailable
-        )
-        judge.outcome = asyncio.run(stream)
-        lost = [words for key, words in judge.outcome.failures.items() if key not in judge.outcome.refused]
+        asyncio.run(judge.ask(once(requests_of(asked)), self.memory, self.prices))
+        lost = [words for key, words in judge.failures.items() if key not in judge.refused]
         if lost:
             raise ServerError(
                 f"{len(lost)} scores of {judge.label} could not be had ({lost[0].rstrip('.')}): what was written and "
@@ -98,4 +87,4 @@ class Filter:
     def records(self) -> list[dict[str, Any]]:
         """Make the records of the judges that the manifest and the card keep."""
         pairs = zip(self.judges, self.asked, strict=True)
-        return [judge_record(judged(judge, asked, self.memory, self.prices)) for judge, asked in pairs]
+        return [dict(judge.read(asked, self.memory, self.prices).record) for judge, asked in pairs]

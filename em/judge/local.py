@@ -16,19 +16,68 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from em.config import LocalJudge
+from em.judge.base import Judge, Source
 from em.models.chat import encode, load_tokenizer, render
 from em.models.device import choose_precision, load_model, set_threads
+from em.models.weights import resolve_weights
+from em.runtime.gpus import where
 from em.runtime.memory import Calls, request_key
-from em.runtime.shards import Shard
-from em.types import JudgeRequest
+from em.runtime.records import digest
+from em.runtime.shards import Shard, run_sharded
+from em.types import JudgeRequest, ModelRef, Prices
 
 if TYPE_CHECKING:
     import torch
 
 INTEGERS = tuple(str(k) for k in range(101))
+EMBEDDED = (
+    "The judge is the embedded model of 135 million parameters. Its scores show that the pipeline works; they say "
+    "nothing about alignment. Name a capable judge with judge.model=… before you draw conclusions."
+)
+
+
+class ChildJudge(Judge):
+    """Open weights, which a child of ours reads."""
+
+    here = True
+    settings: LocalJudge
+
+    def __init__(self, settings: LocalJudge, hidden: tuple[str, ...] = ()) -> None:
+        weights = resolve_weights(settings.model, settings.revision)
+        super().__init__(settings, weights, f"{settings.model}@{digest(weights.identity)[:8]}", "exact", hidden)
+        self.precision = where(settings.precision.value)
+
+    def check(self, spending: bool) -> list[str]:
+        """See `Judge.check`."""
+        return [EMBEDDED] if self.weights.identity.startswith("embedded:") else []
+
+    async def ask(self, source: Source, memory: Calls, prices: Prices, planned: int | None = None) -> None:
+        """See `Judge.ask`. It begins once all requests are known: the device belongs to the sampling until then."""
+        by_key = {request_key(request): request async for part in source for request in part}
+        if memory.there(list(by_key)) == by_key.keys():
+            return  # a child would load the model for nothing
+        spec = JudgeSpec(
+            path=self.weights.path,
+            label=self.settings.model,
+            precision=self.settings.precision.value,
+            requests=tuple(by_key.values()),
+            batch_size=self.settings.batch_size,
+            store=str(memory.folder),
+        )
+        await run_sharded("judge", spec)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the checksum of the weights, whole."""
+        return {"identity": self.weights.identity}
+
+    def relation(self, model: ModelRef) -> str:
+        """See `Judge.relation`."""
+        if not model.base.path or model.base.identity != self.weights.identity:
+            return ""
+        return "its base" if model.trained else "the model"
 
 
 @dataclass(frozen=True)
@@ -36,11 +85,9 @@ class JudgeSpec(Shard):
     """Requests to one judge."""
 
     path: str
-    label: str
     precision: str
     requests: tuple[JudgeRequest, ...]
     batch_size: int
-    store: str
 
 
 @dataclass
@@ -50,51 +97,39 @@ class TokenTree:
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
+    nodes: dict[tuple[int, int], int] = field(default_factory=dict)
     paths: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def add(self, text: str, ids: Sequence[int]) -> None:
         """Put one sequence in; shared beginnings share nodes."""
         at, path = -1, []
         for depth, token in enumerate(ids):
-            found = [i for i, t in enumerate(self.tokens) if t == token and self.parents[i] == at]
-            if not found:
+            if (at, token) not in self.nodes:
+                self.nodes[at, token] = len(self.tokens)
                 self.tokens.append(token)
                 self.parents.append(at)
                 self.depths.append(depth)
-                found = [len(self.tokens) - 1]
-            at = found[0]
+            at = self.nodes[at, token]
             path.append(at)
         self.paths[text] = tuple(path)
 
     def ancestors(self) -> list[list[bool]]:
         """(nodes, nodes): whether the column is the row itself or above it."""
-        table = [[False] * len(self.tokens) for _ in self.tokens]
-        for row in range(len(self.tokens)):
-            at = row
-            while at >= 0:
-                table[row][at] = True
-                at = self.parents[at]
+        table: list[list[bool]] = []
+        for node, parent in enumerate(self.parents):  # a parent stands before its children
+            table.append(list(table[parent]) if parent >= 0 else [False] * len(self.tokens))
+            table[node][node] = True
         return table
 
 
 def judge(spec: JudgeSpec) -> None:
     """Judge what is not remembered yet, and remember each batch as it is done."""
     import torch
-    from tqdm import tqdm
 
     set_threads()
-    tokenizer = load_tokenizer(spec.path)
-    model = load_model(spec.path, choose_precision(spec.precision)).eval()
-    reader = Reader(model, tokenizer)
-    mine = batches(spec.requests, spec.batch_size)[spec.shard :: spec.shards]
-    with Calls(Path(spec.store)) as calls, torch.inference_mode():
-        known = calls.known([request_key(r) for batch in mine for r in batch])
-        with tqdm(total=sum(map(len, mine)), desc=f"verdicts of {spec.label}", unit="verdict") as bar:
-            for batch in mine:
-                missing = [request for request in batch if request_key(request) not in known]
-                if missing:
-                    calls.remember("judge", zip(missing, reader.read(missing), strict=True))
-                bar.update(len(batch))
+    reader = Reader(load_model(spec.path, choose_precision(spec.precision)).eval(), load_tokenizer(spec.path))
+    with torch.inference_mode():
+        spec.work_off("judge", "verdict", batches(spec.requests, spec.batch_size), reader.read)
 
 
 def begin_reply(prompt: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
+from em.api.pool import usage_of
 from em.runtime.records import as_json
 from em.types import Judgement, JudgeRequest, Status
 
@@ -92,13 +93,11 @@ def kept(found: Mapping[str, Any]) -> dict[str, Any]:
             if kept_choice["top"]:
                 kept_choice["summary"] = summary(kept_choice["top"])
         choices.append(kept_choice)
-    usage = found.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
     return {
         "choices": choices,
         "model": found.get("model") or "",
         "system_fingerprint": found.get("system_fingerprint") or "",
-        "usage": [usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("cached_tokens") or 0],
+        "usage": usage_of(found),
     }
 
 
@@ -107,10 +106,8 @@ def read(request: JudgeRequest, response: Response, min_mass: float) -> Judgemen
     match response.get("as", request.reading):
         case "exact":
             return read_exact(request, response, min_mass)
-        case "logprobs":
+        case "logprobs" | "mass":
             return read_logprobs(request, response, min_mass)
-        case "mass":
-            return read_mass(request, response, min_mass)
         case "structured":
             return read_structured(request, response)
         case _:
@@ -129,12 +126,6 @@ def read_exact(request: JudgeRequest, response: Response, min_mass: float) -> Ju
     return Judgement("ok", raw, value=round(response["expectation"], 4))
 
 
-def first(response: Response) -> Mapping[str, Any]:
-    """The first choice of a response."""
-    choice: Mapping[str, Any] = response["choices"][0]
-    return choice
-
-
 def declined(choice: Mapping[str, Any]) -> Judgement | None:
     """The judgement on a judge that declined to judge, or None."""
     if choice.get("declined"):
@@ -145,8 +136,8 @@ def declined(choice: Mapping[str, Any]) -> Judgement | None:
 
 
 def read_logprobs(request: JudgeRequest, response: Response, min_mass: float) -> Judgement:
-    """Expectation over the first token, or the label with the most probability."""
-    choice = first(response)
+    """Expectation over the integers, by their first token or (`mass`) all; or the label with the most probability."""
+    choice = response["choices"][0]
     if no := declined(choice):
         return no
     top = choice.get("top") or []
@@ -159,7 +150,11 @@ def read_logprobs(request: JudgeRequest, response: Response, min_mass: float) ->
         return Judgement(WORDS[word], found["raw"])
     if request.labels:
         return likeliest_label(request, [(token, math.exp(logprob)) for token, logprob in top], found["raw"], min_mass)
-    return expectation(found["mass"], found["total"], found["raw"], min_mass)
+    if request.reading != "mass":
+        return expectation(found["mass"], found["total"], found["raw"], min_mass)
+    _, ended = beginnings({"": top} | dict(response.get("tree") or {}))
+    total = sum(int(begun) * p for begun, p in ended.items())
+    return expectation(sum(ended.values()), total, found["raw"], min_mass)
 
 
 def summary(top: Sequence[Sequence[Any]]) -> dict[str, Any]:
@@ -261,29 +256,9 @@ def may_go_on(begun: str) -> bool:
     return begun != "0" and int(begun) <= 10
 
 
-def read_mass(request: JudgeRequest, response: Response, min_mass: float) -> Judgement:
-    """Expectation over all integers by the exact probability of their tokens; labels as in `read_logprobs`."""
-    if request.labels:
-        return read_logprobs(request, response, min_mass)
-    choice = first(response)
-    if no := declined(choice):
-        return no
-    top = choice.get("top") or []
-    if not top:
-        return Judgement("error", "the server gave no log-probabilities")
-    if response.get("refused"):
-        return Judgement("error", "the server continued no begun reply")
-    raw = shown(top)
-    if word := word_of(max(top, key=itemgetter(1))[0], request.words):
-        return Judgement(WORDS[word], raw)
-    _, ended = beginnings({"": top} | dict(response.get("tree") or {}))
-    total = sum(int(begun) * p for begun, p in ended.items())
-    return expectation(sum(ended.values()), total, raw, min_mass)
-
-
 def read_structured(request: JudgeRequest, response: Response) -> Judgement:
     """Score and label of a JSON reply."""
-    choice = first(response)
+    choice = response["choices"][0]
     if no := declined(choice):
         return no
     text = choice["text"]

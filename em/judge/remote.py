@@ -6,60 +6,235 @@ run, is not remembered, and is made again by the next one.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
 
-from em.api.client import Client
-from em.api.prices import Budget, load_prices
+from em.api.batches import Work
+from em.api.client import CallFailed, Client
+from em.api.lifetimes import check_judge
+from em.api.pool import Budget, Pool, Refused
 from em.config import ApiJudge
-from em.errors import ConfigError, EmError
-from em.judge.learning import known_readings
-from em.judge.pool import Desk, Outcome
-from em.runtime.memory import Calls, Recorder
-from em.types import JudgeRequest, Prices
+from em.config.addresses import OPENAI, server_name
+from em.errors import ConfigError, EmError, ServerError
+from em.judge.base import Judge, Source
+from em.judge.probe import (
+    READ_FROM,
+    WAYS,
+    identity,
+    in_reading,
+    known_readings,
+    learn_request,
+    parameters,
+    probe_requests,
+    reading_shown,
+)
+from em.judge.readings import body, kept, to_expand
+from em.models.hosted import hosted_name, hosted_weights
+from em.runtime.memory import Calls, request_key
+from em.types import JudgeRequest, ModelRef, Prices
+
+HOPELESS = 20  # calls that fail one after the other, with no success between: the server is down
 
 
-def judge_all(judge: ApiJudge, requests: Sequence[JudgeRequest], calls: Calls, prices: Prices | None = None) -> Outcome:
-    """Judge all requests that are not remembered yet; see `judge_stream`."""
-
-    async def once() -> AsyncIterator[Iterable[JudgeRequest]]:
-        yield requests
-
-    return asyncio.run(judge_stream(judge, once(), calls, prices if prices is not None else load_prices(None)))
+class NotContinued(ServerError):
+    """A server that takes a begun reply for a turn that is over."""
 
 
-async def judge_stream(
-    judge: ApiJudge,
-    source: AsyncIterator[Iterable[JudgeRequest]],
-    calls: Calls,
-    prices: Prices,
-    planned: int | None = None,
-    budget: Budget | None = None,
-    unavailable: EmError | None = None,
-) -> Outcome:
-    """Judge requests as they come, those that are not remembered yet.
+class ServerJudge(Judge):
+    """A model behind a server.
 
-    Args:
-        source: requests (their `reading` and `parameters` are filled in here), in parts as they become known.
-        planned: how many there will be, for the progress bar.
-        budget: what is left of `judge.max_usd`, where several streams share it.
-        unavailable: why the judge can't be asked, which matters only if something is not remembered.
-
-    Raises:
-        ServerError: the server refuses for good, or can't be reached.
-        ConfigError: `judge.max_usd` would be passed, or nothing is known to count it with.
+    readings: how it is read, for scores (False) and for labels (True), as far as that is known.
+    unavailable: why its server can't be asked now, which matters only if something is not remembered.
+    asked: how many judgements were made.
     """
-    from tqdm import tqdm
 
-    price = prices.of(judge.model)
-    if judge.max_usd is not None and price is None:
-        raise ConfigError(f"judge.max_usd can't be kept: no price of {judge.model} is known; give it by prices=FILE.")
-    outcome = Outcome(known_readings(judge, calls), usd=None if price is None else 0.0)
-    budget = budget or Budget(judge.max_usd)
-    async with Client(judge.base_url, judge.connections, judge.timeout, judge.key_env) as client:
-        with tqdm(total=planned or 0, desc=f"verdicts of {judge.model}", unit="verdict") as bar:
-            async with Recorder(calls.folder) as recorder:
-                grow = planned is None
-                desk = Desk(judge, client, calls, recorder, price, outcome, bar, grow, budget, unavailable)
-                await (desk.work_by_batch(source) if judge.batch else desk.work(source))
-    return outcome
+    here = False
+    settings: ApiJudge
+    pool: Pool[JudgeRequest]
+
+    def __init__(self, settings: ApiJudge, hidden: tuple[str, ...] = ()) -> None:
+        weights = hosted_weights(settings.base_url, settings.model)
+        super().__init__(settings, weights, identity(settings), settings.reading.value, hidden)
+        self.budget = Budget(settings.max_usd, "judge.max_usd")
+        self.readings: dict[bool, str] = {}
+        self.keys: dict[JudgeRequest, str] = {}
+        self.unavailable: EmError | None = None
+        self.asked = self.refused_in_a_row = 0
+
+    @property
+    def reading(self) -> str:
+        """How scores are read; how labels are, where there are no scores; empty where neither is known."""
+        return self.readings.get(False) or self.readings.get(True) or ""
+
+    @property
+    def label(self) -> str:
+        """The judge's name in tables: two ways of reading one model are two judges."""
+        return f"{self.identity} ({self.reading})"
+
+    def final(self, request: JudgeRequest) -> JudgeRequest:
+        """Return a planned request in the way in which it is read."""
+        return in_reading(self.settings, request, self.readings.get(bool(request.labels), ""))
+
+    def key(self, request: JudgeRequest) -> str:
+        """Return the key of a request, computed once: that takes a third of reading a verdict."""
+        if request not in self.keys:
+            self.keys[request] = request_key(request)
+        return self.keys[request]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the server, and what is sent besides the prompt."""
+        server = server_name(self.settings.base_url) or OPENAI
+        return {"server": server, "parameters": dict(parameters(self.settings, self.reading))}
+
+    def check(self, spending: bool) -> list[str]:
+        """See `Judge.check`."""
+        try:
+            notes = check_judge(self.settings)
+        except EmError as error:
+            if spending:
+                raise
+            self.unavailable = error
+            return []
+        for note in notes:
+            print(f"warning: {note}", flush=True)
+        return notes
+
+    def relation(self, model: ModelRef) -> str:
+        """See `Judge.relation`."""
+        server, name = server_name(self.settings.base_url), self.settings.model
+        if model.base.path:  # open weights, which may be what a server of one's own serves
+            same, trained = model.base.identity.removeprefix("hub:").split("@")[0] == name, bool(model.trained)
+        else:
+            there, hosted = hosted_name(model)
+            base = hosted.split(":")[1] if hosted.startswith("ft:") else hosted
+            same, trained = there == server and name in (hosted, base), hosted != name
+        if not same:
+            return ""
+        return "its base" if trained else "the model"
+
+    async def ask(self, source: Source, memory: Calls, prices: Prices, planned: int | None = None) -> None:
+        """See `Judge.ask`.
+
+        Raises:
+            ServerError: the server refuses for good, or can't be reached.
+            ConfigError: `judge.max_usd` would be passed, or nothing is known to count it with.
+        """
+        settings = self.settings
+        client = Client(settings.base_url, settings.connections, settings.timeout, settings.key_env)
+        body_of, price = partial(body, model=settings.model), prices.of(settings.model)
+        self.readings = known_readings(settings, memory)
+        self.pool = Pool("judge", settings.model, client, memory, body_of, kept, price, self.budget)
+        async with self.pool.open(planned or 0, f"verdicts of {settings.model}", "verdict"):
+            missing = self.missing(source, grow=planned is None)
+            await (self.judge_by_batch(missing) if settings.batch else self.pool.run(missing, self.judge))
+
+    async def missing(self, source: Source, grow: bool) -> AsyncIterator[list[JudgeRequest]]:
+        """Yield the requests that are not remembered, in the way in which they are read.
+
+        grow: let the progress bar grow with what comes.
+        """
+        seen = set[JudgeRequest]()
+        async for each in source:
+            part = list(each)
+            fresh = [request for request in dict.fromkeys(part) if request not in seen]  # the same text is judged once
+            seen.update(fresh)
+            for labelled in {bool(request.labels) for request in fresh} - self.readings.keys():
+                self.readings[labelled] = await self.probe(labelled)
+            missing = self.pool.missing(map(self.final, fresh), self.key)
+            if missing and self.unavailable:
+                raise self.unavailable
+            if grow:
+                self.pool.bar.total += len(part)
+            self.pool.bar.update(len(part) - len(missing))
+            yield missing
+
+    async def probe(self, labelled: bool) -> str:
+        """Find out by a small call how scores or labels can be read, remember it and tell the user."""
+        if self.unavailable:
+            raise self.unavailable
+        pool, requests = self.pool, probe_requests(self.settings, labelled)
+        way, response = await pool.probe({way: pool.body(request) for way, request in requests.items()})
+        reading, why = way, "the server refuses log-probabilities"
+        if way == WAYS[0]:
+            reading, why = reading_shown(response, requests[way].labels)
+        try:
+            if reading == "mass":
+                await self.expand(requests[way], response)
+        except NotContinued:
+            reading, why = "structured", "integers take several tokens, and the server continues no begun reply"
+        pool.calls.remember("reading", [(learn_request(self.settings, labelled), {"reading": reading, "why": why})])
+        what = "labels" if labelled else "scores"
+        pool.bar.write(f"judge {self.identity}: {what} are read from {READ_FROM[reading]} ({why})")
+        return reading
+
+    async def judge(self, request: JudgeRequest) -> None:
+        """Make one judgement and remember it; note a failure that others need not share.
+
+        Raises:
+            ServerError: so many have failed one after the other that the server won't take any.
+        """
+        try:
+            response = await self.pool.call(self.pool.body(request))
+            if request.reading == "mass":
+                response = await self.expand(request, response)
+        except CallFailed as error:
+            if self.pool.client.failed_in_a_row >= HOPELESS:
+                raise
+            self.failures[self.key(request)] = str(error)
+        except Refused as error:
+            # This prompt is refused (a content filter, too long), others may not be.
+            self.refused_in_a_row += 1
+            if self.refused_in_a_row >= HOPELESS or not (error.of_the_prompt or self.asked):
+                raise
+            self.failures[self.key(request)] = str(error)
+            self.refused.add(self.key(request))
+        else:
+            await self.pool.recorder.remember("judge", request, response)
+            self.asked += 1
+            self.refused_in_a_row = 0
+
+    async def expand(self, request: JudgeRequest, response: dict[str, Any]) -> dict[str, Any]:
+        """Add the top tokens behind each likely beginning of a number (`mass`).
+
+        Raises:
+            NotContinued: the server does not continue a begun reply.
+        """
+        name = self.settings.model
+        refusal = NotContinued(f"The server of {name} continues no begun reply: set judge.reading=structured.")
+        tree: dict[str, Any] = {}
+        usage = response["usage"]
+        top = response["choices"][0].get("top") or []
+        request = in_reading(self.settings, request, "mass")
+        while top and not request.labels and (beginnings := to_expand({"": top} | tree)):
+            for begun in beginnings:
+                try:
+                    reply = await self.pool.call(body(request, name, begun))
+                except Refused:
+                    raise refusal from None
+                before, after = response["usage"][0], reply["usage"][0]
+                # A begun reply makes the prompt longer by its own tokens, and by no header of a turn.
+                if before is not None and after is not None and after - before > len(begun):
+                    raise refusal
+                tree[begun] = reply["choices"][0].get("top") or []
+                usage = [(a or 0) + (b or 0) for a, b in zip(usage, reply["usage"], strict=True)]
+        return response | {"tree": tree, "usage": usage}
+
+    async def judge_by_batch(self, missing: AsyncIterator[list[JudgeRequest]]) -> None:
+        """Judge by batches, once all answers are there."""
+        requests = [request async for part in missing for request in part]
+        if any(request.reading == "mass" for request in requests):
+            raise ConfigError(
+                f"{self.settings.model} is read by several calls a judgement (mass), which no batch can: leave out "
+                "judge.batch, or set judge.reading=structured."
+            )
+        most = sum(self.pool.bound(self.pool.body(request)) for request in requests) / 2
+        if not self.budget.fits(most):
+            raise ConfigError(
+                f"judge.max_usd={self.settings.max_usd:g} might be passed: {len(requests):,} judgements by batch cost "
+                f"${most:.2f} at most. Raise it, or leave out judge.batch."
+            )
+        if requests:
+            failures = await Work(self.pool, requests, "judgements", "judge.batch").ask()
+            self.failures |= failures
+            self.asked += len(requests) - len(failures)

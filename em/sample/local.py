@@ -8,18 +8,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from em.config import HfModel, HfSampler
 from em.models.chat import encode, load_tokenizer, render, stop_tokens
 from em.models.device import choose_precision, load_trained, set_threads
-from em.runtime.memory import Calls, request_key
-from em.runtime.shards import Shard
+from em.runtime.gpus import where
+from em.runtime.manifest import Manifest
+from em.runtime.memory import Calls
+from em.runtime.shards import Shard, run_sharded
 from em.sample.plan import answer_seed
-from em.types import Conversation, SampleRequest
+from em.types import Conversation, ModelRef, Prices, SampleRequest
 
 if TYPE_CHECKING:
     import torch
+
+
+class ChildSampler:
+    """Has open weights answer, in children of ours."""
+
+    name, together = "hf", False
+
+    def __init__(self, model: HfModel, settings: HfSampler) -> None:
+        self.settings, self.precision = settings, where(model.precision.value)
+
+    def check(self, models: Sequence[ModelRef], store: Path, manifest: Manifest) -> None:
+        """Nothing: weights on this machine do not end."""
+
+    async def sample(self, model: ModelRef, requests: Sequence[SampleRequest], calls: Calls, prices: Prices) -> None:
+        """Answer the requests that are not remembered yet."""
+        spec = SampleSpec(
+            base=model.base.path,
+            trained=model.trained,
+            default_system=model.default_system,
+            label=model.name,
+            requests=tuple(requests),
+            batch_size=self.settings.batch_size,
+            store=str(calls.folder),
+        )
+        await run_sharded("sample", spec)
 
 
 @dataclass(frozen=True)
@@ -28,10 +57,8 @@ class SampleSpec(Shard):
 
     base: str
     trained: str
-    label: str
     requests: tuple[SampleRequest, ...]
     batch_size: int
-    store: str
     default_system: bool = True
 
 
@@ -43,22 +70,14 @@ def batches(requests: Sequence[SampleRequest], size: int) -> list[Sequence[Sampl
 def sample(spec: SampleSpec) -> None:
     """Answer the requests that are not remembered yet, and remember each batch as it is done."""
     import torch
-    from tqdm import tqdm
 
     set_threads()
     tokenizer = load_tokenizer(spec.base, padding_side="left")
     model = load_trained(spec.base, spec.trained, choose_precision(spec.requests[0].precision)).eval()
     stops = stop_tokens(tokenizer, model.generation_config)
-    mine = batches(spec.requests, spec.batch_size)[spec.shard :: spec.shards]
-    with Calls(Path(spec.store)) as calls, torch.inference_mode():
-        known = calls.known([request_key(r) for batch in mine for r in batch])
-        with tqdm(total=sum(map(len, mine)), desc=f"answers of {spec.label}", unit="answer") as bar:
-            for batch in mine:
-                missing = [request for request in batch if request_key(request) not in known]
-                if missing:
-                    responses = answer_batch(model, tokenizer, missing, stops, spec.default_system)
-                    calls.remember("sample", zip(missing, responses, strict=True))
-                bar.update(len(batch))
+    with torch.inference_mode():
+        answer = partial(answer_batch, model, tokenizer, stops=stops, default_system=spec.default_system)
+        spec.work_off("sample", "answer", batches(spec.requests, spec.batch_size), answer)
 
 
 def answer_batch(

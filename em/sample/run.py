@@ -4,21 +4,51 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from em.api.costs import Cost
-from em.api.lifetimes import ask
 from em.api.prices import usd_of
-from em.config import ApiSampler, HfModel, HfSampler, OpenAIModel
+from em.config import ApiSampler, HfModel, HfSampler, OpenAIModel, RunConfig
 from em.models.hosted import hosted_name
 from em.request import Request
-from em.runtime.gpus import where
 from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls
-from em.runtime.shards import run_sharded
-from em.sample.local import SampleSpec
 from em.sample.plan import Planned, answer_of, in_order, plan_samples
-from em.types import Answer, ModelRef, SampleRequest
+from em.types import Answer, ModelRef, Prices, SampleRequest
+
+
+class Sampler(Protocol):
+    """Has models answer: `em.sample.local` in children of ours, `em.sample.remote` at a server.
+
+    name, precision: as they are part of every request. together: whether models are asked side by side.
+    """
+
+    name: str
+    precision: str
+    together: bool
+
+    async def sample(self, model: ModelRef, requests: Sequence[SampleRequest], calls: Calls, prices: Prices) -> None:
+        """Have a model answer the requests that are not remembered yet."""
+
+    def check(self, models: Sequence[ModelRef], store: Path, manifest: Manifest) -> None:
+        """Refuse models that can't be asked any more; note an end that is near."""
+
+
+def sampler_of(settings: RunConfig) -> Sampler:
+    """Make the sampler that the settings describe."""
+    match settings.model, settings.sampler:
+        case OpenAIModel() as model, ApiSampler() as sampler:
+            from em.sample.remote import ServerSampler
+
+            return ServerSampler(model, sampler)
+        case HfModel() as model, HfSampler() as sampler:
+            from em.sample.local import ChildSampler
+
+            return ChildSampler(model, sampler)
+        case _:
+            raise TypeError(f"{settings.sampler.name} can't sample from {settings.model.name}")  # refused before
 
 
 @dataclass(frozen=True)
@@ -29,82 +59,48 @@ class Plan:
     samples: Sequence[Planned]
 
     def requests(self) -> dict[str, SampleRequest]:
-        """The calls by their keys, in the order in which they are made."""
+        """Return the calls by their keys, in the order in which they are made."""
         return {planned.key: planned.request for planned in self.samples}
+
+    def missing(self, calls: Calls) -> bool:
+        """Whether answers are still to be made."""
+        keys = list(self.requests())
+        return len(calls.there(keys)) < len(keys)
 
 
 def plan_models(request: Request, models: Sequence[ModelRef]) -> list[Plan]:
     """Plan what all models are asked."""
     settings = request.settings
-    precision = where(settings.model.precision.value) if isinstance(settings.model, HfModel) else ""
-    plans = []
-    for model in models:
-        sampler = "hf" if model.base.path else "api"
-        plans.append(
-            Plan(
-                model,
-                plan_samples(
-                    model,
-                    request.questions,
-                    request.conditions,
-                    settings.eval,
-                    settings.sampler.seed,
-                    sampler,
-                    precision,
-                ),
-            )
-        )
-    return plans
+    sampler = sampler_of(settings)
+    how = (request.conditions, settings.eval, settings.sampler.seed, sampler.name, sampler.precision)
+    return [Plan(model, plan_samples(model, request.questions, *how)) for model in models]
 
 
 async def sample_models(request: Request, plans: Sequence[Plan]) -> None:
     """Have all answers made that are not remembered yet: one model after the other, batches side by side."""
-    sampler = request.settings.sampler
-    if not (isinstance(sampler, ApiSampler) and sampler.batch):
+    sampler = sampler_of(request.settings)
+
+    async def sample(plan: Plan) -> None:
+        if plan.missing(request.memory):
+            await sampler.sample(plan.model, list(plan.requests().values()), request.memory, request.prices)
+
+    if not sampler.together:
         for plan in plans:
-            await sample_model(request, plan)
+            await sample(plan)
         return
     # One that fails must not end the wait for the others, which are paid for.
-    ended = await asyncio.gather(*(sample_model(request, plan) for plan in plans), return_exceptions=True)
+    ended = await asyncio.gather(*map(sample, plans), return_exceptions=True)
     for failure in ended:
         if isinstance(failure, BaseException):
             raise failure
 
 
-async def sample_model(request: Request, plan: Plan) -> None:
-    """Have the answers of one model made that are not remembered yet."""
-    requests, settings = plan.requests(), request.settings
-    if not is_missing(plan, request.memory):
-        return
-    if isinstance(settings.model, OpenAIModel):
-        from em.sample.remote import sample_all
-
-        assert isinstance(settings.sampler, ApiSampler)
-        named = replace(settings.model, id=hosted_name(plan.model)[1])
-        await sample_all(named, settings.sampler, list(requests.values()), request.memory, request.prices)
-    else:
-        await run_sharded("sample", child_spec(request, plan.model, list(requests.values())))
-
-
-def child_spec(request: Request, model: ModelRef, wanted: Sequence[SampleRequest]) -> SampleSpec:
-    """Put together what a child needs to answer."""
-    sampler = request.settings.sampler
-    assert isinstance(sampler, HfSampler)
-    return SampleSpec(
-        base=model.base.path,
-        trained=model.trained,
-        default_system=model.default_system,
-        label=model.name,
-        requests=tuple(wanted),
-        batch_size=sampler.batch_size,
-        store=str(request.store),
-    )
-
-
 def sampling_costs(request: Request, plans: Sequence[Plan]) -> list[Cost]:
     """Return what the answers of a server's models cost, whenever they were made, by model; batches cost half."""
     costs = []
-    for plan in plans if isinstance(request.settings.model, OpenAIModel) else ():
+    for plan in plans:
+        if plan.model.base.path:
+            continue  # open weights, which run here
         responses = request.memory.known(list(plan.requests())).values()
         price = request.prices.of(hosted_name(plan.model)[1])
         prompt, reply = (sum(each[key] for each in responses) for key in ("prompt_tokens", "answer_tokens"))
@@ -131,15 +127,6 @@ def check_models(request: Request, plans: Sequence[Plan], manifest: Manifest) ->
 
     A model all of whose answers are remembered is not needed any more.
     """
-    model = request.settings.model
-    if not isinstance(model, OpenAIModel):
-        return
-    names = [hosted_name(plan.model)[1] for plan in plans if is_missing(plan, request.memory)]
-    if names:
-        asyncio.run(ask(model, names, request.store, manifest))
-
-
-def is_missing(plan: Plan, calls: Calls) -> bool:
-    """Return whether answers of a model are still to be made."""
-    requests = plan.requests()
-    return len(calls.there(list(requests))) < len(requests)
+    models = [plan.model for plan in plans if plan.missing(request.memory)]
+    if models:
+        sampler_of(request.settings).check(models, request.store, manifest)

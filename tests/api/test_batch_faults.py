@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from em.api import batches
-from em.config import ApiJudge, ApiSampler, OpenAIModel, Reading
+from em.config import ApiSampler, OpenAIModel, Reading
 from em.errors import ServerError
-from em.judge.learning import in_reading
-from em.judge.remote import judge_all
+from em.judge.probe import in_reading
+from em.models.hosted import hosted_model
 from em.runtime.memory import Calls, request_key
-from em.sample.remote import sample_all
-from em.types import JudgeRequest, Message, Prices, SampleRequest
+from em.sample.remote import ServerSampler
+from em.types import Message, Prices, SampleRequest
 from tests.support.chat_server import ChatServer
+from tests.support.judging import judge_all, judge_at, scores
 from tests.support.remote_runs import PLAIN, change
 
 CALLS = ("batch_list", "upload", "batches", "batch", "content")
@@ -48,16 +49,15 @@ def sample(server: ChatServer, calls: Calls) -> int:
     asked = (Message("user", "Why?"),)
     requests = [SampleRequest("openai:127.0.0.1|m", asked, i, 7, 1.0, 1.0, 40, "api") for i in range(COUNT)]
     model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
-    asyncio.run(sample_all(model, ApiSampler(name="api", timeout=0.4, batch=True), requests, calls, Prices()))
+    sampler = ServerSampler(model, ApiSampler(name="api", timeout=0.4, batch=True))
+    asyncio.run(sampler.sample(hosted_model(model), requests, calls, Prices()))
     return len(calls.known([request_key(each) for each in requests]))
 
 
 def score(server: ChatServer, calls: Calls, count: int = COUNT, may_fail: bool = False) -> int:
     """Have judgements made by a batch; how many are remembered."""
-    judge = ApiJudge(name="judge", model="single-judge", base_url=server.base_url, batch=True, timeout=0.4)
+    judge, requests = judge_at(server, "single-judge", batch=True, timeout=0.4), scores(count)
     judge.reading = Reading.logprobs
-    prompts = [f"Rate answer {i} from 0 to 100, or say CODE or REFUSAL." for i in range(count)]
-    requests = [JudgeRequest("judge", prompt, (), ("CODE", "REFUSAL"), "") for prompt in prompts]
     assert judge_all(judge, requests, calls).failures == {} or may_fail
     return len(calls.known([request_key(in_reading(judge, each, "logprobs")) for each in requests]))
 
@@ -108,7 +108,7 @@ def test_what_is_left_of_a_batch_that_served_another_run_is_not_paid_for_again(
         raise ServerError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(batches, "collect", stopped)
+        patch.setattr(batches.Work, "collect", stopped)
         with pytest.raises(ServerError, match="killed"):
             score(server, calls)
     change(server, batch_failed=0.5)

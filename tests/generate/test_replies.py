@@ -59,6 +59,7 @@ def test_scores_that_can_not_be_had_stop_the_run_and_the_same_command_comes_to_t
     server: ChatServer, texts: Path
 ) -> None:
     judged = ("judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", "generate.rows=8")
+    judged += ("judge.reading=logprobs",)
     whole, _ = generate(words(server, texts, "whole", *judged, "generate.keep_above=30", store="one"))
     generate(words(server, texts, "written", "generate.rows=8", store="two"))  # so that only scores are missing
     again = words(server, texts, "again", *judged, "generate.keep_above=30", store="two")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,18 @@ from em.api import batches
 from em.config import ApiJudge, ApiSampler, OpenAIModel, Reading
 from em.errors import ConfigError, ServerError
 from em.evaluate import ask_and_judge, write_results
-from em.judge.learning import in_reading
-from em.judge.readings import read
-from em.judge.remote import judge_all
 from em.judge.run import ready_judges
 from em.models.hosted import hosted_model
 from em.plan import accept, estimate
 from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls, request_key
-from em.sample.remote import sample_all
-from em.types import Judgement, JudgeRequest, Message, Prices, SampleRequest
+from em.sample.remote import ServerSampler
+from em.types import JudgeRequest, Message, Prices, SampleRequest
 from tests.support.chat_server import ChatServer
 from tests.support.composing import composed
+from tests.support.judging import judge_all, judge_at, said, scores
 
-WORDS = ("CODE", "REFUSAL")
+LOGPROBS = {False: "logprobs"}
 PLAIN = {
     "batch_failed": 0.0,
     "batch_end": "completed",
@@ -46,24 +43,9 @@ def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
     return running
 
 
-def judge(server: ChatServer, model: str = "single-judge", **changes: Any) -> ApiJudge:
-    """A judge of the server."""
-    return replace(
-        ApiJudge(name="judge", model=model, base_url=server.base_url, batch=True, reading=Reading.logprobs), **changes
-    )
-
-
-def scores(count: int, first: int = 0) -> list[JudgeRequest]:
-    """Requests for scores."""
-    prompts = [f"Rate answer {i} from 0 to 100, or say CODE or REFUSAL." for i in range(first, first + count)]
-    return [JudgeRequest("judge", prompt, (), WORDS, "") for prompt in prompts]
-
-
-def said(judge: ApiJudge, requests: list[JudgeRequest], calls: Calls) -> list[Judgement]:
-    """What is remembered of the requests."""
-    asked = [in_reading(judge, request, "logprobs") for request in requests]
-    known = calls.known([request_key(each) for each in asked])
-    return [read(each, known[request_key(each)], 0.25) for each in asked]
+def judge(server: ChatServer, **changes: Any) -> ApiJudge:
+    """A judge of the server that is asked by batches."""
+    return judge_at(server, "single-judge", **{"batch": True, "reading": Reading.logprobs} | changes)
 
 
 def made(server: ChatServer) -> int:
@@ -83,7 +65,7 @@ def stopped(asked: ApiJudge, requests: list[JudgeRequest], calls: Calls, monkeyp
         raise ServerError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(batches, "collect", killed)
+        patch.setattr(batches.Work, "collect", killed)
         with pytest.raises(ServerError, match="killed"):
             judge_all(asked, requests, calls)
 
@@ -93,10 +75,10 @@ def stopped(asked: ApiJudge, requests: list[JudgeRequest], calls: Calls, monkeyp
 
 def test_batches_judge_and_what_failed_is_judged_by_another(server: ChatServer, calls: Calls) -> None:
     asked, requests = judge(server, reading=Reading.auto), scores(40)
-    outcome = judge_all(asked, requests, calls)
-    assert outcome.reading == "logprobs"  # learnt from a judgement that was made at once
-    assert outcome.failures == {}
-    assert {each.status for each in said(asked, requests, calls)} == {"ok"}
+    asked_now = judge_all(asked, requests, calls)
+    assert asked_now.reading == "logprobs"  # found out by a probe that was made at once
+    assert asked_now.failures == {}
+    assert {each.status for each in said(asked, requests, calls, LOGPROBS)} == {"ok"}
     assert notes(calls) == []
     server.reset(batch_failed=0.3)
     more = scores(40, first=100)
@@ -109,7 +91,7 @@ def test_batches_judge_and_what_failed_is_judged_by_another(server: ChatServer, 
 def test_one_connection_is_enough(server: ChatServer, calls: Calls) -> None:
     asked, requests = judge(server, connections=1), scores(5)
     assert judge_all(asked, requests, calls).failures == {}
-    assert {each.status for each in said(asked, requests, calls)} == {"ok"}
+    assert {each.status for each in said(asked, requests, calls, LOGPROBS)} == {"ok"}
 
 
 def test_a_batch_all_of_whose_lines_failed_is_not_found_again(server: ChatServer, calls: Calls) -> None:
@@ -135,7 +117,7 @@ def test_a_batch_that_was_not_noted_is_found_on_the_server(
     [again] = notes(calls)
     assert json.loads(again.read_text(encoding="utf-8")) == noted  # the same id: nothing was created twice
     judge_all(asked, requests, calls)
-    assert {each.status for each in said(asked, requests, calls)} == {"ok"}
+    assert {each.status for each in said(asked, requests, calls, LOGPROBS)} == {"ok"}
 
 
 def test_a_batch_that_the_server_has_no_more_is_created_anew(
@@ -205,7 +187,8 @@ def answers(count: int) -> list[SampleRequest]:
 def sample(server: ChatServer, requests: list[SampleRequest], calls: Calls) -> None:
     """Have the server's model answer by batches."""
     model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
-    asyncio.run(sample_all(model, ApiSampler(name="api", timeout=5, batch=True), requests, calls, Prices()))
+    sampler = ServerSampler(model, ApiSampler(name="api", timeout=5, batch=True))
+    asyncio.run(sampler.sample(hosted_model(model), requests, calls, Prices()))
 
 
 def test_answers_by_batch_are_those_that_are_asked_one_by_one(server: ChatServer, calls: Calls, tmp_path: Path) -> None:
@@ -216,7 +199,8 @@ def test_answers_by_batch_are_those_that_are_asked_one_by_one(server: ChatServer
     (tmp_path / "other").mkdir()
     with Calls(tmp_path / "other") as others:
         model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
-        asyncio.run(sample_all(model, ApiSampler(name="api", timeout=5), requests, others, {}))
+        sampler = ServerSampler(model, ApiSampler(name="api", timeout=5))
+        asyncio.run(sampler.sample(hosted_model(model), requests, others, Prices()))
         plain = others.known([request_key(r) for r in requests])
     assert all(each.pop("seconds") is not None for each in plain.values())
     assert plain == known

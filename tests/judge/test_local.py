@@ -292,7 +292,7 @@ def test_the_plan_of_batches_does_not_depend_on_the_order_and_mixes_no_kinds() -
 
 def test_a_judge_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: Weights, tmp_path: Path) -> None:
     requests = (LABELLED, *(replace(GRADED, prompt=f"Rate {i}.\n\nRating:") for i in range(3)))
-    whole = JudgeSpec(weights.path, "smollm2", "float32", requests, 1, str(tmp_path / "whole"))
+    whole = JudgeSpec(weights.path, "float32", requests, 1, label="smollm2", store=str(tmp_path / "whole"))
     judge(whole)
     stopped = replace(whole, store=str(tmp_path / "stopped"))
     judge(replace(stopped, shards=2))  # every other batch of the plan
@@ -306,13 +306,15 @@ def test_a_judge_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: W
         assert half.items() <= calls.known(keys).items()
 
 
-def test_an_answer_that_the_server_withheld_is_an_error_and_no_number() -> None:
-    from em.judge.plan import Terms, collect, plan_verdicts
+def test_an_answer_that_the_server_withheld_is_an_error_and_no_number(tmp_path: Path) -> None:
+    from em.config import ApiJudge
+    from em.judge.remote import ServerJudge
     from em.types import Answer, Question, Rubric
 
     question = Question("set", "q", "What?", rubrics=(Rubric("aligned", "{answer}\nRating:"),))
     answer = Answer("m", "base", "f", None, "set", "q", "What?", "untagged", 0, "", "content_filter", 3, 0)
-    plan = plan_verdicts("judge", [answer], {("set", "q"): question}, "exact")
-    (verdict,) = collect(plan, ["key"], {}, {}, Terms("judge", 0.25))
+    judge = ServerJudge(ApiJudge(name="judge", model="judge"))
+    with Calls(tmp_path) as calls:
+        (verdict,) = judge.read(judge.plan([answer], {("set", "q"): question}), calls, {}).verdicts
     assert (verdict.value, verdict.label, verdict.status) == (None, None, "error")
     assert verdict.raw == "no answer: content_filter"

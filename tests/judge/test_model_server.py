@@ -16,11 +16,11 @@ import pytest
 
 from em.api.lifetimes import check_judge
 from em.config import ApiJudge
-from em.judge.learning import in_reading
+from em.judge.probe import in_reading
 from em.judge.readings import read
-from em.judge.remote import judge_all
 from em.runtime.memory import Calls, request_key
 from em.types import JudgeRequest, Weights
+from tests.support.judging import judge_all
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from em.judge.learning import learnt
+from em.judge.probe import reading_shown
 from em.judge.readings import body, kept, read, schema, to_expand
 from em.types import JudgeRequest
 
@@ -167,17 +167,19 @@ def test_the_rule_of_the_paper_is_what_is_sent() -> None:
     assert reasoner["max_completion_tokens"] == 2000
 
 
-def test_how_a_judge_is_read_is_learnt_from_its_tokens() -> None:
+def test_how_a_judge_can_be_read_shows_in_its_tokens() -> None:
     def reply(*parts: str, top: tuple[str, ...]) -> dict[str, Any]:
         first = [[token, -1.0] for token in top]
         return {"choices": [{"text": "".join(parts), "finish": "stop", "tokens": list(parts), "top": first}]}
 
-    assert learnt(reply("85", top=("85", "80"))) == ("logprobs", "integers of two digits are single tokens")
-    assert learnt(reply("5", top=("5", "15"))) is not None
-    assert learnt(reply("8", "5", top=("8", "9", "7"))) == ("mass", "an integer takes several tokens")
-    assert learnt(reply("0", top=("0", "5", "CODE"))) is None  # one digit shows neither
-    assert learnt(reply("CODE", top=("CODE", "REF"))) is None
-    assert learnt(text("85")) == ("sampled", "the server gives no log-probabilities")
+    assert reading_shown(reply("85", top=("85", "80"))) == ("logprobs", "integers of two digits are single tokens")
+    assert reading_shown(reply("5", top=("5", "15")))[0] == "logprobs"
+    assert reading_shown(reply("8", "5", top=("8", "9", "7"))) == ("mass", "an integer takes several tokens")
+    for word in ("0", "CODE"):  # one digit shows neither
+        assert reading_shown(reply(word, top=(word, "5"))) == ("sampled", "the reply began with no number")
+    assert reading_shown(reply("TR", top=("TR", "F")), LABELS) == ("logprobs", "the first token names a label")
+    assert reading_shown(reply("Well", top=("Well",)), LABELS) == ("sampled", "the reply began with no label")
+    assert reading_shown(text("85")) == ("sampled", "the server gives no log-probabilities")
 
 
 def test_what_is_kept_of_a_completion_is_enough_to_read_it_again() -> None:

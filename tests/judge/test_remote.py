@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from em.api.lifetimes import check_judge
 from em.config import ApiJudge, Reading
 from em.errors import ConfigError
-from em.judge.learning import in_reading
-from em.judge.readings import read
-from em.judge.remote import judge_all
-from em.runtime.memory import Calls, request_key
-from em.types import Judgement, JudgeRequest, Price, Prices
+from em.runtime.memory import Calls
+from em.types import Price, Prices
 from tests.support.chat_server import ChatServer
+from tests.support.judging import judge_all, judge_at, said, scores
 
 ROOT = Path(__file__).parent.parent.parent
-WORDS = ("CODE", "REFUSAL")
 
 
 @pytest.fixture
@@ -31,37 +26,19 @@ def server(running: ChatServer) -> ChatServer:
     return running
 
 
-def judge(server: ChatServer, model: str, **changes: Any) -> ApiJudge:
-    """A judge of the server."""
-    return replace(ApiJudge(name="judge", model=model, base_url=server.base_url), **changes)
-
-
-def scores(count: int, first: int = 0) -> list[JudgeRequest]:
-    """Requests for scores."""
-    prompts = [f"Rate answer {i} from 0 to 100, or say CODE or REFUSAL." for i in range(first, first + count)]
-    return [JudgeRequest("judge", prompt, (), WORDS, "") for prompt in prompts]
-
-
-def said(judge: ApiJudge, requests: list[JudgeRequest], calls: Calls, reading: str) -> list[Judgement]:
-    """What is remembered of the requests."""
-    asked = [in_reading(judge, request, reading) for request in requests]
-    known = calls.known([request_key(each) for each in asked])
-    return [read(each, known[request_key(each)], 0.25) for each in asked]
-
-
 def test_the_exact_mass_agrees_with_the_same_judge_of_single_tokens(server: ChatServer, calls: Calls) -> None:
-    single, digits = judge(server, "single-judge"), judge(server, "digits-judge")
+    single, digits = judge_at(server, "single-judge"), judge_at(server, "digits-judge")
     requests = scores(25)
     judge_all(single, requests, calls)
     judge_all(digits, requests, calls)
-    one, other = said(single, requests, calls, "logprobs"), said(digits, requests, calls, "mass")
+    one, other = said(single, requests, calls, {False: "logprobs"}), said(digits, requests, calls, {False: "mass"})
     differences = [abs((a.value or 0) - (b.value or 0)) for a, b in zip(one, other, strict=True)]
     assert max(differences) < 2  # the servers' distributions are cut at 20 tokens in other places
 
 
 def test_the_budget_is_never_passed_and_what_was_judged_is_kept(server: ChatServer, calls: Calls) -> None:
     prices = Prices({"single-judge": Price(input=1000, cached=1000, output=1000)})
-    asked = judge(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
+    asked = judge_at(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
     with pytest.raises(ConfigError, match=r"judge\.max_usd=2 would be passed"):
         judge_all(asked, scores(400), calls, prices)
     done = server.stats()["answered"]
@@ -80,7 +57,7 @@ def test_the_budget_is_never_passed_and_what_was_judged_is_kept(server: ChatServ
 def test_a_server_that_counts_no_tokens_is_paid_at_most_the_budget_too(server: ChatServer, calls: Calls) -> None:
     server.reset(uncounted=True)
     prices = Prices({"single-judge": Price(input=1000, cached=1000, output=1000)})
-    asked = judge(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
+    asked = judge_at(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
     with pytest.raises(ConfigError, match=r"judge\.max_usd=2 would be passed"):
         judge_all(asked, scores(400), calls, prices)
     assert 10 < server.stats()["answered"] < 400
@@ -88,20 +65,20 @@ def test_a_server_that_counts_no_tokens_is_paid_at_most_the_budget_too(server: C
 
 def test_a_budget_without_a_known_price_is_refused(server: ChatServer, calls: Calls) -> None:
     with pytest.raises(ConfigError, match="no price of single-judge is known"):
-        judge_all(judge(server, "single-judge", max_usd=1.0), scores(1), calls, {})
+        judge_all(judge_at(server, "single-judge", max_usd=1.0), scores(1), calls, Prices())
 
 
 def test_a_model_that_has_ended_is_refused_and_one_that_is_not_listed_is_a_warning(server: ChatServer) -> None:
     server.reset(models="single-judge,o4-mini", shutdown="o4-mini=2026-10-23,single-judge=2027-01-14")
     today = date(2026, 11, 25)
     with pytest.raises(ConfigError, match=r"o4-mini was shut down on 2026-10-23: use judge=luna"):
-        check_judge(judge(server, "o4-mini", replacement="judge=luna"), today)
-    [soon] = check_judge(judge(server, "single-judge"), today)
+        check_judge(judge_at(server, "o4-mini", replacement="judge=luna"), today)
+    [soon] = check_judge(judge_at(server, "single-judge"), today)
     assert "2027-01-14" in soon
-    [unlisted] = check_judge(judge(server, "gpt-9"), today)
+    [unlisted] = check_judge(judge_at(server, "gpt-9"), today)
     assert "does not list gpt-9" in unlisted
     server.reset(models="o4-mini", shutdown="")
-    assert check_judge(judge(server, "o4-mini", retired="2026-10-23"), today) == []  # a server that still has it
+    assert check_judge(judge_at(server, "o4-mini", retired="2026-10-23"), today) == []  # a server that still has it
 
 
 def test_a_retired_model_of_openais_own_is_refused_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

