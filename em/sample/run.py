@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from em.api.lifetimes import ask
+from em.api.lifetimes import check_asked
 from em.api.prices import Price, price_of, usd_of
 from em.config import ApiSampler, HfModel, HfSampler, OpenAIModel
 from em.models.hosted import hosted_name
@@ -141,7 +141,7 @@ def check_models(request: Request, plans: Sequence[Plan], manifest: Manifest) ->
     with Calls(request.store) as calls:
         names = [hosted_name(plan.model)[1] for plan in plans if missing(plan, calls)]
     if names:
-        asyncio.run(ask(model, names, request.store, manifest))
+        asyncio.run(check_asked(model, names, request.store, manifest))
 
 
 def missing(plan: Plan, calls: Calls) -> bool:

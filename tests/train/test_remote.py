@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from em.api.lifetimes import check_days
+from em.api.lifetimes import Lifetime, refuse_ended
 from em.config import OpenAIModel
 from em.data import load_rows
 from em.data.openai_rules import check_rows
@@ -229,12 +229,12 @@ def test_a_model_that_ends_is_told_of_before_anything_is_spent(server: ChatServe
 
 def test_openai_takes_no_job_after_its_last_day() -> None:
     end = date(2027, 1, 14)
-    check_days("gpt-4o-2024-08-06", end, True, date(2027, 1, 6))
+    refuse_ended("gpt-4o-2024-08-06", Lifetime(end, today=date(2027, 1, 6)), new_job=True)
     with pytest.raises(ConfigError, match=r"no new fine-tuning jobs since 2027-01-06.*last day is 2027-01-14"):
-        check_days("gpt-4o-2024-08-06", end, True, date(2027, 1, 7))
-    check_days("qwen", None, False, date(2027, 1, 7))  # another server
+        refuse_ended("gpt-4o-2024-08-06", Lifetime(end, today=date(2027, 1, 7)), new_job=True)
+    refuse_ended("qwen", Lifetime(None, today=date(2027, 1, 7)))  # another server
     with pytest.raises(ConfigError, match="was shut down on 2027-01-14"):
-        check_days("gpt-4o-2024-08-06", end, True, end)
+        refuse_ended("gpt-4o-2024-08-06", Lifetime(end, today=end), new_job=True)
 
 
 # Rows

@@ -11,18 +11,17 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 
-from em.api.client import Client, in_words
-from em.api.lifetimes import SOON, check_days, end_of, gone, list_models
+from em.api.client import Client
+from em.api.lifetimes import check_new_job
 from em.api.prices import MILLION, load_prices, prices_of, training_price
-from em.config import Checkpoints, OpenAIModel, OpenAITrainer, RunConfig, ServiceTrainer, TinkerTrainer
+from em.config import Checkpoints, OpenAITrainer, RunConfig, ServiceTrainer, TinkerTrainer
 from em.config.addresses import OPENAI, server_name
 from em.data.findings import by_kind, findings, unpinned
 from em.data.openai_rules import check_rows
-from em.errors import ConfigError, DataError, MissingFile, ServerError
+from em.errors import ConfigError, DataError, MissingFile
 from em.models.hosted import hosted_model, hosted_name
 from em.request import Request, Stage, count_steps, service_knobs
 from em.runtime.files import exclusive
@@ -167,7 +166,7 @@ async def tune(
             if request.kind == "evaluate":
                 raise untrained(request)
             if isinstance(recipe, OpenAITrainer):
-                await check_model(client, model, order.model, manifest)
+                await check_new_job(client, model, order.model, manifest)
             approval.ask()
 
         job = await service.submit(order, approve, note, request.forced)
@@ -196,42 +195,6 @@ def steps_of(stage: Stage) -> list[list[int]]:
     recipe, rows = recipe_of(stage), len(stage.rows.conversations)
     assert isinstance(recipe.batch_size, int)
     return plan_steps(rows, count_steps(rows, recipe.epochs, recipe.batch_size), recipe.batch_size, stage.seed)
-
-
-async def gone_in_words(client: Client, name: str) -> bool:
-    """Whether a server has a model no more; what it refuses to tell of that, in words."""
-    import openai
-
-    try:
-        return await client.repeated(name, lambda: gone(client, name))
-    except openai.OpenAIError as error:
-        raise ServerError(in_words(name, error)) from None
-
-
-async def check_model(client: Client, model: OpenAIModel, name: str, manifest: Manifest) -> None:
-    """Refuse to spend on a model that the server does not have, or that ends; note an end that is near.
-
-    Args:
-        name: what is to be fine-tuned: the model itself, or a fine-tune of it, which ends with it.
-    """
-    today, official = datetime.now(UTC).date(), not server_name(model.base_url)
-    ends = date.fromisoformat(model.retired) if official and model.retired else None
-    check_days(name, ends, official, today)
-    listed = await list_models(client, name)
-    if listed is None:
-        return
-    if name not in listed and (name == model.id or await gone_in_words(client, name)):  # not all list fine-tunes
-        raise ServerError(
-            f"The server does not list {name}, so it can't be fine-tuned: check model.id and model.base_url (it may "
-            "have been retired, or deleted)."
-        )
-    told_ends = [end_of(listed[each].get("shutdown_date")) for each in (name, model.id) if each in listed]
-    ends = min(filter(None, [ends, *told_ends]), default=None)
-    check_days(name, ends, official, today)
-    if ends and (ends - today).days <= SOON:
-        note = f"{model.id} and every fine-tune of it are shut down on {ends}: they can't be evaluated after that day."
-        print(f"warning: {note}", flush=True)
-        manifest.note(note)
 
 
 def note_forced(models: Path, mark: str, tuned: str) -> None:

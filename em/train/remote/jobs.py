@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from em.api.client import Client
-from em.api.lifetimes import gone
+from em.api.lifetimes import is_deleted
 from em.train.remote.errors import Trouble, failed_for, failure
 from em.train.remote.service import Order
 
@@ -50,7 +50,7 @@ async def find(client: Client, order: Order, anew: bool, attempt: str, spent: se
             return job
     alive = sorted((job for job in jobs if job.status not in ENDED), key=age)
     for job in [] if anew else jobs:
-        if job.status == "succeeded" and not await gone(client, job.fine_tuned_model):
+        if job.status == "succeeded" and not await is_deleted(client, job.fine_tuned_model):
             return job
     # A final refusal is told again, and not paid for again.
     refused = [] if anew else [job for job in jobs if job.status == "failed" and failure(job, order.data).final]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from em.api.client import CallFailed, Client
-from em.api.lifetimes import gone, jobs_command
+from em.api.lifetimes import is_deleted, jobs_command
 from em.errors import ServerError
 from em.train.remote.errors import Trouble, failed_for, failure, refusal, refused_for
 from em.train.remote.files import forget_file, uploaded
@@ -133,7 +133,7 @@ class OpenAIService:
             except openai.NotFoundError:
                 return None
             other = (found.metadata or {}).get(MARK, order.mark) != order.mark
-            lost = other or (found.status == "succeeded" and await gone(self.client, found.fine_tuned_model))
+            lost = other or (found.status == "succeeded" and await is_deleted(self.client, found.fine_tuned_model))
             return found if worth_it(found, self.data) and fits(found, order) and not lost else None
 
         return await self.asked(lambda: self.client.repeated(self.model, attempt)) if job else None
