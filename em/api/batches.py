@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from em.api.client import Client, check_completion, check_object, in_words, its_words
+from em.api.once import create_once
 from em.config.addresses import OPENAI, server_name
 from em.errors import ServerError
 from em.runtime.files import alone, write_atomic
@@ -62,7 +63,7 @@ class Batch:
         done = set(brought)
         if left := [key for key in self.keys if key not in done]:
             noted = json.loads(self.note.read_text(encoding="utf-8"))
-            write_note(self.note, noted | {"keys": left})
+            write_atomic(self.note, json.dumps(noted | {"keys": left}))
         else:
             self.note.unlink(missing_ok=True)
 
@@ -122,7 +123,8 @@ async def create(client: Client, work: Work, keys: Sequence[str], folder: Path, 
     begun = f"{server}-"
     mark = digest([[key, work.bodies[key]] for key in keys])[:32]
     spent = {path.stem.removeprefix(begun) for path in folder.glob(f"{begun}*.spent")}
-    found = await marked(client, mark, spent)
+    look_up = partial(look, client, mark, spent)
+    found = await client.repeated("batches", look_up)
     if found is None:
         lines = [
             {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": work.bodies[key]}
@@ -131,41 +133,18 @@ async def create(client: Client, work: Work, keys: Sequence[str], folder: Path, 
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         upload = (f"em-{mark}.jsonl", text.encode())
         file = await client.repeated("files", lambda: client.raw.files.create(file=upload, purpose="batch"))
-        found = await client.repeated("batches", submission(client, file.id, mark, spent))
+
+        async def submit() -> str:
+            batch = await client.raw.batches.create(
+                input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"em": mark}
+            )
+            return str(batch.id)
+
+        found = await create_once(client, "batches", look_up, submit, SETTLE)
     note = folder / f"{begun}{found}.json"
-    write_note(note, {"id": found, "server": server, "model": work.model, "keys": keys})
+    write_atomic(note, json.dumps({"id": found, "server": server, "model": work.model, "keys": keys}))
     print(f"batch {found}: {len(keys):,} {work.what}; stop and run the same command again as you like.", flush=True)
     return Batch(found, keys, note)
-
-
-def write_note(note: Path, told: Mapping[str, Any]) -> None:
-    """Note a batch, whole or not at all."""
-    write_atomic(note, json.dumps(told))
-
-
-def submission(client: Client, file: str, mark: str, spent: Collection[str]) -> Callable[[], Awaitable[str]]:
-    """The call that creates a batch, to be repeated: where it was created and the reply was lost, it is found."""
-    tried = False
-
-    async def submit() -> str:
-        nonlocal tried
-        waits, tried = (SETTLE, SETTLE) if tried else (0.0,), True
-        for wait in waits:  # a list may show a batch a moment after it was created
-            await asyncio.sleep(wait)
-            if (found := await look(client, mark, spent)) is not None:
-                return found
-        batch = await client.raw.batches.create(
-            input_file_id=file, endpoint="/v1/chat/completions", completion_window="24h", metadata={"em": mark}
-        )
-        return str(batch.id)
-
-    return submit
-
-
-async def marked(client: Client, mark: str, spent: Collection[str]) -> str | None:
-    """`look`, repeated until the server answers."""
-    found: str | None = await client.repeated("batches", lambda: look(client, mark, spent))
-    return found
 
 
 async def look(client: Client, mark: str, spent: Collection[str]) -> str | None:
