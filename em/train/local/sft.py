@@ -39,9 +39,8 @@ def train(spec: TrainSpec) -> None:
     prepared = prepare(read_messages(Path(spec.rows)), tokenizer, spec.trainer, spec.default_system, spec.stage)
     for later in spec.later:  # what would be refused then is refused before this stage is paid for
         prepare(read_messages(Path(later.rows)), tokenizer, later.trainer, spec.default_system, later.stage)
-    machine = find_machine()
     precision = str(choose_precision(spec.precision)).removeprefix("torch.")
-    switches = choose_switches(machine, spec.trainer, precision)
+    switches = choose_switches(find_machine(), spec.trainer, precision)
     if rank == 0:
         print_preflight(spec.stage, prepared)
         spec.partial.mkdir(parents=True, exist_ok=True)
@@ -74,14 +73,12 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
     plan = plan_steps(len(rows), steps, knobs.batch_size, spec.seed)
     keep_at = kept_steps(steps, knobs.checkpoints)
     resume = usable_resume(spec, keep_at)
-    machine = find_machine()
     trainer = StepTrainer(
         model=start_model(spec, switches),
-        args=sft_arguments(knobs, switches, machine, steps, spec.seed, spec.partial),
+        args=sft_arguments(knobs, switches, steps, spec.seed, spec.partial),
         train_dataset=Dataset.from_list([{"step": step} for step in plan]),
         processing_class=tokenizer,
-        rows=rows,
-        names=[f"row {number}" for number in prepared.numbers],
+        prepared=prepared,
         switches=switches,
         keep_at=keep_at,
         kept=spec.partial / KEPT,
