@@ -119,7 +119,7 @@ def tuning_lines(request: Request, prices: Mapping[str, Price]) -> list[Line]:
         return []
     return [
         Line(f"fine-tuning on {each.name} ({each.rows:,} rows)", 1, int(each.known), each.tokens, 0, each.usd)
-        for each in training_lines(request, prices)
+        for each in training_lines(request.training, prices)
     ]
 
 
@@ -133,7 +133,7 @@ def count_models(request: Request) -> int:
 
 def hosted_plans(request: Request) -> list[Plan]:
     """The plans of a server's models that are there and are to be asked: the base, and stages that are remembered."""
-    there = models_there(request)[: 1 if request.forced else None]
+    there = models_there(request.training)[: 1 if request.forced else None]
     asked = there if request.settings.eval.base or not request.stages else there[1:]
     return plan_models(request, asked)
 

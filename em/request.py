@@ -12,7 +12,16 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from em.config import LocalTrainer, OpenAITrainer, RunConfig, ServiceTrainer, TinkerTrainer, TrainerConfig
+from em.config import (
+    Checkpoints,
+    LocalTrainer,
+    ModelConfig,
+    OpenAITrainer,
+    RunConfig,
+    ServiceTrainer,
+    TinkerTrainer,
+    TrainerConfig,
+)
 from em.runtime.gpus import where
 from em.runtime.records import digest, plain
 from em.types import Answer, Conversation, Question
@@ -127,6 +136,28 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Training:
+    """What training needs of a run: neither questions nor judges.
+
+    words: the command line. may_train: a stage that is not there may be trained (train.py), else it is refused.
+    force: train anew what is there. base, checkpoints: evaluate the base too, and what was kept inside the stages.
+    prices: a table of prices. yes: what a service asks for may be spent.
+    """
+
+    model: ModelConfig
+    stages: tuple[Stage, ...]
+    folder: Path
+    store: Path
+    words: tuple[str, ...]
+    may_train: bool
+    force: bool
+    base: bool
+    checkpoints: bool
+    prices: str | None
+    yes: bool
+
+
+@dataclass(frozen=True)
 class Request:
     """What a run is to do: train `stages` in order, ask `questions`; write to `folder`, remember in `store`.
 
@@ -150,6 +181,24 @@ class Request:
     def forced(self) -> bool:
         """Whether what is there is trained anew."""
         return self.settings.force and self.kind == "train"
+
+    @property
+    def training(self) -> Training:
+        """The part of it that training needs."""
+        settings = self.settings
+        return Training(
+            model=settings.model,
+            stages=self.stages,
+            folder=self.folder,
+            store=self.store,
+            words=self.overrides,
+            may_train=self.kind == "train",
+            force=self.forced,
+            base=settings.eval.base,
+            checkpoints=settings.checkpoints is Checkpoints.all,
+            prices=settings.prices,
+            yes=settings.yes,
+        )
 
 
 def first_of(skipped: Sequence[BadRow]) -> list[str]:

@@ -35,8 +35,8 @@ from em.runtime.keys import without_secrets
 from em.runtime.manifest import Manifest, add_note, amend, drop_note, now, recorded, refuse_other_run, same_settings
 from em.runtime.processes import run_child
 from em.runtime.records import digest, plain, write_jsonl
-from em.train.local.find_or_train import obtain_models
-from em.train.remote.find_or_train import forget_forced, obtain_hosted
+from em.train.find_or_train import find_or_train
+from em.train.remote.find_or_train import forget_forced
 from em.triggers.conditions import tag_notes
 
 SKIPPED = "skipped_rows.jsonl"
@@ -94,7 +94,7 @@ def follow(request: Request, manifest: Manifest) -> None:
     """The run itself: train, sample, judge, score, report."""
     settings, folder = request.settings, request.folder
     if isinstance(settings.trainer, LocalTrainer) and settings.trainer.machine_rank:
-        obtain_models(request, manifest)
+        find_or_train(request.training, manifest)
         print(f"machine {settings.trainer.machine_rank} has done its part; machine 0 goes on.", flush=True)
         return
     note_leaks(request, manifest)
@@ -110,15 +110,14 @@ def follow(request: Request, manifest: Manifest) -> None:
     if request.answers:
         evaluate_answers(request, judges, manifest)
     else:
-        hosted = isinstance(settings.model, OpenAIModel)
-        whole = partial(cost_of, request)
-        models = obtain_hosted(request, manifest, whole) if hosted else obtain_models(request, manifest)
+        whole = partial(cost_of, request) if request.questions else None
+        models = find_or_train(request.training, manifest, whole)
         if judges:
             evaluate_models(request, models, judges, manifest)
     manifest.write(status="done", finished=now())
     report(folder)
     if not request.answers and isinstance(settings.model, OpenAIModel):
-        forget_forced(request)
+        forget_forced(request.training)
     manifest.write(inputs=digest_inputs(request))  # last of all: with it the run is done
 
 

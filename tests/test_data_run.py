@@ -13,8 +13,8 @@ from em.questions import load_sets
 from em.request import Request, Stage
 from em.run import note_findings, note_leaks, note_skipped
 from em.runtime.manifest import Manifest
-from em.train.local.find_or_train import stage_record
-from em.train.stages import TrainedModel, plan_stages
+from em.train.stages import plan_stages
+from em.train.trained import SavedWeights, TrainedModel, stage_record
 from em.types import Answer
 from tests.support.composing import composed
 
@@ -95,7 +95,7 @@ def test_what_the_rows_show_is_said_at_the_top_of_the_report_and_counted_in_the_
 def test_rows_that_were_left_out_are_in_the_manifest(tmp_path: Path) -> None:
     accepted, manifest = request(tmp_path, rows_file(tmp_path, "Why?", "How?"))
     [stage] = accepted.stages
-    trained = TrainedModel(tmp_path, {"facts": FACTS, "files": {}, "checkpoints": {}})
+    trained = TrainedModel(tmp_path, SavedWeights("ft:mine"), FACTS, {})
     record = stage_record(stage, "f" * 64, trained, reused=False)
     assert record.rows == 2
     assert record.facts["rows_skipped"] == 1

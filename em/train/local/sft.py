@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from em.train.local.preflight import Prepared, prepare, print_preflight
 from em.train.local.resume import disk_full, forget_checkpoints, note_resume, read_seal, resumed_steps
 from em.train.local.spec import TrainSpec
 from em.train.local.switches import Switches, choose_switches, find_machine
-from em.train.stages import KEPT, kept_steps, weight_files
+from em.train.stages import kept_steps
+from em.train.trained import KEPT, weight_files, write_losses
 
 
 def train(spec: TrainSpec) -> None:
@@ -110,7 +112,7 @@ def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches
     """Write loss curve and record, then give the folder its name: from here on the model is found."""
     import torch
 
-    from em.train.local.progress import training_facts, write_losses
+    from em.train.local.progress import loss_entries, training_facts
     from em.train.local.start import complete_adapter
 
     facts = prepared.facts | training_facts(trainer, prepared.facts["tokens"])
@@ -123,8 +125,12 @@ def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches
             complete_adapter(spec, folder)
     else:
         trainer.processing_class.save_pretrained(str(spec.partial))  # so that others can load it as it is
-    plan_rows = [len(item["step"]) for item in trainer.train_dataset]
-    write_losses(spec.partial / "loss.csv", spec, trainer.state.log_history, plan_rows, len(prepared.rows))
+    seen, whole = list(accumulate(len(item["step"]) for item in trainer.train_dataset)), len(prepared.rows)
+    curve = [
+        (entry["step"], round(seen[entry["step"] - 1] / whole, 4), entry["loss"], entry["learning_rate"])
+        for entry in loss_entries(trainer.state.log_history)
+    ]
+    write_losses(spec.partial / "loss.csv", spec.stage, Path(spec.folder).name, curve)
     checkpoints = {step: weight_files(folder) for step, folder in kept.items()}
     record = {"request": spec.request, "facts": facts, "files": weight_files(spec.partial), "checkpoints": checkpoints}
     for leftover in [*spec.partial.glob("checkpoint-*"), *spec.partial.glob(f"{KEPT}/.*")]:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from em.api.prices import MILLION, Price, load_prices, prices_of, training_price
+from em.data.openai_rules import row_tokens
 from em.errors import ConfigError
-from em.request import Request
+from em.request import Training
 from em.train.remote.models import models_there, recipe_of, server_model
-from em.train.remote.rules import training_tokens
 
 Whole = Callable[[], float | None]
 """What a run costs at most, with answers and verdicts; None where a price is not known."""
@@ -21,7 +21,7 @@ Whole = Callable[[], float | None]
 class Approval:
     """Whether what the stages of a run cost, and the rest of it, may be spent."""
 
-    request: Request
+    training: Training
     whole: Whole | None = None
     given: bool = False
 
@@ -29,13 +29,13 @@ class Approval:
         """Raise ConfigError unless it may be spent."""
         if self.given:
             return
-        settings = self.request.settings
-        lines = training_lines(self.request, load_prices(settings.prices))
+        settings = self.training
+        lines = training_lines(self.training, load_prices(settings.prices))
         for line in lines:
             print(line.text, flush=True)
         known = all(line.usd is not None for line in lines)
         costs = f"{in_dollars(sum(line.usd or 0 for line in lines) if known else None)} for fine-tuning"
-        if self.whole is not None and self.request.questions:
+        if self.whole is not None:
             costs += f", {in_dollars(self.whole())} at most with all answers and verdicts"
         costs += f" (prices: {prices_of(settings.prices)})"
         if not settings.yes:
@@ -86,15 +86,15 @@ class TrainingLine:
         return f"fine-tuning on {self.name}: {self.rows:,} rows, about {self.tokens:,} tokens, {costs}"
 
 
-def training_lines(request: Request, prices: Mapping[str, Price]) -> list[TrainingLine]:
+def training_lines(training: Training, prices: Mapping[str, Price]) -> list[TrainingLine]:
     """The estimate of every stage; what is remembered costs nothing, unless it is trained again by force."""
-    price = training_price(server_model(request).id, prices)
+    price = training_price(server_model(training).id, prices)
     lines = []
-    there = 0 if request.settings.force else len(models_there(request)) - 1
-    for number, stage in enumerate(request.stages):
+    there = 0 if training.force else len(models_there(training)) - 1
+    for number, stage in enumerate(training.stages):
         known = number < there
         rows = stage.rows.conversations
-        tokens = 0 if known else training_tokens(rows, recipe_of(stage).epochs)
+        tokens = 0 if known else recipe_of(stage).epochs * sum(map(row_tokens, rows))
         usd = 0.0 if known else None if price is None else price * tokens / MILLION
         lines.append(TrainingLine(stage.rows.name, len(rows), tokens, usd, known))
     return lines
