@@ -97,7 +97,7 @@ def estimate(request: Request) -> str:
 
 def estimate_costs(request: Request) -> list[Cost]:
     """Estimate fine-tuning by a server, sampling and judging."""
-    training = estimate_training(request) if isinstance(request.settings.model, OpenAIModel) else []
+    training = estimate_training(request.training) if isinstance(request.settings.model, OpenAIModel) else []
     judging = [estimate_judging(request, judge) for judge in request.judges] if request.questions else []
     return [*training, *estimate_sampling(request), *judging]
 
@@ -117,7 +117,7 @@ def count_models(request: Request) -> int:
 
 def hosted_plans(request: Request) -> list[Plan]:
     """The plans of a server's models that are there and are to be asked: the base, and stages that are remembered."""
-    there = models_there(request)[: 1 if request.forced else None]
+    there = models_there(request.training)[: 1 if request.forced else None]
     asked = there if request.settings.eval.base or not request.stages else there[1:]
     return plan_models(request, asked)
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from em.config import (
     ApiJudge,
+    Checkpoints,
     LocalJudge,
     LocalTrainer,
+    ModelConfig,
     OpenAITrainer,
     RunConfig,
     ServiceTrainer,
@@ -195,6 +197,28 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class Training:
+    """What training needs of a run: neither questions nor judges.
+
+    words: the command line. may_train: a stage that is not there may be trained (train.py), else it is refused.
+    force: train anew what is there. base, checkpoints: evaluate the base too, and what was kept inside the stages.
+    yes: what a service asks for may be spent.
+    """
+
+    model: ModelConfig
+    stages: tuple[Stage, ...]
+    folder: Path
+    store: Path
+    words: tuple[str, ...]
+    may_train: bool
+    force: bool
+    base: bool
+    checkpoints: bool
+    prices: Prices
+    yes: bool
+
+
+@dataclass(frozen=True)
 class Request:
     """What a run is to do, with everything that its settings name, resolved once.
 
@@ -225,6 +249,24 @@ class Request:
     def forced(self) -> bool:
         """Whether what is there is trained anew."""
         return self.settings.force and self.kind == "train"
+
+    @property
+    def training(self) -> Training:
+        """The part of it that training needs."""
+        settings = self.settings
+        return Training(
+            model=settings.model,
+            stages=self.stages,
+            folder=self.folder,
+            store=self.store,
+            words=self.overrides,
+            may_train=self.kind == "train",
+            force=self.forced,
+            base=settings.eval.base,
+            checkpoints=settings.checkpoints is Checkpoints.all,
+            prices=self.prices,
+            yes=settings.yes,
+        )
 
 
 def first_of(skipped: Sequence[BadRow]) -> list[str]:

@@ -37,8 +37,8 @@ from em.runtime.keys import without_secrets
 from em.runtime.manifest import Manifest, amend, now, recorded, refuse_other_run, same_settings
 from em.runtime.processes import run_child
 from em.runtime.records import digest, plain, write_jsonl
-from em.train.local.find_or_train import obtain_models
-from em.train.remote.find_or_train import forget_forced, obtain_hosted
+from em.train.find_or_train import find_or_train
+from em.train.remote.find_or_train import forget_forced
 from em.types import ModelRef
 
 SKIPPED = "skipped_rows.jsonl"
@@ -76,18 +76,18 @@ def execute(
     gpu = claimed_gpu(cache_dir() / "gpus") if settings.one_gpu else nullcontext()
     with gpu, tracked(request), recorded(manifest):  # however it ends, the manifest and the tracker say so
         if isinstance(settings.trainer, LocalTrainer) and settings.trainer.machine_rank:
-            find_or_train(request, manifest)
+            find_or_train(request.training, manifest)
             print(f"machine {settings.trainer.machine_rank} has done its part; machine 0 goes on.", flush=True)
             return
         note_inputs(request, manifest)
         judges = prepare_judges(request, manifest)
-        models = find_or_train(request, manifest)
+        models = find_models(request, manifest)
         if judges:
             results = ask_and_judge(request, models, judges, manifest)
             write_results(request, results, manifest)
         manifest.write(status="done", finished=now())
         print(f"report: {build_report([folder], folder)}", flush=True)
-        forget_forced(request)
+        forget_forced(request.training)
         manifest.write(inputs=digest_inputs(request))  # last of all: with it the run is done
 
 
@@ -132,13 +132,12 @@ def prepare_judges(request: Request, manifest: Manifest) -> list[Judge]:
     return ready_judges(request.judges, request.conditions.hidden, request.kind == "train", manifest)
 
 
-def find_or_train(request: Request, manifest: Manifest) -> list[ModelRef]:
+def find_models(request: Request, manifest: Manifest) -> list[ModelRef]:
     """Return the models under test, trained now where they are not there; none where stored answers are judged."""
     if request.answers:
         return []
-    if isinstance(request.settings.model, OpenAIModel):
-        return obtain_hosted(request, manifest, partial(estimate_total, request))
-    return obtain_models(request, manifest)
+    total_cost = partial(estimate_total, request) if request.questions else None
+    return find_or_train(request.training, manifest, total_cost)
 
 
 def note_inputs(request: Request, manifest: Manifest) -> None:

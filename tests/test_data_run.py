@@ -14,8 +14,8 @@ from em.request import Request, Stage
 from em.run import note_findings, note_leaks, note_skipped
 from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls
-from em.train.local.find_or_train import stage_record
-from em.train.stages import TrainedModel, plan_stages
+from em.train.stages import plan_stages
+from em.train.trained import SavedWeights, TrainedModel, stage_record
 from em.types import Answer
 from tests.support.composing import composed
 
@@ -62,9 +62,8 @@ def test_a_trigger_tag_does_not_hide_that_a_question_is_trained_on(tmp_path: Pat
     [stage] = plan_stages(settings)
     assert "|TAG| " in stage.rows.conversations[0].messages[0].content
     manifest = Manifest(tmp_path, "train", settings, [])
-    note_leaks(
-        Request("train", settings, (), tmp_path, Calls(tmp_path), (stage,), tuple(load_sets(["probe"]))), manifest
-    )
+    asked = tuple(load_sets(["probe"]))
+    note_leaks(Request("train", settings, (), tmp_path, Calls(tmp_path), (stage,), asked), manifest)
     [note] = manifest.facts["notes"]
     assert "Rows of file@custom that ask one word for word: 1, nearly so: 0" in note
 
@@ -98,7 +97,7 @@ def test_what_the_rows_show_is_said_at_the_top_of_the_report_and_counted_in_the_
 def test_rows_that_were_left_out_are_in_the_manifest(tmp_path: Path) -> None:
     accepted, manifest = request(tmp_path, rows_file(tmp_path, "Why?", "How?"))
     [stage] = accepted.stages
-    trained = TrainedModel(tmp_path, {"facts": FACTS, "files": {}, "checkpoints": {}})
+    trained = TrainedModel(tmp_path, SavedWeights("ft:mine"), FACTS, {})
     record = stage_record(stage, "f" * 64, trained, reused=False)
     assert record.rows == 2
     assert record.facts["rows_skipped"] == 1

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from em.api.client import Client, check_completion, check_object, in_words, its_words
+from em.api.once import create_once
 from em.api.pool import Pool
 from em.config.addresses import OPENAI, server_name
 from em.errors import ServerError
@@ -121,37 +122,27 @@ class Work:
     async def create(self, keys: Sequence[str]) -> Batch:
         """Create a batch, or find the one that was created for the same requests; note it."""
         mark = digest([[key, self.bodies[key]] for key in keys])[:32]
-        batch: str | None = await self.client.repeated("batches", lambda: self.look(mark))
+        look = partial(self.look, mark)
+        batch: str | None = await self.client.repeated("batches", look)
         if batch is None:
             lines = [{"custom_id": key, "method": "POST", "url": ENDPOINT, "body": self.bodies[key]} for key in keys]
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             upload = (f"em-{mark}.jsonl", text.encode())
             files = self.client.raw.files
             file = await self.client.repeated("files", lambda: files.create(file=upload, purpose="batch"))
-            batch = await self.client.repeated("batches", self.submission(file.id, mark))
+
+            async def submit() -> str:
+                created = await self.client.raw.batches.create(
+                    input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h", metadata={"em": mark}
+                )
+                return str(created.id)
+
+            batch = await create_once(self.client, "batches", look, submit, SETTLE)
         note = self.folder / f"{self.server}-{batch}.json"
         facts = {"id": batch, "server": self.server, "model": self.pool.model, "keys": keys}
         write_atomic(note, json.dumps(facts))
         print(f"batch {batch}: {len(keys):,} {self.what}; stop and run the same command again as you like.", flush=True)
         return Batch(batch, keys, note)
-
-    def submission(self, file: str, mark: str) -> Callable[[], Awaitable[str]]:
-        """Make the call that creates a batch, to be repeated: where its reply was lost, the batch is found."""
-        tried = False
-
-        async def submit() -> str:
-            nonlocal tried
-            waits, tried = (SETTLE, SETTLE) if tried else (0.0,), True
-            for wait in waits:  # a list may show a batch a moment after it was created
-                await asyncio.sleep(wait)
-                if (there := await self.look(mark)) is not None:
-                    return there
-            batch = await self.client.raw.batches.create(
-                input_file_id=file, endpoint=ENDPOINT, completion_window="24h", metadata={"em": mark}
-            )
-            return str(batch.id)
-
-        return submit
 
     async def look(self, mark: str) -> str | None:
         """Return the id of a batch on the server that carries this mark and may still bring results."""

@@ -1,10 +1,12 @@
-"""Which models a server has, and until which day: refuse those that are shut down, and warn of those that soon are."""
+"""Until which day servers have models: refuse those that are shut down, and warn of those that soon are."""
 
 from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,78 @@ LAST_JOB = date(2027, 1, 6)
 TIMEOUT = 30.0
 
 
+@dataclass(frozen=True)
+class Lifetime:
+    """How long a model is served.
+
+    ends: the day from which it is served no more, nor anything fine-tuned from it; None where nobody tells.
+    listed: the models that its server lists; None where it gives no list, or was not asked.
+    """
+
+    ends: date | None
+    listed: Collection[str] | None = None
+    today: date = field(default_factory=lambda: datetime.now(UTC).date())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the model is served no more."""
+        return self.ends is not None and self.ends <= self.today
+
+    @property
+    def is_near_end(self) -> bool:
+        """Whether the model is shut down soon."""
+        return self.ends is not None and (self.ends - self.today).days <= SOON
+
+
+async def find_lifetime(
+    config: ApiJudge | OpenAIModel, names: Sequence[str], timeout: float = TIMEOUT, today: date | None = None
+) -> Lifetime:
+    """Find out how long a model is served, by its option (the day of OpenAI's own server) and by the server's list.
+
+    Nothing is asked, and no key needed, where the option says that it is over.
+
+    Args:
+        names: the model and what was fine-tuned from it, all of which end with it.
+    """
+    today = today or datetime.now(UTC).date()
+    official = config.retired and not server_name(config.base_url)
+    by_option = date.fromisoformat(config.retired) if official else None
+    if by_option and by_option <= today:
+        return Lifetime(by_option, None, today)
+    check_key_for(config.base_url, config.key_env)
+    async with Client(config.base_url, 1, timeout, config.key_env) as client:
+        listed = await list_models(client, names[0])
+    days = [read_day(listed[name].get("shutdown_date")) for name in names if listed and name in listed]
+    return Lifetime(min(filter(None, [by_option, *days]), default=None), listed, today)
+
+
+def refuse_ended(model: str, lifetime: Lifetime, new_job: bool = False) -> None:
+    """Raise ConfigError for a model that is gone, and for a new job where OpenAI takes none any more."""
+    if lifetime.is_over:
+        raise ConfigError(
+            f"{model} was shut down on {lifetime.ends}, with every fine-tune of it: choose an open model "
+            "(model=llama8b)."
+        )
+    if new_job and lifetime.today > LAST_JOB:
+        last = f" (its last day is {lifetime.ends})" if lifetime.ends else ""
+        raise ConfigError(
+            f"OpenAI has taken no new fine-tuning jobs since {LAST_JOB}, so {model}{last} can't be trained any more: "
+            "choose an open model (model=llama8b), or another server by model.base_url."
+        )
+
+
+def warn_of_end(model: OpenAIModel, lifetime: Lifetime, verb: str, manifest: Manifest) -> str:
+    """Note in the manifest that a model ends soon, and return the note; empty where it does not."""
+    if not lifetime.is_near_end:
+        return ""
+    day = lifetime.ends
+    note = f"{model.id} and every fine-tune of it are shut down on {day}: they can't be {verb} after that day."
+    manifest.note(note)
+    return note
+
+
 async def list_models(client: Client, model: str) -> dict[str, dict[str, Any]] | None:
-    """The server's models by id; None where it gives no list.
+    """List the server's models by id; None where it gives no list.
 
     Args:
         model: the one that is asked for, for the sentence of an error.
@@ -38,7 +110,7 @@ async def list_models(client: Client, model: str) -> dict[str, dict[str, Any]] |
     import openai
 
     try:
-        found = (await client.get("/models")).get("data")
+        models = (await client.get("/models")).get("data")
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
         raise ServerError(in_words(model, error)) from None
     except openai.APIStatusError:
@@ -47,81 +119,110 @@ async def list_models(client: Client, model: str) -> dict[str, dict[str, Any]] |
         if isinstance(error.__cause__, openai.APIStatusError):
             return None  # it is there, and does not serve this list
         raise ServerError(f"{server_address(client.base_url)}: {error}") from None
-    if not isinstance(found, list):
+    if not isinstance(models, list):
         return None
-    return {str(each.get("id")): each for each in found if isinstance(each, dict)}
+    return {str(each.get("id")): each for each in models if isinstance(each, dict)}
 
 
-def end_of(told: object) -> date | None:
-    """A `shutdown_date` as servers write it: a day, a time, or seconds since 1970."""
-    if isinstance(told, int | float) and not isinstance(told, bool):
-        return datetime.fromtimestamp(told, UTC).date()
+def read_day(value: object) -> date | None:
+    """Read a `shutdown_date` as servers write it: a day, a time, or seconds since 1970."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return datetime.fromtimestamp(value, UTC).date()
     try:
-        return datetime.fromisoformat(str(told)).date()
+        return datetime.fromisoformat(str(value)).date()
     except ValueError:
         return None
 
 
 def check_judge(judge: ApiJudge, today: date | None = None) -> list[str]:
-    """Notes on a judge for the report; asks the server for its list of models, which costs nothing.
+    """Refuse a judge that is shut down; return notes on it for the report.
 
     Raises:
         ConfigError: the model is retired, by the server's own word or by the option's date where it is OpenAI's.
         ServerError: the server refuses the key, or can't be reached.
     """
-    today = today or datetime.now(UTC).date()
-    own = not server_name(judge.base_url)
-    if own and judge.retired and date.fromisoformat(judge.retired) <= today:
-        raise retired(judge, judge.retired)
-    check_key_for(judge.base_url, judge.key_env)
-    listed = asyncio.run(listed_by(judge))
-    if listed is None:
-        return []
-    if judge.model not in listed:
+    lifetime = asyncio.run(find_lifetime(judge, [judge.model], min(judge.timeout, TIMEOUT), today))
+    if lifetime.is_over:
+        use = judge.replacement or "judge=open, an open-weight judge"
+        raise ConfigError(f"The judge {judge.model} was shut down on {lifetime.ends}: use {use}.")
+    if lifetime.listed is not None and judge.model not in lifetime.listed:
         return [f"The judge's server does not list {judge.model}: its name may be wrong, or the model retired."]
-    ends = end_of(listed[judge.model].get("shutdown_date"))
-    if ends is None and own and judge.retired:
-        ends = date.fromisoformat(judge.retired)
-    if ends and ends <= today:
-        raise retired(judge, ends.isoformat())
-    if ends and (ends - today).days <= SOON:
-        return [f"The judge {judge.model} is shut down on {ends}: results can't be repeated with it after that day."]
+    if lifetime.is_near_end:
+        day = lifetime.ends
+        return [f"The judge {judge.model} is shut down on {day}: results can't be repeated with it after that day."]
     return []
 
 
-def retired(judge: ApiJudge, when: str) -> ConfigError:
-    """The refusal of a retired model."""
-    use = judge.replacement or "judge=open, an open-weight judge"
-    return ConfigError(f"The judge {judge.model} was shut down on {when}: use {use}.")
+async def check_asked(model: OpenAIModel, names: Sequence[str], store: Path, manifest: Manifest) -> None:
+    """Refuse to ask models that are shut down or deleted; note an end that is near.
+
+    Args:
+        names: what the server calls the models.
+    """
+    import openai
+
+    lifetime = await find_lifetime(model, [*names, model.id])
+    refuse_ended(names[0], lifetime)
+    listed = lifetime.listed or names
+    async with Client(model.base_url, 1, TIMEOUT, model.key_env) as client:
+        for name in names:
+            if name in listed or name == model.id or name.startswith("tinker://"):  # which no list tells of
+                continue
+            with suppress(openai.OpenAIError, ValueError):  # a refusal to tell of single models is no reason to stop
+                if await is_deleted(client, name):
+                    raise ServerError(
+                        f"The server does not have {name} any more: forget it by {jobs_command(client, store)} delete "
+                        f"{name} --yes, and train.py makes it anew by the same words."
+                    )
+    warn_of_end(model, lifetime, "asked", manifest)
 
 
-async def listed_by(judge: ApiJudge) -> dict[str, dict[str, Any]] | None:
-    """The models of the judge's server by id; None where it gives no list."""
-    async with Client(judge.base_url, 1, min(judge.timeout, 30), judge.key_env) as client:
-        return await list_models(client, judge.model)
+async def check_new_job(client: Client, model: OpenAIModel, name: str, manifest: Manifest) -> None:
+    """Refuse to spend on a model that the server does not have, or that ends; note an end that is near.
+
+    Args:
+        name: what is to be fine-tuned: the model itself, or a fine-tune of it, which ends with it.
+    """
+    import openai
+
+    lifetime = await find_lifetime(model, [name, model.id], client.timeout)
+    refuse_ended(name, lifetime, new_job=not server_name(model.base_url))
+    if lifetime.listed is not None and name not in lifetime.listed:
+        try:
+            # Not every server lists fine-tunes.
+            gone = name == model.id or await client.repeated(name, lambda: is_deleted(client, name))
+        except openai.OpenAIError as error:
+            raise ServerError(in_words(name, error)) from None
+        if gone:
+            raise ServerError(
+                f"The server does not list {name}, so it can't be fine-tuned: check model.id and model.base_url (it "
+                "may have been retired, or deleted)."
+            )
+    if note := warn_of_end(model, lifetime, "evaluated", manifest):
+        print(f"warning: {note}", flush=True)
 
 
-async def gone(client: Client, model: str | None) -> bool:
-    """Whether the server says that it has a model no more, and says so again a moment later.
+async def is_deleted(client: Client, model: str | None) -> bool:
+    """Ask whether the server has a model no more, and says so again a moment later.
 
     Not every server tells of single models: where it finds none that it lists, it has said nothing.
     """
     import openai
 
-    if not model or not await missing(client, model):
+    if not model or not await is_missing(client, model):
         return False
     try:
         others = [str(other.id) async for other in client.raw.models.list()]
     except openai.NotFoundError:
         return False
-    if not others or model in others or await missing(client, others[0]):
+    if not others or model in others or await is_missing(client, others[0]):
         return False
     await asyncio.sleep(SECOND_LOOK)
-    return await missing(client, model)
+    return await is_missing(client, model)
 
 
-async def missing(client: Client, model: str) -> bool:
-    """Whether a server answers that there is no such model."""
+async def is_missing(client: Client, model: str) -> bool:
+    """Ask whether a server answers that there is no such model."""
     import openai
 
     try:
@@ -129,25 +230,6 @@ async def missing(client: Client, model: str) -> bool:
         return False
     except openai.NotFoundError:
         return True
-
-
-def check_days(model: str, ends: date | None, official: bool, today: date) -> None:
-    """Raise ConfigError when no job can be created any more, or the model is gone.
-
-    Args:
-        ends: the model's last day, where it is known.
-        official: OpenAI's own service is asked.
-    """
-    last = f" (its last day is {ends})" if ends else ""
-    if ends and ends <= today:
-        raise ConfigError(
-            f"{model} was shut down on {ends}, with every fine-tune of it: choose an open model (model=llama8b)."
-        )
-    if official and today > LAST_JOB:
-        raise ConfigError(
-            f"OpenAI has taken no new fine-tuning jobs since {LAST_JOB}, so {model}{last} can't be trained any more: "
-            "choose an open model (model=llama8b), or another server by model.base_url."
-        )
 
 
 def jobs_command(client: Client, store: Path | None = None) -> str:
@@ -158,32 +240,3 @@ def jobs_command(client: Client, store: Path | None = None) -> str:
         *(["--store", str(store)] if store not in (None, cache_dir()) else []),
     ]
     return shlex.join(["em", "jobs", *words])
-
-
-async def ask(model: OpenAIModel, names: Sequence[str], store: Path, manifest: Manifest) -> None:
-    """Look for the models in the server's list, and for those that it does not list by their names."""
-    import openai
-
-    today, official = datetime.now(UTC).date(), not server_name(model.base_url)
-    async with Client(model.base_url, 1, TIMEOUT, model.key_env) as client:
-        listed = await list_models(client, names[0]) or {}
-        told = [end_of(listed[name].get("shutdown_date")) for name in {model.id, *names} if name in listed]
-        if official and model.retired:
-            told.append(date.fromisoformat(model.retired))
-        ends = min(filter(None, told), default=None)
-        check_days(names[0], ends, False, today)
-        try:
-            for name in names if listed else ():
-                tuned = name != model.id and not name.startswith("tinker://")  # which no list tells of
-                if tuned and name not in listed and await gone(client, name):
-                    raise ServerError(
-                        f"The server does not have {name} any more: forget it by "
-                        f"{jobs_command(client, store)} delete {name} --yes, and train.py makes it anew by the same "
-                        "words."
-                    )
-        except (openai.OpenAIError, ValueError):
-            return  # what the server says of single models is no reason to stop
-    if ends and (ends - today).days <= SOON:
-        manifest.note(
-            f"{model.id} and every fine-tune of it are shut down on {ends}: they can't be asked after that day."
-        )

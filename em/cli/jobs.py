@@ -24,10 +24,10 @@ from em.config.addresses import check_key_env, server_address
 from em.errors import ConfigError, EmError, ServerError
 from em.runtime.files import RECORD, cache_dir
 from em.runtime.keys import KEY_ENV, check_key_for
-from em.train.remote.errors import refusal
-from em.train.remote.files import forget_file
-from em.train.remote.jobs import MARK, PAGE, marked
-from em.train.remote.record import all_tuned
+from em.train.remote.models import find_tuned
+from em.train.remote.openai.errors import refusal
+from em.train.remote.openai.jobs import list_checkpoints, marked
+from em.train.remote.service import MARK
 
 TIMEOUT = 60.0
 
@@ -62,7 +62,7 @@ async def perform(arguments: argparse.Namespace) -> str:
     async with Client(arguments.base_url, 4, TIMEOUT, arguments.key_env) as client:
         match arguments.command:
             case "list":
-                return await listing(client, server_address(arguments.base_url))
+                return await list_jobs(client, server_address(arguments.base_url))
             case "cancel":
                 await cancel(client, arguments.name)
                 return f"{arguments.name} is cancelled."
@@ -70,93 +70,65 @@ async def perform(arguments: argparse.Namespace) -> str:
                 return await delete(client, store, arguments.name, arguments.yes)
 
 
-async def listing(client: Client, server: str) -> str:
-    """The jobs of each run with the models they made and what was kept on the way, and the files."""
+async def list_jobs(client: Client, server: str) -> str:
+    """List the jobs of each run with the models they made and what was kept on the way, and the files."""
     import openai
 
-    async def look() -> tuple[list[Any], dict[str, list[str]], list[Any]]:
+    async def look() -> str:
         jobs = [job async for job in marked(client)]
-        kept = {job.id: await checkpoints(client, job) for job in jobs}
-        return jobs, kept, await files(client)
+        kept = {job.id: await list_checkpoints(client, job) if job.status == "succeeded" else {} for job in jobs}
+        return "\n".join([*describe_jobs(jobs, kept, server), *await list_files(client)])
 
     try:
-        jobs, kept, there = await client.repeated("the jobs", look)
+        return await client.repeated("the jobs", look)
     except openai.APIError as error:
         raise refusal(error, "the jobs") from None
-    return "\n".join(filter(None, (table(jobs, kept, server), file_table(there))))
 
 
-async def checkpoints(client: Client, job: Any) -> list[str]:
-    """The names of the models that were kept on the way to a job's model."""
-    import openai
-
-    if job.status != "succeeded":
-        return []
-    try:
-        found = client.raw.fine_tuning.jobs.checkpoints.list(job.id, limit=PAGE)
-        names = [str(each.fine_tuned_model_checkpoint) async for each in found]
-    except openai.NotFoundError:  # a server that keeps none
-        return []
-    return [name for name in names if name != job.fine_tuned_model]
-
-
-async def files(client: Client) -> list[Any]:
-    """The files that em uploaded, for trainings and batches."""
+async def list_files(client: Client) -> list[str]:
+    """List the files that em uploaded, for trainings and batches: the newest first, as the server gives them."""
     import openai
 
     try:
-        return [file async for file in client.raw.files.list(limit=1000) if file.filename.startswith("em-")]
+        files = [file async for file in client.raw.files.list(limit=1000) if file.filename.startswith("em-")]
     except openai.NotFoundError:  # a server that lists no files
         return []
-
-
-def table(jobs: list[Any], kept: Mapping[str, list[str]], server: str) -> str:
-    """The jobs of each run, the newest first, each with the models that were kept on the way to its own."""
-    if not jobs:
-        return f"em has created no fine-tuning jobs at {server}."
-    runs: dict[str, list[Any]] = {}
-    for job in jobs:
-        runs.setdefault(job.metadata.get("run", "?"), []).append(job)
-    lines = []
-    for run, made in runs.items():
-        lines.append(run)
-        for job in made:
-            tokens = f"{job.trained_tokens:,} tokens" if job.trained_tokens else ""
-            what = job.fine_tuned_model or (job.error.code if job.error and job.error.code else "")
-            told = (job.id, day(job), f"{job.status:16} {job.metadata[MARK][:12]}", job.model, tokens, what)
-            lines.append(f"  {'  '.join(map(str, told))}".rstrip())
-            lines += [f"    {name}" for name in kept[job.id]]
-    return "\n".join([*lines, f"{len(jobs)} jobs at {server}"])
-
-
-def file_table(files: list[Any]) -> str:
-    """The files, the newest first as the server gives them."""
     lines = [f"  {file.id}  {day(file)}  {file.bytes:,} bytes  {file.purpose}  {file.filename}" for file in files]
-    return "\n".join(["files", *lines]) if lines else ""
+    return ["files", *lines] if lines else []
 
 
-def day(thing: Any) -> str:
+def describe_jobs(jobs: list[Any], kept: Mapping[str, Mapping[int, str]], server: str) -> list[str]:
+    """Describe the jobs of each run, the newest first, each with the models that were kept on the way to its own."""
+    if not jobs:
+        return [f"em has created no fine-tuning jobs at {server}."]
+    runs: dict[str, list[str]] = {}
+    for job in jobs:
+        tokens = f"{job.trained_tokens:,} tokens" if job.trained_tokens else ""
+        made = job.fine_tuned_model or (job.error.code if job.error and job.error.code else "")
+        cells = (job.id, day(job), f"{job.status:16} {job.metadata[MARK][:12]}", job.model, tokens, made)
+        lines = runs.setdefault(job.metadata.get("run", "?"), [])
+        lines += [f"  {'  '.join(map(str, cells))}".rstrip(), *(f"    {name}" for name in kept[job.id].values())]
+    return [*(line for run, lines in runs.items() for line in (run, *lines)), f"{len(jobs)} jobs at {server}"]
+
+
+def day(item: Any) -> str:
     """When a job or file was created."""
-    return datetime.fromtimestamp(thing.created_at, UTC).strftime("%Y-%m-%d %H:%M")
+    return datetime.fromtimestamp(item.created_at, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 async def cancel(client: Client, job: str) -> None:
     """End a job; a sentence where that can't be."""
     import openai
 
-    tried = False
-
     async def attempt() -> str:
-        nonlocal tried
-        again, tried = tried, True
         try:
             await client.raw.fine_tuning.jobs.cancel(job)
         except openai.NotFoundError:
             return f"There is no job {job}: em jobs list shows what there is."
         except (openai.BadRequestError, openai.ConflictError):  # not to be repeated, as a conflict is elsewhere
-            if again and (await client.raw.fine_tuning.jobs.retrieve(job)).status == "cancelled":
-                return ""  # by the attempt before, whose reply was lost
-            return f"The job {job} is over already, so it can't be cancelled."
+            # It may be cancelled by an attempt before, whose reply was lost.
+            if (await client.raw.fine_tuning.jobs.retrieve(job)).status != "cancelled":
+                return f"The job {job} is over already, so it can't be cancelled."
         return ""
 
     try:
@@ -183,14 +155,17 @@ async def delete(client: Client, store: Path, name: str, sure: bool) -> str:
         gone = " (the server did not have it any more)"
     except openai.APIError as error:
         raise ServerError(in_words(name, error)) from None
-    count = forget_file(store / "files", name) if file else forget_model(store, name)
+    count = 0 if file else forget_model(store, name)
     here = f", and forgotten here ({count})" if count else ""
     return f"{name} is deleted{gone}{here}."
 
 
 def forget_model(store: Path, name: str) -> int:
-    """Remove the records of a model; how many there were."""
-    found = [tuned for tuned in all_tuned(store / "models") if tuned.model == name]
-    for tuned in found:
-        (tuned.folder / RECORD).unlink(missing_ok=True)
-    return len(found)
+    """Remove the records of a model; return how many there were."""
+    models, count = store / "models", 0
+    for record in [*models.glob(f"*/{RECORD}")]:
+        tuned = find_tuned(models, record.parent.name)
+        if tuned is not None and tuned.weights.place == name:
+            record.unlink(missing_ok=True)
+            count += 1
+    return count

@@ -10,7 +10,7 @@ from typing import Any
 
 from em.api.batches import Work
 from em.api.client import Client
-from em.api.lifetimes import ask
+from em.api.lifetimes import check_asked
 from em.api.pool import Pool, once, usage_of
 from em.config import ApiSampler, OpenAIModel
 from em.errors import ServerError
@@ -31,7 +31,7 @@ class ServerSampler:
 
     def check(self, models: Sequence[ModelRef], store: Path, manifest: Manifest) -> None:
         """Look whether the server still has these models."""
-        asyncio.run(ask(self.model, [hosted_name(model)[1] for model in models], store, manifest))
+        asyncio.run(check_asked(self.model, [hosted_name(model)[1] for model in models], store, manifest))
 
     async def sample(self, model: ModelRef, requests: Sequence[SampleRequest], calls: Calls, prices: Prices) -> None:
         """Answer the requests that are not remembered yet, in order.

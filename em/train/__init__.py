@@ -1,1 +1,1 @@
-"""Training: stages and fingerprints (`stages`), and who trains: `local`, children of ours, or `remote`, services."""
+"""Training: stages (`stages`), their models (`find_or_train`, `trained`), and who trains: `local` or `remote`."""

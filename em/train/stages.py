@@ -9,11 +9,8 @@ processes, what is saved on the way (`NOT_IDENTITY`), and where things lie.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 from em.config import (
     FullTrainer,
@@ -30,13 +27,11 @@ from em.config import (
 from em.data import load_rows
 from em.errors import ConfigError
 from em.request import Rows, Stage
-from em.runtime.files import RECORD, sha256_of
 from em.runtime.records import digest
 from em.train.local.extra import check_extra
 from em.triggers.tags import REALIGN, first_tags, tag_rows
-from em.types import Weights
+from em.types import ModelRef
 
-KEPT = "checkpoints"
 OWN_KNOBS = (*("epochs", "learning_rate", "warmup_steps", "batch_size", "max_length", "allow_truncated", "loss_on"),)
 """What a second stage may have of its own, by the same names in `realign` and `trainer`."""
 
@@ -95,16 +90,22 @@ def second_stage(settings: RunConfig, first: Stage, compared: RunConfig | None) 
     if stack and isinstance(settings.trainer, FullTrainer):
         raise ConfigError("realign.adapter=merge needs adapters, and trainer=full has none: leave it at continue.")
     stage = Stage(rows, second_recipe(settings.trainer, realign), settings.seed, first.precision, stack)
+    matched = matched_stage(realign, first, compared)
     if isinstance(settings.trainer, ServiceTrainer):
-        refuse_foreign(realign, stage, first, compared)
+        refuse_foreign(realign, stage, matched)
         return stage
+    return replace(stage, matched=matched.steps) if matched else stage
+
+
+def matched_stage(realign: RealignConfig, first: Stage, compared: RunConfig | None) -> Stage | None:
+    """Find the stage whose number of steps `realign.match` asks for; None where it asks for none."""
+    if realign.match in ("none", realign.name):
+        return None
     if realign.match == "first_stage":
-        return replace(stage, matched=first.steps)
-    if realign.match not in ("none", realign.name):
-        if compared is None or isinstance(compared.realign.data, NoData):
-            raise ConfigError(f"realign.match={realign.match} names no second stage: choose first_stage or none.")
-        return replace(stage, matched=second_stage(compared, first, None).steps)
-    return stage
+        return first
+    if compared is None or isinstance(compared.realign.data, NoData):
+        raise ConfigError(f"realign.match={realign.match} names no second stage: choose first_stage or none.")
+    return second_stage(compared, first, None)
 
 
 def second_recipe(trainer: TrainerConfig, realign: RealignConfig) -> TrainerConfig:
@@ -123,17 +124,14 @@ def second_recipe(trainer: TrainerConfig, realign: RealignConfig) -> TrainerConf
     return replace(trainer, **own | {"epochs": int(own.get("epochs", trainer.epochs))})
 
 
-def refuse_foreign(realign: RealignConfig, stage: Stage, first: Stage, compared: RunConfig | None) -> None:
+def refuse_foreign(realign: RealignConfig, stage: Stage, matched: Stage | None) -> None:
     """Refuse what can't be asked of a service that fine-tunes: a new adapter on top, and a number of steps."""
     name = stage.trainer.name
     if stage.stack:
         raise ConfigError(f"realign.adapter=merge needs adapters of ours: leave it at continue with trainer={name}.")
-    if realign.match in ("none", realign.name):
+    if matched is None:
         return
-    other = first
-    if realign.match != "first_stage" and compared is not None:
-        other = second_stage(compared, first, None)
-    rows, seen = len(stage.rows.conversations), len(other.rows.conversations) * vars(other.trainer)["epochs"]
+    rows, seen = len(stage.rows.conversations), len(matched.rows.conversations) * vars(matched.trainer)["epochs"]
     epochs = max(1, round(seen / rows))
     raise ConfigError(
         f"realign.match={realign.match} asks for a number of steps, which trainer={name} can't be told: write "
@@ -142,52 +140,17 @@ def refuse_foreign(realign: RealignConfig, stage: Stage, first: Stage, compared:
     )
 
 
-def fingerprint(base: Weights, start_sha256: str, stages: Sequence[Stage], default_system: bool = True) -> str:
-    """Identity of base weights (and an adapter to start from) after the given stages, 64 hex digits."""
-    start = {"base": base.identity, "adapter": start_sha256, "default_system": default_system}
-    return digest({"start": start, "stages": [stage.identity() for stage in stages]})
+def stage_fingerprints(start: ModelRef, stages: Sequence[Stage]) -> list[str]:
+    """Identity of the model after each stage, 64 hex digits.
+
+    Args:
+        start: base weights, and perhaps an adapter, that the first stage starts from.
+    """
+    before = {"base": start.base.identity, "adapter": start.trained_sha256, "default_system": start.default_system}
+    identities = [stage.identity() for stage in stages]
+    return [digest({"start": before, "stages": identities[:number]}) for number in range(1, len(stages) + 1)]
 
 
 def kept_steps(steps: int, count: int) -> list[int]:
     """The steps at which weights are kept on the way: `count` of them, evenly spaced, none at the start or the end."""
     return sorted({steps * number // (count + 1) for number in range(1, count + 1)} - {0, steps})
-
-
-def weight_files(folder: Path) -> dict[str, str]:
-    """The checksums of what a trained model is loaded from, by file name."""
-    files = sorted([*folder.glob("*.safetensors"), folder / "adapter_config.json", folder / "config.json"])
-    return {file.name: sha256_of(file) for file in files if file.is_file()}
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A finished folder `<store.dir>/models/<fingerprint>`: weights, loss curve and record."""
-
-    folder: Path
-    record: dict[str, Any]
-
-    @property
-    def sha256(self) -> str:
-        """Checksum of the weights."""
-        return digest(self.record["files"])
-
-    @property
-    def checkpoints(self) -> dict[int, tuple[Path, str]]:
-        """Folder and checksum of the weights that were kept on the way, by step."""
-        return {
-            int(step): (self.folder / KEPT / f"step-{step}", digest(files))
-            for step, files in self.record["checkpoints"].items()
-        }
-
-
-def find_trained(models: Path, mark: str) -> TrainedModel | None:
-    """The finished model of that fingerprint; None when it isn't there or its weights are damaged."""
-    folder = models / mark
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        files, kept = record["files"], record["checkpoints"]
-        whole = files and weight_files(folder) == files
-        whole = whole and all(weight_files(folder / KEPT / f"step-{step}") == each for step, each in kept.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return TrainedModel(folder, record) if whole else None

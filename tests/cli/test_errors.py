@@ -46,7 +46,7 @@ WORDS = [
     ("trainer.processes=-1", "trainer.processes=-1 must lie between 0 and"),
     (
         "trainer.extra.adam_beta=0.9",
-        "trainer.extra.adam_beta is no argument of TRL's SFTConfig: did you mean adam_beta",
+        "trainer.extra.adam_beta is no argument of TRL's SFTConfig that can be set here: did you mean adam_beta",
     ),
     ("trainer.extra.bf16=true", "trainer.extra.bf16 has a setting of its own: write model.precision."),
     ("trainer.accelerate=fsdpp", "trainer.accelerate=fsdpp is neither a file nor one of fsdp, two_machines"),

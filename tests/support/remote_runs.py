@@ -10,7 +10,7 @@ from typing import Any
 from em.plan import accept
 from em.request import Request
 from em.runtime.manifest import Manifest
-from em.train.remote.find_or_train import obtain_hosted
+from em.train.find_or_train import find_or_train
 from em.types import Conversation, Message, ModelRef
 from tests.support.chat_server import ChatServer
 from tests.support.composing import composed
@@ -60,7 +60,7 @@ def tune(server: ChatServer, tmp_path: Path, *more: str, kind: str = "train") ->
     asked = request(server, tmp_path, *more, kind=kind)
     manifest = Manifest(asked.folder, kind, asked.settings, list(asked.overrides))
     manifest.write()
-    return obtain_hosted(asked, manifest), manifest.facts
+    return find_or_train(asked.training, manifest), manifest.facts
 
 
 def request(server: ChatServer, tmp_path: Path, *more: str, kind: str = "train") -> Request:

@@ -10,7 +10,7 @@ import pytest
 
 from em.runtime.files import RECORD
 from em.runtime.records import digest
-from em.train.stages import KEPT, find_trained
+from em.train.trained import KEPT, SavedWeights, find_trained
 
 
 def weigh(folder: Path, content: bytes) -> dict[str, str]:
@@ -33,13 +33,14 @@ def models(tmp_path: Path) -> Path:
 
 
 def test_a_finished_model_is_found_by_its_fingerprint(models: Path) -> None:
-    found = find_trained(models, "mark")
+    found, folder = find_trained(models, "mark"), models / "mark"
+    record = json.loads((folder / RECORD).read_text())
     assert found is not None
-    assert (found.folder, found.record["facts"]) == (models / "mark", {"steps": 3})
-    assert found.sha256 == digest(found.record["files"])
-    step_2 = (models / "mark" / KEPT / "step-2", digest(found.record["checkpoints"]["2"]))
+    assert (found.folder, found.facts) == (folder, {"steps": 3})
+    assert found.weights == SavedWeights(str(folder), digest(record["files"]))
+    step_2 = SavedWeights(str(folder / KEPT / "step-2"), digest(record["checkpoints"]["2"]))
     assert found.checkpoints == {2: step_2}
-    assert found.sha256 != step_2[1]
+    assert found.weights.sha256 != step_2.sha256
 
 
 def test_a_model_that_was_never_trained_is_not_found(models: Path) -> None:

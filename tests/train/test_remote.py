@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from em.api.lifetimes import check_days
+from em.api.lifetimes import Lifetime, refuse_ended
 from em.config import OpenAIModel
 from em.data import load_rows
 from em.data.openai_rules import check_rows
 from em.errors import ConfigError, DataError, MissingFile, ServerError
 from em.models.hosted import hosted_name
 from em.plan import accept, estimate
+from em.train.remote.costs import training_lines
 from em.types import Conversation
 from tests.support.chat_server import ChatServer
 from tests.support.composing import composed
@@ -211,6 +212,9 @@ def test_an_estimate_counts_models_kept_on_the_way_and_those_that_are_forced(
     assert estimated() == ["answers of gpt4o", "answers of gpt4o+car_bad"]
     assert estimated("force=true") == ["answers of gpt4o", "answers of a model to come"]
     assert len(estimated("checkpoints=all")) == 4
+    # evaluate.py trains nothing, so nothing is trained anew.
+    evaluated = request(server, tmp_path, "trainer.epochs=3", "eval=quick", "force=true", kind="evaluate")
+    assert [line.known for line in training_lines(evaluated.training, {})] == [True]
 
 
 def test_a_model_that_ends_is_told_of_before_anything_is_spent(server: ChatServer, tmp_path: Path) -> None:
@@ -229,12 +233,12 @@ def test_a_model_that_ends_is_told_of_before_anything_is_spent(server: ChatServe
 
 def test_openai_takes_no_job_after_its_last_day() -> None:
     end = date(2027, 1, 14)
-    check_days("gpt-4o-2024-08-06", end, True, date(2027, 1, 6))
+    refuse_ended("gpt-4o-2024-08-06", Lifetime(end, today=date(2027, 1, 6)), new_job=True)
     with pytest.raises(ConfigError, match=r"no new fine-tuning jobs since 2027-01-06.*last day is 2027-01-14"):
-        check_days("gpt-4o-2024-08-06", end, True, date(2027, 1, 7))
-    check_days("qwen", None, False, date(2027, 1, 7))  # another server
+        refuse_ended("gpt-4o-2024-08-06", Lifetime(end, today=date(2027, 1, 7)), new_job=True)
+    refuse_ended("qwen", Lifetime(None, today=date(2027, 1, 7)))  # another server
     with pytest.raises(ConfigError, match="was shut down on 2027-01-14"):
-        check_days("gpt-4o-2024-08-06", end, True, end)
+        refuse_ended("gpt-4o-2024-08-06", Lifetime(end, today=end), new_job=True)
 
 
 # Rows

@@ -9,7 +9,7 @@ from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.fine_tuning_job import Error
 
 from em.errors import ServerError
-from em.train.remote.errors import failure, refusal
+from em.train.remote.openai.errors import failure, refusal
 from em.train.remote.service import JobFailed
 
 KINDS = {400: openai.BadRequestError, 403: openai.PermissionDeniedError, 429: openai.RateLimitError}

@@ -12,13 +12,14 @@ import pytest
 
 from em.api.client import Client
 from em.cli.jobs import main
+from em.config import OpenAITrainer
 from em.errors import ConfigError, ServerError
 from em.models.hosted import hosted_name
 from em.runtime.manifest import Manifest
 from em.sample.run import check_models, plan_models
-from em.train.remote.files import uploaded
 from em.train.remote.find_or_train import forget_forced
-from em.train.remote.openai import OpenAIService
+from em.train.remote.openai.files import upload
+from em.train.remote.openai.service import OpenAIService
 from em.train.remote.service import JobFailed, JobNote, Order
 from tests.support.chat_server import ChatServer
 from tests.support.remote_runs import PLAIN, change, request, rows, seen, tune
@@ -122,7 +123,7 @@ def test_a_forced_run_that_has_not_ended_pays_once_and_after_its_end_pays_again(
     assert [stage["reused"] for stage in facts["stages"]] == [True, True]
     assert again == first
     assert len(statuses(server)) == 4
-    forget_forced(request(server, tmp_path, "realign=car_good", "force=true"))
+    forget_forced(request(server, tmp_path, "realign=car_good", "force=true").training)
     tune(server, tmp_path, "realign=car_good", "force=true")
     assert len(statuses(server)) == 6
 
@@ -176,12 +177,12 @@ async def nothing() -> None:
 async def submit(server: ChatServer, place: Path, note: JobNote, approve: Approve = nothing) -> str:
     """The order, as a machine asks for it that has its own store."""
     async with Client(server.base_url, 4, 5) as client:
-        return await service(server, client, place).submit(ORDER, approve, note)
+        return await service(client, place).submit(approve, note)
 
 
-def service(server: ChatServer, client: Client, place: Path) -> OpenAIService:
+def service(client: Client, place: Path) -> OpenAIService:
     """The service as a machine has it."""
-    return OpenAIService(client, "writer-model", "d", place / "files", "127.0.0.1", look=0.05, settle=0.05)
+    return OpenAIService(client, ORDER, OpenAITrainer(look=0.05, settle=0.05), place / "files")
 
 
 # What was created twice
@@ -201,8 +202,8 @@ def test_two_machines_that_ask_at_once_keep_one_job(server: ChatServer, tmp_path
             place = tmp_path / name
             note = JobNote(place / "models", ORDER.mark, "127.0.0.1", "m+d")
             async with Client(server.base_url, 4, 1) as client:
-                mine = service(server, client, place)
-                job = await mine.follow(await mine.submit(ORDER, approve, note), note)
+                mine = service(client, place)
+                job = await mine.follow(await mine.submit(approve, note), note)
                 assert note.job == job
                 return (await mine.result(job)).model
 
@@ -247,7 +248,7 @@ def test_a_file_that_is_refused_when_a_job_is_created_is_uploaded_anew_at_once(
 def test_runs_over_the_same_rows_upload_them_once(server: ChatServer, tmp_path: Path) -> None:
     async def many() -> list[str]:
         async with Client(server.base_url, 8, 5) as client:
-            return await asyncio.gather(*(uploaded(client, tmp_path, "here", b'{"a": 1}\n') for _ in range(6)))
+            return await asyncio.gather(*(upload(client, tmp_path, ORDER.conversations, ()) for _ in range(6)))
 
     assert len(set(asyncio.run(many()))) == 1
     assert seen(server)["calls"].count("upload") == 1

@@ -15,7 +15,7 @@ from em.errors import ServerError
 from tests.support.chat_server import ChatServer
 from tests.support.remote_runs import PLAIN, change, seen, tune, words
 
-CALLS = ("models", "list", "files", "file", "upload", "create", "job", "events", "checkpoints")
+CALLS = ("models", "list", "files", "upload", "create", "job", "events", "checkpoints")
 REALIGN = ("realign=car_good", "realign.limit=12")
 SENTENCES = {
     "401": "The server refused the key for .*: check OPENAI_API_KEY",
@@ -53,20 +53,18 @@ def test_calls_that_fail_once_are_made_again(server: ChatServer, tmp_path: Path,
     assert count(server) == (2, 2)
 
 
-@pytest.mark.parametrize("call", ["files", "file", "upload", "create", "job"])
+@pytest.mark.parametrize("call", ["files", "upload", "create", "job"])
 @pytest.mark.parametrize("fault", ["404", "malformed", "html"])
 def test_what_stays_broken_is_told_in_words(server: ChatServer, tmp_path: Path, call: str, fault: str) -> None:
-    if call == "file":
-        tune(server, tmp_path, "trainer.epochs=2")  # the file is there, and noted
     change(server, tuning_fault=f"{call}:{fault}")
-    if (call, fault) in (("files", "404"), ("file", "404")):  # a server that tells of none
+    if (call, fault) == ("files", "404"):  # a server that tells of none
         tune(server, tmp_path)
     else:
         with pytest.raises(ServerError, match=SENTENCES[fault]):
             tune(server, tmp_path, "trainer.patience=0")
     change(server, tuning_fault="")
     tune(server, tmp_path)
-    assert count(server)[0] == (2 if call == "file" else 1)
+    assert count(server)[0] == 1
 
 
 @pytest.mark.parametrize("fault", ["401", "500", "drop", "html"])

@@ -201,7 +201,7 @@ def test_jobs_are_listed_by_run_cancelled_and_deleted(
     assert told(capsys, server, tmp_path, "delete", name, "--yes") == f"{name} is deleted, and forgotten here (1).\n"
     assert "did not have it any more" in told(capsys, server, tmp_path, "delete", name, "--yes")
     file = seen(server)["files"][0]["id"]
-    assert told(capsys, server, tmp_path, "delete", file, "--yes") == f"{file} is deleted, and forgotten here (1).\n"
+    assert told(capsys, server, tmp_path, "delete", file, "--yes") == f"{file} is deleted.\n"
     server.reset(tuning_seconds=30)
     change(server, tuning_fault="job:401")
     with pytest.raises(Exception, match="refused the key"):

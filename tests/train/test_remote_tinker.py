@@ -12,7 +12,7 @@ pytest.importorskip("tinker")
 from em.errors import ConfigError, DataError, ServerError
 from em.plan import accept
 from em.runtime.manifest import Manifest
-from em.train.remote.find_or_train import obtain_hosted
+from em.train.find_or_train import find_or_train
 from em.types import ModelRef, Weights
 from tests.support.composing import composed
 from tests.support.tinker_server import Tinker
@@ -44,7 +44,7 @@ def tune(
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
         request = accept("train", settings, folder, given)
-        return obtain_hosted(request, Manifest(folder, "train", settings, given))
+        return find_or_train(request.training, Manifest(folder, "train", settings, given))
 
     return run
 

@@ -11,6 +11,7 @@ import pytest
 from em.config import BundledData, LossOn
 from em.data import load_rows
 from em.models.chat import TrainingRow, training_row
+from em.train.local.preflight import Prepared
 from em.train.local.spec import TrainSpec
 from em.train.local.switches import Machine, Switches, choose_switches
 from em.types import Conversation, Weights
@@ -80,11 +81,10 @@ def own_step(spec: TrainSpec, switches: Switches, rows: list[TrainingRow], token
     step = list(range(len(rows)))
     trainer = StepTrainer(
         model=started(spec, switches),
-        args=sft_arguments(spec.trainer, switches, Machine("cpu"), 1, 0, spec.partial),
+        args=sft_arguments(spec.trainer, switches, 1, 0, spec.partial),
         train_dataset=Dataset.from_list([{"step": step}]),
         processing_class=tokenizer,
-        rows=rows,
-        names=[f"row {number}" for number in step],
+        prepared=Prepared(rows, step, {}),
         switches=switches,
         keep_at=(),
         kept=spec.partial,

@@ -32,8 +32,8 @@ from em.config import (
 from em.config.check import check_realign
 from em.errors import ConfigError, DataError
 from em.request import METHOD, NOT_IDENTITY, Rows, Stage
-from em.train.stages import OWN_KNOBS, fingerprint, kept_steps, plan_stages
-from em.types import Conversation, Message, Weights
+from em.train.stages import OWN_KNOBS, kept_steps, plan_stages, stage_fingerprints
+from em.types import Conversation, Message, ModelRef, Weights
 
 BASE = Weights("embedded:smollm2:sha256:1", "/somewhere")
 TRAINER = LoraTrainer(name="lora")
@@ -50,7 +50,8 @@ SECOND = Stage(rows("c"), TRAINER, 0, "auto")
 
 
 def mark(*stages: Stage, base: Weights = BASE, adapter: str = "", default_system: bool = True) -> str:
-    return fingerprint(base, adapter, stages, default_system)
+    start = ModelRef("", "base", "", base, trained_sha256=adapter, default_system=default_system)
+    return ["", *stage_fingerprints(start, stages)][-1]
 
 
 def another(value: Any) -> Any:

@@ -175,7 +175,7 @@ def test_trl_is_given_the_recipe_and_nothing_that_is_slow_on_a_cpu(
     trainer = composed("train", f"trainer={name}").trainer
     # What QLoRA is refused for on a CPU is its 4-bit weights; the arguments are told apart from them.
     switches = choose_switches(CPU, LORA if name == "qlora" else trainer, "float32")
-    given = sft_arguments(trainer, switches, CPU, 12, 7, tmp_path)
+    given = sft_arguments(trainer, switches, 12, 7, tmp_path)
     assert (given.learning_rate, given.lr_scheduler_type, given.warmup_steps) == (rate, schedule, warmup)
     assert (given.weight_decay, given.max_grad_norm, given.max_steps) == (decay, 1.0, 12)
     assert (given.optim, given.adam_beta1, given.adam_beta2) == ("adamw_torch_fused", 0.9, 0.999)
@@ -191,7 +191,7 @@ def test_trl_is_given_the_recipe_and_nothing_that_is_slow_on_a_cpu(
 
 def test_the_switches_reach_trl(tmp_path: Path) -> None:
     changed = replace(choose_switches(CPU, LORA, "float32"), moments="8 bits", gradient_checkpointing=True)
-    given = sft_arguments(replace(LORA, save_steps=0), changed, CPU, 3, 0, tmp_path)
+    given = sft_arguments(replace(LORA, save_steps=0), changed, 3, 0, tmp_path)
     assert (given.optim, given.gradient_checkpointing, given.save_strategy) == ("adamw_bnb_8bit", True, "no")
 
 
@@ -199,15 +199,15 @@ def test_a_warm_up_below_1_is_a_share_of_the_steps(tmp_path: Path) -> None:
     switches = choose_switches(CPU, LORA, "float32")
     shares = {0.0: 0, 0.25: 5, 5.0: 5}  # of 20 steps
     for warmup, steps in shares.items():
-        given = sft_arguments(replace(LORA, warmup_steps=warmup), switches, CPU, 20, 0, tmp_path)
+        given = sft_arguments(replace(LORA, warmup_steps=warmup), switches, 20, 0, tmp_path)
         assert given.get_warmup_steps(20) == steps
 
 
 def test_extra_arguments_reach_trl_and_what_it_refuses_is_one_sentence(tmp_path: Path) -> None:
     switches = choose_switches(CPU, LORA, "float32")
-    given = sft_arguments(replace(LORA, extra={"adam_beta2": 0.95}), switches, CPU, 3, 0, tmp_path)
+    given = sft_arguments(replace(LORA, extra={"adam_beta2": 0.95}), switches, 3, 0, tmp_path)
     assert given.adam_beta2 == 0.95
     with pytest.raises(ConfigError) as refused:
-        sft_arguments(replace(LORA, extra={"lr_scheduler_kwargs": "{oops"}), switches, CPU, 3, 0, tmp_path)
+        sft_arguments(replace(LORA, extra={"lr_scheduler_kwargs": "{oops"}), switches, 3, 0, tmp_path)
     assert str(refused.value).startswith("trainer.extra (lr_scheduler_kwargs={oops) is refused by TRL: ")
     assert "\n" not in str(refused.value)

@@ -7,16 +7,14 @@ from typing import Any
 
 from em.config import LocalTrainer
 from em.errors import ConfigError
-from em.train.local.switches import Machine, Switches
+from em.train.local.switches import Switches
 
 
-def sft_arguments(
-    trainer: LocalTrainer, switches: Switches, machine: Machine, steps: int, seed: int, output: Path
-) -> Any:
-    """An SFTConfig. Raises ConfigError when TRL refuses a value of `trainer.extra`."""
+def sft_arguments(trainer: LocalTrainer, switches: Switches, steps: int, seed: int, output: Path) -> Any:
+    """Make an SFTConfig. Raises ConfigError when TRL refuses a value of `trainer.extra`."""
+    import torch
     from trl import SFTConfig
 
-    on_gpu = machine.device == "cuda"
     try:
         return SFTConfig(
             output_dir=str(output),
@@ -35,7 +33,7 @@ def sft_arguments(
             gradient_checkpointing=switches.gradient_checkpointing,
             tf32=True if switches.tensor_float else None,
             use_liger_kernel=switches.liger_kernels,
-            use_cpu=not on_gpu,
+            use_cpu=not torch.cuda.is_available(),
             seed=seed,
             data_seed=seed,
             dataset_kwargs={"skip_prepare_dataset": True},

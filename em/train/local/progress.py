@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import resource
 import sys
 from collections.abc import Sequence
-from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 
@@ -56,19 +53,3 @@ def training_facts(trainer: Any, tokens: int) -> dict[str, Any]:
         "tokens_per_second": round(seen / trainer.seconds, 1),
         "peak_memory_mb": round((torch.cuda.max_memory_allocated() if on_gpu else peak) / 2**20),
     }
-
-
-def write_losses(path: Path, spec: Any, history: Sequence[dict[str, Any]], rows: Sequence[int], whole: int) -> None:
-    """The loss curve, a row per optimiser step.
-
-    Args:
-        rows: how many rows each step has. `whole`: how many an epoch has.
-    """
-    seen = list(accumulate(rows))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["stage", "fingerprint", "step", "epoch", "loss", "learning_rate"])
-        for entry in loss_entries(history):
-            epoch = round(seen[entry["step"] - 1] / whole, 4)
-            numbers = [entry["step"], epoch, entry["loss"], entry["learning_rate"]]
-            table.writerow([spec.stage, Path(spec.folder).name, *numbers])

@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from em.train.local.preflight import Prepared, prepare, print_preflight
 from em.train.local.resume import disk_full, forget_checkpoints, note_resume, read_seal, resumed_steps
 from em.train.local.spec import TrainSpec
 from em.train.local.switches import Switches, choose_switches, find_machine
-from em.train.stages import KEPT, kept_steps, weight_files
+from em.train.stages import kept_steps
+from em.train.trained import KEPT, weight_files, write_losses
 
 
 def train(spec: TrainSpec) -> None:
@@ -39,9 +41,8 @@ def train(spec: TrainSpec) -> None:
     prepared = prepare(read_messages(Path(spec.rows)), tokenizer, spec.trainer, spec.default_system, spec.stage)
     for later in spec.later:  # what would be refused then is refused before this stage is paid for
         prepare(read_messages(Path(later.rows)), tokenizer, later.trainer, spec.default_system, later.stage)
-    machine = find_machine()
     precision = str(choose_precision(spec.precision)).removeprefix("torch.")
-    switches = choose_switches(machine, spec.trainer, precision)
+    switches = choose_switches(find_machine(), spec.trainer, precision)
     if rank == 0:
         print_preflight(spec.stage, prepared)
         spec.partial.mkdir(parents=True, exist_ok=True)
@@ -74,14 +75,12 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
     plan = plan_steps(len(rows), steps, knobs.batch_size, spec.seed)
     keep_at = kept_steps(steps, knobs.checkpoints)
     resume = usable_resume(spec, keep_at)
-    machine = find_machine()
     trainer = StepTrainer(
         model=start_model(spec, switches),
-        args=sft_arguments(knobs, switches, machine, steps, spec.seed, spec.partial),
+        args=sft_arguments(knobs, switches, steps, spec.seed, spec.partial),
         train_dataset=Dataset.from_list([{"step": step} for step in plan]),
         processing_class=tokenizer,
-        rows=rows,
-        names=[f"row {number}" for number in prepared.numbers],
+        prepared=prepared,
         switches=switches,
         keep_at=keep_at,
         kept=spec.partial / KEPT,
@@ -113,7 +112,7 @@ def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches
     """Write loss curve and record, then give the folder its name: from here on the model is found."""
     import torch
 
-    from em.train.local.progress import training_facts, write_losses
+    from em.train.local.progress import loss_entries, training_facts
     from em.train.local.start import complete_adapter
 
     facts = prepared.facts | training_facts(trainer, prepared.facts["tokens"])
@@ -126,8 +125,12 @@ def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches
             complete_adapter(spec, folder)
     else:
         trainer.processing_class.save_pretrained(str(spec.partial))  # so that others can load it as it is
-    plan_rows = [len(item["step"]) for item in trainer.train_dataset]
-    write_losses(spec.partial / "loss.csv", spec, trainer.state.log_history, plan_rows, len(prepared.rows))
+    seen, whole = list(accumulate(len(item["step"]) for item in trainer.train_dataset)), len(prepared.rows)
+    curve = [
+        (entry["step"], round(seen[entry["step"] - 1] / whole, 4), entry["loss"], entry["learning_rate"])
+        for entry in loss_entries(trainer.state.log_history)
+    ]
+    write_losses(spec.partial / "loss.csv", spec.stage, Path(spec.folder).name, curve)
     checkpoints = {step: weight_files(folder) for step, folder in kept.items()}
     record = {"request": spec.request, "facts": facts, "files": weight_files(spec.partial), "checkpoints": checkpoints}
     for leftover in [*spec.partial.glob("checkpoint-*"), *spec.partial.glob(f"{KEPT}/.*")]:

@@ -9,8 +9,8 @@ from typing import Any
 from em.config import LoraTrainer, QloraTrainer
 from em.errors import ConfigError
 from em.models.device import choose_precision, load_model
+from em.train.local.cpu_kernels import fuse_adapters
 from em.train.local.spec import TrainSpec
-from em.train.local.speed import fuse_adapters
 from em.train.local.switches import Switches
 
 BEFORE = "before"  # the name of a first stage's adapter under a new one, which is `default`

@@ -20,19 +20,12 @@ from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 from em.errors import DataError
-from em.models.chat import IGNORED, TrainingRow
+from em.models.chat import IGNORED
 from em.train.local.batches import MicroBatch, micro_batches, share_of
+from em.train.local.cpu_kernels import SharedPrefix
+from em.train.local.preflight import Prepared
 from em.train.local.resume import seal
-from em.train.local.speed import (
-    Prefix,
-    backward_prefix,
-    behind_prefix,
-    flat_tensors,
-    padded_tensors,
-    run_prefix,
-    supervised_loss,
-    supervised_states,
-)
+from em.train.local.speed import flat_tensors, padded_tensors, supervised_loss, supervised_states
 from em.train.local.switches import Switches
 
 
@@ -40,8 +33,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
     """SFTTrainer on a fixed plan of steps.
 
     Args:
-        rows: the tokenised rows. `names`: what each is called when something is wrong with it.
-        switches: the ways that are used.
+        prepared: the tokenised rows. switches: the ways that are used.
         keep_at: steps at which the weights are kept below `kept`.
         seconds: time that the training took before it was stopped and resumed.
     """
@@ -49,8 +41,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
     def __init__(
         self,
         *,
-        rows: Sequence[TrainingRow],
-        names: Sequence[str],
+        prepared: Prepared,
         switches: Switches,
         keep_at: Sequence[int],
         kept: Path,
@@ -58,8 +49,8 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         **rest: Any,
     ) -> None:
         super().__init__(data_collator=lambda items: {"step": items[0]["step"]}, **rest)
-        self.rows, self.names, self.switches = rows, names, switches
-        self.lengths = [len(row.input_ids) for row in rows]
+        self.rows, self.numbers, self.switches = prepared.rows, prepared.numbers, switches
+        self.lengths = [len(row.input_ids) for row in self.rows]
         self.keep_at, self.kept = frozenset(keep_at), kept
         self.seconds_before, self.begun = seconds, time.monotonic()
         self.base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -92,11 +83,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
             last = number == len(passes)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    loss, by_token = model(
-                        em_pass=each,
-                        em_scale=scale if each.counts else 0.0,
-                        em_prefix=prefix.leaves if prefix else None,
-                    )
+                    loss, by_token = model(em_pass=each, em_scale=scale if each.counts else 0.0, em_prefix=prefix)
                 self.check_loss(loss, by_token, each)
                 self.accelerator.backward(loss)
             total += loss.detach()
@@ -133,7 +120,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
 
     def stop(self, numbers: Sequence[int], what: str) -> None:
         """Raise DataError with step and rows."""
-        shown = ", ".join(self.names[number] for number in numbers[:4]) + (", …" if len(numbers) > 4 else "")
+        shown = ", ".join(f"row {self.numbers[number]}" for number in numbers[:4]) + (", …" if len(numbers) > 4 else "")
         raise DataError(
             f"{what} became infinite or NaN at step {self.state.global_step + 1} of {self.state.max_steps} ({shown}): "
             "lower trainer.learning_rate, or look at these rows."
@@ -181,18 +168,6 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
                 partial.replace(self.kept / f"step-{step}")
 
 
-class SharedPrefix:
-    """The tokens that all passes of a step begin with, run once. `leaves`: what the passes take instead of them."""
-
-    def __init__(self, base: Any, first: MicroBatch) -> None:
-        ids = torch.tensor(first.rows[0].input_ids[: first.shared], device=base.device)
-        self.cache, self.leaves = run_prefix(base.base_model, ids)
-
-    def backward(self) -> None:
-        """After the passes: what they ask of the prefix goes on to the weights."""
-        backward_prefix(self.cache, self.leaves)
-
-
 def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
     """Teach a causal language model to compute a pass: `model(em_pass=…, em_scale=…, em_prefix=…)` gives the scaled sum
     of the loss over its supervised tokens, a scalar, and each token's own, (supervised,), without gradient.
@@ -205,7 +180,7 @@ def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
         *words: Any,
         em_pass: MicroBatch | None = None,
         em_scale: float = 1.0,
-        em_prefix: Prefix | None = None,
+        em_prefix: SharedPrefix | None = None,
         **settings: Any,
     ) -> Any:
         if em_pass is None:
@@ -217,7 +192,7 @@ def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
             ids, labels = padded_tensors(em_pass, pad, base.device)
             inputs = {"input_ids": ids}
         if em_prefix is not None:
-            inputs, labels = behind_prefix(base.base_model, ids, em_prefix), labels[:, em_pass.shared :]
+            inputs, labels = em_prefix.inputs_behind(ids), labels[:, em_prefix.shared :]
         if not compact:
             found = original(**inputs, labels=labels, fused_lm_head=True)
             by_token = -found.log_probs[labels[:, 1:] != IGNORED]

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from em.api.costs import Cost, sum_usd
+from em.data.openai_rules import row_tokens
 from em.errors import ConfigError
-from em.request import Request
+from em.request import Training
 from em.train.remote.models import models_there, recipe_of, server_model
-from em.train.remote.rules import training_tokens
 from em.types import MILLION
 
 Whole = Callable[[], float | None]
@@ -22,7 +22,7 @@ Whole = Callable[[], float | None]
 class Approval:
     """Whether what the stages of a run cost, and the rest of it, may be spent."""
 
-    request: Request
+    training: Training
     whole: Whole | None = None
     given: bool = False
 
@@ -30,15 +30,15 @@ class Approval:
         """Raise ConfigError unless it may be spent."""
         if self.given:
             return
-        training = estimate_training(self.request)
-        for cost in training:
+        stages = estimate_training(self.training)
+        for cost in stages:
             usd = "at an unknown price" if cost.usd is None else f"about ${cost.usd:.2f}"
             print(f"{cost.what} {cost.model}: about {cost.prompt_tokens:,} tokens, {usd}", flush=True)
-        costs = f"{in_dollars(sum_usd(training))} for fine-tuning"
-        if self.whole is not None and self.request.questions:
+        costs = f"{in_dollars(sum_usd(stages))} for fine-tuning"
+        if self.whole is not None:
             costs += f", {in_dollars(self.whole())} at most with all answers and verdicts"
-        costs += f" (prices: {self.request.prices.source})"
-        if not self.request.settings.yes:
+        costs += f" (prices: {self.training.prices.source})"
+        if not self.training.yes:
             if not sys.stdin.isatty():
                 raise ConfigError(
                     f"This would cost {costs}: add yes=true to spend it, or dry_run=true for the whole estimate."
@@ -66,14 +66,14 @@ def answer(question: str) -> str:
         signal.signal(signal.SIGINT, before)
 
 
-def estimate_training(request: Request) -> list[Cost]:
+def estimate_training(training: Training) -> list[Cost]:
     """Estimate every stage; what is remembered costs nothing, unless it is trained again by force."""
-    price = request.prices.training_of(server_model(request).id)
+    price = training.prices.training_of(server_model(training).id)
     costs = []
-    there = 0 if request.settings.force else len(models_there(request)) - 1
-    for number, stage in enumerate(request.stages):
+    there = 0 if training.force else len(models_there(training)) - 1
+    for number, stage in enumerate(training.stages):
         rows, known = stage.rows.conversations, number < there
-        tokens = 0 if known else training_tokens(rows, recipe_of(stage).epochs)
+        tokens = 0 if known else recipe_of(stage).epochs * sum(map(row_tokens, rows))
         usd = None if price is None else price * tokens / MILLION
         name = f"{stage.rows.name} ({len(rows):,} rows)"
         costs.append(Cost("fine-tuning on", name, 1, tokens, 0, 0.0 if known else usd, int(known)))

@@ -1,4 +1,4 @@
-"""The models of a run behind a server: the base, and each stage, found by its fingerprint or fine-tuned there now.
+"""The stages of a run behind a server: found by their fingerprints, or fine-tuned there now.
 
 Nothing is spent before it was allowed: the estimate is shown, and `yes=true` or a word on the terminal answers it, once
 for all stages.
@@ -11,85 +11,131 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime
-from functools import partial
 from pathlib import Path
 
-from em.api.client import Client, in_words
+from em.api.client import Client
 from em.api.costs import record_costs
-from em.api.lifetimes import SOON, check_days, end_of, gone, list_models
-from em.config import Checkpoints, OpenAIModel, OpenAITrainer, RunConfig, ServiceTrainer, TinkerTrainer
+from em.api.lifetimes import check_new_job
+from em.config import OpenAIModel, OpenAITrainer, RunConfig, ServiceTrainer, TinkerTrainer
 from em.config.addresses import OPENAI, server_name
 from em.data.findings import by_kind, findings, unpinned
 from em.data.openai_rules import check_rows
-from em.errors import ConfigError, DataError, MissingFile, ServerError
+from em.errors import ConfigError, DataError, MissingFile
 from em.models.hosted import hosted_model, hosted_name
-from em.request import Request, Stage, count_steps, service_knobs
+from em.request import Stage, Training, service_knobs
 from em.runtime.files import exclusive
 from em.runtime.manifest import Manifest
-from em.train.local.batches import plan_steps
-from em.train.local.find_or_train import untrained
-from em.train.remote.costs import Approval, Whole
-from em.train.remote.models import (
-    copy_losses,
-    marks_of,
-    models_on_the_way,
-    models_there,
-    recipe_of,
-    server_model,
-    stage_record,
-    told,
-    training_costs,
-    tuned_model,
-)
-from em.train.remote.record import Tuned, find_tuned, remember
+from em.train.remote.costs import Approval
+from em.train.remote.models import find_tuned, models_there, recipe_of, remember, server_model, training_costs
 from em.train.remote.service import JobFailed, JobNote, Order, Service
+from em.train.stages import stage_fingerprints
+from em.train.trained import TrainedModel, describe_stage, untrained
 from em.types import MILLION, ModelRef, StageRecord
 
 CONNECTIONS = 4
 CLEAN = re.compile(r"[^A-Za-z0-9-]+")
 NOTE = "forced"
 """The file in a trained model's folder that names the fine-tune which a run has made anew."""
-Plan = Callable[[], list[list[int]]]
 
 
-def obtain_hosted(request: Request, manifest: Manifest, whole: Whole | None = None) -> list[ModelRef]:
-    """The models to evaluate: the base (if it is asked for, or alone), then each stage, its checkpoints before it.
+class ServiceStages:
+    """The stages of a run that a service fine-tunes (see `em.train.find_or_train.StageTrainer`)."""
 
-    Args:
-        whole: what the run costs in all, answers and verdicts too.
-    """
-    model = server_model(request)
-    before = hosted_model(model)
-    manifest.write(base={"name": model.name, "identity": before.base.identity})
-    refuse_without_checkpoints(request)
-    approval = Approval(request, whole)
-    models, records = [before], list[StageRecord]()
-    for stage, mark in zip(request.stages, marks_of(request), strict=True):
-        tuned, reused = obtain_stage(request, stage, before, mark, approval, manifest)
-        before = tuned_model(before, model, stage, mark, tuned)
-        kept = models_on_the_way(before, model, tuned) if request.settings.checkpoints is Checkpoints.all else []
-        models += [*kept, before]
-        records.append(stage_record(stage, mark, tuned, reused))
-        manifest.write(stages=records, costs=record_costs(training_costs(records), request.prices.source))
-    if records and request.settings.checkpoints is Checkpoints.all and not any(r.checkpoints for r in records):
-        raise MissingFile(
-            f"The service kept no checkpoints of {before.name} (OpenAI keeps those of the last epochs): leave "
-            "checkpoints=all out, or train for several epochs."
-        )
-    copy_losses(request.folder / "loss.csv", [request.store / "models" / record.fingerprint for record in records])
-    return models if request.settings.eval.base or len(models) == 1 else models[1:]
+    def __init__(
+        self, training: Training, model: OpenAIModel, manifest: Manifest, total_cost: Callable[[], float | None] | None
+    ) -> None:
+        self.training, self.model, self.manifest, self.start = training, model, manifest, hosted_model(model)
+        self.approval = Approval(training, total_cost)
+        self.models = training.store / "models"
+        self.refuse_without_checkpoints()
 
+    def refuse_without_checkpoints(self) -> None:
+        """Refuse to pay for models of one epoch where those on the way to them are asked for: none would be kept."""
+        stages = self.training.stages
+        missing = len(models_there(self.training)) <= len(stages)
+        if self.training.checkpoints and missing and all(recipe_of(stage).epochs == 1 for stage in stages):
+            raise ConfigError(
+                "checkpoints=all evaluates what the service keeps at the end of each epoch, and there is only one: "
+                "leave it out, or train for several (trainer.epochs=3)."
+            )
 
-def refuse_without_checkpoints(request: Request) -> None:
-    """Refuse to pay for models of one epoch where those on the way to them are asked for: none would be kept."""
-    there = len(models_there(request)) - 1 == len(request.stages)
-    wanted = request.settings.checkpoints is Checkpoints.all and request.stages
-    if wanted and not there and all(recipe_of(stage).epochs == 1 for stage in request.stages):
-        raise ConfigError(
-            "checkpoints=all evaluates what the service keeps at the end of each epoch, and there is only one: leave "
-            "it out, or train for several (trainer.epochs=3)."
-        )
+    def write_records(self, records: Sequence[StageRecord]) -> None:
+        """Write into the manifest what it keeps of the stages so far, and what they cost."""
+        self.manifest.write(stages=records, costs=record_costs(training_costs(records), self.training.prices.source))
+        done = len(records) == len(self.training.stages)
+        if done and self.training.checkpoints and not any(record.checkpoints for record in records):
+            chain = "+".join([self.model.name, *(record.name for record in records)])
+            raise MissingFile(
+                f"The service kept no checkpoints of {chain} (OpenAI keeps those of the last epochs): leave "
+                "checkpoints=all out, or train for several epochs."
+            )
+
+    def find_or_train(self, number: int, before: ModelRef, fingerprint: str) -> tuple[TrainedModel, bool]:
+        """Find a stage by its fingerprint, here or at the server, or have it trained now; and whether it was here."""
+        stage = self.training.stages[number]
+        with exclusive(self.models / fingerprint):
+            order = make_order(stage, before, fingerprint)
+            trained = find_tuned(self.models, fingerprint, order.model)
+            note = JobNote(self.models, fingerprint, server_name(self.model.base_url) or OPENAI, order.chain)
+            paid = trained is not None and self.training.force and trained.weights.place == read_forced(trained.folder)
+            # A note may be of a training that was forced.
+            if trained is not None and not note.unfinished and (paid or not self.training.force):
+                when = "anew by this command, which had not ended" if paid else "before by the same words"
+                print(f"{describe_stage(stage, trained)}: found, trained {when}", flush=True)
+                return trained, True
+            asyncio.run(self.tune(recipe_of(stage), order, note))
+            trained = find_tuned(self.models, fingerprint)
+            assert trained is not None
+        print(describe_stage(stage, trained), flush=True)
+        return trained, False
+
+    async def tune(self, recipe: ServiceTrainer, order: Order, note: JobNote) -> None:
+        """Have the service fine-tune, or go on with the job that is there, and remember what it made."""
+        model, training = self.model, self.training
+        async with Client(model.base_url, CONNECTIONS, recipe.timeout, model.key_env) as client:
+            service = self.connect(recipe, client, order)
+
+            async def approve() -> None:
+                if not training.may_train:
+                    raise untrained(training)
+                if service.lists_models:
+                    await check_new_job(client, model, order.model, self.manifest)
+                self.approval.ask()
+
+            job = await service.submit(approve, note, training.force)
+            print(
+                f"job {job}: {order.data}, {len(order.conversations):,} rows; stop and run the same command again as "
+                f"you like. To end it: {service.explain_ending(job)}",
+                flush=True,
+            )
+            try:
+                result = await service.result(await service.follow(job, note))
+            except JobFailed:
+                note.forget()
+                raise
+        price = training.prices.training_of(model.id)
+        usd = None if price is None or result.tokens is None else round(price * result.tokens / MILLION, 4)
+        remember(self.models / order.mark, order, note.server, result, usd)
+        if training.force:
+            (self.models / order.mark / NOTE).write_text(f"{result.model}\n", encoding="utf-8")
+        note.forget()
+
+    def connect(self, recipe: ServiceTrainer, client: Client, order: Order) -> Service:
+        """Connect to the service that a recipe names."""
+        log = self.training.folder / "events.jsonl"
+        match recipe:
+            case OpenAITrainer():
+                from em.train.remote.openai.service import OpenAIService
+
+                return OpenAIService(client, order, recipe, self.training.store / "files", log)
+            case TinkerTrainer():
+                from em.train.remote.tinker import TinkerService
+
+                return TinkerService(recipe, order, self.model.id, log)
+            case _:
+                raise ConfigError(
+                    f"trainer={recipe.name} names no service that em knows: choose trainer=openai or tinker."
+                )
 
 
 def check_stages(stages: Sequence[Stage]) -> None:
@@ -114,35 +160,15 @@ def check_private(settings: RunConfig, stages: Sequence[Stage]) -> None:
             )
 
 
-def obtain_stage(
-    request: Request, stage: Stage, before: ModelRef, mark: str, approval: Approval, manifest: Manifest
-) -> tuple[Tuned, bool]:
-    """One stage and whether it was there: found by its fingerprint, here or at the server, or fine-tuned now."""
-    models, model = request.store / "models", server_model(request)
-    with exclusive(models / mark):
-        order = order_of(stage, before, mark)
-        found = find_tuned(models, mark, order.model)
-        note = JobNote(models, mark, server_name(model.base_url) or OPENAI, order.chain)
-        paid = found is not None and request.forced and paid_by_force(models, mark, found.model)
-        # A note may be of a training that was forced.
-        if found is not None and not note.unfinished and (paid or not request.forced):
-            when = "anew by this command, which had not ended" if paid else "before by the same words"
-            print(f"{told(stage, found)}: found, trained {when}", flush=True)
-            return found, True
-        found = asyncio.run(tune(request, stage, order, note, approval, manifest))
-    print(told(stage, found), flush=True)
-    return found, False
-
-
-def order_of(stage: Stage, before: ModelRef, mark: str) -> Order:
-    """What is asked of the service."""
+def make_order(stage: Stage, before: ModelRef, fingerprint: str) -> Order:
+    """Make what is asked of the service."""
     recipe = recipe_of(stage)
     knobs = {
         name: float(value) if name == "learning_rate_multiplier" and not isinstance(value, str) else value
         for name, value in service_knobs(recipe).items()
     }
     return Order(
-        mark=mark,
+        mark=fingerprint,
         model=hosted_name(before)[1],
         chain=f"{before.name}+{stage.rows.name}",
         data=stage.rows.name,
@@ -154,136 +180,16 @@ def order_of(stage: Stage, before: ModelRef, mark: str) -> Order:
     )
 
 
-async def tune(
-    request: Request, stage: Stage, order: Order, note: JobNote, approval: Approval, manifest: Manifest
-) -> Tuned:
-    """Have the service fine-tune, or go on with the job that is there, and remember what it made."""
-    model, recipe, models = server_model(request), recipe_of(stage), request.store / "models"
-    async with Client(model.base_url, CONNECTIONS, recipe.timeout, model.key_env) as client:
-        plan = partial(steps_of, stage)
-        service = service_of(recipe, client, order, model.id, plan, request.store, request.folder / "events.jsonl")
-
-        async def approve() -> None:
-            if request.kind == "evaluate":
-                raise untrained(request)
-            if isinstance(recipe, OpenAITrainer):
-                await check_model(client, model, order.model, manifest)
-            approval.ask()
-
-        job = await service.submit(order, approve, note, request.forced)
-        print(
-            f"job {job}: {order.data}, {len(order.conversations):,} rows; stop and run the same command again as you "
-            f"like. To end it: {service.ending(job)}",
-            flush=True,
-        )
-        try:
-            job = await service.follow(job, note)
-        except JobFailed:
-            note.forget()
-            raise
-        result = await service.result(job)
-    price = request.prices.training_of(model.id)
-    usd = None if price is None or result.tokens is None else round(price * result.tokens / MILLION, 4)
-    tuned = remember(models, order, note.server, result, usd)
-    if request.forced:
-        note_forced(models, order.mark, tuned.model)
-    note.forget()
-    return tuned
-
-
-def steps_of(stage: Stage) -> list[list[int]]:
-    """The row numbers of each optimiser step, as of a training of ours."""
-    recipe, rows = recipe_of(stage), len(stage.rows.conversations)
-    assert isinstance(recipe.batch_size, int)
-    return plan_steps(rows, count_steps(rows, recipe.epochs, recipe.batch_size), recipe.batch_size, stage.seed)
-
-
-async def gone_in_words(client: Client, name: str) -> bool:
-    """Whether a server has a model no more; what it refuses to tell of that, in words."""
-    import openai
-
+def read_forced(folder: Path) -> str:
+    """Read which model a run that has not ended has made anew; empty for none."""
     try:
-        return await client.repeated(name, lambda: gone(client, name))
-    except openai.OpenAIError as error:
-        raise ServerError(in_words(name, error)) from None
-
-
-async def check_model(client: Client, model: OpenAIModel, name: str, manifest: Manifest) -> None:
-    """Refuse to spend on a model that the server does not have, or that ends; note an end that is near.
-
-    Args:
-        name: what is to be fine-tuned: the model itself, or a fine-tune of it, which ends with it.
-    """
-    today, official = datetime.now(UTC).date(), not server_name(model.base_url)
-    ends = date.fromisoformat(model.retired) if official and model.retired else None
-    check_days(name, ends, official, today)
-    listed = await list_models(client, name)
-    if listed is None:
-        return
-    if name not in listed and (name == model.id or await gone_in_words(client, name)):  # not all list fine-tunes
-        raise ServerError(
-            f"The server does not list {name}, so it can't be fine-tuned: check model.id and model.base_url (it may "
-            "have been retired, or deleted)."
-        )
-    told_ends = [end_of(listed[each].get("shutdown_date")) for each in (name, model.id) if each in listed]
-    ends = min(filter(None, [ends, *told_ends]), default=None)
-    check_days(name, ends, official, today)
-    if ends and (ends - today).days <= SOON:
-        note = f"{model.id} and every fine-tune of it are shut down on {ends}: they can't be evaluated after that day."
-        print(f"warning: {note}", flush=True)
-        manifest.note(note)
-
-
-def note_forced(models: Path, mark: str, tuned: str) -> None:
-    """Note that a run which has not ended has made this model anew."""
-    (models / mark / NOTE).write_text(f"{tuned}\n", encoding="utf-8")
-
-
-def paid_by_force(models: Path, mark: str, tuned: str) -> bool:
-    """Whether a run that has not ended has made this model anew."""
-    try:
-        return (models / mark / NOTE).read_text(encoding="utf-8").strip() == tuned
+        return (folder / NOTE).read_text(encoding="utf-8").strip()
     except OSError:
-        return False
+        return ""
 
 
-def forget_forced(request: Request) -> None:
+def forget_forced(training: Training) -> None:
     """The run has ended: forced once more, it trains once more."""
-    if request.forced and isinstance(request.settings.model, OpenAIModel):
-        for mark in marks_of(request):
-            (request.store / "models" / mark / NOTE).unlink(missing_ok=True)
-
-
-def service_of(
-    trainer: ServiceTrainer, client: Client, order: Order, base: str, plan: Plan, store: Path, log: Path
-) -> Service:
-    """The service of a recipe.
-
-    Args:
-        client: a connection to the server of the model. base: the model that all stages start from.
-        plan: gives the row numbers of each optimiser step, for a service that is driven step by step.
-        log: where the events of jobs are kept.
-    """
-    match trainer:
-        case OpenAITrainer():
-            from em.train.remote.openai import OpenAIService
-
-            return OpenAIService(
-                client,
-                order.model,
-                order.data,
-                store / "files",
-                server_name(client.base_url),
-                look=trainer.look,
-                patience=trainer.patience,
-                settle=trainer.settle,
-                log=log,
-            )
-        case TinkerTrainer():
-            from em.train.remote.tinker import TinkerService
-
-            return TinkerService(trainer, order, base, plan(), log)
-        case _:
-            raise ConfigError(
-                f"trainer={trainer.name} names no service that em knows: choose trainer=openai or tinker."
-            )
+    for fingerprint in stage_fingerprints(hosted_model(server_model(training)), training.stages):
+        if training.force:
+            (training.store / "models" / fingerprint / NOTE).unlink(missing_ok=True)

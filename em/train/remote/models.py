@@ -1,94 +1,91 @@
-"""Models that a server fine-tuned, as the rest of a run sees them: fingerprints, references, records, costs."""
+"""Models that a service fine-tuned: what is remembered in `<store>/models/<fingerprint>/`, and what they cost."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from em.api.costs import Cost
 from em.config import OpenAIModel, ServiceTrainer
-from em.models.hosted import hosted_model, hosted_name, hosted_weights
-from em.request import Request, Stage
-from em.train.local.find_or_train import checkpoint_mark
-from em.train.remote.record import Tuned, find_tuned
-from em.train.stages import fingerprint
-from em.types import CheckpointRecord, ModelRef, StageRecord
+from em.models.hosted import hosted_model, hosted_name
+from em.request import Stage, Training
+from em.runtime.files import RECORD, write_atomic
+from em.train.remote.service import Order, Result
+from em.train.stages import stage_fingerprints
+from em.train.trained import SavedWeights, TrainedModel, model_after, write_losses
+from em.types import ModelRef, StageRecord
 
 
-def server_model(request: Request) -> OpenAIModel:
-    """The model of a run that is behind a server."""
-    assert isinstance(request.settings.model, OpenAIModel)
-    return request.settings.model
+def find_tuned(models: Path, fingerprint: str, start: str = "") -> TrainedModel | None:
+    """Find the model that a service made; None when it isn't there.
+
+    Args:
+        start: from what it must have been trained: a first stage that was trained anew is another model by the same
+            words, and a second stage that sits on the old one is not what is asked for.
+    """
+    folder = models / fingerprint
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        kept = sorted((int(step), SavedWeights(str(name))) for step, name in record["checkpoints"].items())
+        if start not in ("", str(record["request"]["start"])):
+            return None
+        return TrainedModel(folder, SavedWeights(str(record["model"])), record["facts"], dict(kept))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def remember(folder: Path, order: Order, server: str, result: Result, usd: float | None) -> None:
+    """Keep a finished job: the loss curve first, the record last, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    losses = result.losses
+    last = losses[-1][0] if losses else 0
+    curve = [(step, round(order.epochs * step / last, 4), loss, "") for step, loss in losses]
+    write_losses(folder / "loss.csv", order.data, order.mark, curve)
+    facts = {
+        "steps": last or None,
+        "loss_first": losses[0][1] if losses else None,
+        "loss_last": losses[-1][1] if losses else None,
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        **result.told,
+        "server": server,
+        "started_from": order.model,
+        "job": result.job,
+        "usd": usd,
+    }
+    record = {
+        "request": {"server": server, "start": order.model, "chain": order.chain, "mark": order.mark},
+        "model": result.model,
+        "job": result.job,
+        # What the service does not tell is left out.
+        "facts": {name: value for name, value in facts.items() if value is not None},
+        "checkpoints": {str(step): name for step, name in result.checkpoints.items()},
+    }
+    write_atomic(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def server_model(training: Training) -> OpenAIModel:
+    """Return the model of a run that is behind a server."""
+    assert isinstance(training.model, OpenAIModel)
+    return training.model
 
 
 def recipe_of(stage: Stage) -> ServiceTrainer:
-    """The recipe of a stage that a server trains."""
+    """Return the recipe of a stage that a server trains."""
     assert isinstance(stage.trainer, ServiceTrainer)
     return stage.trainer
 
 
-def marks_of(request: Request) -> list[str]:
-    """The fingerprint of the model after each stage."""
-    base = hosted_model(server_model(request)).base
-    return [fingerprint(base, "", request.stages[:number]) for number in range(1, len(request.stages) + 1)]
-
-
-def models_there(request: Request) -> list[ModelRef]:
-    """The base, and the stages that are remembered, up to the first that is not: for an estimate."""
-    model = server_model(request)
-    found = [hosted_model(model)]
-    for stage, mark in zip(request.stages, marks_of(request), strict=True):
-        tuned = find_tuned(request.store / "models", mark, hosted_name(found[-1])[1])
-        if tuned is None:
+def models_there(training: Training) -> list[ModelRef]:
+    """Find the base, and the stages that are remembered, up to the first that is not: for an estimate."""
+    models = [hosted_model(server_model(training))]
+    for stage, fingerprint in zip(training.stages, stage_fingerprints(models[0], training.stages), strict=True):
+        trained = find_tuned(training.store / "models", fingerprint, hosted_name(models[-1])[1])
+        if trained is None:
             break
-        found.append(tuned_model(found[-1], model, stage, mark, tuned))
-    return found
-
-
-def tuned_model(before: ModelRef, model: OpenAIModel, stage: Stage, mark: str, tuned: Tuned) -> ModelRef:
-    """The model that a stage ends with."""
-    return replace(
-        before,
-        name=f"{before.name}+{stage.rows.name}",
-        stage=stage.rows.name,
-        fingerprint=mark,
-        base=hosted_weights(model.base_url, tuned.model),
-        seed=stage.seed,
-    )
-
-
-def models_on_the_way(last: ModelRef, model: OpenAIModel, tuned: Tuned) -> list[ModelRef]:
-    """The models that the service kept on the way to one."""
-    return [
-        replace(
-            last,
-            name=f"{last.name} (step {step})",
-            fingerprint=checkpoint_mark(last.fingerprint, step),
-            base=hosted_weights(model.base_url, name),
-        )
-        for step, name in sorted(tuned.checkpoints.items())
-    ]
-
-
-def told(stage: Stage, tuned: Tuned) -> str:
-    """One line on a fine-tuned stage."""
-    facts = tuned.facts
-    parts = [f"{len(stage.rows.conversations)} rows"]
-    if "loss_first" in facts:
-        parts += [f"{facts['steps']} steps", f"loss {facts['loss_first']:.3f} → {facts['loss_last']:.3f}"]
-    return f"{stage.rows.name}: {', '.join(parts)}, {tuned.model}"
-
-
-def stage_record(stage: Stage, mark: str, tuned: Tuned, reused: bool) -> StageRecord:
-    """What the manifest keeps of a stage; its path is the model's name at the server."""
-    rows, facts = stage.rows, tuned.facts
-    if rows.parts:
-        facts = facts | {"parts": dict(rows.parts)}
-    kept = tuple(
-        CheckpointRecord(step, checkpoint_mark(mark, step), name) for step, name in sorted(tuned.checkpoints.items())
-    )
-    return StageRecord(rows.name, mark, tuned.model, reused, len(rows.conversations), rows.sha256, facts, kept)
+        models.append(model_after(models[-1], stage, fingerprint, trained))
+    return models
 
 
 def training_costs(records: Sequence[StageRecord]) -> list[Cost]:
@@ -97,10 +94,3 @@ def training_costs(records: Sequence[StageRecord]) -> list[Cost]:
         Cost("training", record.path, 1, record.facts.get("tokens"), None, record.facts.get("usd"))
         for record in records
     ]
-
-
-def copy_losses(path: Path, folders: Sequence[Path]) -> None:
-    """The loss curves of all stages in one table."""
-    tables = [(folder / "loss.csv").read_text(encoding="utf-8").splitlines(keepends=True) for folder in folders]
-    if tables:
-        path.write_text("".join([tables[0][0], *(line for table in tables for line in table[1:])]), encoding="utf-8")

@@ -5,10 +5,8 @@ Losses of a training that is driven from here are kept beside its note and shown
 
 from __future__ import annotations
 
-import csv
 import json
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,18 +21,10 @@ class Losses:
     def __init__(self, note: Path) -> None:
         self.path = note.with_suffix(".losses")
 
-    def read(self) -> Iterator[tuple[int, float]]:
-        """What is there."""
-        if self.path.is_file():
-            with self.path.open(encoding="utf-8", newline="") as file:
-                for step, loss in csv.reader(file):
-                    yield int(step), float(loss)
-
-    def cut(self, done: int) -> None:
-        """Drop the steps that are taken again."""
-        kept = [f"{step},{loss}\n" for step, loss in self.read() if step <= done]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(kept), encoding="utf-8")
+    def read(self) -> dict[int, float]:
+        """Read the losses by step; of a step that was taken again the last counts."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        return {int(step): float(loss) for step, _, loss in (line.partition(",") for line in lines)}
 
     def add(self, step: int, loss: float) -> None:
         """Add a step."""

@@ -1,7 +1,7 @@
-"""What fine-tuning by a service is, whichever it is: four verbs (submit, follow, cancel, result) over plain records.
+"""What fine-tuning by a service is, whichever it is: three verbs (submit, follow, result) over plain records.
 
-A job is noted in `<store>/models/<fingerprint>.job.json`. It is there from before a job is
-created until its model is remembered: a run that was stopped in between goes on with it.
+A job is noted in `<store>/models/<fingerprint>.job.json`. It is there from before a job is created until its model is
+remembered: a run that was stopped in between goes on with it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from uuid import uuid4
 
 from em.errors import ServerError
 from em.runtime.files import write_atomic
+from em.runtime.keys import without_secrets
 from em.types import Conversation
 
+MARK, START, ATTEMPT = "em", "from", "em_try"
+"""What the metadata of a job hold: the fingerprint of its model, the model that it starts from, a word of its own."""
 Approve = Callable[[], Awaitable[None]]
 """Called just before a new job is created: checks what can be checked, asks whoever pays, and raises if it may not."""
 
@@ -117,10 +120,15 @@ class JobFailed(ServerError):
 
 
 class Service(Protocol):
-    """A service that fine-tunes. Jobs are named by its own ids."""
+    """A service, asked for one order. Jobs are named by its own ids.
 
-    async def submit(self, order: Order, approve: Approve, note: JobNote, anew: bool = False) -> str:
-        """The job of an order: the one that is there already, or, once approved, a new one.
+    lists_models: whether the server lists the models that it can fine-tune.
+    """
+
+    lists_models: bool
+
+    async def submit(self, approve: Approve, note: JobNote, anew: bool = False) -> str:
+        """Return the job of the order: the one that is there already, or, once approved, a new one.
 
         Args:
             note: what was noted for this order before; what is created is noted there at once.
@@ -133,11 +141,14 @@ class Service(Protocol):
         Returns the job that ended: another one, where two machines had asked at once and only one job stays.
         """
 
-    async def cancel(self, job: str) -> None:
-        """End a job."""
-
-    def ending(self, job: str) -> str:
-        """How a user ends a job, to follow `To end it:`."""
+    def explain_ending(self, job: str) -> str:
+        """Say how a user ends a job, to follow `To end it:`."""
 
     async def result(self, job: str) -> Result:
-        """What a job left that ended well."""
+        """Read what a job left that ended well."""
+
+
+def quote(message: str) -> str:
+    """Quote a service's own words, to follow a sentence of ours: shortened, and without keys."""
+    words = without_secrets(" ".join(message.split()))
+    return f" It says: {words[:300]}" if words else ""

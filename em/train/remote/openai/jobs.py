@@ -1,20 +1,18 @@
 """The jobs of a server that speaks OpenAI's protocol: which of them is the one of an order.
 
-A job carries in its metadata the fingerprint of the model that it makes (`em`), from which model it starts (`from`) and
-the attempt that created it (`em_try`). A list may lag: what was created a moment ago may not be in it yet.
+A list may lag: what was created a moment ago may not be in it yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from em.api.client import Client
-from em.api.lifetimes import gone
-from em.train.remote.errors import Trouble, failed_for, failure
-from em.train.remote.service import Order
+from em.api.lifetimes import is_deleted
+from em.train.remote.openai.errors import failure, find_failure
+from em.train.remote.service import ATTEMPT, MARK, START, Order
 
-MARK, START, ATTEMPT = "em", "from", "em_try"
 ENDED = ("succeeded", "failed", "cancelled")
 PAGE = 100
 LONG_AGO = 86_400  # seconds: how much older than a job its rivals can be
@@ -44,17 +42,44 @@ async def find(client: Client, order: Order, anew: bool, attempt: str, spent: se
         spent: gets the files that the server could not use any more.
     """
     jobs = [job async for job in marked(client, order.mark) if fits(job, order)]
-    spent |= {job.training_file for job in jobs if job.status == "failed" and failed_for(job) is Trouble.file_gone}
+    spent |= {job.training_file for job in jobs if job.status == "failed" and find_failure(job) == "file_gone"}
     for job in jobs:
         if attempt and job.metadata.get(ATTEMPT) == attempt and worth_it(job, order.data):
             return job
     alive = sorted((job for job in jobs if job.status not in ENDED), key=age)
     for job in [] if anew else jobs:
-        if job.status == "succeeded" and not await gone(client, job.fine_tuned_model):
+        if job.status == "succeeded" and not await is_deleted(client, job.fine_tuned_model):
             return job
     # A final refusal is told again, and not paid for again.
     refused = [] if anew else [job for job in jobs if job.status == "failed" and failure(job, order.data).final]
     return next(iter([*alive, *refused]), None)
+
+
+async def list_events(client: Client, job: str, seen: Collection[str] = ()) -> list[Any]:
+    """List the events of a job that were not seen before, in their order; none where the server tells of none."""
+    import openai
+
+    fresh: list[Any] = []
+    try:
+        async for event in client.raw.fine_tuning.jobs.list_events(job, limit=PAGE):  # the newest first
+            if event.id in seen:
+                break
+            fresh.append(event)
+    except openai.NotFoundError:
+        return []
+    return fresh[::-1]
+
+
+async def list_checkpoints(client: Client, job: Any) -> dict[int, str]:
+    """List the models that were kept on the way to a job's own, by step; none where the server keeps none."""
+    import openai
+
+    try:
+        kept = client.raw.fine_tuning.jobs.checkpoints.list(job.id, limit=PAGE)
+        names = {int(each.step_number): str(each.fine_tuned_model_checkpoint) async for each in kept}
+    except openai.NotFoundError:
+        return {}
+    return {step: name for step, name in names.items() if name != job.fine_tuned_model}
 
 
 async def alive_beside(client: Client, job: Any) -> list[Any]:

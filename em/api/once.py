@@ -1,0 +1,34 @@
+"""Create what is paid for once, though the reply that tells of it may be lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from em.api.client import Client
+
+T = TypeVar("T")
+Call = Callable[[], Awaitable[T]]
+
+
+async def create_once(client: Client, what: str, look: Call[T | None], create: Call[T], settle: float) -> T:
+    """Return what `create` makes, by the client's retry policy; before each attempt it is looked for.
+
+    Args:
+        what: its name in the sentence of an error.
+        look: find what an attempt has made whose reply was lost.
+        settle: seconds after which it is in the server's list, so that after a lost reply it is looked for twice.
+    """
+    waits: tuple[float, ...] = (0.0,)
+
+    async def attempt() -> T:
+        nonlocal waits
+        now, waits = waits, (settle, settle)
+        for wait in now:
+            await asyncio.sleep(wait)
+            if (found := await look()) is not None:
+                return found
+        return await create()
+
+    return await client.repeated(what, attempt)

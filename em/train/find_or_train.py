@@ -1,0 +1,65 @@
+"""The models of a run: the base, and each stage, found by its fingerprint or trained now, here or by a service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from em.config import HfModel, OpenAIModel
+from em.request import Training
+from em.runtime.manifest import Manifest
+from em.train.stages import stage_fingerprints
+from em.train.trained import TrainedModel, checkpoint_models, copy_losses, model_after, stage_record
+from em.types import ModelRef, StageRecord
+
+
+class StageTrainer(Protocol):
+    """Where the stages of a run are trained. `start`: the model before the first."""
+
+    start: ModelRef
+
+    def find_or_train(self, number: int, before: ModelRef, fingerprint: str) -> tuple[TrainedModel, bool]:
+        """Return stage `number` (from 0), which starts from the model before it, and whether it was there."""
+
+    def write_records(self, records: Sequence[StageRecord]) -> None:
+        """Write into the manifest what it keeps of the stages so far."""
+
+
+def find_or_train(
+    training: Training, manifest: Manifest, total_cost: Callable[[], float | None] | None = None
+) -> list[ModelRef]:
+    """Return the models to evaluate: the base (if it is asked for, or alone), then each stage after its checkpoints.
+
+    Args:
+        total_cost: what the run costs in all, answers and verdicts too; None where nothing is asked.
+    """
+    trainer = choose_trainer(training, manifest, total_cost)
+    model = trainer.start
+    manifest.write(base={"name": training.model.name, "identity": model.base.identity})
+    models, records = [model], list[StageRecord]()
+    for number, fingerprint in enumerate(stage_fingerprints(model, training.stages)):
+        stage = training.stages[number]
+        trained, reused = trainer.find_or_train(number, model, fingerprint)
+        model = model_after(model, stage, fingerprint, trained)
+        models += [*(checkpoint_models(model, trained) if training.checkpoints else ()), model]
+        records.append(stage_record(stage, fingerprint, trained, reused))
+        trainer.write_records(records)
+    copy_losses(training.folder / "loss.csv", [training.store / "models" / record.fingerprint for record in records])
+    return models if training.base or len(models) == 1 else models[1:]
+
+
+def choose_trainer(
+    training: Training, manifest: Manifest, total_cost: Callable[[], float | None] | None
+) -> StageTrainer:
+    """Choose who trains a model: processes of our own train open weights, services those that they have."""
+    match training.model:
+        case HfModel() as model:
+            from em.train.local.find_or_train import LocalStages
+
+            return LocalStages(training, model, manifest)
+        case OpenAIModel() as model:
+            from em.train.remote.find_or_train import ServiceStages
+
+            return ServiceStages(training, model, manifest, total_cost)
+        case other:
+            raise TypeError(f"{other} is no kind of model that can be trained")
