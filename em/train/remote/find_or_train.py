@@ -26,7 +26,7 @@ from em.request import Stage, Training, service_knobs
 from em.runtime.files import exclusive
 from em.runtime.manifest import Manifest
 from em.train.remote.costs import Approval
-from em.train.remote.models import find_tuned, models_there, recipe_of, remember, server_model, training_costs
+from em.train.remote.models import find_tuned, models_there, recipe_of, remember, training_costs
 from em.train.remote.service import JobFailed, JobNote, Order, Service
 from em.train.stages import stage_fingerprints
 from em.train.trained import TrainedModel, describe_stage, untrained
@@ -189,7 +189,7 @@ def read_forced(folder: Path) -> str:
 
 
 def forget_forced(training: Training) -> None:
-    """The run has ended: forced once more, it trains once more."""
-    for fingerprint in stage_fingerprints(hosted_model(server_model(training)), training.stages):
-        if training.force:
+    """Forget, at the end of a run, which stages it has paid for by `force=true`: the next one trains once more."""
+    if training.force and isinstance(training.model, OpenAIModel):
+        for fingerprint in stage_fingerprints(hosted_model(training.model), training.stages):
             (training.store / "models" / fingerprint / NOTE).unlink(missing_ok=True)
