@@ -33,6 +33,7 @@ LAYERS = (
     ("cli",),
 )
 NARROW = {"stats": {"types"}, "config": {"types", "errors"}, "request": {"types", "errors", "config", "runtime"}}
+NARROW["train"] = {"types", "errors", "config", "runtime", "request", "api", "data", "triggers", "models"}
 """Rooms that import less than what is below them."""
 MODULES, FOLDERS = 7, 17
 """The most that stand at the top of `em`, beside `__init__.py`, `__main__.py` and `assets/`."""

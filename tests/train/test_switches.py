@@ -15,7 +15,7 @@ from em.train.local.switches import AS_FEW_AS_CAN_BE, Machine, Switches, choose_
 from tests.support.composing import composed
 
 CPU = Machine("cpu")
-GPU = Machine("cuda", bfloat16=True, tensor_float=True, flash_attention=True, liger=True, bitsandbytes=True)
+GPU = Machine("cuda", tensor_float=True, flash_attention=True, liger=True, bitsandbytes=True)
 BARE_GPU = Machine("cuda")
 LORA = LoraTrainer(name="lora", optimizer=Optimizer.adamw_8bit)
 FULL = FullTrainer(name="full", optimizer=Optimizer.adamw_8bit)

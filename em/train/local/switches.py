@@ -26,7 +26,6 @@ class Machine:
     """What a training process finds: its device, and which faster ways it has."""
 
     device: str
-    bfloat16: bool = False
     tensor_float: bool = False
     flash_attention: bool = False
     liger: bool = False
@@ -75,7 +74,6 @@ def find_machine() -> Machine:
     modern = torch.cuda.get_device_capability() >= (8, 0)  # Ampere: bfloat16, TF32, FlashAttention 2
     return Machine(
         device="cuda",
-        bfloat16=torch.cuda.is_bf16_supported(including_emulation=False),
         tensor_float=modern,
         flash_attention=modern and installed("flash_attn"),
         liger=installed("liger_kernel"),

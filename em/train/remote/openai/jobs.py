@@ -15,7 +15,6 @@ from em.train.remote.service import ATTEMPT, MARK, START, Order
 
 ENDED = ("succeeded", "failed", "cancelled")
 PAGE = 100
-LONG_AGO = 86_400  # seconds: how much older than a job its rivals can be
 
 
 async def marked(client: Client, mark: str = "") -> AsyncIterator[Any]:
@@ -83,15 +82,11 @@ async def list_checkpoints(client: Client, job: Any) -> dict[int, str]:
 
 
 async def alive_beside(client: Client, job: Any) -> list[Any]:
-    """The jobs under way for what a job is for, the oldest first, which is the one that stays."""
-    found = [job] if job.status not in ENDED else []
-    mark, start = job.metadata[MARK], job.metadata.get(START)
-    async for each in marked(client, mark):
-        if each.created_at < job.created_at - LONG_AGO:
-            break
-        if each.id != job.id and each.status not in ENDED and each.metadata.get(START) == start:
-            found.append(each)
-    return sorted(found, key=age)
+    """List the jobs under way for what a job is for, the oldest first, which is the one that stays."""
+    start = job.metadata.get(START)
+    others = [each async for each in marked(client, job.metadata[MARK]) if each.id != job.id]
+    alive = [each for each in (job, *others) if each.status not in ENDED and each.metadata.get(START) == start]
+    return sorted(alive, key=age)
 
 
 def age(job: Any) -> tuple[int, str]:
