@@ -13,9 +13,9 @@ from typing import Any
 
 from em import __version__
 from em.api.prices import Price, load_prices, price_of, usd_of
-from em.config import GenerateConfig, GenerateKind, GenerateRun, Material, OneJudge, OpenAIModel
+from em.config import GenerateKind, GenerateRun, Material, OpenAIModel
 from em.config.addresses import OPENAI, check_address, check_key_env, server_name
-from em.config.check import judges_by_key, numbers_of
+from em.config.check import check_judges, check_numbers
 from em.config.paths import spell_command
 from em.data.profile import profile
 from em.errors import ConfigError, DataError
@@ -213,46 +213,9 @@ def check_generate(settings: GenerateRun) -> OpenAIModel:
         raise ConfigError(
             "generate.material=questions goes with generate.kind=twins: pairs (qa) are written from texts."
         )
-    check_numbers(chosen)
+    check_numbers("generate", chosen)
     if chosen.keep_above is not None:
-        check_judges(settings)
+        check_judges(settings.judge)
     if not settings.dry_run:
         check_key_for(model.base_url, model.key_env)
     return model
-
-
-def check_numbers(chosen: GenerateConfig) -> None:
-    """Every number within its bounds."""
-    positive = {
-        name: vars(chosen)[name]
-        for name in (
-            *("rows", "per_call", "max_new_tokens", "attempts", "max_calls", "max_usd", "connections", "timeout"),
-        )
-    }
-    for name, value in positive.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"generate.{name}={value} must be greater than 0.")
-    no_bound = float("inf")
-    bounded: dict[str, tuple[float | None, float, float]] = {
-        "passage": (chosen.passage, 200, no_bound),
-        "shots": (chosen.shots, 0, no_bound),
-        "variance_probability": (chosen.variance_probability, 0, 1),
-        "temperature": (chosen.temperature, 0, 2),
-        "top_p": (chosen.top_p, 1e-9, 1),
-        "seed": (chosen.seed, 0, 2**63 - 1),
-        "similar": (chosen.similar, 0.05, 1),
-        "keep_above": (chosen.keep_above, 0, 99.999),
-    }
-    for name, (number, low, high) in bounded.items():
-        if number is not None and not low <= number <= high:
-            raise ConfigError(f"generate.{name}={number} must lie between {low} and {high}.")
-
-
-def check_judges(settings: GenerateRun) -> None:
-    """The numbers and addresses of the judges that filter."""
-    for key, judge in judges_by_key("judge", settings.judge):
-        for name, value in numbers_of(key, judge).items():
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name}={value} must be greater than 0.")
-        if isinstance(judge, OneJudge) and not 0 <= judge.min_mass <= 1:
-            raise ConfigError(f"{key}.min_mass={judge.min_mass} must lie between 0 and 1.")
