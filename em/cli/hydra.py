@@ -124,18 +124,14 @@ class Jobs:
             if self.sweep:
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 note_refusal(self.name, error)
-            self.raise_elsewhere()
+            if os.getpid() != self.process:  # of a parallel launcher (joblib, submitit): else the parent never knows
+                raise
         except Exception as error:
             if not self.sweep or os.getpid() != self.process:
                 raise
             traceback.print_exc()
             self.failures.append(ChildFailed(f"{type(error).__name__}: {error}"))
             note_refusal(self.name, self.failures[-1])
-
-    def raise_elsewhere(self) -> None:
-        """In a process of a parallel launcher (joblib, submitit) raise the failure: else the parent never knows."""
-        if os.getpid() != self.process:
-            raise self.failures[-1]
 
     def conclude(self) -> None:
         """Say how to compare the jobs of a sweep, and raise what failed."""
