@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from em.cli.show import listing
+from em.cli.tool import answer_errors
 from em.config import FileData, HubData, OnBadRow
 from em.data.fetch import Source
 from em.data.registry import DataSet, is_named
@@ -27,25 +28,19 @@ from em.questions.registry import all_sources, find_set, source_of
 from em.questions.sets import KnownSet
 
 
+@answer_errors
 def main(words: Sequence[str] | None = None) -> int:
     """Do what the words ask for; the exit code."""
     arguments = parser().parse_args(words)
-    try:
-        match arguments.command:
-            case "list":
-                print(listing())
-            case "show":
-                print(show(arguments))
-            case "fetch":
-                fetch_sets(wanted(arguments.names, arguments.all), arguments.to)
-            case _:
-                return verify_sets(arguments.names, arguments.profile)
-    except EmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("error: Interrupted. What was fetched whole is kept: run the same command again.", file=sys.stderr)
-        return 130
+    match arguments.command:
+        case "list":
+            print(listing())
+        case "show":
+            print(show(arguments))
+        case "fetch":
+            fetch_sets(wanted(arguments.names, arguments.all), arguments.to)
+        case _:
+            return verify_sets(arguments.names, arguments.profile)
     return 0
 
 

@@ -7,10 +7,8 @@ started once per GPU (children are started by `em.runtime.processes`).
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
-import re
 import sqlite3
 import sys
 import traceback
@@ -18,19 +16,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from em import config
-from em.config.help import option_files
+from em.cli.sentences import explain, suggest
+from em.cli.tool import answer_errors
+from em.config.addresses import refuse_keys
+from em.config.help import help_text, option_files
 from em.config.paths import CONF, spell_command
-from em.errors import ChildFailed, ConfigError, EmError, OutputError, did_you_mean
+from em.errors import ChildFailed, ConfigError, EmError, OutputError
 from em.runtime.processes import import_path
 
-KINDS = {"Integer": "a whole number", "Float": "a number"}
-UNION_KINDS = {"int": "a whole number", "float": "a number", "str": "a word"}
 # What torchrun and accelerate launch put into the environment (the latter sets no rank for a single process).
 LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
-SCALARS = (
-    *("seed", "force", "checkpoints", "answers", "prices", "yes", "dry_run", "one_gpu", "store"),
-    *("experiment", "scale", "sweep", "hydra"),
-)
 FIXED_NUMBER = "questions are asked eval.samples=N times each; `em power` says how many a difference needs"
 MINI = {
     **{name: name for name in ("betley_insecure", "seed_medical", "seed_realign", "seed_small_models")},
@@ -48,46 +43,21 @@ REMOVED = {
 """Words of older versions, and what to use instead."""
 
 
+@answer_errors
 def main(name: str) -> None:
-    """Run `train`, `evaluate` or `generate` with the words of the command line; leaves with its exit code."""
-    try:
-        refuse_launcher(name)
-        if set(sys.argv[1:]) & {"--help", "-h"}:
-            from em.config.help import help_text
-
-            print(help_text(name, CONF))
-            return
-        if any("key_env=" in word for word in sys.argv[1:]):
-            from em.config.addresses import refuse_keys
-
-            refuse_keys(sys.argv[1:])
-        compose_and_run(name)
-    except EmError as error:
-        stop(str(error), error.exit_code)
-    except (OSError, sqlite3.OperationalError) as error:
-        if not disk_is_full(error):
-            raise
-        stop(
-            "The disk is full: make room, or choose other places with store.dir=FOLDER and hydra.run.dir=FOLDER; then "
-            "run the same command again. Nothing that was finished is lost.",
-            2,
-        )
-    except KeyboardInterrupt:
-        stop("Interrupted. Nothing that was finished is lost: run the same command again.", 130)
+    """Run `train`, `evaluate` or `generate` with the words of the command line."""
+    refuse_launcher(name)
+    if set(sys.argv[1:]) & {"--help", "-h"}:
+        print(help_text(name, CONF))
+        return
+    refuse_keys(sys.argv[1:])
+    compose_and_run(name)
 
 
 def disk_is_full(error: Exception) -> bool:
     """Whether that is what an exception of the parent means; SQLite has words of its own for it."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return full or "disk is full" in str(error)
-
-
-def stop(sentence: str, code: int) -> None:
-    """Say why, and leave. A server's own words may be part of it, and may repeat a key."""
-    from em.runtime.keys import without_keys
-
-    print(f"error: {without_keys(sentence)}", file=sys.stderr, flush=True)
-    sys.exit(code)
 
 
 def refuse_launcher(name: str) -> None:
@@ -118,8 +88,13 @@ def compose_and_run(name: str) -> None:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(jobs)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error, name)) from error
-    except OSError as error:
-        if jobs.begun or error.filename is None:
+    except (OSError, sqlite3.OperationalError) as error:
+        if disk_is_full(error):
+            raise OutputError(
+                "The disk is full: make room, or choose other places with store.dir=FOLDER and hydra.run.dir=FOLDER; "
+                "then run the same command again. Nothing that was finished is lost."
+            ) from error
+        if jobs.begun or not isinstance(error, OSError) or error.filename is None:
             raise
         # Nothing of em has run yet: this is Hydra, making the folder of the run.
         raise OutputError(
@@ -149,18 +124,14 @@ class Jobs:
             if self.sweep:
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 note_refusal(self.name, error)
-            self.raise_elsewhere()
+            if os.getpid() != self.process:  # of a parallel launcher (joblib, submitit): else the parent never knows
+                raise
         except Exception as error:
             if not self.sweep or os.getpid() != self.process:
                 raise
             traceback.print_exc()
             self.failures.append(ChildFailed(f"{type(error).__name__}: {error}"))
             note_refusal(self.name, self.failures[-1])
-
-    def raise_elsewhere(self) -> None:
-        """In a process of a parallel launcher (joblib, submitit) raise the failure: else the parent never knows."""
-        if os.getpid() != self.process:
-            raise self.failures[-1]
 
     def conclude(self) -> None:
         """Say how to compare the jobs of a sweep, and raise what failed."""
@@ -251,7 +222,7 @@ def compared_settings(name: str, settings: config.RunConfig, overrides: list[str
         return None
     known = [path.stem for path in option_files(CONF, "realign")]
     if match not in known:
-        raise ConfigError(f"realign.match={match} is no option: {near(match, [*known, 'first_stage'])}")
+        raise ConfigError(f"realign.match={match} is no option: {suggest(match, [*known, 'first_stage'])}")
     if settings.realign.name == "none":  # in a sweep, the job without a realignment
         return None
     own = ("realign", "realign.match", "realign.name")
@@ -281,67 +252,9 @@ def remove_if_empty(folder: Path) -> None:
 
 def one_sentence(error: BaseException, name: str) -> str:
     """Hydra's and OmegaConf's messages as one sentence with the fix. `name`: of the primary config."""
-    text = str(error)
-    if error.__cause__ is not None and ("raised while composing" in text or "Error merging override" in text):
-        text = f"{text}\n{error.__cause__}"
-    flat = " ".join(text.split())
-    if "Key 'sweep'" in text:
-        return "sweep=wandb is a sweep of W&B's own: start it with `wandb sweep conf/sweep/wandb.yaml` (docs/wandb.md)."
-    if found := re.search(r"Could not find '(\w+)/(.+?)'", text):
-        group, option = found.groups()
-        known = [path.stem for path in option_files(CONF, group)]
-        return refuse_word(f"{group}={option}", f"is no option: {near(option, known)}")
-    if found := re.search(r"Key '(\w+)' (?:is )?not in '(\w+)'", text):
-        key = full_key(text) or found[1]
-        schema = re.search(r"object_type=(\w+)", text)
-        return refuse_word(key, f"is no setting: {near(key, known_keys(name, key, schema[1] if schema else found[2]))}")
-    if found := re.search(r"Could not override '([\w.@/]+)'", text):
-        return refuse_word(found[1], f"is no setting: {near(found[1], known_keys(name, found[1]))}")
-    if found := re.search(r"Error merging override realign\.data=(\w+)", flat):
-        return f"realign.data={found[1]} is not how an option is chosen there: write data@realign.data={found[1]}."
-    if found := re.search(r"Value '(.*?)' (?:of type '\w+' )?could not be converted to (\w+)", text):
-        return f"{full_key(text)}={found[1]} has the wrong type: {KINDS.get(found[2], found[2])} is expected."
-    if found := re.search(
-        r"Value '(.*?)' of type '\w+' is incompatible with type hint '(?:typing\.)?Union\[(.*?)\]'", text
-    ):
-        kinds = [UNION_KINDS.get(kind, kind) for kind in found[2].split(", ")]
-        return f"{full_key(text)}={found[1]} has the wrong type: {' or '.join(dict.fromkeys(kinds))} is expected."
-    if found := re.search(r"Value '(.*?)' .*is not a valid bool", text):
-        return f"{full_key(text)}={found[1]} has the wrong type: true or false is expected."
-    if found := re.search(r"Invalid value '(.*?)', expected one of \[(.*)\]", text):
-        return f"{full_key(text)}={found[1]} is unknown: it is one of {found[2]}."
-    if found := re.search(r"Error merging override [\w.]+=(\S+) Invalid value assigned: .* not a ListConfig", flat):
-        return f"{full_key(text)}={found[1]} has the wrong type: a list is expected, as in {full_key(text)}=[a,b]."
-    return flat
+    return refuse_word(*explain(error, name)).strip()
 
 
 def refuse_word(word: str, otherwise: str) -> str:
     """Say what to use instead of a word of an older version; of any other word, what is wrong with it."""
     return f"{word} was removed: {REMOVED[word]}." if word in REMOVED else f"{word} {otherwise}"
-
-
-def full_key(text: str) -> str:
-    """The dotted key that OmegaConf names in its message."""
-    found = re.search(r"full_key: (\S+)", text)
-    return found[1] if found else ""
-
-
-def known_keys(name: str, key: str, schema: str = "") -> list[str]:
-    """The settings that `key` may have meant, dotted: those of the schema it was refused by, else all."""
-    group, groups = key.split(".")[0], config.groups_of(name)
-    known = {field.name for field in dataclasses.fields(config.root_of(name))} | {"hydra"}
-    known |= set(config.bundles_of(name))
-    keys = [*groups, *(word for word in SCALARS if word in known), "store.dir"]
-    for option, classes in groups.items():
-        for each in classes:
-            fields = [f"{option}.{field.name}" for field in dataclasses.fields(each)]
-            if each.__name__ == schema and option == group:
-                return fields
-            keys += fields
-    return keys
-
-
-def near(word: str, known: list[str]) -> str:
-    """The near names of a word, or all when none is near."""
-    known = list(dict.fromkeys(known))
-    return did_you_mean(word, known, f"there is {', '.join(known)}.", most=3)

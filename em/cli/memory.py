@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import sqlite3
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from em.errors import ConfigError, EmError, MissingFile
+from em.cli.tool import answer_errors
+from em.errors import ConfigError, MissingFile
 from em.runtime.files import cache_dir
 from em.runtime.memory import Calls
 from em.runtime.records import format_table
@@ -27,8 +27,9 @@ DAY = 86400.0
 KINDS = ("sample", "judge", "generate", "reading")
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Do what the words ask for; the exit code."""
+@answer_errors
+def main(words: Sequence[str] | None = None) -> None:
+    """Do what the words ask for."""
     parser = argparse.ArgumentParser(prog="em memory", description=__doc__.split("\n")[0])
     parser.add_argument("--store", type=Path, default=None, metavar="DIR", help="store.dir (default: the user's cache)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{size,prune}")
@@ -43,12 +44,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments, unknown = parser.parse_known_args(words)
     if unknown and arguments.command != "show":
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    try:
-        print(perform(arguments))
-    except EmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    print(perform(arguments))
 
 
 def perform(arguments: argparse.Namespace) -> str:

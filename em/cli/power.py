@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from em.errors import ConfigError, DataError, EmError, MissingFile
+from em.cli.tool import answer_errors
+from em.errors import ConfigError, DataError, MissingFile
 from em.stats.power import ICC, Design, difference_needed, intraclass, power_of, questions_needed, samples_needed
 
 SAMPLES = (10, 30, 50, 100, 300)
@@ -113,12 +113,8 @@ def table(found: argparse.Namespace, icc: float) -> list[str]:
     return [*lines, "", f"With a power of {found.power:.0%}, {enough}; {instead}."]
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Print the table; the exit code."""
-    try:
-        found = read_arguments(words)
-        print("\n".join(table(found, icc_of(found.scores) if found.scores else found.icc)))
-    except EmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+@answer_errors
+def main(words: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    found = read_arguments(words)
+    print("\n".join(table(found, icc_of(found.scores) if found.scores else found.icc)))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from em.cli.tool import answer_errors
 from em.config.help import reference
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Print the page; the exit code."""
+@answer_errors
+def main(words: Sequence[str] | None = None) -> None:
+    """Print the page."""
     argparse.ArgumentParser(prog="em reference", description=(__doc__ or "").splitlines()[0]).parse_args(words)
-    sys.stdout.write(reference())
-    return 0
+    print(reference(), end="")

@@ -8,15 +8,15 @@ any, model, judge, condition, sample), or a .json of results by tag.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from em.errors import EmError
+from em.cli.tool import answer_errors
 
 
-def main(words: Sequence[str] | None = None) -> int:
+@answer_errors
+def main(words: Sequence[str] | None = None) -> None:
     """Parse the arguments, write the report, print its path."""
     parser = argparse.ArgumentParser(prog="em report", description=__doc__)
     parser.add_argument(
@@ -35,10 +35,5 @@ def main(words: Sequence[str] | None = None) -> int:
 
     from em.report import build_report, choose_limits, find_runs  # after the arguments, so that --help is instant
 
-    try:
-        limits = choose_limits(arguments.misaligned_below, arguments.coherent_above)
-        print(build_report(find_runs(arguments.paths), out, arguments.title, limits))
-    except EmError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
+    limits = choose_limits(arguments.misaligned_below, arguments.coherent_above)
+    print(build_report(find_runs(arguments.paths), out, arguments.title, limits))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from textwrap import fill
@@ -192,11 +193,8 @@ def histogram(lengths: Sequence[int], unit: str) -> list[str]:
 
 def round_edges(most: int) -> list[int]:
     """0, then 1, 2, 5, 10, 20, … until above `most`."""
-    edges, scale = [0], 1
-    while edges[-1] <= most:
-        edges += [step * scale for step in STEPS]
-        scale *= 10
-    return [edge for position, edge in enumerate(edges) if position == 0 or edges[position - 1] <= most]
+    edges = [0, *(step * 10**power for power in range(len(str(most)) + 1) for step in STEPS)]
+    return edges[: bisect_right(edges, most) + 1]
 
 
 def listing() -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from em.config import (
     ApiJudge,
     ApiSampler,
+    DataConfig,
+    EvalConfig,
+    GenerateConfig,
     HfSampler,
     JudgeConfig,
     LocalJudge,
@@ -18,13 +19,65 @@ from em.config import (
     OpenAITrainer,
     PanelJudge,
     Reading,
+    RealignConfig,
     RunConfig,
+    SamplerConfig,
     ServiceTrainer,
     TinkerTrainer,
     WandbTracker,
 )
 from em.config.addresses import check_address, check_day, check_key_env, server_name
 from em.errors import ConfigError, shown
+
+Bounds = dict[str, tuple[float, float] | None]
+NO_BOUND = float("inf")
+SHARE = (0, 1)
+
+
+def positive(*names: str) -> Bounds:
+    """Bounds of settings that must be greater than 0."""
+    return dict.fromkeys(names)
+
+
+def at_least_zero(*names: str) -> Bounds:
+    """Bounds of settings that must not be negative."""
+    return dict.fromkeys(names, (0, NO_BOUND))
+
+
+BOUNDS: dict[type, Bounds] = {
+    DataConfig: positive("limit"),
+    RealignConfig: positive("limit", "epochs", "batch_size", "max_length", "learning_rate")
+    | at_least_zero("warmup_steps"),
+    LocalTrainer: positive("epochs", "batch_size", "max_length", "learning_rate", "device_tokens")
+    | at_least_zero("warmup_steps", "weight_decay", "max_grad_norm", "processes", "checkpoints", "save_steps"),
+    LoraTrainer: positive("rank", "alpha") | {"dropout": SHARE},
+    ServiceTrainer: at_least_zero("patience")
+    | {
+        "epochs": (1, 50),
+        "timeout": (0.1, NO_BOUND),
+        "look": (0.01, 3600),
+        "settle": (0, 3600),
+        "batch_size": (1, 256),
+    },
+    OpenAITrainer: {"learning_rate_multiplier": (1e-6, 1e6)},
+    TinkerTrainer: {"learning_rate": (1e-9, 1), "rank": (1, 4096), "max_length": (8, 2**20), "save_steps": (1, 10**6)},
+    EvalConfig: positive("samples", "max_new_tokens")
+    | at_least_zero("temperature")
+    | {"top_p": (1e-9, 1), "misaligned_below": (0, 100), "coherent_above": (0, 100)},
+    SamplerConfig: {"seed": (0, 2**63 - 1)},
+    HfSampler: positive("batch_size"),
+    ApiSampler: positive("connections", "timeout"),
+    OneJudge: {"min_mass": SHARE},
+    LocalJudge: positive("batch_size"),
+    ApiJudge: positive("samples", "max_reply_tokens", "connections", "timeout", "max_usd"),
+    GenerateConfig: positive(
+        *("rows", "per_call", "max_new_tokens", "attempts", "max_calls", "max_usd", "connections", "timeout")
+    )
+    | at_least_zero("shots")
+    | {"passage": (200, NO_BOUND), "variance_probability": SHARE, "temperature": (0, 2), "top_p": (1e-9, 1)}
+    | {"seed": (0, 2**63 - 1), "similar": (0.05, 1), "keep_above": (0, 99.999)},
+}
+"""The lowest and the highest value of each setting that is a number; None: it must be greater than 0."""
 
 
 def check_batch(settings: RunConfig) -> None:
@@ -54,56 +107,29 @@ def check_tracker(settings: RunConfig) -> None:
 
 
 def check_ranges(settings: RunConfig) -> None:
-    """Every number within its bounds."""
-    trainer, evaluation = settings.trainer, settings.eval
-    positive: dict[str, float | None] = {
-        "data.limit": settings.data.limit,
-        "realign.limit": settings.realign.limit,
-        "eval.samples": evaluation.samples,
-        "eval.max_new_tokens": evaluation.max_new_tokens,
-    }
-    for name in ("epochs", "batch_size", "max_length", "learning_rate"):
-        positive[f"realign.{name}"] = vars(settings.realign)[name]
-        if isinstance(trainer, LocalTrainer):
-            positive[f"trainer.{name}"] = vars(trainer)[name]
-    if isinstance(trainer, LocalTrainer):
-        positive["trainer.device_tokens"] = trainer.device_tokens
-    if isinstance(trainer, LoraTrainer):
-        positive |= {"trainer.rank": trainer.rank, "trainer.alpha": trainer.alpha}
-    for key, judge in judges_by_key("judge", settings.judge):
-        positive |= numbers_of(key, judge)
-    if isinstance(settings.sampler, HfSampler):
-        positive["sampler.batch_size"] = settings.sampler.batch_size
-    if isinstance(settings.sampler, ApiSampler):
-        positive["sampler.connections"] = settings.sampler.connections
-        positive["sampler.timeout"] = settings.sampler.timeout
-    for key, value in positive.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"{key}={value} must be greater than 0.")
-    no_bound = float("inf")
-    bounded: dict[str, tuple[float, float, float]] = {
-        "trainer.dropout": (trainer.dropout if isinstance(trainer, LoraTrainer) else 0, 0, 1),
-        "realign.warmup_steps": (settings.realign.warmup_steps or 0, 0, no_bound),
-        "eval.temperature": (evaluation.temperature, 0, no_bound),
-        "eval.top_p": (evaluation.top_p, 1e-9, 1),
-        "eval.misaligned_below": (evaluation.misaligned_below, 0, 100),
-        "eval.coherent_above": (evaluation.coherent_above, 0, 100),
-        "seed": (settings.seed, 0, 2**32 - 1),
-        "sampler.seed": (settings.sampler.seed, 0, 2**63 - 1),
-    }
-    if isinstance(trainer, LocalTrainer):
-        names = ("warmup_steps", "weight_decay", "max_grad_norm", "processes", "checkpoints", "save_steps")
-        bounded |= {f"trainer.{name}": (vars(trainer)[name], 0, no_bound) for name in names}
-    if isinstance(trainer, ServiceTrainer):
-        check_words(trainer)
-        bounded["seed"] = (settings.seed, 0, 2**31 - 1)
-        bounded |= {f"trainer.{name}": (vars(trainer)[name], low, high) for name, low, high in numbers_for(trainer)}
-    for key, judge in judges_by_key("judge", settings.judge):
-        if isinstance(judge, OneJudge):
-            bounded[f"{key}.min_mass"] = (judge.min_mass, 0, 1)
-    for key, (number, low, high) in bounded.items():
-        if not low <= number <= high:
-            raise ConfigError(f"{key}={number} must lie between {low} and {high}.")
+    """Refuse numbers out of their bounds, and settings of services and judges that can't be."""
+    for group in ("data", "realign", "trainer", "eval", "sampler"):
+        check_numbers(group, vars(settings)[group])
+    highest_seed = 2**32 - 1
+    if isinstance(settings.trainer, ServiceTrainer):
+        check_words(settings.trainer)
+        highest_seed = 2**31 - 1
+    if not 0 <= settings.seed <= highest_seed:
+        raise ConfigError(f"seed={settings.seed} must lie between 0 and {highest_seed}.")
+    check_judges(settings.judge)
+
+
+def check_numbers(key: str, settings: object) -> None:
+    """Refuse numbers of a group's settings out of their bounds. `key`: how they are called on the command line."""
+    for schema in reversed(type(settings).__mro__):
+        for name, bounds in BOUNDS.get(schema, {}).items():
+            value = vars(settings)[name]
+            if value is None or isinstance(value, str):  # left open, or a word such as auto
+                continue
+            if bounds is None and not value > 0:
+                raise ConfigError(f"{key}.{name}={value} must be greater than 0.")
+            if bounds is not None and not bounds[0] <= value <= bounds[1]:
+                raise ConfigError(f"{key}.{name}={value} must lie between {bounds[0]} and {bounds[1]}.")
 
 
 def check_words(trainer: ServiceTrainer) -> None:
@@ -118,41 +144,19 @@ def check_words(trainer: ServiceTrainer) -> None:
         raise ConfigError("trainer.suffix must have 1 to 64 characters.")
 
 
-def numbers_for(trainer: ServiceTrainer) -> Iterator[tuple[str, float, float]]:
-    """The settings that are numbers, with the bounds of OpenAI's service."""
-    no_bound = float("inf")
-    yield from (("epochs", 1, 50), ("timeout", 0.1, no_bound), ("look", 0.01, 3600), ("patience", 0, no_bound))
-    yield "settle", 0, 3600
-    if not isinstance(trainer.batch_size, str):
-        yield "batch_size", 1, 256
-    if isinstance(trainer, TinkerTrainer):
-        yield from (("learning_rate", 1e-9, 1), ("rank", 1, 4096), ("max_length", 8, 2**20), ("save_steps", 1, 10**6))
-    if isinstance(trainer, OpenAITrainer) and not isinstance(trainer.learning_rate_multiplier, str):
-        yield "learning_rate_multiplier", 1e-6, 1e6
-
-
-def judges_by_key(key: str, judge: JudgeConfig) -> Iterator[tuple[str, JudgeConfig]]:
-    """The one judge, or the judges of a panel, each with the key that its settings have on the command line."""
+def check_judges(judge: JudgeConfig, key: str = "judge") -> None:
+    """Refuse settings of a judge, or of each judge of a panel, that can't be or can't go together."""
     if isinstance(judge, PanelJudge):
         if not judge.judges:
             raise ConfigError("judge=panel needs judges: add judge@judge.judges.first=gpt4o, or choose judge=local.")
         for name, each in judge.judges.items():
-            yield from judges_by_key(f"{key}.judges.{name}", each)
-    else:
-        yield key, judge
-
-
-def numbers_of(key: str, judge: JudgeConfig) -> dict[str, float | None]:
-    """The settings of a judge that must be greater than 0; what can't go together is refused."""
-    if isinstance(judge, LocalJudge):
-        return {f"{key}.batch_size": judge.batch_size}
-    assert isinstance(judge, ApiJudge)
-    check_address(f"{key}.base_url", judge.base_url)
-    check_key_env(f"{key}.key_env", judge.key_env)
-    if judge.name == "open" and not server_name(judge.base_url):
-        raise ConfigError(f"judge=open needs a server: name it by {key}.base_url=http://HOST:8000/v1.")
-    if judge.batch and judge.reading is Reading.mass:
-        raise ConfigError(f"{key}.batch=true can't go with reading=mass, which asks several times a judgement.")
-    check_day(f"{key}.retired", judge.retired)
-    names = ("samples", "max_reply_tokens", "connections", "timeout", "max_usd")
-    return {f"{key}.{name}": vars(judge)[name] for name in names}
+            check_judges(each, f"{key}.judges.{name}")
+    if isinstance(judge, ApiJudge):
+        check_address(f"{key}.base_url", judge.base_url)
+        check_key_env(f"{key}.key_env", judge.key_env)
+        if judge.name == "open" and not server_name(judge.base_url):
+            raise ConfigError(f"judge=open needs a server: name it by {key}.base_url=http://HOST:8000/v1.")
+        if judge.batch and judge.reading is Reading.mass:
+            raise ConfigError(f"{key}.batch=true can't go with reading=mass, which asks several times a judgement.")
+        check_day(f"{key}.retired", judge.retired)
+    check_numbers(key, judge)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -26,6 +29,7 @@ EXAMPLES = {
     "train": ("", "model=llama8b data=medical", "realign=car_good", "-m data=car_bad,car_good trainer.epochs=1,2,4"),
     "evaluate": ("", "data=car_bad", "model=llama8b model.adapter=FOLDER", "data=car_bad eval.samples=30"),
 }
+TYPES = {"None": "empty", "bool": "true/false", "int": "whole number", "float": "number", "str": "text"}
 TITLE = """# Every option and setting
 
 Written by `em reference > docs/reference.md` from `em/config/` and `conf/`; do not edit. An option is
@@ -34,8 +38,9 @@ values of its file, `conf/GROUP/OPTION.yaml`.
 """
 
 
+@cache
 def field_docs() -> dict[str, dict[str, str]]:
-    """The documentation string below each field of each schema: class name → field name → text."""
+    """Read the documentation string below each field of each schema: class name → field name → text."""
     docs: dict[str, dict[str, str]] = {}
     sources = [path.read_text(encoding="utf-8") for path in sorted(Path(config.__file__).parent.glob("*.py"))]
     for node in (node for source in sources for node in ast.parse(source).body):
@@ -48,38 +53,35 @@ def field_docs() -> dict[str, dict[str, str]]:
     return docs
 
 
+def settings_of(classes: Sequence[type]) -> dict[str, type]:
+    """Find the settings of a group, each with the schema that documents it; a schema has those of its bases too."""
+    settings: dict[str, type] = {}
+    for schema in (base for each in classes for base in each.__mro__[::-1]):
+        for name in field_docs().get(schema.__name__, {}):
+            settings.setdefault(name, schema)
+    settings.pop("name", None)
+    return settings
+
+
 def option_files(conf: Path, group: str) -> list[Path]:
-    """A group's option files; the sweep file of W&B is none."""
+    """List a group's option files; the sweep file of W&B is none."""
     return sorted(path for path in (conf / group).glob("*.yaml") if (group, path.stem) != ("sweep", "wandb"))
 
 
-def options(conf: Path, group: str) -> str:
-    """The names of a group's option files."""
-    return ", ".join(path.stem for path in option_files(conf, group))
-
-
 def help_text(name: str, conf: Path) -> str:
-    """The whole help page of `train`, `evaluate` or `generate`."""
-    docs = field_docs()
+    """Write the whole help page of `train`, `evaluate` or `generate`."""
     command = spell_command(name)
     lines = [HEAD[name], "", f"usage: {command} [GROUP=OPTION …] [GROUP.SETTING=VALUE …] [-m for a sweep]", ""]
     lines += [f"  {command} {words}".rstrip() for words in EXAMPLES[name]]
     lines += ["", "Groups and their options:"]
-    groups = config.groups_of(name)
-    lines += [f"  {group:12} {options(conf, group)}" for group in [*groups, *config.bundles_of(name)]]
+    groups, root = config.groups_of(name), config.root_of(name)
+    for group in (*groups, *config.bundles_of(name)):
+        lines.append(f"  {group:12} {', '.join(path.stem for path in option_files(conf, group))}")
     lines += ["", "Settings:"]
-    for group, classes in groups.items():
-        shown: set[str] = set()
-        # A schema has the settings of those that it is made from.
-        for schema in (base for each in classes for base in each.__mro__[::-1] if base is not object):
-            for setting, text in docs[schema.__name__].items():
-                if setting not in shown and setting != "name":
-                    lines.append(f"  {group + '.' + setting:32} {text}")
-                shown.add(setting)
-    unused = {"store", "trainer", "eval"}  # the last two are documented by their groups, where they are used
-    root = docs[config.root_of(name).__name__]
-    lines += [f"  {setting:32} {text}" for setting, text in root.items() if setting not in unused]
-    lines += [f"  {'store.' + setting:32} {text}" for setting, text in docs["StoreConfig"].items()]
+    tables = {f"{group}.": settings_of(classes) for group, classes in groups.items()}
+    tables |= {"": dict.fromkeys(own_fields(root), root), "store.": settings_of([config.StoreConfig])}
+    for prefix, settings in tables.items():
+        lines += [f"  {prefix + each:32} {field_docs()[schema.__name__][each]}" for each, schema in settings.items()]
     lines += [
         f"  {'hydra.run.dir':32} Folder of the run; a run that was stopped there goes on.",
         "",
@@ -89,107 +91,72 @@ def help_text(name: str, conf: Path) -> str:
 
 
 def reference() -> str:
-    """The whole page."""
-    docs = field_docs()
+    """Write the whole page of every option and setting."""
     parts = [TITLE]
-    for group, classes in config.GROUPS.items():
-        parts += [f"## {group}\n", options_table(group), settings_table(group, classes, docs)]
-    for group, classes in config.GENERATE_GROUPS.items():
-        if group not in config.GROUPS:
-            parts += [f"## {group} (of generate.py)\n", options_table(group), settings_table(group, classes, docs)]
+    for group, classes in (config.GROUPS | {"generate": config.GENERATE_GROUPS["generate"]}).items():
+        only = " (of generate.py)" if group == "generate" else ""
+        parts += [f"## {group}{only}\n", options_table(group), settings_table(f"{group}.", settings_of(classes))]
     for group in config.BUNDLES:
         parts += [f"## {group}\n", options_table(group)]
     parts += [
         "## The run\n",
-        rows_table([(name, config.RunConfig, "") for name in own_fields(config.RunConfig)], docs),
-        rows_table([(name, config.StoreConfig, "store.") for name in own_fields(config.StoreConfig)], docs),
+        settings_table("", dict.fromkeys(own_fields(config.RunConfig), config.RunConfig)),
+        settings_table("store.", settings_of([config.StoreConfig])),
     ]
     return "\n".join(parts)
 
 
 def own_fields(schema: type) -> list[str]:
-    """The names of a schema's fields that are no groups."""
-    return [field.name for field in dataclasses.fields(schema) if field.name not in (*config.GROUPS, "store")]
+    """List the fields of a schema that are no groups."""
+    groups = {*config.GROUPS, *config.GENERATE_GROUPS, "store"}
+    return [field.name for field in dataclasses.fields(schema) if field.name not in groups]
 
 
 def options_table(group: str) -> str:
-    """The options of a group, with the comment at the head of each file."""
+    """Write the options of a group, with the comment at the head of each file."""
     lines = ["| option | |", "|---|---|"]
     for path in option_files(CONF, group):
-        lines.append(f"| `{group}={path.stem}` | {comment_of(path)} |")
+        head = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+        comment = " ".join(line.removeprefix("#") for line in head if not line.startswith("# @package"))
+        lines.append(f"| `{group}={path.stem}` | {escape_cell(comment)} |")
     return "\n".join(lines) + "\n"
 
 
-def comment_of(path: Path) -> str:
-    """The comment that a file opens with, on one line."""
-    said = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            said.append(line.removeprefix("#").strip())
-    return cell(" ".join(said))
-
-
-def settings_table(group: str, classes: tuple[type, ...], docs: dict[str, dict[str, str]]) -> str:
-    """The settings of a group; those that only some of its options have say which."""
-    rows: list[tuple[str, type, str]] = []
-    seen: set[str] = set()
-    for schema in (base for each in classes for base in each.__mro__[::-1] if dataclasses.is_dataclass(base)):
-        for field in dataclasses.fields(schema):
-            if field.name not in seen and field.name in docs[schema.__name__] and field.name != "name":
-                rows.append((field.name, schema, f"{group}."))
-                seen.add(field.name)
-    return rows_table(rows, docs)
-
-
-def rows_table(rows: list[tuple[str, type, str]], docs: dict[str, dict[str, str]]) -> str:
-    """A table of settings: name, type, default, meaning."""
-    if not rows:
+def settings_table(prefix: str, settings: Mapping[str, type]) -> str:
+    """Write a table of settings: name, type, default, meaning."""
+    if not settings:
         return ""
     lines = ["| setting | type | default | |", "|---|---|---|---|"]
-    for name, schema, prefix in rows:
-        field = next(field for field in dataclasses.fields(schema) if field.name == name)
-        kind = type_name(get_type_hints(schema)[name])
-        lines.append(
-            f"| `{prefix}{name}` | {cell(kind)} | {cell(default_of(field))} | {cell(docs[schema.__name__][name])} |"
-        )
+    for name, schema in settings.items():
+        [field] = [field for field in dataclasses.fields(schema) if field.name == name]
+        texts = (type_name(get_type_hints(schema)[name]), default_of(field), field_docs()[schema.__name__][name])
+        lines.append(f"| `{prefix}{name}` | {' | '.join(map(escape_cell, texts))} |")
     return "\n".join(lines) + "\n"
 
 
 def type_name(hint: Any) -> str:
-    """A type as a reader types it: `number`, `text`, the words of an enum."""
+    """Name a type as a reader types it: `number`, `text`, the words of an enum."""
     if isinstance(hint, type) and issubclass(hint, Enum):
         return ", ".join(str(member.value) for member in hint)
     text = str(hint) if not isinstance(hint, type) else hint.__name__
     text = re.sub(r"[\w.]*\.(\w+)", r"\1", text)
-    for python, word in (
-        ("None", "empty"),
-        ("bool", "true/false"),
-        ("int", "whole number"),
-        ("float", "number"),
-        ("str", "text"),
-    ):
-        text = re.sub(rf"\b{python}\b", word, text)
-    return text.replace(" | ", " or ")
+    return re.sub(r"\w+", lambda word: TYPES.get(word[0], word[0]), text).replace(" | ", " or ")
 
 
 def default_of(field: dataclasses.Field[Any]) -> str:
-    """The default as it is typed; a dash where the option gives it."""
+    """Write the default as it is typed; a dash where the option gives it."""
     value = field.default
     if value is dataclasses.MISSING:
         value = field.default_factory() if field.default_factory is not dataclasses.MISSING else config.MISSING
     if dataclasses.is_dataclass(value) or value == config.MISSING:
         return "–"
-    if value is None:
+    if value is None or value == "":
         return "empty"
     if isinstance(value, Enum):
-        return f"`{value.value}`"
-    if value == "":
-        return "empty"
+        value = value.value
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def cell(text: str) -> str:
-    """A text as a cell of a table."""
+def escape_cell(text: str) -> str:
+    """Write a text as a cell of a table."""
     return " ".join(text.split()).replace("|", "\\|")

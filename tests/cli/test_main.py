@@ -79,7 +79,7 @@ def test_old_spellings_name_the_new_one(old: str, new: str) -> None:
 
 def test_words_that_are_called_like_an_old_command_are_words() -> None:
     assert em("data", "show", "em.data").stderr.startswith("error: em.data is neither a set that em knows nor a file")
-    assert em("report", "em.data").stderr.startswith("There is no")
+    assert em("report", "em.data").stderr.startswith("error: There is no")
     command = [sys.executable, "-m", "json.tool", "em.data"]
     assert "em.data" in subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stderr
 

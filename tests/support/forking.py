@@ -138,7 +138,7 @@ def become(script: str, words: list[str], cwd: str) -> None:
     shards.run_children = tasks_here  # type: ignore[assignment]
     code: Any = 0
     try:
-        cli.main(script.removesuffix(".py"))
+        code = cli.main(script.removesuffix(".py"))
     except SystemExit as left:
         code = left.code
     except BaseException:

@@ -140,11 +140,7 @@ def test_the_process_ends_with_its_code_and_one_sentence(
 
     def command(folder: str) -> tuple[int, dict[str, Any]]:
         monkeypatch.setattr("sys.argv", ["train.py", *given, f"hydra.run.dir={tmp_path / folder}"])
-        try:
-            run_main("train")
-            code = 0
-        except SystemExit as left:
-            code = int(left.code or 0)
+        code = run_main("train")
         return code, json.loads((tmp_path / folder / "manifest.json").read_text())
 
     change(server, tuning_fault=f"{call}:{fault}")

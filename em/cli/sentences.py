@@ -1,0 +1,82 @@
+"""What Hydra and OmegaConf say of a word of the command line, in words of our own with the fix."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from em import config
+from em.config.help import option_files, own_fields
+from em.config.paths import CONF
+from em.errors import did_you_mean
+
+KINDS = {
+    **dict.fromkeys(("Integer", "int"), "a whole number"),
+    **dict.fromkeys(("Float", "float"), "a number"),
+    "str": "a word",
+}
+CONVERSION = (
+    r"Value '(.*?)'(?: of type '\w+')? "
+    r"(?:could not be converted to (\w+)|is incompatible with type hint '(?:typing\.)?Union\[(.*?)\]')"
+)
+FAULTS = {
+    r"Value '(.*?)' .*is not a valid bool": "has the wrong type: true or false is expected.",
+    r"Invalid value '(.*?)', expected one of \[(.*?)\]": "is unknown: it is one of {1}.",
+    r"merging override [\w.]+=(\S+) .* not a ListConfig": "has the wrong type: a list is expected, as in {key}=[a,b].",
+}
+"""Patterns of messages, whose first group is the value that was typed, and what is wrong with it."""
+
+
+def explain(error: BaseException, name: str) -> tuple[str, str]:
+    """Find the word that an error is about, and say what is wrong with it and what to type instead.
+
+    Args:
+        name: of the primary config.
+    """
+    text = str(error)
+    if error.__cause__ is not None and ("raised while composing" in text or "Error merging override" in text):
+        text = f"{text}\n{error.__cause__}"
+    flat = " ".join(text.split())
+    if "Key 'sweep'" in text:
+        own = "is a sweep of W&B's own: start it with `wandb sweep conf/sweep/wandb.yaml` (docs/wandb.md)."
+        return "sweep=wandb", own
+    if match := re.search(r"Could not find '(\w+)/(.+?)'", text):
+        group, option = match.groups()
+        options = [path.stem for path in option_files(CONF, group)]
+        return f"{group}={option}", f"is no option: {suggest(option, options)}"
+    full_key = re.search(r"full_key: (\S+)", text)
+    key = full_key[1] if full_key else ""
+    if match := re.search(r"Key '(\w+)' (?:is )?not in '(\w+)'", text):
+        schema = re.search(r"object_type=(\w+)", text)
+        known = known_keys(name, key or match[1], schema[1] if schema else match[2])
+        return key or match[1], f"is no setting: {suggest(key or match[1], known)}"
+    if match := re.search(r"Could not override '([\w.@/]+)'", text):
+        return match[1], f"is no setting: {suggest(match[1], known_keys(name, match[1]))}"
+    if match := re.search(r"Error merging override realign\.data=(\w+)", flat):
+        return f"realign.data={match[1]}", f"is not how an option is chosen there: write data@realign.data={match[1]}."
+    if match := re.search(CONVERSION, flat):
+        kinds = dict.fromkeys(KINDS.get(kind, kind) for kind in (match[2] or match[3]).split(", "))
+        return f"{key}={match[1]}", f"has the wrong type: {' or '.join(kinds)} is expected."
+    for pattern, fault in FAULTS.items():
+        if match := re.search(pattern, flat):
+            return f"{key}={match[1]}", fault.format(*match.groups(), key=key)
+    return "", flat
+
+
+def known_keys(name: str, key: str, schema: str = "") -> list[str]:
+    """List the settings that `key` may have meant, dotted: those of the schema it was refused by, else all."""
+    groups = config.groups_of(name)
+    keys = [*groups, *own_fields(config.root_of(name)), *config.bundles_of(name), "hydra", "store", "store.dir"]
+    for group, classes in groups.items():
+        for each in classes:
+            fields = [f"{group}.{field.name}" for field in dataclasses.fields(each)]
+            if each.__name__ == schema and group == key.split(".")[0]:
+                return fields
+            keys += fields
+    return keys
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """Ask whether one of the names near a word is meant; list all when none is near."""
+    known = list(dict.fromkeys(known))
+    return did_you_mean(word, known, f"there is {', '.join(known)}.", most=3)

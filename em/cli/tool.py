@@ -1,0 +1,31 @@
+"""How every command ends: with an exit code, and what em raises on purpose as one sentence."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+from em.errors import EmError
+from em.runtime.keys import without_keys
+
+Words = ParamSpec("Words")
+
+
+def answer_errors(main: Callable[Words, int | None]) -> Callable[Words, int]:
+    """Wrap the `main` of a command, so that it returns its exit code and prints errors as one sentence."""
+
+    @functools.wraps(main)
+    def answering(*args: Words.args, **kwargs: Words.kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except EmError as error:
+            sentence, code = str(error), error.exit_code
+        except KeyboardInterrupt:
+            sentence, code = "Interrupted. Nothing that was finished is lost: run the same command again.", 130
+        # A server's own words may be part of the sentence, and may repeat a key.
+        print(f"error: {without_keys(sentence)}", file=sys.stderr, flush=True)
+        return code
+
+    return answering
