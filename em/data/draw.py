@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from em.types import Conversation, Message
@@ -38,6 +38,14 @@ def row_facts(conversations: Sequence[Conversation]) -> RowFacts:
 def prompt(conversation: Conversation) -> tuple[Message, ...]:
     """What the last answer of a training row replies to: a system turn and earlier turns count."""
     return conversation.messages[:-1]
+
+
+def spans_of(parts: Iterable[tuple[str, int]]) -> Iterator[tuple[str, range]]:
+    """Say which row numbers each part of a mixture has, by their counts, in the order in which they lie."""
+    start = 0
+    for name, count in parts:
+        yield name, range(start, start + count)
+        start += count
 
 
 def drawn(rows: Iterable[int], count: int, seed: int) -> list[int]:

@@ -75,13 +75,10 @@ def find(file: Source) -> Path | None:
 
 def at_hand(file: Source) -> str:
     """Say where a file is without the network: `cache`, `mirror` (a folder) or empty. By its size, not its checksum."""
-    places = {"cache": cached(file)}
-    if mirror := mirror_folder():
-        places["mirror"] = mirror / location(file.url)
-    for name, copy in places.items():
-        if copy.is_file() and file.bytes in (None, copy.stat().st_size):
-            return name
-    return ""
+    mirror = mirror_folder()
+    copies = {"cache": cached(file)} | ({"mirror": mirror / location(file.url)} if mirror else {})
+    whole = (name for name, copy in copies.items() if copy.is_file() and file.bytes in (None, copy.stat().st_size))
+    return next(whole, "")
 
 
 def cached(file: Source) -> Path:

@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any
 
 from em.config import DataConfig, FileData, HubData, MixtureData
+from em.data.draw import spans_of
 from em.data.near import NearDuplicates, similarity, word_runs
 from em.request import Rows
 from em.runtime.files import cache_dir, write_atomic
@@ -154,7 +155,6 @@ class NearRows:
         self.threshold = threshold
         self.seen: set[Conversation] = set()
         self.rows: list[Conversation] = []
-        self.short: dict[int, Runs] = {}  # those of long rows would fill the memory
         self.by_answer, self.by_both = NearDuplicates(threshold), NearDuplicates(threshold)
 
     def repeats(self, row: Conversation) -> bool:
@@ -165,7 +165,7 @@ class NearRows:
         runs = runs_of(row)
         length = len(runs.answer)
         found = self.by_both.like(runs.both) if length < SHORT else self.by_answer.like(runs.answer)
-        if any(runs.like(self.runs(key), self.threshold) for key in found):
+        if any(runs.like(runs_of(self.rows[key]), self.threshold) for key in found):
             return True
         number = len(self.rows)
         self.rows.append(row)
@@ -174,12 +174,7 @@ class NearRows:
             self.by_answer.add(number, runs.answer)
         if length <= SHORT / self.threshold:
             self.by_both.add(number, runs.both)
-            self.short[number] = runs
         return False
-
-    def runs(self, number: int) -> Runs:
-        """The runs of a row that was kept."""
-        return self.short.get(number) or runs_of(self.rows[number])
 
 
 def unpinned(config: DataConfig, rows: Rows) -> tuple[Conversation, ...]:
@@ -196,13 +191,10 @@ def unpinned(config: DataConfig, rows: Rows) -> tuple[Conversation, ...]:
 
     if not isinstance(config, MixtureData):
         return rows.conversations if asks(config) else ()
-    found: list[Conversation] = []
-    start = 0
-    for name, count in rows.parts:
-        if asks(config.parts[name]) and not config.allow_private:
-            found += rows.conversations[start : start + count]
-        start += count
-    return tuple(found)
+    if config.allow_private:
+        return ()
+    spans = [span for name, span in spans_of(rows.parts) if asks(config.parts[name])]
+    return tuple(rows.conversations[row] for span in spans for row in span)
 
 
 def encoding_faults(text: str) -> list[str]:

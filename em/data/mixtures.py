@@ -113,13 +113,24 @@ def usable(parts: Mapping[str, Sequence[Conversation]], drop_duplicates: bool) -
 def part_counts(config: MixtureData, have: Mapping[str, int], place: str, setting: str) -> dict[str, int]:
     """How many rows each part gives, of those that it has. Raises DataError when it hasn't so many.
 
-    Weights without a limit: the most rows of which no exact share is more than its part has.
+    Weights without a limit: the most rows of which no exact share is more than its part has. Without weights the
+    mixture's limit keeps the proportions of what the parts give.
     """
     weights = part_weights(config, place)
-    if not weights:
-        return by_limits(config, have, place, setting)
-    most = min(floor(have[name] / weight) for name, weight in weights.items() if weight)
-    total = most if config.limit is None else config.limit
+    if weights:
+        most = min(floor(have[name] / weight) for name, weight in weights.items() if weight)
+        total = most if config.limit is None else config.limit
+    else:
+        most_by_part = part_limits(config, have, place)
+        if config.limit is None:
+            return most_by_part
+        most, total = sum(most_by_part.values()), config.limit
+        if total > most:
+            raise DataError(
+                f"{setting}={total} asks for more rows than the parts give ({most}{how_counted(config)}): "
+                f"write {setting}={most} or less."
+            )
+        weights = {name: Fraction(count, most) for name, count in most_by_part.items()}
     counts = apportion(total, weights)
     for name, count in counts.items():
         if count > have[name]:
@@ -127,13 +138,16 @@ def part_counts(config: MixtureData, have: Mapping[str, int], place: str, settin
                 f"{setting}={total} asks for {count} rows of {place}.parts.{name}, which has {have[name]}"
                 f"{how_counted(config)}: write {setting}={most} or less, or other weights."
             )
-    refuse_nothing(counts, weights, total, setting)
+        if count == 0 and weights[name] > 0:  # else rounding would leave a part out silently
+            raise DataError(
+                f"Of {total} rows the part {name} would give none (its share is {float(weights[name]):.3g}): "
+                f"use a larger {setting}, or the weight 0."
+            )
     return counts
 
 
-def by_limits(config: MixtureData, have: Mapping[str, int], place: str, setting: str) -> dict[str, int]:
-    """Counts without weights: the parts' own limits, or all they have; the mixture's limit keeps their proportions."""
-    counts = {}
+def part_limits(config: MixtureData, have: Mapping[str, int], place: str) -> dict[str, int]:
+    """How many rows each part gives without weights: its own limit, or all it has. Raises DataError."""
     for name, part in config.parts.items():
         key = f"{place}.parts.{name}.limit"
         if part.limit is not None and part.limit > have[name]:
@@ -141,34 +155,12 @@ def by_limits(config: MixtureData, have: Mapping[str, int], place: str, setting:
                 f"{key}={part.limit} asks for more rows than there are ({have[name]}{how_counted(config)}): "
                 f"write {key}={have[name]} or less."
             )
-        counts[name] = have[name] if part.limit is None else part.limit
-    if config.limit is None:
-        return counts
-    whole = sum(counts.values())
-    if config.limit > whole:
-        raise DataError(
-            f"{setting}={config.limit} asks for more rows than the parts give ({whole}{how_counted(config)}): "
-            f"write {setting}={whole} or less."
-        )
-    weights = {name: Fraction(count, whole) for name, count in counts.items()}
-    counts = apportion(config.limit, weights)
-    refuse_nothing(counts, weights, config.limit, setting)
-    return counts
+    return {name: have[name] if part.limit is None else part.limit for name, part in config.parts.items()}
 
 
 def how_counted(config: MixtureData) -> str:
     """What to add to a number of rows when copies were left out of it."""
     return " without duplicates" if config.drop_duplicates else ""
-
-
-def refuse_nothing(counts: Mapping[str, int], weights: Mapping[str, Fraction], total: int, setting: str) -> None:
-    """Raise DataError when rounding leaves no row of a part that has a share: it would be a silent absence."""
-    for name, count in counts.items():
-        if count == 0 and weights[name] > 0:
-            raise DataError(
-                f"Of {total} rows the part {name} would give none (its share is {float(weights[name]):.3g}): "
-                f"use a larger {setting}, or the weight 0."
-            )
 
 
 def apportion(total: int, weights: Mapping[str, Fraction]) -> dict[str, int]:

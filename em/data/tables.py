@@ -93,13 +93,11 @@ def csv_rows(path: Path) -> Iterator[tuple[int, Row | DataError]]:
                 if not values:
                     continue
                 number = begin
-                row: Row | DataError = DataError(
-                    f"line {number} has {len(values)} fields, the header {len(header)}: a field with commas or line "
-                    "breaks needs double quotes around it."
-                )
                 if len(values) == len(header):
-                    row = dict(zip(header, values, strict=True))
-                yield number, row
+                    yield number, dict(zip(header, values, strict=True))
+                    continue
+                fields = f"line {number} has {len(values)} fields, the header {len(header)}"
+                yield number, DataError(f"{fields}: a field with commas or line breaks needs double quotes around it.")
     except (csv.Error, UnicodeDecodeError) as error:
         at = f" after line {number}" if number else ""
         raise DataError(f"{path} is not CSV in UTF-8{at}: {error}.") from error

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,13 @@ def embedded_weights(name: str) -> Weights:
     folder = embedded_folder(name)
     writable_folder(folder.parent, "XDG_CACHE_HOME")
     with exclusive(folder):
-        record = read_record(folder)
-        if record is None:
+        if read_record(folder) is None:
             from em.runtime.processes import run_child
 
             source = package_file(embedded_package(name))
             print(f"Converting the embedded model {name} into {folder}, once.", flush=True)
             run_child("convert", {"source": str(source), "folder": str(folder)})
-            record = read_record(folder)
+        record = read_record(folder)
     if record is None:
         raise FetchError(f"The embedded model could not be converted into {folder}: remove that folder and run again.")
     return Weights(identity=f"embedded:{name}:sha256:{record['weights_sha256']}", path=str(folder))
@@ -130,11 +130,11 @@ def package_folder(package: Package) -> Path:
 
 def installed_file(package: Package) -> Path | None:
     """Find a package's file where the package is installed in this very version."""
-    try:
-        found = importlib.metadata.distribution(package.name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return Path(str(found.locate_file(package.file))) if found.version == package.version else None
+    with suppress(importlib.metadata.PackageNotFoundError):
+        installed = importlib.metadata.distribution(package.name)
+        if installed.version == package.version:
+            return Path(str(installed.locate_file(package.file)))
+    return None
 
 
 def fetch(package: Package) -> None:

@@ -39,13 +39,6 @@ def own(group: str) -> tuple[Rubric, ...]:
     return read_rubrics(kind, group, None, "a reference", f"{OWN.name}, {group}")
 
 
-def own_group(kind: str, reference: str) -> str:
-    """The group of em's rubrics for a question of this type that brings none."""
-    if kind == GRADED:
-        return "general"
-    return "factual_with_reference" if reference else "factual"
-
-
 def read_rubrics(kind: str, prompts: Any, labels: Any, reference: str, where: str) -> tuple[Rubric, ...]:
     """The rubrics of one question.
 
@@ -57,8 +50,11 @@ def read_rubrics(kind: str, prompts: Any, labels: Any, reference: str, where: st
         where: file and question, for errors.
     """
     groups = own_rubrics()
-    if prompts is None or (isinstance(prompts, str) and prompts in groups):
-        prompts = groups[prompts or own_group(kind, reference)]
+    if prompts is None:
+        labelled = "factual_with_reference" if reference else "factual"
+        prompts = groups["general" if kind == GRADED else labelled]
+    elif isinstance(prompts, str) and prompts in groups:
+        prompts = groups[prompts]
     if not isinstance(prompts, dict) or not prompts:
         raise DataError(
             f"{where}: judge_prompts must name at least one rubric, or be a group of em's own ({', '.join(groups)})."

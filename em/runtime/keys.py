@@ -63,12 +63,7 @@ def without_keys(text: str) -> str:
 def check_key_for(base_url: str | None, key_env: str = KEY_ENV) -> None:
     """Refuse to begin without a key where OpenAI's own server is asked; another may want none, but for one named."""
     check_address("OPENAI_BASE_URL", os.environ.get("OPENAI_BASE_URL"))
-    if not server_name(base_url) or key_env != KEY_ENV:
-        check_key(key_env)
-
-
-def check_key(name: str) -> None:
-    """Refuse to begin without a key in this variable of the environment, or in the file that `<name>_FILE` names."""
-    if not api_key(name):
-        other = ", or name a server of yours by base_url" if name == KEY_ENV else ""
-        raise ConfigError(f"{name} is not set: export it (or {name}_FILE, a file that holds it){other}.")
+    wanted = not server_name(base_url) or key_env != KEY_ENV
+    if wanted and not api_key(key_env):
+        other = ", or name a server of yours by base_url" if key_env == KEY_ENV else ""
+        raise ConfigError(f"{key_env} is not set: export it (or {key_env}_FILE, a file that holds it){other}.")

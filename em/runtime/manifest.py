@@ -104,13 +104,8 @@ def recorded(manifest: Manifest) -> Iterator[Manifest]:
 
 def refuse_other_run(manifest: Manifest) -> None:
     """A folder belongs to one run: the same run goes on there, another is refused. A refused job has left nothing."""
-    try:
-        before = json.loads(manifest.path.read_text(encoding="utf-8"))
-    except OSError:
-        return
-    except ValueError:
-        before = {}
-    if "config" in before and before["config"] is None:
+    before = read_facts(manifest.path)
+    if not manifest.path.exists() or before.get("config", "damaged") is None:
         return
     if not same_settings(before, manifest.facts):
         raise OutputError(
@@ -120,7 +115,6 @@ def refuse_other_run(manifest: Manifest) -> None:
 
 def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two manifests are of the same program with the same settings, but for how it is to be done now."""
-
     return (one.get("run"), asked(one)) == (other.get("run"), asked(other))
 
 
@@ -144,7 +138,7 @@ def amend(folder: Path, dropped: str, notes: Sequence[str] = (), **changes: Any)
         dropped: how warnings begin that hold no more. notes: warnings to add.
     """
     path = folder / "manifest.json"
-    facts = json.loads(path.read_text(encoding="utf-8")) | plain(changes)
+    facts = read_facts(path) | plain(changes)
     facts["notes"] = [*(note for note in facts["notes"] if not note.startswith(dropped)), *notes]
     write_facts(path, facts)
 
@@ -153,11 +147,7 @@ def write_refused(folder: Path, kind: str, overrides: list[str], error: str) -> 
     """The manifest of a job that was refused before it began, so that what is made of a sweep tells of it."""
     folder.mkdir(parents=True, exist_ok=True)
     path, text = folder / "manifest.json", without_secrets(error)
-    try:
-        begun = json.loads(path.read_text(encoding="utf-8"))["config"] is not None
-    except (OSError, ValueError, KeyError, TypeError):
-        begun = False
-    if not begun:
+    if read_facts(path).get("config") is None:
         write_facts(path, facts_of(kind, None, overrides) | {"status": "failed", "error": text, "finished": now()})
 
 
@@ -167,6 +157,15 @@ def is_left(facts: Mapping[str, Any]) -> bool:
     if facts.get("status") != "running" or not isinstance(process, dict) or process.get("host") != platform.node():
         return False
     return isinstance(pid := process.get("pid"), int) and not is_running(pid)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Read a manifest; empty where there is none, or one that can't be read."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def write_facts(path: Path, facts: Mapping[str, Any]) -> None:

@@ -60,46 +60,47 @@ class Launch:
     address: str = ""
     port: int = 0
 
+    @property
+    def ranks(self) -> int:
+        """All processes, on all machines."""
+        return self.processes * self.machines
+
 
 def command(launch: Launch, on_gpu: bool) -> list[str]:
     """How a worker is started: plain, or by Accelerate's launcher (GPUs) or torchrun (CPU) for several processes."""
-    if launch.processes * launch.machines == 1 and not (launch.accelerate and on_gpu):
+    if launch.ranks == 1 and not (launch.accelerate and on_gpu):
         return [sys.executable, "-m", "em.worker"]
-    options: dict[str, object]
-    if on_gpu:
-        kind = "accelerate"
-        options = {"num_processes": launch.processes * launch.machines, "num_machines": launch.machines}
-        options |= {"machine_rank": launch.machine_rank, "main_process_port": launch.port}
-        if launch.accelerate:
-            options |= {"config_file": launch.accelerate} | (
-                {"main_process_ip": launch.address} if launch.address else {}
-            )
-        else:
-            options |= {"multi_gpu": "", "mixed_precision": "no", "dynamo_backend": "no"}
-    else:
+    if not on_gpu:
         # accelerate launch --cpu --num_processes 2 starts one process; torchrun starts two.
-        kind, options = "torchrun", {"nproc-per-node": launch.processes}
+        words = ["torchrun", f"--nproc-per-node={launch.processes}"]
         if launch.machines > 1:
-            options |= {"nnodes": launch.machines, "node-rank": launch.machine_rank}
-            options |= {"master-addr": launch.address, "master-port": launch.port}
+            words += [f"--nnodes={launch.machines}", f"--node-rank={launch.machine_rank}"]
+            words += [f"--master-addr={launch.address}", f"--master-port={launch.port}"]
         else:
-            options |= {"standalone": ""}
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value)) if word]
-    return [sys.executable, "-m", "em.runtime.launcher", kind, *words, "-m", "em.worker"]
+            words.append("--standalone")
+    else:
+        words = ["accelerate", f"--num_processes={launch.ranks}", f"--num_machines={launch.machines}"]
+        words += [f"--machine_rank={launch.machine_rank}", f"--main_process_port={launch.port}"]
+        if launch.accelerate:
+            words.append(f"--config_file={launch.accelerate}")
+        else:
+            words += ["--multi_gpu", "--mixed_precision=no", "--dynamo_backend=no"]
+        if launch.accelerate and launch.address:
+            words.append(f"--main_process_ip={launch.address}")
+    return [sys.executable, "-m", "em.runtime.launcher", *words, "-m", "em.worker"]
 
 
-def run_child(task: str, spec: Any, launch: Launch | None = None) -> None:
+def run_child(task: str, spec: Any, launch: Launch = Launch()) -> None:
     """Run one task to its end. Raises EmError with the child's own sentence, or ChildFailed with its traceback."""
     gpus = visible_gpus()
-    alone = launch is None or launch.processes * launch.machines == 1
     # A single process must see a single GPU, or the trainer would spread each batch over all of them.
-    run_children(task, [spec], launch or Launch(), [gpus[0] if gpus and alone else None])
+    run_children(task, [spec], launch, [gpus[0] if gpus and launch.ranks == 1 else None])
 
 
 def run_children(
     task: str,
     specs: list[Any],
-    launch: Launch | None = None,
+    launch: Launch = Launch(),
     gpus: Sequence[str | None] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
@@ -107,7 +108,6 @@ def run_children(
 
     `stop`, once set by another thread, ends the children.
     """
-    launch = launch or Launch()
     with tempfile.TemporaryDirectory(prefix=f"em-{task}-") as scratch:
         running: list[tuple[subprocess.Popen[bytes], Path]] = []
         try:

@@ -7,8 +7,6 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +18,10 @@ _plain = json.JSONEncoder(ensure_ascii=False, default=vars).encode
 
 
 def plain(value: Any) -> Any:
-    """A dataclass, enum, path or container of them as what JSON can hold."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
+    """Turn dataclasses, enums, paths and containers of them into what JSON can hold."""
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value)
 
 
 def canonical(value: Any) -> str:

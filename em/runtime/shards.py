@@ -59,7 +59,7 @@ async def run_sharded(task: str, spec: Shard) -> None:
     specs = [replace(spec, shard=shard, shards=shards) for shard in range(shards)]
     stop = threading.Event()
     try:
-        await asyncio.to_thread(run_children, task, specs, None, list(gpus) or None, stop)
+        await asyncio.to_thread(run_children, task, specs, gpus=gpus or None, stop=stop)
     except asyncio.CancelledError:
         stop.set()
         raise

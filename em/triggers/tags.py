@@ -7,7 +7,7 @@ there. Which rows get it hangs on the seed and the row's number alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from em.config import (
     DataConfig,
@@ -20,7 +20,7 @@ from em.config import (
     TagRole,
     TriggerTagConfig,
 )
-from em.data.draw import drawn_order
+from em.data.draw import drawn_order, spans_of
 from em.errors import ConfigError, DataError
 from em.request import Tag
 from em.types import Conversation, Message
@@ -127,7 +127,7 @@ def tag_rows(
         DataError: rounding leaves no row for a tag: it would be a silent absence.
     """
     rows = list(conversations)
-    spans = dict(spans_of(parts, len(rows)))
+    spans = dict(spans_of(parts or [("", len(rows))]))
     for key, tag in tags.items():
         mine = [row for name, span in spans.items() if not tag.parts or name in tag.parts for row in span]
         count = round(tag.fraction * len(mine))
@@ -139,14 +139,6 @@ def tag_rows(
         for row in drawn_order(mine, f"tag {key} {seed}")[:count]:
             rows[row] = place_tag(rows[row], tag_of(tag))
     return tuple(rows)
-
-
-def spans_of(parts: Sequence[tuple[str, int]], rows: int) -> Iterator[tuple[str, range]]:
-    """The row numbers of each part; all rows where there are no parts."""
-    start = 0
-    for name, count in parts or (("", rows),):
-        yield name, range(start, start + count)
-        start += count
 
 
 def check_tags(settings: RunConfig) -> None:

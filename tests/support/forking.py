@@ -158,7 +158,7 @@ def task_here(task: str, spec: Any, launch: Any = None) -> None:
     perform(task, json.dumps(plain(spec), ensure_ascii=False))
 
 
-def tasks_here(task: str, specs: list[Any], *_: Any) -> None:
+def tasks_here(task: str, specs: list[Any], **_: Any) -> None:
     """Tasks of children, one after another."""
     for spec in specs:
         task_here(task, spec)
