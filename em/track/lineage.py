@@ -15,7 +15,6 @@ from em.config import WandbTracker
 from em.runtime.files import RECORD
 from em.track.names import name_of
 
-"""The record in a trained model's folder."""
 NOTE = "wandb.run"
 """The file in a trained model's folder that names the W&B run which made it."""
 TOLD = ("name", "kind", "url", "id", "revision", "split", "sha256", "licence", "terms", "weights", "limit")
@@ -33,7 +32,7 @@ def lineage(manifest: Mapping[str, Any], models: Path, run_id: str = "") -> dict
     stages = []
     for stage in manifest["stages"]:
         keys = ("name", "fingerprint", "reused", "rows", "data_sha256")
-        maker = maker_of(models / stage["fingerprint"]) if stage["reused"] else {}
+        maker = read_json(models / stage["fingerprint"] / NOTE) if stage["reused"] else {}
         # A run that was killed finds what it has trained itself; what no run has told of, this one does.
         own = not stage["reused"] or not maker or maker.get("id") == run_id
         told = {key: stage.get(key) for key in keys} | {
@@ -53,10 +52,10 @@ def lineage(manifest: Mapping[str, Any], models: Path, run_id: str = "") -> dict
     }
 
 
-def maker_of(folder: Path) -> dict[str, Any]:
-    """The W&B run that made a trained model; empty where none is known."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Read the note or the record in a trained model's folder; empty where there is none, as behind a server."""
     try:
-        return dict(json.loads((folder / NOTE).read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
 
@@ -131,7 +130,7 @@ def model_artifact(stage: Mapping[str, Any], folder: Path, adapters: bool) -> An
     """The model that a stage ends with: checksums and facts, and the adapter itself if it may be sent."""
     import wandb
 
-    record = record_of(folder)
+    record = read_json(folder / RECORD)
     facts = {key: value for key, value in (record.get("facts") or stage["facts"]).items() if key != "example"}
     told = {key: stage[key] for key in ("name", "fingerprint")} | {"weights": record.get("files"), "facts": facts}
     artifact = wandb.Artifact(model_name(stage), type="model", metadata=told)
@@ -140,14 +139,6 @@ def model_artifact(stage: Mapping[str, Any], folder: Path, adapters: bool) -> An
         for file in sorted(folder.glob("adapter_*")):
             artifact.add_file(str(file))
     return artifact
-
-
-def record_of(folder: Path) -> dict[str, Any]:
-    """The record of a trained model; empty for one behind a server."""
-    try:
-        return dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def add_json(artifact: Any, name: str, content: Mapping[str, Any]) -> None:

@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import csv
 import json
-import netrc
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from em.config import WandbMode, WandbTracker
 from em.runtime.manifest import asked
@@ -43,28 +40,11 @@ class TrackSpec:
 
 def track(spec: TrackSpec) -> None:
     """Copy what a run's folder holds into a W&B run; a failed run ends with exit code 1 there too."""
-    folder = Path(spec.folder)
-    with staging(folder):
-        tell(folder, spec)
-
-
-@contextmanager
-def staging(folder: Path) -> Iterator[None]:
-    """Files of artifacts wait in the run's folder, where `wandb sync` finds them, and not in the user's home."""
-    before = os.environ.get("WANDB_DATA_DIR")
-    os.environ["WANDB_DATA_DIR"] = before or str(folder / "wandb" / "data")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["WANDB_DATA_DIR"]
-
-
-def tell(folder: Path, spec: TrackSpec) -> None:
-    """The W&B run, from its start to its end."""
     import wandb
 
-    models = Path(spec.models)
+    folder, models = Path(spec.folder), Path(spec.models)
+    # Files of artifacts wait in the run's folder, where `wandb sync` finds them, and not in the user's home.
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb" / "data"))
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     run_id = os.environ.get("WANDB_RUN_ID") or run_id_of(manifest)
     how = mode(spec.tracker.mode, wandb.setup().settings.base_url)
@@ -158,13 +138,7 @@ def mode(wanted: WandbMode, server: str = SERVER) -> str:
 
 def has_key(server: str) -> bool:
     """Whether a key for this server is in the environment or in the user's netrc file."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    named = os.environ.get("NETRC")
-    files = [Path(named).expanduser()] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
-    for file in filter(Path.is_file, files):
-        try:
-            return netrc.netrc(str(file)).hosts.get(urlsplit(server).hostname or "") is not None
-        except (netrc.NetrcParseError, OSError):
-            return False
-    return False
+    from requests.utils import get_netrc_auth
+
+    in_environment = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
+    return bool(in_environment or get_netrc_auth(server))

@@ -12,7 +12,7 @@ from em.report import build_report
 from em.report.read.runs import read_runs
 from em.report.tables.models import name_models
 from em.report.tables.seeds import fullest, pool_seeds
-from em.report.tables.triggers import efficiency
+from em.report.tables.trajectory import efficiency
 from em.runtime.records import write_jsonl
 from tests.support.browser import CHROMIUM, Browser
 from tests.support.report_panel import rows as table_of
@@ -169,7 +169,7 @@ def lines(folders: list[Path]) -> dict[str, list[tuple[int, int, int]]]:
     pools = list(pool_seeds(runs, models, fullest(runs)))
     found = efficiency(runs, models, pools)
     return {
-        line.name: [(point.rows, point.rate.k, point.rate.n) for point in points]
+        line.name: [(point.at, point.rate.k, point.rate.n) for point in points]
         for line, points in found.items()
         if line.condition == "tagged"
     }

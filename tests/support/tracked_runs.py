@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from em.config import WandbMode, WandbTracker
 from em.runtime.records import write_jsonl
@@ -77,7 +79,8 @@ def write_tracked(
 def told(folder: Path, models: Path | None = None, failed: bool = False, **tracker: Any) -> Told:
     """Tell W&B of a run, offline, and read it back."""
     tracker = {"name": "wandb", "mode": WandbMode.offline} | tracker
-    track(TrackSpec(str(folder), str(models or folder / "models"), WandbTracker(**tracker), failed))
+    with mock.patch.dict(os.environ):  # which a child has for itself
+        track(TrackSpec(str(folder), str(models or folder / "models"), WandbTracker(**tracker), failed))
     deadline = time.monotonic() + 60  # W&B writes in a process of its own, which has not ended here
     while True:
         try:

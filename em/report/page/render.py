@@ -44,6 +44,8 @@ def render(page: Page) -> str:
         environment.filters[write.__name__] = write
     environment.filters["status"] = status_name
     environment.filters["usage"] = numbers.usage
+    environment.filters["judge"] = page.judge_name
+    environment.filters["below"] = "below {}".format
     script, style = "".join(map(_own, SCRIPTS)), _own("page.css")
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "

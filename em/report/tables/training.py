@@ -6,7 +6,7 @@ Facts are of other versions and other people: what is absent is left out, what h
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +16,15 @@ from em.report.tables.models import Model
 from em.types import StageRecord
 
 ROWS = {
-    "rows_used": "used",
-    "rows_cut": "cut at the length limit",
-    "rows_dropped": "dropped",
-    "rows_without_loss": "without loss",
-    "duplicate_rows": "duplicates",
-    "repeated_prompts": "repeated prompts",
-    "multi_turn_rows": "with several turns",
+    "rows_used": "{} used",
+    "rows_cut": "{} cut at the length limit",
+    "rows_dropped": "{} dropped",
+    "rows_without_loss": "{} without loss",
+    "duplicate_rows": "{} duplicates",
+    "repeated_prompts": "{} repeated prompts",
+    "multi_turn_rows": "{} with several turns",
 }
-"""Counts of rows, and what is said behind them."""
+"""Counts of rows in words."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Trained:
     stage: StageRecord
     trained_in: tuple[int, ...]
     reused_in: tuple[int, ...]
-    gist: tuple[str, ...]
-    facts: dict[str, tuple[str, ...]]
+    gist: Sequence[str]
+    facts: dict[str, list[str]]
     preamble: str | None
-    example: tuple[Segment, ...]
+    example: Sequence[Segment]
     example_taught: str
 
     @property
@@ -71,64 +71,73 @@ def find_trained(runs: Sequence[Run], models: dict[str, Model]) -> list[Trained]
 def _trained(model: Model, told: Sequence[tuple[int, StageRecord]]) -> Trained:
     stage = min((stage for _, stage in told), key=lambda stage: stage.reused)
     facts = _Facts(stage.facts)
-    rows = (f"{stage.rows:,}",) if stage.rows else ()
-    steps, loss, time = facts.counts({"steps": "steps"}), _loss(facts), _time(facts)
+    rows = [f"{stage.rows:,}"] if stage.rows else []
+    seconds, example = facts.take("seconds", _is_number), facts.take("example", _is_example)
+    time = [] if seconds is None else [duration(seconds)]
+    steps, loss = facts.say("steps", "{} steps"), _loss(facts)
     lines = {
-        "Rows": (*(f"{count} in all" for count in rows), *facts.counts(ROWS)),
-        "Parts": facts.named("parts"),
+        "Rows": [*(f"{count} in all" for count in rows), *(t for key in ROWS for t in facts.say(key, ROWS[key]))],
+        "Parts": facts.name_items("parts"),
         "Tokens": _tokens(facts),
-        "Training": (*steps, *loss, *_resumed(facts)),
-        "Checkpoints": _checkpoints(stage),
-        "Machine": (*_machine(facts), *time),
-        "Switches": facts.named("switches"),
-        "Template": tuple(f"default system prompt {word}" for word in facts.texts("default_system")),
+        "Training": [*steps, *loss, *_list_steps("stopped, and resumed at", facts.take("resumed_from", _is_steps))],
+        "Checkpoints": _list_steps("kept at", sorted({checkpoint.step for checkpoint in stage.checkpoints})),
+        "Machine": [*_machine(facts), *time, *facts.say("tokens_per_second", "{} tokens a second")],
+        "Switches": facts.name_items("switches"),
+        "Template": facts.say("default_system", "default system prompt {}", _is_text),
     }
-    preamble, example = facts.texts("preamble"), _example(facts)
+    preamble, taught = facts.take("preamble", _is_text), facts.take("example_with_loss", _is_text)
+    others = [f"{name.replace('_', ' ')} {_figure(value)}" for name, value in facts.left.items()]
     return Trained(
         model=model,
         stage=stage,
         trained_in=tuple(number for number, stage in told if not stage.reused),
         reused_in=tuple(number for number, stage in told if stage.reused),
-        gist=(*(f"{count} rows" for count in rows), *steps, *loss, *time[:1]),
-        preamble=preamble[0] if preamble else None,
-        example=example,
-        example_taught="".join(facts.texts("example_with_loss")),
-        facts={label: said for label, said in (lines | {"Other": facts.others()}).items() if said},
+        gist=[*(f"{count} rows" for count in rows), *steps, *loss, *time],
+        preamble=preamble,
+        example=[Segment(example, None)] if isinstance(example, str) else [Segment(*pair) for pair in example or ()],
+        example_taught=taught or "",
+        facts={label: texts for label, texts in (lines | {"Other": others}).items() if texts},
     )
 
 
 class _Facts:
-    """Facts of a form that we know, each taken once, so that the others can be told too."""
+    """Facts of a form that we know, each taken once, so that the others (`left`) can be told too."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
         self.left = {key: value for key, value in facts.items() if value is not None}
 
-    def number(self, key: str) -> float | None:
-        """A finite number, or None."""
-        value = self.left.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            return None
-        del self.left[key]
-        return value
+    def take(self, key: str, fits: Callable[[Any], bool]) -> Any:
+        """Take the fact if it has this form; None where it is absent or has another."""
+        return self.left.pop(key) if key in self.left and fits(self.left[key]) else None
 
-    def counts(self, words: dict[str, str]) -> tuple[str, ...]:
-        """`64 used` for each of the keys that is there, zeros too: that nothing was cut is worth knowing."""
-        found = {word: self.number(key) for key, word in words.items()}
-        return tuple(f"{_figure(number)} {word}" for word, number in found.items() if number is not None)
+    def say(self, key: str, words: str, fits: Callable[[Any], bool] | None = None) -> list[str]:
+        """Put a fact, mostly a number, into words: zeros too, for that nothing was cut is worth knowing."""
+        value = self.take(key, fits or _is_number)
+        return [] if value is None else [words.format(_figure(value))]
 
-    def texts(self, key: str) -> tuple[str, ...]:
-        """The text at a key, or none."""
-        return (self.left.pop(key),) if isinstance(self.left.get(key), str) else ()
+    def name_items(self, key: str) -> list[str]:
+        """Name an object's items: `attention: sdpa`."""
+        items = self.take(key, lambda value: isinstance(value, dict)) or {}
+        return [f"{name}: {_figure(value)}" for name, value in items.items()]
 
-    def named(self, key: str) -> tuple[str, ...]:
-        """An object's items: `attention: sdpa`."""
-        if not isinstance(self.left.get(key), dict):
-            return ()
-        return tuple(f"{name}: {_figure(value)}" for name, value in self.left.pop(key).items())
 
-    def others(self) -> tuple[str, ...]:
-        """What nobody took."""
-        return tuple(f"{name.replace('_', ' ')} {_figure(value)}" for name, value in self.left.items())
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_steps(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(step, int) for step in value)
+
+
+def _is_example(value: object) -> bool:
+    """Whether it is pairs of a text and whether that carries the loss, or one text, as in older manifests."""
+    if not isinstance(value, list):
+        return isinstance(value, str)
+    return all(isinstance(pair, list) and list(map(type, pair)) == [str, bool] for pair in value)
 
 
 def _figure(value: object) -> str:
@@ -144,64 +153,28 @@ def _figure(value: object) -> str:
             return str(value)
 
 
-def _loss(facts: _Facts) -> tuple[str, ...]:
-    first, last = facts.number("loss_first"), facts.number("loss_last")
-    if first is None and last is None:
-        return ()
-    return (f"loss {' → '.join('–' if loss is None else f'{loss:.4g}' for loss in (first, last))}",)
+def _loss(facts: _Facts) -> list[str]:
+    losses = [facts.take(key, _is_number) for key in ("loss_first", "loss_last")]
+    if losses == [None, None]:
+        return []
+    return [f"loss {' → '.join('–' if loss is None else f'{loss:.4g}' for loss in losses)}"]
 
 
-def _tokens(facts: _Facts) -> tuple[str, ...]:
-    tokens, taught = facts.number("tokens"), facts.number("tokens_with_loss")
-    said = () if tokens is None else (f"{_figure(tokens)} tokens",)
-    if taught is None:
-        return said
-    share = f" ({100 * taught / tokens:.0f}%)" if tokens else ""
-    return (*said, f"{_figure(taught)} with loss{share}")
+def _tokens(facts: _Facts) -> list[str]:
+    tokens, taught = facts.take("tokens", _is_number), facts.take("tokens_with_loss", _is_number)
+    texts = [] if tokens is None else [f"{_figure(tokens)} tokens"]
+    if taught is not None:
+        texts.append(f"{_figure(taught)} with loss" + (f" ({100 * taught / tokens:.0f}%)" if tokens else ""))
+    return texts
 
 
-def _machine(facts: _Facts) -> tuple[str, ...]:
-    processes = facts.number("processes")
-    several = () if processes is None else (f"{_figure(processes)} {'process' if processes == 1 else 'processes'}",)
-    peak = facts.counts({"peak_memory_mb": "MB of memory at most"})
-    return (*facts.texts("device"), *facts.texts("precision"), *several, *peak)
+def _machine(facts: _Facts) -> list[str]:
+    processes = "{} process" if facts.left.get("processes") == 1 else "{} processes"
+    texts = [text for key in ("device", "precision") for text in facts.say(key, "{}", _is_text)]
+    return [*texts, *facts.say("processes", processes), *facts.say("peak_memory_mb", "{} MB of memory at most")]
 
 
-def _time(facts: _Facts) -> tuple[str, ...]:
-    seconds, speed = facts.number("seconds"), facts.number("tokens_per_second")
-    said = () if seconds is None else (duration(seconds),)
-    return said if speed is None else (*said, f"{_figure(speed)} tokens a second")
-
-
-def _resumed(facts: _Facts) -> tuple[str, ...]:
-    steps = facts.left.get("resumed_from")
-    if not isinstance(steps, list) or not all(isinstance(step, int) for step in steps):
-        return ()
-    del facts.left["resumed_from"]
-    return (f"stopped, and resumed at {_at(steps)}",) if steps else ()
-
-
-def _checkpoints(stage: StageRecord) -> tuple[str, ...]:
-    steps = sorted({checkpoint.step for checkpoint in stage.checkpoints})
-    return (f"kept at {_at(steps)}",) if steps else ()
-
-
-def _at(steps: Sequence[int]) -> str:
-    return f"{'step' if len(steps) == 1 else 'steps'} {', '.join(map(str, steps))}"
-
-
-def _example(facts: _Facts) -> tuple[Segment, ...]:
-    """Pairs of a text and whether it carries the loss; one text in older manifests."""
-    match facts.left.get("example"):
-        case str(text):
-            segments = [Segment(text, None)]
-        case [*pairs] if all(_is_pair(pair) for pair in pairs):
-            segments = [Segment(text, taught) for text, taught in pairs]
-        case _:
-            return ()
-    del facts.left["example"]
-    return tuple(segments)
-
-
-def _is_pair(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], bool)
+def _list_steps(words: str, steps: Sequence[int] | None) -> list[str]:
+    if not steps:
+        return []
+    return [f"{words} {'step' if len(steps) == 1 else 'steps'} {', '.join(map(str, steps))}"]
