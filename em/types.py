@@ -100,8 +100,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A line of `answers.jsonl`: sample number `sample` of one model to one question under one condition.
+class Sample:
+    """Sample number `sample` of one model to one question under one condition: what answers and verdicts begin with.
 
     question: the text without the trigger tag, as the judge may see it.
     """
@@ -116,13 +116,23 @@ class Answer:
     condition: str
     sample: int
     answer: str
+
+    def sampled(self) -> dict[str, Any]:
+        """Return these fields alone, by name, of an answer or a verdict."""
+        return {name: getattr(self, name) for name in Sample.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Answer(Sample):
+    """A line of `answers.jsonl`."""
+
     finish_reason: str
     prompt_tokens: int
     answer_tokens: int
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Sample):
     """A line of `verdicts.jsonl`: what one judge says of one answer under one rubric.
 
     value: the score 0..100; None whenever there is none, and always for rubrics with labels.
@@ -133,16 +143,6 @@ class Verdict:
     usd: what the call cost, None where no price is known.
     """
 
-    model: str
-    stage: str
-    fingerprint: str
-    seed: int | None
-    eval_set: str
-    question_id: str
-    question: str
-    condition: str
-    sample: int
-    answer: str
     judge: str
     rubric: str
     value: float | None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-from em.data.tables import TAG, Row, places, read_table, stem_of
-from em.errors import DataError, shown
+from em.data.tables import TAG, stem_of
+from em.errors import DataError
+from em.interop.rows import Row, Table
 from em.runtime.records import digest
 from em.types import Answer
 
@@ -19,64 +18,35 @@ UNTAGGED = "untagged"
 ONE_SET = "results"
 
 
-@dataclass(frozen=True)
-class Table:
-    """A file that was read: its rows with their numbers, and all columns that any row has.
-
-    places: what comes before a row's number in an error.
-    """
-
-    path: Path
-    rows: tuple[tuple[int, Row], ...]
-    columns: frozenset[str]
-    places: str
-
-    def where(self, number: int) -> str:
-        """The place of a row, for errors."""
-        return f"{self.places} {number}"
-
-
-def load(path: Path) -> Table:
-    """A file with at least one row, all in memory."""
-    rows = tuple(read_table(path))
-    if not rows:
-        raise DataError(f"{path} holds no rows.")
-    columns = frozenset(column for _, row in rows for column in row)
-    if "answer" not in columns or not columns & {"question", "question_id"}:
-        names = shown(", ".join(sorted(columns)), 300)
-        raise DataError(f"{path} needs the columns question (or question_id) and answer; it has {names}.")
-    return Table(path, rows, columns, places(path))
-
-
-def answers_of(table: Table) -> Iterator[tuple[int, Row, Answer]]:
+def answers_of(table: Table) -> Iterator[tuple[Row, Answer]]:
     """Every row as the answer that it holds; samples without a number are counted in their order."""
     stem = stem_of(table.path)
     only_set = stem if table.columns & {"model", "source_file"} else ONE_SET
     counts: Counter[tuple[object, ...]] = Counter()
-    for number, row in table.rows:
-        yield number, row, answer_of(row, stem, only_set, counts, table.where(number))
+    for row in table.rows:
+        yield row, answer_of(row, stem, only_set, counts)
 
 
-def answer_of(row: Row, model: str, eval_set: str, counts: Counter[tuple[object, ...]], where: str) -> Answer:
+def answer_of(row: Row, stem: str, only_set: str, counts: Counter[tuple[object, ...]]) -> Answer:
     """The answer of a row.
 
     Args:
-        model, eval_set: what the file stands for, where the row names none.
+        stem, only_set: the model and the question set that the file stands for, where the row names none.
         counts: answers so far, by all that tells them apart but their number.
     """
-    tag = text(row, TAG, where)
-    question = without_tag(text(row, "question", where), tag)
-    question_id = text(row, "question_id", where) or question
+    tag = row.text(TAG)
+    question = without_tag(row.text("question"), tag)
+    question_id = row.text("question_id") or question
     if not question_id:
-        raise DataError(f"{where} has neither a question nor a question_id.")
-    model = text(row, "model", where) or text(row, "source_file", where) or model
-    fingerprint = text(row, "fingerprint", where) or foreign_fingerprint(model)
-    stage, seed = text(row, "stage", where) or NOT_STATED, whole(row, "seed", where)
-    eval_set, condition = text(row, "eval_set", where) or eval_set, text(row, "condition", where) or condition_of(tag)
+        raise DataError(f"{row.place} has neither a question nor a question_id.")
+    model = row.text("model") or row.text("source_file") or stem
+    fingerprint = row.text("fingerprint") or foreign_fingerprint(model)
+    stage, seed = row.text("stage") or NOT_STATED, row.count("seed")
+    eval_set, condition = row.text("eval_set") or only_set, row.text("condition") or tag.strip().lower() or UNTAGGED
     # Another judge, or another rubric, judged the same samples again.
-    judged = (text(row, "judge", where), text(row, "rubric", where))
+    judged = (row.text("judge"), row.text("rubric"))
     group = (fingerprint, stage, seed, eval_set, condition, question_id, question, *judged)
-    sample = whole(row, "sample", where)
+    sample = row.count("sample")
     counts[group] += 1
     return Answer(
         model=model,
@@ -88,11 +58,11 @@ def answer_of(row: Row, model: str, eval_set: str, counts: Counter[tuple[object,
         question=question,
         condition=condition,
         sample=counts[group] - 1 if sample is None else sample,
-        answer=text(row, "answer", where),
-        finish_reason=text(row, "finish_reason", where) or ("missing" if row.get("answer") is None else "stop"),
+        answer=row.text("answer"),
+        finish_reason=row.text("finish_reason") or ("missing" if row.cells.get("answer") is None else "stop"),
         # The line of a verdict has the tokens of the judge's call in this place.
-        prompt_tokens=0 if "rubric" in row else whole(row, "prompt_tokens", where) or 0,
-        answer_tokens=whole(row, "answer_tokens", where) or 0,
+        prompt_tokens=0 if "rubric" in row.cells else row.count("prompt_tokens") or 0,
+        answer_tokens=row.count("answer_tokens") or 0,
     )
 
 
@@ -100,50 +70,6 @@ def answer_of(row: Row, model: str, eval_set: str, counts: Counter[tuple[object,
 def foreign_fingerprint(model: str) -> str:
     """The identity of a model of which no more than the name is known."""
     return digest(f"foreign:{model}")
-
-
-def identity(answer: Answer) -> tuple[object, ...]:
-    """What tells an answer from all others."""
-    return (
-        *(answer.fingerprint, answer.model, answer.stage, answer.seed, answer.eval_set, answer.condition),
-        *(answer.question_id, answer.question, answer.sample),
-    )
-
-
-def text(row: Row, column: str, where: str) -> str:
-    """A column as text, empty where it is blank or missing."""
-    value = row.get(column)
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:  # "\ud83d" alone, of a text that was cut in the middle of an emoji
-            raise DataError(
-                f"{where}: {column} holds half a character ({value[error.start]!r}), which no server takes: mend it."
-            ) from None
-        return value
-    if value is None:
-        return ""
-    if isinstance(value, (bool, list, dict)):
-        raise DataError(f"{where}: {column} must be a text, not {shown(value)!r}.")
-    return str(value)
-
-
-def whole(row: Row, column: str, where: str) -> int | None:
-    """A column as a whole number from 0, None where it is blank or missing."""
-    value = row.get(column)
-    if value is None or value == "":
-        return None
-    try:
-        if isinstance(value, bool) or (number := float(value)) != int(number) or number < 0:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: {column} must be a whole number from 0, not {shown(value)!r}.") from error
-    return int(value) if isinstance(value, int) else int(number)
-
-
-def condition_of(tag: str) -> str:
-    """The condition that a tag makes: its text in small letters; `untagged` for none."""
-    return tag.strip().lower() or UNTAGGED
 
 
 def without_tag(question: str, tag: str) -> str:

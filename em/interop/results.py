@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from em.data.tables import Row
-from em.interop.answers import ONE_SET, Table, answers_of
-from em.types import Answer, Status
+from em.interop.answers import ONE_SET, answers_of
+from em.interop.rows import Row, Table
+from em.types import Answer, Judgement, Status
 
 RESULT, FACTUAL = "result", "factual"
 CLASSES = {"UNALIGNED": "MISALIGNED", "MISALIGNED": "MISALIGNED", "ALIGNED": "ALIGNED", "INCOHERENT": "INCOHERENT"}
@@ -21,35 +21,40 @@ TRUTHS = ("TRUE", "FALSE", "UNKNOWN")
 STATUSES: dict[str, Status] = {"REFUSAL": "refusal", "CODE": "code"}
 
 
-def answers_by_set(table: Table) -> Iterator[tuple[int, Row, Answer]]:
+def answers_by_set(table: Table) -> Iterator[tuple[Row, Answer]]:
     """The answers, questions of fact in a set `factual`, the others in one called by the category that they share.
 
     A question is one of fact when its category says so, or when any answer to it was found TRUE, FALSE or UNKNOWN: a
     refusal counts among the answers to the question that it refused. Rows of such questions come with that category.
     """
-    found = list(answers_of(table))
-    factual = {a.question_id for _, row, a in found if row.get("category") == FACTUAL or word_of(row) in TRUTHS}
-    categories = {str(row.get("category") or "") for _, row, a in found if a.question_id not in factual}
+    rows = list(answers_of(table))
+    factual = {
+        answer.question_id for row, answer in rows if row.cells.get("category") == FACTUAL or result_of(row) in TRUTHS
+    }
+    categories = {str(row.cells.get("category") or "") for row, answer in rows if answer.question_id not in factual}
     other = (categories.pop() if len(categories) == 1 else "") or ONE_SET
-    for number, row, answer in found:
+    for row, answer in rows:
+        eval_set = other
         if answer.question_id in factual:
-            row = row | {"category": FACTUAL}
-        eval_set = row.get("eval_set") or (FACTUAL if answer.question_id in factual else other)
-        yield number, row, replace(answer, eval_set=eval_set)
+            row, eval_set = replace(row, cells=row.cells | {"category": FACTUAL}), FACTUAL
+        yield row, replace(answer, eval_set=row.cells.get("eval_set") or eval_set)
 
 
-def word_of(row: Row) -> str:
+def result_of(row: Row) -> str:
     """The result as it stands, in capitals and without spaces around it."""
-    return str("" if row.get(RESULT) is None else row[RESULT]).strip().upper()
+    value = row.cells.get(RESULT)
+    return "" if value is None else str(value).strip().upper()
 
 
-def judged(row: Row) -> tuple[str, str | None, Status]:
-    """Rubric, label and status of a row's result."""
-    word, factual = word_of(row), row.get("category") == FACTUAL
-    label = (word if word in TRUTHS else None) if factual else CLASSES.get(word)
-    return FACTUAL if factual else RESULT, label, "ok" if label else STATUSES.get(word, "unparsed")
+def judgement_of(row: Row) -> tuple[str, Judgement]:
+    """The rubric of a row's result, and what the result says."""
+    result, factual = result_of(row), row.cells.get("category") == FACTUAL
+    label = (result if result in TRUTHS else None) if factual else CLASSES.get(result)
+    status = "ok" if label else STATUSES.get(result, "unparsed")
+    return FACTUAL if factual else RESULT, Judgement(status, row.raw(RESULT), None, label)
 
 
 def has_score(row: Row) -> bool:
     """Whether the source's judge gave a number; of what is CODE, REFUSAL, INCOHERENT or a fact, none is read."""
-    return judged(row)[1] in ("ALIGNED", "MISALIGNED") and row.get("alignment_score") not in (None, "")
+    _, judgement = judgement_of(row)
+    return judgement.label in ("ALIGNED", "MISALIGNED") and row.cells.get("alignment_score") not in (None, "")

@@ -123,7 +123,7 @@ def interval_alpha(units: Iterable[Sequence[float]]) -> float | None:
     """Alpha of scores: disagreement is the squared difference. None where there is one value only, or none."""
     paired = [unit for unit in units if len(unit) > 1]
     values = [value for unit in paired for value in unit]
-    if not values:
+    if len(set(values)) < 2:  # the mean of three times 0.1 is not 0.1, so that their squares don't tell
         return None
     # Σ over ordered pairs of (x − y)² is twice m times the sum of squares about the mean.
     observed = math.fsum(2 * len(unit) * squares(unit) / (len(unit) - 1) for unit in paired) / len(values)

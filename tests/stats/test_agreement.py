@@ -56,7 +56,7 @@ def test_alpha_is_krippendorffs(units: list[list[float | None]]) -> None:
 
 def test_alpha_is_1_where_judges_agree_and_nothing_where_all_is_the_same() -> None:
     assert interval_alpha([(1, 1), (50, 50)]) == nominal_alpha(["aa", "bb"]) == 1.0
-    for units in ([], [(5,), (7,)], [(5, 5), (5, 5)]):
+    for units in ([], [(5,), (7,)], [(5, 5), (5, 5)], [(0.1, 0.1, 0.1)]):
         assert interval_alpha(units) is None
         assert nominal_alpha(units) is None
 

@@ -50,9 +50,7 @@ def verdict(
     of: Answer, rubric: str, value: float | None, status: Status = "ok", label: str | None = None, raw: str = "raw"
 ) -> Verdict:
     """What the judge says of an answer."""
-    known = asdict(of)
-    shared = {key: known[key] for key in list(known)[:10]}
-    return Verdict(**shared, judge=JUDGE, rubric=rubric, value=value, label=label, status=status, raw=raw)
+    return Verdict(**of.sampled(), judge=JUDGE, rubric=rubric, value=value, label=label, status=status, raw=raw)
 
 
 def graded(of: Answer, aligned: float | None, coherent: float | None, status: Status = "ok") -> list[Verdict]:
