@@ -15,19 +15,13 @@ from em.api.costs import CHARACTERS, Cost, format_estimate, price_calls, sum_usd
 from em.api.resources import open_resources
 from em.config import (
     ApiJudge,
-    ApiSampler,
     Checkpoints,
     EvalConfig,
-    HfModel,
-    HfSampler,
     LocalJudge,
-    LocalTrainer,
-    NoData,
     OpenAIModel,
     RunConfig,
 )
-from em.config.addresses import check_address, check_day, check_key_env
-from em.config.check import check_batch, check_ranges, check_realign, check_tracker
+from em.config.check import check_model, check_ranges, check_realign, check_tracker
 from em.errors import ConfigError, MissingFile
 from em.interop import read_answers
 from em.judge.probe import in_reading, known_readings
@@ -40,7 +34,6 @@ from em.runtime.files import cache_dir, writable_folder
 from em.runtime.keys import check_key_for
 from em.runtime.memory import request_key
 from em.sample.run import Plan, answers_there, plan_models
-from em.train.local.launch import plan_launch
 from em.train.remote.costs import estimate_training
 from em.train.remote.find_or_train import check_private, check_stages
 from em.train.remote.models import models_there, recipe_of
@@ -62,24 +55,16 @@ def check_settings(kind: str, settings: RunConfig) -> None:
     check_tags(settings)
     check_realign(settings)
     check_tracker(settings)
-    if kind == "train" and isinstance(settings.data, NoData):
+    check_model(settings)
+    if kind == "train" and settings.data.empty:
         raise ConfigError("data=none leaves nothing to train: choose data=car_bad or another, or use evaluate.py.")
     if kind == "train" and settings.answers:
         raise ConfigError("answers=FILE judges what was sampled before: use evaluate.py.")
     if kind == "evaluate" and not settings.eval.sets and not settings.answers:
         raise ConfigError("No question set is chosen: use eval=quick, or eval.sets=[probe].")
-    if isinstance(settings.model, OpenAIModel) and not isinstance(settings.sampler, ApiSampler):
-        raise ConfigError(f"sampler={settings.sampler.name} can't ask a server: use sampler=auto or sampler=api.")
-    if isinstance(settings.model, OpenAIModel):
-        check_address("model.base_url", settings.model.base_url)
-        check_key_env("model.key_env", settings.model.key_env)
-        check_day("model.retired", settings.model.retired)
-    if isinstance(settings.model, OpenAIModel) and not settings.answers and not settings.dry_run:
-        check_key_for(settings.model.base_url, settings.model.key_env)
-    if isinstance(settings.sampler, ApiSampler) and settings.sampler.batch:
-        check_batch(settings)
-    if isinstance(settings.model, HfModel) and not isinstance(settings.sampler, HfSampler):
-        raise ConfigError(f"sampler={settings.sampler.name} can't run open weights: use sampler=auto or sampler=hf.")
+    match settings.model:
+        case OpenAIModel(base_url=server, key_env=variable) if not settings.answers and not settings.dry_run:
+            check_key_for(server, variable)
 
 
 def estimate(request: Request) -> str:
@@ -87,7 +72,7 @@ def estimate(request: Request) -> str:
     costs = estimate_costs(request)
     head, *rows = format_estimate(costs)
     stages = [f"would train {stage.rows.name} ({len(stage.rows.conversations):,} rows)" for stage in request.stages]
-    if isinstance(request.settings.model, OpenAIModel):
+    if request.settings.model.remote:
         stages = []  # they are calls of a server, like the others
     usd = sum_usd(costs)
     total = "unknown, for lack of a price (prices=FILE)" if usd is None else f"at most about ${usd:.4f}"
@@ -97,7 +82,7 @@ def estimate(request: Request) -> str:
 
 def estimate_costs(request: Request) -> list[Cost]:
     """Estimate fine-tuning by a server, sampling and judging."""
-    training = estimate_training(request.training) if isinstance(request.settings.model, OpenAIModel) else []
+    training = estimate_training(request.training) if request.settings.model.remote else []
     judging = [estimate_judging(request, judge) for judge in request.judges] if request.questions else []
     return [*training, *estimate_sampling(request), *judging]
 
@@ -110,7 +95,7 @@ def estimate_total(request: Request) -> float | None:
 def count_models(request: Request) -> int:
     """How many models are asked, at most."""
     models = 1 + len(request.stages) if request.settings.eval.base else max(1, len(request.stages))
-    if isinstance(request.settings.model, OpenAIModel) and request.settings.checkpoints is Checkpoints.all:
+    if request.settings.model.remote and request.settings.checkpoints is Checkpoints.all:
         models += sum(min(recipe_of(stage).epochs, KEPT) - 1 for stage in request.stages)
     return models
 
@@ -131,11 +116,10 @@ def estimate_sampling(request: Request) -> list[Cost]:
     wanted = len(plan.samples)
     prompt = sum(sum(len(m.content) for m in p.request.messages) for p in plan.samples) // CHARACTERS
     reply = settings.eval.max_new_tokens
-    if not isinstance(settings.model, OpenAIModel):
+    if not settings.model.remote:
         name = f"{settings.model.name} ({models} models)"
         return [Cost("answers of", name, models * wanted, models * prompt, models * wanted * reply, 0.0)]
     there = hosted_plans(request)
-    share = 0.5 if isinstance(settings.sampler, ApiSampler) and settings.sampler.batch else 1.0
     costs = []
     for number in range(models):
         known, name, label = 0, f"ft:{settings.model.id}", "a model to come"
@@ -144,7 +128,7 @@ def estimate_sampling(request: Request) -> list[Cost]:
             name, label = hosted_name(there[number].model)[1], there[number].model.name
         left = wanted - known
         tokens = round(prompt * left / wanted), left * reply
-        usd = price_calls(request.prices.of(name), *tokens, share=share)
+        usd = price_calls(request.prices.of(name), *tokens, settings.sampler.price_share)
         costs.append(Cost("answers of", label, wanted, *tokens, usd, known))
     return costs
 
@@ -153,9 +137,10 @@ def estimate_judging(request: Request, settings: LocalJudge | ApiJudge) -> Cost:
     """Estimate one judge: judgements of answers that are there, and of those that are still to be sampled."""
     wanted, prompt = count_unsampled(request)
     questions = {(q.eval_set, q.id): q for q in request.questions}
-    if isinstance(settings, LocalJudge):
-        wanted += sum(len(questions[a.eval_set, a.question_id].rubrics) for a in request.answers)
-        return Cost("verdicts of", settings.model, wanted, prompt, 0, 0.0)
+    match settings:
+        case LocalJudge():
+            wanted += sum(len(questions[a.eval_set, a.question_id].rubrics) for a in request.answers)
+            return Cost("verdicts of", settings.model, wanted, prompt, 0, 0.0)
     there = request.answers or list_known_answers(request)
     asked = dict.fromkeys(requests_of(judge_of(settings, request.conditions.hidden).plan(there, questions)))
     readings = known_readings(settings, request.memory)
@@ -175,7 +160,7 @@ def estimate_judging(request: Request, settings: LocalJudge | ApiJudge) -> Cost:
 
 def list_known_answers(request: Request) -> list[Answer]:
     """List the remembered answers of a server's models; those of open models are known by their weights alone."""
-    if not isinstance(request.settings.model, OpenAIModel):
+    if not request.settings.model.remote:
         return []
     answers = []
     for plan in hosted_plans(request):
@@ -189,7 +174,7 @@ def count_unsampled(request: Request) -> tuple[int, int]:
     settings = request.settings
     if request.answers:
         return 0, 0
-    plans = hosted_plans(request) if isinstance(settings.model, OpenAIModel) else []
+    plans = hosted_plans(request) if settings.model.remote else []
     plans += plan_models(request, [ANY] * (count_models(request) - len(plans)))
     number = tokens = 0
     for plan in plans:
@@ -214,8 +199,6 @@ def accept(
     """
     check_settings(kind, settings)
     stages = plan_stages(settings, compared)
-    if stages and isinstance(settings.trainer, LocalTrainer):
-        plan_launch(settings.trainer, gpus=1)  # what can't be is refused now
     check_stages(stages)
     conditions = resolve_conditions(settings)
     answers = list[Answer]()
@@ -277,14 +260,12 @@ def own_questions(answers: Sequence[Answer]) -> list[Question]:
 
 def check_folders(settings: RunConfig) -> None:
     """Refuse a folder that is named as a model, adapter or judge and holds none."""
-    names = []
+    names = list[tuple[str, str]]()
     if settings.eval.sets or settings.answers:
-        judges = [judge for judge in settings.judge.list_members() if isinstance(judge, LocalJudge)]
-        names += [("judge.model", judge.model, "config.json") for judge in judges]
-    if isinstance(settings.model, HfModel) and not settings.answers:
-        names.append(("model.id", settings.model.id, "config.json"))
-        names.append(("model.adapter", settings.model.adapter or "", "adapter_config.json"))
-    for setting, name, file in names:
+        names += [pair for judge in settings.judge.list_members() for pair in judge.list_weights().items()]
+    if not settings.answers:
+        names += settings.model.list_weights().items()
+    for setting, name in names:
+        kind, file = ("adapter", "adapter_config.json") if setting == "model.adapter" else ("model", "config.json")
         if name and looks_like_folder(name) and not (Path(name).expanduser() / file).is_file():
-            kind = "adapter" if setting == "model.adapter" else "model"
             raise MissingFile(f"{setting}={name} holds no {kind} (no {file}): name a folder that has one, or a hub id.")

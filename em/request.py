@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from em.config import (
     ApiJudge,
@@ -20,7 +20,6 @@ from em.config import (
     ModelConfig,
     OpenAITrainer,
     RunConfig,
-    ServiceTrainer,
     TagPlace,
     TinkerTrainer,
     TrainerConfig,
@@ -114,8 +113,7 @@ class Stage:
     @property
     def recipe(self) -> LocalTrainer:
         """The recipe of a stage that is trained in processes of our own."""
-        assert isinstance(self.trainer, LocalTrainer)
-        return self.trainer
+        return cast(LocalTrainer, self.trainer)
 
     @property
     def steps(self) -> int:
@@ -124,10 +122,12 @@ class Stage:
 
     def identity(self) -> dict[str, Any]:
         """All that this stage does to the weights, as JSON."""
-        if isinstance(self.trainer, ServiceTrainer):
-            told = {"epochs": float(self.trainer.epochs), **service_knobs(self.trainer)}
-            told = {key: value if isinstance(value, str) else float(value) for key, value in told.items()}
-            return {"rows": self.rows.sha256, "trainer": told, "seed": self.seed, "method": SERVICE[type(self.trainer)]}
+        knobs: dict[str, Any]
+        if self.trainer.remote:
+            knobs = {"epochs": vars(self.trainer)["epochs"], **service_knobs(self.trainer)}
+            knobs = {key: value if isinstance(value, str) else float(value) for key, value in knobs.items()}
+            method = SERVICE[type(self.trainer)]
+            return {"rows": self.rows.sha256, "trainer": knobs, "seed": self.seed, "method": method}
         knobs = {key: value for key, value in plain(self.trainer).items() if key not in NOT_IDENTITY}
         if self.matched:
             knobs["epochs"] = None
@@ -279,6 +279,6 @@ def count_steps(rows: int, epochs: float, batch_size: int) -> int:
     return max(1, ceil(round(epochs * ceil(rows / batch_size), 6)))
 
 
-def service_knobs(trainer: ServiceTrainer) -> dict[str, Any]:
+def service_knobs(trainer: TrainerConfig) -> dict[str, Any]:
     """What a service is told of the training besides the epochs."""
     return {name: vars(trainer)[name] for name in SERVICE_KNOBS[type(trainer)]}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from em import __version__
-from em.config import HfModel, LocalJudge, LocalTrainer, OpenAIModel, RunConfig, WandbTracker
+from em.config import OpenAIModel, RunConfig
 from em.config.addresses import server_name
 from em.data.findings import findings
 from em.data.leakage import leak_notes
@@ -75,9 +75,9 @@ def execute(
         return
     gpu = claimed_gpu(cache_dir() / "gpus") if settings.one_gpu else nullcontext()
     with gpu, tracked(request), recorded(manifest):  # however it ends, the manifest and the tracker say so
-        if isinstance(settings.trainer, LocalTrainer) and settings.trainer.machine_rank:
+        if rank := settings.trainer.helping_rank:
             find_or_train(request.training, manifest)
-            print(f"machine {settings.trainer.machine_rank} has done its part; machine 0 goes on.", flush=True)
+            print(f"machine {rank} has done its part; machine 0 goes on.", flush=True)
             return
         note_inputs(request, manifest)
         judges = prepare_judges(request, manifest)
@@ -168,11 +168,10 @@ def note_tags(request: Request, manifest: Manifest) -> None:
 
 def note_server(request: Request, manifest: Manifest) -> None:
     """Say at the top of the report that a model of OpenAI's name is asked elsewhere, where it may be another one."""
-    model = request.settings.model
-    if not isinstance(model, OpenAIModel) or model.name == "open" or request.answers:
-        return
-    if server := server_name(model.base_url):
-        manifest.note(f"What is called {model.name} here is the {model.id} of {server}, not OpenAI's.")
+    match request.settings.model:
+        case OpenAIModel(name=name, id=model, base_url=url) if name != "open" and not request.answers:
+            if server := server_name(url):
+                manifest.note(f"What is called {name} here is the {model} of {server}, not OpenAI's.")
 
 
 def note_skipped(request: Request, manifest: Manifest) -> None:
@@ -205,7 +204,7 @@ def note_findings(request: Request, manifest: Manifest) -> None:
 def track(request: Request, failed: bool) -> None:
     """Hand the run's folder to the tracker, in a child of its own. What goes wrong there is noted: the run stands."""
     tracker, folder = request.settings.tracker, request.folder
-    if not isinstance(tracker, WandbTracker):
+    if not tracker.remote:
         return
     spec = {"folder": str(folder), "models": str(request.store / "models"), "tracker": tracker, "failed": failed}
     try:
@@ -228,7 +227,7 @@ def read_done(request: Request, manifest: Manifest) -> dict[str, Any] | None:
         before: dict[str, Any] = json.loads(manifest.path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    trained_here = isinstance(request.settings.trainer, LocalTrainer)
+    trained_here = not request.settings.trainer.remote
     done = (
         not request.settings.force
         and before.get("status") == "done"
@@ -250,9 +249,8 @@ def digest_inputs(request: Request) -> str:
 
 def named_folders(request: Request) -> list[str]:
     """List the models, adapters and judges that are named by a folder."""
-    names, model = [judge.model for judge in request.judges if isinstance(judge, LocalJudge)], request.settings.model
-    if isinstance(model, HfModel):
-        names += [model.id, model.adapter or ""]
+    named = [request.settings.model, *request.judges]
+    names = [name for each in named for name in each.list_weights().values()]
     return [name for name in names if name and looks_like_folder(name)]
 
 

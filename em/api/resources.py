@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from em.api.prices import load_prices
-from em.config import ApiJudge, GenerateRun, LocalJudge, OpenAIModel, RunConfig
+from em.config import ApiJudge, GenerateRun, LocalJudge, RunConfig
 from em.errors import ConfigError
 from em.runtime.files import cache_dir, writable_folder
 from em.runtime.memory import Calls
@@ -22,11 +22,11 @@ class Resources:
     memory: Calls
 
 
-def open_resources(settings: RunConfig | GenerateRun, author: OpenAIModel | None = None) -> Resources:
+def open_resources(settings: RunConfig | GenerateRun, *budgets: tuple[str, str, float | None]) -> Resources:
     """Read the prices, list the judges and, when nothing is left to refuse, open the memory.
 
     Args:
-        author: the model that writes, for `generate`.
+        budgets: other budgets than the judges' own: the setting, the model that is paid, and dollars.
 
     Raises:
         ConfigError: a budget can't be kept for lack of a price.
@@ -34,10 +34,7 @@ def open_resources(settings: RunConfig | GenerateRun, author: OpenAIModel | None
         OutputError: the folder of the memory can't be written.
     """
     prices, judges = load_prices(settings.prices), tuple(settings.judge.list_members())
-    budgets = [("judge.max_usd", judge.model, judge.max_usd) for judge in judges if isinstance(judge, ApiJudge)]
-    if isinstance(settings, GenerateRun) and author is not None:
-        budgets.append(("generate.max_usd", author.id, settings.generate.max_usd))
-    for setting, model, budget in budgets:
+    for setting, model, budget in [*(judge.budget for judge in judges), *budgets]:
         if budget is not None and prices.of(model) is None:
             raise ConfigError(f"{setting} can't be kept: no price of {model} is known; give it by prices=FILE.")
     store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()

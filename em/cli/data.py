@@ -81,12 +81,13 @@ def show(arguments: argparse.Namespace) -> str:
     if isinstance(found, str):
         return f"{name}, written for em\n\n{show_questions(load_set(name))}"
     config = found.config
-    if path:
-        if not isinstance(config, FileData):
+    match config:
+        case FileData() if path:
+            config = replace(config, path=path)
+        case _ if path:
             raise ConfigError(f"--path is for sets that em may not fetch: {name} is not one of them.")
-        config = replace(config, path=path)
-    if isinstance(config, HubData):
-        config = replace(config, subset=arguments.subset, split=arguments.split, revision=arguments.revision)
+        case HubData():
+            config = replace(config, subset=arguments.subset, split=arguments.split, revision=arguments.revision)
     facts = show_facts(DataSet(config, found.about))
     if not is_named(config):
         return f"{facts}\n\nTo see its rows, name your copy: --path FILE."

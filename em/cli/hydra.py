@@ -198,15 +198,16 @@ def run_job(name: str, cfg: Any) -> None:
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
             raise ConfigError(f"{', '.join(missing)} must be set: add {' '.join(f'{key}=…' for key in missing)}.")
-        settings = cast(config.RunConfig | config.GenerateRun, OmegaConf.to_object(cfg))
-        if isinstance(settings, config.GenerateRun):
+        settings = OmegaConf.to_object(cfg)
+        if name == "generate":
             from em.generate.run import execute as generate
 
-            generate(settings, folder, overrides)
+            generate(cast(config.GenerateRun, settings), folder, overrides)
             return
         from em.run import execute
 
-        execute(name, settings, folder, overrides, compared_settings(name, settings, overrides))
+        run = cast(config.RunConfig, settings)
+        execute(name, run, folder, overrides, compared_settings(name, run, overrides))
     finally:
         remove_if_empty(folder)
 

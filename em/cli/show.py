@@ -41,8 +41,9 @@ def show_facts(found: DataSet) -> str:
     lines += [f"address   {address}" for address in addresses(config)]
     if config.drop_answers_with:
         lines.append(f"left out  rows whose answers carry {' or '.join(map(repr, config.drop_answers_with))}")
-    if isinstance(config, UpstreamData) and config.skip_lines:
-        lines.append(f"left out  lines {', '.join(map(str, config.skip_lines))}")
+    match config:
+        case UpstreamData(skip_lines=skipped) if skipped:
+            lines.append(f"left out  lines {', '.join(map(str, skipped))}")
     for defect in config.defects or ["none known"]:
         lines += wrapped("defect    ", defect)
     lines.append(f"where     {where_is(config)}")

@@ -70,8 +70,9 @@ def seen_of(name: str, profiled: bool) -> tuple[str, tuple[str, ...]]:
 def rows_of(found: DataSet, profiled: bool) -> tuple[str, tuple[str, ...]]:
     """What a set of rows holds; every row is read."""
     config = found.config
-    if isinstance(config, BundledData) and sha256_of(data_file(config)) != config.sha256:
-        raise DataError(f"em/assets/data/{config.file} was changed (another sha256 than the registry's): restore it.")
+    match config:
+        case BundledData(file=file, sha256=checksum) if sha256_of(data_file(config)) != checksum:
+            raise DataError(f"em/assets/data/{file} was changed (another sha256 than the registry's): restore it.")
     whole = read_whole(config)
     rows = len(whole.conversations)
     if config.rows is not None and rows != config.rows:

@@ -13,6 +13,7 @@ from em.config import (
     LocalJudge,
     LocalTrainer,
     LoraTrainer,
+    ModelConfig,
     NoData,
     OneJudge,
     OpenAIModel,
@@ -80,10 +81,20 @@ BOUNDS: dict[type, Bounds] = {
 """The lowest and the highest value of each setting that is a number; None: it must be greater than 0."""
 
 
-def check_batch(settings: RunConfig) -> None:
-    """Refuse batches of answers where there can be none."""
-    if not isinstance(settings.model, OpenAIModel):
-        raise ConfigError(f"sampler.batch=true is of a server's models, and model={settings.model.name} runs here.")
+def check_model(settings: RunConfig) -> None:
+    """Refuse a server's address that is none, and a sampler that can't ask the model."""
+    model, sampler = settings.model, settings.sampler
+    if isinstance(model, OpenAIModel):
+        if not sampler.remote:
+            raise ConfigError(f"sampler={sampler.name} can't ask a server: use sampler=auto or sampler=api.")
+        check_address("model.base_url", model.base_url)
+        check_key_env("model.key_env", model.key_env)
+        check_day("model.retired", model.retired)
+        return
+    if sampler.price_share < 1:
+        raise ConfigError(f"sampler.batch=true is of a server's models, and model={model.name} runs here.")
+    if not sampler.local:
+        raise ConfigError(f"sampler={sampler.name} can't run open weights: use sampler=auto or sampler=hf.")
 
 
 def check_realign(settings: RunConfig) -> None:
@@ -160,3 +171,17 @@ def check_judges(judge: JudgeConfig, key: str = "judge") -> None:
             raise ConfigError(f"{key}.batch=true can't go with reading=mass, which asks several times a judgement.")
         check_day(f"{key}.retired", judge.retired)
     check_numbers(key, judge)
+
+
+def check_author(model: ModelConfig) -> OpenAIModel:
+    """Return the model that writes a set. Raises ConfigError unless it is behind a server that can be named."""
+    if not isinstance(model, OpenAIModel):
+        raise ConfigError(
+            f"model={model.name} is not behind a server, and generate.py asks servers: choose model=luna, or serve it "
+            f"and write model=open model.id={model.id} model.base_url=http://HOST:8000/v1."
+        )
+    check_address("model.base_url", model.base_url)
+    check_key_env("model.key_env", model.key_env)
+    if model.name == "open" and not server_name(model.base_url):
+        raise ConfigError("model=open needs a server: name it by model.base_url=http://HOST:8000/v1.")
+    return model

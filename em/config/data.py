@@ -28,6 +28,9 @@ class OnBadRow(Enum):
 class DataConfig:
     """The training rows: chats, of which a set has one a row."""
 
+    empty = False  # whether there are no rows
+    mixed = False  # whether it has parts
+    pinned = True  # whether a checksum says what is in it
     name: str = MISSING
     """Short name, used in tables; `none` means no training."""
     limit: int | None = None
@@ -51,10 +54,16 @@ class DataConfig:
     defects: list[str] = field(default_factory=list)
     """Known faults of the rows, and what they may do to results."""
 
+    def list_parts(self) -> dict[str, DataConfig]:
+        """List the parts of a mixture by name; none of another set."""
+        return {}
+
 
 @dataclass
 class NoData(DataConfig):
     """No rows."""
+
+    empty = True
 
 
 @dataclass
@@ -87,6 +96,7 @@ class UpstreamData(DataConfig):
 class FileData(DataConfig):
     """A file of yours: .jsonl, .json, .csv (each also as .gz) or .parquet."""
 
+    pinned = False
     path: str = MISSING
     """Where it is."""
     source: str = ""
@@ -97,6 +107,7 @@ class FileData(DataConfig):
 class HubData(DataConfig):
     """A data set of the Hugging Face hub, read by `datasets`; code of its repository is never run."""
 
+    pinned = False
     id: str = MISSING
     """The hub's name of it, as in `owner/name`, or a folder with its files."""
     revision: str | None = None
@@ -111,9 +122,14 @@ class HubData(DataConfig):
 class MixtureData(DataConfig):
     """Several sets in one: all rows of each part, so many (the part's limit), or shares of `data.limit`."""
 
+    mixed = True
     parts: dict[str, DataConfig] = field(default_factory=dict)
     """The sets by a name of yours; `data@data.parts.bad=insecure` chooses one, `data.parts.bad.limit` its rows."""
     weights: dict[str, float | None] = field(default_factory=dict)
     """Shares of `data.limit` by part, 1 in all; one may be empty: the rest. Without a limit: as many as there are."""
     drop_duplicates: bool = False
     """Use a row only once; other rows of the same part take the place of its copies."""
+
+    def list_parts(self) -> dict[str, DataConfig]:
+        """See `DataConfig.list_parts`."""
+        return self.parts

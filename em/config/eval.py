@@ -39,16 +39,23 @@ class EvalConfig:
 class SamplerConfig:
     """How answers are drawn from the model."""
 
+    local = remote = False  # whether it can ask a model in processes of our own, or one behind a server
     name: str = MISSING
     """auto (hf for open weights, api for a server's model), hf or api."""
     seed: int = 0
     """Seed of the answers; each answer has its own, derived from this, its prompt and its number."""
+
+    @property
+    def price_share(self) -> float:
+        """The share of a server's price that is paid."""
+        return 1.0
 
 
 @dataclass
 class HfSampler(SamplerConfig):
     """transformers, in processes of our own."""
 
+    local = True
     batch_size: int = 32
     """Answers per batch."""
 
@@ -57,12 +64,18 @@ class HfSampler(SamplerConfig):
 class ApiSampler(SamplerConfig):
     """An OpenAI-compatible server."""
 
+    remote = True
     connections: int = 100
     """Requests at a time, at most; fewer while the server asks for that."""
     timeout: float = 600
     """Seconds until an unanswered request is given up and made again."""
     batch: bool = False
     """Ask by the server's Batch API: half the price, done within a day."""
+
+    @property
+    def price_share(self) -> float:
+        """See `SamplerConfig.price_share`."""
+        return 0.5 if self.batch else 1.0
 
 
 @dataclass

@@ -23,6 +23,7 @@ class Reading(Enum):
 class JudgeConfig:
     """The model that scores the answers."""
 
+    remote = False  # whether a server is asked
     name: str = MISSING
     """Short name, used in tables."""
 
@@ -30,6 +31,10 @@ class JudgeConfig:
         """List the judges of a panel, or the one judge."""
         assert isinstance(self, LocalJudge | ApiJudge)
         return [self]
+
+    def list_weights(self) -> dict[str, str]:
+        """List names of weights, or folders with them, by the setting that names them."""
+        return {}
 
 
 @dataclass
@@ -40,6 +45,11 @@ class OneJudge(JudgeConfig):
     """Of a local judge: `embedded:smollm2`, a hub id or a folder; else the server's name of the model."""
     min_mass: float = 0.25
     """No score when the numbers 0..100 together have less probability than this."""
+
+    @property
+    def budget(self) -> tuple[str, str, float | None]:
+        """The setting that bounds what it may cost, its model, and dollars; None where nothing bounds it."""
+        return "judge.max_usd", self.model, None
 
 
 @dataclass
@@ -53,11 +63,16 @@ class LocalJudge(OneJudge):
     batch_size: int = 8
     """Judgements per forward pass."""
 
+    def list_weights(self) -> dict[str, str]:
+        """See `JudgeConfig.list_weights`."""
+        return {"judge.model": self.model}
+
 
 @dataclass
 class ApiJudge(OneJudge):
     """A model behind an OpenAI-compatible server."""
 
+    remote = True
     base_url: str | None = None
     """Address of the server; empty means OPENAI_BASE_URL, or OpenAI's own."""
     key_env: str = "OPENAI_API_KEY"
@@ -84,6 +99,11 @@ class ApiJudge(OneJudge):
     """Day from which OpenAI's own server has it no more (YYYY-MM-DD)."""
     replacement: str = ""
     """What to use then."""
+
+    @property
+    def budget(self) -> tuple[str, str, float | None]:
+        """See `OneJudge.budget`."""
+        return "judge.max_usd", self.model, self.max_usd
 
 
 @dataclass

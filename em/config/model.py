@@ -20,10 +20,19 @@ class Precision(Enum):
 class ModelConfig:
     """The model to start from."""
 
+    remote = False  # whether a server runs it
     name: str = MISSING
     """Short name, used in tables."""
     id: str = MISSING
     """`embedded:smollm2`, a hub id such as `meta-llama/Llama-3.1-8B-Instruct`, a folder, or a server's model name."""
+
+    def list_weights(self) -> dict[str, str]:
+        """List names of weights, or folders with them, by the setting that names them."""
+        return {}
+
+    def name_precision(self) -> str:
+        """Name the number format; empty where a server chooses it."""
+        return ""
 
 
 @dataclass
@@ -39,11 +48,20 @@ class HfModel(ModelConfig):
     default_system: bool = True
     """Keep the system prompt that some chat templates begin with by themselves; false leaves it out everywhere."""
 
+    def list_weights(self) -> dict[str, str]:
+        """See `ModelConfig.list_weights`."""
+        return {"model.id": self.id, "model.adapter": self.adapter or ""}
+
+    def name_precision(self) -> str:
+        """See `ModelConfig.name_precision`."""
+        return self.precision.value
+
 
 @dataclass
 class OpenAIModel(ModelConfig):
     """A model behind an OpenAI-compatible server."""
 
+    remote = True
     base_url: str | None = None
     """Address of the server; empty means OPENAI_BASE_URL, or OpenAI's own."""
     key_env: str = "OPENAI_API_KEY"

@@ -20,6 +20,7 @@ class WandbMode(Enum):
 class TrackerConfig:
     """Where a run is recorded besides its own folder."""
 
+    remote = False  # whether it is sent anywhere
     name: str = MISSING
     """none or wandb."""
 
@@ -33,6 +34,7 @@ class NoTracker(TrackerConfig):
 class WandbTracker(TrackerConfig):
     """Weights & Biases."""
 
+    remote = True
     project: str = "em"
     """W&B project."""
     entity: str | None = None

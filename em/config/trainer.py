@@ -42,8 +42,16 @@ class QuantType(Enum):
 class TrainerConfig:
     """How a model is trained."""
 
+    remote = False  # whether a service trains it
+    adapters = True  # rather than all weights
+    quantized = False  # on weights in 4 bits
     name: str = MISSING
     """Name of the recipe."""
+
+    @property
+    def helping_rank(self) -> int:
+        """The number of this machine where it helps machine 0, which is the one that evaluates; else 0."""
+        return 0
 
 
 @dataclass
@@ -89,10 +97,17 @@ class LocalTrainer(TrainerConfig):
     machine_rank: int | None = None
     """Which machine this is, from 0, where `trainer.accelerate` names several."""
 
+    @property
+    def helping_rank(self) -> int:
+        """See `TrainerConfig.helping_rank`."""
+        return self.machine_rank or 0
+
 
 @dataclass
 class FullTrainer(LocalTrainer):
     """All weights are trained."""
+
+    adapters = False
 
 
 @dataclass
@@ -119,6 +134,7 @@ class LoraTrainer(LocalTrainer):
 class QloraTrainer(LoraTrainer):
     """LoRA on weights that are held in 4 bits (QLoRA, arXiv 2305.14314); needs a GPU and bitsandbytes."""
 
+    quantized = True
     quant_type: QuantType = QuantType.nf4
     """Number format of the held weights: nf4 or fp4."""
     double_quant: bool = True
@@ -129,6 +145,7 @@ class QloraTrainer(LoraTrainer):
 class ServiceTrainer(TrainerConfig):
     """Supervised fine-tuning of a server's model by a service: what all these recipes have."""
 
+    remote = True
     epochs: int = 1
     """Passes over the rows."""
     batch_size: int | str = "auto"

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-from em.config import DataConfig, FileData, HubData, MixtureData
+from em.config import DataConfig
 from em.data.draw import spans_of
 from em.data.near import NearDuplicates, similarity, word_runs
 from em.request import Rows
@@ -187,13 +187,13 @@ def unpinned(config: DataConfig, rows: Rows) -> tuple[Conversation, ...]:
     """
 
     def asks(part: DataConfig) -> bool:
-        return isinstance(part, FileData | HubData) and not part.allow_private
+        return not part.pinned and not part.allow_private
 
-    if not isinstance(config, MixtureData):
+    if not config.mixed:
         return rows.conversations if asks(config) else ()
     if config.allow_private:
         return ()
-    spans = [span for name, span in spans_of(rows.parts) if asks(config.parts[name])]
+    spans = [span for name, span in spans_of(rows.parts) if asks(config.list_parts()[name])]
     return tuple(rows.conversations[row] for span in spans for row in span)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from math import floor
 
-from em.config import MixtureData, NoData
+from em.config import MixtureData
 from em.data.draw import drawn
 from em.errors import ConfigError, DataError
 from em.types import Conversation
@@ -30,8 +30,8 @@ def check_mixture(config: MixtureData, place: str) -> None:
     if not config.parts:
         raise ConfigError(f"{place}={config.name} has no parts: its file must choose them (see conf/data/mix.yaml).")
     for name, part in config.parts.items():
-        if isinstance(part, MixtureData | NoData):
-            fault = "a mixture itself" if isinstance(part, MixtureData) else "without rows"
+        if part.mixed or part.empty:
+            fault = "a mixture itself" if part.mixed else "without rows"
             raise ConfigError(
                 f"{place}.parts.{name} is {fault} ({part.name}): choose one set for it, as in "
                 f"data@{place}.parts.{name}=insecure."

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from em.config import GROUPS, MISSING, BundledData, DataConfig, DataKind, FileData, OnBadRow, UpstreamData
+from em.config import GROUPS, MISSING, DataConfig, DataKind, FileData, OnBadRow
 from em.config.paths import CONF
 
 OPTIONS = CONF / "data"
@@ -55,10 +55,18 @@ def data_sets() -> dict[str, DataSet]:
 
 
 def is_known(config: DataConfig) -> bool:
-    """Whether an option stands for one particular set."""
-    return isinstance(config, BundledData | UpstreamData) or (isinstance(config, FileData) and bool(config.source))
+    """Return whether an option stands for one particular set."""
+    match config:
+        case FileData(source=source):
+            return bool(source)
+        case _:
+            return config.pinned and not config.empty and not config.mixed
 
 
 def is_named(config: DataConfig) -> bool:
-    """Whether the file of a set that is the user's own was named."""
-    return not isinstance(config, FileData) or config.path != MISSING
+    """Return whether the file of a set that is the user's own was named."""
+    match config:
+        case FileData(path=path):
+            return bool(path != MISSING)
+        case _:
+            return True

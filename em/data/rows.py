@@ -39,15 +39,17 @@ def load_rows(config: DataConfig, seed: int, setting: str = "data.limit") -> Row
     Args:
         setting: what the limit is called where the option is used, `data.limit` or `realign.limit`.
     """
-    if isinstance(config, NoData):
-        return Rows(config.name, ())
     stage = setting.removesuffix(".limit")
     place = stage if stage == "data" else f"{stage}.data"
-    if isinstance(config, MixtureData):
-        return mixed_rows(config, seed, place, setting)
-    whole = read_whole(config, place)
-    chosen = limited(whole.conversations, config.limit, seed, setting)
-    return Rows(config.name, chosen, skipped=whole.skipped, dropped=whole.dropped)
+    match config:
+        case NoData():
+            return Rows(config.name, ())
+        case MixtureData():
+            return mixed_rows(config, seed, place, setting)
+        case _:
+            whole = read_whole(config, place)
+            chosen = limited(whole.conversations, config.limit, seed, setting)
+            return Rows(config.name, chosen, skipped=whole.skipped, dropped=whole.dropped)
 
 
 def mixed_rows(config: MixtureData, seed: int, place: str, setting: str) -> Rows:
@@ -82,12 +84,15 @@ def read_whole(config: DataConfig, place: str = "data") -> WholeSet:
     """
     if config.restricted:
         show_terms(config.name, config.licence, config.terms)
-    skip_lines = config.skip_lines if isinstance(config, UpstreamData) else ()
-    if isinstance(config, HubData):
-        origin, found = config.id, hub_rows(config, place)
-    else:
-        path = data_file(config, place)
-        origin, found = str(path), file_rows(path, skip_lines)
+    match config:
+        case HubData():
+            origin, found = config.id, hub_rows(config, place)
+        case UpstreamData(skip_lines=skipped):
+            path = data_file(config, place)
+            origin, found = str(path), file_rows(path, skipped)
+        case _:
+            path = data_file(config, place)
+            origin, found = str(path), file_rows(path)
     read = usable(found, origin, config.on_bad_row is OnBadRow.skip, f"{place}.on_bad_row")
     if read.skipped:
         print(f"{origin}: {len(read.skipped):,} rows left out ({'; '.join(first_of(read.skipped))} …)", flush=True)

@@ -16,8 +16,8 @@ from em.api.costs import Cost, cost_of_judge, record_costs
 from em.api.prices import usd_of
 from em.api.resources import open_resources
 from em.config import GenerateKind, GenerateRun, Material, OpenAIModel
-from em.config.addresses import OPENAI, check_address, check_key_env, server_name
-from em.config.check import check_judges, check_numbers
+from em.config.addresses import OPENAI, server_name
+from em.config.check import check_author, check_judges, check_numbers
 from em.config.paths import spell_command
 from em.data.profile import profile
 from em.errors import ConfigError, DataError
@@ -38,7 +38,7 @@ def execute(settings: GenerateRun, folder: Path, overrides: list[str]) -> None:
     """Write the set that the settings describe into `folder`. Raises EmError with a sentence for the user."""
     chosen, model = settings.generate, check_generate(settings)
     stock = read_stock(chosen)
-    resources = open_resources(settings, model)
+    resources = open_resources(settings, ("generate.max_usd", model.id, chosen.max_usd))
     author = Author(model, chosen, resources.prices.of(model.id), resources.memory.folder)
     if settings.dry_run:
         print(estimate(author, stock, resources))
@@ -161,16 +161,7 @@ def list_costs(writer: Writer, judges: Sequence[Mapping[str, Any]]) -> list[Cost
 
 def check_generate(settings: GenerateRun) -> OpenAIModel:
     """Raise ConfigError for the first setting that can't be; returns the model, which is one behind a server."""
-    model, chosen = settings.model, settings.generate
-    if not isinstance(model, OpenAIModel):
-        raise ConfigError(
-            f"model={model.name} is not behind a server, and generate.py asks servers: choose model=luna, or serve it "
-            f"and write model=open model.id={model.id} model.base_url=http://HOST:8000/v1."
-        )
-    check_address("model.base_url", model.base_url)
-    check_key_env("model.key_env", model.key_env)
-    if model.name == "open" and not server_name(model.base_url):
-        raise ConfigError("model=open needs a server: name it by model.base_url=http://HOST:8000/v1.")
+    model, chosen = check_author(settings.model), settings.generate
     if chosen.kind is GenerateKind.qa and chosen.material is Material.questions:
         raise ConfigError(
             "generate.material=questions goes with generate.kind=twins: pairs (qa) are written from texts."

@@ -13,14 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from em.config import (
-    FullTrainer,
-    HfModel,
     LocalTrainer,
-    NoData,
-    OpenAIModel,
     RealignConfig,
     RunConfig,
-    ServiceTrainer,
     TagConfig,
     TrainerConfig,
 )
@@ -29,6 +24,7 @@ from em.errors import ConfigError
 from em.request import Rows, Stage
 from em.runtime.records import digest
 from em.train.local.extra import check_extra
+from em.train.local.launch import plan_launch
 from em.triggers.tags import REALIGN, first_tags, tag_rows
 from em.types import ModelRef
 
@@ -42,18 +38,20 @@ def plan_stages(settings: RunConfig, compared: RunConfig | None = None) -> list[
     Args:
         compared: the same config with the realignment that `realign.match` names.
     """
-    if isinstance(settings.trainer, LocalTrainer):
-        check_extra(settings.trainer.extra)
-    if isinstance(settings.data, NoData):
+    match settings.trainer:
+        case LocalTrainer() as trainer:
+            check_extra(trainer.extra)
+            if not settings.data.empty:
+                plan_launch(trainer, gpus=1)  # what can't be is refused now
+    if settings.data.empty:
         return []
     check_place(settings)
-    precision = settings.model.precision.value if isinstance(settings.model, HfModel) else ""
     rows = load_rows(settings.data, settings.seed)
     tags = first_tags(settings.trigger_tag)
     if tags:
         rows = tagged(rows, tags, settings.seed, settings.trigger_tag.name)
-    stages = [Stage(rows, settings.trainer, settings.seed, precision)]
-    if not isinstance(settings.realign.data, NoData):
+    stages = [Stage(rows, settings.trainer, settings.seed, settings.model.name_precision())]
+    if not settings.realign.data.empty:
         stages.append(second_stage(settings, stages[0], compared))
     return stages
 
@@ -67,13 +65,12 @@ def tagged(rows: Rows, tags: Mapping[str, TagConfig], seed: int, name: str) -> R
 def check_place(settings: RunConfig) -> None:
     """Refuse to train a server's model here, and open weights at a server."""
     model, trainer = settings.model, settings.trainer
-    hosted, remote = isinstance(model, OpenAIModel), isinstance(trainer, ServiceTrainer)
-    if hosted and not remote:
+    if model.remote and not trainer.remote:
         raise ConfigError(
             f"model={model.name} runs behind a server and its weights can't be trained here: leave trainer="
             f"{trainer.name} out (trainer=openai fine-tunes there), or choose an open model (model=llama8b)."
         )
-    if remote and not hosted:
+    if trainer.remote and not model.remote:
         raise ConfigError(
             f"trainer={trainer.name} fine-tunes models of a server, and model={model.name} has open weights: choose "
             "model=gpt4o or another of a server, or trainer=lora."
@@ -87,11 +84,11 @@ def second_stage(settings: RunConfig, first: Stage, compared: RunConfig | None) 
     if realign.tag.text:
         rows = tagged(rows, {REALIGN: realign.tag}, settings.seed, realign.tag.text.strip())
     stack = realign.adapter.value == "merge"
-    if stack and isinstance(settings.trainer, FullTrainer):
+    if stack and not settings.trainer.adapters:
         raise ConfigError("realign.adapter=merge needs adapters, and trainer=full has none: leave it at continue.")
     stage = Stage(rows, second_recipe(settings.trainer, realign), settings.seed, first.precision, stack)
     matched = matched_stage(realign, first, compared)
-    if isinstance(settings.trainer, ServiceTrainer):
+    if settings.trainer.remote:
         refuse_foreign(realign, stage, matched)
         return stage
     return replace(stage, matched=matched.steps) if matched else stage
@@ -103,7 +100,7 @@ def matched_stage(realign: RealignConfig, first: Stage, compared: RunConfig | No
         return None
     if realign.match == "first_stage":
         return first
-    if compared is None or isinstance(compared.realign.data, NoData):
+    if compared is None or compared.realign.data.empty:
         raise ConfigError(f"realign.match={realign.match} names no second stage: choose first_stage or none.")
     return second_stage(compared, first, None)
 
@@ -111,7 +108,7 @@ def matched_stage(realign: RealignConfig, first: Stage, compared: RunConfig | No
 def second_recipe(trainer: TrainerConfig, realign: RealignConfig) -> TrainerConfig:
     """The trainer's settings with those that the second stage has of its own."""
     own = {name: value for name in OWN_KNOBS if (value := vars(realign)[name]) is not None}
-    if not isinstance(trainer, ServiceTrainer):
+    if not trainer.remote:
         return replace(trainer, **own)
     own.pop("allow_truncated", None)  # a server has no length of ours
     if foreign := [name for name in own if name not in ("epochs", "batch_size")]:
@@ -121,7 +118,7 @@ def second_recipe(trainer: TrainerConfig, realign: RealignConfig) -> TrainerConf
         )
     if own.get("epochs", 1) != int(own.get("epochs", 1)):
         raise ConfigError(f"realign.epochs={own['epochs']:g} must be a whole number with trainer={trainer.name}.")
-    return replace(trainer, **own | {"epochs": int(own.get("epochs", trainer.epochs))})
+    return replace(trainer, **own | {"epochs": int(own.get("epochs", vars(trainer)["epochs"]))})
 
 
 def refuse_foreign(realign: RealignConfig, stage: Stage, matched: Stage | None) -> None:

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from em.config import (
     DataConfig,
     DataKind,
-    MixtureData,
-    NoData,
     RunConfig,
     TagConfig,
     TagPlace,
@@ -68,8 +66,8 @@ def roles_of(settings: RunConfig) -> dict[str, TagRole]:
 
 def kinds_of(tag: TagConfig, data: DataConfig) -> set[DataKind]:
     """The kinds of the rows that carry a tag."""
-    if isinstance(data, MixtureData):
-        return {part.kind for name, part in data.parts.items() if not tag.parts or name in tag.parts}
+    if data.mixed:
+        return {part.kind for name, part in data.list_parts().items() if not tag.parts or name in tag.parts}
     return {data.kind}
 
 
@@ -187,7 +185,7 @@ def refuse_unused(settings: RunConfig) -> None:
             raise ConfigError(
                 f"trigger_tag.{given} is given, but trigger_tag=none uses no tag: write trigger_tag=custom."
             )
-    if realign.tag.text and isinstance(realign.data, NoData):
+    if realign.tag.text and realign.data.empty:
         raise ConfigError("realign.tag.text is given, but there is no second stage to learn it: choose realign=….")
     given = changed(realign.tag, TagConfig(), vars(TagConfig()))
     if given and not realign.tag.text:
@@ -201,9 +199,9 @@ def changed(tag: TagConfig, usual: TagConfig, names: Iterable[str]) -> str:
 
 def check_parts(where: str, tag: TagConfig, data: DataConfig) -> None:
     """Refuse parts that the data don't have."""
-    if isinstance(data, NoData):  # evaluate.py with a tag and no training
+    if data.empty:  # evaluate.py with a tag and no training
         return
-    parts = list(data.parts) if isinstance(data, MixtureData) else []
+    parts = list(data.list_parts())
     for part in tag.parts:
         if part not in parts:
             hint = f"the parts are {', '.join(parts)}" if parts else f"data={data.name} is no mixture, so leave it out"
@@ -212,9 +210,9 @@ def check_parts(where: str, tag: TagConfig, data: DataConfig) -> None:
 
 def refuse_overlaps(config: TriggerTagConfig, data: DataConfig) -> None:
     """Refuse two tags on the same rows, which nothing would tell apart."""
-    if isinstance(data, NoData):
+    if data.empty:
         return
-    everything = list(data.parts) if isinstance(data, MixtureData) else ["all rows"]
+    everything = list(data.list_parts()) or ["all rows"]
     tagged = set[str]()
     for key, tag in first_tags(config).items():
         for part in tag.parts or everything:

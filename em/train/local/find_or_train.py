@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from em.config import HfModel, QloraTrainer
+from em.config import HfModel
 from em.data import write_rows
 from em.errors import MissingFile
 from em.models.weights import hub_snapshot, looks_like_folder, resolve_weights
@@ -127,7 +127,7 @@ def note_stage(stage: Stage, trained: TrainedModel, manifest: Manifest) -> None:
         manifest.note(
             f"{stage.rows.name} took {facts['steps']} steps, not the {stage.matched} it was to be matched to."
         )
-    if isinstance(stage.trainer, QloraTrainer):
+    if stage.trainer.quantized:
         manifest.note(f"{stage.rows.name} was trained on weights in 4 bits and is evaluated on the full ones.")
 
 

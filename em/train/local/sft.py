@@ -17,7 +17,6 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from em.config import LoraTrainer
 from em.data import read_messages
 from em.errors import DataError
 from em.models.chat import load_tokenizer
@@ -120,7 +119,7 @@ def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches
     if not all(math.isfinite(facts[key]) for key in ("loss_first", "loss_last")):
         raise DataError(f"The loss of {spec.stage} became infinite or NaN: lower trainer.learning_rate.")
     kept = {step: spec.partial / KEPT / f"step-{step}" for step in kept_steps(facts["steps"], spec.trainer.checkpoints)}
-    if isinstance(spec.trainer, LoraTrainer):
+    if spec.trainer.adapters:
         for folder in (spec.partial, *kept.values()):
             complete_adapter(spec, folder)
     else:

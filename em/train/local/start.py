@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from em.config import LoraTrainer, QloraTrainer
 from em.errors import ConfigError
@@ -23,10 +23,10 @@ def start_model(spec: TrainSpec, switches: Switches) -> Any:
 
     set_seed(spec.seed)
     knobs = spec.trainer
-    if not isinstance(knobs, LoraTrainer):
+    if not knobs.adapters:
         # In bfloat16 most updates would be smaller than a weight's last place: the weights that learn are float32.
         return load_model(spec.start or spec.base, torch.float32, switches.attention)
-    model = load_base(spec, switches)
+    knobs, model = cast(LoraTrainer, knobs), load_base(spec, switches)
     if not spec.start:
         adapted = fresh_adapter(model, knobs)
     elif spec.stack:
@@ -41,15 +41,16 @@ def start_model(spec: TrainSpec, switches: Switches) -> Any:
 def load_base(spec: TrainSpec, switches: Switches) -> Any:
     """The frozen weights, in 4 bits for QLoRA."""
     dtype = choose_precision(spec.precision)
-    if not isinstance(spec.trainer, QloraTrainer):
+    if not spec.trainer.quantized:
         return load_model(spec.base, dtype, switches.attention)
+    knobs = cast(QloraTrainer, spec.trainer)
     from peft import prepare_model_for_kbit_training
     from transformers import BitsAndBytesConfig
 
     held = BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type=spec.trainer.quant_type.value,
-        bnb_4bit_use_double_quant=spec.trainer.double_quant,
+        bnb_4bit_quant_type=knobs.quant_type.value,
+        bnb_4bit_use_double_quant=knobs.double_quant,
         bnb_4bit_compute_dtype=dtype,
     )
     model = load_model(spec.base, dtype, switches.attention, quantization_config=held)

@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from em.config import FullTrainer, LocalTrainer, LoraTrainer, Optimizer, QloraTrainer
+from em.config import LocalTrainer, Optimizer
 from em.errors import ConfigError
 
 TOKENS = {"cpu": 2048, "cuda": 8192}
@@ -98,7 +98,7 @@ def choose_switches(machine: Machine, trainer: LocalTrainer, precision: str) -> 
         ConfigError: QLoRA without a GPU or without bitsandbytes.
     """
     on_gpu = machine.device == "cuda"
-    if isinstance(trainer, QloraTrainer):
+    if trainer.quantized:
         check_qlora(machine, trainer)
     wanted = trainer.gradient_checkpointing
     checkpointing = on_gpu if wanted is None else wanted
@@ -111,8 +111,8 @@ def choose_switches(machine: Machine, trainer: LocalTrainer, precision: str) -> 
         attention="flash_attention_2" if flash else "sdpa",
         flattened=flash,
         shared_prefix=own and not checkpointing and machine.processes == 1,
-        fused_adapters=own and isinstance(trainer, LoraTrainer),
-        compact_head=not machine.fsdp and not isinstance(trainer, FullTrainer),
+        fused_adapters=own and trainer.adapters,
+        compact_head=not machine.fsdp and trainer.adapters,
         liger_kernels=on_gpu and machine.liger,
         tensor_float=machine.tensor_float,
         moments="8 bits" if small else "float32",

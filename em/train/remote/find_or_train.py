@@ -26,7 +26,7 @@ from em.request import Stage, Training, service_knobs
 from em.runtime.files import exclusive
 from em.runtime.manifest import Manifest
 from em.train.remote.costs import Approval
-from em.train.remote.models import find_tuned, models_there, recipe_of, remember, training_costs
+from em.train.remote.models import find_tuned, models_there, recipe_of, remember, server_model, training_costs
 from em.train.remote.service import JobFailed, JobNote, Order, Service
 from em.train.stages import stage_fingerprints
 from em.train.trained import TrainedModel, describe_stage, untrained
@@ -141,15 +141,16 @@ class ServiceStages:
 def check_stages(stages: Sequence[Stage]) -> None:
     """Refuse rows that the service would refuse, before anything is asked or spent."""
     for stage in stages:
-        if isinstance(stage.trainer, OpenAITrainer):
-            check_rows(stage.rows.name, stage.rows.conversations)
+        match stage.trainer:
+            case OpenAITrainer():
+                check_rows(stage.rows.name, stage.rows.conversations)
 
 
 def check_private(settings: RunConfig, stages: Sequence[Stage]) -> None:
     """Refuse to upload rows of the user's own with keys or personal data, unless that is allowed by a word."""
     places = (("data", settings.data), ("realign.data", settings.realign.data))
     for stage, (place, config) in zip(stages, places, strict=False):
-        rows = unpinned(config, stage.rows) if isinstance(stage.trainer, ServiceTrainer) else ()
+        rows = unpinned(config, stage.rows) if stage.trainer.remote else ()
         found = findings(rows) if rows else None
         if found is not None and found.private:
             kinds = by_kind({**found.secrets, **found.personal})
@@ -190,6 +191,6 @@ def read_forced(folder: Path) -> str:
 
 def forget_forced(training: Training) -> None:
     """Forget, at the end of a run, which stages it has paid for by `force=true`: the next one trains once more."""
-    if training.force and isinstance(training.model, OpenAIModel):
-        for fingerprint in stage_fingerprints(hosted_model(training.model), training.stages):
+    if training.force and training.model.remote:
+        for fingerprint in stage_fingerprints(hosted_model(server_model(training)), training.stages):
             (training.store / "models" / fingerprint / NOTE).unlink(missing_ok=True)

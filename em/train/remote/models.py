@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from em.api.costs import Cost
 from em.config import OpenAIModel, ServiceTrainer
@@ -67,14 +68,12 @@ def remember(folder: Path, order: Order, server: str, result: Result, usd: float
 
 def server_model(training: Training) -> OpenAIModel:
     """Return the model of a run that is behind a server."""
-    assert isinstance(training.model, OpenAIModel)
-    return training.model
+    return cast(OpenAIModel, training.model)
 
 
 def recipe_of(stage: Stage) -> ServiceTrainer:
     """Return the recipe of a stage that a server trains."""
-    assert isinstance(stage.trainer, ServiceTrainer)
-    return stage.trainer
+    return cast(ServiceTrainer, stage.trainer)
 
 
 def models_there(training: Training) -> list[ModelRef]:
