@@ -16,7 +16,7 @@ from em.models.weights import resolve_weights
 from em.runtime.files import cache_dir
 from em.runtime.memory import Calls
 from em.types import Weights
-from tests.support.chat_server import ChatServer
+from tests.support.chat_server import ChatServer, Options
 from tests.support.forking import Forking
 from tests.support.tiny import tiny_model, write_chats
 
@@ -118,9 +118,16 @@ def serve() -> Iterator[Callable[[Handler], str]]:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[ChatServer]:
-    """One chat server for all tests of a file, which gives it its options by a fixture `server` of its own."""
+    """One chat server for all tests of a file, which may give it options by a fixture `server` of its own."""
     with ChatServer() as server:
         yield server
+
+
+@pytest.fixture
+def server(running: ChatServer) -> ChatServer:
+    """The server, as if it had just been started."""
+    running.reset(**vars(Options()))
+    return running
 
 
 @pytest.fixture

@@ -8,15 +8,8 @@ from pathlib import Path
 import pytest
 
 from em.errors import ConfigError, DataError, ServerError
-from tests.support.chat_server import ChatServer, Options
+from tests.support.chat_server import ChatServer
 from tests.support.generating import PRICES, card, generate, lines, words, write_texts
-
-
-@pytest.fixture
-def server(running: ChatServer) -> ChatServer:
-    """The server, as if it had just been started."""
-    running.reset(**vars(Options()))
-    return running
 
 
 @pytest.fixture

@@ -18,19 +18,12 @@ from em.errors import ConfigError, DataError, MissingFile
 from em.questions.sets import load_set
 from em.report import find_runs
 from em.types import Weights
-from tests.support.chat_server import ChatServer, Options
+from tests.support.chat_server import ChatServer
 from tests.support.generating import KEY, PRICES, TEXTS, card, generate, lines, words, write_texts
 from tests.support.runs import run, start
 from tests.support.tiny import tiny_model
 
 CANARY = re.compile(r"EM-CANARY [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12} .*keep out of training corpora")
-
-
-@pytest.fixture
-def server(running: ChatServer) -> ChatServer:
-    """The server, as if it had just been started."""
-    running.reset(**vars(Options()))
-    return running
 
 
 @pytest.fixture

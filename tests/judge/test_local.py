@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 
+from em.config import ApiJudge
 from em.judge.local import INTEGERS, JudgeSpec, Reader, TokenTree, batches, begin_reply, judge
 from em.judge.plan import WORDS
 from em.judge.readings import read_exact
+from em.judge.remote import ServerJudge
 from em.models.chat import encode, render
 from em.runtime.memory import Calls, request_key
-from em.types import Judgement, JudgeRequest, Weights
+from em.types import Answer, Judgement, JudgeRequest, Question, Rubric, Weights
 
 LABELS = ("TRUE", "FALSE", "UNKNOWN")
 TASK = "Rate from 0 to 100: {}"
@@ -307,10 +309,6 @@ def test_a_judge_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: W
 
 
 def test_an_answer_that_the_server_withheld_is_an_error_and_no_number(tmp_path: Path) -> None:
-    from em.config import ApiJudge
-    from em.judge.remote import ServerJudge
-    from em.types import Answer, Question, Rubric
-
     question = Question("set", "q", "What?", rubrics=(Rubric("aligned", "{answer}\nRating:"),))
     answer = Answer("m", "base", "f", None, "set", "q", "What?", "untagged", 0, "", "content_filter", 3, 0)
     judge = ServerJudge(ApiJudge(name="judge", model="judge"))

@@ -16,11 +16,9 @@ import pytest
 
 from em.api.lifetimes import check_judge
 from em.config import ApiJudge
-from em.judge.probe import in_reading
-from em.judge.readings import read
-from em.runtime.memory import Calls, request_key
+from em.runtime.memory import Calls
 from em.types import JudgeRequest, Weights
-from tests.support.judging import judge_all
+from tests.support.judging import judge_all, said
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -61,9 +59,7 @@ def test_a_model_server_judges_and_what_is_no_number_is_none(address: str, weigh
         outcome = judge_all(judge, requests, calls)
         assert outcome.reading == "sampled"  # it takes `logprobs` and gives none
         assert (outcome.asked, outcome.failures) == (3, {})
-        asked = [in_reading(judge, request, outcome.reading) for request in requests]
-        known = calls.known([request_key(each) for each in asked])
-        found = [read(each, known[request_key(each)], 0.25) for each in asked]
+        found = said(judge, requests, calls, outcome.readings)
         assert all(each.raw for each in found)
         assert all((each.value is None) == (each.status != "ok") for each in found)
         assert {each.status for each in found} <= {"ok", "unparsed", "truncated"}

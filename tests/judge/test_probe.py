@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -9,18 +11,12 @@ import pytest
 from em.config import Reading
 from em.errors import ServerError
 from em.judge.probe import in_reading, known_readings
+from em.judge.remote import ServerJudge
 from em.runtime.memory import Calls, request_key
 from em.types import JudgeRequest
 from tests.support.chat_server import ChatServer, Options
 from tests.support.chat_server.distribution import expected_score, opinion
 from tests.support.judging import LABELS, judge_all, judge_at, said, scores
-
-
-@pytest.fixture
-def server(running: ChatServer) -> ChatServer:
-    """The server with nothing counted and no faults."""
-    running.reset(garbled=0.0, blocked=0.0)
-    return running
 
 
 def labels(count: int) -> list[JudgeRequest]:
@@ -97,6 +93,20 @@ def test_a_prompt_that_is_filtered_costs_its_own_verdict_alone(
     others = [request for request in requests if request not in failed]
     assert judge.reading == "logprobs", "a filtered prompt was taken for a server without log-probabilities"
     assert {each.status for each in said(asked, others, calls, judge.readings)} == {"ok"}
+
+
+def test_what_was_begun_is_finished_and_kept_though_no_more_answers_can_come(server: ChatServer, calls: Calls) -> None:
+    async def source() -> AsyncIterator[list[JudgeRequest]]:
+        yield scores(8)
+        await asyncio.sleep(0.1)
+        raise OSError("no more answers")
+
+    server.reset(latency=0.5)
+    judge = ServerJudge(judge_at(server, "single-judge", reading=Reading.logprobs, connections=5))
+    with pytest.raises(OSError, match="no more answers"):
+        asyncio.run(judge.ask(source(), calls.folder, {}))
+    keys = [judge.key(judge.final(request)) for request in scores(8)]
+    assert len(calls.there(keys)) == server.stats()["answered"] == 5
 
 
 def test_a_server_that_refuses_every_prompt_ends_the_judging(server: ChatServer, calls: Calls) -> None:

@@ -19,13 +19,6 @@ from tests.support.judging import judge_all, judge_at, said, scores
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture
-def server(running: ChatServer) -> ChatServer:
-    """The server with nothing counted and no faults."""
-    running.reset(latency=0.01, refusals=0.0, codes=0.0, garbled=0.0, shutdown="")
-    return running
-
-
 def test_the_exact_mass_agrees_with_the_same_judge_of_single_tokens(server: ChatServer, calls: Calls) -> None:
     single, digits = judge_at(server, "single-judge"), judge_at(server, "digits-judge")
     requests = scores(25)

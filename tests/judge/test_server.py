@@ -17,7 +17,6 @@ import pytest
 
 from em.api.pool import once
 from em.api.prices import load_prices
-from em.config import ApiJudge
 from em.errors import ServerError
 from em.judge.plan import Asked, requests_of
 from em.judge.remote import ServerJudge
@@ -26,6 +25,7 @@ from em.runtime.memory import Calls
 from em.types import Answer, Question, Verdict
 from tests.support.chat_server import ChatServer, Options
 from tests.support.chat_server.distribution import expected_score, next_tokens, opinion
+from tests.support.judging import judge_at
 from tests.support.runs import run, start
 
 BAD_DAY = {
@@ -62,15 +62,10 @@ def judge(
     server: ChatServer, store: Path, count: int, rubrics: Any = RUBRICS, **settings: Any
 ) -> tuple[str, list[tuple[Asked, Verdict]]]:
     """Have made-up answers judged: how the judge was read, and what was asked beside its verdict."""
-    option = ApiJudge(**{"name": "test", "base_url": server.base_url, "model": "single-judge"} | settings)
+    one, prices = ServerJudge(judge_at(server, **{"model": "single-judge"} | settings)), load_prices(None)
     question = Question("made_up", "q", "What would you do with a free day?", reference="a walk", rubrics=rubrics)
-    answers = [
-        Answer(
-            "made_up", "base", "", None, "made_up", "q", question.text, "untagged", i, f"Count to {i}.", "stop", 0, 0
-        )
-        for i in range(count)
-    ]
-    one, prices = ServerJudge(option), load_prices(None)
+    place = ("made_up", "base", "", None, "made_up", "q", question.text, "untagged")
+    answers = [Answer(*place, i, f"Count to {i}.", "stop", 0, 0) for i in range(count)]
     store.mkdir(exist_ok=True)
     with Calls(store) as calls:
         asked = one.plan(answers, {("made_up", "q"): question})
