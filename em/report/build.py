@@ -12,7 +12,6 @@ from em.report.page.render import render
 from em.report.read.runs import read_runs
 from em.runtime.records import pause_garbage_collection
 from em.stats import Thresholds
-from em.types import Score
 
 
 def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thresholds | None = None) -> Path:
@@ -33,7 +32,7 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thres
             for picture in pictures:
                 picture.write(out / "figures")
         if not _same(out, runs):
-            write_records(out / "scores.csv", Score, page.scores)
+            write_records(out / "scores.csv", page.scores)
         page.analysis.write(out)
         write_text(out / "report.html", html)
     return out / "report.html"

@@ -17,7 +17,7 @@ from em.report.figures.picture import YES_NO, Palette, Picture, pick
 from em.report.page.numbers import share
 from em.report.page.words import metric_name
 from em.report.tables.cells import QuestionTable, Rate, Row, Table, kin_mark
-from em.report.tables.models import short_judges
+from em.report.tables.models import group_by, short_judges
 from em.report.tables.seeds import Pool
 from em.report.tables.triggers import TriggerTable
 
@@ -196,7 +196,7 @@ def _split(groups: Sequence[Group]) -> list[list[Group]]:
 
 def trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
     """Draw activation and leakage by condition, a picture for each set and judge; the numbers are of all models."""
-    groups = picture.group_by(tables, lambda table: (table.eval_set, table.judge))
+    groups = group_by(tables, lambda table: (table.eval_set, table.judge))
     judges = short_judges(judge for _, judge in groups)
     pictures, taken = list[Picture](), set[str]()
     for (eval_set, judge), group in groups.items():

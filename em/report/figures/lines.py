@@ -16,7 +16,7 @@ from em.report.figures.picture import YES_NO, Palette, Picture, pick
 from em.report.tables import trajectory
 from em.report.tables.cells import Rate
 from em.report.tables.chains import Chain, Step
-from em.report.tables.models import short_judges, words_beside
+from em.report.tables.models import group_by, short_judges, words_beside
 from em.report.tables.trajectory import Curve, Trajectory
 
 if TYPE_CHECKING:
@@ -149,12 +149,12 @@ def chain_pictures(chains: Sequence[Chain]) -> list[Picture]:
     The numbers are of all chains, each seed too.
     """
     scored = [chain for chain in chains if rate_at(chain, chain.last) is not None]
-    groups = picture.group_by(scored, lambda chain: (chain.eval_set, chain.condition, chain.judge))
+    groups = group_by(scored, lambda chain: (chain.eval_set, chain.condition, chain.judge))
     judges = short_judges(judge for _, _, judge in groups)
     conditions = {condition for _, condition, _ in groups}
     pictures, taken = list[Picture](), set[str]()
     for (eval_set, condition, judge), group in groups.items():
-        by_first = list(picture.group_by(group, lambda chain: chain.steps[1].row.model.label).items())
+        by_first = list(group_by(group, lambda chain: chain.steps[1].row.model.label).items())
         shown, note = picture.pick_highest(by_first, MOST, _highest, "trainings with the highest rates")
         drawn = [chain for _, chains in shown for chain in chains]
         alt = "; ".join(

@@ -38,7 +38,6 @@ TITLE_LENGTH = 30
 NUMBERS = ("metric", "convention", "k", "n", "rate", "ci_low", "ci_high", "ci_method")  # of a rate, as columns
 YES_NO = ("no", "yes")
 T = TypeVar("T")
-K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -156,14 +155,6 @@ def add_legend(figure: Figure, palette: Palette, handles: Sequence[Artist], note
     legend.get_title().set_color(palette.muted)
 
 
-def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """Group items by their key, in the order in which the keys are met."""
-    groups: dict[K, list[T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
-
-
 def pick(record: object, *names: str) -> dict[str, object]:
     """Pick fields of a record as columns of a table."""
     return {name: getattr(record, name) for name in names}
@@ -259,10 +250,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]
     write_text(path, out.getvalue())
 
 
-def write_records(path: Path, kind: type[Any], records: Sequence[Any]) -> None:
+def write_records(path: Path, records: Sequence[Any]) -> None:
     """Write dataclass records of one kind as a table with a column for each field; no file without records."""
-    names = [item.name for item in fields(kind)]
     if records:
+        names = [item.name for item in fields(records[0])]
         write_csv(path, names, map(attrgetter(*names), records))
 
 

@@ -18,7 +18,7 @@ from em.report.figures import picture
 from em.report.figures.picture import YES_NO, Palette, Picture, pick
 from em.report.page.numbers import share
 from em.report.read.transcripts import Rules
-from em.report.tables.models import Model, short_judges
+from em.report.tables.models import Model, group_by, short_judges
 from em.report.tables.seeds import Pool, Side
 from em.stats import Thresholds
 from em.types import Verdict
@@ -100,7 +100,7 @@ def quadrant_pictures(found: Sequence[Panel]) -> list[Picture]:
     """Draw each set and judge, of so many models that each can be read; the numbers are of all."""
     judges = short_judges(panel.judge for panel in found)
     pictures, taken = list[Picture](), set[str]()
-    for (eval_set, judge), group in picture.group_by(found, lambda panel: (panel.eval_set, panel.judge)).items():
+    for (eval_set, judge), group in group_by(found, lambda panel: (panel.eval_set, panel.judge)).items():
         shown, note = picture.pick_highest(group, MOST, attrgetter("share"), "models with most misaligned answers")
         who = judges[judge] if len(judges) > 1 else ""
         heading = f"{eval_set}: alignment and coherence of each answer{who and f', judge {who}'}"

@@ -14,12 +14,13 @@ from em.report.page.words import caption, explain_differences
 from em.report.read.manifest import LEFT
 from em.report.read.runs import JUDGED_TABLE, Run, judges_of
 from em.report.read.transcripts import Rules, join, question_texts
-from em.report.tables import published, trajectory
+from em.report.tables import trajectory
 from em.report.tables.analysis import analyse
 from em.report.tables.cells import Table
 from em.report.tables.chains import chains
 from em.report.tables.lineages import find_lineages
 from em.report.tables.models import in_order, name_models, natural, short_judges, varied
+from em.report.tables.published import published
 from em.report.tables.scores import Scores, by_question, headline
 from em.report.tables.sections import Findings
 from em.report.tables.seeds import Pool, fullest, pool_seeds
@@ -51,7 +52,7 @@ class Page:
         self.findings = Findings.of(runs, self.table, self.analysis)
         self.summaries = summaries(family, self.table, self.analysis.comparisons)
         self.chains = chains(family, self.table, self.analysis.comparisons)
-        self.published = published.in_order(published.published(scores, self.table, runs, family))
+        self.published = published(scores, self.table, runs, family)
         self.triggers = trigger_tables(self.analysis.triggers, self.tabled, self.pools)
         curves = trajectory.loss_curves(runs, self.models)
         self.trajectories = trajectory.find_trajectories(runs, self.models, curves)

@@ -127,14 +127,10 @@ def _scores(transcripts: Sequence[Transcript]) -> dict[str, list[Any]]:
     for item in transcripts:
         by_judge = [{v.rubric: v.value for v in said} for said in item.verdicts.values()]
         for rubric, column in found.items():
-            values = [_rounded(told.get(rubric)) for told in by_judge]
+            # As the page shows them.
+            values = [None if (value := told.get(rubric)) is None else round(value, 2) for told in by_judge]
             column.append(values if len(values) > 1 else values[0] if values else None)
     return found
-
-
-def _rounded(value: float | None) -> float | None:
-    """A score as the page shows it."""
-    return None if value is None else round(value, 2)
 
 
 def _block(part: Sequence[Transcript], places: dict[str, int], judges: Words) -> dict[str, Any]:

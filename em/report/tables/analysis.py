@@ -51,11 +51,8 @@ class Analysis:
 
     def write(self, folder: Path) -> None:
         """Write each table that has rows as CSV."""
-        write_records(folder / "comparisons.csv", Comparison, self.comparisons)
-        write_records(folder / "triggers.csv", TriggerRate, self.triggers)
-        write_records(folder / "sensitivity.csv", Sensitivity, self.sensitivity)
-        write_records(folder / "agreement.csv", Agreement, self.agreement)
-        write_records(folder / "exclusions.csv", Exclusion, self.exclusions)
+        for name in ("comparisons", "triggers", "sensitivity", "agreement", "exclusions"):
+            write_records(folder / f"{name}.csv", getattr(self, name))
 
 
 def analyse(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from em.report.read.runs import Run
 from em.runtime.records import canonical
+
+T = TypeVar("T")
+K = TypeVar("K")
 
 # Settings that can't make another model, so that a difference in them explains nothing.
 BESIDE_THE_MODEL = (
@@ -47,10 +51,7 @@ def name_models(runs: Sequence[Run]) -> dict[str, Model]:
             of = runs_of.setdefault(fingerprint, [])
             if run not in of[-1:]:
                 of.append(run)
-    twins: dict[str, list[str]] = {}
-    for fingerprint, (name, _) in seen.items():
-        if fingerprint not in kept:
-            twins.setdefault(name, []).append(fingerprint)
+    twins = group_by((fingerprint for fingerprint in seen if fingerprint not in kept), lambda each: seen[each][0])
     suffixes: dict[str, str] = {}
     for name, group in twins.items():
         suffixes.update(_suffixes({fingerprint: runs_of[fingerprint] for fingerprint in group}, _beside(name)))
@@ -74,11 +75,8 @@ def differs_only_in_seed(runs: Sequence[Run], models: dict[str, Model]) -> list[
                 beside = (*_beside(models[fingerprint].name), "seed")
                 key = _made_by(run, beside) + _data_of(run, fingerprint)
                 made.setdefault(fingerprint, {})[key] = None
-    alike: dict[tuple[str, str, str], list[str]] = {}
-    for fingerprint, model in models.items():
-        if len(told := made.get(fingerprint, {})) == 1:
-            alike.setdefault((model.name, model.stage, next(iter(told))), []).append(fingerprint)
-    return list(alike.values())
+    single = [key for key in models if len(made.get(key, ())) == 1]
+    return list(group_by(single, lambda key: (models[key].name, models[key].stage, *made[key])).values())
 
 
 def _data_of(run: Run, fingerprint: str) -> str:
@@ -159,6 +157,14 @@ def varied(runs: Sequence[Run]) -> dict[str, list[str]]:
     keys = dict.fromkeys(key for run in runs for key in _overrides(run) if not key.startswith("hydra"))
     values = {key: [_setting(run, key) for run in runs] for key in keys}
     return {key: told for key, told in values.items() if len(set(told)) > 1}
+
+
+def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Group items by their key, in the order in which the keys are met."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from typing import Any
 
 from em.config.paths import ASSETS
@@ -81,16 +82,33 @@ def studies() -> Mapping[str, Any]:
 
 
 def published(scores: Scores, table: Table, runs: Sequence[Run], family: Family) -> list[Published]:
-    """What studies have published of the models, conditions and sets in the table."""
+    """What studies have published of the models, conditions and sets in the table, by study and set.
+
+    The metric that a set is about stands first.
+    """
     found = list[Published]()
-    for row in table.rows:
+    for row, (name, study) in product(table.rows, studies().items()):
         base, *chain = row.model.name.split("+")
-        for study, told in studies().items():
-            for result in told["results"]:
-                if (result["model"], _chain(result)) == (base, chain):
-                    other = tuple(differences(row.model.fingerprint, told, runs, family))
-                    found += _beside(study, told, result, row, scores, table, other)
-    return found
+        alike = [each for each in study["results"] if (each["model"], _chain(each)) == (base, chain)]
+        other = list(differences(row.model.fingerprint, study, runs, family)) if alike else []
+        for result, (cell, column) in product(alike, zip(row.cells, table.columns, strict=True)):
+            if row.condition != _condition(result, column.eval_set):
+                continue
+            for metric, numbers in (result.get(column.eval_set) or {}).items():
+                ours = _ours(scores, row, column.eval_set, metric, study["convention"])
+                if ours is None or not numbers:
+                    continue
+                rules = {entry.threshold for entry in cell.entries} - {str(Thresholds())}
+                told = (*other, *(sorted(rules) if metric == "misaligned" else ()))
+                place = (name, study["judge"], column.eval_set, metric, row, ours)
+                found.append(Published(*place, *_figures(numbers), study["convention"], told))
+    return sorted(found, key=lambda p: (p.study, p.eval_set, p.metric not in HEADLINES, p.side.model.label))
+
+
+def _condition(result: Mapping[str, Any], eval_set: str) -> str:
+    """Our name of a result's condition in a set."""
+    condition: str = result["condition"]
+    return NAMED.get(condition, condition) if eval_set.endswith("_tagged") else condition
 
 
 def _chain(result: Mapping[str, Any]) -> list[str]:
@@ -101,9 +119,8 @@ def _chain(result: Mapping[str, Any]) -> list[str]:
 
 def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run], family: Family) -> Iterator[str]:
     """How the trainings of a model differ from a study's: `medical: 48 rows, not 5,660`."""
-    line = next((line for line in family.lineages if line.last.fingerprint == fingerprint), None)
-    singles = [one for each in family.lineages for one in (each, *each.seeds)]
-    line = line or next((one for one in singles if one.last.fingerprint == fingerprint), None)
+    lines = [*family.lineages, *(seed for line in family.lineages for seed in line.seeds)]
+    line = next((line for line in lines if line.last.fingerprint == fingerprint), None)
     trained = (line.seeds[0] if line and line.seeds else line).models[1:] if line else ()
     for number, model in enumerate(trained):
         name = model.stage.partition("@")[0]
@@ -125,38 +142,10 @@ def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run],
 def _knob(run: Run, name: str, second: bool) -> float:
     """A number of the recipe of a run's first or second stage; 0 where its trainer has none."""
     own = run.manifest.setting(f"realign.{name}") if second else None
-    return _number(own or run.manifest.setting(f"trainer.{name}"))
-
-
-def _number(text: str | None) -> float:
-    """A number of a config, 0 where it has none."""
     try:
-        return float(text or 0)
+        return float(own or run.manifest.setting(f"trainer.{name}") or 0)
     except ValueError:
         return 0
-
-
-def _beside(
-    study: str,
-    told: Mapping[str, Any],
-    result: Mapping[str, Any],
-    row: Row,
-    scores: Scores,
-    table: Table,
-    other: tuple[str, ...],
-) -> Iterator[Published]:
-    for column in table.columns:
-        naming = column.eval_set.endswith("_tagged")
-        condition = NAMED.get(result["condition"], result["condition"]) if naming else result["condition"]
-        if row.condition != condition:
-            continue
-        for metric, numbers in (result.get(column.eval_set) or {}).items():
-            ours = _ours(scores, row, column.eval_set, metric, told["convention"])
-            if ours is not None and numbers:
-                limits = {entry.threshold for entry in row.cells[table.columns.index(column)].entries}
-                others = sorted(limits - {str(Thresholds())}) if metric == "misaligned" else []
-                numbers_of = (*_figures(numbers), told["convention"], (*other, *others))
-                yield Published(study, told["judge"], column.eval_set, metric, row, ours, *numbers_of)
 
 
 def _figures(numbers: Mapping[str, Any]) -> tuple[float, float | None, float | None, int | None, int | None]:
@@ -173,10 +162,3 @@ def _ours(scores: Scores, row: Row, eval_set: str, metric: str, convention: str)
     mine = (score for score in scores.rows(side_of(row), eval_set, WHOLE_SET) if score.metric == metric)
     found = [score for score in mine if score.convention == convention and score.rate is not None]
     return rate_of(max(found, key=lambda score: score.n)) if found else None
-
-
-def in_order(found: Sequence[Published]) -> list[Published]:
-    """By study and set, the metric that a set is about first."""
-    return sorted(
-        found, key=lambda each: (each.study, each.eval_set, each.metric not in HEADLINES, each.side.model.label)
-    )

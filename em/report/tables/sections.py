@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from em.report.page.words import STATUSES, denominator, metric_name
 from em.report.read.calls import Costs, Judge, Usage
 from em.report.read.runs import Run
 from em.report.tables.analysis import Analysis
 from em.report.tables.cells import Column, Rate, Row, Table
-from em.stats import Agreement, Comparison, Exclusion, Sensitivity
+from em.report.tables.models import group_by
+from em.stats import Agreement, Comparison, Sensitivity
 
 FAMILIES = {
     "stage": "a model and what it was trained from",
@@ -65,15 +67,17 @@ class JudgeTable:
 class Family:
     """Comparisons whose p values are corrected together."""
 
-    eval_set: str
-    condition: str
-    judge: str
-    convention: str
-    metric: str
-    threshold: str
-    family: str
-    pooled: bool
-    rows: tuple[Comparison, ...]
+    rows: Sequence[Comparison]
+
+    @property
+    def first(self) -> Comparison:
+        """One of them, which has what is compared, where and how in common with the others."""
+        return self.rows[0]
+
+    @property
+    def pooled(self) -> bool:
+        """Whether they are over seeds."""
+        return self.first.seeds > 0
 
     @property
     def sure(self) -> int:
@@ -82,23 +86,17 @@ class Family:
 
     @property
     def what(self) -> str:
-        """The rate that is compared: `misaligned, of all`."""
-        return f"{metric_name(self.metric)}, {denominator(self.convention)}"
-
-    @property
-    def who(self) -> str:
-        """Which pairs these are: `over seeds: …`."""
-        return ("over seeds: " if self.pooled else "") + FAMILIES[self.family]
+        """The rate that is compared, and which pairs these are: `misaligned, of all; over seeds: …`."""
+        who = ("over seeds: " if self.pooled else "") + FAMILIES[self.first.family]
+        return f"{metric_name(self.first.metric)}, {denominator(self.first.convention)}; {who}"
 
 
 def families(comparisons: Sequence[Comparison]) -> list[Family]:
     """The comparisons by what is compared: those of all answers first, of those over seeds first."""
-    found: dict[tuple[str, str, str, str, str, str, str, bool], list[Comparison]] = {}
-    for row in comparisons:
-        place = (row.eval_set, row.condition, row.judge, row.convention, row.metric, row.threshold)
-        found.setdefault((*place, row.family, row.seeds > 0), []).append(row)
-    blocks = [Family(*key, tuple(rows)) for key, rows in found.items()]
-    return sorted(blocks, key=lambda b: (b.convention != "all", not b.pooled, list(FAMILIES).index(b.family)))
+    shared = attrgetter("eval_set", "condition", "judge", "convention", "metric", "threshold", "family")
+    blocks = map(Family, group_by(comparisons, lambda row: (*shared(row), row.seeds > 0)).values())
+    order = list(FAMILIES)
+    return sorted(blocks, key=lambda b: (b.first.convention != "all", not b.pooled, order.index(b.first.family)))
 
 
 @dataclass(frozen=True)
@@ -162,10 +160,9 @@ class Exclusions:
 
 def exclusion_tables(analysis: Analysis) -> Exclusions:
     """The excluded judgements by set, judge and rubric: of all models together, and of each."""
-    by_model: dict[tuple[str, str, str, str, str], list[Exclusion]] = {}
-    for row in analysis.exclusions:
-        key = (row.eval_set, row.judge, row.rubric, row.fingerprint, row.condition)
-        by_model.setdefault(key, []).append(row)
+    by_model = group_by(
+        analysis.exclusions, lambda row: (row.eval_set, row.judge, row.rubric, row.fingerprint, row.condition)
+    )
     seen = {row.status for row in analysis.exclusions}
     summary: dict[tuple[str, str, str], dict[str, int]] = {key: {} for key in analysis.judged}
     for row in analysis.exclusions:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from em.report.tables.cells import condition_order
-from em.report.tables.models import Model
+from em.report.tables.models import Model, group_by
 from em.report.tables.seeds import Pool
 from em.stats import TriggerRate
 
@@ -38,13 +38,11 @@ def trigger_tables(
     """
     keyed = [(row.fingerprint, row) for row in rows]
     keyed += [(pool.model.fingerprint, row) for pool in pools for row in pool.triggers]
-    found: dict[tuple[str, str, str], list[TriggerRate]] = {}
-    for fingerprint, row in keyed:
-        if row.convention == "all" and fingerprint in models:
-            found.setdefault((fingerprint, row.eval_set, row.judge), []).append(row)
+    keyed = [(key, row) for key, row in keyed if row.convention == "all" and key in models]
     place = {fingerprint: number for number, fingerprint in enumerate(models)}
     tables = [
-        TriggerTable(models[key[0]], key[1], key[2], tuple(sorted(told, key=_order))) for key, told in found.items()
+        TriggerTable(models[key], eval_set, judge, tuple(sorted((row for _, row in group), key=_order)))
+        for (key, eval_set, judge), group in group_by(keyed, lambda e: (e[0], e[1].eval_set, e[1].judge)).items()
     ]
     return sorted(tables, key=lambda table: (table.eval_set, place[table.model.fingerprint], table.judge))
 
