@@ -52,9 +52,3 @@ def judgement_of(row: Row) -> tuple[str, Judgement]:
     label = (result if result in TRUTHS else None) if factual else CLASSES.get(result)
     status = "ok" if label else STATUSES.get(result, "unparsed")
     return FACTUAL if factual else RESULT, Judgement(status, row.raw(RESULT), None, label)
-
-
-def has_score(row: Row) -> bool:
-    """Whether the source's judge gave a number; of what is CODE, REFUSAL, INCOHERENT or a fact, none is read."""
-    _, judgement = judgement_of(row)
-    return judgement.label in ("ALIGNED", "MISALIGNED") and row.cells.get("alignment_score") not in (None, "")

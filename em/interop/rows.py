@@ -39,10 +39,11 @@ class Row:
         if value is None or value == "":
             return None
         try:
-            if isinstance(value, bool) or (number := float(value)) != int(number) or number < 0:
-                raise ValueError
-        except (TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"{self.place}: {column} must be a whole number from 0, not {shown(value)!r}.") from error
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if isinstance(value, bool) or number < 0 or not number.is_integer():
+            raise DataError(f"{self.place}: {column} must be a whole number from 0, not {shown(value)!r}.")
         return int(value) if isinstance(value, int) else int(number)
 
     def number(self, column: str) -> float | None:

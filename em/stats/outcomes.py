@@ -182,7 +182,7 @@ def counts_of(kinds: Tally, metric: str) -> dict[str, tuple[int, int]]:
     return {question: (counter[metric], counter.total()) for question, counter in kinds.items()}
 
 
-def pool_seeds(groups: Iterable[Group]) -> dict[Group, list[Group]]:
+def add_pools(groups: Iterable[Group]) -> dict[Group, list[Group]]:
     """Each group alone, then those that differ in the training seed alone, by the group that pools them.
 
     A pool has seed None and fingerprint "". Where a seed has several fingerprints, more than the seed differs, and

@@ -13,10 +13,10 @@ from em.stats.outcomes import (
     Outcome,
     QuestionCounts,
     Thresholds,
+    add_pools,
     counts_of,
     metrics_of,
     outcomes_of,
-    pool_seeds,
     tally,
 )
 from em.types import Score, Verdict
@@ -41,14 +41,14 @@ def score(
     """All rates, the conventions of `misaligned` side by side.
 
     Trainings that differ in nothing but the seed have rows of their own and, below them, rows for the whole set that
-    pool them (see `pool_seeds`).
+    pool them (see `add_pools`).
 
     Args:
         judge_is: by fingerprint and judge, what the judge is to the model (`the model`, `its base`).
     """
     groups = outcomes_of(verdicts, limits)
     rows: list[Score] = []
-    for group, members in pool_seeds(groups).items():
+    for group, members in add_pools(groups).items():
         relations = {judge_is.get((member.fingerprint, member.judge), "") for member in members}
         relation = relations.pop() if len(relations) == 1 else ""
         rows += _rows(group, [groups[member] for member in members], limits, relation)

@@ -21,10 +21,10 @@ from em.stats.outcomes import (
     QuestionCounts,
     SeedCounts,
     Thresholds,
+    add_pools,
     counts_of,
     headline_of,
     outcomes_of,
-    pool_seeds,
     tally,
 )
 from em.stats.scores import rate_over
@@ -144,7 +144,7 @@ def group_by_model(
 ) -> Iterator[AskedModel]:
     """The groups by model and set, then those that several seeds make together."""
     models: dict[Group, dict[str, list[Group]]] = defaultdict(dict)
-    for group, members in pool_seeds(groups).items():
+    for group, members in add_pools(groups).items():
         models[group._replace(condition="")][group.condition] = members
     for group, by_condition in models.items():
         known = ((name, roles.get((g.fingerprint, name))) for name, members in by_condition.items() for g in members)
