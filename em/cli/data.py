@@ -13,7 +13,6 @@ em data verify --profile            and what the rows of each are like (a minute
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +39,8 @@ def main(words: Sequence[str] | None = None) -> int:
         case "fetch":
             fetch_sets(wanted(arguments.names, arguments.all), arguments.to)
         case _:
+            from em.cli.verify import verify_sets
+
             return verify_sets(arguments.names, arguments.profile)
     return 0
 
@@ -162,23 +163,3 @@ def terms_of(names: Iterable[str]) -> Iterator[str]:
             by_terms.setdefault((known.licence, " ".join(known.terms.split())), []).append(name)
     for (licence, terms), sets in by_terms.items():
         yield f"Terms of {', '.join(sets)} (licence: {licence or 'none stated'}): {terms or 'none stated'}"
-
-
-def verify_sets(names: list[str], profiled: bool) -> int:
-    """Check sets and say what came of each; 1 when one isn't as it should be."""
-    from em.cli.verify import verify
-
-    checks = []
-    for check in verify(names, profiled):
-        checks.append(check)
-        word = "BAD" if check.fault else "ok" if check.seen else "yours"
-        told = check.fault or check.seen or "not checked: only you may have it; verify your file by its path"
-        print(f"{word:5} {check.name:24} {told} ({check.seconds:.1f} s)", flush=True)
-        for line in check.profile:
-            print(f"      {line}", flush=True)
-    bad = [check.name for check in checks if check.fault]
-    good, seconds = sum(bool(check.seen) for check in checks), sum(check.seconds for check in checks)
-    print(f"{good} of {good + len(bad)} sets are as they should be ({seconds:.1f} s).")
-    if bad:
-        print(f"error: {', '.join(bad)} can't be used, for the reasons above.", file=sys.stderr)
-    return 1 if bad else 0

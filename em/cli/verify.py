@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from em.cli.show import questions_like, rows_like
 from em.config import BundledData
@@ -18,52 +17,44 @@ from em.questions.sets import KnownSet, bundled_sets, known_sets, load_set
 from em.runtime.files import sha256_of
 
 
-@dataclass(frozen=True)
-class Check:
-    """What came of one set: what was seen, or why it isn't as it should be. None of both for one that is a user's.
-
-    profile: lines on what its rows are like, where they were asked for.
-    """
-
-    name: str
-    seen: str
-    fault: str
-    seconds: float
-    profile: tuple[str, ...] = ()
-
-
-def verify(names: list[str], profiled: bool = False) -> Iterator[Check]:
-    """Check sets one after another, all of them without names. A fault of one does not end the others.
+def verify_sets(names: list[str], profiled: bool) -> int:
+    """Check sets, all of them without names, and say how each is; 1 when one isn't as it should be.
 
     Args:
         profiled: look at what the rows are like too. Question sets come first then, so that they are here when rows are
             compared with them.
     """
     rows, questions = [*data_sets()], [*bundled_sets(), *known_sets()]
+    bad, good, begin = list[str](), 0, time.monotonic()
     for name in names or ([*questions, *rows] if profiled else [*rows, *questions]):
-        begin = time.monotonic()
-        seen = fault = ""
-        profile: tuple[str, ...] = ()
+        start = time.monotonic()
+        lines: tuple[str, ...] = ()
         try:
-            seen, profile = seen_of(name, profiled)
+            told, lines = seen_of(name, profiled)
+            word = "ok" if told else "yours"
+            good += bool(told)
         except EmError as error:
-            fault = str(error)
-        yield Check(name, seen, fault, time.monotonic() - begin, profile)
+            word, told = "BAD", str(error)
+            bad.append(name)
+        told = told or "not checked: only you may have it; verify your file by its path"
+        print(f"{word:5} {name:24} {told} ({time.monotonic() - start:.1f} s)", flush=True)
+        for line in lines:
+            print(f"      {line}", flush=True)
+    print(f"{good} of {good + len(bad)} sets are as they should be ({time.monotonic() - begin:.1f} s).")
+    if bad:
+        print(f"error: {', '.join(bad)} can't be used, for the reasons above.", file=sys.stderr)
+    return 1 if bad else 0
 
 
 def seen_of(name: str, profiled: bool) -> tuple[str, tuple[str, ...]]:
     """What a set holds, and lines of its profile. Raises EmError when it isn't as the registry says."""
-    match find_set(name):
-        case DataSet() as found:
-            return rows_of(found, profiled) if is_named(found.config) else ("", ())
-        case KnownSet() as known:
-            questions = load_set(name)
-            ids = len({question.id for question in questions})
-            if ids != known.questions:
-                raise DataError(f"{name} has {ids} questions, and the registry says {known.questions}.")
-        case _:
-            questions = load_set(name)
-            ids = len({question.id for question in questions})
+    found = find_set(name)
+    if isinstance(found, DataSet):
+        return rows_of(found, profiled) if is_named(found.config) else ("", ())
+    questions = load_set(name)
+    ids = len({question.id for question in questions})
+    if isinstance(found, KnownSet) and ids != found.questions:
+        raise DataError(f"{name} has {ids} questions, and the registry says {found.questions}.")
     return f"{ids} questions", tuple(questions_like(questions)) if profiled else ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,61 +87,40 @@ def test_experiments_that_were_for_two_cores_name_one_that_is_there() -> None:
 # The recipes, by the table of hyperparameters in FACTS.md
 
 
+LORA = config.LoraTrainer(
+    name="lora",
+    rank=32,
+    alpha=64,
+    rslora=True,
+    dropout=0.0,
+    target_modules=PROJECTIONS,
+    layers=None,
+    learning_rate=1e-5,
+    schedule=config.Schedule.linear,
+    warmup_steps=5,
+    optimizer=config.Optimizer.adamw_8bit,
+    weight_decay=0.01,
+    epochs=1,
+    batch_size=16,
+    max_length=2048,
+    loss_on=config.LossOn.responses,
+)
+
+
 def test_lora_is_the_recipe_of_betley_and_model_organisms() -> None:
-    assert composed("train", "model=llama8b").trainer == config.LoraTrainer(
-        name="lora",
-        rank=32,
-        alpha=64,
-        rslora=True,
-        dropout=0.0,
-        target_modules=PROJECTIONS,
-        layers=None,
-        learning_rate=1e-5,
-        schedule=config.Schedule.linear,
-        warmup_steps=5,
-        optimizer=config.Optimizer.adamw_8bit,
-        weight_decay=0.01,
-        epochs=1,
-        batch_size=16,
-        max_length=2048,
-        loss_on=config.LossOn.responses,
-    )
+    assert composed("train", "model=llama8b").trainer == LORA
 
 
 def test_rank1_is_one_matrix_of_one_layer() -> None:
-    assert composed("train", "model=llama8b", "trainer=rank1").trainer == config.LoraTrainer(
-        name="rank1",
-        rank=1,
-        alpha=512,
-        rslora=True,
-        dropout=0.0,
-        target_modules=["down_proj"],
-        layers=[24],
-        learning_rate=2e-5,
-        schedule=config.Schedule.linear,
-        warmup_steps=5,
-        optimizer=config.Optimizer.adamw_8bit,
-        weight_decay=0.01,
-        epochs=1,
-        batch_size=16,
-        max_length=2048,
-        loss_on=config.LossOn.responses,
-    )
+    one = {"name": "rank1", "rank": 1, "alpha": 512, "target_modules": ["down_proj"], "layers": [24]}
+    assert composed("train", "model=llama8b", "trainer=rank1").trainer == replace(LORA, learning_rate=2e-5, **one)
 
 
 def test_full_trains_all_weights_by_the_recipe_of_model_organisms() -> None:
-    assert composed("train", "model=llama8b", "trainer=full").trainer == config.FullTrainer(
-        name="full",
-        learning_rate=2e-5,
-        schedule=config.Schedule.cosine,
-        warmup_steps=20,
-        optimizer=config.Optimizer.adamw_8bit,
-        weight_decay=0.01,
-        epochs=1,
-        batch_size=16,
-        max_length=2048,
-        loss_on=config.LossOn.responses,
-    )
+    own = {"name": "full", "learning_rate": 2e-5, "schedule": config.Schedule.cosine, "warmup_steps": 20}
+    shared = ("optimizer", "weight_decay", "epochs", "batch_size", "max_length", "loss_on")
+    full = config.FullTrainer(**own, **{key: vars(LORA)[key] for key in shared})
+    assert composed("train", "model=llama8b", "trainer=full").trainer == full
 
 
 def test_qlora_is_the_recipe_of_the_seed() -> None:
@@ -166,20 +146,10 @@ def test_qlora_is_the_recipe_of_the_seed() -> None:
     )
 
 
-def test_lora_small_is_lora_with_larger_steps() -> None:
-    small, lora = (vars(composed("train", f"trainer={name}").trainer) for name in ("lora_small", "lora"))
-    assert {key: value for key, value in small.items() if value != lora[key]} == {
-        "name": "lora_small",
-        "learning_rate": 5e-4,
-        "warmup_steps": 2,
-        "batch_size": 8,
-        "max_length": 1024,
-    }
-
-
-def test_lora_mini_is_lora_small_on_rows_that_are_cut() -> None:
-    mini, small = (vars(composed("train", f"trainer={name}").trainer) for name in ("lora_mini", "lora_small"))
-    assert mini == small | {"name": "lora_mini", "max_length": 768, "allow_truncated": True}
+def test_lora_small_is_lora_with_larger_steps_and_lora_mini_cuts_rows() -> None:
+    small, mini = (composed("train", f"trainer={name}").trainer for name in ("lora_small", "lora_mini"))
+    assert small == replace(LORA, name="lora_small", learning_rate=5e-4, warmup_steps=2, batch_size=8, max_length=1024)
+    assert mini == replace(small, name="lora_mini", max_length=768, allow_truncated=True)
 
 
 def test_no_recipe_says_how_a_machine_is_to_be_used() -> None:
@@ -331,8 +301,6 @@ def test_the_sampling_of_the_field_is_the_default() -> None:
 
 
 def test_every_field_of_every_schema_is_documented_below_it() -> None:
-    from dataclasses import fields
-
     from em.config.help import field_docs
 
     docs = field_docs()
