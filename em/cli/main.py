@@ -25,9 +25,10 @@ TOOLS = {
     "memory": "measure and prune what em remembers of model calls",
     "power": "how many samples and questions a difference needs",
     "models": "fetch the embedded model ahead of its first use",
-    "dashboard": "make a dashboard of a W&B project",
     "reference": "print every option and setting as Markdown",
 }
+REMOVED = {"dashboard": "make the panels by hand, as docs/wandb.md lists them"}
+"""Commands of older versions, and what to do instead."""
 
 
 def main() -> None:
@@ -40,6 +41,9 @@ def main() -> None:
     elif command in RUNS or command in TOOLS:
         sys.argv = [f"em {command}", *words]
         start(command)
+    elif command in REMOVED:
+        print(f"error: em {command} was removed: {REMOVED[command]}.", file=sys.stderr)
+        sys.exit(2)
     else:
         hint = did_you_mean(command, [*RUNS, *TOOLS], "em --help lists the commands.")
         print(f"error: em {command} is no command: {hint}", file=sys.stderr)

@@ -7,14 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from em.config import WandbMode
 from em.track.lineage import NOTE
 from em.track.transcripts import MOST_ROWS
 from em.track.wandb import mode, run_id_of, sweep_of
+from tests.support.composing import composed
 from tests.support.report_runs import BASE, checkpoint
 from tests.support.tracked_runs import SOURCE, entry, model, one_stage, told, write_tracked
 from tests.support.wandb_log import records
+
+ROOT = Path(__file__).parent.parent.parent
 
 # Numbers
 
@@ -226,3 +230,13 @@ def test_it_is_told_now_or_later_as_wandbs_own_settings_say(
     for name, value in env.items():
         monkeypatch.setenv(name, str(tmp_path / value) if name == "NETRC" else value)
     assert mode(WandbMode(wanted)) == expected
+
+
+def test_the_sweep_of_wandb_gives_words_that_train_takes() -> None:
+    sweep = yaml.safe_load((ROOT / "conf" / "sweep" / "wandb.yaml").read_text(encoding="utf-8"))
+    assert (ROOT / sweep["program"]).is_file()
+    assert sweep["command"][1:] == ["${program}", "${args_no_hyphens}"]
+    chosen = {key: each.get("value", each.get("values", [None])[-1]) for key, each in sweep["parameters"].items()}
+    settings = composed("train", *(f"{key}={value}" for key, value in chosen.items()))
+    assert (settings.data.name, settings.realign.name, settings.seed) == ("car_good", "neutral", 1)
+    assert settings.tracker.name == "wandb"
