@@ -18,8 +18,9 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 
-from em.stats import Interval, cluster_bootstrap, cluster_interval, clustered_error
+from em.stats import Interval, cluster_interval
 
 QUESTIONS = (8, 20, 48)
 RATES = (0.02, 0.05, 0.2, 0.5)
@@ -27,6 +28,19 @@ EFFECTS = (2.2, 6.4, 19.5)
 SAMPLES = 50
 Figures = dict[str, float]
 Counts = list[tuple[int, int]]
+
+
+def cluster_bootstrap(counts: Counts) -> Interval:
+    """The percentile interval of scipy, where whole questions are drawn anew; all have as many answers."""
+    found = stats.bootstrap(([k / n for k, n in counts],), np.mean, method="percentile", rng=0).confidence_interval
+    return Interval(float(found.low), float(found.high), "cluster_bootstrap(question)")
+
+
+def clustered_error(counts: Counts) -> Interval:
+    """Rate ± t · standard error over questions, cut at 0 and 1, as software for regressions gives it."""
+    rates = [k / n for k, n in counts]
+    rate, half = np.mean(rates), stats.t.ppf(0.975, len(rates) - 1) * stats.sem(rates)
+    return Interval(max(0.0, float(rate - half)), min(1.0, float(rate + half)), "clustered_se(question)")
 
 
 METHODS: dict[str, Callable[[Counts], Interval]] = {

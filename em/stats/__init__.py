@@ -7,7 +7,7 @@ one trained model, resemble each other.
 
 outcomes      verdicts → the class of each answer, thresholds, conventions, counts
 scores        `scores.csv`
-intervals     Wilson; over questions and seeds: variance, design effects, effective sample size; bootstrap
+intervals     Wilson; over questions and seeds: variance, design effects, effective sample size
 differences   between two models on the same questions: intervals, tests, correction for their number
 comparisons   which models, and pools of seeds, are compared, and what they are to each other
 triggers      activation and leakage of trigger tags
@@ -18,7 +18,7 @@ power         how many samples and questions a difference needs
 
 from em.stats.agreement import Agreement, agreement
 from em.stats.comparisons import Comparison, compare, compare_pools
-from em.stats.intervals import Interval, cluster_bootstrap, cluster_interval, clustered_error, wilson
+from em.stats.intervals import Interval, cluster_interval, wilson
 from em.stats.outcomes import CONVENTIONS, Outcome, Thresholds, classify
 from em.stats.power import intraclass, questions_needed, samples_needed
 from em.stats.scores import score

@@ -4,7 +4,7 @@ The interval of a set is Wilson's with as many answers as are worth it (n divide
 quantile in place of the normal one, as surveys do it (Korn & Graubard 1998; Dean & Pagano 2015; Franco et al. 2019).
 Student's freedom is that of the clusters that tell something: those that show the behaviour or, if these are fewer,
 those that lack it, less one (as for a rare domain of a survey; Korn & Graubard 1999, ch. 5).
-`benchmarks/coverage.py` has what it covers, beside the cluster bootstrap and the plain clustered standard error.
+`benchmarks/coverage.py` has what it covers, beside the cluster bootstrap and the clustered standard error of scipy.
 
 Answers to one question resemble each other, and so do those of one trained model, so that a set's rate is much less
 certain than as many independent answers would make it. The design effect (Kish 1965) says by how much.
@@ -15,14 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from numpy import ndarray
+from functools import cache
 
 Z = 1.959963984540054
-DRAWS = 10_000
 FEW = 3
 Counts = Sequence[tuple[float, float]]
 """Successes k and trials n of each cluster; weighed ones need not be whole."""
@@ -126,46 +121,6 @@ def used_of(counts: Counts) -> Counts:
 def summed(lines: Iterable[Iterable[tuple[float, float]]]) -> Counts:
     """The counts of each line added up."""
     return [(sum(k for k, _ in line), sum(n for _, n in line)) for line in map(tuple, lines)]
-
-
-def clustered_error(counts: Counts) -> Interval:
-    """Rate ± t · clustered standard error, cut at 0 and 1: the plain interval that software for regressions gives."""
-    used = used_of(counts)
-    if len(used) < 2:
-        return Interval(None, None, "clustered_se(question)")
-    estimate = pooled(used)
-    half = student(estimate.freedom) * math.sqrt(estimate.variance or 0.0)
-    return Interval(max(0.0, estimate.rate - half), min(1.0, estimate.rate + half), "clustered_se(question)")
-
-
-def cluster_bootstrap(table: Counts | Sequence[Counts]) -> Interval:
-    """Percentile interval of the pooled rate, where whole clusters are drawn anew (DRAWS times, always the same).
-
-    Args:
-        table: the counts of each question; or a row of them for each seed, and then seeds and questions are both
-            drawn (the pigeonhole bootstrap; Owen 2007).
-    """
-    import numpy as np
-
-    cells = np.array(table, dtype=float)
-    several = cells.ndim == 3
-    method = f"cluster_bootstrap({'question,seed' if several else 'question'})"
-    if not cells.size or not cells[..., 1].sum():
-        return Interval(None, None, method)
-    cells = cells if several else cells[None]
-    by_seed = draws(cells.shape[0], 1)
-    by_question = draws(cells.shape[1], 0)
-    k, n = (np.einsum("ds,ds->d", by_seed, by_question @ cells[..., i].T) for i in (0, 1))
-    low, high = np.quantile(k[n > 0] / n[n > 0], [0.025, 0.975])
-    return Interval(float(low), float(high), method)
-
-
-@lru_cache(maxsize=64)
-def draws(clusters: int, stream: int) -> ndarray:
-    """How often each cluster is in each resample (DRAWS × clusters): the same for all rates with as many clusters."""
-    import numpy as np
-
-    return np.random.default_rng(stream).multinomial(clusters, [1 / clusters] * clusters, size=DRAWS).astype(float)
 
 
 def pooled(counts: Counts) -> Estimate:

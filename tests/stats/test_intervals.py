@@ -1,9 +1,8 @@
-"""Intervals against scipy, statsmodels and exhaustive resampling."""
+"""Intervals against scipy and statsmodels."""
 
 from __future__ import annotations
 
 import math
-from itertools import product
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from scipy.stats import binomtest, sem, t
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
-from em.stats import Interval, cluster_bootstrap, cluster_interval, clustered_error, wilson
+from em.stats import Interval, cluster_interval, wilson
 from em.stats.intervals import averaged, crossed, pooled, seeds_interval
 
 UNEQUAL = [(3, 50), (10, 40), (30, 50), (0, 50), (1, 10), (20, 50)]
@@ -78,10 +77,6 @@ def test_the_clustered_standard_error_is_that_of_a_regression_on_the_intercept(c
     estimate = pooled(counts)
     assert estimate.rate == pytest.approx(fit.params[0], abs=1e-12)
     assert estimate.variance == pytest.approx(fit.bse[0] ** 2, abs=1e-12)
-    [(low, high)] = fit.conf_int()
-    found = clustered_error(counts)
-    assert found.method == "clustered_se(question)"
-    assert bounds(found) == (pytest.approx(max(0, low), abs=1e-9), pytest.approx(min(1, high), abs=1e-9))
 
 
 def test_the_design_effect_is_the_clustered_over_the_binomial_variance() -> None:
@@ -166,43 +161,6 @@ def test_questions_without_an_answer_do_not_count() -> None:
 def test_questions_that_agree_by_chance_do_not_make_the_rate_certain(counts: Counts) -> None:
     k, n = sum(k for k, _ in counts), sum(n for _, n in counts)
     assert width(cluster_interval(counts)) > width(wilson(k, n))
-
-
-# The bootstrap
-
-
-def test_the_bootstrap_draws_whole_questions() -> None:
-    # All 6^6 resamples, instead of a draw of them.
-    rates = [sum(k for k, _ in drawn) / sum(n for _, n in drawn) for drawn in product(UNEQUAL, repeat=6)]
-    found = cluster_bootstrap(UNEQUAL)
-    assert found.method == "cluster_bootstrap(question)"
-    assert bounds(found) == pytest.approx(np.quantile(rates, [0.025, 0.975]), abs=0.01)
-    assert found == cluster_bootstrap(UNEQUAL)
-
-
-TABLE = [
-    [(3, 20), (9, 20), (0, 20), (5, 10)],
-    [(5, 20), (12, 20), (1, 20), (4, 20)],
-    [(0, 20), (19, 20), (1, 20), (9, 20)],
-]
-
-
-def test_the_bootstrap_over_seeds_draws_seeds_and_questions() -> None:
-    cells = np.array(TABLE)
-    rates = []
-    for seeds in product(range(3), repeat=3):
-        sums = cells[list(seeds)].sum(axis=0)
-        for questions in product(range(4), repeat=4):
-            k, n = sums[list(questions)].sum(axis=0)
-            rates.append(k / n)
-    found = cluster_bootstrap(TABLE)
-    assert found.method == "cluster_bootstrap(question,seed)"
-    assert bounds(found) == pytest.approx(np.quantile(rates, [0.025, 0.975]), abs=0.01)
-
-
-@pytest.mark.parametrize("table", [[], [(0, 0)], [[], []], [[(0, 0)], [(0, 0)]]])
-def test_the_bootstrap_of_nothing_is_no_interval(table: Counts) -> None:
-    assert cluster_bootstrap(table).low is None
 
 
 # Seeds
