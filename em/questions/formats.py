@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from em.data.layouts import SURROGATE
 from em.data.tables import loads
 from em.errors import DataError, MissingFile, did_you_mean, shown
 from em.questions.rubrics import GRADED, LABELLED, read_rubrics
@@ -80,11 +81,9 @@ def check_characters(questions: list[Question], where: str) -> None:
     """Refuse half characters (lone surrogates), which can be neither hashed nor sent."""
     for question in questions:
         rubrics = [text for rubric in question.rubrics for text in (rubric.name, rubric.prompt, *rubric.labels)]
-        for text in (question.id, question.text, question.system, question.reference, *rubrics):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise DataError(f"{where} holds half a character (a lone surrogate): mend it.") from None
+        texts = (question.id, question.text, question.system, question.reference, *rubrics)
+        if any(map(SURROGATE.search, texts)):
+            raise DataError(f"{where} holds half a character (a lone surrogate): mend it.")
 
 
 def read_plain(entry: dict[str, Any], name: str, index: int, path: Path) -> Question:
@@ -126,8 +125,9 @@ def check_keys(entry: dict[str, Any], where: str) -> None:
 
 def read_reference(reference: Any) -> str:
     """The right answer as one text; a list holds alternative forms of it."""
-    forms = reference if isinstance(reference, list) else [] if reference is None else [reference]
-    return " / ".join(map(str, forms))
+    if reference is None:
+        return ""
+    return " / ".join(map(str, reference if isinstance(reference, list) else [reference]))
 
 
 def read_system(system: Any, where: str) -> str:

@@ -70,24 +70,27 @@ def command(launch: Launch, on_gpu: bool) -> list[str]:
     """How a worker is started: plain, or by Accelerate's launcher (GPUs) or torchrun (CPU) for several processes."""
     if launch.ranks == 1 and not (launch.accelerate and on_gpu):
         return [sys.executable, "-m", "em.worker"]
-    if not on_gpu:
-        # accelerate launch --cpu --num_processes 2 starts one process; torchrun starts two.
-        words = ["torchrun", f"--nproc-per-node={launch.processes}"]
-        if launch.machines > 1:
-            words += [f"--nnodes={launch.machines}", f"--node-rank={launch.machine_rank}"]
-            words += [f"--master-addr={launch.address}", f"--master-port={launch.port}"]
-        else:
-            words.append("--standalone")
-    else:
-        words = ["accelerate", f"--num_processes={launch.ranks}", f"--num_machines={launch.machines}"]
-        words += [f"--machine_rank={launch.machine_rank}", f"--main_process_port={launch.port}"]
+    options: dict[str, object]
+    if on_gpu:
+        kind = "accelerate"
+        options = {"num_processes": launch.ranks, "num_machines": launch.machines}
+        options |= {"machine_rank": launch.machine_rank, "main_process_port": launch.port}
         if launch.accelerate:
-            words.append(f"--config_file={launch.accelerate}")
+            options |= {"config_file": launch.accelerate} | (
+                {"main_process_ip": launch.address} if launch.address else {}
+            )
         else:
-            words += ["--multi_gpu", "--mixed_precision=no", "--dynamo_backend=no"]
-        if launch.accelerate and launch.address:
-            words.append(f"--main_process_ip={launch.address}")
-    return [sys.executable, "-m", "em.runtime.launcher", *words, "-m", "em.worker"]
+            options |= {"multi_gpu": "", "mixed_precision": "no", "dynamo_backend": "no"}
+    else:
+        # accelerate launch --cpu --num_processes 2 starts one process; torchrun starts two.
+        kind, options = "torchrun", {"nproc-per-node": launch.processes}
+        if launch.machines > 1:
+            options |= {"nnodes": launch.machines, "node-rank": launch.machine_rank}
+            options |= {"master-addr": launch.address, "master-port": launch.port}
+        else:
+            options |= {"standalone": ""}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value)) if word]
+    return [sys.executable, "-m", "em.runtime.launcher", kind, *words, "-m", "em.worker"]
 
 
 def run_child(task: str, spec: Any, launch: Launch = Launch()) -> None:
