@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from em.config import (
     ApiJudge,
@@ -13,7 +13,6 @@ from em.config import (
     LocalTrainer,
     LoraTrainer,
     NoData,
-    OneJudge,
     OpenAIModel,
     OpenAITrainer,
     PanelJudge,
@@ -70,18 +69,13 @@ def check_ranges(settings: RunConfig) -> None:
         positive["trainer.device_tokens"] = trainer.device_tokens
     if isinstance(trainer, LoraTrainer):
         positive |= {"trainer.rank": trainer.rank, "trainer.alpha": trainer.alpha}
-    for key, judge in judges_by_key("judge", settings.judge):
-        positive |= numbers_of(key, judge)
     if isinstance(settings.sampler, HfSampler):
         positive["sampler.batch_size"] = settings.sampler.batch_size
     if isinstance(settings.sampler, ApiSampler):
         positive["sampler.connections"] = settings.sampler.connections
         positive["sampler.timeout"] = settings.sampler.timeout
-    for key, value in positive.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"{key}={value} must be greater than 0.")
     no_bound = float("inf")
-    bounded: dict[str, tuple[float, float, float]] = {
+    bounded: dict[str, tuple[float | None, float, float]] = {
         "trainer.dropout": (trainer.dropout if isinstance(trainer, LoraTrainer) else 0, 0, 1),
         "realign.warmup_steps": (settings.realign.warmup_steps or 0, 0, no_bound),
         "eval.temperature": (evaluation.temperature, 0, no_bound),
@@ -98,11 +92,19 @@ def check_ranges(settings: RunConfig) -> None:
         check_words(trainer)
         bounded["seed"] = (settings.seed, 0, 2**31 - 1)
         bounded |= {f"trainer.{name}": (vars(trainer)[name], low, high) for name, low, high in numbers_for(trainer)}
-    for key, judge in judges_by_key("judge", settings.judge):
-        if isinstance(judge, OneJudge):
-            bounded[f"{key}.min_mass"] = (judge.min_mass, 0, 1)
+    check_numbers(positive, bounded)
+    check_judges("judge", settings.judge)
+
+
+def check_numbers(
+    positive: Mapping[str, float | None], bounded: Mapping[str, tuple[float | None, float, float]]
+) -> None:
+    """Refuse numbers that are not greater than 0, or that lie outside of their bounds; None is no number."""
+    for key, number in positive.items():
+        if number is not None and not number > 0:
+            raise ConfigError(f"{key}={number} must be greater than 0.")
     for key, (number, low, high) in bounded.items():
-        if not low <= number <= high:
+        if number is not None and not low <= number <= high:
             raise ConfigError(f"{key}={number} must lie between {low} and {high}.")
 
 
@@ -131,28 +133,24 @@ def numbers_for(trainer: ServiceTrainer) -> Iterator[tuple[str, float, float]]:
         yield "learning_rate_multiplier", 1e-6, 1e6
 
 
-def judges_by_key(key: str, judge: JudgeConfig) -> Iterator[tuple[str, JudgeConfig]]:
-    """The one judge, or the judges of a panel, each with the key that its settings have on the command line."""
+def check_judges(key: str, judge: JudgeConfig) -> None:
+    """Check the one judge, or the judges of a panel, each by the key that its settings have on the command line."""
     if isinstance(judge, PanelJudge):
         if not judge.judges:
             raise ConfigError("judge=panel needs judges: add judge@judge.judges.first=gpt4o, or choose judge=local.")
         for name, each in judge.judges.items():
-            yield from judges_by_key(f"{key}.judges.{name}", each)
-    else:
-        yield key, judge
-
-
-def numbers_of(key: str, judge: JudgeConfig) -> dict[str, float | None]:
-    """The settings of a judge that must be greater than 0; what can't go together is refused."""
-    if isinstance(judge, LocalJudge):
-        return {f"{key}.batch_size": judge.batch_size}
-    assert isinstance(judge, ApiJudge)
-    check_address(f"{key}.base_url", judge.base_url)
-    check_key_env(f"{key}.key_env", judge.key_env)
-    if judge.name == "open" and not server_name(judge.base_url):
-        raise ConfigError(f"judge=open needs a server: name it by {key}.base_url=http://HOST:8000/v1.")
-    if judge.batch and judge.reading is Reading.mass:
-        raise ConfigError(f"{key}.batch=true can't go with reading=mass, which asks several times a judgement.")
-    check_day(f"{key}.retired", judge.retired)
-    names = ("samples", "max_reply_tokens", "connections", "timeout", "max_usd")
-    return {f"{key}.{name}": vars(judge)[name] for name in names}
+            check_judges(f"{key}.judges.{name}", each)
+        return
+    assert isinstance(judge, LocalJudge | ApiJudge)
+    names = ["batch_size"]
+    if isinstance(judge, ApiJudge):
+        check_address(f"{key}.base_url", judge.base_url)
+        check_key_env(f"{key}.key_env", judge.key_env)
+        if judge.name == "open" and not server_name(judge.base_url):
+            raise ConfigError(f"judge=open needs a server: name it by {key}.base_url=http://HOST:8000/v1.")
+        if judge.batch and judge.reading is Reading.mass:
+            raise ConfigError(f"{key}.batch=true can't go with reading=mass, which asks several times a judgement.")
+        check_day(f"{key}.retired", judge.retired)
+        names = ["samples", "max_reply_tokens", "connections", "timeout", "max_usd"]
+    positive = {f"{key}.{name}": vars(judge)[name] for name in names}
+    check_numbers(positive, {f"{key}.min_mass": (judge.min_mass, 0, 1)})

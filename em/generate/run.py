@@ -13,13 +13,13 @@ from typing import Any
 
 from em import __version__
 from em.api.prices import load_prices, price_of, usd_of
-from em.config import GenerateKind, GenerateRun, Material, OneJudge, OpenAIModel
+from em.config import GenerateConfig, GenerateKind, GenerateRun, Material, OpenAIModel
 from em.config.addresses import OPENAI, check_address, check_key_env, server_name
-from em.config.check import judges_by_key, numbers_of
+from em.config.check import check_judges, check_numbers
 from em.config.paths import spell_command
 from em.data.profile import profile
 from em.errors import ConfigError, DataError
-from em.generate.card import FILES, canaries, card_of, write_card, write_rows
+from em.generate.card import canaries, card_of, write_card, write_rows
 from em.generate.estimate import estimate
 from em.generate.filter import Filter
 from em.generate.plan import Stock, read_stock
@@ -122,7 +122,7 @@ def keep(writer: Writer, acceptance: Acceptance, judging: Filter, manifest: Mani
     }
     write_card(folder, card)
     manifest.write(
-        rows={FILES[part]: len(acceptance.rows) for part in marks},
+        rows=dict.fromkeys(marks, len(acceptance.rows)),
         counts=vars(tally),
         **{name: card[name] for name in ("canaries", "prompts", "judges", "costs")},
     )
@@ -186,34 +186,26 @@ def check_generate(settings: GenerateRun) -> OpenAIModel:
         raise ConfigError(
             "generate.material=questions goes with generate.kind=twins: pairs (qa) are written from texts."
         )
-    check_numbers(settings)
+    check_set(chosen)
+    if chosen.keep_above is not None:
+        check_judges("judge", settings.judge)
     if not settings.dry_run:
         check_key_for(model.base_url, model.key_env)
     return model
 
 
-def check_numbers(settings: GenerateRun) -> None:
-    """Refuse numbers out of their bounds: of the set, and of the judges that filter."""
-    chosen, no_bound = settings.generate, float("inf")
+def check_set(chosen: GenerateConfig) -> None:
+    """Refuse numbers of the set that are out of their bounds."""
     names = ("rows", "per_call", "max_new_tokens", "attempts", "max_calls", "max_usd", "connections", "timeout")
-    positive = {f"generate.{name}": vars(chosen)[name] for name in names}
-    bounded: dict[str, tuple[float | None, float, float]] = {
-        "generate.passage": (chosen.passage, 200, no_bound),
-        "generate.shots": (chosen.shots, 0, no_bound),
-        "generate.variance_probability": (chosen.variance_probability, 0, 1),
-        "generate.temperature": (chosen.temperature, 0, 2),
-        "generate.top_p": (chosen.top_p, 1e-9, 1),
-        "generate.seed": (chosen.seed, 0, 2**63 - 1),
-        "generate.similar": (chosen.similar, 0.05, 1),
-        "generate.keep_above": (chosen.keep_above, 0, 99.999),
+    bounds = {
+        "passage": (200, float("inf")),
+        "shots": (0, float("inf")),
+        "variance_probability": (0, 1),
+        "temperature": (0, 2),
+        "top_p": (1e-9, 1),
+        "seed": (0, 2**63 - 1),
+        "similar": (0.05, 1),
+        "keep_above": (0, 99.999),
     }
-    for key, judge in judges_by_key("judge", settings.judge) if chosen.keep_above is not None else ():
-        positive |= numbers_of(key, judge)
-        if isinstance(judge, OneJudge):
-            bounded[f"{key}.min_mass"] = (judge.min_mass, 0, 1)
-    for key, value in positive.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"{key}={value} must be greater than 0.")
-    for key, (number, low, high) in bounded.items():
-        if number is not None and not low <= number <= high:
-            raise ConfigError(f"{key}={number} must lie between {low} and {high}.")
+    positive = {f"generate.{name}": vars(chosen)[name] for name in names}
+    check_numbers(positive, {f"generate.{name}": (vars(chosen)[name], *each) for name, each in bounds.items()})
