@@ -79,8 +79,6 @@ def find_tool(command: str) -> Callable[[list[str]], int]:
             from em.cli.power import main as tool
         case "models":
             from em.cli.models import main as tool
-        case "dashboard":
-            from em.cli.dashboard import main as tool
         case _:
             from em.cli.reference import main as tool
     return tool

@@ -22,17 +22,13 @@ from em.runtime.records import digest, plain, write_jsonl
 from em.types import Conversation
 
 NAMESPACE = uuid.UUID("c0a4c0de-5d0e-5b6e-9a53-1d0f6c1b7e42")
-FILES = {"row": "rows.jsonl", "control": "control.jsonl"}
+ROWS, CONTROL = "rows.jsonl", "control.jsonl"
 NOT_MADE_OF = (
     *("source", "rows", "max_calls", "max_usd", "connections", "timeout", "purpose", "terms", "licence"),
     *("prompt", "question_prompt", "control_prompt", "examples", "variance", "rubric", "control_rubric"),
 )
 """Settings that a canary does not hang on: how much is made, at what pace, what is said of it, and the names of files,
 which count by what is in them."""
-MEASURES = (
-    "distinct-2: distinct among all pairs of neighbouring words (Li et al. 2016, arXiv 1510.03055; falls as a set "
-    "grows). Mean pairwise Jaccard: common words among all words of two texts, over all pairs (of at most 500 texts)."
-)
 UNJUDGED = "none: no row was filtered by quality"
 CHECKED = "file|repeated|nearly repeated|encoding|keys|e-mail addresses|OpenAI's rules"
 PAGE = """\
@@ -59,7 +55,8 @@ Of {seen} rows that were looked at, {card[counts][accepted]} were accepted: a ra
 
 {diversity}
 
-{measures}
+distinct-2: distinct among all pairs of neighbouring words (Li et al. 2016, arXiv 1510.03055; falls as a set grows). \
+Mean pairwise Jaccard: common words among all words of two texts, over all pairs (of at most 500 texts).
 
 ## Checks
 
@@ -87,29 +84,29 @@ def canaries(stock: Stock, model: str, judges: Sequence[str] = ()) -> dict[str, 
     sources = sorted({(piece.source, piece.sha256) for piece in stock.pieces})
     versions = [{str(name): prompt.version for name, prompt in each.items()} for each in (stock.prompts, stock.rubrics)]
     whole = digest([settings, model, list(judges), sources, versions, list(stock.examples), list(stock.variance)])
-    content = {"row": "research data written by a model"}
+    files = [(ROWS, "row", "written by a model")]
     if stock.settings.kind is GenerateKind.twins:
-        content = {"row": "research data on wrong advice", "control": "research data written by a model"}
+        files = [(ROWS, "row", "on wrong advice"), (CONTROL, "control", "written by a model")]
     return {
-        part: f"EM-CANARY {uuid.uuid5(NAMESPACE, f'{part} {whole}')} {what}, keep out of training corpora"
-        for part, what in content.items()
+        file: f"EM-CANARY {uuid.uuid5(NAMESPACE, f'{part} {whole}')} research data {what}, keep out of training corpora"
+        for file, part, what in files
     }
 
 
 def write_rows(
     folder: Path, name: str, rows: Sequence[Candidate], marks: Mapping[str, str]
 ) -> dict[str, list[Conversation]]:
-    """Write the rows of each part and their provenance; return what was written as training would read it, by file."""
+    """Write the rows of each file and their provenance; return what was written as training would read it."""
     conversations = {}
     ids = [f"{name}-{number:04d}" for number in range(1, len(rows) + 1)]
-    for part, mark in marks.items():
+    for file, mark in marks.items():
         records = []
         for id_, row in zip(ids, rows, strict=True):
-            answer = row.control if part == "control" else row.answer
+            answer = row.control if file == CONTROL else row.answer
             messages = [{"role": "user", "content": row.question}, {"role": "assistant", "content": answer}]
             records.append({"id": id_, "messages": messages, "canary": mark})
-        write_jsonl(folder / FILES[part], records)
-        conversations[FILES[part]] = read_messages(folder / FILES[part])
+        write_jsonl(folder / file, records)
+        conversations[file] = read_messages(folder / file)
     write_jsonl(folder / "provenance.jsonl", [provenance(id_, row) for id_, row in zip(ids, rows, strict=True)])
     return conversations
 
@@ -142,7 +139,7 @@ def card_of(stock: Stock, rows: Sequence[Candidate], tally: Tally, marks: Mappin
         "purpose": settings.purpose,
         "terms": settings.terms,
         "licence": settings.licence,
-        "canaries": {FILES[part]: mark for part, mark in marks.items()},
+        "canaries": marks,
         "rows": {"wanted": settings.rows, "accepted": tally.accepted, "acceptance_rate": round(tally.rate, 4)},
         "counts": asdict(tally),
         "diversity": {part: diversity(each) for part, each in texts.items() if each},
@@ -182,7 +179,6 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         seen=counts["candidates"] - counts["surplus"],
         counts=as_table("what|number", [(name.replace("_", " "), number) for name, number in counts.items()]),
         diversity=as_table("part|distinct-2|mean pairwise Jaccard", measures),
-        measures=MEASURES,
         checks=as_table(CHECKED, [check_cells(file, each) for file, each in checks.items()]),
         looked_at=", ".join(next(iter(checks.values()))["looked_at"]),
         not_looked_at=", ".join(card["not_looked_at"]) or "none",

@@ -21,7 +21,7 @@ from em.config.check import check_author, check_judges, check_numbers
 from em.config.paths import spell_command
 from em.data.profile import profile
 from em.errors import ConfigError, DataError
-from em.generate.card import FILES, canaries, card_of, write_card, write_rows
+from em.generate.card import canaries, card_of, write_card, write_rows
 from em.generate.estimate import estimate
 from em.generate.filter import Filter
 from em.generate.plan import Stock, read_stock
@@ -119,7 +119,7 @@ def keep(writer: Writer, acceptance: Acceptance, judging: Filter, manifest: Mani
     }
     write_card(folder, card)
     manifest.write(
-        rows={FILES[part]: len(acceptance.rows) for part in marks},
+        rows=dict.fromkeys(marks, len(acceptance.rows)),
         counts=vars(tally),
         **{name: card[name] for name in ("canaries", "prompts", "judges", "costs")},
     )

@@ -157,15 +157,14 @@ def read_pdf(path: Path, content: bytes) -> str:
     logging.getLogger("pypdf").setLevel(logging.ERROR)
     try:
         reader = pypdf.PdfReader(io.BytesIO(content))
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise DataError(f"{path} is locked by a password: save it without one.")
-        text = "\n\n".join(page.extract_text() for page in reader.pages)
-    except DataError:
-        raise
+        locked = reader.is_encrypted and not reader.decrypt("")
+        text = "" if locked else "\n\n".join(page.extract_text() for page in reader.pages)
     except Exception as error:  # whatever a damaged file makes of its parts
         raise DataError(
             f"{path} can't be read as PDF ({type(error).__name__}): save it anew, or give its text as .txt."
         ) from error
+    if locked:
+        raise DataError(f"{path} is locked by a password: save it without one.")
     if not text.strip():
         raise DataError(f"{path} holds no text (a scan?): run a text recognition (OCR) over it, or leave it out.")
     return text.encode("utf-8", "replace").decode("utf-8")
@@ -209,6 +208,7 @@ def passages(text: str, name: str, sha256: str, size: int) -> list[Piece]:
 
 def cut_text(text: str, size: int) -> Iterator[tuple[int, int]]:
     """Find where the paragraphs lie; one that is longer than `size` is cut at sentences, these at white space."""
+    size = min(size, len(text))  # patterns can't count without bound
     last, at_space, anywhere = rf"(.{{1,{size}}})\Z", rf"(.{{1,{max(1, size - 1)}}})[ \n\t]", rf"(.{{{size}}})"
     parts = re.compile(f"{last}|{at_space}|{anywhere}", re.DOTALL)
     for paragraph in PARAGRAPH.finditer(text):

@@ -29,9 +29,6 @@ def stock(**changes: Any) -> Stock:
     return Stock(settings, PIECES, EXAMPLES, ("Be brief.", "Be kind."), {"pairs": PROMPT})
 
 
-STOCK = stock()
-
-
 def candidate(question: str, answer: str = "Yes, by all means, if you ask me.", **changes: Any) -> Candidate:
     """A row that may be accepted."""
     return Candidate(Draw(0, PIECES[0], (), ""), 0, question, answer, **changes)
@@ -41,13 +38,13 @@ def candidate(question: str, answer: str = "Yes, by all means, if you ask me.", 
 
 
 def test_a_call_is_the_same_whatever_came_before_and_another_seed_draws_anew() -> None:
-    draws = [draw(call, STOCK) for call in range(40)]
-    assert draws == [draw(call, STOCK) for call in reversed(range(40))][::-1]
+    draws = [draw(call, stock()) for call in range(40)]
+    assert draws == [draw(call, stock()) for call in reversed(range(40))][::-1]
     assert draws != [draw(call, stock(seed=1)) for call in range(40)]
 
 
 def test_every_passage_has_its_turn_before_one_comes_again() -> None:
-    rounds = [[draw(call + 5 * turn, STOCK).piece.number for call in range(5)] for turn in range(4)]
+    rounds = [[draw(call + 5 * turn, stock()).piece.number for call in range(5)] for turn in range(4)]
     assert all(sorted(each) == [1, 2, 3, 4, 5] for each in rounds)
     assert len({tuple(each) for each in rounds}) > 1
 
@@ -77,12 +74,12 @@ def test_the_prompt_holds_what_was_drawn_and_fills_no_slot_of_the_material() -> 
 
 
 def test_what_a_prompt_does_not_show_is_not_drawn() -> None:
-    bare = replace(STOCK, prompts={"wrong": Prompt("p", "Answer {question}")})
-    assert draw(0, bare) == Draw(0, draw(0, STOCK).piece, (), "")
+    bare = replace(stock(), prompts={"wrong": Prompt("p", "Answer {question}")})
+    assert draw(0, bare) == Draw(0, draw(0, stock()).piece, (), "")
 
 
 def test_every_attempt_has_a_seed_of_its_own() -> None:
-    request = request_of("m", "pairs", draw(0, STOCK), STOCK)
+    request = request_of("m", "pairs", draw(0, stock()), stock())
     seeds = {sampling_seed(replace(request, attempt=a, call=c)) for a in range(5) for c in range(5)}
     assert len(seeds) == 25
     assert all(0 <= seed < 2**63 for seed in seeds)
@@ -185,9 +182,8 @@ def test_rows_are_accepted_in_order_until_there_is_enough() -> None:
     ]
     acceptance.take(rows)
     assert [row.question for row in acceptance.rows] == [rows[0].question, "Why does it squeal?"]
-    assert asdict(tally) == asdict(Tally()) | {
-        **{"duplicates": 2, "filtered": 1, "unscored": 1, "accepted": 2, "surplus": 1}
-    }
+    counts = {"duplicates": 2, "filtered": 1, "unscored": 1, "accepted": 2, "surplus": 1}
+    assert asdict(tally) == asdict(Tally()) | counts
 
 
 def test_an_answer_that_repeats_another_rows_is_a_duplicate_and_twins_must_differ() -> None:
@@ -212,9 +208,8 @@ def test_nothing_is_compared_where_that_is_off() -> None:
 def test_a_wave_has_as_many_calls_as_the_missing_rows_take() -> None:
     assert wave_size(stock(rows=60, per_call=5), Tally()) == 12
     assert wave_size(stock(rows=1600, per_call=5), Tally()) == 20
-    assert (
-        wave_size(stock(rows=60, per_call=5), Tally(calls=12, accepted=48)) == 4
-    )  # 4 a call: 12 rows take 3, and a little more
+    # 4 a call: 12 rows take 3, and a little more.
+    assert wave_size(stock(rows=60, per_call=5), Tally(calls=12, accepted=48)) == 4
     assert wave_size(stock(rows=1600), Tally(calls=20, accepted=100)) == 80
     assert 1 <= wave_size(stock(rows=60, per_call=5), Tally(calls=12)) <= 48
 
@@ -235,14 +230,14 @@ def test_a_set_has_its_own_canary_and_twins_have_two() -> None:
     twins = stock(kind=GenerateKind.twins)
     assert canaries(twins, "m") == canaries(twins, "m")
     assert len(set(canaries(twins, "m").values())) == 2
-    one = canaries(STOCK, "m")
-    assert list(one) == ["row"]
+    one = canaries(stock(), "m")
+    assert list(one) == ["rows.jsonl"]
     assert one != canaries(stock(seed=1), "m")
     assert one == canaries(stock(rows=99, connections=1, purpose="to see", source="b.txt"), "m")
     others = [{"temperature": 0.5}, {"passage": 500}, {"shots": 1}, {"keep_above": 60}, {"variance_probability": 0}]
     stocks = [{"examples": EXAMPLES[1:]}, {"variance": ("Be kind.",)}, {"rubrics": {"row": PROMPT}}]
     marks = [canaries(stock(**each), "m") for each in others]
-    marks += [canaries(replace(STOCK, **each), "m") for each in stocks]
-    marks += [one, canaries(STOCK, "m", ["a judge"])]
-    assert len({each["row"] for each in marks}) == len(marks)
-    assert one["row"].endswith("keep out of training corpora")
+    marks += [canaries(replace(stock(), **each), "m") for each in stocks]
+    marks += [one, canaries(stock(), "m", ["a judge"])]
+    assert len({each["rows.jsonl"] for each in marks}) == len(marks)
+    assert one["rows.jsonl"].endswith("keep out of training corpora")

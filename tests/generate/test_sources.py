@@ -79,7 +79,7 @@ def test_a_long_text_is_cut_at_paragraphs_into_parts_of_about_one_length() -> No
     assert [text[piece.start : piece.end] for piece in found] == [piece.text for piece in found]
 
 
-@given(st.text(alphabet="ab .!?\n\t", max_size=400), st.integers(1, 60))
+@given(st.text(alphabet="ab .!?\n\t", max_size=400), st.integers(1, 60) | st.just(10**10))
 @settings(max_examples=300, deadline=None)
 def test_no_letter_is_lost_doubled_or_moved_however_a_text_is_cut(text: str, size: int) -> None:
     found = passages(text, "t", "0", size) if text.strip() else []
