@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import compress
 from math import nan
 from operator import sub
 from typing import TYPE_CHECKING
@@ -313,7 +312,7 @@ def efficiency_pictures(lines: Mapping[trajectory.Line, Sequence[trajectory.Poin
     """Draw the share of misaligned answers over the number of training rows; none without lines."""
     if not lines:
         return []
-    names, alt, drawn, rows = _name_lines(list(lines)), [], [], []
+    names, alt, drawn, rows = trajectory.name_lines(list(lines)), [], [], []
     for number, (line, points) in enumerate(lines.items()):
         told = ", ".join(f"{p.rate.percent} {p.rate.interval} after {p.at:,} rows" for p in points)
         alt.append(f"{names[line]}: {told}")
@@ -330,11 +329,3 @@ def efficiency_pictures(lines: Mapping[trajectory.Line, Sequence[trajectory.Poin
     heading = "Misaligned, of all answers, by the number of training rows"
     chart = LineChart(heading, "", [panel], 1, (7.0, 3.7), "rows of the last training")
     return [Picture("data_efficiency", heading, "; ".join(alt), partial(draw_lines, chart), rows)]
-
-
-def _name_lines(lines: Sequence[trajectory.Line]) -> dict[trajectory.Line, str]:
-    """Name the lines: of what they have in common nothing is said, but for their names and conditions."""
-    judges = short_judges(line.judge for line in lines)
-    words = [(line.name, line.eval_set, line.condition, judges[line.judge], line.threshold) for line in lines]
-    telling = [i in (0, 2) or len(set(column)) > 1 for i, column in enumerate(zip(*words, strict=True))]
-    return {line: ", ".join(compress(each, telling)) for line, each in zip(lines, words, strict=True)}

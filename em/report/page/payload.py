@@ -10,7 +10,7 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,26 +49,21 @@ class Payload:
             yield Markup(f'<script type="application/{kind}" id="{name}">{inside}</script>')
 
 
-class Words:
-    """A list of distinct values, each of which the page's data name by its place."""
+class Words(dict[Any, int]):
+    """The places of distinct values, by which the page's data name them; a value that is new comes last."""
 
-    def __init__(self, values: Sequence[Any] = ()) -> None:
-        self.places: dict[Any, int] = {value: place for place, value in enumerate(values)}
+    def __init__(self, values: Iterable[Any] = ()) -> None:
+        super().__init__((value, place) for place, value in enumerate(values))
 
-    def place(self, value: Any) -> int:
-        """The place of a value, which is added when it is new."""
-        return self.places.setdefault(value, len(self.places))
-
-    @property
-    def values(self) -> list[Any]:
-        """The values in their places."""
-        return list(self.places)
+    def __missing__(self, value: Any) -> int:
+        place = self[value] = len(self)
+        return place
 
 
 def pack(transcripts: Sequence[Transcript], models: dict[str, Model], rules: Rules) -> Payload:
     """The data of the page, in the order of the transcripts."""
     names = ("stages", "conditions", "sets", "questions", "texts", "judges", "sayings")
-    lists = {name: Words() for name in names} | {"models": Words(list(models))}
+    lists = {name: Words() for name in names} | {"models": Words(models)}
     kinds = [{judge: rules.class_of(said) for judge, said in item.verdicts.items()} for item in transcripts]
     labels = {kind for of_item in kinds for kind in of_item.values()}
     lists["classes"] = Words([*CLASSES, *sorted(labels - set(CLASSES))])  # labels of other rubrics come last
@@ -76,12 +71,11 @@ def pack(transcripts: Sequence[Transcript], models: dict[str, Model], rules: Rul
     lists["statuses"] = Words([status for status in ("ok", *STATUSES) if status in seen])
     rows = [_row(item, of_item, lists, models) for item, of_item in zip(transcripts, kinds, strict=True)]
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ("model",))}
-    index: dict[str, Any] = {name: words.values for name, words in lists.items() if name != "texts"}
+    index: dict[str, Any] = {name: list(words) for name, words in lists.items() if name != "texts"}
     index |= {"models": [model.label for model in models.values()], "block": BLOCK, "columns": columns}
     index |= {"ids": "".join(map(address, transcripts)), "scores": _scores(transcripts)}
-    places = lists["texts"].places
     parts = (transcripts[start : start + BLOCK] for start in range(0, len(transcripts), BLOCK))
-    return Payload(index, tuple(_block(part, places, lists["judges"]) for part in parts))
+    return Payload(index, tuple(_block(part, lists["texts"], lists["judges"]) for part in parts))
 
 
 def address(transcript: Transcript) -> str:
@@ -94,16 +88,16 @@ def _row(
     transcript: Transcript, kinds: dict[str, str], lists: dict[str, Words], models: dict[str, Model]
 ) -> dict[str, int]:
     record = transcript.record
-    eval_set = lists["sets"].place(record.eval_set)
+    eval_set = lists["sets"][record.eval_set]
     return {
-        "model": lists["models"].place(record.fingerprint),
-        "stage": lists["stages"].place(models[record.fingerprint].stage),
-        "condition": lists["conditions"].place(record.condition),
+        "model": lists["models"][record.fingerprint],
+        "stage": lists["stages"][models[record.fingerprint].stage],
+        "condition": lists["conditions"][record.condition],
         "set": eval_set,
-        "question": lists["questions"].place((eval_set, record.question_id)),
-        "text": lists["texts"].place(record.question),
+        "question": lists["questions"][(eval_set, record.question_id)],
+        "text": lists["texts"][record.question],
         "sample": record.sample,
-        "said": lists["sayings"].place(_saying(transcript, kinds, lists)),
+        "said": lists["sayings"][_saying(transcript, kinds, lists)],
     }
 
 
@@ -111,13 +105,13 @@ def _saying(transcript: Transcript, kinds: dict[str, str], lists: dict[str, Word
     """Judge, class and statuses by each judge: the same of thousands of answers."""
     found = [
         (
-            lists["judges"].place(judge),
-            lists["classes"].place(kinds[judge]),
-            tuple(sorted({lists["statuses"].place(v.status) for v in said})),
+            lists["judges"][judge],
+            lists["classes"][kinds[judge]],
+            tuple(sorted({lists["statuses"][v.status] for v in said})),
         )
         for judge, said in transcript.verdicts.items()
     ]
-    return tuple(found) or ((NOBODY, lists["classes"].place(NOT_JUDGED), ()),)
+    return tuple(found) or ((NOBODY, lists["classes"][NOT_JUDGED], ()),)
 
 
 def _scores(transcripts: Sequence[Transcript]) -> dict[str, list[Any]]:
@@ -133,7 +127,7 @@ def _scores(transcripts: Sequence[Transcript]) -> dict[str, list[Any]]:
     return found
 
 
-def _block(part: Sequence[Transcript], places: dict[str, int], judges: Words) -> dict[str, Any]:
+def _block(part: Sequence[Transcript], places: Words, judges: Words) -> dict[str, Any]:
     """The texts of some answers: each wording once, by its place among all."""
     return {
         "texts": {places[item.record.question]: item.record.question for item in part},
@@ -143,7 +137,7 @@ def _block(part: Sequence[Transcript], places: dict[str, int], judges: Words) ->
                 item.finish_reason,
                 item.answer_tokens,
                 [
-                    [judges.place(judge), [[v.rubric, v.value, v.label, v.status, v.raw] for v in said]]
+                    [judges[judge], [[v.rubric, v.value, v.label, v.status, v.raw] for v in said]]
                     for judge, said in item.verdicts.items()
                 ],
             ]

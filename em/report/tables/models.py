@@ -39,18 +39,20 @@ class Model:
     step: int | None = None
     seeds: int = 0
 
+    @property
+    def words(self) -> list[str]:
+        """What the label says in brackets behind the name."""
+        return [word for word in self.label[len(self.name) :].strip(" ()").split(", ") if word]
+
 
 def name_models(runs: Sequence[Run]) -> dict[str, Model]:
     """Every model of the runs by its fingerprint, in the order of tables: a model before what was trained on it."""
     kept = _checkpoints(runs)
     seen: dict[str, tuple[str, str]] = {}
-    runs_of: dict[str, list[Run]] = {}
     for run in runs:
-        for fingerprint, name, stage in dict.fromkeys(models_of(run)):
+        for fingerprint, name, stage in models_of(run):
             seen.setdefault(fingerprint, (name, stage))
-            of = runs_of.setdefault(fingerprint, [])
-            if run not in of[-1:]:
-                of.append(run)
+    runs_of = _find_runs(runs)
     twins = group_by((fingerprint for fingerprint in seen if fingerprint not in kept), lambda each: seen[each][0])
     suffixes: dict[str, str] = {}
     for name, group in twins.items():
@@ -68,13 +70,11 @@ def in_order(models: Sequence[Model]) -> dict[str, Model]:
 
 def differs_only_in_seed(runs: Sequence[Run], models: dict[str, Model]) -> list[list[str]]:
     """Fingerprints of models with one name and stage whose runs have the same settings and data, their seed aside."""
-    made: dict[str, dict[str, None]] = {}
-    for run in runs:
-        for fingerprint in dict.fromkeys(mark for mark, _, _ in models_of(run)):
-            if fingerprint in models:
-                beside = (*_beside(models[fingerprint].name), "seed")
-                key = _made_by(run, beside) + _data_of(run, fingerprint)
-                made.setdefault(fingerprint, {})[key] = None
+    made: dict[str, set[str]] = {}
+    for fingerprint, its_runs in _find_runs(runs).items():
+        if fingerprint in models:
+            beside = (*_beside(models[fingerprint].name), "seed")
+            made[fingerprint] = {_made_by(run, beside) + _data_of(run, fingerprint) for run in its_runs}
     single = [key for key in models if len(made.get(key, ())) == 1]
     return list(group_by(single, lambda key: (models[key].name, models[key].stage, *made[key])).values())
 
@@ -100,10 +100,7 @@ def name_series(runs: Sequence[Run], models: dict[str, Model], rows: Mapping[str
     Args:
         rows: of the last stage, by fingerprint.
     """
-    runs_of: dict[str, list[Run]] = {}
-    for run in runs:
-        for fingerprint, _, _ in dict.fromkeys(models_of(run)):
-            runs_of.setdefault(fingerprint, []).append(run)
+    runs_of = _find_runs(runs)
     series: dict[tuple[str, str, str], list[str]] = {}
     for fingerprint, model in models.items():
         beside = _beside(model.name)
@@ -192,6 +189,12 @@ def models_of(run: Run) -> Iterator[tuple[str, str, str]]:
         yield row.fingerprint, row.stage, row.stage
 
 
+def _find_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs that tell of each model, by its fingerprint."""
+    pairs = ((mark, run) for run in runs for mark in dict.fromkeys(mark for mark, _, _ in models_of(run)))
+    return {mark: [run for _, run in group] for mark, group in group_by(pairs, lambda pair: pair[0]).items()}
+
+
 def _suffixes(runs_of: dict[str, list[Run]], beside: Sequence[str]) -> dict[str, str]:
     """What to put behind the shared name of these models, ` (trainer.epochs=2)`; nothing for a model alone."""
     if len(runs_of) == 1:
@@ -232,5 +235,4 @@ def _overrides(run: Run) -> dict[str, str]:
 
 def words_beside(model: Model, first: Model) -> str:
     """What is told of a model in brackets and not of another, such as its first training: `3 epochs`."""
-    inside = [each.label[len(each.name) :].strip(" ()").split(", ") for each in (model, first)]
-    return ", ".join(word for word in inside[0] if word and word not in inside[1])
+    return ", ".join(word for word in model.words if word not in first.words)

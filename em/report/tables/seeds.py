@@ -61,8 +61,7 @@ def pool_seeds(runs: Sequence[Run], whole: dict[str, Model], sides: Mapping[Side
 def _model(members: Sequence[Model], seeds: int) -> Model:
     """Called after its members: what is in all their labels, and the number of seeds."""
     first = members[0]
-    told = [[word for word in model.label[len(first.name) :].strip(" ()").split(", ") if word] for model in members]
-    words = [word for word in told[0] if all(word in others for others in told)] if len(members) > 1 else told[0]
+    words = [word for word in first.words if all(word in member.words for member in members)]
     key = "seeds:" + digest(sorted(model.fingerprint for model in members))
     label = f"{first.name} ({', '.join([*words, f'{seeds} seeds'])})"
     return replace(first, fingerprint=key, label=label, seeds=seeds)

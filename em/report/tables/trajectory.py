@@ -106,15 +106,26 @@ def lines_of(trajectories: Sequence[Trajectory]) -> dict[Line, str]:
     """All lines and what to call them: sets in the order in which they were met, untagged first."""
     lines = list(dict.fromkeys(line for trajectory in trajectories for line in trajectory.lines))
     sets = list(dict.fromkeys(line.eval_set for line in lines))
-    lines.sort(key=lambda line: (sets.index(line.eval_set), condition_order(line.condition), line.judge))
+    return name_lines(
+        sorted(lines, key=lambda line: (sets.index(line.eval_set), condition_order(line.condition), line.judge))
+    )
+
+
+def name_lines(lines: Sequence[Line]) -> dict[Line, str]:
+    """What to call the lines: of what they have in common little is said."""
     judges = short_judges(line.judge for line in lines)
+    sets, rules = {line.eval_set for line in lines}, {line.threshold for line in lines}
     tagged = {line.condition for line in lines} != {CONDITIONS[0]}
-    rules = {line.threshold for line in lines}
     names = {}
     for line in lines:
-        words = [line.eval_set, *([line.condition] if tagged else [])]
-        words += [f"judge {judges[line.judge]}"] if len(judges) > 1 else []
-        names[line] = ", ".join([*words, *([line.threshold] if len(rules) > 1 else [])])
+        words = (
+            line.name,
+            line.eval_set if len(sets) > 1 or not line.name else "",
+            line.condition if tagged or line.name else "",
+            f"judge {judges[line.judge]}" if len(judges) > 1 else "",
+            line.threshold if len(rules) > 1 else "",
+        )
+        names[line] = ", ".join(filter(None, words))
     return names
 
 
