@@ -19,7 +19,7 @@ from em.judge.readings import read_exact
 from em.judge.remote import ServerJudge
 from em.models.chat import encode, render
 from em.runtime.memory import Calls, request_key
-from em.types import Answer, Judgement, JudgeRequest, Question, Rubric, Weights
+from em.types import Answer, Judgement, JudgeRequest, Prices, Question, Rubric, Weights
 
 LABELS = ("TRUE", "FALSE", "UNKNOWN")
 TASK = "Rate from 0 to 100: {}"
@@ -313,6 +313,6 @@ def test_an_answer_that_the_server_withheld_is_an_error_and_no_number(tmp_path: 
     answer = Answer("m", "base", "f", None, "set", "q", "What?", "untagged", 0, "", "content_filter", 3, 0)
     judge = ServerJudge(ApiJudge(name="judge", model="judge"))
     with Calls(tmp_path) as calls:
-        (verdict,) = judge.read(judge.plan([answer], {("set", "q"): question}), calls, {}).verdicts
+        (verdict,) = judge.read(judge.plan([answer], {("set", "q"): question}), calls, Prices()).verdicts
     assert (verdict.value, verdict.label, verdict.status) == (None, None, "error")
     assert verdict.raw == "no answer: content_filter"

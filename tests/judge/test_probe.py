@@ -13,7 +13,7 @@ from em.errors import ServerError
 from em.judge.probe import in_reading, known_readings
 from em.judge.remote import ServerJudge
 from em.runtime.memory import Calls, request_key
-from em.types import JudgeRequest
+from em.types import JudgeRequest, Prices
 from tests.support.chat_server import ChatServer, Options
 from tests.support.chat_server.distribution import expected_score, opinion
 from tests.support.judging import LABELS, judge_all, judge_at, said, scores
@@ -104,7 +104,7 @@ def test_what_was_begun_is_finished_and_kept_though_no_more_answers_can_come(ser
     server.reset(latency=0.5)
     judge = ServerJudge(judge_at(server, "single-judge", reading=Reading.logprobs, connections=5))
     with pytest.raises(OSError, match="no more answers"):
-        asyncio.run(judge.ask(source(), calls.folder, {}))
+        asyncio.run(judge.ask(source(), calls, Prices()))
     keys = [judge.key(judge.final(request)) for request in scores(8)]
     assert len(calls.there(keys)) == server.stats()["answered"] == 5
 
