@@ -6,11 +6,13 @@ import base64
 import csv
 import hashlib
 import html
+import json
 import os
 import platform
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from tests.support.report_runs import (
     IMAGE,
     ONE_EPOCH,
     SCRIPT,
+    answer,
     browse,
     data,
     manifest,
@@ -287,6 +290,13 @@ def test_a_bad_line_is_named(tmp_path: Path, name: str, line: str, said: str) ->
         build_report([tmp_path], tmp_path / "out")
     assert said in str(caught.value)
     assert name in str(caught.value)
+
+
+def test_half_a_character_in_an_answer_is_a_question_mark(tmp_path: Path) -> None:
+    write_run(tmp_path, ONE_EPOCH, 1, misaligned=0)
+    with (tmp_path / "answers.jsonl").open("a") as file:
+        file.write(json.dumps(asdict(answer(BASE, "probe", "q1", 9, "half \ud800"))) + "\n")
+    assert read_runs([tmp_path])[0].answers[-1].answer == "half ?"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"notes": "one"}', '{"stages": [1]}', '{"config": []}'])
