@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY ?= passive
 # Without compiled modules every command compiles torch and transformers anew: 24 s to import them rather than 10.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-extras check install gpu lock clean openai-stub wheel
+.PHONY: help demo test test-slow test-extras check install gpu lock clean openai-stub wheel
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,9 +18,12 @@ demo: install  ## install, then train, evaluate and report on the bundled data (
 	@$(BIN)/python train.py experiment=demo
 
 # Two files at a time; then, one by one, the tests that measure time. 5 means that ARGS chose none of them.
-test: install  ## install, then run the tests
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone" $(ARGS)
-	@$(BIN)/python -m pytest -q -m alone $(ARGS) || test $$? -eq 5
+test: install  ## install, then run the tests (about ten minutes on two cores)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "alone and not slow" $(ARGS) || test $$? -eq 5
+
+test-slow: install  ## run the tests that take over 20 s by themselves
+	@$(BIN)/python -m pytest -q -m slow $(ARGS)
 
 # Tinker asks for older versions than the environment has, so it stands before it, in a folder of its own.
 test-extras: $(BIN)/.installed  ## run the tests of Tinker, which `make test` passes over (fetches it)
