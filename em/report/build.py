@@ -23,7 +23,17 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thres
     Args:
         limits: count all verdicts with these thresholds instead of those of their runs.
     """
-    _refuse_to_overwrite(runs, out, limits)
+    in_place = any(run.resolve() == out.resolve() for run in runs)
+    if in_place and len(runs) > 1:
+        raise OutputError(
+            f"{out} is one of the runs, and the merged scores.csv would replace its own: "
+            "choose another folder with --out DIR."
+        )
+    if in_place and limits is not None:
+        raise OutputError(
+            f"{out} is the run's own folder, whose scores.csv has the thresholds that it was run with: choose another "
+            "folder with --out DIR, or run its command again with other thresholds."
+        )
     with pause_garbage_collection():
         page = Page(read_runs(runs, limits), title)
         make_folder(out / "figures")  # before the work, so that a place that can't be written shows at once
@@ -31,25 +41,8 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thres
         for pictures in page.pictures.values():
             for picture in pictures:
                 picture.write(out / "figures")
-        if not _same(out, runs):
+        if not in_place:
             write_records(out / "scores.csv", page.scores)
         page.analysis.write(out)
         write_text(out / "report.html", html)
     return out / "report.html"
-
-
-def _refuse_to_overwrite(runs: Sequence[Path], out: Path, limits: Thresholds | None) -> None:
-    if len(runs) > 1 and _same(out, runs):
-        raise OutputError(
-            f"{out} is one of the runs, and the merged scores.csv would replace its own: "
-            "choose another folder with --out DIR."
-        )
-    if limits is not None and _same(out, runs):
-        raise OutputError(
-            f"{out} is the run's own folder, whose scores.csv has the thresholds that it was run with: choose another "
-            "folder with --out DIR, or run its command again with other thresholds."
-        )
-
-
-def _same(out: Path, runs: Sequence[Path]) -> bool:
-    return any(run.resolve() == out.resolve() for run in runs)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from em.report.figures import picture
 from em.report.figures.picture import YES_NO, Palette, Picture, pick
 from em.report.page.numbers import share
-from em.report.page.words import metric_name
+from em.report.page.words import METRICS
 from em.report.tables.cells import QuestionTable, Rate, Row, Table, kin_mark
 from em.report.tables.models import group_by, short_judges
 from em.report.tables.seeds import Pool
@@ -202,7 +202,7 @@ def trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
     for (eval_set, judge), group in groups.items():
         shown, note = picture.pick_highest(group, MOST, lambda t: max(row.rate or 0.0 for row in t.rows), HIGHEST)
         names = [eval_set, *([judges[judge]] if len(judges) > 1 else [])]
-        heading = f"{', '.join(names)}: {metric_name(shown[0].about)} by condition, of all answers"
+        heading = f"{', '.join(names)}: {METRICS[shown[0].about]} by condition, of all answers"
         bands: dict[str, list[Dot | None]] = {row.condition: [None] * len(shown) for t in shown for row in t.rows}
         for i, table in enumerate(shown):
             for row in table.rows:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from em.report.page.numbers import share
-from em.report.page.words import denominator, metric_name
+from em.report.page.words import DENOMINATORS, METRICS
 from em.report.tables.models import Model, short_judges
 from em.triggers.conditions import kind_of
 from em.types import Score
@@ -53,12 +53,12 @@ class Rate:
     @property
     def shown(self) -> str:
         """The metric's name in a table."""
-        return metric_name(self.metric)
+        return METRICS[self.metric]
 
     @property
     def of(self) -> str:
         """What is counted among, in a table."""
-        return denominator(self.convention)
+        return DENOMINATORS[self.convention]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Column:
     @property
     def shown(self) -> str:
         """The metric's name in a heading."""
-        return metric_name(self.metric)
+        return METRICS[self.metric]
 
 
 @dataclass(frozen=True)

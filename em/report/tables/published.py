@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from em.config.paths import ASSETS
-from em.report.page.words import metric_name
+from em.report.page.words import METRICS
 from em.report.read.runs import Run
 from em.report.tables.cells import HEADLINES, WHOLE_SET, Rate, Row, Table, rate_of
 from em.report.tables.lineages import Family
@@ -69,7 +69,7 @@ class Published:
     @property
     def shown(self) -> str:
         """The metric's name in a table, and of which answers it is a share."""
-        return f"{metric_name(self.metric)}, {OF[self.convention]}"
+        return f"{METRICS[self.metric]}, {OF[self.convention]}"
 
 
 @cache

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from em.report.page.words import STATUSES, denominator, metric_name
+from em.report.page.words import DENOMINATORS, METRICS, STATUSES
 from em.report.read.calls import Costs, Judge, Usage
 from em.report.read.runs import Run
 from em.report.tables.analysis import Analysis
@@ -88,7 +88,7 @@ class Family:
     def what(self) -> str:
         """The rate that is compared, and which pairs these are: `misaligned, of all; over seeds: …`."""
         who = ("over seeds: " if self.pooled else "") + FAMILIES[self.first.family]
-        return f"{metric_name(self.first.metric)}, {denominator(self.first.convention)}; {who}"
+        return f"{METRICS[self.first.metric]}, {DENOMINATORS[self.first.convention]}; {who}"
 
 
 def families(comparisons: Sequence[Comparison]) -> list[Family]:
