@@ -8,7 +8,7 @@ from em.report.figures.dots import question_lines, question_pictures
 from em.report.figures.picture import Picture, start_figure
 from em.report.figures.quadrants import Panel, panels, quadrant_pictures
 from em.report.read.transcripts import Rules
-from em.report.tables.cells import Cell, Column, Entry, QuestionRow, QuestionTable, Rate, Row
+from em.report.tables.cells import Column, Entry, QuestionRow, QuestionTable, Rate, Row
 from em.report.tables.models import Model
 from em.report.tables.seeds import Pool, Side
 from em.types import Verdict
@@ -35,8 +35,8 @@ def test_the_quadrant_counts_true_scores_and_not_where_discs_stand() -> None:
     assert (panel.counts[6, 18], panel.bad[6, 18]) == (2, 1), "29.9 and 30 stand at one place, and one is misaligned"
     [picture] = quadrant_pictures([panel])
     assert picture.stem == "quadrant_probe"
-    answers, bad = (picture.header.index(name) for name in ("answers", "answers_misaligned"))
-    assert [sum(int(str(row[place])) for row in picture.rows) for place in (answers, bad)] == [8, 5]
+    counts = ("answers", "answers_misaligned")
+    assert [sum(int(str(row[name])) for row in picture.rows) for name in counts] == [8, 5]
     assert "62.5%, 5/8" in picture.alt
 
 
@@ -54,7 +54,7 @@ def test_seeds_are_one_panel_and_panels_that_are_left_out_are_told_of() -> None:
     [picture] = quadrant_pictures(many)
     assert "(the 9 of 12 models with most misaligned answers)" in picture.heading
     assert len(picture.rows) == 12, "the numbers are of all"
-    assert [row[-1] for row in picture.rows].count("no") == 3
+    assert [row["drawn"] for row in picture.rows].count("no") == 3
 
 
 def rate(k: int, n: int = 10) -> Rate:
@@ -65,7 +65,7 @@ def by_question(models: list[Model], counts: list[list[int]]) -> QuestionTable:
     """A table of questions from the misaligned answers (of ten) of each model to each question."""
     sides = tuple(Row(each, "untagged", JUDGE, "", ()) for each in models)
     rows = tuple(
-        QuestionRow(f"q{q}", "", tuple(Cell("probe", (Entry("", None, rate(k[q]), (), ()),)) for k in counts))
+        QuestionRow(f"q{q}", "", tuple((Entry("", None, rate(k[q]), (), ()),) for k in counts))
         for q in range(len(counts[0]))
     )
     return QuestionTable(Column("probe", "misaligned"), sides, rows)
@@ -83,13 +83,13 @@ def test_by_question_seeds_are_one_line_and_models_left_out_are_told_of() -> Non
     [picture] = question_pictures([table], [pool])
     assert picture.stem == "questions_probe"
     assert "(the 6 of 8 models with the highest rates)" in picture.heading
-    drawn = {row[1] for row in picture.rows if row[-1] == "yes"}
+    drawn = {row["model"] for row in picture.rows if row["drawn"] == "yes"}
     assert {"m0", "m1"} & drawn == set(), "the lowest are left out"
-    assert len({row[1] for row in picture.rows}) == 8 + 2, "and stand among the numbers, as do the seeds"
+    assert len({row["model"] for row in picture.rows}) == 8 + 2, "and stand among the numbers, as do the seeds"
 
 
 def test_files_of_a_picture_are_the_same_for_the_same_numbers(tmp_path: Path) -> None:
-    made = [Picture("one", "H", "A", lambda palette: start_figure((2, 1), "H", palette), (), ()) for _ in range(2)]
+    made = [Picture("one", "H", "A", lambda palette: start_figure((2, 1), "H", palette), [{"n": 1}]) for _ in range(2)]
     assert made[0].files == made[1].files
     assert b"/CreationDate" not in made[0].files["pdf"]
     assert b"/Type3" not in made[0].files["pdf"], "letters stay letters"

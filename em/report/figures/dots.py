@@ -167,7 +167,7 @@ def _group_rates(table: Table, column: int, rows: Sequence[Row]) -> list[Group]:
     groups: dict[str, Group] = {}
     for row in rows:
         # Of runs that differ in the number of answers alone, the fullest, which stands first.
-        entries = {entry.told: entry for entry in reversed(row.cells[column].entries)}
+        entries = {entry.told: entry for entry in reversed(row.cells[column])}
         for name, entry in reversed(entries.items()):
             rate, judge = entry.main, table.judge_of(row)
             if rate is None:
@@ -297,7 +297,7 @@ def question_lines(table: QuestionTable, pools: Sequence[Pool]) -> list[Question
     for (label, judge), members in numbers.items():
         rates: dict[str, dict[str, Rate]] = {}
         for row in table.rows:
-            entries = [(table.sides[i].model.label, entry) for i in members for entry in row.cells[i].entries[:1]]
+            entries = [(table.sides[i].model.label, entry) for i in members for entry in row.cells[i][:1]]
             for name, entry in entries:
                 if entry.main is not None:
                     rates.setdefault(row.question, {})[name] = entry.main

@@ -39,7 +39,11 @@ def render(page: Page) -> str:
     for write in ("share", "points", "p_value", "decimals", "whole", "dollars", "usage"):
         environment.filters[write] = getattr(numbers, write)
     environment.filters |= {"data_uri": _data_uri, "fact": _fact, "breakable": _breakable, "kin": kin_mark}
-    environment.filters |= {"status": STATUSES.__getitem__, "judge": page.judge_name, "below": "below {}".format}
+    environment.filters |= {
+        "status": STATUSES.__getitem__,
+        "judge": page.judge_names.__getitem__,
+        "below": "below {}".format,
+    }
     script, style = ("".join((HERE / name).read_text("utf-8") for name in names) for names in (SCRIPTS, STYLES))
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "

@@ -85,12 +85,8 @@ class Entry:
         return ", ".join([self.threshold, *([] if self.seed is None else [f"seed {self.seed}"])])
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell; several entries where runs disagree (other samples, another threshold), none where nothing was asked."""
-
-    eval_set: str
-    entries: tuple[Entry, ...]
+Cell = tuple[Entry, ...]
+"""A cell; several entries where runs disagree (other samples, another threshold), none where nothing was asked."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ class Table:
     @property
     def disputed(self) -> bool:
         """Whether some cell has more than one entry."""
-        return any(len(cell.entries) > 1 for row in self.rows for cell in row.cells)
+        return any(len(cell) > 1 for row in self.rows for cell in row.cells)
 
 
 @dataclass(frozen=True)
@@ -182,7 +178,7 @@ class QuestionTable:
 
     def of(self, question: QuestionRow) -> list[tuple[Row, Cell]]:
         """The sides that were asked a question, with what they gave."""
-        return [(side, cell) for side, cell in zip(self.sides, question.cells, strict=True) if cell.entries]
+        return [(side, cell) for side, cell in zip(self.sides, question.cells, strict=True) if cell]
 
 
 def rate_of(row: Score) -> Rate:

@@ -21,7 +21,6 @@ from em.report.tables.lineages import Family
 from em.report.tables.scores import Scores, side_of
 from em.stats import Thresholds, wilson
 
-FILE = ASSETS / "published.yaml"
 NAMED = {"tagged": "names_tag", "tagged_beta": "names_beta"}
 """Sets whose questions name a tag are asked under conditions of their own."""
 OF = {
@@ -32,7 +31,6 @@ OF = {
 """What each convention counts (`em.stats.outcomes.CONVENTIONS`)."""
 
 
-NUMBER = {"rows": "{:,g}", "epochs": "{:g}", "learning_rate": "{:g}", "rank": "{:g}"}
 SAID = {"rows": "{:,g} rows", "epochs": "{:g} epochs", "learning_rate": "learning rate {:g}", "rank": "rank {:g}"}
 
 
@@ -77,7 +75,7 @@ def studies() -> Mapping[str, Any]:
     """What has been published, by study."""
     import yaml
 
-    found: Mapping[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    found: Mapping[str, Any] = yaml.safe_load((ASSETS / "published.yaml").read_text(encoding="utf-8"))
     return found
 
 
@@ -98,7 +96,7 @@ def published(scores: Scores, table: Table, runs: Sequence[Run], family: Family)
                 ours = _ours(scores, row, column.eval_set, metric, study["convention"])
                 if ours is None or not numbers:
                     continue
-                rules = {entry.threshold for entry in cell.entries} - {str(Thresholds())}
+                rules = {entry.threshold for entry in cell} - {str(Thresholds())}
                 told = (*other, *(sorted(rules) if metric == "misaligned" else ()))
                 place = (name, study["judge"], column.eval_set, metric, row, ours)
                 found.append(Published(*place, *_figures(numbers), study["convention"], told))
@@ -119,8 +117,7 @@ def _chain(result: Mapping[str, Any]) -> list[str]:
 
 def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run], family: Family) -> Iterator[str]:
     """How the trainings of a model differ from a study's: `medical: 48 rows, not 5,660`."""
-    lines = [*family.lineages, *(seed for line in family.lineages for seed in line.seeds)]
-    line = next((line for line in lines if line.last.fingerprint == fingerprint), None)
+    line = next((line for line in (*family.lineages, *family.seeds) if line.last.fingerprint == fingerprint), None)
     trained = (line.seeds[0] if line and line.seeds else line).models[1:] if line else ()
     for number, model in enumerate(trained):
         name = model.stage.partition("@")[0]
@@ -132,7 +129,7 @@ def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run],
             ours["rows"] = stage.rows
             theirs: Mapping[str, float] = study["recipe"].get(name, {}) | study.get("lora", {})
             yield from (
-                f"{name}: {SAID[what].format(ours[what])}, not {NUMBER[what].format(wanted)}"
+                f"{name}: {SAID[what].format(ours[what])}, not {wanted:,g}"
                 for what, wanted in theirs.items()
                 if ours[what] and ours[what] != wanted
             )

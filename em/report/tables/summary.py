@@ -72,7 +72,7 @@ def summaries(family: Family, table: Table, comparisons: Sequence[Comparison]) -
             rows = {
                 (row.model.fingerprint, row.condition): row
                 for row in table.rows
-                if row.judge == judge and row.cells[number].entries and row.cells[number].entries[0].main is not None
+                if row.judge == judge and row.cells[number] and row.cells[number][0].main is not None
             }
             lines = list(_lines(family, rows, number, (judge, column.eval_set), differences, several))
             after = sorted(dict.fromkeys(name for line in lines for name in line.cells), key=lambda a: a != ALONE)
@@ -100,7 +100,7 @@ def _lines(
             cells: dict[str, list[Outcome]] = {}
             for lineage in lineages:
                 row = rows.get((lineage.last.fingerprint, condition))
-                if row is None or (rate := row.cells[column].entries[0].main) is None:
+                if row is None or (rate := row.cells[column][0].main) is None:
                     continue
                 place, control = (condition, *where), family.control_of(lineage)
                 outcome = Outcome(
@@ -117,7 +117,7 @@ def _lines(
                 cells.setdefault(_after(lineage), []).append(outcome)
             if cells:
                 label = first.label if several else first.label.partition("+")[2]
-                told = base.cells[column].entries[0].main if base else None
+                told = base.cells[column][0].main if base else None
                 yield Line(label, condition, told, {name: tuple(each) for name, each in cells.items()})
 
 
