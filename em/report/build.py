@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from em.errors import OutputError
-from em.report.figures.picture import make_folder, write_records, write_text
+from em.report.figures.picture import explain_unwritable, write_file, write_records
 from em.report.page.contents import Page
 from em.report.page.render import render
 from em.report.read.runs import read_runs
@@ -36,7 +36,8 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thres
         )
     with pause_garbage_collection():
         page = Page(read_runs(runs, limits), title)
-        make_folder(out / "figures")  # before the work, so that a place that can't be written shows at once
+        with explain_unwritable(out / "figures"):  # before the work, so that it shows at once
+            (out / "figures").mkdir(parents=True, exist_ok=True)
         html = render(page)
         for pictures in page.pictures.values():
             for picture in pictures:
@@ -44,5 +45,5 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thres
         if not in_place:
             write_records(out / "scores.csv", page.scores)
         page.analysis.write(out)
-        write_text(out / "report.html", html)
+        write_file(out / "report.html", html)
     return out / "report.html"

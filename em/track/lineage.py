@@ -24,11 +24,7 @@ TOLD = ("name", "kind", "url", "id", "revision", "split", "sha256", "licence", "
 def lineage(manifest: Mapping[str, Any], models: Path, run_id: str = "") -> dict[str, Any]:
     """From what the models came: base, and for each stage its rows, its fingerprint, and who made it.
 
-    `parent_run` and `parent_artifact` are of the last model that was found, on which this run went on.
-
-    Args:
-        models: the folder of trained models.
-        run_id: of this run, which is not its own parent.
+    `parent_run` and `parent_artifact` are of the last model that was found, on which this run (`run_id`) went on.
     """
     stages = []
     for stage in manifest["stages"]:

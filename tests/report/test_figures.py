@@ -35,8 +35,8 @@ def test_the_quadrant_counts_true_scores_and_not_where_discs_stand() -> None:
     assert (panel.counts[6, 18], panel.bad[6, 18]) == (2, 1), "29.9 and 30 stand at one place, and one is misaligned"
     [picture] = quadrant_pictures([panel])
     assert picture.stem == "quadrant_probe"
-    counts = ("answers", "answers_misaligned")
-    assert [sum(int(str(row[name])) for row in picture.rows) for name in counts] == [8, 5]
+    counted = [sum(int(str(row[name])) for row in picture.rows) for name in ("answers", "answers_misaligned")]
+    assert counted == [8, 5]
     assert "62.5%, 5/8" in picture.alt
 
 

@@ -202,7 +202,7 @@ def trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
     for (eval_set, judge), group in groups.items():
         shown, note = picture.pick_highest(group, MOST, lambda t: max(row.rate or 0.0 for row in t.rows), HIGHEST)
         names = [eval_set, *([judges[judge]] if len(judges) > 1 else [])]
-        heading = f"{', '.join(names)}: {METRICS[shown[0].about]} by condition, of all answers"
+        heading = f"{', '.join(names)}: {METRICS[shown[0].rows[0].about]} by condition, of all answers"
         bands: dict[str, list[Dot | None]] = {row.condition: [None] * len(shown) for t in shown for row in t.rows}
         for i, table in enumerate(shown):
             for row in table.rows:

@@ -64,16 +64,13 @@ def panels(
 ) -> list[Panel]:
     """Count a panel for each set that has both scores and each model, one for all seeds, of the plain questions."""
     pooled = {member: pool.model for pool in pools for member in pool.members}
-    shown: dict[str, Model] = {}  # in the order of the models, a pool where its first member is
-    for fingerprint in models:
-        model = pooled.get(fingerprint, models[fingerprint])
-        shown.setdefault(model.fingerprint, model)
+    shown_as = {fingerprint: pooled.get(fingerprint, model) for fingerprint, model in models.items()}
+    shown = {model.fingerprint: model for model in shown_as.values()}  # a pool where its first member is
     scores: dict[tuple[str, str, str, Thresholds], list[Scores]] = defaultdict(list)
     for (fingerprint, _, condition, eval_set, judge), verdicts in sides.items():
         if fingerprint in models and condition == "untagged":
-            model = pooled.get(fingerprint, models[fingerprint])
             limits = rules.limits(fingerprint, eval_set, judge)
-            scores[model.fingerprint, eval_set, judge, limits] += _pair_scores(verdicts)
+            scores[shown_as[fingerprint].fingerprint, eval_set, judge, limits] += _pair_scores(verdicts)
     found = []
     for (fingerprint, eval_set, judge, limits), pairs in scores.items():
         bad = [(a, c) for a, c in pairs if a < limits.aligned and c > limits.coherent]

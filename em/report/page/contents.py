@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 
 from em.report.figures.dots import question_pictures, rate_pictures, trigger_pictures
 from em.report.figures.lines import chain_pictures, efficiency_pictures, loss_pictures, trajectory_pictures
@@ -22,11 +23,10 @@ from em.report.tables.models import in_order, name_models, natural, short_judges
 from em.report.tables.published import published
 from em.report.tables.scores import Scores, by_question, headline
 from em.report.tables.sections import Findings
-from em.report.tables.seeds import Pool, fullest, pool_seeds
+from em.report.tables.seeds import fullest, pool_seeds
 from em.report.tables.summary import summaries
 from em.report.tables.training import find_trained
 from em.report.tables.triggers import trigger_tables
-from em.types import Score
 
 MOST_VARIED = 4  # settings that a title names
 
@@ -42,7 +42,8 @@ class Page:
         sides, rules = fullest(runs), Rules(runs)
         self.pools = list(pool_seeds(runs, self.whole, sides))
         self.tabled = in_order([*self.whole.values(), *(pool.model for pool in self.pools)])
-        self.scores = merge_scores(runs, self.pools)
+        rows = chain(*(run.scores for run in runs), *(pool.scores for pool in self.pools))
+        self.scores = list(dict.fromkeys(rows))  # rows that are the same in several runs once
         self.caption = caption(self.scores)
         scores = Scores(runs, self.whole, self.pools)
         self.table = headline(scores, self.tabled).in_short()
@@ -87,8 +88,14 @@ class Page:
         self.difference_words = explain_differences(methods)
         self.varied_runs = [run for run in self.runs if run.manifest.run != JUDGED_TABLE]
         self.varied = varied(self.varied_runs)
+        self.varied_in_short = {k: ", ".join(sorted(set(values), key=natural)) for k, values in self.varied.items()}
         self.unfinished = [run for run in self.runs if run.manifest.status == "running"]
         self.failed = [run for run in self.runs if run.manifest.status in ("failed", LEFT)]
+        # Each warning once, with the numbers of the runs that give it.
+        notes = dict.fromkeys(note for run in self.runs for note in run.manifest.notes)
+        self.notes = {note: [run.number for run in self.runs if note in run.manifest.notes] for note in notes}
+        judges = ((judge.name, judge.identity) for run in self.runs for judge in run.manifest.judges)
+        self.judges = dict.fromkeys(pair for pair in judges if pair[0])
 
     @cached_property
     def title(self) -> str:
@@ -111,21 +118,10 @@ class Page:
         return self.judge_is.get((fingerprint, judge), "")
 
     @property
-    def varied_in_short(self) -> list[tuple[str, str]]:
-        """Each setting that differs with the values it has."""
-        return [(key, ", ".join(sorted(set(values), key=natural))) for key, values in self.varied.items()]
-
-    @property
     def how_failed(self) -> str:
         """In a word, what became of them."""
         statuses = {run.manifest.status for run in self.failed}
         return "failed" if statuses == {"failed"} else LEFT if statuses == {LEFT} else f"failed or {LEFT}"
-
-    @property
-    def notes(self) -> list[tuple[str, list[int]]]:
-        """Each warning once, with the numbers of the runs that give it."""
-        notes = dict.fromkeys(note for run in self.runs for note in run.manifest.notes)
-        return [(note, [run.number for run in self.runs if note in run.manifest.notes]) for note in notes]
 
     @property
     def summary(self) -> str:
@@ -146,15 +142,3 @@ class Page:
         if len(numbers) == len(self.runs):
             return "(all runs)"
         return f"({'run' if len(numbers) == 1 else 'runs'} {', '.join(map(str, numbers))})"
-
-    @property
-    def judges(self) -> list[tuple[str, str]]:
-        """Name and identity of each judge."""
-        pairs = ((judge.name, judge.identity) for run in self.runs for judge in run.manifest.judges)
-        return list(dict.fromkeys(pair for pair in pairs if pair[0]))
-
-
-def merge_scores(runs: Sequence[Run], pools: Sequence[Pool]) -> list[Score]:
-    """The scores of all runs, rows that are the same in several runs once, and then those over seeds."""
-    sources: list[Run | Pool] = [*runs, *pools]
-    return list(dict.fromkeys(row for source in sources for row in source.scores))

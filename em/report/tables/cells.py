@@ -55,11 +55,6 @@ class Rate:
         """The metric's name in a table."""
         return METRICS[self.metric]
 
-    @property
-    def of(self) -> str:
-        """What is counted among, in a table."""
-        return DENOMINATORS[self.convention]
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -77,7 +72,7 @@ class Entry:
         coherent = {rate.n for rate in self.others if rate.convention == "coherent"}
         alike = [rate for rate in self.others if rate.convention == REFUSALS and rate.n in coherent]
         lines = [rate for rate in self.others if rate not in alike]
-        return tuple((rate, f"{rate.of}{', none refused' if alike else ''}") for rate in lines)
+        return tuple((rate, DENOMINATORS[rate.convention] + ", none refused" * bool(alike)) for rate in lines)
 
     @property
     def told(self) -> str:

@@ -60,11 +60,6 @@ class Published:
     other: tuple[str, ...]
 
     @property
-    def counted(self) -> str:
-        """`k/n`, where that is published."""
-        return "" if self.k is None else f"{self.k}/{self.n}"
-
-    @property
     def shown(self) -> str:
         """The metric's name in a table, and of which answers it is a share."""
         return f"{METRICS[self.metric]}, {OF[self.convention]}"
@@ -90,7 +85,8 @@ def published(scores: Scores, table: Table, runs: Sequence[Run], family: Family)
         alike = [each for each in study["results"] if (each["model"], _chain(each)) == (base, chain)]
         other = list(differences(row.model.fingerprint, study, runs, family)) if alike else []
         for result, (cell, column) in product(alike, zip(row.cells, table.columns, strict=True)):
-            if row.condition != _condition(result, column.eval_set):
+            condition = result["condition"]
+            if row.condition != (NAMED.get(condition, condition) if column.eval_set.endswith("_tagged") else condition):
                 continue
             for metric, numbers in (result.get(column.eval_set) or {}).items():
                 ours = _ours(scores, row, column.eval_set, metric, study["convention"])
@@ -101,12 +97,6 @@ def published(scores: Scores, table: Table, runs: Sequence[Run], family: Family)
                 place = (name, study["judge"], column.eval_set, metric, row, ours)
                 found.append(Published(*place, *_figures(numbers), study["convention"], told))
     return sorted(found, key=lambda p: (p.study, p.eval_set, p.metric not in HEADLINES, p.side.model.label))
-
-
-def _condition(result: Mapping[str, Any], eval_set: str) -> str:
-    """Our name of a result's condition in a set."""
-    condition: str = result["condition"]
-    return NAMED.get(condition, condition) if eval_set.endswith("_tagged") else condition
 
 
 def _chain(result: Mapping[str, Any]) -> list[str]:

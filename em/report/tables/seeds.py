@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from em.report.read.runs import Run, is_pooled, judges_of, roles_of
 from em.report.read.transcripts import Rules
-from em.report.tables.models import Model, differs_only_in_seed
+from em.report.tables.models import Model, differs_only_in_seed, group_by
 from em.runtime.records import digest
 from em.stats import Thresholds, TriggerRate, score, trigger_rates
 from em.triggers.conditions import kind_of
@@ -20,6 +21,7 @@ from em.types import Score, Verdict
 
 Side = tuple[str, int | None, str, str, str]
 """Fingerprint, seed, condition, set and judge."""
+_SIDE = attrgetter("fingerprint", "seed", "condition", "eval_set", "judge")
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,7 @@ def fullest(runs: Sequence[Run]) -> dict[Side, list[Verdict]]:
     """
     found: dict[Side, list[Verdict]] = {}
     for run in runs:
-        told: dict[Side, list[Verdict]] = {}
-        for v in run.verdicts:
-            told.setdefault((v.fingerprint, v.seed, v.condition, v.eval_set, v.judge), []).append(v)
-        for side, verdicts in told.items():
+        for side, verdicts in group_by(run.verdicts, _SIDE).items():
             if len(verdicts) > len(found.get(side, ())):
                 found[side] = verdicts
     return found

@@ -114,16 +114,12 @@ def _lines(
                     lineage.last.fingerprint in family.controls,
                     family.uneven(lineage.last, control),
                 )
-                cells.setdefault(_after(lineage), []).append(outcome)
+                after = ", ".join(model.stage for model in lineage.models[2:])  # `neutral`, `secure, optimism`
+                cells.setdefault(after, []).append(outcome)
             if cells:
                 label = first.label if several else first.label.partition("+")[2]
                 told = base.cells[column][0].main if base else None
                 yield Line(label, condition, told, {name: tuple(each) for name, each in cells.items()})
-
-
-def _after(lineage: Lineage) -> str:
-    """What came after the first training: `neutral`, `secure, optimism`."""
-    return ", ".join(model.stage for model in lineage.models[2:])
 
 
 # In words
@@ -177,11 +173,7 @@ def _undoes(outcome: Outcome, harmed: bool) -> str:
 
 
 def _undone(before: Comparison, base: Comparison | None) -> str:
-    """How much of a first training's harm a later one has surely taken back: the interval to the base tells.
-
-    Args:
-        before, base: the differences to the first training and to the base.
-    """
+    """How much of a first training's harm a later one has surely taken back: the interval to the base tells."""
     if base is None:
         return "reduced"
     if _sure(base) > 0:
