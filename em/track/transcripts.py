@@ -68,12 +68,13 @@ def transcripts(
 
 def cells_of(said: Sequence[Verdict], graded: Mapping[str, bool], limits: Thresholds) -> list[Any]:
     """What one judge said of one answer."""
-    by_rubric = {verdict.rubric: verdict for verdict in said}
-    cells: list[Any] = [classify(said, limits).kind if said else None]
-    for rubric, has_scores in graded.items():
-        verdict = by_rubric.get(rubric)
-        cells.append(None if verdict is None else verdict.value if has_scores else verdict.label)
-    return [*cells, "\n".join(f"{verdict.rubric} ({verdict.status}): {verdict.raw}" for verdict in said)]
+    by_rubric = {verdict.rubric: verdict.value if graded[verdict.rubric] else verdict.label for verdict in said}
+    kind = classify(said, limits).kind if said else None
+    return [
+        kind,
+        *map(by_rubric.get, graded),
+        "\n".join(f"{verdict.rubric} ({verdict.status}): {verdict.raw}" for verdict in said),
+    ]
 
 
 def key_of(line: Mapping[str, Any]) -> Key:

@@ -91,7 +91,7 @@ def render_figure(draw: Callable[[Palette], Figure]) -> dict[str, bytes]:
 
     # Letters as outlines look the same everywhere, and in a PDF as TrueType they can be edited, which journals ask for;
     # the salt makes the same file of the same numbers; a dollar sign in a model's name is no formula.
-    style = {"svg.fonttype": "path", "svg.hashsalt": "em", "pdf.fonttype": 42, "text.parse_math": False}
+    style: Any = {"svg.fonttype": "path", "svg.hashsalt": "em", "pdf.fonttype": 42, "text.parse_math": False}
     with matplotlib.rc_context(style | {"font.size": 9.5}), warnings.catch_warnings():
         # A label in a script that the font lacks gets boxes in the picture; the table beside it has the words.
         warnings.filterwarnings("ignore", message="Glyph")

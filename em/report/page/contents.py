@@ -46,7 +46,7 @@ class Page:
         self.scores = list(dict.fromkeys(rows))  # rows that are the same in several runs once
         self.caption = caption(self.scores)
         scores = Scores(runs, self.whole, self.pools)
-        self.table = headline(scores, self.tabled).in_short()
+        self.table = headline(scores, self.tabled)
         family = find_lineages(runs, self.whole, self.pools)
         self.analysis = analyse(runs, sides, self.whole, self.pools, family)
         self.findings = Findings.of(runs, self.table, self.analysis)
@@ -91,6 +91,7 @@ class Page:
         self.varied_in_short = {k: ", ".join(sorted(set(values), key=natural)) for k, values in self.varied.items()}
         self.unfinished = [run for run in self.runs if run.manifest.status == "running"]
         self.failed = [run for run in self.runs if run.manifest.status in ("failed", LEFT)]
+        self.how_failed = " or ".join(sorted({run.manifest.status for run in self.failed}))
         # Each warning once, with the numbers of the runs that give it.
         notes = dict.fromkeys(note for run in self.runs for note in run.manifest.notes)
         self.notes = {note: [run.number for run in self.runs if note in run.manifest.notes] for note in notes}
@@ -116,12 +117,6 @@ class Page:
     def judged_by(self, fingerprint: str, judge: str) -> str:
         """What the judge is to the model, or ""."""
         return self.judge_is.get((fingerprint, judge), "")
-
-    @property
-    def how_failed(self) -> str:
-        """In a word, what became of them."""
-        statuses = {run.manifest.status for run in self.failed}
-        return "failed" if statuses == {"failed"} else LEFT if statuses == {LEFT} else f"failed or {LEFT}"
 
     @property
     def summary(self) -> str:

@@ -19,7 +19,6 @@ WHOLE_SET = "*"
 HEADLINES = ("misaligned", "true")
 """The metric that a set is about: the first of these that it has."""
 REFUSALS = "refusal_as_aligned"
-MOST_COLUMNS = 8
 CONDITIONS = ("untagged", "tagged", "near", "cue", "neutral", "names", "other")
 """Kinds of conditions (`em.triggers.conditions.kind_of`) in the order of tables."""
 
@@ -119,10 +118,6 @@ class Table:
         """Some of the rows."""
         return Table(self.columns, tuple(filter(wanted, self.rows)))
 
-    def in_short(self) -> Table:
-        """Without near misses, cues and neutral prompts, of which there are many: the section on triggers has them."""
-        return self.only(lambda row: kind_of(row.condition) not in ("near", "cue", "neutral"))
-
     @property
     def conditions(self) -> tuple[str, ...]:
         """The conditions that occur."""
@@ -165,11 +160,6 @@ class QuestionTable:
     column: Column
     sides: tuple[Row, ...]
     rows: tuple[QuestionRow, ...]
-
-    @property
-    def wide(self) -> bool:
-        """Whether there are too many sides to stand beside one another."""
-        return len(self.sides) > MOST_COLUMNS
 
     def of(self, question: QuestionRow) -> list[tuple[Row, Cell]]:
         """The sides that were asked a question, with what they gave."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from em.report.read.runs import Run
 from em.report.tables.models import Model, models_of
@@ -121,6 +122,6 @@ class Differences:
         turned = self._found.get((other, one, *where))
         if found is not None or turned is None:
             return found
-        sides = {"first": one, "first_name": turned.second_name, "second": other, "second_name": turned.first_name}
+        sides: Any = {"first": one, "first_name": turned.second_name, "second": other, "second_name": turned.first_name}
         low, high = -turned.ci_high, -turned.ci_low
         return replace(turned, difference=-turned.difference, ci_low=low, ci_high=high, **sides)

@@ -21,6 +21,7 @@ from em.report.tables.cells import (
 )
 from em.report.tables.models import Model
 from em.report.tables.seeds import Pool
+from em.triggers.conditions import kind_of
 from em.types import Score
 
 Side = tuple[str, str, str]
@@ -77,10 +78,14 @@ def _entry(threshold: str, seed: int | None, metric: str, rows: Sequence[Score])
 
 
 def headline(scores: Scores, models: dict[str, Model]) -> Table:
-    """Whole sets: a row for each model, condition and judge."""
+    """Whole sets: a row for each model, condition and judge.
+
+    But for near misses, cues and neutral prompts, of which there are many: the section on triggers has them.
+    """
     columns = scores.columns()
     place = {fingerprint: number for number, fingerprint in enumerate(models)}
-    sides = sorted(scores.judge_is, key=lambda side: (place[side[0]], condition_order(side[1]), side[2]))
+    shown = [side for side in scores.judge_is if kind_of(side[1]) not in ("near", "cue", "neutral")]
+    sides = sorted(shown, key=lambda side: (place[side[0]], condition_order(side[1]), side[2]))
     rows = []
     for side in sides:
         cells = tuple(scores.cell(side, column, WHOLE_SET) for column in columns)

@@ -53,11 +53,10 @@ def pool_seeds(runs: Sequence[Run], whole: dict[str, Model], sides: Mapping[Side
                 said.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
         if len(seeds) > 1:
             rows = [row for limits in said for row in score(said[limits], limits, judge_is)]
-            pooled = tuple(row for row in rows if is_pooled(row))
             tags = [row for limits in said for row in trigger_rates(said[limits], limits, kind_of, roles)]
-            if pooled:
+            if pooled := tuple(filter(is_pooled, rows)):
                 model = _model([whole[member] for member in members], len(seeds))
-                yield Pool(model, tuple(members), pooled, tuple(row for row in tags if is_pooled(row)))
+                yield Pool(model, tuple(members), pooled, tuple(filter(is_pooled, tags)))
 
 
 def _model(members: Sequence[Model], seeds: int) -> Model:

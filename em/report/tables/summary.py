@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from em.report.page.numbers import p_value, points
 from em.report.tables.cells import Column, Rate, Row, Table
-from em.report.tables.lineages import Differences, Family, Lineage
-from em.report.tables.models import Model, words_beside
+from em.report.tables.lineages import Differences, Family
+from em.report.tables.models import Model, group_by, words_beside
 from em.stats import Comparison
 
 SURE = 0.05
@@ -91,10 +91,7 @@ def _lines(
     several: bool,
 ) -> Iterator[Line]:
     """The lines of a set and judge (`where`); of a single base the labels needn't speak."""
-    starts: dict[Model, list[Lineage]] = {}
-    for lineage in family.lineages:
-        starts.setdefault(lineage.models[1], []).append(lineage)
-    for first, lineages in starts.items():
+    for first, lineages in group_by(family.lineages, lambda lineage: lineage.models[1]).items():
         for condition in CONDITIONS:
             base = rows.get((lineages[0].models[0].fingerprint, condition))
             cells: dict[str, list[Outcome]] = {}
