@@ -148,7 +148,9 @@ class Exclusions:
 
 def exclusion_tables(analysis: Analysis) -> Exclusions:
     """The excluded judgements by set, judge and rubric: of all models together, and of each."""
-    model = attrgetter("eval_set", "judge", "rubric", "fingerprint", "condition")
+    by_model = group_by(
+        analysis.exclusions, lambda row: (row.eval_set, row.judge, row.rubric, row.fingerprint, row.condition)
+    )
     seen = {row.status for row in analysis.exclusions}
     summary = {key: Counter[str]() for key in analysis.judged}
     for row in analysis.exclusions:
@@ -157,8 +159,7 @@ def exclusion_tables(analysis: Analysis) -> Exclusions:
         statuses=tuple(status for status in STATUSES if status in seen),
         summary=tuple(Excluded(*key, "", "", analysis.judged[key], found) for key, found in summary.items()),
         by_model=tuple(
-            Excluded(*key, rows[0].n, {row.status: row.count for row in rows})
-            for key, rows in group_by(analysis.exclusions, model).items()
+            Excluded(*key, rows[0].n, {row.status: row.count for row in rows}) for key, rows in by_model.items()
         ),
     )
 
