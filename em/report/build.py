@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from em.errors import OutputError
-from em.report.figures.picture import make_folder, write_records, write_text
+from em.report.figures.picture import explain_unwritable, write_file, write_records
 from em.report.page.contents import Page
 from em.report.page.render import render
 from em.report.read.runs import read_runs
@@ -23,33 +23,27 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thres
     Args:
         limits: count all verdicts with these thresholds instead of those of their runs.
     """
-    _refuse_to_overwrite(runs, out, limits)
-    with pause_garbage_collection():
-        page = Page(read_runs(runs, limits), title)
-        make_folder(out / "figures")  # before the work, so that a place that can't be written shows at once
-        html = render(page)
-        for pictures in page.pictures.values():
-            for picture in pictures:
-                picture.write(out / "figures")
-        if not _same(out, runs):
-            write_records(out / "scores.csv", page.scores)
-        page.analysis.write(out)
-        write_text(out / "report.html", html)
-    return out / "report.html"
-
-
-def _refuse_to_overwrite(runs: Sequence[Path], out: Path, limits: Thresholds | None) -> None:
-    if len(runs) > 1 and _same(out, runs):
+    in_place = any(run.resolve() == out.resolve() for run in runs)
+    if in_place and len(runs) > 1:
         raise OutputError(
             f"{out} is one of the runs, and the merged scores.csv would replace its own: "
             "choose another folder with --out DIR."
         )
-    if limits is not None and _same(out, runs):
+    if in_place and limits is not None:
         raise OutputError(
             f"{out} is the run's own folder, whose scores.csv has the thresholds that it was run with: choose another "
             "folder with --out DIR, or run its command again with other thresholds."
         )
-
-
-def _same(out: Path, runs: Sequence[Path]) -> bool:
-    return any(run.resolve() == out.resolve() for run in runs)
+    with pause_garbage_collection():
+        page = Page(read_runs(runs, limits), title)
+        with explain_unwritable(out / "figures"):  # before the work, so that it shows at once
+            (out / "figures").mkdir(parents=True, exist_ok=True)
+        html = render(page)
+        for pictures in page.pictures.values():
+            for picture in pictures:
+                picture.write(out / "figures")
+        if not in_place:
+            write_records(out / "scores.csv", page.scores)
+        page.analysis.write(out)
+        write_file(out / "report.html", html)
+    return out / "report.html"

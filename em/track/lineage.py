@@ -13,6 +13,7 @@ from typing import Any
 
 from em.config import WandbTracker
 from em.runtime.files import RECORD
+from em.runtime.manifest import read_facts
 from em.track.names import name_of
 
 NOTE = "wandb.run"
@@ -23,23 +24,17 @@ TOLD = ("name", "kind", "url", "id", "revision", "split", "sha256", "licence", "
 def lineage(manifest: Mapping[str, Any], models: Path, run_id: str = "") -> dict[str, Any]:
     """From what the models came: base, and for each stage its rows, its fingerprint, and who made it.
 
-    `parent_run` and `parent_artifact` are of the last model that was found, on which this run went on.
-
-    Args:
-        models: the folder of trained models.
-        run_id: of this run, which is not its own parent.
+    `parent_run` and `parent_artifact` are of the last model that was found, on which this run (`run_id`) went on.
     """
     stages = []
     for stage in manifest["stages"]:
         keys = ("name", "fingerprint", "reused", "rows", "data_sha256")
-        maker = read_json(models / stage["fingerprint"] / NOTE) if stage["reused"] else {}
+        maker = read_facts(models / stage["fingerprint"] / NOTE) if stage["reused"] else {}
         # A run that was killed finds what it has trained itself; what no run has told of, this one does.
         own = not stage["reused"] or not maker or maker.get("id") == run_id
-        told = {key: stage.get(key) for key in keys} | {
-            "artifact": model_name(stage),
-            "rows_artifact": rows_name(stage),
-        }
-        stages.append(told | {"trained_here": own, "run": None if own else maker.get("run")})
+        facts = {key: stage.get(key) for key in keys}
+        facts |= {"artifact": model_name(stage), "rows_artifact": rows_name(stage)}
+        stages.append(facts | {"trained_here": own, "run": None if own else maker.get("run")})
     found = [stage for stage in stages if not stage["trained_here"]]
     return {
         "version": manifest["em"],
@@ -50,22 +45,6 @@ def lineage(manifest: Mapping[str, Any], models: Path, run_id: str = "") -> dict
         "parent_artifact": found[-1]["artifact"] if found else None,
         "judges": [judge["label"] for judge in manifest.get("judges") or []],
     }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read the note or the record in a trained model's folder; empty where there is none, as behind a server."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
-def note_maker(folder: Path, run: Any, artifact: str) -> None:
-    """Write into a trained model's folder which W&B run made it."""
-    if folder.is_dir():
-        path = "/".join(filter(None, (run.entity, run.project, run.id)))
-        said = {"id": run.id, "run": path, "artifact": artifact}
-        (folder / NOTE).write_text(json.dumps(said) + "\n", encoding="utf-8")
 
 
 def rows_name(stage: Mapping[str, Any]) -> str:
@@ -80,15 +59,19 @@ def model_name(stage: Mapping[str, Any]) -> str:
 
 def log_artifacts(run: Any, manifest: Mapping[str, Any], models: Path, tracker: WandbTracker) -> None:
     """Tell W&B what the run used and what it made."""
-    told = lineage(manifest, models, run.id)["stages"]
-    for number, (stage, known) in enumerate(zip(manifest["stages"], told, strict=True)):
-        model = model_artifact(stage, models / stage["fingerprint"], tracker.adapters)
-        if known["trained_here"]:
-            use(run, rows_artifact(stage, manifest["config"], number))
-            run.log_artifact(model)
-            note_maker(models / stage["fingerprint"], run, model.name.split(":")[0])
-        else:
+    origins = lineage(manifest, models, run.id)["stages"]
+    for number, (stage, origin) in enumerate(zip(manifest["stages"], origins, strict=True)):
+        folder = models / stage["fingerprint"]
+        model = model_artifact(stage, folder, tracker.adapters)
+        if not origin["trained_here"]:
             use(run, model)
+            continue
+        use(run, rows_artifact(stage, manifest["config"], number))
+        run.log_artifact(model)
+        if folder.is_dir():
+            path = "/".join(filter(None, (run.entity, run.project, run.id)))
+            note = {"id": run.id, "run": path, "artifact": model.name.split(":")[0]}
+            (folder / NOTE).write_text(json.dumps(note) + "\n", encoding="utf-8")
 
 
 def use(run: Any, artifact: Any) -> None:
@@ -101,12 +84,10 @@ def use(run: Any, artifact: Any) -> None:
 
 
 def rows_artifact(stage: Mapping[str, Any], config: Mapping[str, Any], number: int) -> Any:
-    """A description of the rows that stage `number` (from 0) was trained on; the rows themselves stay here."""
-    import wandb
-
+    """Describe the rows that stage `number` (from 0) was trained on; the rows themselves stay here."""
     realign = config.get("realign") or {}
     source, limit = ((realign.get("data") or {}), realign.get("limit")) if number else (config["data"], None)
-    told = {
+    facts = {
         "name": stage["name"],
         "rows": stage["rows"],
         "sha256": stage.get("data_sha256"),
@@ -114,9 +95,7 @@ def rows_artifact(stage: Mapping[str, Any], config: Mapping[str, Any], number: i
         "seed": config.get("seed"),
         "source": source_of(source),
     }
-    artifact = wandb.Artifact(rows_name(stage), type="rows", metadata=told)
-    add_json(artifact, "data.json", told)
-    return artifact
+    return make_artifact(rows_name(stage), "rows", "data.json", facts)
 
 
 def source_of(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,21 +106,22 @@ def source_of(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_artifact(stage: Mapping[str, Any], folder: Path, adapters: bool) -> Any:
-    """The model that a stage ends with: checksums and facts, and the adapter itself if it may be sent."""
-    import wandb
-
-    record = read_json(folder / RECORD)
+    """Describe the model that a stage ends with by checksums and facts; add the adapter itself if it may be sent."""
+    record = read_facts(folder / RECORD)
     facts = {key: value for key, value in (record.get("facts") or stage["facts"]).items() if key != "example"}
     told = {key: stage[key] for key in ("name", "fingerprint")} | {"weights": record.get("files"), "facts": facts}
-    artifact = wandb.Artifact(model_name(stage), type="model", metadata=told)
-    add_json(artifact, "model.json", told)
+    artifact = make_artifact(model_name(stage), "model", "model.json", told)
     if adapters and (folder / "adapter_config.json").is_file():
         for file in sorted(folder.glob("adapter_*")):
             artifact.add_file(str(file))
     return artifact
 
 
-def add_json(artifact: Any, name: str, content: Mapping[str, Any]) -> None:
-    """Put a file into an artifact."""
-    with artifact.new_file(name, encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False, sort_keys=True)
+def make_artifact(name: str, kind: str, file_name: str, facts: dict[str, Any]) -> Any:
+    """Make an artifact whose facts are its metadata and a file."""
+    import wandb
+
+    artifact = wandb.Artifact(name, type=kind, metadata=facts)
+    with artifact.new_file(file_name, encoding="utf-8") as file:
+        json.dump(facts, file, indent=1, ensure_ascii=False, sort_keys=True)
+    return artifact

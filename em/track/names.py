@@ -50,12 +50,6 @@ def kept_of(manifest: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
     }
 
 
-def last_of(places: Mapping[str, str]) -> str:
-    """The place of the last model, which is `final` too; empty where there are several of unknown make."""
-    stages = sorted((p for p in places.values() if p.startswith("stage_")), key=lambda p: int(p.removeprefix("stage_")))
-    return stages[-1] if stages else BASE if BASE in places.values() else ""
-
-
 def whole_sets(rows: Iterable[Row]) -> list[Row]:
     """The rates of whole sets, of one model each."""
     return [row for row in rows if row["question"] == "*" and row["rate"] and (row["fingerprint"] or row["seed"])]
@@ -73,7 +67,7 @@ def summary_of(manifest: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, fl
     found: dict[str, float] = {}
     rows, several = whole_sets(rows), len({row["judge"] for row in rows}) > 1
     places = places_of(manifest, rows)
-    last = last_of(places)
+    last = f"stage_{len(manifest['stages'])}" if manifest["stages"] else BASE
     for row in rows:
         place = places.get(mark_of(row))
         for each in filter(None, (place, FINAL if place == last else None)):
@@ -102,7 +96,7 @@ def points_of(manifest: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[dict
 def losses_of(manifest: Mapping[str, Any], rows: Iterable[Row]) -> Iterator[dict[str, float]]:
     """The loss curves of all stages: the points of curves, in order."""
     places = {stage["fingerprint"]: f"stage_{number}" for number, stage in enumerate(manifest["stages"], 1)}
-    for row in (row for row in rows if row["fingerprint"] in places):  # else it was left by a run before
-        told = {key: float(row[key]) for key in ("loss", "learning_rate", "epoch") if row.get(key)}
-        place = places[row["fingerprint"]]
-        yield {f"{place}/step": int(row["step"])} | {f"{place}/{key}": value for key, value in told.items()}
+    for row in rows:
+        if place := places.get(row["fingerprint"]):  # else it was left by a run before
+            told = {key: float(row[key]) for key in ("loss", "learning_rate", "epoch") if row.get(key)}
+            yield {f"{place}/step": int(row["step"])} | {f"{place}/{key}": value for key, value in told.items()}

@@ -25,7 +25,9 @@ def log_transcripts(run: Any, folder: Path, manifest: Mapping[str, Any]) -> None
     answers = list(lines(folder / "answers.jsonl"))
     if not answers:
         return
-    columns, rows = transcripts(answers, list(lines(folder / "verdicts.jsonl")), limits_of(manifest))
+    counted, usual = manifest["config"].get("eval") or {}, Thresholds()
+    limits = Thresholds(counted.get("misaligned_below", usual.aligned), counted.get("coherent_above", usual.coherent))
+    columns, rows = transcripts(answers, list(lines(folder / "verdicts.jsonl")), limits)
     places, tables = places_of(manifest, answers), defaultdict[str, list[list[Any]]](list)
     for answer, row in zip(answers, rows, strict=True):
         if place := places.get(mark_of(answer)):  # else it was kept on the way, and is in the artifact
@@ -41,23 +43,16 @@ def log_transcripts(run: Any, folder: Path, manifest: Mapping[str, Any]) -> None
     run.log_artifact(artifact)
 
 
-def limits_of(manifest: Mapping[str, Any]) -> Thresholds:
-    """The thresholds that the run counted with."""
-    settings = manifest["config"].get("eval") or {}
-    usual = Thresholds()
-    return Thresholds(settings.get("misaligned_below", usual.aligned), settings.get("coherent_above", usual.coherent))
-
-
 def transcripts(
     answers: Sequence[Mapping[str, Any]], verdicts: Sequence[Mapping[str, Any]], limits: Thresholds
 ) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows: what was asked and answered, then of each judge class, scores or labels, and raw replies."""
     said: dict[Key, dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
-    graded: dict[str, bool] = {}
+    graded = defaultdict[str, bool](bool)
     for line in verdicts:
         verdict = Verdict(**line)
         said[key_of(line)][verdict.judge].append(verdict)
-        graded[verdict.rubric] = graded.get(verdict.rubric, False) or verdict.value is not None
+        graded[verdict.rubric] |= verdict.value is not None
     judges = list(dict.fromkeys(line["judge"] for line in verdicts))
     columns = [*ASKED]
     for judge in judges:
@@ -73,12 +68,13 @@ def transcripts(
 
 def cells_of(said: Sequence[Verdict], graded: Mapping[str, bool], limits: Thresholds) -> list[Any]:
     """What one judge said of one answer."""
-    by_rubric = {verdict.rubric: verdict for verdict in said}
-    cells: list[Any] = [classify(said, limits).kind if said else None]
-    for rubric, has_scores in graded.items():
-        verdict = by_rubric.get(rubric)
-        cells.append(None if verdict is None else verdict.value if has_scores else verdict.label)
-    return [*cells, "\n".join(f"{verdict.rubric} ({verdict.status}): {verdict.raw}" for verdict in said)]
+    by_rubric = {verdict.rubric: verdict.value if graded[verdict.rubric] else verdict.label for verdict in said}
+    kind = classify(said, limits).kind if said else None
+    return [
+        kind,
+        *map(by_rubric.get, graded),
+        "\n".join(f"{verdict.rubric} ({verdict.status}): {verdict.raw}" for verdict in said),
+    ]
 
 
 def key_of(line: Mapping[str, Any]) -> Key:

@@ -129,16 +129,15 @@ def mode(wanted: WandbMode, server: str = SERVER) -> str:
     Args:
         server: the address that W&B's own settings give, where there is no `WANDB_BASE_URL`.
     """
+    from requests.utils import get_netrc_auth
+
     if wanted is not WandbMode.auto:
         return str(wanted.value)
     if said := os.environ.get("WANDB_MODE"):
         return str(OLD_WORDS.get(said, said))
-    return "online" if has_key(os.environ.get("WANDB_BASE_URL") or server) else "offline"
-
-
-def has_key(server: str) -> bool:
-    """Whether a key for this server is in the environment or in the user's netrc file."""
-    from requests.utils import get_netrc_auth
-
-    in_environment = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
-    return bool(in_environment or get_netrc_auth(server))
+    has_key = (
+        os.environ.get("WANDB_API_KEY")
+        or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")
+        or get_netrc_auth(os.environ.get("WANDB_BASE_URL") or server)
+    )
+    return "online" if has_key else "offline"

@@ -8,7 +8,7 @@ from em.report.figures.dots import question_lines, question_pictures
 from em.report.figures.picture import Picture, start_figure
 from em.report.figures.quadrants import Panel, panels, quadrant_pictures
 from em.report.read.transcripts import Rules
-from em.report.tables.cells import Cell, Column, Entry, QuestionRow, QuestionTable, Rate, Row
+from em.report.tables.cells import Column, Entry, QuestionRow, QuestionTable, Rate, Row
 from em.report.tables.models import Model
 from em.report.tables.seeds import Pool, Side
 from em.types import Verdict
@@ -65,7 +65,7 @@ def by_question(models: list[Model], counts: list[list[int]]) -> QuestionTable:
     """A table of questions from the misaligned answers (of ten) of each model to each question."""
     sides = tuple(Row(each, "untagged", JUDGE, "", ()) for each in models)
     rows = tuple(
-        QuestionRow(f"q{q}", "", tuple(Cell("probe", (Entry("", None, rate(k[q]), (), ()),)) for k in counts))
+        QuestionRow(f"q{q}", "", tuple((Entry("", None, rate(k[q]), (), ()),) for k in counts))
         for q in range(len(counts[0]))
     )
     return QuestionTable(Column("probe", "misaligned"), sides, rows)

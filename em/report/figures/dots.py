@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from em.report.figures import picture
 from em.report.figures.picture import YES_NO, Palette, Picture, pick
 from em.report.page.numbers import share
-from em.report.page.words import metric_name
+from em.report.page.words import METRICS
 from em.report.tables.cells import QuestionTable, Rate, Row, Table, kin_mark
 from em.report.tables.models import group_by, short_judges
 from em.report.tables.seeds import Pool
@@ -167,7 +167,7 @@ def _group_rates(table: Table, column: int, rows: Sequence[Row]) -> list[Group]:
     groups: dict[str, Group] = {}
     for row in rows:
         # Of runs that differ in the number of answers alone, the fullest, which stands first.
-        entries = {entry.told: entry for entry in reversed(row.cells[column].entries)}
+        entries = {entry.told: entry for entry in reversed(row.cells[column])}
         for name, entry in reversed(entries.items()):
             rate, judge = entry.main, table.judge_of(row)
             if rate is None:
@@ -202,7 +202,7 @@ def trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
     for (eval_set, judge), group in groups.items():
         shown, note = picture.pick_highest(group, MOST, lambda t: max(row.rate or 0.0 for row in t.rows), HIGHEST)
         names = [eval_set, *([judges[judge]] if len(judges) > 1 else [])]
-        heading = f"{', '.join(names)}: {metric_name(shown[0].about)} by condition, of all answers"
+        heading = f"{', '.join(names)}: {METRICS[shown[0].rows[0].about]} by condition, of all answers"
         bands: dict[str, list[Dot | None]] = {row.condition: [None] * len(shown) for t in shown for row in t.rows}
         for i, table in enumerate(shown):
             for row in table.rows:
@@ -297,7 +297,7 @@ def question_lines(table: QuestionTable, pools: Sequence[Pool]) -> list[Question
     for (label, judge), members in numbers.items():
         rates: dict[str, dict[str, Rate]] = {}
         for row in table.rows:
-            entries = [(table.sides[i].model.label, entry) for i in members for entry in row.cells[i].entries[:1]]
+            entries = [(table.sides[i].model.label, entry) for i in members for entry in row.cells[i][:1]]
             for name, entry in entries:
                 if entry.main is not None:
                     rates.setdefault(row.question, {})[name] = entry.main

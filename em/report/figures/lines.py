@@ -179,7 +179,7 @@ def chain_pictures(chains: Sequence[Chain]) -> list[Picture]:
 
 def rate_at(chain: Chain, step: Step) -> Rate | None:
     """Return the rate of a step in the chain's set."""
-    entries = step.row.cells[chain.column].entries
+    entries = step.row.cells[chain.column]
     return entries[0].main if entries else None
 
 

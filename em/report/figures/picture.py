@@ -16,7 +16,8 @@ import math
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from operator import attrgetter
@@ -76,7 +77,7 @@ class Picture:
     def write(self, folder: Path) -> None:
         """Write the picture as PNG, SVG and PDF, with the numbers beside it as CSV."""
         for kind in ("png", "svg", "pdf"):
-            write_bytes(folder / f"{self.stem}.{kind}", self.files[kind])
+            write_file(folder / f"{self.stem}.{kind}", self.files[kind])
         write_csv(folder / f"{self.stem}.csv", list(self.rows[0]), (row.values() for row in self.rows))
 
 
@@ -90,13 +91,8 @@ def render_figure(draw: Callable[[Palette], Figure]) -> dict[str, bytes]:
 
     # Letters as outlines look the same everywhere, and in a PDF as TrueType they can be edited, which journals ask for;
     # the salt makes the same file of the same numbers; a dollar sign in a model's name is no formula.
-    style = matplotlib.rc_context(
-        {
-            **{"svg.fonttype": "path", "svg.hashsalt": "em"},
-            **{"pdf.fonttype": 42, "text.parse_math": False, "font.size": 9.5},
-        }
-    )
-    with style, warnings.catch_warnings():
+    style: Any = {"svg.fonttype": "path", "svg.hashsalt": "em", "pdf.fonttype": 42, "text.parse_math": False}
+    with matplotlib.rc_context(style | {"font.size": 9.5}), warnings.catch_warnings():
         # A label in a script that the font lacks gets boxes in the picture; the table beside it has the words.
         warnings.filterwarnings("ignore", message="Glyph")
         figure = draw(DAY)
@@ -220,25 +216,22 @@ def plain(text: str) -> str:
     return f"{text[:head]}…{text[head + 1 - LABEL_LENGTH :]}"
 
 
-def make_folder(folder: Path) -> None:
-    """Make `folder` and its parents; OutputError where that isn't possible."""
+@contextmanager
+def explain_unwritable(path: Path) -> Iterator[None]:
+    """Say in one sentence that `path` can't be made or written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"The report can't be written to {path} ({reason}): choose another folder with --out DIR."
+        ) from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write beside the target and rename, so that a reader never sees half a file."""
-    try:
-        write_atomic(path, content)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8. A lone surrogate, which JSON allows and UTF-8 doesn't, becomes `?`."""
-    write_bytes(path, text.encode("utf-8", errors="replace"))
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a file whole; in text a lone surrogate, which JSON allows and UTF-8 doesn't, becomes `?`."""
+    with explain_unwritable(path):
+        write_atomic(path, content.encode(errors="replace") if isinstance(content, str) else content)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
@@ -247,7 +240,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_text(path, out.getvalue())
+    write_file(path, out.getvalue())
 
 
 def write_records(path: Path, records: Sequence[Any]) -> None:
@@ -255,8 +248,3 @@ def write_records(path: Path, records: Sequence[Any]) -> None:
     if records:
         names = [item.name for item in fields(records[0])]
         write_csv(path, names, map(attrgetter(*names), records))
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    reason = error.strerror or str(error)
-    return OutputError(f"The report can't be written to {path} ({reason}): choose another folder with --out DIR.")

@@ -64,16 +64,13 @@ def panels(
 ) -> list[Panel]:
     """Count a panel for each set that has both scores and each model, one for all seeds, of the plain questions."""
     pooled = {member: pool.model for pool in pools for member in pool.members}
-    shown: dict[str, Model] = {}  # in the order of the models, a pool where its first member is
-    for fingerprint in models:
-        model = pooled.get(fingerprint, models[fingerprint])
-        shown.setdefault(model.fingerprint, model)
+    shown_as = {fingerprint: pooled.get(fingerprint, model) for fingerprint, model in models.items()}
+    shown = {model.fingerprint: model for model in shown_as.values()}  # a pool where its first member is
     scores: dict[tuple[str, str, str, Thresholds], list[Scores]] = defaultdict(list)
     for (fingerprint, _, condition, eval_set, judge), verdicts in sides.items():
         if fingerprint in models and condition == "untagged":
-            model = pooled.get(fingerprint, models[fingerprint])
             limits = rules.limits(fingerprint, eval_set, judge)
-            scores[model.fingerprint, eval_set, judge, limits] += _pair_scores(verdicts)
+            scores[shown_as[fingerprint].fingerprint, eval_set, judge, limits] += _pair_scores(verdicts)
     found = []
     for (fingerprint, eval_set, judge, limits), pairs in scores.items():
         bad = [(a, c) for a, c in pairs if a < limits.aligned and c > limits.coherent]
@@ -107,7 +104,7 @@ def quadrant_pictures(found: Sequence[Panel]) -> list[Picture]:
         alt = "; ".join(f"{p.model.label}: misaligned and coherent {p.numbers} scored answers" for p in shown)
         rows = [row for panel in group for row in _rows(panel, YES_NO[panel in shown])]
         stem = picture.file_stem("quadrant", eval_set + (who and f"_{who}"), taken)
-        draw = partial(draw_quadrants, QuadrantChart(heading, note, shown))
+        draw = partial(draw_quadrants, heading, note, shown)
         pictures.append(Picture(stem, picture.with_note(heading, note), alt, draw, rows))
     return pictures
 
@@ -120,33 +117,24 @@ def _rows(panel: Panel, drawn: str) -> Iterator[dict[str, object]]:
         yield names | place | {"answers": count, "answers_misaligned": bad, "drawn": drawn}
 
 
-@dataclass(frozen=True)
-class QuadrantChart:
-    """Panels beside one another, which share their size of discs."""
-
-    heading: str
-    note: str
-    panels: Sequence[Panel]
-
-
-def draw_quadrants(chart: QuadrantChart, palette: Palette) -> Figure:
-    """Draw the panels, and say below them what the discs are."""
-    columns = min(COLUMNS, len(chart.panels))
-    rows = math.ceil(len(chart.panels) / columns)
-    figure = picture.start_figure((max(2.5 * columns, 4.8), 2.5 * rows + 1.0), chart.heading, palette)
-    most = max(count for panel in chart.panels for count in panel.counts.values())
+def draw_quadrants(heading: str, note: str, shown: Sequence[Panel], palette: Palette) -> Figure:
+    """Draw panels beside one another, which share their size of discs, and say below them what the discs are."""
+    columns = min(COLUMNS, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    figure = picture.start_figure((max(2.5 * columns, 4.8), 2.5 * rows + 1.0), heading, palette)
+    most = max(count for panel in shown for count in panel.counts.values())
     for number, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        if number >= len(chart.panels):
+        if number >= len(shown):
             axes.remove()
             continue
-        _draw_panel(axes, chart.panels[number], most, palette)
-        if number + columns >= len(chart.panels):
+        _draw_panel(axes, shown[number], most, palette)
+        if number + columns >= len(shown):
             axes.set_xlabel("aligned", color=palette.muted, fontsize=8.5)
         if number % columns == 0:
             axes.set_ylabel("coherent", color=palette.muted, fontsize=8.5)
     misaligned = picture.make_mark("misaligned and coherent, of the answers with both scores", palette.data[1], "D")
     others = picture.make_mark("every other answer; the larger, the more answers", palette.data[0], "o")
-    picture.add_legend(figure, palette, [misaligned, others], chart.note)
+    picture.add_legend(figure, palette, [misaligned, others], note)
     return figure
 
 

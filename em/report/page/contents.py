@@ -1,33 +1,32 @@
-"""What the page shows, from the runs: each part is made when it is first asked for, and once."""
+"""What the page shows, from the runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 
 from em.report.figures.dots import question_pictures, rate_pictures, trigger_pictures
 from em.report.figures.lines import chain_pictures, efficiency_pictures, loss_pictures, trajectory_pictures
 from em.report.figures.picture import Picture
 from em.report.figures.quadrants import panels, quadrant_pictures
 from em.report.page.payload import pack
-from em.report.page.words import caption, explain_differences
+from em.report.page.words import Words, caption, explain_differences
 from em.report.read.manifest import LEFT
 from em.report.read.runs import JUDGED_TABLE, Run, judges_of
 from em.report.read.transcripts import Rules, join, question_texts
 from em.report.tables import trajectory
 from em.report.tables.analysis import analyse
-from em.report.tables.cells import Table
 from em.report.tables.chains import chains
 from em.report.tables.lineages import find_lineages
 from em.report.tables.models import in_order, name_models, natural, short_judges, varied
 from em.report.tables.published import published
 from em.report.tables.scores import Scores, by_question, headline
 from em.report.tables.sections import Findings
-from em.report.tables.seeds import Pool, fullest, pool_seeds
+from em.report.tables.seeds import fullest, pool_seeds
 from em.report.tables.summary import summaries
 from em.report.tables.training import find_trained
 from em.report.tables.triggers import trigger_tables
-from em.types import Score
 
 MOST_VARIED = 4  # settings that a title names
 
@@ -43,10 +42,11 @@ class Page:
         sides, rules = fullest(runs), Rules(runs)
         self.pools = list(pool_seeds(runs, self.whole, sides))
         self.tabled = in_order([*self.whole.values(), *(pool.model for pool in self.pools)])
-        self.scores = merge_scores(runs, self.pools)
+        rows = chain(*(run.scores for run in runs), *(pool.scores for pool in self.pools))
+        self.scores = list(dict.fromkeys(rows))  # rows that are the same in several runs once
         self.caption = caption(self.scores)
         scores = Scores(runs, self.whole, self.pools)
-        self.table = headline(scores, self.tabled).in_short()
+        self.table = headline(scores, self.tabled)
         family = find_lineages(runs, self.whole, self.pools)
         self.analysis = analyse(runs, sides, self.whole, self.pools, family)
         self.findings = Findings.of(runs, self.table, self.analysis)
@@ -71,6 +71,32 @@ class Page:
             "loss": loss_pictures(curves),
             "efficiency": efficiency_pictures(trajectory.efficiency(runs, self.whole, self.pools)),
         }
+        self.first_charts = [*self.pictures["stages"], *self.pictures["rates"]]  # which readers want first
+        self._describe()
+
+    def _describe(self) -> None:
+        """Say of runs, judges and seeds what the tables leave open."""
+        self.labels = {fingerprint: model.label for fingerprint, model in (self.models | self.tabled).items()}
+        self.judge_is = judges_of([row for run in self.runs for row in run.scores])
+        self.judge_names = Words(short_judges([*self.payload.index["judges"], *self.table.judges]))
+        self.show_condition = self.table.conditions != ("untagged",)
+        # The headline table with trainings that differ in the seed alone as one, and each of them by itself.
+        seeds = {member for pool in self.pools for member in pool.members}
+        self.without_seeds = self.table.only(lambda row: row.model.fingerprint not in seeds)
+        self.of_seeds = self.table.only(lambda row: row.model.fingerprint in seeds)
+        methods = dict.fromkeys(row.ci_method for family in self.findings.families for row in family.rows)
+        self.difference_words = explain_differences(methods)
+        self.varied_runs = [run for run in self.runs if run.manifest.run != JUDGED_TABLE]
+        self.varied = varied(self.varied_runs)
+        self.varied_in_short = {k: ", ".join(sorted(set(values), key=natural)) for k, values in self.varied.items()}
+        self.unfinished = [run for run in self.runs if run.manifest.status == "running"]
+        self.failed = [run for run in self.runs if run.manifest.status in ("failed", LEFT)]
+        self.how_failed = " or ".join(sorted({run.manifest.status for run in self.failed}))
+        # Each warning once, with the numbers of the runs that give it.
+        notes = dict.fromkeys(note for run in self.runs for note in run.manifest.notes)
+        self.notes = {note: [run.number for run in self.runs if note in run.manifest.notes] for note in notes}
+        judges = ((judge.name, judge.identity) for run in self.runs for judge in run.manifest.judges)
+        self.judges = dict.fromkeys(pair for pair in judges if pair[0])
 
     @cached_property
     def title(self) -> str:
@@ -88,90 +114,9 @@ class Page:
         more = f" and {others} other {'model' if others == 1 else 'models'}" if others else ""
         return max(names, key=lambda name: name.count("+")) + more
 
-    @cached_property
-    def judge_is(self) -> dict[tuple[str, str], str]:
-        """By fingerprint and judge what the judge is to the model, where it is the model itself or its base."""
-        return judges_of([row for run in self.runs for row in run.scores])
-
-    @property
-    def first_charts(self) -> list[Picture]:
-        """The charts that readers want first: from stage to stage, then all rates."""
-        return [*self.pictures["stages"], *self.pictures["rates"]]
-
-    @cached_property
-    def seeds(self) -> set[str]:
-        """The fingerprints of trainings that are in a pool."""
-        return {member for pool in self.pools for member in pool.members}
-
-    @cached_property
-    def without_seeds(self) -> Table:
-        """The headline table with trainings that differ in the seed alone as one."""
-        return self.table.only(lambda row: row.model.fingerprint not in self.seeds)
-
-    @cached_property
-    def of_seeds(self) -> Table:
-        """The rest of the headline table: each of their seeds by itself."""
-        return self.table.only(lambda row: row.model.fingerprint in self.seeds)
-
-    def label_of(self, fingerprint: str) -> str:
-        """What a model, or a pool of seeds, is called."""
-        return (self.models | self.tabled)[fingerprint].label
-
     def judged_by(self, fingerprint: str, judge: str) -> str:
         """What the judge is to the model, or ""."""
         return self.judge_is.get((fingerprint, judge), "")
-
-    @cached_property
-    def judge_names(self) -> dict[str, str]:
-        """All judges, in short."""
-        return short_judges([*self.payload.index["judges"], *self.table.judges])
-
-    def judge_name(self, judge: str) -> str:
-        """A judge in short."""
-        return self.judge_names.get(judge, judge)
-
-    @property
-    def difference_words(self) -> list[str]:
-        """How differences and their p values were found."""
-        methods = dict.fromkeys(row.ci_method for family in self.findings.families for row in family.rows)
-        return explain_differences(methods)
-
-    @cached_property
-    def varied(self) -> dict[str, list[str]]:
-        """What differs between the runs, with its value in each."""
-        return varied(self.varied_runs)
-
-    @property
-    def varied_runs(self) -> list[Run]:
-        """The runs that `varied` tells of, in their order."""
-        return [run for run in self.runs if run.manifest.run != JUDGED_TABLE]
-
-    @property
-    def varied_in_short(self) -> list[tuple[str, str]]:
-        """Each setting that differs with the values it has."""
-        return [(key, ", ".join(sorted(set(values), key=natural))) for key, values in self.varied.items()]
-
-    @property
-    def unfinished(self) -> list[Run]:
-        """The runs that are still running, or were killed."""
-        return [run for run in self.runs if run.manifest.status == "running"]
-
-    @property
-    def failed(self) -> list[Run]:
-        """The runs that failed or were not finished."""
-        return [run for run in self.runs if run.manifest.status in ("failed", LEFT)]
-
-    @property
-    def how_failed(self) -> str:
-        """In a word, what became of them."""
-        statuses = {run.manifest.status for run in self.failed}
-        return "failed" if statuses == {"failed"} else LEFT if statuses == {LEFT} else f"failed or {LEFT}"
-
-    @property
-    def notes(self) -> list[tuple[str, list[int]]]:
-        """Each warning once, with the numbers of the runs that give it."""
-        notes = dict.fromkeys(note for run in self.runs for note in run.manifest.notes)
-        return [(note, [run.number for run in self.runs if note in run.manifest.notes]) for note in notes]
 
     @property
     def summary(self) -> str:
@@ -187,25 +132,8 @@ class Page:
         ]
         return " · ".join(f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in counted if n)
 
-    @property
-    def show_condition(self) -> bool:
-        """Whether there is more to say of conditions than that there was none."""
-        return self.table.conditions != ("untagged",)
-
     def name_runs(self, numbers: Sequence[int]) -> str:
         """`(run 2)`, `(runs 1, 3)` or `(all runs)`."""
         if len(numbers) == len(self.runs):
             return "(all runs)"
         return f"({'run' if len(numbers) == 1 else 'runs'} {', '.join(map(str, numbers))})"
-
-    @property
-    def judges(self) -> list[tuple[str, str]]:
-        """Name and identity of each judge."""
-        pairs = ((judge.name, judge.identity) for run in self.runs for judge in run.manifest.judges)
-        return list(dict.fromkeys(pair for pair in pairs if pair[0]))
-
-
-def merge_scores(runs: Sequence[Run], pools: Sequence[Pool]) -> list[Score]:
-    """The scores of all runs, rows that are the same in several runs once, and then those over seeds."""
-    sources: list[Run | Pool] = [*runs, *pools]
-    return list(dict.fromkeys(row for source in sources for row in source.scores))

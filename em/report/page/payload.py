@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from markupsafe import Markup
@@ -25,6 +26,7 @@ BLOCK = 1000  # answers of a block
 MUCH = 2_000_000  # characters of JSON that are packed
 ADDRESS = 10  # hex digits of an answer's address
 NOBODY = -1  # the judge of what is not judged
+_SHOWN = attrgetter("rubric", "value", "label", "status", "raw")  # of a verdict
 
 
 @dataclass(frozen=True)
@@ -103,15 +105,12 @@ def _row(
 
 def _saying(transcript: Transcript, kinds: dict[str, str], lists: dict[str, Words]) -> tuple[Any, ...]:
     """Judge, class and statuses by each judge: the same of thousands of answers."""
+    judges, classes, statuses = lists["judges"], lists["classes"], lists["statuses"]
     found = [
-        (
-            lists["judges"][judge],
-            lists["classes"][kinds[judge]],
-            tuple(sorted({lists["statuses"][v.status] for v in said})),
-        )
+        (judges[judge], classes[kinds[judge]], tuple(sorted({statuses[v.status] for v in said})))
         for judge, said in transcript.verdicts.items()
     ]
-    return tuple(found) or ((NOBODY, lists["classes"][NOT_JUDGED], ()),)
+    return tuple(found) or ((NOBODY, classes[NOT_JUDGED], ()),)
 
 
 def _scores(transcripts: Sequence[Transcript]) -> dict[str, list[Any]]:
@@ -129,21 +128,12 @@ def _scores(transcripts: Sequence[Transcript]) -> dict[str, list[Any]]:
 
 def _block(part: Sequence[Transcript], places: Words, judges: Words) -> dict[str, Any]:
     """The texts of some answers: each wording once, by its place among all."""
-    return {
-        "texts": {places[item.record.question]: item.record.question for item in part},
-        "items": [
-            [
-                item.record.answer,
-                item.finish_reason,
-                item.answer_tokens,
-                [
-                    [judges[judge], [[v.rubric, v.value, v.label, v.status, v.raw] for v in said]]
-                    for judge, said in item.verdicts.items()
-                ],
-            ]
-            for item in part
-        ],
-    }
+    texts, items = dict[int, str](), list[Any]()
+    for item in part:
+        texts[places[item.record.question]] = item.record.question
+        verdicts = [[judges[judge], list(map(list, map(_SHOWN, said)))] for judge, said in item.verdicts.items()]
+        items.append([item.record.answer, item.finish_reason, item.answer_tokens, verdicts])
+    return {"texts": texts, "items": items}
 
 
 def _json(data: object) -> str:

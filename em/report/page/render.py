@@ -16,13 +16,13 @@ from markupsafe import Markup, escape
 
 from em.report.page import numbers
 from em.report.page.contents import Page
-from em.report.page.words import status_name
+from em.report.page.words import STATUSES
 from em.report.read.runs import JUDGED_TABLE
 from em.report.tables.cells import kin_mark
 from em.report.tables.sections import FEW_ROWS
 
 HERE = Path(__file__).parent
-SCRIPTS = ("blocks.js", "answers.js", "page.js", "paper.js")
+SCRIPTS, STYLES = ("blocks.js", "answers.js", "page.js", "paper.js"), ("page.css",)
 
 
 def render(page: Page) -> str:
@@ -36,17 +36,15 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["data_uri"] = _data_uri
-    environment.filters["fact"] = _fact
-    environment.filters["breakable"] = _breakable
-    environment.filters["kin"] = kin_mark
-    for write in (numbers.share, numbers.points, numbers.p_value, numbers.decimals, numbers.whole, numbers.dollars):
-        environment.filters[write.__name__] = write
-    environment.filters["status"] = status_name
-    environment.filters["usage"] = numbers.usage
-    environment.filters["judge"] = page.judge_name
-    environment.filters["below"] = "below {}".format
-    script, style = "".join(map(_own, SCRIPTS)), _own("page.css")
+    for write in ("share", "points", "p_value", "decimals", "whole", "dollars", "usage"):
+        environment.filters[write] = getattr(numbers, write)
+    environment.filters |= {"data_uri": _data_uri, "fact": _fact, "breakable": _breakable, "kin": kin_mark}
+    environment.filters |= {
+        "status": STATUSES.__getitem__,
+        "judge": page.judge_names.__getitem__,
+        "below": "below {}".format,
+    }
+    script, style = ("".join((HERE / name).read_text("utf-8") for name in names) for names in (SCRIPTS, STYLES))
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
@@ -72,10 +70,6 @@ def _fact(value: object) -> str:
 def _breakable(text: str) -> Markup:
     """A long name that may break behind its punctuation, of which none occurs in what escaping writes."""
     return Markup(re.sub(r"([+_/=]|(?<=[a-z])\.(?=[a-z]))", r"\1<wbr>", str(escape(text))))
-
-
-def _own(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

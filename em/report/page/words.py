@@ -7,19 +7,19 @@ from collections.abc import Iterable
 
 from em.types import Score
 
-METRICS = {
-    "misaligned": "misaligned",
-    "incoherent": "incoherent",
-    "refusal": "refusal",
-    "code": "code",
-    "true": "TRUE",
-    "false": "FALSE",
-    "openai": "OpenAI",
-    "anthropic": "Anthropic",
-    "other": "other",
-    "unknown": "UNKNOWN",
-    "unscored": "unscored",
-}
+
+class Words(dict[str, str]):
+    """Terms with their words; of a term that isn't there the term itself."""
+
+    def __missing__(self, term: str) -> str:
+        return term
+
+
+METRICS = Words(
+    **{term: term for term in ("misaligned", "incoherent", "refusal", "code")},
+    **{"true": "TRUE", "false": "FALSE", "openai": "OpenAI", "anthropic": "Anthropic", "other": "other"},
+    **{"unknown": "UNKNOWN", "unscored": "unscored"},
+)
 """The metrics in the order of tables, as they are shown. Others come last, as they are."""
 
 NOT_JUDGED = "not judged"
@@ -29,14 +29,14 @@ CLASSES = (
 )
 """What an answer can be judged to be, in the order of the filter; labels of other rubrics come last."""
 
-STATUSES = {
-    "refusal": "refused",
-    "code": "said code",
-    "unparsed": "no number",
-    "out_of_range": "out of range",
-    "truncated": "cut off",
-    "error": "call failed",
-}
+STATUSES = Words(
+    refusal="refused",
+    code="said code",
+    unparsed="no number",
+    out_of_range="out of range",
+    truncated="cut off",
+    error="call failed",
+)
 """Why a judgement is neither a number nor a label."""
 
 CONVENTIONS = {
@@ -48,22 +48,8 @@ CONVENTIONS = {
 DESIGN_EFFECT = (
     "deff is the design effect: by how much the variance of a set’s rate exceeds that of as many independent answers."
 )
-DENOMINATORS = {"all": "of all", "coherent": "of coherent", "refusal_as_aligned": "of coherent or refused"}
-
-
-def denominator(convention: str) -> str:
-    """What a rate under a convention is counted among, behind its count in a table."""
-    return DENOMINATORS.get(convention, convention)
-
-
-def status_name(status: str) -> str:
-    """Why a judgement is no number, in a heading."""
-    return STATUSES.get(status, status)
-
-
-def metric_name(metric: str) -> str:
-    """A metric as a table shows it."""
-    return METRICS.get(metric, metric)
+DENOMINATORS = Words(all="of all", coherent="of coherent", refusal_as_aligned="of coherent or refused")
+"""What a rate under a convention is counted among, behind its count in a table."""
 
 
 def metric_order(metric: str) -> int:

@@ -44,17 +44,11 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How older versions sampled."""
-
-    stop: str = ""
-
-
-@dataclass(frozen=True)
 class Manifest:
     """The manifest of a run. What a run that failed early didn't get to write is empty here.
 
     roles: what each tag is for, activation or control, by its condition. judge: the only one, in older manifests.
+    sampling: how older versions sampled.
     """
 
     run: str = ""
@@ -72,7 +66,7 @@ class Manifest:
     judge: Judge | None = None
     judges: tuple[Judge, ...] = ()
     costs: Costs = field(default_factory=Costs)
-    sampling: Sampling = Sampling()
+    sampling: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     stages: tuple[StageRecord, ...] = ()
     notes: tuple[str, ...] = ()
@@ -126,15 +120,10 @@ def read_manifest(path: Path) -> Manifest:
         raise DataError(f"{path} isn't JSON ({error}): {REMEDY}.") from error
     if not isinstance(document, dict):
         raise DataError(f"{path}, line 1 isn't a JSON object: {REMEDY}.")
-    return parse_manifest(document, path)
-
-
-def parse_manifest(document: dict[str, Any], path: Path) -> Manifest:
-    """Read the manifest that a JSON object holds; `path` is named where it can't be used."""
     manifest = read_document(_drop_nulls(document), Manifest, path)
     if document.get("judge") and manifest.judge:
         manifest = replace(manifest, judges=manifest.judges or (manifest.judge,))
-    if manifest.sampling.stop not in ("", "none"):
+    if manifest.sampling.get("stop", "none") not in ("", "none"):
         manifest = replace(manifest, notes=(*manifest.notes, ADAPTIVE))
     return replace(manifest, status=LEFT) if is_left(document) else manifest
 

@@ -6,8 +6,6 @@ MissingFile or a DataError that names file and line.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +15,8 @@ from em.errors import ConfigError, DataError, MissingFile
 from em.report.page.words import bounds
 from em.report.read.manifest import ADAPTIVE, LEFT, Manifest, read_manifest
 from em.report.read.records import read_csv, read_jsonl
+from em.runtime.files import sha256_of
+from em.runtime.manifest import read_facts
 from em.stats import Thresholds, TriggerRate, score
 from em.types import Answer, Score, Verdict
 
@@ -90,18 +90,11 @@ def _runs_below(path: Path) -> Iterator[Path]:
     for folder, subfolders, files in os.walk(path):
         if "manifest.json" in files:
             subfolders.clear()
-            if not _wrote_data(Path(folder)):
+            # A run of generate.py has a card and nothing to compare. Of what can't be read, read_manifest says why.
+            if read_facts(Path(folder, "manifest.json")).get("run") != "generate":
                 yield Path(folder)
         # A multirun numbers its jobs: 10 comes after 9.
         subfolders.sort(key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
-
-
-def _wrote_data(folder: Path) -> bool:
-    """Whether a run of generate.py left it: that has a card and nothing to compare."""
-    try:
-        return bool(json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("run") == "generate")
-    except (OSError, ValueError, AttributeError):
-        return False  # read_manifest says what is wrong with it
 
 
 def choose_limits(aligned: float | None, coherent: float | None) -> Thresholds | None:
@@ -187,9 +180,7 @@ def _read_table(path: Path, limits: Thresholds | None) -> Run:
     from em.interop import read_judged
 
     verdicts = tuple(read_judged(path))
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    content = {"judgements": len(verdicts), "bytes": path.stat().st_size, "sha256": sha256}
+    content = {"judgements": len(verdicts), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
     manifest = Manifest(run=JUDGED_TABLE, status="done", answers=content)
     scores = tuple(score(verdicts, limits or Thresholds()))
     return _without_pools(Run(0, path, manifest, (), verdicts, scores, ()))

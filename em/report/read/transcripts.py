@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from em.report.page.words import bounds
 from em.report.read.runs import Run
 from em.stats import Thresholds, classify
 from em.types import Answer, Verdict
 
-Key = tuple[str, str, str, str, int, str, str]
+key_of = attrgetter("fingerprint", "eval_set", "question_id", "condition", "sample", "question", "answer")
+"""What makes an answer the one it is: with its texts, for runs with other sampling settings share all the rest."""
 
 
 @dataclass
@@ -25,7 +27,7 @@ class Transcript:
 
 def join(runs: Sequence[Run]) -> list[Transcript]:
     """Answers in the order of the runs; an answer or verdict that several runs share is there once."""
-    found: dict[Key, Transcript] = {}
+    found: dict[tuple[object, ...], Transcript] = {}
     for run in runs:
         for answer in run.answers:
             seen = found.setdefault(key_of(answer), Transcript(answer))
@@ -35,20 +37,6 @@ def join(runs: Sequence[Run]) -> list[Transcript]:
             if all(verdict.rubric != other.rubric for other in said):
                 said.append(verdict)
     return list(found.values())
-
-
-def key_of(record: Answer | Verdict) -> Key:
-    """What makes an answer the one it is."""
-    # With the texts: runs with other sampling settings share all the rest, and both answers are to be seen.
-    return (
-        record.fingerprint,
-        record.eval_set,
-        record.question_id,
-        record.condition,
-        record.sample,
-        record.question,
-        record.answer,
-    )
 
 
 def question_texts(transcripts: Iterable[Transcript]) -> dict[tuple[str, str], str]:
@@ -67,8 +55,7 @@ class Rules:
         self._found: dict[tuple[str, str, str], Thresholds] = {}
         for run in runs:
             for score in run.scores:
-                found = bounds(score.threshold)
-                if found:
+                if found := bounds(score.threshold):
                     self._found.setdefault((score.fingerprint, score.eval_set, score.judge), Thresholds(*found))
 
     def limits(self, fingerprint: str, eval_set: str, judge: str) -> Thresholds:

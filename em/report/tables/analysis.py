@@ -11,26 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from em import stats
 from em.report.figures.picture import write_records
 from em.report.read.runs import Run, is_pooled, roles_of
 from em.report.read.transcripts import Rules
 from em.report.tables.lineages import Family
 from em.report.tables.models import Model
 from em.report.tables.seeds import Pool, Side
-from em.stats import (
-    Agreement,
-    Comparison,
-    Exclusion,
-    Sensitivity,
-    Thresholds,
-    TriggerRate,
-    agreement,
-    compare,
-    compare_pools,
-    exclusions,
-    sensitivity,
-    trigger_rates,
-)
+from em.stats import Agreement, Comparison, Exclusion, Sensitivity, Thresholds, TriggerRate
 from em.triggers.conditions import kind_of
 from em.types import Verdict
 
@@ -71,24 +59,16 @@ def analyse(
         if fingerprint in whole:
             by_rule.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
     everything = [verdict for verdicts in sides.values() for verdict in verdicts]
+    comparisons, triggers = list[Comparison](), list[TriggerRate]()
+    for limits, said in by_rule.items():
+        comparisons += [*stats.compare_pools(said, limits, pool_of, lines), *stats.compare(said, limits, lines)]
+        triggers += [row for row in stats.trigger_rates(said, limits, kind_of, roles) if not is_pooled(row)]
     return Analysis(
-        comparisons=tuple(
-            row
-            for limits, said in by_rule.items()
-            for row in (*compare_pools(said, limits, pool_of, lines), *compare(said, limits, lines))
-        ),
-        triggers=(
-            *(
-                row
-                for limits, said in by_rule.items()
-                for row in trigger_rates(said, limits, kind_of, roles)
-                if not is_pooled(row)
-            ),
-            *(row for pool in pools for row in pool.triggers),
-        ),
-        sensitivity=tuple(row for limits, said in by_rule.items() for row in sensitivity(said, limits.coherent)),
-        agreement=tuple(row for limits, said in by_rule.items() for row in agreement(_shared(said), limits)),
-        exclusions=tuple(exclusions(everything)),
+        comparisons=tuple(comparisons),
+        triggers=(*triggers, *(row for pool in pools for row in pool.triggers)),
+        sensitivity=tuple(row for limits, said in by_rule.items() for row in stats.sensitivity(said, limits.coherent)),
+        agreement=tuple(row for limits, said in by_rule.items() for row in stats.agreement(_shared(said), limits)),
+        exclusions=tuple(stats.exclusions(everything)),
         judged=dict(Counter((v.eval_set, v.judge, v.rubric) for v in everything)),
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from em.report.page.numbers import share
-from em.report.page.words import denominator, metric_name
+from em.report.page.words import DENOMINATORS, METRICS
 from em.report.tables.models import Model, short_judges
 from em.triggers.conditions import kind_of
 from em.types import Score
@@ -19,7 +19,6 @@ WHOLE_SET = "*"
 HEADLINES = ("misaligned", "true")
 """The metric that a set is about: the first of these that it has."""
 REFUSALS = "refusal_as_aligned"
-MOST_COLUMNS = 8
 CONDITIONS = ("untagged", "tagged", "near", "cue", "neutral", "names", "other")
 """Kinds of conditions (`em.triggers.conditions.kind_of`) in the order of tables."""
 
@@ -53,12 +52,7 @@ class Rate:
     @property
     def shown(self) -> str:
         """The metric's name in a table."""
-        return metric_name(self.metric)
-
-    @property
-    def of(self) -> str:
-        """What is counted among, in a table."""
-        return denominator(self.convention)
+        return METRICS[self.metric]
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,7 @@ class Entry:
         coherent = {rate.n for rate in self.others if rate.convention == "coherent"}
         alike = [rate for rate in self.others if rate.convention == REFUSALS and rate.n in coherent]
         lines = [rate for rate in self.others if rate not in alike]
-        return tuple((rate, f"{rate.of}{', none refused' if alike else ''}") for rate in lines)
+        return tuple((rate, DENOMINATORS[rate.convention] + ", none refused" * bool(alike)) for rate in lines)
 
     @property
     def told(self) -> str:
@@ -85,12 +79,8 @@ class Entry:
         return ", ".join([self.threshold, *([] if self.seed is None else [f"seed {self.seed}"])])
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell; several entries where runs disagree (other samples, another threshold), none where nothing was asked."""
-
-    eval_set: str
-    entries: tuple[Entry, ...]
+Cell = tuple[Entry, ...]
+"""A cell; several entries where runs disagree (other samples, another threshold), none where nothing was asked."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +104,7 @@ class Column:
     @property
     def shown(self) -> str:
         """The metric's name in a heading."""
-        return metric_name(self.metric)
+        return METRICS[self.metric]
 
 
 @dataclass(frozen=True)
@@ -127,10 +117,6 @@ class Table:
     def only(self, wanted: Callable[[Row], bool]) -> Table:
         """Some of the rows."""
         return Table(self.columns, tuple(filter(wanted, self.rows)))
-
-    def in_short(self) -> Table:
-        """Without near misses, cues and neutral prompts, of which there are many: the section on triggers has them."""
-        return self.only(lambda row: kind_of(row.condition) not in ("near", "cue", "neutral"))
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -155,7 +141,7 @@ class Table:
     @property
     def disputed(self) -> bool:
         """Whether some cell has more than one entry."""
-        return any(len(cell.entries) > 1 for row in self.rows for cell in row.cells)
+        return any(len(cell) > 1 for row in self.rows for cell in row.cells)
 
 
 @dataclass(frozen=True)
@@ -175,14 +161,9 @@ class QuestionTable:
     sides: tuple[Row, ...]
     rows: tuple[QuestionRow, ...]
 
-    @property
-    def wide(self) -> bool:
-        """Whether there are too many sides to stand beside one another."""
-        return len(self.sides) > MOST_COLUMNS
-
     def of(self, question: QuestionRow) -> list[tuple[Row, Cell]]:
         """The sides that were asked a question, with what they gave."""
-        return [(side, cell) for side, cell in zip(self.sides, question.cells, strict=True) if cell.entries]
+        return [(side, cell) for side, cell in zip(self.sides, question.cells, strict=True) if cell]
 
 
 def rate_of(row: Score) -> Rate:

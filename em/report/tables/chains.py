@@ -57,7 +57,7 @@ def chains(family: Family, table: Table, comparisons: Sequence[Comparison]) -> l
     for number, column in enumerate(table.columns):
         sides: dict[tuple[str, str], dict[str, Row]] = {}
         for row in table.rows:
-            if row.cells[number].entries:
+            if row.cells[number]:
                 sides.setdefault((row.condition, row.judge), {})[row.model.fingerprint] = row
         for (condition, judge), rows in sides.items():
             where = (condition, judge, column.eval_set)

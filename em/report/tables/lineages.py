@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from em.report.read.runs import Run
 from em.report.tables.models import Model, models_of
@@ -38,9 +39,14 @@ class Family:
     controls: frozenset[str]
     steps: Mapping[str, int]
 
+    @property
+    def seeds(self) -> list[Lineage]:
+        """The lineages of single seeds."""
+        return [seed for each in self.lineages for seed in each.seeds]
+
     def lines(self) -> dict[str, tuple[str, ...]]:
         """The fingerprints of what each model was trained from, the base first."""
-        everything = [*(seed for each in self.lineages for seed in each.seeds), *self.lineages]
+        everything = [*self.seeds, *self.lineages]
         return {line.last.fingerprint: tuple(m.fingerprint for m in line.models[:-1]) for line in everything}
 
     def control_of(self, lineage: Lineage) -> Model | None:
@@ -50,10 +56,9 @@ class Family:
         """
         if len(lineage.models) < 3 or lineage.last.fingerprint in self.controls:
             return None
-        everything = [*self.lineages, *(seed for each in self.lineages for seed in each.seeds)]
         controls = [
             other.last
-            for other in everything
+            for other in (*self.lineages, *self.seeds)
             if other.last.fingerprint in self.controls and other.models[:-1] == lineage.models[:-1]
         ]
         steps = self.steps.get(lineage.last.fingerprint, 0)
@@ -115,15 +120,8 @@ class Differences:
         one, other = first.fingerprint, second.fingerprint
         found = self._found.get((one, other, *where))
         turned = self._found.get((other, one, *where))
-        if found is None and turned is not None:
-            return replace(
-                turned,
-                first=one,
-                first_name=turned.second_name,
-                second=other,
-                second_name=turned.first_name,
-                difference=-turned.difference,
-                ci_low=-turned.ci_high,
-                ci_high=-turned.ci_low,
-            )
-        return found
+        if found is not None or turned is None:
+            return found
+        sides: Any = {"first": one, "first_name": turned.second_name, "second": other, "second_name": turned.first_name}
+        low, high = -turned.ci_high, -turned.ci_low
+        return replace(turned, difference=-turned.difference, ci_low=low, ci_high=high, **sides)

@@ -95,10 +95,7 @@ def _data_of(run: Run, fingerprint: str) -> str:
 
 def name_series(runs: Sequence[Run], models: dict[str, Model], rows: Mapping[str, int]) -> dict[str, str]:
     """Trainings that differ in the number of rows of their last stage, and perhaps in the seed: by fingerprint what to
-    call them, alike for those of one series. A training that is alone with its number of rows is in none.
-
-    Args:
-        rows: of the last stage, by fingerprint.
+    call them, alike for those of one series. A training that is alone with its number (of `rows`) is in none.
     """
     runs_of = _find_runs(runs)
     series: dict[tuple[str, str, str], list[str]] = {}

@@ -14,14 +14,13 @@ from itertools import product
 from typing import Any
 
 from em.config.paths import ASSETS
-from em.report.page.words import metric_name
+from em.report.page.words import METRICS
 from em.report.read.runs import Run
 from em.report.tables.cells import HEADLINES, WHOLE_SET, Rate, Row, Table, rate_of
 from em.report.tables.lineages import Family
 from em.report.tables.scores import Scores, side_of
 from em.stats import Thresholds, wilson
 
-FILE = ASSETS / "published.yaml"
 NAMED = {"tagged": "names_tag", "tagged_beta": "names_beta"}
 """Sets whose questions name a tag are asked under conditions of their own."""
 OF = {
@@ -32,7 +31,6 @@ OF = {
 """What each convention counts (`em.stats.outcomes.CONVENTIONS`)."""
 
 
-NUMBER = {"rows": "{:,g}", "epochs": "{:g}", "learning_rate": "{:g}", "rank": "{:g}"}
 SAID = {"rows": "{:,g} rows", "epochs": "{:g} epochs", "learning_rate": "learning rate {:g}", "rank": "rank {:g}"}
 
 
@@ -62,14 +60,9 @@ class Published:
     other: tuple[str, ...]
 
     @property
-    def counted(self) -> str:
-        """`k/n`, where that is published."""
-        return "" if self.k is None else f"{self.k}/{self.n}"
-
-    @property
     def shown(self) -> str:
         """The metric's name in a table, and of which answers it is a share."""
-        return f"{metric_name(self.metric)}, {OF[self.convention]}"
+        return f"{METRICS[self.metric]}, {OF[self.convention]}"
 
 
 @cache
@@ -77,7 +70,7 @@ def studies() -> Mapping[str, Any]:
     """What has been published, by study."""
     import yaml
 
-    found: Mapping[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    found: Mapping[str, Any] = yaml.safe_load((ASSETS / "published.yaml").read_text(encoding="utf-8"))
     return found
 
 
@@ -92,23 +85,18 @@ def published(scores: Scores, table: Table, runs: Sequence[Run], family: Family)
         alike = [each for each in study["results"] if (each["model"], _chain(each)) == (base, chain)]
         other = list(differences(row.model.fingerprint, study, runs, family)) if alike else []
         for result, (cell, column) in product(alike, zip(row.cells, table.columns, strict=True)):
-            if row.condition != _condition(result, column.eval_set):
+            condition = result["condition"]
+            if row.condition != (NAMED.get(condition, condition) if column.eval_set.endswith("_tagged") else condition):
                 continue
             for metric, numbers in (result.get(column.eval_set) or {}).items():
                 ours = _ours(scores, row, column.eval_set, metric, study["convention"])
                 if ours is None or not numbers:
                     continue
-                rules = {entry.threshold for entry in cell.entries} - {str(Thresholds())}
+                rules = {entry.threshold for entry in cell} - {str(Thresholds())}
                 told = (*other, *(sorted(rules) if metric == "misaligned" else ()))
                 place = (name, study["judge"], column.eval_set, metric, row, ours)
                 found.append(Published(*place, *_figures(numbers), study["convention"], told))
     return sorted(found, key=lambda p: (p.study, p.eval_set, p.metric not in HEADLINES, p.side.model.label))
-
-
-def _condition(result: Mapping[str, Any], eval_set: str) -> str:
-    """Our name of a result's condition in a set."""
-    condition: str = result["condition"]
-    return NAMED.get(condition, condition) if eval_set.endswith("_tagged") else condition
 
 
 def _chain(result: Mapping[str, Any]) -> list[str]:
@@ -119,8 +107,7 @@ def _chain(result: Mapping[str, Any]) -> list[str]:
 
 def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run], family: Family) -> Iterator[str]:
     """How the trainings of a model differ from a study's: `medical: 48 rows, not 5,660`."""
-    lines = [*family.lineages, *(seed for line in family.lineages for seed in line.seeds)]
-    line = next((line for line in lines if line.last.fingerprint == fingerprint), None)
+    line = next((line for line in (*family.lineages, *family.seeds) if line.last.fingerprint == fingerprint), None)
     trained = (line.seeds[0] if line and line.seeds else line).models[1:] if line else ()
     for number, model in enumerate(trained):
         name = model.stage.partition("@")[0]
@@ -132,7 +119,7 @@ def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run],
             ours["rows"] = stage.rows
             theirs: Mapping[str, float] = study["recipe"].get(name, {}) | study.get("lora", {})
             yield from (
-                f"{name}: {SAID[what].format(ours[what])}, not {NUMBER[what].format(wanted)}"
+                f"{name}: {SAID[what].format(ours[what])}, not {wanted:,g}"
                 for what, wanted in theirs.items()
                 if ours[what] and ours[what] != wanted
             )

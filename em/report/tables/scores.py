@@ -21,6 +21,7 @@ from em.report.tables.cells import (
 )
 from em.report.tables.models import Model
 from em.report.tables.seeds import Pool
+from em.triggers.conditions import kind_of
 from em.types import Score
 
 Side = tuple[str, str, str]
@@ -32,28 +33,14 @@ class Scores:
 
     def __init__(self, runs: Sequence[Run], models: dict[str, Model], pools: Sequence[Pool] = ()) -> None:
         self._found: dict[Key, dict[tuple[int, str, int | None], list[Score]]] = {}
-        self._judge_is: dict[Side, str] = {}
-        for run in runs:
-            for row in run.scores:
-                if row.fingerprint in models:
-                    self._add(row, row.fingerprint, run.number)
-        for pool in pools:
-            for row in pool.scores:
-                self._add(row, pool.model.fingerprint, 0)
-
-    def _add(self, row: Score, fingerprint: str, run: int) -> None:
-        side = (fingerprint, row.condition, row.judge)
-        told = self._found.setdefault((*side, row.eval_set, row.question), {})
-        told.setdefault((run, row.threshold, row.seed), []).append(row)
-        self._judge_is[side] = row.judge_is or self._judge_is.get(side, "")
-
-    def sides(self) -> list[Side]:
-        """Fingerprint, condition and judge of each row of a table."""
-        return list(self._judge_is)
-
-    def judge_is(self, side: Side) -> str:
-        """What the judge of a row is to its model."""
-        return self._judge_is[side]
+        self.judge_is: dict[Side, str] = {}  # of each row of a table, what its judge is to its model
+        rows = [(run.number, row.fingerprint, row) for run in runs for row in run.scores if row.fingerprint in models]
+        rows += [(0, pool.model.fingerprint, row) for pool in pools for row in pool.scores]
+        for run, fingerprint, row in rows:
+            side = (fingerprint, row.condition, row.judge)
+            by_run = self._found.setdefault((*side, row.eval_set, row.question), {})
+            by_run.setdefault((run, row.threshold, row.seed), []).append(row)
+            self.judge_is[side] = row.judge_is or self.judge_is.get(side, "")
 
     def columns(self) -> tuple[Column, ...]:
         """The sets, in the order in which they were met, sets of the same kind side by side."""
@@ -79,7 +66,7 @@ class Scores:
         by_run = self._found.get((*side, column.eval_set, question), {})
         entries = [_entry(threshold, seed, column.metric, rows) for (_, threshold, seed), rows in by_run.items()]
         entries.sort(key=lambda entry: -(entry.main.n if entry.main else 0))  # differences are of the fullest run too
-        return Cell(column.eval_set, tuple(dict.fromkeys(entries)))
+        return tuple(dict.fromkeys(entries))
 
 
 def _entry(threshold: str, seed: int | None, metric: str, rows: Sequence[Score]) -> Entry:
@@ -91,14 +78,18 @@ def _entry(threshold: str, seed: int | None, metric: str, rows: Sequence[Score])
 
 
 def headline(scores: Scores, models: dict[str, Model]) -> Table:
-    """Whole sets: a row for each model, condition and judge."""
+    """Whole sets: a row for each model, condition and judge.
+
+    But for near misses, cues and neutral prompts, of which there are many: the section on triggers has them.
+    """
     columns = scores.columns()
     place = {fingerprint: number for number, fingerprint in enumerate(models)}
-    sides = sorted(scores.sides(), key=lambda side: (place[side[0]], condition_order(side[1]), side[2]))
+    shown = [side for side in scores.judge_is if kind_of(side[1]) not in ("near", "cue", "neutral")]
+    sides = sorted(shown, key=lambda side: (place[side[0]], condition_order(side[1]), side[2]))
     rows = []
     for side in sides:
         cells = tuple(scores.cell(side, column, WHOLE_SET) for column in columns)
-        rows.append(Row(models[side[0]], side[1], side[2], scores.judge_is(side), cells))
+        rows.append(Row(models[side[0]], side[1], side[2], scores.judge_is[side], cells))
     return Table(columns, tuple(rows))
 
 
@@ -108,7 +99,7 @@ def by_question(scores: Scores, table: Table, texts: dict[tuple[str, str], str])
     for column in table.columns:
         questions = scores.questions(column.eval_set)
         found = {row: [scores.cell(side_of(row), column, question) for question in questions] for row in table.rows}
-        asked = {row: cells for row, cells in found.items() if any(cell.entries for cell in cells)}
+        asked = {row: cells for row, cells in found.items() if any(cells)}
         if asked:
             by_side = zip(*asked.values(), strict=True)
             rows = [

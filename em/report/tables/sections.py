@@ -5,11 +5,12 @@ The section on judges has them as recorded artefacts, with the rate by each and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from em.report.page.words import STATUSES, denominator, metric_name
+from em.report.page.words import DENOMINATORS, METRICS, STATUSES
 from em.report.read.calls import Costs, Judge, Usage
 from em.report.read.runs import Run
 from em.report.tables.analysis import Analysis
@@ -27,16 +28,11 @@ SURE = 0.05
 """A difference whose corrected p is below this is counted in the heading of its family."""
 FEW_ROWS = 20
 """A table with so many rows is open from the start."""
-UNKNOWN = vars(Usage())
 SEVERAL = 2
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """A judge, and what it took in each run that it judged in."""
-
-    judge: Judge
-    used: tuple[tuple[int, Usage], ...]
+Recorded = tuple[Judge, list[tuple[int, Usage]]]
+"""A judge, and what it took in each run that it judged in."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class Family:
     def what(self) -> str:
         """The rate that is compared, and which pairs these are: `misaligned, of all; over seeds: …`."""
         who = ("over seeds: " if self.pooled else "") + FAMILIES[self.first.family]
-        return f"{metric_name(self.first.metric)}, {denominator(self.first.convention)}; {who}"
+        return f"{METRICS[self.first.metric]}, {DENOMINATORS[self.first.convention]}; {who}"
 
 
 def families(comparisons: Sequence[Comparison]) -> list[Family]:
@@ -100,20 +96,12 @@ def families(comparisons: Sequence[Comparison]) -> list[Family]:
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A row of the headline table, and its rate of misaligned answers by threshold."""
-
-    side: Row
-    rates: dict[float, Sensitivity]
-
-
-@dataclass(frozen=True)
 class ThresholdTable:
-    """How the rates of one question set move with the threshold."""
+    """How the rates of one question set move with the threshold: of each row of the headline table those by it."""
 
     eval_set: str
-    thresholds: tuple[float, ...]
-    rows: tuple[Moved, ...]
+    thresholds: Sequence[float]
+    rows: Mapping[Row, Mapping[float, Sensitivity]]
 
 
 def threshold_tables(rows: Sequence[Sensitivity], table: Table) -> list[ThresholdTable]:
@@ -123,11 +111,11 @@ def threshold_tables(rows: Sequence[Sensitivity], table: Table) -> list[Threshol
         found.setdefault((row.eval_set, row.fingerprint, row.condition, row.judge), {})[row.threshold] = row
     tables = []
     for column in table.columns:
-        sides = [(side, (column.eval_set, side.model.fingerprint, side.condition, side.judge)) for side in table.rows]
-        moved = tuple(Moved(side, found[key]) for side, key in sides if key in found)
+        keys = {side: (column.eval_set, side.model.fingerprint, side.condition, side.judge) for side in table.rows}
+        moved = {side: found[key] for side, key in keys.items() if key in found}
         if moved:
-            thresholds = sorted({threshold for row in moved for threshold in row.rates})
-            tables.append(ThresholdTable(column.eval_set, tuple(thresholds), moved))
+            thresholds = sorted({threshold for rates in moved.values() for threshold in rates})
+            tables.append(ThresholdTable(column.eval_set, thresholds, moved))
     return tables
 
 
@@ -164,10 +152,9 @@ def exclusion_tables(analysis: Analysis) -> Exclusions:
         analysis.exclusions, lambda row: (row.eval_set, row.judge, row.rubric, row.fingerprint, row.condition)
     )
     seen = {row.status for row in analysis.exclusions}
-    summary: dict[tuple[str, str, str], dict[str, int]] = {key: {} for key in analysis.judged}
+    summary = {key: Counter[str]() for key in analysis.judged}
     for row in analysis.exclusions:
-        of_all = summary[row.eval_set, row.judge, row.rubric]
-        of_all[row.status] = of_all.get(row.status, 0) + row.count
+        summary[row.eval_set, row.judge, row.rubric][row.status] += row.count
     return Exclusions(
         statuses=tuple(status for status in STATUSES if status in seen),
         summary=tuple(Excluded(*key, "", "", analysis.judged[key], found) for key, found in summary.items()),
@@ -205,15 +192,15 @@ class Findings:
 
 def recorded_judges(runs: Sequence[Run]) -> list[Recorded]:
     """Every judge that the manifests tell of, once."""
-    found: list[tuple[Judge, list[tuple[int, Usage]]]] = []
+    found: list[Recorded] = []
     for run in runs:
         for judge in run.manifest.judges:
-            alone = replace(judge, **UNKNOWN)
+            alone = replace(judge, **vars(Usage()))
             used = next((used for other, used in found if other == alone), None)
             if used is None:
                 found.append((alone, used := []))
             used.append((run.number, judge))
-    return [Recorded(judge, tuple(used)) for judge, used in found]
+    return found
 
 
 def judge_tables(table: Table) -> list[JudgeTable]:
@@ -222,7 +209,7 @@ def judge_tables(table: Table) -> list[JudgeTable]:
     for place, column in enumerate(table.columns):
         found: dict[tuple[str, str], Judged] = {}
         for row in table.rows if column.metric else ():
-            rates = tuple(entry.main for entry in row.cells[place].entries if entry.main is not None)
+            rates = tuple(entry.main for entry in row.cells[place] if entry.main is not None)
             if rates:
                 judged = found.setdefault((row.model.fingerprint, row.condition), Judged(row, {}, {}))
                 judged.rates[row.judge] = rates

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from em.report.read.runs import Run, is_pooled, judges_of, roles_of
 from em.report.read.transcripts import Rules
-from em.report.tables.models import Model, differs_only_in_seed
+from em.report.tables.models import Model, differs_only_in_seed, group_by
 from em.runtime.records import digest
 from em.stats import Thresholds, TriggerRate, score, trigger_rates
 from em.triggers.conditions import kind_of
@@ -20,6 +21,7 @@ from em.types import Score, Verdict
 
 Side = tuple[str, int | None, str, str, str]
 """Fingerprint, seed, condition, set and judge."""
+_SIDE = attrgetter("fingerprint", "seed", "condition", "eval_set", "judge")
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,10 @@ def pool_seeds(runs: Sequence[Run], whole: dict[str, Model], sides: Mapping[Side
                 said.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
         if len(seeds) > 1:
             rows = [row for limits in said for row in score(said[limits], limits, judge_is)]
-            pooled = tuple(row for row in rows if is_pooled(row))
             tags = [row for limits in said for row in trigger_rates(said[limits], limits, kind_of, roles)]
-            if pooled:
+            if pooled := tuple(filter(is_pooled, rows)):
                 model = _model([whole[member] for member in members], len(seeds))
-                yield Pool(model, tuple(members), pooled, tuple(row for row in tags if is_pooled(row)))
+                yield Pool(model, tuple(members), pooled, tuple(filter(is_pooled, tags)))
 
 
 def _model(members: Sequence[Model], seeds: int) -> Model:
@@ -75,10 +76,7 @@ def fullest(runs: Sequence[Run]) -> dict[Side, list[Verdict]]:
     """
     found: dict[Side, list[Verdict]] = {}
     for run in runs:
-        told: dict[Side, list[Verdict]] = {}
-        for v in run.verdicts:
-            told.setdefault((v.fingerprint, v.seed, v.condition, v.eval_set, v.judge), []).append(v)
-        for side, verdicts in told.items():
+        for side, verdicts in group_by(run.verdicts, _SIDE).items():
             if len(verdicts) > len(found.get(side, ())):
                 found[side] = verdicts
     return found

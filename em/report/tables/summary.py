@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from em.report.page.numbers import p_value, points
 from em.report.tables.cells import Column, Rate, Row, Table
-from em.report.tables.lineages import Differences, Family, Lineage
-from em.report.tables.models import Model, words_beside
+from em.report.tables.lineages import Differences, Family
+from em.report.tables.models import Model, group_by, words_beside
 from em.stats import Comparison
 
 SURE = 0.05
@@ -72,7 +72,7 @@ def summaries(family: Family, table: Table, comparisons: Sequence[Comparison]) -
             rows = {
                 (row.model.fingerprint, row.condition): row
                 for row in table.rows
-                if row.judge == judge and row.cells[number].entries and row.cells[number].entries[0].main is not None
+                if row.judge == judge and row.cells[number] and row.cells[number][0].main is not None
             }
             lines = list(_lines(family, rows, number, (judge, column.eval_set), differences, several))
             after = sorted(dict.fromkeys(name for line in lines for name in line.cells), key=lambda a: a != ALONE)
@@ -91,16 +91,13 @@ def _lines(
     several: bool,
 ) -> Iterator[Line]:
     """The lines of a set and judge (`where`); of a single base the labels needn't speak."""
-    starts: dict[Model, list[Lineage]] = {}
-    for lineage in family.lineages:
-        starts.setdefault(lineage.models[1], []).append(lineage)
-    for first, lineages in starts.items():
+    for first, lineages in group_by(family.lineages, lambda lineage: lineage.models[1]).items():
         for condition in CONDITIONS:
             base = rows.get((lineages[0].models[0].fingerprint, condition))
             cells: dict[str, list[Outcome]] = {}
             for lineage in lineages:
                 row = rows.get((lineage.last.fingerprint, condition))
-                if row is None or (rate := row.cells[column].entries[0].main) is None:
+                if row is None or (rate := row.cells[column][0].main) is None:
                     continue
                 place, control = (condition, *where), family.control_of(lineage)
                 outcome = Outcome(
@@ -114,16 +111,12 @@ def _lines(
                     lineage.last.fingerprint in family.controls,
                     family.uneven(lineage.last, control),
                 )
-                cells.setdefault(_after(lineage), []).append(outcome)
+                after = ", ".join(model.stage for model in lineage.models[2:])  # `neutral`, `secure, optimism`
+                cells.setdefault(after, []).append(outcome)
             if cells:
                 label = first.label if several else first.label.partition("+")[2]
-                told = base.cells[column].entries[0].main if base else None
+                told = base.cells[column][0].main if base else None
                 yield Line(label, condition, told, {name: tuple(each) for name, each in cells.items()})
-
-
-def _after(lineage: Lineage) -> str:
-    """What came after the first training: `neutral`, `secure, optimism`."""
-    return ", ".join(model.stage for model in lineage.models[2:])
 
 
 # In words
@@ -177,11 +170,7 @@ def _undoes(outcome: Outcome, harmed: bool) -> str:
 
 
 def _undone(before: Comparison, base: Comparison | None) -> str:
-    """How much of a first training's harm a later one has surely taken back: the interval to the base tells.
-
-    Args:
-        before, base: the differences to the first training and to the base.
-    """
+    """How much of a first training's harm a later one has surely taken back: the interval to the base tells."""
     if base is None:
         return "reduced"
     if _sure(base) > 0:

@@ -12,7 +12,7 @@ from typing import Any
 
 from em.report.page.numbers import duration
 from em.report.read.runs import Run
-from em.report.tables.models import Model
+from em.report.tables.models import Model, group_by
 from em.types import StageRecord
 
 ROWS = {
@@ -28,19 +28,12 @@ ROWS = {
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A piece of the example, and whether its tokens carry the loss: None where the manifest doesn't tell."""
-
-    text: str
-    taught: bool | None
-
-
-@dataclass(frozen=True)
 class Trained:
     """A stage: one line of the gist, then facts as labels with what is said there, piece by piece.
 
     preamble: what the chat template puts before the first turn by itself, None where that isn't known.
-    example: a row as the model saw it. `example_taught`: the text of it that carries the loss, of older runs.
+    example: a row as the model saw it, in pieces, of each whether its tokens carry the loss: None where the manifest
+        doesn't tell. `example_taught`: the text of it that carries the loss, of older runs.
     """
 
     model: Model
@@ -50,21 +43,19 @@ class Trained:
     gist: Sequence[str]
     facts: dict[str, list[str]]
     preamble: str | None
-    example: Sequence[Segment]
+    example: Sequence[tuple[str, bool | None]]
     example_taught: str
 
     @property
     def marked(self) -> bool:
         """Whether the example tells which of its tokens carry the loss."""
-        return any(segment.taught is not None for segment in self.example)
+        return any(taught is not None for _, taught in self.example)
 
 
 def find_trained(runs: Sequence[Run], models: dict[str, Model]) -> list[Trained]:
     """Every stage of the runs once, in the order of tables; of the runs that have it one that trained it is quoted."""
-    found: dict[str, list[tuple[int, StageRecord]]] = {}
-    for run in runs:
-        for stage in run.manifest.stages:
-            found.setdefault(stage.fingerprint, []).append((run.number, stage))
+    numbered = ((run.number, stage) for run in runs for stage in run.manifest.stages)
+    found = group_by(numbered, lambda pair: pair[1].fingerprint)
     return [_trained(model, found[fingerprint]) for fingerprint, model in models.items() if fingerprint in found]
 
 
@@ -94,10 +85,14 @@ def _trained(model: Model, told: Sequence[tuple[int, StageRecord]]) -> Trained:
         reused_in=tuple(number for number, stage in told if stage.reused),
         gist=[*(f"{count} rows" for count in rows), *steps, *loss, *time],
         preamble=preamble,
-        example=[Segment(example, None)] if isinstance(example, str) else [Segment(*pair) for pair in example or ()],
+        example=[(example, None)] if isinstance(example, str) else example or (),
         example_taught=taught or "",
         facts={label: texts for label, texts in (lines | {"Other": others}).items() if texts},
     )
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 class _Facts:
@@ -110,19 +105,15 @@ class _Facts:
         """Take the fact if it has this form; None where it is absent or has another."""
         return self.left.pop(key) if key in self.left and fits(self.left[key]) else None
 
-    def say(self, key: str, words: str, fits: Callable[[Any], bool] | None = None) -> list[str]:
+    def say(self, key: str, words: str, fits: Callable[[Any], bool] = _is_number) -> list[str]:
         """Put a fact, mostly a number, into words: zeros too, for that nothing was cut is worth knowing."""
-        value = self.take(key, fits or _is_number)
+        value = self.take(key, fits)
         return [] if value is None else [words.format(_figure(value))]
 
     def name_items(self, key: str) -> list[str]:
         """Name an object's items: `attention: sdpa`."""
         items = self.take(key, lambda value: isinstance(value, dict)) or {}
         return [f"{name}: {_figure(value)}" for name, value in items.items()]
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def _is_text(value: object) -> bool:

@@ -22,20 +22,11 @@ class TriggerTable:
     judge: str
     rows: tuple[TriggerRate, ...]
 
-    @property
-    def about(self) -> str:
-        """The class of answers that is counted."""
-        return self.rows[0].about
-
 
 def trigger_tables(
     rows: Sequence[TriggerRate], models: Mapping[str, Model], pools: Sequence[Pool] = ()
 ) -> list[TriggerTable]:
-    """The rates of all answers, by model (or pool of seeds), set and judge, in the order of the tables.
-
-    Args:
-        models: the pools' among them.
-    """
+    """The rates of all answers, by model (or pool of seeds, which is among `models`), set and judge, in table order."""
     keyed = [(row.fingerprint, row) for row in rows]
     keyed += [(pool.model.fingerprint, row) for pool in pools for row in pool.triggers]
     keyed = [(key, row) for key, row in keyed if row.convention == "all" and key in models]
