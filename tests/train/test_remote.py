@@ -20,7 +20,7 @@ from em.data.openai_rules import check_rows
 from em.errors import ConfigError, DataError, MissingFile, ServerError
 from em.models.hosted import hosted_name
 from em.plan import accept, estimate
-from em.train.remote.costs import training_lines
+from em.train.remote.costs import estimate_training
 from em.types import Conversation
 from tests.support.chat_server import ChatServer
 from tests.support.composing import composed
@@ -214,7 +214,7 @@ def test_an_estimate_counts_models_kept_on_the_way_and_those_that_are_forced(
     assert len(estimated("checkpoints=all")) == 4
     # evaluate.py trains nothing, so nothing is trained anew.
     evaluated = request(server, tmp_path, "trainer.epochs=3", "eval=quick", "force=true", kind="evaluate")
-    assert [line.known for line in training_lines(evaluated.training, {})] == [True]
+    assert [cost.known for cost in estimate_training(evaluated.training)] == [1]
 
 
 def test_a_model_that_ends_is_told_of_before_anything_is_spent(server: ChatServer, tmp_path: Path) -> None:
