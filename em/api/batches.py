@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import openai
+
 from em.api.client import Client, check_completion, check_object, in_words, its_words
 from em.api.once import create_once
 from em.api.pool import Pool
@@ -77,8 +79,6 @@ class Work:
         Raises:
             ServerError: the server takes no batches, or refused one.
         """
-        import openai
-
         self.folder.mkdir(parents=True, exist_ok=True)
         left: Collection[str] = self.bodies
         try:
@@ -146,8 +146,6 @@ class Work:
 
     async def look(self, mark: str) -> str | None:
         """Return the id of a batch on the server that carries this mark and may still bring results."""
-        import openai
-
         start = f"{self.server}-"
         spent = {path.stem.removeprefix(start) for path in self.folder.glob(f"{start}*.spent")}
         try:
@@ -161,8 +159,6 @@ class Work:
 
     async def collect(self, batch_id: str, keys: Sequence[str]) -> bool:
         """Wait for a batch to end, and remember its results, or why there are none; False where it is lost."""
-        import openai
-
         batch, counted = await self.wait(batch_id)
         if batch is None:
             return False
@@ -187,8 +183,6 @@ class Work:
 
     async def wait(self, batch_id: str) -> tuple[Any, int]:
         """Wait until a batch is over: it (None where the server has it no more), and how many the bar has counted."""
-        import openai
-
         pause, counted = FIRST_LOOK, 0
 
         async def retrieve() -> Any:
@@ -227,8 +221,6 @@ class Work:
 
     def explain(self, error: Exception) -> str:
         """Say what the server's refusal of a batch means for the user."""
-        import openai
-
         match error:
             case openai.NotFoundError():
                 return f"The server takes no batches (404): leave out {self.setting}=true."
@@ -260,8 +252,6 @@ async def lines_of(client: Client, file: str, least: int) -> list[bytes]:
 
 async def twice(call: Callable[[], Awaitable[Any]]) -> Any:
     """What a call returns. A 404 counts once it comes a second time: another batch would be paid for."""
-    import openai
-
     try:
         return await call()
     except openai.NotFoundError:

@@ -55,11 +55,7 @@ class Budget:
         return self.limit is None or self.spent + sum(self.flying) + bound <= self.limit
 
     async def reserve(self, bound: float) -> None:
-        """Set aside what a call may cost, as soon as it fits.
-
-        Raises:
-            ConfigError: it never will.
-        """
+        """Set aside what a call may cost, as soon as it fits. Raises ConfigError where it never will."""
         while not self.fits(bound):
             if not self.flying:
                 raise ConfigError(
@@ -96,12 +92,6 @@ class Pool(Generic[Request]):
     budget: Budget = field(default_factory=Budget)
     recorder: Recorder = field(init=False)
     bar: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        if self.budget.limit is not None and self.price is None:
-            raise ConfigError(
-                f"{self.budget.setting} can't be kept: no price of {self.model} is known; give it by prices=FILE."
-            )
 
     @asynccontextmanager
     async def open(self, total: int, words: str, unit: str) -> AsyncIterator[None]:
@@ -204,10 +194,7 @@ class Pool(Generic[Request]):
     async def probe(self, bodies: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
         """Make one call in the best way that the server takes; return that way and the response.
 
-        bodies: the call by each way, from the best. A refusal costs nothing.
-
-        Raises:
-            Refused: it takes none of them.
+        bodies: the call by each way, from the best. A refusal costs nothing; the last is raised if it takes none.
         """
         refusals = []
         for way, body in bodies.items():

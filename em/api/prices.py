@@ -7,7 +7,7 @@ None, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +19,24 @@ BUNDLED = ASSETS / "prices.yaml"
 
 
 def load_prices(path: str | None) -> Prices:
-    """Read the bundled table, with the rows of a user's file in place of its own.
-
-    Raises:
-        DataError, MissingFile: with the place of the fault.
-    """
-    bundled = read_table(BUNDLED)
-    prices, source = parse_prices(BUNDLED, bundled), f"em's table of {bundled['as_of']}"
+    """Read the bundled table, with the rows of a user's file in place of its own."""
+    prices, day = read_table(BUNDLED)
+    source = f"em's table of {day}"
     if path:
         file = Path(path).expanduser()
-        table = read_table(file)
-        prices |= parse_prices(file, table)
-        day = f" of {table['as_of']}" if table.get("as_of") else ""
-        source = f"{file.name}{day}, else {source}"
+        own, day = read_table(file)
+        prices |= own
+        source = f"{file.name}{f' of {day}' if day else ''}, else {source}"
     return Prices(prices, source)
 
 
-def parse_prices(file: Path, table: Mapping[str, Any]) -> dict[str, Price]:
-    """Return the rows of a table by the model's name. Raises DataError for one that holds no prices."""
+def read_table(file: Path) -> tuple[dict[str, Price], Any]:
+    """Read the rows of a table by the model's name, and its day. Raises DataError for one that holds no prices."""
+    import yaml
+
     try:
-        return {
+        table = yaml.safe_load(file.read_text(encoding="utf-8"))
+        prices = {
             str(model): Price(
                 float(row["input"]),
                 float(row.get("cached", row["input"])),
@@ -47,30 +45,13 @@ def parse_prices(file: Path, table: Mapping[str, Any]) -> dict[str, Price]:
             )
             for model, row in table["usd_per_million_tokens"].items()
         }
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise no_table(file) from error
-
-
-def read_table(file: Path) -> dict[str, Any]:
-    """A table as it stands in its file."""
-    import yaml
-
-    try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return prices, table.get("as_of")
     except OSError as error:
         raise MissingFile(f"prices={file} can't be read ({error.strerror}): name a YAML file.") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise no_table(file) from error
-    if not isinstance(document, dict):
-        raise no_table(file)
-    return document
-
-
-def no_table(file: Path) -> DataError:
-    """The refusal of a file that holds no prices."""
-    return DataError(
-        f"{file} is no table of prices: write usd_per_million_tokens: {{MODEL: {{input: 1.0, output: 2.0}}}}."
-    )
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(
+            f"{file} is no table of prices: write usd_per_million_tokens: {{MODEL: {{input: 1.0, output: 2.0}}}}."
+        ) from error
 
 
 def usd_of(price: Price | None, usage: Sequence[int | None], share: float = 1.0) -> float | None:

@@ -27,11 +27,6 @@ def open_resources(settings: RunConfig | GenerateRun, *budgets: tuple[str, str, 
 
     Args:
         budgets: other budgets than the judges' own: the setting, the model that is paid, and dollars.
-
-    Raises:
-        ConfigError: a budget can't be kept for lack of a price.
-        DataError: the table of prices can't be read.
-        OutputError: the folder of the memory can't be written.
     """
     prices, judges = load_prices(settings.prices), tuple(settings.judge.list_members())
     for setting, model, budget in [*(judge.budget for judge in judges), *budgets]:

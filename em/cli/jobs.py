@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import openai
+
 from em.api.client import Client, in_words
+from em.cli.tool import answer_errors
 from em.config.addresses import check_key_env, server_address
-from em.errors import ConfigError, EmError, ServerError
+from em.errors import ConfigError, ServerError
 from em.runtime.files import RECORD, cache_dir
 from em.runtime.keys import KEY_ENV, check_key_for
 from em.train.remote.models import find_tuned
@@ -32,8 +34,9 @@ from em.train.remote.service import MARK
 TIMEOUT = 60.0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Do what the words ask for; the exit code."""
+@answer_errors
+def main(words: Sequence[str] | None = None) -> None:
+    """Do what the words ask for."""
     parser = argparse.ArgumentParser(prog="em jobs", description=__doc__.split("\n")[0])
     parser.add_argument("--store", type=Path, default=None, metavar="DIR", help="store.dir (default: the user's cache)")
     parser.add_argument("--base-url", default=None, metavar="URL", help="the server (default: OPENAI_BASE_URL)")
@@ -46,33 +49,27 @@ def main(words: Sequence[str] | None = None) -> int:
     delete.add_argument("name", metavar="MODEL|FILE")
     delete.add_argument("--yes", action="store_true", help="do it; without it, only say what would be done")
     arguments = parser.parse_args(words)
-    try:
-        check_key_env("--key-env", arguments.key_env)
-        check_key_for(arguments.base_url, arguments.key_env)
-        print(asyncio.run(perform(arguments)))
-    except EmError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    check_key_env("--key-env", arguments.key_env)
+    check_key_for(arguments.base_url, arguments.key_env)
+    print(asyncio.run(perform(arguments)))
 
 
 async def perform(arguments: argparse.Namespace) -> str:
     """The text that answers a command."""
     store = arguments.store.expanduser() if arguments.store else cache_dir()
     async with Client(arguments.base_url, 4, TIMEOUT, arguments.key_env) as client:
-        match arguments.command:
-            case "list":
-                return await list_jobs(client, server_address(arguments.base_url))
-            case "cancel":
-                await cancel(client, arguments.name)
-                return f"{arguments.name} is cancelled."
-            case _:
-                return await delete(client, store, arguments.name, arguments.yes)
+        if arguments.command == "list":
+            return await list_jobs(client, server_address(arguments.base_url))
+        try:
+            if arguments.command == "cancel":
+                return await cancel(client, arguments.name)
+            return await delete(client, store, arguments.name, arguments.yes)
+        except openai.APIError as error:
+            raise ServerError(in_words(arguments.name, error)) from None
 
 
 async def list_jobs(client: Client, server: str) -> str:
     """List the jobs of each run with the models they made and what was kept on the way, and the files."""
-    import openai
 
     async def look() -> str:
         jobs = [job async for job in marked(client)]
@@ -87,8 +84,6 @@ async def list_jobs(client: Client, server: str) -> str:
 
 async def list_files(client: Client) -> list[str]:
     """List the files that em uploaded, for trainings and batches: the newest first, as the server gives them."""
-    import openai
-
     try:
         files = [file async for file in client.raw.files.list(limit=1000) if file.filename.startswith("em-")]
     except openai.NotFoundError:  # a server that lists no files
@@ -116,9 +111,8 @@ def day(item: Any) -> str:
     return datetime.fromtimestamp(item.created_at, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-async def cancel(client: Client, job: str) -> None:
+async def cancel(client: Client, job: str) -> str:
     """End a job; a sentence where that can't be."""
-    import openai
 
     async def attempt() -> str:
         try:
@@ -131,41 +125,27 @@ async def cancel(client: Client, job: str) -> None:
                 return f"The job {job} is over already, so it can't be cancelled."
         return ""
 
-    try:
-        if refused := await client.repeated(job, attempt):
-            raise ConfigError(refused)
-    except openai.APIError as error:
-        raise ServerError(in_words(job, error)) from None
+    if refused := await client.repeated(job, attempt):
+        raise ConfigError(refused)
+    return f"{job} is cancelled."
 
 
 async def delete(client: Client, store: Path, name: str, sure: bool) -> str:
     """Delete a fine-tuned model or a training file, there and in what is remembered here."""
-    import openai
-
     if not name.startswith(("ft:", "file-")):
         raise ConfigError(f"{name} is neither a fine-tuned model (ft:…) nor a file (file-…).")
     if not sure:
         return f"Would delete {name}; add --yes to do it. It can't be undone."
-    file = name.startswith("file-")
-    call = client.raw.files.delete if file else client.raw.models.delete
+    call = client.raw.files.delete if name.startswith("file-") else client.raw.models.delete
     gone = ""
     try:
         await client.repeated(name, lambda: call(name))
     except openai.NotFoundError:
         gone = " (the server did not have it any more)"
-    except openai.APIError as error:
-        raise ServerError(in_words(name, error)) from None
-    count = 0 if file else forget_model(store, name)
-    here = f", and forgotten here ({count})" if count else ""
+    folders = [record.parent for record in (store / "models").glob(f"*/{RECORD}")]
+    models = [tuned for folder in folders if (tuned := find_tuned(folder.parent, folder.name))]
+    records = [tuned.folder / RECORD for tuned in models if tuned.weights.place == name]
+    for record in records:
+        record.unlink(missing_ok=True)
+    here = f", and forgotten here ({len(records)})" if records else ""
     return f"{name} is deleted{gone}{here}."
-
-
-def forget_model(store: Path, name: str) -> int:
-    """Remove the records of a model; return how many there were."""
-    models, count = store / "models", 0
-    for record in [*models.glob(f"*/{RECORD}")]:
-        tuned = find_tuned(models, record.parent.name)
-        if tuned is not None and tuned.weights.place == name:
-            record.unlink(missing_ok=True)
-            count += 1
-    return count

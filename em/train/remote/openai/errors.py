@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import openai
+
 from em.api.client import in_words
 from em.api.lifetimes import CLOSED, LAST_JOB
 from em.errors import ServerError
@@ -126,8 +128,6 @@ def refusal(error: Exception, model: str, data: str = "", file: str = "") -> Ser
     Args:
         model: what was to be fine-tuned; data: on what. file: the training file, where the call named one.
     """
-    import openai
-
     if not isinstance(error, openai.APIStatusError) or error.status_code >= 500:
         return ServerError(in_words(model, error))
     trouble, message = find_refusal(error), read_message(error)

@@ -11,6 +11,8 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
+import openai
+
 from em.api.client import Client
 from em.api.once import create_once
 from em.data.openai_rules import file_lines
@@ -43,8 +45,6 @@ async def upload(client: Client, locks: Path, conversations: Sequence[Conversati
 
 async def find_file(client: Client, name: str, size: int, spent: Collection[str]) -> str | None:
     """Find the newest file with this name and number of bytes that is whole and won't expire within the hour."""
-    import openai
-
     usable = []
     try:
         async for file in client.raw.files.list(purpose=PURPOSE, limit=1000):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection
 from typing import Any
 
+import openai
+
 from em.api.client import Client
 from em.api.lifetimes import is_deleted
 from em.train.remote.openai.errors import failure, find_failure
@@ -19,8 +21,6 @@ PAGE = 100
 
 async def marked(client: Client, mark: str = "") -> AsyncIterator[Any]:
     """The jobs of this mark, or all that em has created; the newest first."""
-    import openai
-
     chosen = {"metadata": {MARK: mark}} if mark else {}
     try:
         async for job in client.raw.fine_tuning.jobs.list(limit=PAGE, **chosen):
@@ -56,8 +56,6 @@ async def find(client: Client, order: Order, anew: bool, attempt: str, spent: se
 
 async def list_events(client: Client, job: str, seen: Collection[str] = ()) -> list[Any]:
     """List the events of a job that were not seen before, in their order; none where the server tells of none."""
-    import openai
-
     fresh: list[Any] = []
     try:
         async for event in client.raw.fine_tuning.jobs.list_events(job, limit=PAGE):  # the newest first
@@ -71,8 +69,6 @@ async def list_events(client: Client, job: str, seen: Collection[str] = ()) -> l
 
 async def list_checkpoints(client: Client, job: Any) -> dict[int, str]:
     """List the models that were kept on the way to a job's own, by step; none where the server keeps none."""
-    import openai
-
     try:
         kept = client.raw.fine_tuning.jobs.checkpoints.list(job.id, limit=PAGE)
         names = {int(each.step_number): str(each.fine_tuned_model_checkpoint) async for each in kept}

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import openai
+
 from em.api.client import CallFailed, Client
 from em.api.lifetimes import is_deleted, jobs_command
 from em.api.once import create_once
@@ -110,7 +112,6 @@ class OpenAIService:
 
     async def find_noted(self, job: str) -> Any:
         """Find a noted job that may still bring the model; None where it can't."""
-        import openai
 
         async def look() -> Any:
             try:
@@ -140,8 +141,6 @@ class OpenAIService:
 
     async def create(self, note: JobNote, anew: bool) -> Any:
         """Create a job from a file that is uploaded where it is not there; anew where the server can't use that."""
-        import openai
-
         attempt, order = note.begin(), self.order
         look = partial(find, self.client, order, anew, attempt, self.spent)
         for last in (False, True):
@@ -175,8 +174,6 @@ class OpenAIService:
 
     async def cancel(self, job: str) -> None:
         """End a job; one that is over stays as it is."""
-        import openai
-
         with suppress(openai.BadRequestError, openai.NotFoundError, openai.ConflictError):  # it is over
             await self.jobs.cancel(job)
 
@@ -190,8 +187,6 @@ class OpenAIService:
     @contextmanager
     def refusals_in_words(self) -> Iterator[None]:
         """Tell in words what the server refuses for good."""
-        import openai
-
         try:
             yield
         except openai.APIError as error:
