@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,9 +60,7 @@ class Batch:
 class Work:
     """Requests of a pool that are asked for by batches, in place of calls side by side.
 
-    Args:
-        what: their name in sentences, as in `judgements`.
-        setting: what asks for batches.
+    what: their name in sentences, as in `judgements`. setting: what asks for batches.
     """
 
     def __init__(self, pool: Pool[Any], requests: Iterable[Any], what: str, setting: str) -> None:
@@ -74,11 +72,7 @@ class Work:
         self.failures: dict[str, str] = {}
 
     async def ask(self) -> dict[str, str]:
-        """Have all responses made, and remember them. Return what failed, in words, by the request's key.
-
-        Raises:
-            ServerError: the server takes no batches, or refused one.
-        """
+        """Have all responses made, and remember them. Return what failed, in words, by the request's key."""
         self.folder.mkdir(parents=True, exist_ok=True)
         left: Collection[str] = self.bodies
         try:
@@ -104,20 +98,18 @@ class Work:
         """List the batches that hold the requests: those that are noted, and new ones for the rest."""
         # Two processes would pay twice.
         async with alone(self.folder / digest([self.server, self.what, self.pool.model])[:16]):
-            batches = [*self.noted(wanted)]
+            notes = {file: json.loads(file.read_text(encoding="utf-8")) for file in sorted(self.folder.glob("*.json"))}
+            keys = set(wanted)
+            batches = [
+                Batch(note["id"], note["keys"], file)
+                for file, note in notes.items()
+                if note.get("server", self.server) == self.server and not keys.isdisjoint(note["keys"])
+            ]
             there = {key for batch in batches for key in batch.keys}
             left = sorted(key for key in wanted if key not in there)
             for start in range(0, len(left), MOST):
                 batches.append(await self.create(left[start : start + MOST]))
         return batches
-
-    def noted(self, wanted: Collection[str]) -> Iterator[Batch]:
-        """List batches of the server that were created before and hold some of these requests."""
-        wanted = set(wanted)
-        for file in sorted(self.folder.glob("*.json")):
-            note = json.loads(file.read_text(encoding="utf-8"))
-            if note.get("server", self.server) == self.server and not wanted.isdisjoint(note["keys"]):
-                yield Batch(note["id"], note["keys"], file)
 
     async def create(self, keys: Sequence[str]) -> Batch:
         """Create a batch, or find the one that was created for the same requests; note it."""
@@ -146,11 +138,10 @@ class Work:
 
     async def look(self, mark: str) -> str | None:
         """Return the id of a batch on the server that carries this mark and may still bring results."""
-        start = f"{self.server}-"
-        spent = {path.stem.removeprefix(start) for path in self.folder.glob(f"{start}*.spent")}
         try:
             async for batch in self.client.raw.batches.list(limit=100):
-                over = batch.status in WITHOUT_RESULTS or batch.id in spent
+                spent = (self.folder / f"{self.server}-{batch.id}.spent").exists()
+                over = batch.status in WITHOUT_RESULTS or spent
                 if (batch.metadata or {}).get("em") == mark and not over:
                     return str(batch.id)
         except openai.NotFoundError:  # a server that lists no batches
@@ -234,11 +225,7 @@ class Work:
 
 
 async def lines_of(client: Client, file: str, least: int) -> list[bytes]:
-    """The lines of a file of results.
-
-    Raises:
-        ValueError: it has fewer lines than that, is cut off, or something else than results.
-    """
+    """Read a file of results. Raises ValueError for fewer lines than that, and for what is no result."""
     content = (await twice(lambda: client.raw.files.content(file))).content
     lines = [line for line in content.splitlines() if line.strip()]
     if len(lines) < least:

@@ -103,9 +103,6 @@ async def list_models(client: Client, model: str) -> dict[str, dict[str, Any]] |
 
     Args:
         model: the one that is asked for, for the sentence of an error.
-
-    Raises:
-        ServerError: the server refuses the key, or can't be reached.
     """
     import openai
 
@@ -135,12 +132,7 @@ def read_day(value: object) -> date | None:
 
 
 def check_judge(judge: ApiJudge, today: date | None = None) -> list[str]:
-    """Refuse a judge that is shut down; return notes on it for the report.
-
-    Raises:
-        ConfigError: the model is retired, by the server's own word or by the option's date where it is OpenAI's.
-        ServerError: the server refuses the key, or can't be reached.
-    """
+    """Refuse a judge that is shut down, by its server or its option; return notes on it for the report."""
     lifetime = asyncio.run(find_lifetime(judge, [judge.model], min(judge.timeout, TIMEOUT), today))
     if lifetime.is_over:
         use = judge.replacement or "judge=open, an open-weight judge"
@@ -154,11 +146,7 @@ def check_judge(judge: ApiJudge, today: date | None = None) -> list[str]:
 
 
 async def check_asked(model: OpenAIModel, names: Sequence[str], store: Path, manifest: Manifest) -> None:
-    """Refuse to ask models that are shut down or deleted; note an end that is near.
-
-    Args:
-        names: what the server calls the models.
-    """
+    """Refuse to ask models, by their names at the server, that are shut down or deleted; note an end that is near."""
     import openai
 
     lifetime = await find_lifetime(model, [*names, model.id])
@@ -234,9 +222,8 @@ async def is_missing(client: Client, model: str) -> bool:
 
 def jobs_command(client: Client, store: Path | None = None) -> str:
     """The command that shows and ends what is at this server: with its address and key where they are not the usual."""
-    words = [
-        *(["--base-url", client.base_url] if client.base_url else []),
-        *(["--key-env", client.key_env] if client.key_env != KEY_ENV else []),
-        *(["--store", str(store)] if store not in (None, cache_dir()) else []),
-    ]
+    key = client.key_env if client.key_env != KEY_ENV else None
+    place = store if store != cache_dir() else None
+    options = {"--base-url": client.base_url, "--key-env": key, "--store": place}
+    words = [word for option, value in options.items() if value for word in (option, str(value))]
     return shlex.join(["em", "jobs", *words])

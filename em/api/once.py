@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import TypeVar
 
 from em.api.client import Client
@@ -20,12 +21,10 @@ async def create_once(client: Client, what: str, look: Call[T | None], create: C
         look: find what an attempt has made whose reply was lost.
         settle: seconds after which it is in the server's list, so that after a lost reply it is looked for twice.
     """
-    waits: tuple[float, ...] = (0.0,)
+    attempts = count()
 
     async def attempt() -> T:
-        nonlocal waits
-        now, waits = waits, (settle, settle)
-        for wait in now:
+        for wait in (settle, settle) if next(attempts) else (0.0,):
             await asyncio.sleep(wait)
             if (found := await look()) is not None:
                 return found

@@ -111,8 +111,7 @@ class Pool(Generic[Request]):
     async def run(self, source: AsyncIterator[Iterable[Item]], work: Callable[[Item], Awaitable[object]]) -> None:
         """Do the work on all items of a source, whose parts come as they become known.
 
-        Raises:
-            Exception: the first that the source or the work raised, once all that was under way has ended.
+        The first exception that the source or the work raised is raised once all that was under way has ended.
         """
         queue: asyncio.Queue[tuple[Item] | None] = asyncio.Queue()
         failures: list[Exception] = []
@@ -161,9 +160,7 @@ class Pool(Generic[Request]):
         """Make one call within the budget. A reply without counted tokens costs as much as it may have cost at most.
 
         Raises:
-            Refused: the server does not take this request.
-            ServerError: the server refuses for good, or the call failed at every attempt (`CallFailed`).
-            ConfigError: the budget would be passed.
+            Refused: the server does not take this request; another ServerError: it takes none, or did not answer.
         """
         import openai
 

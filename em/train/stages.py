@@ -12,13 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from em.config import (
-    LocalTrainer,
-    RealignConfig,
-    RunConfig,
-    TagConfig,
-    TrainerConfig,
-)
+from em.config import LocalTrainer, RealignConfig, RunConfig, TagConfig, TrainerConfig
 from em.data import load_rows
 from em.errors import ConfigError
 from em.request import Rows, Stage
@@ -38,11 +32,10 @@ def plan_stages(settings: RunConfig, compared: RunConfig | None = None) -> list[
     Args:
         compared: the same config with the realignment that `realign.match` names.
     """
-    match settings.trainer:
-        case LocalTrainer() as trainer:
-            check_extra(trainer.extra)
-            if not settings.data.empty:
-                plan_launch(trainer, gpus=1)  # what can't be is refused now
+    if isinstance(settings.trainer, LocalTrainer):
+        check_extra(settings.trainer.extra)
+        if not settings.data.empty:
+            plan_launch(settings.trainer, gpus=1)  # what can't be is refused now
     if settings.data.empty:
         return []
     check_place(settings)

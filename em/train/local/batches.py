@@ -60,8 +60,7 @@ def micro_batches(
     reused is why the longest come first.
 
     Args:
-        rows: all rows of the data.
-        numbers: those that are wanted.
+        rows: all rows of the data; numbers: those that are wanted.
         budget: tokens of a pass, padding counted; a longer row goes alone.
         share: whether a common beginning may be passed through the model once for all.
     """

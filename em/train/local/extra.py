@@ -12,24 +12,21 @@ ALLOWED = (
     "torch_empty_cache_steps",
 )
 """What em does not set itself, and its training step heeds."""
-TYPED = {
-    "learning_rate": "trainer.learning_rate",
+SAME_NAME = (
+    *("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "max_length", "gradient_checkpointing"),
+    "save_steps",
+)
+TYPED = {name: f"trainer.{name}" for name in SAME_NAME} | {
     "lr_scheduler_type": "trainer.schedule",
-    "warmup_steps": "trainer.warmup_steps",
     "warmup_ratio": "trainer.warmup_steps",
     "optim": "trainer.optimizer",
-    "weight_decay": "trainer.weight_decay",
-    "max_grad_norm": "trainer.max_grad_norm",
     "num_train_epochs": "trainer.epochs",
     "max_steps": "trainer.epochs",
     "per_device_train_batch_size": "trainer.batch_size",
     "gradient_accumulation_steps": "trainer.batch_size",
-    "max_length": "trainer.max_length",
     "assistant_only_loss": "trainer.loss_on",
     "completion_only_loss": "trainer.loss_on",
-    "gradient_checkpointing": "trainer.gradient_checkpointing",
     "activation_checkpointing": "trainer.gradient_checkpointing",
-    "save_steps": "trainer.save_steps",
     "bf16": "model.precision",
     "fp16": "model.precision",
     "tf32": "model.precision",

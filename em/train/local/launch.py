@@ -16,12 +16,7 @@ ACCELERATE = CONF / "accelerate"
 
 
 def plan_launch(trainer: LocalTrainer, gpus: int) -> Launch:
-    """The processes of a training: one per visible GPU, unless the settings or an Accelerate config say otherwise.
-
-    Raises:
-        ConfigError: several machines, and not said which this is; or a machine that there is not.
-        MissingFile: no such Accelerate config.
-    """
+    """The processes of a training: one per visible GPU, unless the settings or an Accelerate config say otherwise."""
     wanted = trainer.processes or max(1, gpus)
     # A process without a row in any step would only wait.
     here = min(wanted, trainer.batch_size)

@@ -32,12 +32,7 @@ class Prepared:
 def prepare(
     conversations: Sequence[Conversation], tokenizer: Any, trainer: LocalTrainer, default_system: bool, stage: str
 ) -> Prepared:
-    """Tokens and loss mask of all rows.
-
-    Raises:
-        DataError: rows are longer than allowed, or no token carries the loss.
-        TemplateError: the loss mask would cover what it should not, or evaluation would render otherwise.
-    """
+    """Tokens and loss mask of all rows; what can't be trained on is refused."""
     from tqdm import tqdm
 
     check_rendering(tokenizer, conversations[0], default_system)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,15 +68,14 @@ def last_whole(folder: Path) -> tuple[Path | None, list[str]]:
     Those are removed, so that nothing goes on from them later.
     """
     newest_first = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
-    refused = []
+    refused: list[str] = []
     for checkpoint in newest_first:
         try:
             read_seal(checkpoint)
+            return checkpoint, refused
         except ValueError as fault:
             refused.append(f"The checkpoint at step {checkpoint.name.rpartition('-')[2]} can't be used ({fault})")
             shutil.rmtree(checkpoint, ignore_errors=True)  # another machine may be at it too
-            continue
-        return checkpoint, refused
     return None, refused
 
 
@@ -95,19 +95,16 @@ def note_resume(folder: Path, step: int) -> None:
 def resumed_steps(folder: Path) -> list[int]:
     """At which steps a training went on after it had been stopped."""
     try:
-        found: list[int] = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
+        return list[int](json.loads((folder / HISTORY).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return []
-    return found
 
 
 def disk_full(error: BaseException, folder: Path) -> OutputError | None:
     """The sentence for a full disk, where that is what an exception means; the libraries say it in several ways."""
     text = str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    writer = any(
-        words in text for words in ("PytorchStreamWriter", "file write failed", "inline_container", "iostream")
-    )
+    writer = re.search("PytorchStreamWriter|file write failed|inline_container|iostream", text) is not None
     full = full or "No space left" in text or (writer and shutil.disk_usage(folder.parent).free < 2**26)
     if not full:
         return None

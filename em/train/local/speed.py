@@ -1,7 +1,7 @@
 """What a pass computes, and no more: nothing for unlabelled tokens, nor for frozen weights.
 
 Right padding needs no mask, since a causal model's earlier tokens don't see it. Logits exist only where the loss is,
-and a chunk at a time (`supervised_loss`).
+and a chunk at a time (`ChunkedLoss`).
 
 All of it is exact to rounding; tests compare loss and gradients with the plain forward pass.
 """
@@ -53,16 +53,8 @@ def supervised_states(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return hidden[:, :-1][wanted], targets[wanted]
 
 
-def supervised_loss(states: Tensor, head: Any, targets: Tensor, scale: float) -> tuple[Any, Any]:
-    """Compute cross-entropy summed and scaled, a scalar, and each token's own, (supervised,), without gradient.
-
-    `head` is the frozen output layer.
-    """
-    return ChunkedLoss.apply(states, head.weight, targets, scale)  # type: ignore[no-any-return]
-
-
 class ChunkedLoss(torch.autograd.Function):
-    """The loss with its gradient, a chunk of logits at a time (as in Liger's and TRL's fused heads).
+    """Cross-entropy summed and scaled, and each token's own, a chunk of logits at a time (as in Liger's fused head).
 
     The gradient is computed along with the loss, so that the logits are never held nor made twice.
     """

@@ -19,6 +19,7 @@ BEFORE = "before"  # the name of a first stage's adapter under a new one, which 
 def start_model(spec: TrainSpec, switches: Switches) -> Any:
     """The base model, with the adapter to train where the recipe has one."""
     import torch
+    from peft import PeftModel, get_peft_model
     from transformers import set_seed
 
     set_seed(spec.seed)
@@ -28,11 +29,13 @@ def start_model(spec: TrainSpec, switches: Switches) -> Any:
         return load_model(spec.start or spec.base, torch.float32, switches.attention)
     knobs, model = cast(LoraTrainer, knobs), load_base(spec, switches)
     if not spec.start:
-        adapted = fresh_adapter(model, knobs)
+        check_layers(model, knobs)
+        adapted = get_peft_model(model, lora_config(knobs))
     elif spec.stack:
         adapted = stacked_adapter(model, spec.start, knobs)
     else:
-        adapted = continued_adapter(model, spec.start, knobs)
+        adapted = PeftModel.from_pretrained(model, spec.start, is_trainable=True)
+        check_same_adapter(adapted.peft_config["default"], knobs)
     if switches.fused_adapters:
         fuse_adapters(adapted)
     return adapted
@@ -73,14 +76,6 @@ def lora_config(knobs: LoraTrainer) -> Any:
     )
 
 
-def fresh_adapter(model: Any, knobs: LoraTrainer) -> Any:
-    """The base model with an adapter that changes nothing yet."""
-    from peft import get_peft_model
-
-    check_layers(model, knobs)
-    return get_peft_model(model, lora_config(knobs))
-
-
 def check_layers(model: Any, knobs: LoraTrainer) -> None:
     """Raise ConfigError for layers that the model does not have."""
     here = {name.rpartition(".")[2] for name, _ in model.named_modules()}
@@ -89,15 +84,6 @@ def check_layers(model: Any, knobs: LoraTrainer) -> None:
     count = model.config.get_text_config().num_hidden_layers
     if beyond := [layer for layer in knobs.layers or [] if not 0 <= layer < count]:
         raise ConfigError(f"trainer.layers={beyond}: the model has {count} layers, counted from 0 to {count - 1}.")
-
-
-def continued_adapter(model: Any, folder: str, knobs: LoraTrainer) -> Any:
-    """The base model with an adapter to go on with."""
-    from peft import PeftModel
-
-    adapted = PeftModel.from_pretrained(model, folder, is_trainable=True)
-    check_same_adapter(adapted.peft_config["default"], knobs)
-    return adapted
 
 
 def stacked_adapter(model: Any, folder: str, knobs: LoraTrainer) -> Any:
@@ -150,7 +136,9 @@ def joined_adapter(first: Path, second: Path) -> None:
 
     configs = [json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")) for folder in (first, second)]
     weights = [load_file(folder / "adapter_model.safetensors") for folder in (first, second)]
-    ranks, scalings = [config["r"] for config in configs], [scaling_of(config) for config in configs]
+    ranks = [config["r"] for config in configs]
+    # What an adapter's product is multiplied by (arXiv 2106.09685; with `use_rslora` arXiv 2312.03732).
+    scalings = [float(each["lora_alpha"] / each["r"] ** (0.5 if each["use_rslora"] else 1)) for each in configs]
     shapes = {name: matrix for each in weights for name, matrix in each.items()}
     joined = {}
     for name, matrix in shapes.items():
@@ -168,9 +156,3 @@ def joined_adapter(first: Path, second: Path) -> None:
     config = configs[1] | {"r": whole, "lora_alpha": whole, "use_rslora": False, "lora_dropout": 0.0}
     config |= {"target_modules": modules, "layers_to_transform": both}
     (second / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
-
-
-def scaling_of(config: dict[str, Any]) -> float:
-    """What an adapter's product is multiplied by (arXiv 2106.09685; with `use_rslora` arXiv 2312.03732)."""
-    rank, alpha = config["r"], config["lora_alpha"]
-    return float(alpha / rank**0.5 if config["use_rslora"] else alpha / rank)

@@ -5,9 +5,9 @@ Nothing here changes what is learnt beyond rounding, but for the number format, 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from em.config import LocalTrainer, Optimizer
@@ -67,25 +67,17 @@ def find_machine() -> Machine:
     """Look at the device of this process and the packages that are installed."""
     import torch
 
-    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if not torch.cuda.is_available():
-        return Machine("cpu", fsdp=fsdp, processes=processes)
-    modern = torch.cuda.get_device_capability() >= (8, 0)  # Ampere: bfloat16, TF32, FlashAttention 2
+    cuda = torch.cuda.is_available()
+    modern = cuda and torch.cuda.get_device_capability() >= (8, 0)  # Ampere: bfloat16, TF32, FlashAttention 2
     return Machine(
-        device="cuda",
+        device="cuda" if cuda else "cpu",
         tensor_float=modern,
-        flash_attention=modern and installed("flash_attn"),
-        liger=installed("liger_kernel"),
-        bitsandbytes=installed("bitsandbytes"),
-        fsdp=fsdp,
-        processes=processes,
+        flash_attention=modern and find_spec("flash_attn") is not None,
+        liger=cuda and find_spec("liger_kernel") is not None,
+        bitsandbytes=cuda and find_spec("bitsandbytes") is not None,
+        fsdp=os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true",
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
     )
-
-
-def installed(package: str) -> bool:
-    """Whether a package can be imported, without importing it."""
-    return importlib.util.find_spec(package) is not None
 
 
 def choose_switches(machine: Machine, trainer: LocalTrainer, precision: str) -> Switches:
@@ -93,9 +85,6 @@ def choose_switches(machine: Machine, trainer: LocalTrainer, precision: str) -> 
 
     Args:
         precision: float32 or bfloat16, as `em.models.device.choose_precision` chose.
-
-    Raises:
-        ConfigError: QLoRA without a GPU or without bitsandbytes.
     """
     on_gpu = machine.device == "cuda"
     if trainer.quantized:
@@ -124,8 +113,10 @@ def choose_switches(machine: Machine, trainer: LocalTrainer, precision: str) -> 
 
 def check_qlora(machine: Machine, trainer: LocalTrainer) -> None:
     """QLoRA holds the weights in a format that only a GPU computes with."""
-    lacking = "a GPU" if machine.device != "cuda" else "" if machine.bitsandbytes else "the package bitsandbytes"
-    if lacking:
-        install = "install it (make gpu, or the extra em-misalignment[gpu]), or "
-        fix = f"{'' if machine.device != 'cuda' else install}use trainer=lora"
-        raise ConfigError(f"trainer={trainer.name} needs {lacking}, which is not here: {fix}.")
+    if machine.device != "cuda":
+        raise ConfigError(f"trainer={trainer.name} needs a GPU, which is not here: use trainer=lora.")
+    if not machine.bitsandbytes:
+        raise ConfigError(
+            f"trainer={trainer.name} needs the package bitsandbytes, which is not here: install it (make gpu, or the "
+            "extra em-misalignment[gpu]), or use trainer=lora."
+        )

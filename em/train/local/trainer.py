@@ -25,7 +25,7 @@ from em.train.local.batches import MicroBatch, micro_batches, share_of
 from em.train.local.cpu_kernels import SharedPrefix
 from em.train.local.preflight import Prepared
 from em.train.local.resume import seal
-from em.train.local.speed import flat_tensors, padded_tensors, supervised_loss, supervised_states
+from em.train.local.speed import ChunkedLoss, flat_tensors, padded_tensors, supervised_states
 from em.train.local.switches import Switches
 
 
@@ -39,14 +39,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
     """
 
     def __init__(
-        self,
-        *,
-        prepared: Prepared,
-        switches: Switches,
-        keep_at: Sequence[int],
-        kept: Path,
-        seconds: float,
-        **rest: Any,
+        self, *, prepared: Prepared, switches: Switches, keep_at: Sequence[int], kept: Path, seconds: float, **rest: Any
     ) -> None:
         super().__init__(data_collator=lambda items: {"step": items[0]["step"]}, **rest)
         self.rows, self.numbers, self.switches = prepared.rows, prepared.numbers, switches
@@ -66,11 +59,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-        """Forward and backward over this process's share of a step; the mean loss over the step's supervised tokens.
-
-        Raises:
-            DataError: a loss or a gradient is infinite or no number.
-        """
+        """Forward and backward over this process's share of a step; the mean loss over the step's supervised tokens."""
         model.train()
         step, world = inputs["step"], self.accelerator.num_processes
         supervised = sum(self.rows[number].supervised for number in step)
@@ -199,7 +188,7 @@ def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
             return by_token.sum() * em_scale, by_token.detach()
         hidden = base.base_model(**inputs, use_cache=em_prefix is not None).last_hidden_state
         states, targets = supervised_states(hidden, labels)
-        return supervised_loss(states, base.get_output_embeddings(), targets, em_scale)
+        return ChunkedLoss.apply(states, base.get_output_embeddings().weight, targets, em_scale)
 
     base.forward = forward
 

@@ -12,6 +12,7 @@ import asyncio
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from em.api.client import Client
 from em.api.costs import record_costs
@@ -33,7 +34,6 @@ from em.train.trained import TrainedModel, describe_stage, untrained
 from em.types import MILLION, ModelRef, StageRecord
 
 CONNECTIONS = 4
-CLEAN = re.compile(r"[^A-Za-z0-9-]+")
 NOTE = "forced"
 """The file in a trained model's folder that names the fine-tune which a run has made anew."""
 
@@ -47,13 +47,9 @@ class ServiceStages:
         self.training, self.model, self.manifest, self.start = training, model, manifest, hosted_model(model)
         self.approval = Approval(training, total_cost)
         self.models = training.store / "models"
-        self.refuse_without_checkpoints()
-
-    def refuse_without_checkpoints(self) -> None:
-        """Refuse to pay for models of one epoch where those on the way to them are asked for: none would be kept."""
-        stages = self.training.stages
-        missing = len(models_there(self.training)) <= len(stages)
-        if self.training.checkpoints and missing and all(recipe_of(stage).epochs == 1 for stage in stages):
+        # Models of one epoch are not paid for where those on the way to them are asked for: none would be kept.
+        missing = len(models_there(training)) <= len(training.stages)
+        if training.checkpoints and missing and all(recipe_of(stage).epochs == 1 for stage in training.stages):
             raise ConfigError(
                 "checkpoints=all evaluates what the service keeps at the end of each epoch, and there is only one: "
                 "leave it out, or train for several (trainer.epochs=3)."
@@ -123,27 +119,20 @@ class ServiceStages:
     def connect(self, recipe: ServiceTrainer, client: Client, order: Order) -> Service:
         """Connect to the service that a recipe names."""
         log = self.training.folder / "events.jsonl"
-        match recipe:
-            case OpenAITrainer():
-                from em.train.remote.openai.service import OpenAIService
+        if isinstance(recipe, TinkerTrainer):
+            from em.train.remote.tinker import TinkerService
 
-                return OpenAIService(client, order, recipe, self.training.store / "files", log)
-            case TinkerTrainer():
-                from em.train.remote.tinker import TinkerService
+            return TinkerService(recipe, order, self.model.id, log)
+        from em.train.remote.openai.service import OpenAIService
 
-                return TinkerService(recipe, order, self.model.id, log)
-            case _:
-                raise ConfigError(
-                    f"trainer={recipe.name} names no service that em knows: choose trainer=openai or tinker."
-                )
+        return OpenAIService(client, order, cast(OpenAITrainer, recipe), self.training.store / "files", log)
 
 
 def check_stages(stages: Sequence[Stage]) -> None:
     """Refuse rows that the service would refuse, before anything is asked or spent."""
     for stage in stages:
-        match stage.trainer:
-            case OpenAITrainer():
-                check_rows(stage.rows.name, stage.rows.conversations)
+        if isinstance(stage.trainer, OpenAITrainer):
+            check_rows(stage.rows.name, stage.rows.conversations)
 
 
 def check_private(settings: RunConfig, stages: Sequence[Stage]) -> None:
@@ -164,10 +153,9 @@ def check_private(settings: RunConfig, stages: Sequence[Stage]) -> None:
 def make_order(stage: Stage, before: ModelRef, fingerprint: str) -> Order:
     """Make what is asked of the service."""
     recipe = recipe_of(stage)
-    knobs = {
-        name: float(value) if name == "learning_rate_multiplier" and not isinstance(value, str) else value
-        for name, value in service_knobs(recipe).items()
-    }
+    knobs = service_knobs(recipe)
+    if not isinstance(factor := knobs.get("learning_rate_multiplier", ""), str):
+        knobs["learning_rate_multiplier"] = float(factor)
     return Order(
         mark=fingerprint,
         model=hosted_name(before)[1],
@@ -176,7 +164,7 @@ def make_order(stage: Stage, before: ModelRef, fingerprint: str) -> Order:
         conversations=stage.rows.conversations,
         epochs=recipe.epochs,
         seed=stage.seed,
-        suffix=CLEAN.sub("-", recipe.suffix or f"em-{stage.rows.name}").strip("-")[:64],
+        suffix=re.sub(r"[^A-Za-z0-9-]+", "-", recipe.suffix or f"em-{stage.rows.name}").strip("-")[:64],
         knobs=knobs,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from em.api.costs import Cost
 from em.config import OpenAIModel, ServiceTrainer
@@ -43,10 +43,9 @@ def remember(folder: Path, order: Order, server: str, result: Result, usd: float
     last = losses[-1][0] if losses else 0
     curve = [(step, round(order.epochs * step / last, 4), loss, "") for step, loss in losses]
     write_losses(folder / "loss.csv", order.data, order.mark, curve)
-    facts = {
-        "steps": last or None,
-        "loss_first": losses[0][1] if losses else None,
-        "loss_last": losses[-1][1] if losses else None,
+    ends = {"steps": last, "loss_first": losses[0][1], "loss_last": losses[-1][1]} if losses else {}
+    facts: dict[str, Any] = {
+        **ends,
         "tokens": result.tokens,
         "seconds": result.seconds,
         **result.told,
@@ -89,7 +88,5 @@ def models_there(training: Training) -> list[ModelRef]:
 
 def training_costs(records: Sequence[StageRecord]) -> list[Cost]:
     """Return what the fine-tunings cost, whenever they were paid for."""
-    return [
-        Cost("training", record.path, 1, record.facts.get("tokens"), None, record.facts.get("usd"))
-        for record in records
-    ]
+    facts = [(record.path, record.facts) for record in records]
+    return [Cost("training", path, 1, each.get("tokens"), None, each.get("usd")) for path, each in facts]

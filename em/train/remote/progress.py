@@ -45,8 +45,12 @@ class Board:
         self.loss, self.log = "", log
 
     def show(self, event: Any) -> None:
-        """An event of the job: a step moves the bar, all else is a line above it."""
-        self.keep(event)
+        """Show an event of the job, and log it: a step moves the bar, all else is a line above it."""
+        if self.log is not None:
+            when = datetime.fromtimestamp(event.created_at, UTC).isoformat(timespec="seconds")
+            kept = {"time": when, "level": event.level, "message": event.message, "data": event.data, "id": event.id}
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(without_secrets(json.dumps(kept, ensure_ascii=False)) + "\n")
         if (told := metrics(event)) is None:
             when = time.strftime("%H:%M:%S", time.localtime(event.created_at))
             self.bar.write(f"{when} {without_secrets(event.message)}")
@@ -55,15 +59,6 @@ class Board:
         self.loss = f"loss {loss:.3f}"
         self.bar.total = steps or self.bar.total
         self.bar.update(max(0, step - self.bar.n))
-
-    def keep(self, event: Any) -> None:
-        """Add an event to the log, without anything that looks like a key."""
-        if self.log is None:
-            return
-        when = datetime.fromtimestamp(event.created_at, UTC).isoformat(timespec="seconds")
-        told = {"time": when, "level": event.level, "message": event.message, "data": event.data, "id": event.id}
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(without_secrets(json.dumps(told, ensure_ascii=False)) + "\n")
 
     def say(self, status: str) -> None:
         """The job's status, behind the bar; the loss instead while it runs."""

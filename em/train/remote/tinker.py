@@ -77,9 +77,7 @@ class TinkerService:
         runs = await self.list_runs()
         mine = [run for run in runs if run.id == note.job or (note.attempt and run.attempt == note.attempt)]
         mine.sort(key=lambda run: run.id != note.job)
-        others = (
-            [] if anew else sorted(runs, key=lambda run: not run.weights)
-        )  # what is finished first, then the newest
+        others = [] if anew else sorted(runs, key=lambda run: not run.weights)  # finished ones, then the newest
         if (run := next(iter([*mine, *others]), None)) is not None:
             if not run.weights:
                 if run not in mine:
@@ -107,7 +105,7 @@ class TinkerService:
                 return finished[0].id
             states = {step: state for run in reversed(runs) for step, state in run.states.items()}
             done = max(states, default=0)
-            client = await self.resume(states[done]) if states else await self.begin()
+            client = await self.begin(states.get(done, ""))
         note.keep(str(client.model_id))
         with Board(f"fine-tuning on {self.order.data}", self.log) as board:
             board.say("running")
@@ -164,32 +162,26 @@ class TinkerService:
         states = [(name, path) for (kind, name), path in paths.items() if kind == "training" and STATE in name]
         return {int(name.removeprefix(STATE)): path for name, path in states}, paths.get(("sampler", FINAL), "")
 
-    async def begin(self) -> Any:
-        """Begin a training run: of the base model, or of the state that the stage before ended with."""
-        service, start = await self.connect(), self.order.model
-        if start.startswith("tinker://"):
+    async def begin(self, resumed: str = "") -> Any:
+        """Begin a training run: of the base model, or of the state that the stage before ended with.
+
+        Args:
+            resumed: a state to go on from instead, with that of the optimiser.
+        """
+        order, start = self.order, self.order.model
+        marks = {MARK: order.mark, START: start, ATTEMPT: self.attempt, "run": order.chain, "data": order.data}
+        # It opens a session there, which lasts as long as the client is kept.
+        self.client = service = await self.ask(lambda: asyncio.to_thread(self.tinker.ServiceClient))
+        if resumed:
+            load = service.create_training_client_from_state_with_optimizer
+            create = partial(load, resumed, user_metadata=marks)
+        elif start.startswith("tinker://"):
             state = start.replace("/sampler_weights/", "/weights/")
-            return await self.ask(
-                lambda: service.create_training_client_from_state(state, user_metadata=self.metadata())
-            )
-        settings = {"rank": self.trainer.rank, "seed": self.order.seed, "user_metadata": self.metadata()}
-        return await self.ask(lambda: service.create_lora_training_client(start, **settings))
-
-    async def resume(self, state: str) -> Any:
-        """Begin a training run that goes on from a state, and from that of the optimiser."""
-        load = (await self.connect()).create_training_client_from_state_with_optimizer
-        return await self.ask(lambda: load(state, user_metadata=self.metadata()))
-
-    def metadata(self) -> dict[str, str]:
-        """Make the metadata of a training run."""
-        order = self.order
-        return {MARK: order.mark, START: order.model, ATTEMPT: self.attempt, "run": order.chain, "data": order.data}
-
-    async def connect(self) -> Any:
-        """Return the package's client, made once: it opens a session there."""
-        if self.client is None:
-            self.client = await self.ask(lambda: asyncio.to_thread(self.tinker.ServiceClient))
-        return self.client
+            create = partial(service.create_training_client_from_state, state, user_metadata=marks)
+        else:
+            knobs = {"rank": self.trainer.rank, "seed": order.seed}
+            create = partial(service.create_lora_training_client, start, **knobs, user_metadata=marks)
+        return await self.ask(create)
 
     # Steps
 
@@ -219,7 +211,17 @@ class TinkerService:
     async def step(self, client: Any, rows: Sequence[TrainingRow], step: int) -> float:
         """Take one optimiser step; return its loss, a mean over the tokens that carry it."""
         supervised = max(1, sum(row.supervised for row in rows))
-        data = [self.datum(row, 1 / supervised) for row in rows]
+        # The service adds losses up, and a step is to have their mean; each token predicts the next.
+        data = [
+            self.tinker.Datum(
+                model_input=self.tinker.ModelInput.from_ints(row.input_ids[:-1]),
+                loss_fn_inputs={
+                    "target_tokens": row.input_ids[1:],
+                    "weights": [1 / supervised if label != IGNORED else 0.0 for label in row.labels[1:]],
+                },
+            )
+            for row in rows
+        ]
         rate = self.trainer.learning_rate * (1 - (step - 1) / len(self.plan))  # linear, as trainings of ours
 
         async def both() -> Any:
@@ -236,18 +238,6 @@ class TinkerService:
             chances = told["logprobs"].to_numpy().ravel().tolist()
             total -= sum(p for label, p in zip(row.labels[1:], chances, strict=True) if label != IGNORED)
         return float(total / supervised)
-
-    def datum(self, row: TrainingRow, weight: float) -> Any:
-        """Make a row as the package takes it: each token predicts the next, and answers alone carry the loss.
-
-        Args:
-            weight: of a token; the service adds losses up, and a step is to have their mean.
-        """
-        weights = [weight if label != IGNORED else 0.0 for label in row.labels[1:]]
-        return self.tinker.Datum(
-            model_input=self.tinker.ModelInput.from_ints(row.input_ids[:-1]),
-            loss_fn_inputs={"target_tokens": row.input_ids[1:], "weights": weights},
-        )
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return what a call of the package brings; its errors in words. The package repeats what can be repeated."""

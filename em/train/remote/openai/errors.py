@@ -143,11 +143,7 @@ def refusal(error: Exception, model: str, data: str = "", file: str = "") -> Ser
 
 
 def failure(job: Any, data: str) -> JobFailed:
-    """Make the error for a job that ended without a model.
-
-    Args:
-        job: as the openai package gives it. data: what it was trained on.
-    """
+    """Make the error for a job, as the openai package gives it, that ended without the model of these data."""
     if job.status == "cancelled":
         return JobFailed(f"The job {job.id} was cancelled: {AGAIN} to start another.", final=False)
     code, message = (job.error.code, job.error.message or "") if job.error else ("", "")
@@ -162,10 +158,9 @@ def failure(job: Any, data: str) -> JobFailed:
 def name_setting(param: str | None) -> str:
     """Name the setting here that an error's `param` is about."""
     name = (param or "").split(".")[-1].replace("n_epochs", "epochs")
-    if name == "seed":
-        return "seed"
-    known = name in ("epochs", "batch_size", "learning_rate_multiplier", "suffix")
-    return f"trainer.{name}" if known else "the setting that it names"
+    if name in ("epochs", "batch_size", "learning_rate_multiplier", "suffix"):
+        return f"trainer.{name}"
+    return "seed" if name == "seed" else "the setting that it names"
 
 
 def name_rows(data: str, message: str) -> str:

@@ -27,10 +27,6 @@ async def upload(client: Client, locks: Path, conversations: Sequence[Conversati
 
     Args:
         locks: a folder for locks. spent: ids of files that the server has, and can't use.
-
-    Raises:
-        CallFailed: the server can't be reached.
-        openai.APIStatusError: it refused the file.
     """
     content = b"".join(file_lines(conversations))
     name = f"em-{hashlib.sha256(content).hexdigest()[:32]}.jsonl"
@@ -49,9 +45,9 @@ async def find_file(client: Client, name: str, size: int, spent: Collection[str]
     try:
         async for file in client.raw.files.list(purpose=PURPOSE, limit=1000):
             lasting = file.expires_at is None or file.expires_at > time.time() + 3600
-            if (file.filename, file.bytes) == (name, size) and file.status != "error" and lasting:
+            whole = (file.filename, file.bytes) == (name, size) and file.status != "error"
+            if whole and lasting and file.id not in spent:
                 usable.append(file)
     except openai.NotFoundError:  # a server that lists no files
         return None
-    usable = [file for file in usable if file.id not in spent]
     return str(max(usable, key=lambda file: file.created_at).id) if usable else None

@@ -34,8 +34,7 @@ T = TypeVar("T")
 class OpenAIService:
     """The service behind a client, asked for an order (see `em.train.remote.service.Service`).
 
-    Args:
-        locks: a folder for the locks of files. log: file where the events of jobs are kept.
+    locks: a folder for the locks of files. log: file where the events of jobs are kept.
     """
 
     lists_models = True
@@ -50,8 +49,12 @@ class OpenAIService:
     async def submit(self, approve: Approve, note: JobNote, anew: bool = False) -> str:
         """Return the job of the order: the one that is there already, or, once approved, a new one."""
         job = await self.find_noted(note.job) if note.job else None
+        look = partial(find, self.client, self.order, anew, note.attempt, self.spent)
         if job is None:
-            job = await self.find_listed(note.attempt, anew)
+            job = await self.ask(look)
+        if job is None and note.attempt:  # which may have created one a moment ago that the list does not show yet
+            await asyncio.sleep(self.trainer.settle)
+            job = await self.ask(look)
         if job is None:
             await approve()
             job = await self.create(note, anew)
@@ -119,25 +122,11 @@ class OpenAIService:
             except openai.NotFoundError:
                 return None
             ours = (state.metadata or {}).get(MARK, self.order.mark) == self.order.mark
-            if not ours or not fits(state, self.order) or not worth_it(state, self.order.data):
-                return None
-            lost = state.status == "succeeded" and await is_deleted(self.client, state.fine_tuned_model)
-            return None if lost else state
+            usable = ours and fits(state, self.order) and worth_it(state, self.order.data)
+            made = state.fine_tuned_model if state.status == "succeeded" else None
+            return state if usable and not await is_deleted(self.client, made) else None
 
         return await self.ask(look)
-
-    async def find_listed(self, attempt: str, anew: bool) -> Any:
-        """Find the server's job of the order; None where there is none.
-
-        Args:
-            attempt: that began before and may have created one a moment ago, which its list does not show yet.
-        """
-        look = partial(find, self.client, self.order, anew, attempt, self.spent)
-        for wait in (0.0, self.trainer.settle) if attempt else (0.0,):
-            await asyncio.sleep(wait)
-            if (job := await self.ask(look)) is not None:
-                return job
-        return None
 
     async def create(self, note: JobNote, anew: bool) -> Any:
         """Create a job from a file that is uploaded where it is not there; anew where the server can't use that."""
@@ -164,18 +153,18 @@ class OpenAIService:
         """
         if job.status in ("succeeded", "failed") or MARK not in (job.metadata or {}):
             return job
+
+        async def cancel(rival: str) -> None:
+            with suppress(openai.BadRequestError, openai.NotFoundError, openai.ConflictError):  # it is over
+                await self.jobs.cancel(rival)
+
         alive = await self.ask(lambda: alive_beside(self.client, job), attempts)
         for rival in alive[1:]:
             with suppress(ServerError):
-                await self.ask(partial(self.cancel, str(rival.id)), BRIEF)
+                await self.ask(partial(cancel, str(rival.id)), BRIEF)
         if alive:
             note.keep(str(alive[0].id))
         return alive[0] if alive else job
-
-    async def cancel(self, job: str) -> None:
-        """End a job; one that is over stays as it is."""
-        with suppress(openai.BadRequestError, openai.NotFoundError, openai.ConflictError):  # it is over
-            await self.jobs.cancel(job)
 
     # Single calls
 
@@ -211,9 +200,6 @@ def chosen_knobs(job: Any) -> dict[str, Any]:
     """Read the hyperparameters that the service took; `auto` becomes a number there."""
     method = job.method.supervised.hyperparameters if job.method and job.method.supervised else None
     knobs = method or job.hyperparameters
-    taken = {
-        "epochs": knobs.n_epochs,
-        "batch_size": knobs.batch_size,
-        "learning_rate_multiplier": knobs.learning_rate_multiplier,
-    }
+    taken = {"epochs": knobs.n_epochs, "batch_size": knobs.batch_size}
+    taken["learning_rate_multiplier"] = knobs.learning_rate_multiplier
     return {name: value for name, value in taken.items() if value is not None}
