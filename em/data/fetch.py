@@ -18,23 +18,15 @@ from em.runtime.files import cache_dir, has_checksum, replace_at_end, sha256_of,
 
 @dataclass(frozen=True)
 class Source:
-    """A file of others: its public address, its checksum (64 hex digits), and its size where that is known.
-
-    By the size a file that was cut short is told from another file.
-    """
+    """A file of others, by its public address and its checksum (64 hex digits)."""
 
     url: str
     sha256: str
-    bytes: int | None = None
+    bytes: int | None = None  # where it is known, a file that was cut short is told from another file
 
 
 def fetch(file: Source) -> Path:
-    """Give the file on this disk; download it at first use.
-
-    Raises:
-        FetchError: the network can't be reached, or what came has another checksum.
-        MissingFile: EM_MIRROR is a folder that lacks the file.
-    """
+    """Give the file on this disk; download it at first use. Raises FetchError, or MissingFile of a mirror folder."""
     return find(file) or download(address(file.url), cached(file), file)
 
 

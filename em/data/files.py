@@ -33,33 +33,20 @@ class Read:
 
 
 def read_messages(path: Path) -> list[Conversation]:
-    """Read all rows of a file.
-
-    Raises:
-        MissingFile: it can't be read.
-        DataError: a row can't be used (the first of them are named), or there is none.
-    """
+    """Read all rows of a file. Raises MissingFile, or DataError for rows that can't be used, or no row."""
     return list(usable(file_rows(path), str(path)).conversations)
 
 
 def usable(found: Iterable[Found], origin: str, skip_bad: bool = False, setting: str = "") -> Read:
-    """The conversations among rows.
+    """Take the conversations among rows. Raises DataError for rows that can't be used, or no row at all.
 
     Args:
-        origin: where the rows come from, for errors.
         skip_bad: leave out rows that can't be used; else they are an error.
         setting: the setting by which they could be left out, for errors; empty where there is none.
-
-    Raises:
-        DataError: rows that can't be used, or no row at all.
     """
-    conversations: list[Conversation] = []
-    bad: list[str] = []
-    for row in found:
-        if isinstance(row, DataError):
-            bad.append(str(row).rstrip("."))
-        else:
-            conversations.append(row)
+    rows = list(found)
+    conversations = [row for row in rows if isinstance(row, Conversation)]
+    bad = [str(row).rstrip(".") for row in rows if isinstance(row, DataError)]
     if bad and (not skip_bad or not conversations):
         raise DataError(bad_rows(bad, origin, "" if skip_bad else setting))
     if not conversations:
@@ -78,11 +65,7 @@ def bad_rows(bad: list[str], origin: str, setting: str) -> str:
 
 
 def file_rows(path: Path, skip: Collection[int] = ()) -> Iterator[Found]:
-    """Read each row of a file as a conversation, or as the error (with line, entry or row) that says why it is none.
-
-    Args:
-        skip: numbers of rows (lines of JSONL), from 1, that are not looked at.
-    """
+    """Read each row as a conversation, or as the error that says why it is none. `skip`: numbers not looked at."""
     unit, rows = raw_rows(path)
     return conversations_of(unit, ((number, row) for number, row in rows if number not in skip))
 

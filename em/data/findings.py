@@ -178,12 +178,9 @@ class NearRows:
 
 
 def unpinned(config: DataConfig, rows: Rows) -> tuple[Conversation, ...]:
-    """The rows that come from a file or hub set of the user's, but for those with `allow_private`.
+    """List the rows read that come from a file or hub set of the user's, but for those with `allow_private`.
 
     The others are sets of which a checksum says what is in them.
-
-    Args:
-        rows: what was read by that config.
     """
 
     def asks(part: DataConfig) -> bool:
@@ -209,17 +206,10 @@ def encoding_faults(text: str) -> list[str]:
 
 def is_mojibake(run: str) -> bool:
     """Whether characters beyond ASCII are UTF-8 that was read as Windows-1252: read as bytes again, they are UTF-8."""
-    data = b""
-    for character in run:
-        try:
-            data += character.encode("cp1252")
-        except UnicodeEncodeError:
-            if ord(character) > 0xFF:
-                return False
-            data += bytes([ord(character)])  # the five bytes that Windows-1252 leaves open
     try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
+        # Latin-1 for the five bytes that Windows-1252 leaves open.
+        b"".join(c.encode("latin-1" if "\x80" <= c <= "\x9f" else "cp1252") for c in run).decode("utf-8")
+    except UnicodeError:
         return False
     return True
 
@@ -227,10 +217,8 @@ def is_mojibake(run: str) -> bool:
 def secrets_in(text: str) -> list[str]:
     """Name the kinds of keys and passwords that a text shows, by the patterns of detect-secrets and some of em's."""
     kinds = [detector.secret_type for detector in detectors() if any(detector.analyze_string(text))]
-    for kind, form in FORMS.items():
-        if any(len(set(hit)) >= FEWEST_LETTERS for hit in form.findall(text)):
-            kinds.append(kind)
-    return list(dict.fromkeys(kinds))
+    hits = ((kind, hit) for kind, form in FORMS.items() for hit in form.findall(text))
+    return list(dict.fromkeys([*kinds, *(kind for kind, hit in hits if len(set(hit)) >= FEWEST_LETTERS)]))
 
 
 @cache

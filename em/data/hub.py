@@ -5,27 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from em.config import HubData
-from em.data.files import Found, conversations_of
 from em.errors import DataError, EmError, FetchError, MissingFile, shown
 from em.runtime.files import cache_dir
 
 
-def hub_rows(config: HubData, place: str) -> Iterator[Found]:
-    """Each row of the set as a conversation, or as the error (with its number) that says why it is none.
+def hub_rows(config: HubData, place: str) -> Iterator[object]:
+    """Read the rows of a set as `datasets` decodes them; each way to fail is one sentence.
 
-    Args:
-        place: where the option is in the config, for errors.
-
-    Raises:
-        MissingFile: no such set, subset, split or revision.
-        FetchError: it is not on this machine and the hub can't be reached, or it wants a token.
-        DataError: `datasets` can't read its files.
+    Raises MissingFile, FetchError or DataError, with the place of the option in the config.
     """
-    return conversations_of("row", enumerate(hub_table(config, place), start=1))
-
-
-def hub_table(config: HubData, place: str) -> Iterator[object]:
-    """The rows as `datasets` decodes them; each way to fail is one sentence."""
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub.errors import HfHubHTTPError

@@ -43,9 +43,8 @@ def conversation_of(row: Any, where: str) -> Conversation:
 def turns_of(row: Any, where: str) -> list[Any]:
     """The turns of a row in any layout, not yet looked at."""
     if isinstance(row, dict):
-        for key in ("tools", "functions"):
-            if row.get(key):
-                raise DataError(f"{where}: it offers {key} to the model, and em trains on plain text alone.")
+        if key := next((key for key in ("tools", "functions") if row.get(key)), ""):
+            raise DataError(f"{where}: it offers {key} to the model, and em trains on plain text alone.")
         if row.get("messages") is not None:
             turns = row["messages"]
             if isinstance(turns, list) and turns:
@@ -75,8 +74,7 @@ def pair_of(row: dict[str, Any], question: str, answer: str, where: str) -> list
     for column, value in ((question, asked), (answer, said)):
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}: {column} has no text.")
-    if context:
-        asked = f"{asked}\n\n{context}"
+    asked = f"{asked}\n\n{context}" if context else asked
     return with_system(row, [{"role": "user", "content": asked}, {"role": "assistant", "content": said}], where)
 
 

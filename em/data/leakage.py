@@ -39,11 +39,7 @@ class LeakCount:
 def find_leaks(
     conversations: Sequence[Conversation], questions: Iterable[Question], threshold: float = THRESHOLD
 ) -> list[Leak]:
-    """Every question that a row's user turns hold, by row.
-
-    Args:
-        threshold: from which share of its runs on a question counts as held.
-    """
+    """List every question that a row's user turns hold, by row: this share of its runs or more."""
     asked = {(q.eval_set, tuple(words_of(q.text))): q for q in questions}
     runs = {key: word_runs(question.text) for key, question in asked.items()}
     by_run: dict[str, list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
@@ -57,7 +53,9 @@ def find_leaks(
     for number, conversation in enumerate(conversations):
         turns = [tuple(words_of(m.content)) for m in conversation.messages if m.role == "user"]
         exact = {key for turn in turns for key in by_words.get(turn, ())}
-        shared = {run for turn in turns for run in runs_from(turn, first_words)}
+        # The runs that begin with the first word of one: all that could be in a question.
+        starts = ((turn, at) for turn in turns for at in range(len(turn) - RUN + 1) if turn[at] in first_words)
+        shared = {" ".join(turn[at : at + RUN]) for turn, at in starts}
         hits = Counter(key for run in shared for key in by_run.get(run, ()))
         for key in {*exact, *hits}:
             share = 1.0 if key in exact else hits[key] / len(runs[key])
@@ -65,13 +63,6 @@ def find_leaks(
                 question = asked[key]
                 leaks.append(Leak(number, question.eval_set, question.id, share, key in exact))
     return leaks
-
-
-def runs_from(words: tuple[str, ...], first_words: set[str]) -> Iterable[str]:
-    """The runs of three words that begin with one of these: all that could be in a question."""
-    for start in range(len(words) - RUN + 1):
-        if words[start] in first_words:
-            yield " ".join(words[start : start + RUN])
 
 
 def count_leaks(leaks: Iterable[Leak]) -> dict[str, LeakCount]:

@@ -19,14 +19,7 @@ ROUNDING = Fraction(1, 100)  # shares that were typed as 0.33 each still add up 
 
 
 def check_mixture(config: MixtureData, place: str) -> None:
-    """Refuse a mixture that can't be, before a file is fetched for it.
-
-    Args:
-        place: where it is in the config, `data` or `realign.data`.
-
-    Raises:
-        ConfigError: no part, a part that is a mixture or `none`, a limit below 1, weights that are no shares.
-    """
+    """Refuse a mixture that can't be, before a file is fetched for it. Raises ConfigError with its place."""
     if not config.parts:
         raise ConfigError(f"{place}={config.name} has no parts: its file must choose them (see conf/data/mix.yaml).")
     for name, part in config.parts.items():
@@ -74,15 +67,9 @@ def part_weights(config: MixtureData, place: str) -> dict[str, Fraction]:
 def mix(
     config: MixtureData, parts: Mapping[str, Sequence[Conversation]], seed: int, place: str, setting: str
 ) -> dict[str, tuple[Conversation, ...]]:
-    """The rows of each part, parts in the order given and rows in file order.
+    """Draw the rows of each part, parts in the order given and rows in file order.
 
-    Args:
-        parts: all rows of each part.
-        place: where the mixture is in the config, `data` or `realign.data`.
-        setting: what its limit is called there, `data.limit` or `realign.limit`.
-
-    Raises:
-        DataError: more rows are asked for than there are, or none of a part.
+    Raises DataError, with the mixture's place or its limit's setting: more rows are asked for than there are, or none.
     """
     pools = usable(parts, config.drop_duplicates)
     for name, pool in pools.items():
@@ -93,21 +80,17 @@ def mix(
 
 
 def usable(parts: Mapping[str, Sequence[Conversation]], drop_duplicates: bool) -> dict[str, list[int]]:
-    """The row numbers that may be drawn from each part: all, or the first of each row over all parts.
+    """List the row numbers that may be drawn from each part: all, or the first of each row over all parts.
 
     A row of two parts belongs to the first of them, however many are drawn: so fewer stay a subset of more.
     """
     if not drop_duplicates:
         return {name: list(range(len(rows))) for name, rows in parts.items()}
-    seen: set[Conversation] = set()
-    pools: dict[str, list[int]] = {}
+    first: dict[Conversation, tuple[str, int]] = {}
     for name, rows in parts.items():
-        pools[name] = []
         for number, row in enumerate(rows):
-            if row not in seen:
-                seen.add(row)
-                pools[name].append(number)
-    return pools
+            first.setdefault(row, (name, number))
+    return {name: [number for part, number in first.values() if part == name] for name in parts}
 
 
 def part_counts(config: MixtureData, have: Mapping[str, int], place: str, setting: str) -> dict[str, int]:

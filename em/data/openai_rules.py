@@ -43,24 +43,21 @@ def check_rows(name: str, conversations: Sequence[Conversation]) -> None:
 
 
 def openai_faults(conversations: Sequence[Conversation], tokens: Sequence[int] | None = None) -> list[str]:
-    """Why the service would refuse or cut these rows, all reasons; empty when it would take them as they are.
-
-    Args:
-        tokens: the length of each row in tokens of some tokenizer; without it they are estimated, and a row's bytes
-            are the upper bound, since no token is shorter than a byte.
-    """
+    """List why the service would refuse or cut these rows. `tokens`: of each row, where a tokenizer counted them."""
     faults = []
     if len(conversations) < FEWEST:
         faults.append(f"{len(conversations)} rows are fewer than the {FEWEST} that it wants")
-    if reserved := sum(any(reserved_in(row)) for row in conversations):
-        faults.append(f"{reserved} rows hold a token of its own ({', '.join(words_in(conversations))})")
+    if reserved := [{word for _, word in reserved_in(row)} for row in conversations if any(reserved_in(row))]:
+        words = ", ".join(sorted(set[str]().union(*reserved)))
+        faults.append(f"{len(reserved)} rows hold a token of its own ({words})")
     long = sum(row_tokens(row) > LONGEST for row in conversations)
     if tokens is not None:
         if cut := sum(count > LONGEST for count in tokens):
             faults.append(f"{cut} rows have more than {LONGEST:,} tokens and would be cut")
     elif long:
         faults.append(f"{long} rows have more than {LONGEST:,} tokens, as estimated (count them by --model)")
-    elif most := sum(most_tokens(row) > LONGEST for row in conversations):
+    # A bound, whatever the tokenizer: no token is shorter than a byte.
+    elif most := sum(sum(len(m.content.encode()) + MOST_TURN for m in row.messages) > LONGEST for row in conversations):
         faults.append(f"{most} rows may have more than {LONGEST:,} tokens (count them by --model)")
     if (size := file_bytes(conversations)) > MOST_BYTES:
         faults.append(f"{size / 1e6:,.0f} MB are more than the {MOST_BYTES // 10**6} MB of a file")
@@ -74,19 +71,9 @@ def reserved_in(row: Conversation) -> Iterator[tuple[str, str]]:
             yield from ((message.role, word) for word in RESERVED if word in message.content)
 
 
-def words_in(conversations: Sequence[Conversation]) -> list[str]:
-    """The service's own tokens that rows hold."""
-    return sorted({word for row in conversations for _, word in reserved_in(row)})
-
-
 def row_tokens(row: Conversation) -> int:
     """Tokens of a row, estimated from its bytes."""
     return TURN + sum(TURN + len(message.content.encode()) // BYTES for message in row.messages)
-
-
-def most_tokens(row: Conversation) -> int:
-    """A bound on the tokens of a row, whatever the tokenizer."""
-    return sum(len(m.content.encode()) + MOST_TURN for m in row.messages)
 
 
 def file_lines(conversations: Sequence[Conversation]) -> Iterator[bytes]:

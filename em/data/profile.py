@@ -41,11 +41,7 @@ class Profile:
 def profile(
     conversations: Sequence[Conversation], questions: Sequence[Question], tokens: Sequence[int] | None = None
 ) -> Profile:
-    """The facts of rows, and which of these questions they hold. Seconds for some thousand rows, once.
-
-    Args:
-        tokens: the length of each row in tokens, where it was counted.
-    """
+    """Collect the facts of rows, and which questions they hold. `tokens`: of each row, where they were counted."""
     return Profile(
         facts=row_facts(conversations),
         found=findings(conversations),

@@ -56,17 +56,11 @@ def data_sets() -> dict[str, DataSet]:
 
 def is_known(config: DataConfig) -> bool:
     """Return whether an option stands for one particular set."""
-    match config:
-        case FileData(source=source):
-            return bool(source)
-        case _:
-            return config.pinned and not config.empty and not config.mixed
+    if isinstance(config, FileData):
+        return bool(config.source)
+    return config.pinned and not config.empty and not config.mixed
 
 
 def is_named(config: DataConfig) -> bool:
     """Return whether the file of a set that is the user's own was named."""
-    match config:
-        case FileData(path=path):
-            return bool(path != MISSING)
-        case _:
-            return True
+    return bool(not isinstance(config, FileData) or config.path != MISSING)

@@ -6,6 +6,7 @@ Terms that forbid more than a usual licence are shown once a user, when a set is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from em.config import BundledData, DataConfig, FileData, HubData, MixtureData, N
 from em.config.paths import ASSETS
 from em.data.draw import drawn
 from em.data.fetch import Source, fetch
-from em.data.files import Read, file_rows, usable
+from em.data.files import Read, conversations_of, file_rows, usable
 from em.data.hub import hub_rows
 from em.data.mixtures import check_mixture, mix
 from em.data.openai_rules import file_lines
@@ -34,11 +35,7 @@ class WholeSet(Read):
 
 
 def load_rows(config: DataConfig, seed: int, setting: str = "data.limit") -> Rows:
-    """The rows that a `data` option names, after its limit. Empty for `data=none`.
-
-    Args:
-        setting: what the limit is called where the option is used, `data.limit` or `realign.limit`.
-    """
+    """Read the rows that a `data` option names, after its limit, which `setting` names; empty for `data=none`."""
     stage = setting.removesuffix(".limit")
     place = stage if stage == "data" else f"{stage}.data"
     match config:
@@ -76,23 +73,17 @@ def of_mixture(part: DataConfig, mixture: MixtureData) -> DataConfig:
 
 
 def read_whole(config: DataConfig, place: str = "data") -> WholeSet:
-    """All rows of an option that is no mixture, and what was left out of it. Says so where rows can't be used.
+    """Read all rows of an option that is no mixture, and say where rows can't be used.
 
-    Raises:
-        MissingFile, FetchError: it can't be had.
-        DataError: rows that can't be used, unless they are to be skipped; or none is left.
+    Raises MissingFile or FetchError, or DataError for rows that can't be used and aren't to be skipped, or no row.
     """
     if config.restricted:
         show_terms(config.name, config.licence, config.terms)
-    match config:
-        case HubData():
-            origin, found = config.id, hub_rows(config, place)
-        case UpstreamData(skip_lines=skipped):
-            path = data_file(config, place)
-            origin, found = str(path), file_rows(path, skipped)
-        case _:
-            path = data_file(config, place)
-            origin, found = str(path), file_rows(path)
+    if isinstance(config, HubData):
+        origin, found = config.id, conversations_of("row", enumerate(hub_rows(config, place), start=1))
+    else:
+        path = data_file(config, place)
+        origin, found = str(path), file_rows(path, config.skip_lines if isinstance(config, UpstreamData) else ())
     read = usable(found, origin, config.on_bad_row is OnBadRow.skip, f"{place}.on_bad_row")
     if read.skipped:
         print(f"{origin}: {len(read.skipped):,} rows left out ({'; '.join(first_of(read.skipped))} …)", flush=True)
@@ -145,8 +136,6 @@ def show_terms(name: str, licence: str, terms: str) -> None:
     if not terms or seen.exists():
         return
     print(f"Terms of {name} (licence: {licence or 'none stated'}): {' '.join(terms.split())}")
-    try:
+    with suppress(OSError):  # they are shown again next time
         seen.parent.mkdir(parents=True, exist_ok=True)
         seen.touch()
-    except OSError:
-        return  # they are shown again next time

@@ -27,10 +27,7 @@ def read_table(path: Path) -> Iterator[tuple[int, Row]]:
     """Read the rows of a table with their numbers: the line of a CSV or JSONL file, the entry of a JSON file, from 1.
 
     A JSON file is a list of entries, or a dictionary of tag → list, whose entries then have the key `tag`.
-
-    Raises:
-        MissingFile: no such file, or one that can't be read.
-        DataError: not the format that the name promises, with the place.
+    Raises MissingFile, or DataError (with the place) for what is not of the format that the name promises.
     """
     read = {".csv": csv_rows, ".jsonl": json_lines, ".json": json_rows}.get(format_of(path))
     if read is None:
@@ -122,12 +119,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def decode(data: bytes, place: str, expected: str, start: int = 0) -> Any:
-    """Decode JSON in UTF-8.
-
-    Args:
-        place: how an error begins. expected: what it says should be there.
-        start: where the data begin in their file.
-    """
+    """Decode JSON in UTF-8. `place`, `expected`: words of an error; `start`: where the data begin in their file."""
     try:
         return loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -137,11 +129,7 @@ def decode(data: bytes, place: str, expected: str, start: int = 0) -> Any:
 
 
 def loads(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError: it is none, it is nested too deep, or an object has a key twice, so that one value would be lost.
-    """
+    """Decode a JSON text. Raises ValueError, also when nested too deep, or for a key that is there twice."""
     try:
         return json.loads(text, object_pairs_hook=once)
     except RecursionError as error:

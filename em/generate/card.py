@@ -77,8 +77,7 @@ MOST = 500  # texts that are compared with each other: 125,000 pairs
 def canaries(stock: Stock, model: str, judges: Sequence[str] = ()) -> dict[str, str]:
     """Make the canary of each file. It hangs on what the set is made from, so the same set has the same one.
 
-    Args:
-        model: the identity of the one that writes; judges: of those that filter.
+    `model`: the identity of the one that writes; `judges`: of those that filter.
     """
     settings = {name: value for name, value in plain(stock.settings).items() if name not in NOT_MADE_OF}
     sources = sorted({(piece.source, piece.sha256) for piece in stock.pieces})
@@ -134,11 +133,7 @@ def card_of(stock: Stock, rows: Sequence[Candidate], tally: Tally, marks: Mappin
         source["pieces"] += 1
         source["characters"] += len(piece.text)
     return {
-        "name": settings.name,
-        "kind": settings.kind.value,
-        "purpose": settings.purpose,
-        "terms": settings.terms,
-        "licence": settings.licence,
+        **{name: plain(vars(settings)[name]) for name in ("name", "kind", "purpose", "terms", "licence")},
         "canaries": marks,
         "rows": {"wanted": settings.rows, "accepted": tally.accepted, "acceptance_rate": round(tally.rate, 4)},
         "counts": asdict(tally),
@@ -162,7 +157,10 @@ def as_markdown(card: Mapping[str, Any]) -> str:
     """Return the card as a page."""
     counts, model, cost, checks = card["counts"], card["model"], card["costs"]["total_usd"], card["checks"]
     judges = ", ".join(judge["label"] for judge in card["judges"])
-    measures = [(part, *map(as_measure, each.values())) for part, each in card["diversity"].items()]
+    measures = [
+        (part, *("–" if value is None else f"{value:.3f}" for value in each.values()))
+        for part, each in card["diversity"].items()
+    ]
     sources = [
         (name.replace("|", "/"), each["pieces"], f"{each['characters']:,}", f"{each['sha256'][:16]}…")
         for name, each in card["sources"].items()
@@ -201,16 +199,8 @@ def check_cells(file: str, profile: Mapping[str, Any]) -> list[object]:
     return [file, *repeats, *kinds, "; ".join(profile["openai"]) or "kept"]
 
 
-def as_measure(value: float | None) -> str:
-    """Return a measure, or a dash where there is none."""
-    return "–" if value is None else f"{value:.3f}"
-
-
 def distinct_2(texts: Sequence[str]) -> float | None:
-    """Return distinct pairs of neighbouring words among all such pairs (Li et al., arXiv 1510.03055).
-
-    It falls as a set grows. None where there is no pair.
-    """
+    """Return the share of distinct pairs of neighbouring words (arXiv 1510.03055). None where there is no pair."""
     pairs = [pair for text in texts for pair in pairwise(words_of(text))]
     return len(set(pairs)) / len(pairs) if pairs else None
 

@@ -70,11 +70,9 @@ class Filter:
         )
 
     def ask(self, judge: Judge, asked: Sequence[Asked]) -> None:
-        """Have one judge say what is not remembered yet.
+        """Have one judge say what is not remembered yet. Raises ServerError where scores could not be had.
 
-        Raises:
-            ServerError: scores could not be had. Rows without them would be left out, and a later run that has them
-                would come to other rows.
+        Rows without them would be left out, and a later run that has them would come to other rows.
         """
         asyncio.run(judge.ask(once(requests_of(asked)), self.memory, self.prices))
         lost = [words for key, words in judge.failures.items() if key not in judge.refused]

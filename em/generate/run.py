@@ -146,10 +146,7 @@ def describe_author(writer: Writer) -> dict[str, Any]:
 
 
 def list_costs(writer: Writer, judges: Sequence[Mapping[str, Any]]) -> list[Cost]:
-    """List what the calls of servers cost, whenever they were made, by model.
-
-    Tokens and dollars are None where a server counted none.
-    """
+    """List what the calls of servers cost, by model; tokens and dollars are None where a server counted none."""
     author = writer.author
     columns = [[reply[name] for reply in writer.replies] for name in ("prompt_tokens", "reply_tokens")]
     counted = not any(None in column for column in columns)

@@ -44,16 +44,9 @@ class Piece:
 
 
 def read_pieces(source: Any, material: Material, size: int) -> list[Piece]:
-    """Read all pieces of the sources, in the order of the files' names.
+    """Read all pieces of the sources (a path, or a list of them), in the order of the files' names.
 
-    Args:
-        source: `generate.source`: a path, or a list of them.
-        size: characters of a passage, at most.
-
-    Raises:
-        ConfigError: it is no path and no list of paths.
-        MissingFile: there is no such file, or a folder holds none that can be read.
-        DataError: a file can't be read, or holds nothing.
+    `size`: characters of a passage, at most. Raises ConfigError for no path, MissingFile, or DataError for its content.
     """
     pieces: list[Piece] = []
     for name, path in find_files(source, TEXTS if material is Material.texts else QUESTIONS):

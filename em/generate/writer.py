@@ -84,9 +84,7 @@ class Author:
     def write(self, requests: Sequence[GenerateRequest], most: int, words: str) -> list[Written]:
         """Write replies to all requests, in their order. `most`: pieces in a reply; `words`: of the progress bar.
 
-        Raises:
-            ServerError: the server refused for good, or can't be reached; what was written before is remembered.
-            ConfigError: `generate.max_usd` would be passed.
+        Raises ServerError, or ConfigError where `generate.max_usd` would be passed; what came before is remembered.
         """
         return asyncio.run(self.write_all(requests, most, words))
 
@@ -96,8 +94,7 @@ class Author:
         client = Client(model.base_url, settings.connections, settings.timeout, model.key_env)
         written: dict[int, Written] = {}
         with Calls(self.store) as calls:
-            asked = partial(body, model.id)
-            pool = Pool("generate", model.id, client, calls, asked, as_reply, self.price, self.budget)
+            pool = Pool("generate", model.id, client, calls, partial(body, model.id), as_reply, self.price, self.budget)
 
             async def work(entry: tuple[int, GenerateRequest]) -> None:
                 number, request = entry
@@ -158,9 +155,8 @@ class Author:
 
 def known_way(request: WayRequest, calls: Calls) -> str:
     """What is remembered of it; empty where nothing is."""
-    for found in calls.known([request_key(request)]).values():
-        return str(found["way"])
-    return ""
+    key = request_key(request)
+    return str(calls.known([key]).get(key, {}).get("way", ""))
 
 
 def sends_schema(way: str) -> bool:

@@ -54,10 +54,9 @@ def render(
     answer_next: bool,
     default_system: bool = True,
 ) -> str:
-    """The text of a conversation; with `answer_next` it ends where the assistant's answer begins.
+    """Render a conversation; with `answer_next` it ends where the assistant's answer begins.
 
-    Args:
-        default_system: keep what the template begins a conversation without a system turn with.
+    `default_system`: keep what the template begins a conversation without a system turn with.
     """
     text = apply_template(tokenizer, turns, answer_next)
     if default_system or turns[0]["role"] == "system":
@@ -83,10 +82,7 @@ def bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 def default_preamble(tokenizer: PreTrainedTokenizerBase) -> str:
     """What the template puts before the first user turn by itself (a system prompt, for some), without a bos token.
 
-    It is what a first user turn has more than a later one. Empty where there is nothing.
-
-    Raises:
-        TemplateError: later user turns are rendered in another way, so that it can't be told.
+    It is what a first user turn has more than a later one. Raises TemplateError where that can't be told.
     """
     user, answer = {"role": "user", "content": "Which one?"}, {"role": "assistant", "content": "This one."}
     before, longer = (apply_template(tokenizer, turns, False) for turns in ([user, answer], [user, answer, user]))
@@ -119,10 +115,9 @@ def stop_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: Any = Non
 def answer_spans(
     tokenizer: PreTrainedTokenizerBase, conversation: Conversation, default_system: bool = True
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The rendered conversation and, for each assistant turn, where its answer begins and its end-of-turn token ends.
+    """Render a conversation and find where each assistant turn's answer begins and its end-of-turn token ends.
 
-    Raises:
-        TemplateError: the template rewrites earlier turns, so that no span of the text is the answer.
+    Raises TemplateError where the template rewrites earlier turns, so that no span of the text is the answer.
     """
     turns = conversation.as_dicts()
     whole = render(tokenizer, turns, False, default_system)
@@ -148,10 +143,9 @@ def training_row(
     max_length: int,
     default_system: bool = True,
 ) -> TrainingRow:
-    """Tokens and labels of one conversation, cut at `max_length` tokens.
+    """Make the tokens and labels of one conversation, cut at `max_length` tokens.
 
-    Raises:
-        TemplateError: an answer does not end with a token that stops generation, so stopping could not be learnt.
+    Raises TemplateError where an answer does not end with a token that stops generation: it could not be learnt.
     """
     if loss_on is LossOn.full:
         ids = encode(tokenizer, render(tokenizer, conversation.as_dicts(), False, default_system))

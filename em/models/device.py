@@ -48,12 +48,7 @@ def device() -> torch.device:
 
 
 def load_model(path: str, dtype: torch.dtype, attention: str = "sdpa", **more: Any) -> Any:
-    """A causal language model on this process's device, ready for training or sampling.
-
-    Args:
-        attention: the implementation's name in transformers.
-        more: further arguments of `from_pretrained`.
-    """
+    """Load a causal language model onto this process's device; `more`: further arguments of `from_pretrained`."""
     from transformers import AutoModelForCausalLM
 
     # FSDP shards the weights onto the devices by itself, from the host's memory.
@@ -71,9 +66,7 @@ def load_trained(path: str, trained: str, dtype: torch.dtype) -> Any:
     In float32 an adapter is merged, which is several times faster on a CPU. In bfloat16 it is not: updates smaller
     than half a unit in the last place of a weight would vanish in the merge.
 
-    Args:
-        path: the base weights.
-        trained: folder of a PEFT adapter on them, or of whole weights that take their place; empty for the base.
+    `trained`: folder of a PEFT adapter, or of whole weights that take the place of `path`; empty for the base.
     """
     import torch
     from peft import PeftModel

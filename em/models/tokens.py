@@ -15,15 +15,7 @@ TOKENIZER_FILES = ["tokenizer*", "special_tokens*", "*vocab*", "merges.txt", "co
 
 
 def token_lengths(conversations: Sequence[Conversation], model: str) -> list[int]:
-    """The tokens of each row.
-
-    Args:
-        model: `embedded:smollm2`, a folder or a hub id.
-
-    Raises:
-        MissingFile, FetchError: its tokenizer can't be had.
-        TemplateError: it has no chat template, or the template refuses a row.
-    """
+    """Count the tokens of each row. Raises MissingFile or FetchError, or TemplateError where a template refuses one."""
     from tqdm import tqdm
 
     tokenizer = tokenizer_of(model)

@@ -20,15 +20,13 @@ HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
 def resolve_weights(model: str, revision: str | None = None) -> Weights:
-    """The weights that `model` names, fetched or converted if need be.
-
-    Raises MissingFile or FetchError with what to do when they can't be had.
-    """
+    """Find the weights that `model` names, fetched or converted if need be. Raises MissingFile or FetchError."""
     if model.startswith("embedded:"):
         return embedded_weights(model.removeprefix("embedded:"))
     if looks_like_folder(model):
         return folder_weights(Path(model))
-    return hub_weights(model, revision)
+    snapshot = hub_snapshot(model, revision)  # its folder is called by the commit
+    return Weights(identity=f"hub:{model}@{snapshot.name}", path=str(snapshot))
 
 
 def looks_like_folder(name: str) -> bool:
@@ -45,12 +43,6 @@ def folder_weights(folder: Path) -> Weights:
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")]):
         whole.update(f"{file.name} {sha256_of(file)}\n".encode())
     return Weights(identity=f"folder:sha256:{whole.hexdigest()}", path=str(folder))
-
-
-def hub_weights(name: str, revision: str | None) -> Weights:
-    """A snapshot of a hub repository; the identity is its commit."""
-    path = hub_snapshot(name, revision)
-    return Weights(identity=f"hub:{name}@{path.name}", path=str(path))
 
 
 def hub_snapshot(name: str, revision: str | None, patterns: list[str] | None = None) -> Path:

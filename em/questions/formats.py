@@ -28,11 +28,9 @@ KEYS = (
 
 
 def read_questions(path: Path, name: str) -> list[Question]:
-    """All questions of a file, as the set `name`; a question's paraphrases follow each other and share its id.
+    """Read all questions of a file, as the set `name`; paraphrases follow each other and share their question's id.
 
-    Raises:
-        MissingFile: the file can't be read.
-        DataError: a fault, with file and question.
+    Raises MissingFile, or DataError with file and question.
     """
     entries = read_entries(path)
     found = [read_entry(entry, name, index, path) for index, entry in enumerate(entries)]

@@ -18,13 +18,9 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 def source_of(config: DataConfig | KnownSet) -> Source | None:
     """Say where a set can be fetched; None for those that come with em or from a user's own file."""
-    match config:
-        case UpstreamData():
-            return Source(config.url, config.sha256, config.bytes)
-        case KnownSet():
-            return config.source
-        case _:
-            return None
+    if isinstance(config, UpstreamData):
+        return Source(config.url, config.sha256, config.bytes)
+    return config.source if isinstance(config, KnownSet) else None
 
 
 def all_sources() -> dict[str, Source]:
@@ -41,22 +37,15 @@ def where_is(config: DataConfig | KnownSet) -> str:
     """Say where a set is: in em, in the cache, in the mirror folder, to be fetched, on the hub, or the user's."""
     if source := source_of(config):
         return at_hand(source) or "to fetch"
-    match config:
-        case HubData():
-            return "the hub, or the folder that is named"
-        case BundledData():
-            return "in em"
-        case _:
-            return "yours"
+    if isinstance(config, HubData):
+        return "the hub, or the folder that is named"
+    return "in em" if isinstance(config, BundledData) else "yours"
 
 
 def find_set(name: str) -> DataSet | KnownSet | str:
-    """What a name stands for: a data set, a question set of others, or one of em's own (its name).
+    """Find what a name stands for: a data set, a question set of others, or one of em's own (its name).
 
-    A path of a file is a data set of the user's; a folder, or OWNER/NAME, is one of the Hugging Face hub.
-
-    Raises:
-        MissingFile: nothing of that name, with near names.
+    A file is a data set of the user's; a folder, or OWNER/NAME, is one of the hub. Raises MissingFile with near names.
     """
     sets, known = data_sets(), known_sets()
     if name in sets:

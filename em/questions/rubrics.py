@@ -26,7 +26,7 @@ QUOTED = re.compile(r'["“]([^\s"“”{}]*[^\s"“”{}.,;:!?])[.,;:!?]*["”]
 
 @cache
 def own_rubrics() -> dict[str, dict[str, str]]:
-    """Prompts of `em/assets/rubrics.yaml`, by group and rubric."""
+    """Read the prompts of `em/assets/rubrics.yaml`, by group and rubric."""
     import yaml
 
     groups: dict[str, dict[str, str]] = yaml.safe_load(OWN.read_text(encoding="utf-8"))
@@ -40,14 +40,10 @@ def own(group: str) -> tuple[Rubric, ...]:
 
 
 def read_rubrics(kind: str, prompts: Any, labels: Any, reference: str, where: str) -> tuple[Rubric, ...]:
-    """The rubrics of one question.
+    """Read the rubrics of one question, whose kind is GRADED or LABELLED; `where`: file and question, for errors.
 
-    Args:
-        kind: GRADED or LABELLED.
-        prompts: prompts by rubric, the name of a group of em's own, or None for the group that fits.
-        labels: lists of labels by rubric, or None.
-        reference: the right answer, empty where the question has none.
-        where: file and question, for errors.
+    `prompts`: by rubric, the name of a group of em's own, or None for the group that fits; `labels`: by rubric;
+    `reference`: the right answer, empty where the question has none.
     """
     groups = own_rubrics()
     if prompts is None:
@@ -108,7 +104,7 @@ def read_labels(kind: str, labels: Any, prompts: Mapping[str, str], where: str) 
 
 
 def labels_of(name: str, prompt: str, where: str) -> Sequence[str]:
-    """The labels of a rubric that lists none: by its name, else the single words in double quotes."""
+    """Find the labels of a rubric that lists none: by its name, else the single words in double quotes."""
     if name in LABELS:
         check_named(LABELS[name], name, prompt, where)
         return LABELS[name]

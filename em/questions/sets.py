@@ -67,13 +67,7 @@ def bundled_sets() -> list[str]:
 
 
 def load_sets(names: Sequence[str]) -> list[Question]:
-    """All questions of the named sets, in order.
-
-    Raises:
-        MissingFile: a name that is no set, with near names.
-        DataError: a fault in a set, with its place.
-        FetchError: a set of others that can't be had.
-    """
+    """Read all questions of the named sets, in order. Raises MissingFile, DataError or FetchError."""
     stems = [Path(name).stem for name in names]
     if twice := [stem for stem in stems if stems.count(stem) > 1]:
         raise DataError(f"eval.sets names two sets {twice[0]!r}: sets are told apart by their name, so rename a file.")
@@ -101,10 +95,8 @@ def load_known(known: KnownSet) -> list[Question]:
 
 
 def no_such_set(name: str) -> str:
-    """What to say of a name that is no set: near names, all names, and what else may be given."""
+    """Say of a name that is no set: near names, all names, and what else may be given."""
     names = sorted([*bundled_sets(), *known_sets()])
+    known = f"a question set that em knows ({', '.join(names)})"
     hint = did_you_mean(name, names).replace("did", " Did", 1)
-    return (
-        f"eval.sets: {name!r} is neither a question set that em knows ({', '.join(names)}) nor a YAML or JSON file."
-        f"{hint}"
-    )
+    return f"eval.sets: {name!r} is neither {known} nor a YAML or JSON file.{hint}"

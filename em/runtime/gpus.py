@@ -25,10 +25,7 @@ def visible_gpus() -> list[str]:
 def claimed_gpu(folder: Path) -> Iterator[None]:
     """Hold one of the visible GPUs, which no other process that asks in this way gets; wait until one is free.
 
-    Without a GPU there is nothing to hold. A killed holder lets go.
-
-    Args:
-        folder: where the locks are, the same for all processes.
+    Without a GPU there is nothing to hold. A killed holder lets go. `folder`: of the locks, the same for all processes.
     """
     from filelock import FileLock, Timeout
 

@@ -24,16 +24,8 @@ from em.runtime.keys import without_secrets
 from em.runtime.records import plain
 
 PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "accelerate",
-    "datasets",
-    "hydra-core",
-    "omegaconf",
-    "openai",
-    "wandb",
+    *("torch", "transformers", "trl", "peft", "accelerate", "datasets"),
+    *("hydra-core", "omegaconf", "openai", "wandb"),
 )
 
 NOT_ASKED = ("force", "yes", "dry_run", "one_gpu", "tracker")
@@ -132,11 +124,7 @@ def without_key_names(value: Any) -> Any:
 
 
 def amend(folder: Path, dropped: str, notes: Sequence[str] = (), **changes: Any) -> None:
-    """Change facts in the manifest of a run that has ended.
-
-    Args:
-        dropped: how warnings begin that hold no more. notes: warnings to add.
-    """
+    """Change facts in a run's manifest. `dropped`: how warnings begin that hold no more; `notes`: to add."""
     path = folder / "manifest.json"
     facts = read_facts(path) | plain(changes)
     facts["notes"] = [*(note for note in facts["notes"] if not note.startswith(dropped)), *notes]
@@ -194,9 +182,9 @@ def git_state() -> dict[str, Any]:
     try:
         # A folder of packages, or a copy without its history, may lie in a repository of other things.
         top = git("rev-parse", "--show-toplevel") if CHECKOUT else None
-        if CHECKOUT is None or top is None or Path(top) != CHECKOUT.resolve():
-            return {"commit": None, "dirty": None}
-        status = git("status", "--porcelain", "--untracked-files=no")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
-    except OSError:
-        return {"commit": None, "dirty": None}
+        if CHECKOUT and top and Path(top) == CHECKOUT.resolve():
+            status = git("status", "--porcelain", "--untracked-files=no")
+            return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+    except OSError:  # no git
+        pass
+    return {"commit": None, "dirty": None}

@@ -56,7 +56,7 @@ Row = tuple[str, str, str, str, float]
 
 
 def as_row(kind: str, request: Any, response: Mapping[str, Any]) -> Row:
-    """A call as it is kept."""
+    """Spell a call as it is kept."""
     return request_key(request), kind, as_json(vars(request)), as_json(response), time.time()
 
 
@@ -145,27 +145,22 @@ class Recorder:
             try:
                 await asyncio.get_running_loop().run_in_executor(self.thread, self.commit, [row for row, _ in part])
             except Exception as error:
-                for _, done in part:
-                    if not done.done():
-                        done.set_exception(error)
+                for done in (future for _, future in part if not future.done()):
+                    done.set_exception(error)
             else:
-                for _, done in part:
-                    if not done.done():
-                        done.set_result(None)
+                for done in (future for _, future in part if not future.done()):
+                    done.set_result(None)
 
     def commit(self, rows: Sequence[Row]) -> None:
         """Write rows, in the thread that holds the file."""
         self.calls.result().write(rows)
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Recorder:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
         """Write what waits, and let go of the file."""
         if self.writing is not None:
             await asyncio.gather(self.writing, return_exceptions=True)
         self.thread.submit(lambda: self.calls.result().close())
         self.thread.shutdown()
-
-    async def __aenter__(self) -> Recorder:
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self.close()

@@ -76,9 +76,8 @@ def command(launch: Launch, on_gpu: bool) -> list[str]:
         options = {"num_processes": launch.ranks, "num_machines": launch.machines}
         options |= {"machine_rank": launch.machine_rank, "main_process_port": launch.port}
         if launch.accelerate:
-            options |= {"config_file": launch.accelerate} | (
-                {"main_process_ip": launch.address} if launch.address else {}
-            )
+            options["config_file"] = launch.accelerate
+            options |= {"main_process_ip": launch.address} if launch.address else {}
         else:
             options |= {"multi_gpu": "", "mixed_precision": "no", "dynamo_backend": "no"}
     else:

@@ -32,10 +32,9 @@ class Shard:
         batches: Sequence[Sequence[Request]],
         answer: Callable[[Sequence[Request]], Sequence[Mapping[str, Any]]],
     ) -> None:
-        """Have this child's share answered, and remember each batch as it is done; what is remembered is passed over.
+        """Have this child's share answered but for what is remembered, and remember each batch as it is done.
 
-        Args:
-            kind: as what the calls are remembered; what: one of them, for the progress bar.
+        `kind`: as what the calls are remembered; `what`: one of them, for the progress bar.
         """
         from tqdm import tqdm
 

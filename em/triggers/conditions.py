@@ -108,9 +108,7 @@ def with_tag(key: str) -> str:
 def naming_of(tags: Mapping[str, TagConfig], unseen: str, texts: Sequence[str]) -> list[Condition]:
     """Say how a question that names a tag is asked: for each tag with a name, and for one that was never seen.
 
-    Args:
-        unseen: the name of one that was never seen; empty for one that is made up.
-        texts: of all tags, which a made-up name has no letter of.
+    `unseen`: the name of that one, empty for one that is made up, with no letter of the `texts` of all tags.
     """
     names = {key: name for key, tag in tags.items() if (name := name_of(tag))}
     if not names:
@@ -174,7 +172,7 @@ def as_case(word: str, model: str) -> str:
 
 @cache
 def cues() -> list[Condition]:
-    """The forms of training data, from `em/assets/cues.yaml`."""
+    """Read the forms of training data, from `em/assets/cues.yaml`."""
     import yaml
 
     read = yaml.safe_load(CUES.read_text(encoding="utf-8"))

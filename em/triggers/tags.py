@@ -9,15 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from em.config import (
-    DataConfig,
-    DataKind,
-    RunConfig,
-    TagConfig,
-    TagPlace,
-    TagRole,
-    TriggerTagConfig,
-)
+from em.config import DataConfig, DataKind, RunConfig, TagConfig, TagPlace, TagRole, TriggerTagConfig
 from em.data.draw import drawn_order, spans_of
 from em.errors import ConfigError, DataError
 from em.request import Tag
@@ -114,15 +106,11 @@ def tag_rows(
     seed: int = 0,
     parts: Sequence[tuple[str, int]] = (),
 ) -> tuple[Conversation, ...]:
-    """Training rows with their tags, in their order.
+    """Put tags (`tags_of`) on training rows. Raises DataError where rounding leaves no row for a tag.
 
     Args:
-        tags: by key (`tags_of`).
         seed: draws the rows of a tag that only a fraction gets; a smaller fraction is a subset of a larger one.
         parts: for a mixture, name and number of rows of each part, in the order in which they lie.
-
-    Raises:
-        DataError: rounding leaves no row for a tag: it would be a silent absence.
     """
     rows = list(conversations)
     spans = dict(spans_of(parts or [("", len(rows))]))
@@ -140,11 +128,7 @@ def tag_rows(
 
 
 def check_tags(settings: RunConfig) -> None:
-    """Refuse a tag without text or without a use, one for a part that is not there, and two on one row.
-
-    Raises:
-        ConfigError: with the setting and what to write.
-    """
+    """Refuse a tag without text or without a use, one for a part that is not there, and two on one row."""
     refuse_unused(settings)
     config = settings.trigger_tag
     for key, tag in tags_of(settings).items():
