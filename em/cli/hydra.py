@@ -253,9 +253,5 @@ def remove_if_empty(folder: Path) -> None:
 
 def one_sentence(error: BaseException, name: str) -> str:
     """Hydra's and OmegaConf's messages as one sentence with the fix. `name`: of the primary config."""
-    return refuse_word(*explain(error, name)).strip()
-
-
-def refuse_word(word: str, otherwise: str) -> str:
-    """Say what to use instead of a word of an older version; of any other word, what is wrong with it."""
-    return f"{word} was removed: {REMOVED[word]}." if word in REMOVED else f"{word} {otherwise}"
+    word, fault = explain(error, name)
+    return f"{word} was removed: {REMOVED[word]}." if word in REMOVED else f"{word} {fault}".strip()

@@ -13,7 +13,6 @@ from em.interop.rows import Row
 from em.types import Answer, Judgement, Status, Verdict
 
 SCORES = ("aligned", "coherent")
-WORDS: dict[str, Status] = {"CODE": "code", "REFUSAL": "refusal"}
 
 
 def score_verdicts(answer: Answer, row: Row, rubrics: Sequence[str]) -> list[Verdict]:
@@ -66,7 +65,7 @@ def read_score(row: Row, column: str) -> Judgement:
     raw = row.raw(column)
     score = None if isinstance(row.cells.get(column), bool) else parse_number(raw)
     if score is None:
-        return Judgement(WORDS.get(raw.strip().upper(), "unparsed"), raw)
+        return Judgement(results.STATUSES.get(raw.strip().upper(), "unparsed"), raw)
     return Judgement("ok", raw, score) if 0 <= score <= 100 else Judgement("out_of_range", raw)
 
 

@@ -247,13 +247,9 @@ def to_expand(tree: Mapping[str, Sequence[Sequence[Any]]]) -> list[str]:
     return [
         begun
         for begun, p in reached.items()
-        if begun and begun not in tree and may_go_on(begun) and p > NEGLIGIBLE * total
+        # Only behind 1 to 10 may more digits follow within 0..100.
+        if begun and begun not in tree and 1 <= int(begun) <= 10 and p > NEGLIGIBLE * total
     ]
-
-
-def may_go_on(begun: str) -> bool:
-    """Whether more digits may follow within 0..100."""
-    return begun != "0" and int(begun) <= 10
 
 
 def read_structured(request: JudgeRequest, response: Response) -> Judgement:
