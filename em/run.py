@@ -231,15 +231,9 @@ def read_done(request: Request, manifest: Manifest) -> dict[str, Any] | None:
 def digest_inputs(request: Request) -> str:
     """Digest all that the settings only name: rows, recipes, questions, rubrics, stored answers, models in folders."""
     stages = [stage.identity() for stage in request.stages]
-    folders = {name: list_files(Path(name).expanduser()) for name in named_folders(request)}
+    weights = [name for each in (request.settings.model, *request.judges) for name in each.list_weights().values()]
+    folders = {name: list_files(Path(name).expanduser()) for name in weights if name and looks_like_folder(name)}
     return digest([stages, request.questions, request.answers, folders])
-
-
-def named_folders(request: Request) -> list[str]:
-    """List the models, adapters and judges that are named by a folder."""
-    named = [request.settings.model, *request.judges]
-    names = [name for each in named for name in each.list_weights().values()]
-    return [name for name in names if name and looks_like_folder(name)]
 
 
 def list_files(folder: Path) -> list[tuple[str, int, int]]:

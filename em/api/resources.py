@@ -34,7 +34,8 @@ def open_resources(settings: RunConfig | GenerateRun, *budgets: tuple[str, str, 
         OutputError: the folder of the memory can't be written.
     """
     prices, judges = load_prices(settings.prices), tuple(settings.judge.list_members())
-    for setting, model, budget in [*(judge.budget for judge in judges), *budgets]:
+    judging = [("judge.max_usd", judge.model, getattr(judge, "max_usd", None)) for judge in judges]
+    for setting, model, budget in [*judging, *budgets]:
         if budget is not None and prices.of(model) is None:
             raise ConfigError(f"{setting} can't be kept: no price of {model} is known; give it by prices=FILE.")
     store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()

@@ -43,16 +43,10 @@ def own_verdict(answer: Answer, row: Row) -> Verdict:
     if status not in get_args(Status) or (status != "ok" and value is not None):
         raise DataError(f"{row.place}: status {shown(status)!r} can't be used here; a value goes with `ok` alone.")
     judge, rubric = row.text("judge"), row.text("rubric")
-    return verdict_on(
-        answer,
-        judge,
-        rubric,
-        Judgement(status, row.raw("raw"), value, row.text("label") or None),
-        prompt_tokens=row.count("prompt_tokens"),
-        reply_tokens=row.count("reply_tokens"),
-        seconds=row.number("seconds"),
-        usd=row.number("usd"),
-    )
+    judgement = Judgement(status, row.raw("raw"), value, row.text("label") or None)
+    call: dict[str, float | None] = {name: row.count(name) for name in ("prompt_tokens", "reply_tokens")}
+    call |= {name: row.number(name) for name in ("seconds", "usd")}
+    return verdict_on(answer, judge, rubric, judgement, **call)
 
 
 def verdict_on(answer: Answer, judge: str, rubric: str, judgement: Judgement, **call: Any) -> Verdict:
