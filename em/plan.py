@@ -13,7 +13,7 @@ from pathlib import Path
 
 from em.api.costs import CHARACTERS, Cost, format_estimate, price_calls, sum_usd
 from em.api.resources import open_resources
-from em.config import ApiJudge, Checkpoints, LocalJudge, OpenAIModel, RunConfig
+from em.config import ApiJudge, Checkpoints, EvalConfig, LocalJudge, OpenAIModel, RunConfig
 from em.config.check import check_model, check_ranges, check_realign, check_tracker
 from em.errors import ConfigError, MissingFile
 from em.interop import read_answers
@@ -198,8 +198,7 @@ def accept(
         answers = read_answers(path)
         questions, conditions = own_questions(answers), read_conditions(path)
     else:
-        # Sets whose questions name a tag are asked only where there is one that has a name.
-        questions = load_sets([*settings.eval.sets, *(settings.eval.tagged_sets if conditions.naming else ())])
+        questions = load_sets(list_sets(settings.eval, conditions))
         for question in questions:
             conditions.of(question)
     check_folders(settings)
@@ -220,6 +219,11 @@ def accept(
         prices=resources.prices,
         judges=resources.judges,
     )
+
+
+def list_sets(evaluation: EvalConfig, conditions: Conditions) -> list[str]:
+    """List the sets that a run asks: those whose questions name a tag only where there is one that has a name."""
+    return [*evaluation.sets, *(evaluation.tagged_sets if conditions.naming else ())]
 
 
 def read_conditions(answers: Path) -> Conditions:

@@ -107,7 +107,10 @@ def show_rows(whole: WholeSet, tokens: Sequence[int] | None, model: str) -> str:
     lines += ["", *histogram(facts.characters, "characters")]
     if tokens is not None:
         lines += ["", *histogram(tokens, f"tokens of {model}")]
-    return "\n".join([*lines, "", *example(whole)])
+    lines += ["", "for example"]
+    for message in whole.conversations[0].messages:
+        lines += wrapped(f"  {message.role:9} ", cut_short(message.content))
+    return "\n".join(lines)
 
 
 def rows_like(facts: Profile, rows: int, unseen: Sequence[str]) -> Iterator[str]:
@@ -126,8 +129,7 @@ def rows_like(facts: Profile, rows: int, unseen: Sequence[str]) -> Iterator[str]
     yield f"keys      {by_kind(facts.found.secrets)}"
     yield f"e-mail    {by_kind(facts.found.personal)}"
     yield f"leakage   {leakage(facts.leaks)}"
-    looked = f"looked at: {', '.join(facts.looked_at)}"
-    yield from wrapped("          ", looked)
+    yield from wrapped("          ", f"looked at: {', '.join(facts.looked_at)}")
     if unseen:
         yield from wrapped("          ", f"not looked at, since they are not here: {', '.join(unseen)}")
     yield from wrapped("OpenAI    ", "; ".join(facts.openai) or "its fine-tuning takes these rows as they are")
@@ -147,13 +149,6 @@ def leakage(leaks: Mapping[str, LeakCount]) -> str:
         )
         or "no question of the sets that were looked at"
     )
-
-
-def example(whole: WholeSet) -> Iterator[str]:
-    """The first row, each turn cut short."""
-    yield "for example"
-    for message in whole.conversations[0].messages:
-        yield from wrapped(f"  {message.role:9} ", cut_short(message.content))
 
 
 def cut_short(text: str) -> str:
