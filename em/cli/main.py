@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from importlib import import_module
 
 from em import __version__
 from em.errors import did_you_mean
@@ -67,5 +66,19 @@ def usage() -> str:
 
 def find_tool(command: str) -> Callable[[list[str]], int]:
     """Import the `main` of a tool."""
-    tool: Callable[[list[str]], int] = import_module(f"em.cli.{command}").main
+    match command:
+        case "report":
+            from em.cli.report import main as tool
+        case "data":
+            from em.cli.data import main as tool
+        case "jobs":
+            from em.cli.jobs import main as tool
+        case "memory":
+            from em.cli.memory import main as tool
+        case "power":
+            from em.cli.power import main as tool
+        case "models":
+            from em.cli.models import main as tool
+        case _:
+            from em.cli.reference import main as tool
     return tool
