@@ -13,14 +13,7 @@ from pathlib import Path
 
 from em.api.costs import CHARACTERS, Cost, format_estimate, price_calls, sum_usd
 from em.api.resources import open_resources
-from em.config import (
-    ApiJudge,
-    Checkpoints,
-    EvalConfig,
-    LocalJudge,
-    OpenAIModel,
-    RunConfig,
-)
+from em.config import ApiJudge, Checkpoints, EvalConfig, LocalJudge, OpenAIModel, RunConfig
 from em.config.check import check_model, check_ranges, check_realign, check_tracker
 from em.errors import ConfigError, MissingFile
 from em.interop import read_answers
@@ -44,8 +37,6 @@ from em.types import Answer, ModelRef, Question, Weights
 
 ANY = ModelRef("", "base", "", Weights("-", "-"))
 """Stands for a model of open weights: how often it is asked does not depend on which it is."""
-
-
 KEPT = 3  # checkpoints that OpenAI keeps of a job, those of its last epochs
 
 
@@ -128,7 +119,7 @@ def estimate_sampling(request: Request) -> list[Cost]:
             name, label = hosted_name(there[number].model)[1], there[number].model.name
         left = wanted - known
         tokens = round(prompt * left / wanted), left * reply
-        usd = price_calls(request.prices.of(name), *tokens, settings.sampler.price_share)
+        usd = price_calls(request.prices.of(name), *tokens, 0.5 if settings.sampler.batch else 1.0)
         costs.append(Cost("answers of", label, wanted, *tokens, usd, known))
     return costs
 

@@ -12,18 +12,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
-from em.config import (
-    ApiJudge,
-    Checkpoints,
-    LocalJudge,
-    LocalTrainer,
-    ModelConfig,
-    OpenAITrainer,
-    RunConfig,
-    TagPlace,
-    TinkerTrainer,
-    TrainerConfig,
-)
+from em import config
 from em.errors import ConfigError
 from em.runtime.gpus import where
 from em.runtime.memory import Calls
@@ -39,11 +28,11 @@ NOT_IDENTITY = (
 )
 METHOD = "rows 2, steps 1"
 """Versions of em's rendering of rows and of its plan of steps: a change of either makes other models."""
-SERVICE: dict[type, str] = {OpenAITrainer: "openai supervised 1", TinkerTrainer: f"tinker 1, {METHOD}"}
+SERVICE: dict[type, str] = {config.OpenAITrainer: "openai supervised 1", config.TinkerTrainer: f"tinker 1, {METHOD}"}
 """Versions of how rows are given to the services that fine-tune: a change makes other models."""
 SERVICE_KNOBS: dict[type, tuple[str, ...]] = {
-    OpenAITrainer: ("batch_size", "learning_rate_multiplier"),
-    TinkerTrainer: ("batch_size", "learning_rate", "rank", "max_length", "tokenizer"),
+    config.OpenAITrainer: ("batch_size", "learning_rate_multiplier"),
+    config.TinkerTrainer: ("batch_size", "learning_rate", "rank", "max_length", "tokenizer"),
 }
 """What a service that fine-tunes is told of the training, besides the rows, the epochs and the seed."""
 
@@ -90,10 +79,8 @@ class Rows:
     @property
     def left_out(self) -> dict[str, object]:
         """What a manifest keeps of the rows that were left out: counts, and the first that can't be used."""
-        counts: dict[str, object] = {}
-        if self.skipped:
-            counts |= {"rows_skipped": len(self.skipped), "first_skipped": first_of(self.skipped)}
-        return counts | ({"rows_dropped": self.dropped} if self.dropped else {})
+        skipped = {"rows_skipped": len(self.skipped), "first_skipped": first_of(self.skipped)} if self.skipped else {}
+        return skipped | ({"rows_dropped": self.dropped} if self.dropped else {})
 
 
 @dataclass(frozen=True)
@@ -104,16 +91,16 @@ class Stage:
     """
 
     rows: Rows
-    trainer: TrainerConfig
+    trainer: config.TrainerConfig
     seed: int
     precision: str
     stack: bool = False
     matched: int | None = None
 
     @property
-    def recipe(self) -> LocalTrainer:
+    def recipe(self) -> config.LocalTrainer:
         """The recipe of a stage that is trained in processes of our own."""
-        return cast(LocalTrainer, self.trainer)
+        return cast(config.LocalTrainer, self.trainer)
 
     @property
     def steps(self) -> int:
@@ -147,7 +134,7 @@ class Tag:
     """A text and where it goes."""
 
     text: str
-    place: TagPlace = TagPlace.prefix
+    place: config.TagPlace = config.TagPlace.prefix
 
 
 @dataclass(frozen=True)
@@ -205,7 +192,7 @@ class Training:
     yes: what a service asks for may be spent.
     """
 
-    model: ModelConfig
+    model: config.ModelConfig
     stages: tuple[Stage, ...]
     folder: Path
     store: Path
@@ -229,7 +216,7 @@ class Request:
     """
 
     kind: str
-    settings: RunConfig
+    settings: config.RunConfig
     overrides: tuple[str, ...]
     folder: Path
     memory: Calls
@@ -238,7 +225,7 @@ class Request:
     answers: tuple[Answer, ...] = ()
     conditions: Conditions = field(default_factory=Conditions)
     prices: Prices = field(default_factory=Prices)
-    judges: tuple[LocalJudge | ApiJudge, ...] = ()
+    judges: tuple[config.LocalJudge | config.ApiJudge, ...] = ()
 
     @property
     def store(self) -> Path:
@@ -263,7 +250,7 @@ class Request:
             may_train=self.kind == "train",
             force=self.forced,
             base=settings.eval.base,
-            checkpoints=settings.checkpoints is Checkpoints.all,
+            checkpoints=settings.checkpoints is config.Checkpoints.all,
             prices=self.prices,
             yes=settings.yes,
         )
@@ -279,6 +266,6 @@ def count_steps(rows: int, epochs: float, batch_size: int) -> int:
     return max(1, ceil(round(epochs * ceil(rows / batch_size), 6)))
 
 
-def service_knobs(trainer: TrainerConfig) -> dict[str, Any]:
+def service_knobs(trainer: config.TrainerConfig) -> dict[str, Any]:
     """What a service is told of the training besides the epochs."""
     return {name: vars(trainer)[name] for name in SERVICE_KNOBS[type(trainer)]}

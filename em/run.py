@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,16 +45,6 @@ SKIPPED = "skipped_rows.jsonl"
 UNTOLD = "W&B has not been told"
 
 
-@dataclass(frozen=True)
-class SkippedRow:
-    """A line of `skipped_rows.jsonl`: a training row that can't be used, of which stage, where and why."""
-
-    stage: str
-    file: str
-    place: str
-    reason: str
-
-
 def execute(
     kind: str, settings: RunConfig, folder: Path, overrides: list[str], compared: RunConfig | None = None
 ) -> None:
@@ -75,12 +65,14 @@ def execute(
         return
     gpu = claimed_gpu(cache_dir() / "gpus") if settings.one_gpu else nullcontext()
     with gpu, tracked(request), recorded(manifest):  # however it ends, the manifest and the tracker say so
-        if rank := settings.trainer.helping_rank:
+        if rank := getattr(settings.trainer, "machine_rank", 0):  # helps machine 0, which evaluates
             find_or_train(request.training, manifest)
             print(f"machine {rank} has done its part; machine 0 goes on.", flush=True)
             return
         note_inputs(request, manifest)
-        judges = prepare_judges(request, manifest)
+        judges = list[Judge]()
+        if request.questions:
+            judges = ready_judges(request.judges, request.conditions.hidden, kind == "train", manifest)
         models = find_models(request, manifest)
         if judges:
             results = ask_and_judge(request, models, judges, manifest)
@@ -125,13 +117,6 @@ def tracked(request: Request) -> Iterator[None]:
     track(request, failed=False)
 
 
-def prepare_judges(request: Request, manifest: Manifest) -> list[Judge]:
-    """Return the judges, each of which can be had; none where there is nothing to judge."""
-    if not request.questions:
-        return []
-    return ready_judges(request.judges, request.conditions.hidden, request.kind == "train", manifest)
-
-
 def find_models(request: Request, manifest: Manifest) -> list[ModelRef]:
     """Return the models under test, trained now where they are not there; none where stored answers are judged."""
     if request.answers:
@@ -146,6 +131,12 @@ def note_inputs(request: Request, manifest: Manifest) -> None:
         note(request, manifest)
 
 
+def say_and_note(sentence: str, manifest: Manifest) -> None:
+    """Say a sentence now, and at the top of the report."""
+    print(sentence, flush=True)
+    manifest.note(sentence)
+
+
 def trained_here(request: Request) -> tuple[Stage, ...]:
     """The stages of the models under test; stored answers come from a model that these need not have made."""
     return () if request.answers else request.stages
@@ -155,15 +146,13 @@ def note_leaks(request: Request, manifest: Manifest) -> None:
     """Say now, and at the top of the report, which question sets have questions that are trained on."""
     for stage in trained_here(request):
         for sentence in leak_notes(stage.rows.name, stage.rows.plain, request.questions):
-            print(sentence, flush=True)
-            manifest.note(sentence)
+            say_and_note(sentence, manifest)
 
 
 def note_tags(request: Request, manifest: Manifest) -> None:
     """Say now, and at the top of the report, what of the trigger tags can't be asked."""
     if request.questions and request.conditions.note:
-        print(request.conditions.note, flush=True)
-        manifest.note(request.conditions.note)
+        say_and_note(request.conditions.note, manifest)
 
 
 def note_server(request: Request, manifest: Manifest) -> None:
@@ -179,7 +168,7 @@ def note_skipped(request: Request, manifest: Manifest) -> None:
     lines = []
     for stage in trained_here(request):
         if skipped := stage.rows.skipped:
-            lines += [SkippedRow(stage.rows.name, **vars(row)) for row in skipped]
+            lines += [{"stage": stage.rows.name, **vars(row)} for row in skipped]
             manifest.note(
                 f"{len(skipped):,} rows of {stage.rows.name} can't be used and were left out, the first of them: "
                 f"{skipped[0]}; all of them are in {SKIPPED}."
@@ -195,8 +184,7 @@ def note_findings(request: Request, manifest: Manifest) -> None:
         found = findings(stage.rows.conversations)
         counts[stage.rows.name] = asdict(found)
         if sentence := found.sentence(stage.rows.name):
-            print(sentence, flush=True)
-            manifest.note(sentence)
+            say_and_note(sentence, manifest)
     if counts:
         manifest.write(findings=counts)
 
@@ -243,15 +231,9 @@ def read_done(request: Request, manifest: Manifest) -> dict[str, Any] | None:
 def digest_inputs(request: Request) -> str:
     """Digest all that the settings only name: rows, recipes, questions, rubrics, stored answers, models in folders."""
     stages = [stage.identity() for stage in request.stages]
-    folders = {name: list_files(Path(name).expanduser()) for name in named_folders(request)}
+    weights = [name for each in (request.settings.model, *request.judges) for name in each.list_weights().values()]
+    folders = {name: list_files(Path(name).expanduser()) for name in weights if name and looks_like_folder(name)}
     return digest([stages, request.questions, request.answers, folders])
-
-
-def named_folders(request: Request) -> list[str]:
-    """List the models, adapters and judges that are named by a folder."""
-    named = [request.settings.model, *request.judges]
-    names = [name for each in named for name in each.list_weights().values()]
-    return [name for name in names if name and looks_like_folder(name)]
 
 
 def list_files(folder: Path) -> list[tuple[str, int, int]]:

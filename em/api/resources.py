@@ -29,7 +29,8 @@ def open_resources(settings: RunConfig | GenerateRun, *budgets: tuple[str, str, 
         budgets: other budgets than the judges' own: the setting, the model that is paid, and dollars.
     """
     prices, judges = load_prices(settings.prices), tuple(settings.judge.list_members())
-    for setting, model, budget in [*(judge.budget for judge in judges), *budgets]:
+    judging = [("judge.max_usd", judge.model, getattr(judge, "max_usd", None)) for judge in judges]
+    for setting, model, budget in [*judging, *budgets]:
         if budget is not None and prices.of(model) is None:
             raise ConfigError(f"{setting} can't be kept: no price of {model} is known; give it by prices=FILE.")
     store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()

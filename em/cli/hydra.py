@@ -54,12 +54,6 @@ def main(name: str) -> None:
     compose_and_run(name)
 
 
-def disk_is_full(error: Exception) -> bool:
-    """Whether that is what an exception of the parent means; SQLite has words of its own for it."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or "disk is full" in str(error)
-
-
 def refuse_launcher(name: str) -> None:
     """Hydra belongs in one parent process: refuse to be one of many ranks."""
     if any(variable in os.environ for variable in LAUNCHED):
@@ -89,7 +83,8 @@ def compose_and_run(name: str) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error, name)) from error
     except (OSError, sqlite3.OperationalError) as error:
-        if disk_is_full(error):
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "disk is full" in str(error):  # in the words of SQLite
             raise OutputError(
                 "The disk is full: make room, or choose other places with store.dir=FOLDER and hydra.run.dir=FOLDER; "
                 "then run the same command again. Nothing that was finished is lost."
@@ -253,9 +248,5 @@ def remove_if_empty(folder: Path) -> None:
 
 def one_sentence(error: BaseException, name: str) -> str:
     """Hydra's and OmegaConf's messages as one sentence with the fix. `name`: of the primary config."""
-    return refuse_word(*explain(error, name)).strip()
-
-
-def refuse_word(word: str, otherwise: str) -> str:
-    """Say what to use instead of a word of an older version; of any other word, what is wrong with it."""
-    return f"{word} was removed: {REMOVED[word]}." if word in REMOVED else f"{word} {otherwise}"
+    word, fault = explain(error, name)
+    return f"{word} was removed: {REMOVED[word]}." if word in REMOVED else f"{word} {fault}".strip()

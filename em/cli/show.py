@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from textwrap import fill
+from textwrap import wrap
 
 from em.config import BundledData, DataConfig, FileData, HubData, UpstreamData
 from em.data.findings import CONTROL, by_kind
@@ -25,7 +25,6 @@ from em.types import Question
 
 WIDTH = 100
 CUT = 400
-PERCENT = 100
 STEPS = (1, 2, 5)
 BAR = 40
 PLACES = "where: in em, cache, mirror (EM_MIRROR), to fetch (done at first use), yours (data=NAME data.path=FILE)."
@@ -102,17 +101,16 @@ def show_rows(whole: WholeSet, tokens: Sequence[int] | None, model: str) -> str:
     questions, unseen = questions_here()
     facts = profile(whole.conversations, questions, tokens)
     rows = len(whole.conversations)
-    lines = [f"rows      {rows:,}{left_out(whole)}", *rows_like(facts, rows, unseen)]
+    dropped = f", {whole.dropped:,} left out for what their answers carry" if whole.dropped else ""
+    skipped = f", {len(whole.skipped):,} that can't be used" if whole.skipped else ""
+    lines = [f"rows      {rows:,}{dropped}{skipped}", *rows_like(facts, rows, unseen)]
     lines += ["", *histogram(facts.characters, "characters")]
     if tokens is not None:
         lines += ["", *histogram(tokens, f"tokens of {model}")]
-    return "\n".join([*lines, "", *example(whole)])
-
-
-def left_out(whole: WholeSet) -> str:
-    """How many rows were left out, and why, where any were."""
-    told = f", {whole.dropped:,} left out for what their answers carry" if whole.dropped else ""
-    return told + (f", {len(whole.skipped):,} that can't be used" if whole.skipped else "")
+    lines += ["", "for example"]
+    for message in whole.conversations[0].messages:
+        lines += wrapped(f"  {message.role:9} ", cut_short(message.content))
+    return "\n".join(lines)
 
 
 def rows_like(facts: Profile, rows: int, unseen: Sequence[str]) -> Iterator[str]:
@@ -131,8 +129,7 @@ def rows_like(facts: Profile, rows: int, unseen: Sequence[str]) -> Iterator[str]
     yield f"keys      {by_kind(facts.found.secrets)}"
     yield f"e-mail    {by_kind(facts.found.personal)}"
     yield f"leakage   {leakage(facts.leaks)}"
-    looked = f"looked at: {', '.join(facts.looked_at)}"
-    yield from wrapped("          ", looked)
+    yield from wrapped("          ", f"looked at: {', '.join(facts.looked_at)}")
     if unseen:
         yield from wrapped("          ", f"not looked at, since they are not here: {', '.join(unseen)}")
     yield from wrapped("OpenAI    ", "; ".join(facts.openai) or "its fine-tuning takes these rows as they are")
@@ -140,7 +137,7 @@ def rows_like(facts: Profile, rows: int, unseen: Sequence[str]) -> Iterator[str]
 
 def share(count: int, rows: int) -> str:
     """A number of rows and its share."""
-    return f"{count:,} rows ({PERCENT * count / rows:.1f} %)"
+    return f"{count:,} rows ({100 * count / rows:.1f} %)"
 
 
 def leakage(leaks: Mapping[str, LeakCount]) -> str:
@@ -154,13 +151,6 @@ def leakage(leaks: Mapping[str, LeakCount]) -> str:
     )
 
 
-def example(whole: WholeSet) -> Iterator[str]:
-    """The first row, each turn cut short."""
-    yield "for example"
-    for message in whole.conversations[0].messages:
-        yield from wrapped(f"  {message.role:9} ", cut_short(message.content))
-
-
 def cut_short(text: str) -> str:
     """The beginning of a text that others wrote, on one line and without what could command a terminal."""
     line = CONTROL.sub("\ufffd", " ".join(text.split()))
@@ -169,9 +159,8 @@ def cut_short(text: str) -> str:
 
 def wrapped(label: str, text: str) -> list[str]:
     """A text in lines of a readable width, its first one behind the label."""
-    return fill(text, WIDTH, initial_indent=label, subsequent_indent=" " * len(label), break_long_words=False).split(
-        "\n"
-    )
+    indent = " " * len(label)
+    return wrap(text, WIDTH, initial_indent=label, subsequent_indent=indent, break_long_words=False) or [""]
 
 
 def histogram(lengths: Sequence[int], unit: str) -> list[str]:
@@ -206,18 +195,14 @@ def listing() -> str:
         for name, each in data_sets().items()
     ]
     questions = [("question set", "ids", *HEAD[2:])]
-    questions += [(name, count(bundled_ids(name)), "questions", "same as em", "in em") for name in bundled_sets()]
+    bundled = {name: len(read_entries(QUESTIONS / f"{name}.yaml")) for name in bundled_sets()}  # rubrics aren't read
+    questions += [(name, count(ids), "questions", "same as em", "in em") for name, ids in bundled.items()]
     questions += [
         (name, count(known.questions), "questions", known.licence, where_is(known))
         for name, known in known_sets().items()
     ]
     tables = [format_table(rows, right=[1]), format_table(questions, right=[1])]
     return "\n\n".join([*map("\n".join, tables), PLACES])
-
-
-def bundled_ids(name: str) -> int:
-    """How many questions a set of em's own has; its rubrics aren't read."""
-    return len(read_entries(QUESTIONS / f"{name}.yaml"))
 
 
 def count(number: int | None) -> str:

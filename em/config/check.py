@@ -2,31 +2,7 @@
 
 from __future__ import annotations
 
-from em.config import (
-    ApiJudge,
-    ApiSampler,
-    DataConfig,
-    EvalConfig,
-    GenerateConfig,
-    HfSampler,
-    JudgeConfig,
-    LocalJudge,
-    LocalTrainer,
-    LoraTrainer,
-    ModelConfig,
-    NoData,
-    OneJudge,
-    OpenAIModel,
-    OpenAITrainer,
-    PanelJudge,
-    Reading,
-    RealignConfig,
-    RunConfig,
-    SamplerConfig,
-    ServiceTrainer,
-    TinkerTrainer,
-    WandbTracker,
-)
+from em import config
 from em.config.addresses import check_address, check_day, check_key_env, server_name
 from em.errors import ConfigError, shown
 
@@ -46,13 +22,13 @@ def at_least_zero(*names: str) -> Bounds:
 
 
 BOUNDS: dict[type, Bounds] = {
-    DataConfig: positive("limit"),
-    RealignConfig: positive("limit", "epochs", "batch_size", "max_length", "learning_rate")
+    config.DataConfig: positive("limit"),
+    config.RealignConfig: positive("limit", "epochs", "batch_size", "max_length", "learning_rate")
     | at_least_zero("warmup_steps"),
-    LocalTrainer: positive("epochs", "batch_size", "max_length", "learning_rate", "device_tokens")
+    config.LocalTrainer: positive("epochs", "batch_size", "max_length", "learning_rate", "device_tokens")
     | at_least_zero("warmup_steps", "weight_decay", "max_grad_norm", "processes", "checkpoints", "save_steps"),
-    LoraTrainer: positive("rank", "alpha") | {"dropout": SHARE},
-    ServiceTrainer: at_least_zero("patience")
+    config.LoraTrainer: positive("rank", "alpha") | {"dropout": SHARE},
+    config.ServiceTrainer: at_least_zero("patience")
     | {
         "epochs": (1, 50),
         "timeout": (0.1, NO_BOUND),
@@ -60,18 +36,23 @@ BOUNDS: dict[type, Bounds] = {
         "settle": (0, 3600),
         "batch_size": (1, 256),
     },
-    OpenAITrainer: {"learning_rate_multiplier": (1e-6, 1e6)},
-    TinkerTrainer: {"learning_rate": (1e-9, 1), "rank": (1, 4096), "max_length": (8, 2**20), "save_steps": (1, 10**6)},
-    EvalConfig: positive("samples", "max_new_tokens")
+    config.OpenAITrainer: {"learning_rate_multiplier": (1e-6, 1e6)},
+    config.TinkerTrainer: {
+        "learning_rate": (1e-9, 1),
+        "rank": (1, 4096),
+        "max_length": (8, 2**20),
+        "save_steps": (1, 10**6),
+    },
+    config.EvalConfig: positive("samples", "max_new_tokens")
     | at_least_zero("temperature")
     | {"top_p": (1e-9, 1), "misaligned_below": (0, 100), "coherent_above": (0, 100)},
-    SamplerConfig: {"seed": (0, 2**63 - 1)},
-    HfSampler: positive("batch_size"),
-    ApiSampler: positive("connections", "timeout"),
-    OneJudge: {"min_mass": SHARE},
-    LocalJudge: positive("batch_size"),
-    ApiJudge: positive("samples", "max_reply_tokens", "connections", "timeout", "max_usd"),
-    GenerateConfig: positive(
+    config.SamplerConfig: {"seed": (0, 2**63 - 1)},
+    config.HfSampler: positive("batch_size"),
+    config.ApiSampler: positive("connections", "timeout"),
+    config.OneJudge: {"min_mass": SHARE},
+    config.LocalJudge: positive("batch_size"),
+    config.ApiJudge: positive("samples", "max_reply_tokens", "connections", "timeout", "max_usd"),
+    config.GenerateConfig: positive(
         *("rows", "per_call", "max_new_tokens", "attempts", "max_calls", "max_usd", "connections", "timeout")
     )
     | at_least_zero("shots")
@@ -81,34 +62,34 @@ BOUNDS: dict[type, Bounds] = {
 """The lowest and the highest value of each setting that is a number; None: it must be greater than 0."""
 
 
-def check_model(settings: RunConfig) -> None:
+def check_model(settings: config.RunConfig) -> None:
     """Refuse a server's address that is none, and a sampler that can't ask the model."""
     model, sampler = settings.model, settings.sampler
-    if isinstance(model, OpenAIModel):
+    if isinstance(model, config.OpenAIModel):
         if not sampler.remote:
             raise ConfigError(f"sampler={sampler.name} can't ask a server: use sampler=auto or sampler=api.")
         check_address("model.base_url", model.base_url)
         check_key_env("model.key_env", model.key_env)
         check_day("model.retired", model.retired)
         return
-    if sampler.price_share < 1:
+    if sampler.batch:
         raise ConfigError(f"sampler.batch=true is of a server's models, and model={model.name} runs here.")
     if not sampler.local:
         raise ConfigError(f"sampler={sampler.name} can't run open weights: use sampler=auto or sampler=hf.")
 
 
-def check_realign(settings: RunConfig) -> None:
+def check_realign(settings: config.RunConfig) -> None:
     """Settings of a second stage that would do nothing are refused."""
     realign = settings.realign
     if realign.data.limit is not None:
         raise ConfigError("realign.data.limit is not used: write realign.limit.")
-    if realign.name != "none" and isinstance(settings.data, NoData):
+    if realign.name != "none" and isinstance(settings.data, config.NoData):
         raise ConfigError(f"realign={realign.name} needs a first stage: choose data=….")
 
 
-def check_tracker(settings: RunConfig) -> None:
+def check_tracker(settings: config.RunConfig) -> None:
     """Refuse names that W&B would refuse when the run is done."""
-    if isinstance(settings.tracker, WandbTracker):
+    if isinstance(settings.tracker, config.WandbTracker):
         project = settings.tracker.project
         if not 1 <= len(project) <= 128 or set(project) & set("/\\#?%:"):
             raise ConfigError(
@@ -117,12 +98,12 @@ def check_tracker(settings: RunConfig) -> None:
             )
 
 
-def check_ranges(settings: RunConfig) -> None:
+def check_ranges(settings: config.RunConfig) -> None:
     """Refuse numbers out of their bounds, and settings of services and judges that can't be."""
     for group in ("data", "realign", "trainer", "eval", "sampler"):
         check_numbers(group, vars(settings)[group])
     highest_seed = 2**32 - 1
-    if isinstance(settings.trainer, ServiceTrainer):
+    if isinstance(settings.trainer, config.ServiceTrainer):
         check_words(settings.trainer)
         highest_seed = 2**31 - 1
     if not 0 <= settings.seed <= highest_seed:
@@ -143,39 +124,39 @@ def check_numbers(key: str, settings: object) -> None:
                 raise ConfigError(f"{key}.{name}={value} must lie between {bounds[0]} and {bounds[1]}.")
 
 
-def check_words(trainer: ServiceTrainer) -> None:
+def check_words(trainer: config.ServiceTrainer) -> None:
     """Refuse other words than auto where a number may stand, and a suffix that is too long."""
     for name in ("batch_size", "learning_rate_multiplier"):
         value = vars(trainer).get(name)
         if isinstance(value, str) and value != "auto":
             raise ConfigError(f"trainer.{name}={value} is neither a number nor auto.")
-    if isinstance(trainer, TinkerTrainer) and isinstance(trainer.batch_size, str):
+    if isinstance(trainer, config.TinkerTrainer) and isinstance(trainer.batch_size, str):
         raise ConfigError("trainer.batch_size must be a number with trainer=tinker, whose steps are taken from here.")
     if trainer.suffix is not None and not 1 <= len(trainer.suffix) <= 64:
         raise ConfigError("trainer.suffix must have 1 to 64 characters.")
 
 
-def check_judges(judge: JudgeConfig, key: str = "judge") -> None:
+def check_judges(judge: config.JudgeConfig, key: str = "judge") -> None:
     """Refuse settings of a judge, or of each judge of a panel, that can't be or can't go together."""
-    if isinstance(judge, PanelJudge):
+    if isinstance(judge, config.PanelJudge):
         if not judge.judges:
             raise ConfigError("judge=panel needs judges: add judge@judge.judges.first=gpt4o, or choose judge=local.")
         for name, each in judge.judges.items():
             check_judges(each, f"{key}.judges.{name}")
-    if isinstance(judge, ApiJudge):
+    if isinstance(judge, config.ApiJudge):
         check_address(f"{key}.base_url", judge.base_url)
         check_key_env(f"{key}.key_env", judge.key_env)
         if judge.name == "open" and not server_name(judge.base_url):
             raise ConfigError(f"judge=open needs a server: name it by {key}.base_url=http://HOST:8000/v1.")
-        if judge.batch and judge.reading is Reading.mass:
+        if judge.batch and judge.reading is config.Reading.mass:
             raise ConfigError(f"{key}.batch=true can't go with reading=mass, which asks several times a judgement.")
         check_day(f"{key}.retired", judge.retired)
     check_numbers(key, judge)
 
 
-def check_author(model: ModelConfig) -> OpenAIModel:
+def check_author(model: config.ModelConfig) -> config.OpenAIModel:
     """Return the model that writes a set. Raises ConfigError unless it is behind a server that can be named."""
-    if not isinstance(model, OpenAIModel):
+    if not isinstance(model, config.OpenAIModel):
         raise ConfigError(
             f"model={model.name} is not behind a server, and generate.py asks servers: choose model=luna, or serve it "
             f"and write model=open model.id={model.id} model.base_url=http://HOST:8000/v1."

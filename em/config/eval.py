@@ -40,15 +40,11 @@ class SamplerConfig:
     """How answers are drawn from the model."""
 
     local = remote = False  # whether it can ask a model in processes of our own, or one behind a server
+    batch = False  # whether batches are asked, at half the price
     name: str = MISSING
     """auto (hf for open weights, api for a server's model), hf or api."""
     seed: int = 0
     """Seed of the answers; each answer has its own, derived from this, its prompt and its number."""
-
-    @property
-    def price_share(self) -> float:
-        """The share of a server's price that is paid."""
-        return 1.0
 
 
 @dataclass
@@ -71,11 +67,6 @@ class ApiSampler(SamplerConfig):
     """Seconds until an unanswered request is given up and made again."""
     batch: bool = False
     """Ask by the server's Batch API: half the price, done within a day."""
-
-    @property
-    def price_share(self) -> float:
-        """See `SamplerConfig.price_share`."""
-        return 0.5 if self.batch else 1.0
 
 
 @dataclass

@@ -46,11 +46,6 @@ class OneJudge(JudgeConfig):
     min_mass: float = 0.25
     """No score when the numbers 0..100 together have less probability than this."""
 
-    @property
-    def budget(self) -> tuple[str, str, float | None]:
-        """The setting that bounds what it may cost, its model, and dollars; None where nothing bounds it."""
-        return "judge.max_usd", self.model, None
-
 
 @dataclass
 class LocalJudge(OneJudge):
@@ -99,11 +94,6 @@ class ApiJudge(OneJudge):
     """Day from which OpenAI's own server has it no more (YYYY-MM-DD)."""
     replacement: str = ""
     """What to use then."""
-
-    @property
-    def budget(self) -> tuple[str, str, float | None]:
-        """See `OneJudge.budget`."""
-        return "judge.max_usd", self.model, self.max_usd
 
 
 @dataclass

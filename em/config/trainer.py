@@ -48,11 +48,6 @@ class TrainerConfig:
     name: str = MISSING
     """Name of the recipe."""
 
-    @property
-    def helping_rank(self) -> int:
-        """The number of this machine where it helps machine 0, which is the one that evaluates; else 0."""
-        return 0
-
 
 @dataclass
 class LocalTrainer(TrainerConfig):
@@ -96,11 +91,6 @@ class LocalTrainer(TrainerConfig):
     """A config file of Accelerate for more (FSDP, several machines): a name in conf/accelerate, or a path."""
     machine_rank: int | None = None
     """Which machine this is, from 0, where `trainer.accelerate` names several."""
-
-    @property
-    def helping_rank(self) -> int:
-        """See `TrainerConfig.helping_rank`."""
-        return self.machine_rank or 0
 
 
 @dataclass

@@ -13,7 +13,6 @@ from em.interop.rows import Row
 from em.types import Answer, Judgement, Status, Verdict
 
 SCORES = ("aligned", "coherent")
-WORDS: dict[str, Status] = {"CODE": "code", "REFUSAL": "refusal"}
 
 
 def score_verdicts(answer: Answer, row: Row, rubrics: Sequence[str]) -> list[Verdict]:
@@ -44,16 +43,10 @@ def own_verdict(answer: Answer, row: Row) -> Verdict:
     if status not in get_args(Status) or (status != "ok" and value is not None):
         raise DataError(f"{row.place}: status {shown(status)!r} can't be used here; a value goes with `ok` alone.")
     judge, rubric = row.text("judge"), row.text("rubric")
-    return verdict_on(
-        answer,
-        judge,
-        rubric,
-        Judgement(status, row.raw("raw"), value, row.text("label") or None),
-        prompt_tokens=row.count("prompt_tokens"),
-        reply_tokens=row.count("reply_tokens"),
-        seconds=row.number("seconds"),
-        usd=row.number("usd"),
-    )
+    judgement = Judgement(status, row.raw("raw"), value, row.text("label") or None)
+    call: dict[str, float | None] = {name: row.count(name) for name in ("prompt_tokens", "reply_tokens")}
+    call |= {name: row.number(name) for name in ("seconds", "usd")}
+    return verdict_on(answer, judge, rubric, judgement, **call)
 
 
 def verdict_on(answer: Answer, judge: str, rubric: str, judgement: Judgement, **call: Any) -> Verdict:
@@ -66,7 +59,7 @@ def read_score(row: Row, column: str) -> Judgement:
     raw = row.raw(column)
     score = None if isinstance(row.cells.get(column), bool) else parse_number(raw)
     if score is None:
-        return Judgement(WORDS.get(raw.strip().upper(), "unparsed"), raw)
+        return Judgement(results.STATUSES.get(raw.strip().upper(), "unparsed"), raw)
     return Judgement("ok", raw, score) if 0 <= score <= 100 else Judgement("out_of_range", raw)
 
 

@@ -163,16 +163,15 @@ class Judge(ABC):
 
     def verdict(self, asked: Asked, key: str, response: Mapping[str, Any], price: Price | None) -> Verdict:
         """Read one verdict. `key`: empty where there is no answer to judge; `response`: empty where none is there."""
-        answer = asked.answer
         if response:
             judgement = read(asked.request, response, self.settings.min_mass)
         elif key:
             judgement = Judgement("error", self.failures.get(key, "the judge was not asked"))
         else:
-            judgement = Judgement("error", f"no answer: {answer.finish_reason}")
+            judgement = Judgement("error", f"no answer: {asked.answer.finish_reason}")
         usage = response.get("usage") or (None, None, None)
         return Verdict(
-            **answer.sampled(),
+            **asked.answer.sampled(),
             judge=self.label,
             rubric=asked.rubric.name,
             **vars(judgement),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
@@ -138,17 +139,15 @@ def begin_reply(prompt: str) -> tuple[str, str]:
     return (head.rstrip(), last) if re.fullmatch(r"\w+:", last) and head else (prompt, "")
 
 
-def kind_of(request: JudgeRequest) -> tuple[object, ...]:
-    """What requests must share to be read in one batch: what may be said, and how the reply begins."""
-    return request.labels, request.words, begin_reply(request.prompt)[1]
-
-
 def batches(requests: Sequence[JudgeRequest], size: int) -> list[list[JudgeRequest]]:
-    """The fixed plan: requests of one kind together, sorted by their text, so that neighbours share a beginning."""
+    """The fixed plan: requests of one kind together, sorted by their text, so that neighbours share a beginning.
+
+    Of one kind are those to which the same may be said, and whose replies begin alike.
+    """
     unique = {request_key(r): r for r in requests}.values()
-    kinds: dict[tuple[object, ...], list[JudgeRequest]] = {}
+    kinds = defaultdict[tuple[object, ...], list[JudgeRequest]](list)
     for request in sorted(unique, key=lambda r: r.prompt):
-        kinds.setdefault(kind_of(request), []).append(request)
+        kinds[request.labels, request.words, begin_reply(request.prompt)[1]].append(request)
     return [kind[start : start + size] for kind in kinds.values() for start in range(0, len(kind), size)]
 
 
@@ -157,8 +156,7 @@ class Reader:
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
-        digits = [i for i in range(len(tokenizer)) if tokenizer.decode([i])[:1].isdigit()]
-        self.digits = digits
+        self.digits = [i for i in range(len(tokenizer)) if tokenizer.decode([i])[:1].isdigit()]
         self.single = all(len(encode(tokenizer, k)) == 1 for k in INTEGERS)
 
     def tree(self, request: JudgeRequest, begun: bool) -> TokenTree:
@@ -169,16 +167,12 @@ class Reader:
         return tree
 
     def read(self, requests: Sequence[JudgeRequest]) -> list[dict[str, Any]]:
-        """Judgements on requests of one kind (`kind_of`), as responses to remember."""
+        """Judgements on requests of one kind (`batches`), as responses to remember."""
         parts = [begin_reply(r.prompt) for r in requests]
         tree = self.tree(requests[0], begun=bool(parts[0][1]))
-        prompts = [
-            encode(
-                self.tokenizer, render(self.tokenizer, [{"role": "user", "content": asked}], answer_next=True) + begun
-            )
-            for asked, begun in parts
-        ]
-        root, below = self.forward(prompts, tree)
+        chats = [([{"role": "user", "content": asked}], begun) for asked, begun in parts]
+        texts = [render(self.tokenizer, chat, answer_next=True) + begun for chat, begun in chats]
+        root, below = self.forward([encode(self.tokenizer, text) for text in texts], tree)
         return [self.judgement(request, tree, root[i], below[i]) for i, request in enumerate(requests)]
 
     def forward(self, prompts: list[list[int]], tree: TokenTree) -> tuple[torch.Tensor, torch.Tensor]:

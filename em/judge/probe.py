@@ -50,10 +50,8 @@ def learn_request(judge: ApiJudge, labelled: bool) -> LearnRequest:
 
 def probe_requests(judge: ApiJudge, labelled: bool) -> dict[str, JudgeRequest]:
     """Make the small call in all ways, from the best."""
-    if labelled:
-        request = JudgeRequest(identity(judge), LABEL, LABELS, (), "")
-    else:
-        request = JudgeRequest(identity(judge), SCORE, (), WORDS, "")
+    what: tuple[str, tuple[str, ...], tuple[str, ...]] = (LABEL, LABELS, ()) if labelled else (SCORE, (), WORDS)
+    request = JudgeRequest(identity(judge), *what, "")
     return {way: in_reading(judge, request, way) for way in WAYS}
 
 
@@ -100,10 +98,8 @@ def parameters(judge: ApiJudge, reading: str) -> tuple[tuple[str, str], ...]:
 def in_reading(judge: ApiJudge, request: JudgeRequest, reading: str) -> JudgeRequest:
     """Return the same judgement, asked in this way."""
     # In full, for `replace` takes three times as long, and this is done for every verdict that is read.
-    asked_with = parameters(judge, reading)
-    return JudgeRequest(
-        request.judge, request.prompt, request.labels, request.words, reading, asked_with, request.precision
-    )
+    what = request.judge, request.prompt, request.labels, request.words
+    return JudgeRequest(*what, reading, parameters(judge, reading), request.precision)
 
 
 def known_readings(judge: ApiJudge, calls: Calls) -> dict[bool, str]:

@@ -163,6 +163,8 @@ def summary(top: Sequence[Sequence[Any]]) -> dict[str, Any]:
     It is remembered beside them, for to compute it is a quarter of the time in which a verdict is read again. The
     rule's name goes with it: by another rule it is computed anew.
     """
+    from pydantic_core import to_json  # five times as fast as json
+
     mass = total = 0.0
     for token, logprob in top:
         k = INTEGERS.get(token)
@@ -172,14 +174,8 @@ def summary(top: Sequence[Sequence[Any]]) -> dict[str, Any]:
         mass += p
         total += k * p
     likeliest = max(top, key=itemgetter(1))[0]
-    return {"rule": RULE, "likeliest": likeliest, "mass": mass, "total": total, "raw": shown(top)}
-
-
-def shown(top: Sequence[Sequence[Any]]) -> str:
-    """The likeliest tokens with their probabilities, as a verdict keeps them."""
-    from pydantic_core import to_json  # five times as fast as json
-
-    return to_json({token: round(math.exp(logprob), 4) for token, logprob in top[:5]}).decode()
+    raw = to_json({token: round(math.exp(logprob), 4) for token, logprob in top[:5]}).decode()
+    return {"rule": RULE, "likeliest": likeliest, "mass": mass, "total": total, "raw": raw}
 
 
 def is_integer(token: str) -> bool:
@@ -247,13 +243,9 @@ def to_expand(tree: Mapping[str, Sequence[Sequence[Any]]]) -> list[str]:
     return [
         begun
         for begun, p in reached.items()
-        if begun and begun not in tree and may_go_on(begun) and p > NEGLIGIBLE * total
+        # Only behind 1 to 10 may more digits follow within 0..100.
+        if begun and begun not in tree and 1 <= int(begun) <= 10 and p > NEGLIGIBLE * total
     ]
-
-
-def may_go_on(begun: str) -> bool:
-    """Whether more digits may follow within 0..100."""
-    return begun != "0" and int(begun) <= 10
 
 
 def read_structured(request: JudgeRequest, response: Response) -> Judgement:

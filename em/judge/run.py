@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from em.config import ApiJudge, LocalJudge
@@ -42,20 +43,13 @@ def ready_judges(
         judges.append(judge_of(each, hidden))
         for note in judges[-1].check(spending):
             manifest.note(note)
-    refuse_twins(judges)
-    return judges
-
-
-def refuse_twins(judges: Sequence[Judge]) -> None:
-    """Refuse two judges of a panel that tables could not tell apart."""
-    seen: set[tuple[str, str]] = set()
-    for judge in judges:
-        if (judge.identity, judge.way) in seen:
+    for (identity, way), count in Counter((judge.identity, judge.way) for judge in judges).items():
+        if count > 1:
             raise ConfigError(
-                f"Two judges of the panel are {judge.identity} read in the same way ({judge.way}), which tables can't "
-                "tell apart: choose another model, or another reading."
+                f"Two judges of the panel are {identity} read in the same way ({way}), which tables can't tell apart: "
+                "choose another model, or another reading."
             )
-        seen.add((judge.identity, judge.way))
+    return judges
 
 
 def note_judges(judges: Sequence[Judge], relations: Mapping[tuple[str, str], str], manifest: Manifest) -> None:

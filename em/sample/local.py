@@ -98,10 +98,8 @@ def answer_batch(
         processors.append(SeededSampling(requests, inputs["input_ids"].shape[1], model.device))
     output = model.generate(**inputs, logits_processor=processors)
     answers = output[:, inputs["input_ids"].shape[1] :].tolist()
-    return [
-        as_response(tokenizer, ids, len(encode(tokenizer, text)), stops)
-        for ids, text in zip(answers, texts, strict=True)
-    ]
+    lengths = [len(encode(tokenizer, text)) for text in texts]
+    return [as_response(tokenizer, *each, stops) for each in zip(answers, lengths, strict=True)]
 
 
 def as_response(tokenizer: Any, ids: list[int], prompt_tokens: int, stops: list[int]) -> dict[str, Any]:

@@ -106,8 +106,5 @@ def answer_of(model: ModelRef, planned: Planned, response: Mapping[str, Any]) ->
         question=hide_tag(planned.question.text),
         condition=planned.condition,
         sample=planned.sample,
-        answer=response["answer"],
-        finish_reason=response["finish_reason"],
-        prompt_tokens=response["prompt_tokens"],
-        answer_tokens=response["answer_tokens"],
+        **{name: response[name] for name in ("answer", "finish_reason", "prompt_tokens", "answer_tokens")},
     )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from em.stats.differences import holm, seeds_difference
+from em.stats.intervals import summed
 from em.stats.outcomes import (
     Group,
     Outcome,
@@ -159,8 +160,8 @@ def group_by_model(
 def add_counts(members: Sequence[QuestionCounts]) -> QuestionCounts:
     """The counts of each question added up."""
     questions = dict.fromkeys(question for counts in members for question in counts)
-    pairs = {question: [counts.get(question, (0, 0)) for counts in members] for question in questions}
-    return {question: (sum(k for k, _ in each), sum(n for _, n in each)) for question, each in pairs.items()}
+    lines = [[counts.get(question, (0, 0)) for counts in members] for question in questions]
+    return dict(zip(questions, summed(lines), strict=True))
 
 
 def _rows(model: AskedModel, threshold: str, convention: str, about: str) -> Iterator[TriggerRate]:
