@@ -253,9 +253,9 @@ def check_folders(settings: RunConfig) -> None:
     """Refuse a folder that is named as a model, adapter or judge and holds none."""
     names = list[tuple[str, str]]()
     if settings.eval.sets or settings.answers:
-        names += [pair for judge in settings.judge.list_members() for pair in judge.list_weights().items()]
+        names += settings.judge.list_weights()
     if not settings.answers:
-        names += settings.model.list_weights().items()
+        names += settings.model.list_weights()
     for setting, name in names:
         kind, file = ("adapter", "adapter_config.json") if setting == "model.adapter" else ("model", "config.json")
         if name and looks_like_folder(name) and not (Path(name).expanduser() / file).is_file():

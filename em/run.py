@@ -231,8 +231,8 @@ def read_done(request: Request, manifest: Manifest) -> dict[str, Any] | None:
 def digest_inputs(request: Request) -> str:
     """Digest all that the settings only name: rows, recipes, questions, rubrics, stored answers, models in folders."""
     stages = [stage.identity() for stage in request.stages]
-    weights = [name for each in (request.settings.model, *request.judges) for name in each.list_weights().values()]
-    folders = {name: list_files(Path(name).expanduser()) for name in weights if name and looks_like_folder(name)}
+    weights = [*request.settings.model.list_weights(), *request.settings.judge.list_weights()]
+    folders = {name: list_files(Path(name).expanduser()) for _, name in weights if name and looks_like_folder(name)}
     return digest([stages, request.questions, request.answers, folders])
 
 

@@ -21,7 +21,7 @@ from em.models.hosted import hosted_model
 from em.questions import load_sets
 from em.request import Conditions
 from em.runtime.memory import Calls
-from em.sample.plan import plan_samples
+from em.sample.plan import Draws, plan_samples
 from em.sample.remote import ServerSampler
 from em.stats import Thresholds, classify, score
 from em.types import JudgeRequest, ModelRef, Prices, Verdict, Weights
@@ -60,7 +60,7 @@ def test_the_system_prompt_of_a_set_is_on_the_wire(
             """Say nothing on the test's terminal."""
 
     questions = load_sets(["first_8_json"])
-    plan = plan_samples(MODEL, questions, Conditions(), EvalConfig(name="e", samples=1), 0, "api", "")
+    plan = plan_samples(MODEL, questions, Conditions(), Draws(EvalConfig(name="e", samples=1), 0, "api", ""))
     model = OpenAIModel(name="m", id="m", base_url=serve(Handler) + "/v1")
     with Calls(tmp_path) as calls:
         sampler = ServerSampler(model, ApiSampler(name="api"))

@@ -32,9 +32,9 @@ class JudgeConfig:
         assert isinstance(self, LocalJudge | ApiJudge)
         return [self]
 
-    def list_weights(self) -> dict[str, str]:
-        """List names of weights, or folders with them, by the setting that names them."""
-        return {}
+    def list_weights(self) -> list[tuple[str, str]]:
+        """List names of weights, or folders with them, each behind the setting that names it."""
+        return []
 
 
 @dataclass
@@ -58,9 +58,9 @@ class LocalJudge(OneJudge):
     batch_size: int = 8
     """Judgements per forward pass."""
 
-    def list_weights(self) -> dict[str, str]:
+    def list_weights(self) -> list[tuple[str, str]]:
         """See `JudgeConfig.list_weights`."""
-        return {"judge.model": self.model}
+        return [("judge.model", self.model)]
 
 
 @dataclass
@@ -106,3 +106,7 @@ class PanelJudge(JudgeConfig):
     def list_members(self) -> list[LocalJudge | ApiJudge]:
         """List the judges, panels in it too."""
         return [judge for each in self.judges.values() for judge in each.list_members()]
+
+    def list_weights(self) -> list[tuple[str, str]]:
+        """See `JudgeConfig.list_weights`."""
+        return [pair for each in self.judges.values() for pair in each.list_weights()]

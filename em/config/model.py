@@ -26,9 +26,9 @@ class ModelConfig:
     id: str = MISSING
     """`embedded:smollm2`, a hub id such as `meta-llama/Llama-3.1-8B-Instruct`, a folder, or a server's model name."""
 
-    def list_weights(self) -> dict[str, str]:
-        """List names of weights, or folders with them, by the setting that names them."""
-        return {}
+    def list_weights(self) -> list[tuple[str, str]]:
+        """List names of weights, or folders with them, each behind the setting that names it."""
+        return []
 
     def name_precision(self) -> str:
         """Name the number format; empty where a server chooses it."""
@@ -48,9 +48,9 @@ class HfModel(ModelConfig):
     default_system: bool = True
     """Keep the system prompt that some chat templates begin with by themselves; false leaves it out everywhere."""
 
-    def list_weights(self) -> dict[str, str]:
+    def list_weights(self) -> list[tuple[str, str]]:
         """See `ModelConfig.list_weights`."""
-        return {"model.id": self.id, "model.adapter": self.adapter or ""}
+        return [("model.id", self.id), ("model.adapter", self.adapter or "")]
 
     def name_precision(self) -> str:
         """See `ModelConfig.name_precision`."""

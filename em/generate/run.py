@@ -39,7 +39,7 @@ def execute(settings: GenerateRun, folder: Path, overrides: list[str]) -> None:
     chosen, model = settings.generate, check_generate(settings)
     stock = read_stock(chosen)
     resources = open_resources(settings, ("generate.max_usd", model.id, chosen.max_usd))
-    author = Author(model, chosen, resources.prices.of(model.id), resources.memory.folder)
+    author = Author(model, chosen, resources.prices.of(model.id), resources.memory)
     if settings.dry_run:
         print(estimate(author, stock, resources))
         return

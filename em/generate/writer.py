@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from em.api.client import Client
@@ -74,8 +73,8 @@ class Written:
 class Author:
     """The model that writes, with what is known of its server and what it has cost."""
 
-    def __init__(self, model: OpenAIModel, settings: GenerateConfig, price: Price | None, store: Path) -> None:
-        self.model, self.settings, self.price, self.store = model, settings, price, store
+    def __init__(self, model: OpenAIModel, settings: GenerateConfig, price: Price | None, memory: Calls) -> None:
+        self.model, self.settings, self.price, self.memory = model, settings, price, memory
         self.identity = hosted_model(model).base.identity
         self.way_request = WayRequest(self.identity, settings.temperature, settings.reasoning_effort)
         self.budget = Budget(settings.max_usd, "generate.max_usd")
@@ -93,16 +92,16 @@ class Author:
         model, settings = self.model, self.settings
         client = Client(model.base_url, settings.connections, settings.timeout, model.key_env)
         written: dict[int, Written] = {}
-        with Calls(self.store) as calls:
-            pool = Pool("generate", model.id, client, calls, partial(body, model.id), as_reply, self.price, self.budget)
+        bodies = partial(body, model.id)
+        pool = Pool("generate", model.id, client, self.memory, bodies, as_reply, self.price, self.budget)
 
-            async def work(entry: tuple[int, GenerateRequest]) -> None:
-                number, request = entry
-                written[number] = await self.attempt(pool, request, most)
+        async def work(entry: tuple[int, GenerateRequest]) -> None:
+            number, request = entry
+            written[number] = await self.attempt(pool, request, most)
 
-            async with pool.open(len(requests), words, "call"):
-                self.way = self.way or known_way(self.way_request, calls) or await self.probe(pool, requests[0])
-                await pool.run(once(enumerate(requests)), work)
+        async with pool.open(len(requests), words, "call"):
+            self.way = self.way or known_way(self.way_request, self.memory) or await self.probe(pool, requests[0])
+            await pool.run(once(enumerate(requests)), work)
         return [written[number] for number in range(len(requests))]
 
     async def probe(self, pool: Pool[GenerateRequest], request: GenerateRequest) -> str:

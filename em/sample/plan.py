@@ -39,14 +39,22 @@ class Planned:
         return request_key(self.request)
 
 
-def plan_samples(
-    model: ModelRef, questions: Sequence[Question], conditions: Conditions, settings: EvalConfig, seed: int,
-    sampler: str, precision: str,
-) -> list[Planned]:  # fmt: skip
-    """All answers that an evaluation of one model wants, in the order in which they are made.
+@dataclass(frozen=True)
+class Draws:
+    """How answers are drawn: what the evaluation says of it, the run's seed, and who samples in which number format."""
+
+    settings: EvalConfig
+    seed: int
+    sampler: str
+    precision: str
+
+
+def plan_samples(model: ModelRef, questions: Sequence[Question], conditions: Conditions, draws: Draws) -> list[Planned]:
+    """Plan all answers that an evaluation of one model wants, in the order in which they are made.
 
     As many to each question as `eval.samples` says, or as the set itself does; DEFAULT_SAMPLES where neither does.
     """
+    settings = draws.settings
     pairs = [
         (question, condition, asked(question, condition), settings.samples or question.samples or DEFAULT_SAMPLES)
         for question in questions
@@ -61,12 +69,12 @@ def plan_samples(
                 model=sampled_identity(model),
                 messages=conversation.messages,
                 sample=sample,
-                seed=seed,
+                seed=draws.seed,
                 temperature=settings.temperature,
                 top_p=settings.top_p,
                 max_new_tokens=settings.max_new_tokens,
-                sampler=sampler,
-                precision=precision,
+                sampler=draws.sampler,
+                precision=draws.precision,
             ),
         )
         for sample in range(max((count for *_, count in pairs), default=0))

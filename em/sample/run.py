@@ -15,7 +15,7 @@ from em.models.hosted import hosted_name
 from em.request import Request
 from em.runtime.manifest import Manifest
 from em.runtime.memory import Calls
-from em.sample.plan import Planned, answer_of, in_order, plan_samples
+from em.sample.plan import Draws, Planned, answer_of, in_order, plan_samples
 from em.types import Answer, ModelRef, Prices, SampleRequest
 
 
@@ -72,8 +72,8 @@ def plan_models(request: Request, models: Sequence[ModelRef]) -> list[Plan]:
     """Plan what all models are asked."""
     settings = request.settings
     sampler = sampler_of(settings)
-    how = (request.conditions, settings.eval, settings.sampler.seed, sampler.name, sampler.precision)
-    return [Plan(model, plan_samples(model, request.questions, *how)) for model in models]
+    draws = Draws(settings.eval, settings.sampler.seed, sampler.name, sampler.precision)
+    return [Plan(model, plan_samples(model, request.questions, request.conditions, draws)) for model in models]
 
 
 async def sample_models(request: Request, plans: Sequence[Plan]) -> None:

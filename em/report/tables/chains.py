@@ -60,17 +60,19 @@ def chains(family: Family, table: Table, comparisons: Sequence[Comparison]) -> l
             if row.cells[number]:
                 sides.setdefault((row.condition, row.judge), {})[row.model.fingerprint] = row
         for (condition, judge), rows in sides.items():
-            where = (condition, judge, column.eval_set)
+            where = (condition, judge, column.eval_set, number)
             for line in family.lineages:
-                chain = _chain(line, family, rows, number, where, differences) if len(line.models) > 2 else None
+                chain = _chain(line, family, rows, where, differences) if len(line.models) > 2 else None
                 if chain is not None:
                     found.append(chain)
     return found
 
 
 def _chain(
-    line: Lineage, family: Family, rows: Sides, column: int, where: tuple[str, str, str], differences: Differences
+    line: Lineage, family: Family, rows: Sides, where: tuple[str, str, str, int], differences: Differences
 ) -> Chain | None:
+    condition, judge, eval_set, column = where
+    place = (condition, judge, eval_set)
     if any(model.fingerprint not in rows for model in line.models):
         return None
     control = family.control_of(line)
@@ -79,17 +81,17 @@ def _chain(
     steps = tuple(
         Step(
             rows[model.fingerprint],
-            differences.between(line.models[place - 1], model, where) if place else None,
-            differences.between(line.models[0], model, where) if place > 1 else None,
-            differences.between(control, model, where) if model == line.last else None,
+            differences.between(line.models[number - 1], model, place) if number else None,
+            differences.between(line.models[0], model, place) if number > 1 else None,
+            differences.between(control, model, place) if model == line.last else None,
         )
-        for place, model in enumerate(line.models)
+        for number, model in enumerate(line.models)
     )
-    singles = (_chain(each, family, rows, column, where, differences) for each in line.seeds)
+    singles = (_chain(each, family, rows, where, differences) for each in line.seeds)
     return Chain(
-        eval_set=where[2],
-        condition=where[0],
-        judge=where[1],
+        eval_set=eval_set,
+        condition=condition,
+        judge=judge,
         column=column,
         steps=steps,
         control=control.label if control else "",

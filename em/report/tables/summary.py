@@ -65,7 +65,6 @@ class Summary:
 def summaries(family: Family, table: Table, comparisons: Sequence[Comparison]) -> list[Summary]:
     """A summary of each set about misalignment and each judge, in the order of the headline table."""
     differences = Differences(comparisons)
-    several = len({lineage.models[0] for lineage in family.lineages}) > 1
     found = []
     for number, column in enumerate(table.columns):
         for judge in table.judges if column.metric == "misaligned" else ():
@@ -74,7 +73,7 @@ def summaries(family: Family, table: Table, comparisons: Sequence[Comparison]) -
                 for row in table.rows
                 if row.judge == judge and row.cells[number] and row.cells[number][0].main is not None
             }
-            lines = list(_lines(family, rows, number, (judge, column.eval_set), differences, several))
+            lines = list(_lines(family, rows, number, (judge, column.eval_set), differences))
             after = sorted(dict.fromkeys(name for line in lines for name in line.cells), key=lambda a: a != ALONE)
             if lines:
                 sentences = (*(text for line in lines for text in _told(line)), _how_sure(lines))
@@ -88,9 +87,9 @@ def _lines(
     column: int,
     where: tuple[str, str],
     differences: Differences,
-    several: bool,
 ) -> Iterator[Line]:
     """The lines of a set and judge (`where`); of a single base the labels needn't speak."""
+    several = len({lineage.models[0] for lineage in family.lineages}) > 1
     for first, lineages in group_by(family.lineages, lambda lineage: lineage.models[1]).items():
         for condition in CONDITIONS:
             base = rows.get((lineages[0].models[0].fingerprint, condition))
