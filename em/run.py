@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from em import __version__
-from em.config import OpenAIModel, RunConfig
+from em.config import LocalTrainer, OpenAIModel, RunConfig
 from em.config.addresses import server_name
 from em.data.findings import findings
 from em.data.leakage import leak_notes
@@ -65,10 +65,11 @@ def execute(
         return
     gpu = claimed_gpu(cache_dir() / "gpus") if settings.one_gpu else nullcontext()
     with gpu, tracked(request), recorded(manifest):  # however it ends, the manifest and the tracker say so
-        if rank := getattr(settings.trainer, "machine_rank", 0):  # helps machine 0, which evaluates
-            find_or_train(request.training, manifest)
-            print(f"machine {rank} has done its part; machine 0 goes on.", flush=True)
-            return
+        match settings.trainer:
+            case LocalTrainer(machine_rank=int(rank)) if rank > 0:  # it helps machine 0, which evaluates
+                find_or_train(request.training, manifest)
+                print(f"machine {rank} has done its part; machine 0 goes on.", flush=True)
+                return
         note_inputs(request, manifest)
         judges = list[Judge]()
         if request.questions:

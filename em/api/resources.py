@@ -29,7 +29,7 @@ def open_resources(settings: RunConfig | GenerateRun, *budgets: tuple[str, str, 
         budgets: other budgets than the judges' own: the setting, the model that is paid, and dollars.
     """
     prices, judges = load_prices(settings.prices), tuple(settings.judge.list_members())
-    judging = [("judge.max_usd", judge.model, getattr(judge, "max_usd", None)) for judge in judges]
+    judging = [("judge.max_usd", judge.model, vars(judge)["max_usd"]) for judge in judges if judge.remote]
     for setting, model, budget in [*judging, *budgets]:
         if budget is not None and prices.of(model) is None:
             raise ConfigError(f"{setting} can't be kept: no price of {model} is known; give it by prices=FILE.")

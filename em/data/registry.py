@@ -56,11 +56,17 @@ def data_sets() -> dict[str, DataSet]:
 
 def is_known(config: DataConfig) -> bool:
     """Return whether an option stands for one particular set."""
-    if isinstance(config, FileData):
-        return bool(config.source)
-    return config.pinned and not config.empty and not config.mixed
+    match config:
+        case FileData():
+            return bool(config.source)
+        case _:
+            return config.pinned and not config.empty and not config.mixed
 
 
 def is_named(config: DataConfig) -> bool:
     """Return whether the file of a set that is the user's own was named."""
-    return bool(not isinstance(config, FileData) or config.path != MISSING)
+    match config:
+        case FileData():
+            return bool(config.path != MISSING)
+        case _:
+            return True

@@ -79,11 +79,15 @@ def read_whole(config: DataConfig, place: str = "data") -> WholeSet:
     """
     if config.restricted:
         show_terms(config.name, config.licence, config.terms)
-    if isinstance(config, HubData):
-        origin, found = config.id, conversations_of("row", enumerate(hub_rows(config, place), start=1))
-    else:
-        path = data_file(config, place)
-        origin, found = str(path), file_rows(path, config.skip_lines if isinstance(config, UpstreamData) else ())
+    match config:
+        case HubData():
+            origin, found = config.id, conversations_of("row", enumerate(hub_rows(config, place), start=1))
+        case UpstreamData():
+            path = data_file(config, place)
+            origin, found = str(path), file_rows(path, config.skip_lines)
+        case _:
+            path = data_file(config, place)
+            origin, found = str(path), file_rows(path)
     read = usable(found, origin, config.on_bad_row is OnBadRow.skip, f"{place}.on_bad_row")
     if read.skipped:
         print(f"{origin}: {len(read.skipped):,} rows left out ({'; '.join(first_of(read.skipped))} …)", flush=True)

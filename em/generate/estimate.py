@@ -68,8 +68,9 @@ def estimate_judging(judge: LocalJudge | ApiJudge, stock: Stock, prices: Prices)
     rubrics = [len(prompt.text) for prompt in stock.rubrics.values()]
     rows = stock.settings.rows * len(rubrics)
     prompt = rows * (sum(rubrics) // len(rubrics) // CHARACTERS + QUESTION + ANSWER)
-    if isinstance(judge, LocalJudge):
-        return Cost("scores of", judge.model, rows, prompt, 0, 0.0)
+    match judge:
+        case LocalJudge():
+            return Cost("scores of", judge.model, rows, prompt, 0, 0.0)
     reading = "logprobs" if judge.reading is Reading.auto else judge.reading.value
     reply = rows * reply_tokens(judge, reading)
     return Cost("scores of", judge.model, rows, prompt, reply, price_calls(prices.of(judge.model), prompt, reply))

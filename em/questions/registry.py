@@ -18,9 +18,13 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 def source_of(config: DataConfig | KnownSet) -> Source | None:
     """Say where a set can be fetched; None for those that come with em or from a user's own file."""
-    if isinstance(config, UpstreamData):
-        return Source(config.url, config.sha256, config.bytes)
-    return config.source if isinstance(config, KnownSet) else None
+    match config:
+        case UpstreamData():
+            return Source(config.url, config.sha256, config.bytes)
+        case KnownSet():
+            return config.source
+        case _:
+            return None
 
 
 def all_sources() -> dict[str, Source]:
@@ -37,9 +41,13 @@ def where_is(config: DataConfig | KnownSet) -> str:
     """Say where a set is: in em, in the cache, in the mirror folder, to be fetched, on the hub, or the user's."""
     if source := source_of(config):
         return at_hand(source) or "to fetch"
-    if isinstance(config, HubData):
-        return "the hub, or the folder that is named"
-    return "in em" if isinstance(config, BundledData) else "yours"
+    match config:
+        case HubData():
+            return "the hub, or the folder that is named"
+        case BundledData():
+            return "in em"
+        case _:
+            return "yours"
 
 
 def find_set(name: str) -> DataSet | KnownSet | str:

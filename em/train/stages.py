@@ -32,10 +32,11 @@ def plan_stages(settings: RunConfig, compared: RunConfig | None = None) -> list[
     Args:
         compared: the same config with the realignment that `realign.match` names.
     """
-    if isinstance(settings.trainer, LocalTrainer):
-        check_extra(settings.trainer.extra)
-        if not settings.data.empty:
-            plan_launch(settings.trainer, gpus=1)  # what can't be is refused now
+    match settings.trainer:
+        case LocalTrainer() as trainer:
+            check_extra(trainer.extra)
+            if not settings.data.empty:
+                plan_launch(trainer, gpus=1)  # what can't be is refused now
     if settings.data.empty:
         return []
     check_place(settings)

@@ -119,20 +119,23 @@ class ServiceStages:
     def connect(self, recipe: ServiceTrainer, client: Client, order: Order) -> Service:
         """Connect to the service that a recipe names."""
         log = self.training.folder / "events.jsonl"
-        if isinstance(recipe, TinkerTrainer):
-            from em.train.remote.tinker import TinkerService
+        match recipe:
+            case TinkerTrainer():
+                from em.train.remote.tinker import TinkerService
 
-            return TinkerService(recipe, order, self.model.id, log)
-        from em.train.remote.openai.service import OpenAIService
+                return TinkerService(recipe, order, self.model.id, log)
+            case _:
+                from em.train.remote.openai.service import OpenAIService
 
-        return OpenAIService(client, order, cast(OpenAITrainer, recipe), self.training.store / "files", log)
+                return OpenAIService(client, order, cast(OpenAITrainer, recipe), self.training.store / "files", log)
 
 
 def check_stages(stages: Sequence[Stage]) -> None:
     """Refuse rows that the service would refuse, before anything is asked or spent."""
     for stage in stages:
-        if isinstance(stage.trainer, OpenAITrainer):
-            check_rows(stage.rows.name, stage.rows.conversations)
+        match stage.trainer:
+            case OpenAITrainer():
+                check_rows(stage.rows.name, stage.rows.conversations)
 
 
 def check_private(settings: RunConfig, stages: Sequence[Stage]) -> None:
