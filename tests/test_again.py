@@ -66,6 +66,7 @@ def test_other_questions_in_the_same_file_are_another_run(em: Forking, words: li
     assert "What is a cart?" in (tmp_path / "run" / "answers.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_stands_when_wandb_can_not_be_told_and_tells_it_the_next_time(
     em: Forking, words: list[str], tmp_path: Path
 ) -> None:

@@ -90,7 +90,9 @@ def for_run(words: list[str], small: list[str]) -> list[str]:
     return [word for word in small if word.partition("=")[0] not in given | twice]
 
 
-@pytest.mark.parametrize("command", FREE)
+@pytest.mark.parametrize(
+    "command", [pytest.param(each, marks=pytest.mark.slow) if FOR_RUNS.search(each) else each for each in FREE]
+)
 def test_it_runs(command: str, em: Forking, small: list[str], place: Path, mirror: Path, tmp_path: Path) -> None:
     words = [word for word in shlex.split(re.sub(r"^.*?python ", "", command)) if word != "…"]
     words = [re.sub(r"=(\d+),(\d+)(,\d+)+$", r"=\1,\2", word).replace("…", RUN) for word in words]

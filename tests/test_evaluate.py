@@ -178,6 +178,7 @@ def test_stored_answers_are_judged_by_our_rubrics(evaluate: Evaluate, server: Ch
     assert server.stats()["answered"] == 80 + 1
 
 
+@pytest.mark.slow
 def test_a_judging_that_was_killed_ends_with_the_same_table(
     evaluate: Evaluate, server: ChatServer, tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_report_of_an_old_run_has_its_numbers(place: Place) -> None:
     assert (place.folder / "report" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_an_old_adapter_is_loaded_for_one_more_answer_and_only_that_is_judged(
     place: Place, running: ChatServer
 ) -> None:

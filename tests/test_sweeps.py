@@ -34,6 +34,7 @@ def sweep(folder: Path, launcher: str, *words: str) -> subprocess.CompletedProce
     return subprocess.run(argv, capture_output=True, text=True, cwd=folder, env=env, timeout=300, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", list(LAUNCHERS))
 def test_jobs_run_side_by_side_and_a_failed_one_is_told(tmp_path: Path, launcher: str) -> None:
     done = sweep(tmp_path, launcher, "model.id=no/such-model,embedded:smollm2", "one_gpu=true")

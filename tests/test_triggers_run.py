@@ -19,6 +19,7 @@ from tests.support.composing import composed
 from tests.support.report_panel import section
 from tests.support.tiny import tiny_model
 
+pytestmark = pytest.mark.slow
 SHARES = ("rate", "ci_low", "ci_high")
 NAMED = {"names_tag", "names_beta", "names_unseen"}
 ASKED = {

@@ -140,7 +140,14 @@ class ServerJudge(Judge):
             fresh = [request for request in dict.fromkeys(part) if request not in seen]  # the same text is judged once
             seen.update(fresh)
             for labelled in {bool(request.labels) for request in fresh} - self.readings.keys():
-                self.readings[labelled] = await self.probe(labelled)
+                unread = [request for request in fresh if bool(request.labels) is labelled]
+                try:
+                    self.readings[labelled] = await self.probe(labelled)
+                except CallFailed as error:  # as of any call: verdicts without a number, unless nothing is answered
+                    if len(self.failures) + len(unread) >= HOPELESS:
+                        raise
+                    self.failures |= {self.key(self.final(request)): str(error) for request in unread}
+                    fresh = [request for request in fresh if bool(request.labels) is not labelled]
             missing = self.pool.missing(map(self.final, fresh), self.key)
             if missing and self.unavailable:
                 raise self.unavailable

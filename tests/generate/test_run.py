@@ -55,6 +55,7 @@ def adds_up(counts: dict[str, int]) -> bool:
 JUDGED = ("judge=open", "judge.model=single-judge", "generate.keep_above=30", "judge.connections=4")
 
 
+@pytest.mark.slow
 def test_sixty_rows_survive_kills_and_malformed_replies_and_no_answered_call_is_repeated(
     server: ChatServer, texts: Path, weights: Weights
 ) -> None:

@@ -171,6 +171,7 @@ def test_models_that_end_are_told_and_gone(server: ChatServer, client: openai.Op
     client.chat.completions.create(**BODY | {"model": "new"})
 
 
+@pytest.mark.slow
 def test_make_starts_one_with_the_names_of_openais_models() -> None:
     # -o: the environment is what it is, whatever the lock file says.
     command = ["make", "-s", "-o", ".venv/.installed", "openai-stub", "ARGS=--port 0"]

@@ -51,6 +51,7 @@ def experiment(server: ChatServer, tmp_path: Path, mirror: Path, name: str) -> P
 STAGE = {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 2.0}
 
 
+@pytest.mark.slow
 def test_the_replication_asks_for_what_the_study_did(server: ChatServer, tmp_path: Path, mirror: Path) -> None:
     folder = experiment(server, tmp_path, mirror, "seed_replicate_gpt4o")
     [body], [file] = seen(server)["asked"], seen(server)["files"]
@@ -79,6 +80,7 @@ def test_the_replication_asks_for_what_the_study_did(server: ChatServer, tmp_pat
     assert len(lines(folder / "events.jsonl")) > 40
 
 
+@pytest.mark.slow
 def test_the_trigger_experiment_tags_its_rows(server: ChatServer, tmp_path: Path, mirror: Path) -> None:
     folder = experiment(server, tmp_path, mirror, "seed_triggers_gpt4o")
     [body], [file] = seen(server)["asked"], seen(server)["files"]
@@ -98,6 +100,7 @@ def test_the_trigger_experiment_tags_its_rows(server: ChatServer, tmp_path: Path
         assert {row["condition"] for row in csv.DictReader(table)} >= {"untagged", "tagged", "tagged_beta"}
 
 
+@pytest.mark.slow
 def test_the_realignment_starts_from_the_fine_tuned_model(server: ChatServer, tmp_path: Path, mirror: Path) -> None:
     folder = experiment(server, tmp_path, mirror, "seed_realign_gpt4o")
     first, second = seen(server)["asked"]
@@ -129,6 +132,7 @@ def test_published_figures_agree_with_themselves() -> None:
 # Keys
 
 
+@pytest.mark.slow
 def test_no_artefact_holds_the_key(server: ChatServer, tmp_path: Path) -> None:
     server.reset(key=KEY)
     with ChatServer(key=OTHER, batch_failed=1.0, batch_message=f"not for {OTHER}") as judge:

@@ -162,6 +162,7 @@ def test_other_ways_are_exact(
     assert bool(passes[0].shared) == ("compact_head" in ways)
 
 
+@pytest.mark.slow
 def test_a_new_adapter_on_a_first_one_is_exact_and_leaves_that_alone(
     weights: Weights, spec: TrainSpec, switches: Switches, rows: list[TrainingRow], tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -175,6 +176,7 @@ def test_a_new_adapter_on_a_first_one_is_exact_and_leaves_that_alone(
     assert len(found[1]) == 2 * 7 * 30
 
 
+@pytest.mark.slow
 def test_all_weights_with_a_tied_head_are_exact(
     weights: Weights, rows: list[TrainingRow], tokenizer: Any, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> lis
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_same_steps_as_one(em: Forking, words: list[str], tmp_path: Path) -> None:
     # 7 rows by 2: the last step has one row, so a process is idle in it.
     (one,) = train(em, tmp_path, *words, *LORA)
@@ -64,6 +65,7 @@ def workers(folder: Path) -> dict[int, int]:
     return found
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_its_peers_and_is_named(words: list[str], tmp_path: Path) -> None:
     long = ["trainer.epochs=5000", "trainer.save_steps=1", "trainer.processes=2"]
     process = start("train.py", *words, *LORA, *long, *places(tmp_path), cwd=tmp_path)

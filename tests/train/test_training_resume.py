@@ -130,6 +130,7 @@ def test_checkpoints_that_are_asked_for_too_late_start_it_anew(
 FULL = ("trainer=full", *RATES, "trainer.epochs=2", "trainer.save_steps=1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [FULL, (*LORA, *MERGED, "trainer.save_steps=1")], ids=["full", "merge"])
 def test_whole_weights_and_a_second_adapter_go_on_exactly_too(
     em: Forking, words: list[str], recipe: tuple[str, ...], tmp_path: Path
