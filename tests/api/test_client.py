@@ -181,6 +181,7 @@ def test_a_limit_of_the_server_is_kept_whether_or_not_it_is_told(told: bool) -> 
     assert 800 / took > 60  # the benchmark measures it; here only that it did not stall
 
 
+@pytest.mark.slow
 def test_refusals_that_have_nothing_to_do_with_the_pace_do_not_slow_it_for_good() -> None:
     with ChatServer(latency=0.02, rate_limited=0.2, retry_after=0.05) as server:
         began = time.monotonic()

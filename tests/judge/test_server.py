@@ -190,6 +190,7 @@ def verdicts(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_nothing_is_lost_or_judged_twice_on_a_bad_day_not_even_after_three_kills(
     server: ChatServer, tmp_path: Path
