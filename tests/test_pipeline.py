@@ -34,6 +34,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+pytestmark = pytest.mark.slow  # the embedded model is trained and judges, which takes a minute and more
+
+
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A small run: 8 rows, 4 steps; 2 + 2 questions of our own sets, 2 samples, 12 tokens; batches of 2."""
@@ -135,7 +138,6 @@ def test_an_adapter_folder_is_evaluated_like_any_model(
     assert [a["answer"] for a in lines(tmp_path / "run" / "answers.jsonl")] == trained
 
 
-@pytest.mark.slow
 def test_realignment_reuses_the_first_stage_and_tags_give_two_conditions(
     em: Forking, finished: Path, words: list[str]
 ) -> None:
@@ -173,7 +175,6 @@ def test_report_compares_runs_by_one_command(finished: Path, words: list[str], t
     assert "2 runs" in re.sub(r"<[^>]*>", "", (out / "report.html").read_text())
 
 
-@pytest.mark.slow
 def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, words: list[str], tmp_path: Path) -> None:
     places = [f"store.dir={finished / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
     done = run("train.py", *words, "tracker=wandb", *places, cwd=tmp_path)
@@ -230,7 +231,6 @@ def kill_when(process: subprocess.Popen[bytes], reached: Any) -> None:
     process.wait()
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path, words: list[str], tmp_path: Path) -> None:
     store, folder = tmp_path / "store", tmp_path / "run"
     again = [*words, f"store.dir={store}", f"hydra.run.dir={folder}"]

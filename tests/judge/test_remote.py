@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from em.api.lifetimes import check_judge
+from em.api.resources import open_resources
 from em.config import ApiJudge, Reading
 from em.errors import ConfigError
 from em.runtime.memory import Calls
 from em.types import Price, Prices
 from tests.support.chat_server import ChatServer
+from tests.support.composing import composed
 from tests.support.judging import judge_all, judge_at, said, scores
 
 ROOT = Path(__file__).parent.parent.parent
@@ -56,9 +58,11 @@ def test_a_server_that_counts_no_tokens_is_paid_at_most_the_budget_too(server: C
     assert 10 < server.stats()["answered"] < 400
 
 
-def test_a_budget_without_a_known_price_is_refused(server: ChatServer, calls: Calls) -> None:
-    with pytest.raises(ConfigError, match="no price of single-judge is known"):
-        judge_all(judge_at(server, "single-judge", max_usd=1.0), scores(1), calls, Prices())
+def test_a_budget_without_a_known_price_is_refused(tmp_path: Path) -> None:
+    words = ["judge=open", "judge.base_url=http://127.0.0.1:9/v1", "judge.model=single-judge", "judge.max_usd=1"]
+    with pytest.raises(ConfigError, match=r"judge\.max_usd can't be kept: no price of single-judge is known"):
+        open_resources(composed("evaluate", *words, f"store.dir={tmp_path / 'store'}"))
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_model_that_has_ended_is_refused_and_one_that_is_not_listed_is_a_warning(server: ChatServer) -> None:

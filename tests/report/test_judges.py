@@ -164,7 +164,7 @@ def test_an_unknown_price_makes_no_sum(tmp_path: Path) -> None:
         ({"judges": [{"name": 1}]}, "`name`"),
         ({"judges": "gpt"}, "`judges`"),
         ({"costs": {"total_usd": "much"}}, "`total_usd` is 'much', not a number"),
-        ({"sampling": {"stop": 1}}, "`stop`"),
+        ({"sampling": "ci"}, "`sampling`"),
     ],
 )
 def test_what_the_manifest_tells_of_calls_is_checked(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
