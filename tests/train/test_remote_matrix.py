@@ -43,6 +43,7 @@ def count(server: ChatServer) -> tuple[int, int]:
     return len(found["jobs"]), len(found["files"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["hang", "lost", "malformed", "html", "500", "drop"])
 def test_calls_that_fail_once_are_made_again(server: ChatServer, tmp_path: Path, fault: str) -> None:
     change(server, tuning_fault=",".join(f"{call}:{fault}:1" for call in CALLS))
@@ -126,6 +127,7 @@ def test_a_cancellation_that_fails_is_told_in_words(
 ANSWERED = ("eval=quick", "eval.sets=[probe]", "eval.samples=1", "eval.base=false", "judge=open")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["401", "quota", "404", "500", "drop", "malformed", "html"])
 @pytest.mark.parametrize("call", ["upload", "create", "job", "chat", "judge"])
 def test_the_process_ends_with_its_code_and_one_sentence(

@@ -127,6 +127,7 @@ def plain_lora(spec: TrainSpec, switches: Switches, rows: list[TrainingRow]) -> 
     return plain_step(started(spec, replace(switches, fused_adapters=False)), rows)
 
 
+@pytest.mark.slow
 def test_the_ways_of_a_cpu_are_exact(
     spec: TrainSpec, switches: Switches, rows: list[TrainingRow], plain_lora: Found, tokenizer: Any
 ) -> None:
@@ -139,6 +140,7 @@ def test_the_ways_of_a_cpu_are_exact(
     assert len(found[1]) == 2 * 7 * 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ways",
     [{"flattened": True, "shared_prefix": False}, {"compact_head": False}, {"gradient_checkpointing": True}],

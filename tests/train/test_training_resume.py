@@ -162,6 +162,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [140, 260, 300])
 def test_a_full_disk_is_a_sentence_and_after_making_room_it_goes_on(
     em: Forking, words: list[str], undisturbed: dict[str, Any], small_disk: Path, tmp_path: Path, room: int
