@@ -18,7 +18,7 @@ demo: install  ## install, then train, evaluate and report on the bundled data (
 	@$(BIN)/python train.py experiment=demo
 
 # Two files at a time; then, one by one, the tests that measure time. 5 means that ARGS chose none of them.
-test: install  ## install, then run the tests (about ten minutes on two cores)
+test: install  ## install, then run the tests (a quarter of an hour on two cores)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow" $(ARGS)
 	@$(BIN)/python -m pytest -q -m "alone and not slow" $(ARGS) || test $$? -eq 5
 
