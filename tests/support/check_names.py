@@ -2,8 +2,8 @@
 
     python -m tests.support.check_names        (part of `make check`)
 
-A fixture of pytest counts as a property does: it names a value. Names are counted for `em/`, and for tests and benchmarks
-together; expressions and locals are checked everywhere.
+Like a property, a fixture of pytest names a value and is not counted. Names are counted for `em/`, and for tests and
+benchmarks together; expressions and locals are checked everywhere.
 """
 
 from __future__ import annotations
@@ -21,34 +21,7 @@ VAGUE_LOCALS = {"found", "told", "said", "whole", "known", "it"}
 NOT_COUNTED = {"property", "cached_property", "setter", "fixture"}
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-VERBS = set(
-    """
-    accept add allow append apply are ask assert assign attach await balance begin bind block bound break build bump
-    cache call can cancel cast change check choose claim clean clear clip close code collapse collect combine commit
-    compare complete compose compress compute configure confirm connect consume continue convert copy correct count
-    counts cover create cut debug decide decode deduplicate define delete derive describe detect determine did
-    digest disable discard discover display divide do does download draw drop dump earn emit enable encode end
-    enforce enqueue ensure enter escape estimate evaluate exclude execute exit expand expect explain export extend
-    extract fail feed fetch fill filter finalise finalize find finish fit fix flag flatten fold follow forbid force
-    forget format forward freeze gather generate get give gives go group guard guess halve handle has hash have hide
-    hold holds identify ignore import include increase index infer init initialise insert inspect install integrate
-    invert is issue iterate join judge jump keep kill know knows label launch lay learn leave let limit link list
-    listen load locate lock log look lower make map mark mask match may mean measure merge migrate mirror monitor
-    move must name need needs normalise normalize note notice notify number obtain offer open order override pack
-    pad pair parse pass patch pause pay pick pin place plan play plot poll pool pop post predict prepare preserve
-    print probe process produce profile project prove provide prune publish pull push put query queue quote raise
-    rank rate reach read rebuild receive recode recompute record recover redact reduce refer refresh refuse register
-    reject release reload remember remove rename render reorder repeat replace reply report repr request require
-    rerun reset reshape resize resolve respond restart restore resume retry return reuse reverse review revise
-    rewrite roll round run sample sanitise sanitize save say scale scan schedule score screen seal search seed
-    select send separate serialise serialize serve set settle shard share shift shorten should show shuffle shut
-    sign simulate skip sleep slice snap solve sort spawn spell spend split stack stage stands start stop store
-    stratify stream strip submit subscribe substitute sum summarise summarize supply switch sync tag take takes talk
-    tell terminate test tie time to tokenise tokenize track train transform translate traverse trim truncate try
-    turn undo union unpack unwrap update upload use validate verify view visit wait walk warn was will wrap write
-    yield zip
-""".split()
-)
+VERBS = set(Path(__file__).with_name("verbs.txt").read_text(encoding="utf-8").split())
 
 
 @dataclass
