@@ -287,7 +287,7 @@ HEAD = "question,answer,aligned\n"
         ("t.csv", HEAD + ",b,5\n", "line 2 has neither a question nor a question_id"),
         ("t.csv", "question,answer,aligned,sample\na,b,5,one\n", "line 2: sample must be .* from 0, not 'one'"),
         ("t.csv", "question,answer,aligned,seed\na,b,5,1.5\n", "line 2: seed must be a whole number from 0, not '1.5'"),
-        ("t.csv", "question,answer,aligned,sample\na,b,5,1\na,c,5,1\n", "line 3: sample 1 of 'a' is there already"),
+        ("t.csv", "question,answer,aligned,sample\na,b,5,1\na,c,5,1\n", "line 3: sample 1 of 'a' exists already"),
         ("t.jsonl", '{"question": "a", "answer": "b", "aligned": 5}\n\n{"question"\n', "line 3: not JSON"),
         ("t.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("t.jsonl", '{"question": "a", "answer": {"b": 1}, "aligned": 5}\n', "line 1: answer must be a text"),
@@ -301,7 +301,7 @@ HEAD = "question,answer,aligned\n"
         ("v.jsonl", json.dumps(asdict(VERDICT) | {"value": 131}) + "\n", "line 1: value must be .* from 0 to 100"),
         ("v.jsonl", json.dumps(asdict(VERDICT) | {"status": "fine"}) + "\n", "line 1: status 'fine' can't be used"),
         ("v.jsonl", json.dumps(asdict(VERDICT) | {"status": "code"}) + "\n", "a value goes with `ok` alone"),
-        ("v.jsonl", 2 * (json.dumps(asdict(VERDICT)) + "\n"), "line 2: sample 4 of 'q1' is there already"),
+        ("v.jsonl", 2 * (json.dumps(asdict(VERDICT)) + "\n"), "line 2: sample 4 of 'q1' exists already"),
     ],
 )  # fmt: skip
 def test_a_fault_is_named_with_its_place(tmp_path: Path, name: str, content: str, complaint: str) -> None:
@@ -339,7 +339,7 @@ def test_answers_without_a_question_cannot_be_judged(tmp_path: Path) -> None:
 
 def test_judges_that_saw_different_answers_under_one_number_are_told_apart_by_sample(tmp_path: Path) -> None:
     rows = [{"question": "Hi?", "answer": a, "judge": j, "aligned": 5} for a, j in (("a", "j"), ("b", "k"))]
-    with pytest.raises(DataError, match=r"line 3: sample 0 of 'Hi\?' is there already: add a column `sample`"):
+    with pytest.raises(DataError, match=r"line 3: sample 0 of 'Hi\?' exists already: add a column `sample`"):
         read_answers(packed(tmp_path, "t.csv", rows))
 
 
