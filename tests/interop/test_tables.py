@@ -64,7 +64,8 @@ def told(verdicts: list[Verdict]) -> list[tuple[str, float | None, str, str]]:
 @pytest.mark.parametrize("name", [f"t.{kind}{gz}" for kind in ("csv", "jsonl", "json") for gz in ("", ".gz")])
 def test_a_table_says_the_same_in_every_format(tmp_path: Path, name: str) -> None:
     verdicts = read_judged(packed(tmp_path, name, ROWS))
-    fields = attrgetter(*"model eval_set question_id question condition sample answer judge rubric value".split())
+    columns = ("model", "eval_set", "question_id", "question", "condition", "sample", "answer")
+    fields = attrgetter(*columns, "judge", "rubric", "value")
     shared = ("Hi?", "untagged")
     assert [fields(v) for v in verdicts] == [
         ("a/one.csv", "t", "q1", *shared, 0, "Hello", "not stated", "aligned", 90),
