@@ -124,7 +124,7 @@ def read(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def mode(wanted: WandbMode, server: str = SERVER) -> str:
+def mode(setting: WandbMode, server: str = SERVER) -> str:
     """Return the mode for `wandb.init`: online, offline, or another value of `WANDB_MODE`.
 
     Args:
@@ -132,8 +132,8 @@ def mode(wanted: WandbMode, server: str = SERVER) -> str:
     """
     from requests.utils import get_netrc_auth
 
-    if wanted is not WandbMode.auto:
-        return str(wanted.value)
+    if setting is not WandbMode.auto:
+        return str(setting.value)
     if env_mode := os.environ.get("WANDB_MODE"):
         return str(OLD_WORDS.get(env_mode, env_mode))
     has_key = (

@@ -179,10 +179,10 @@ def rates_end(rates: Iterable[Rate]) -> float:
     return axis_end(value for rate in rates for value in (rate.rate, rate.ci_high))
 
 
-def pick_highest(items: Sequence[T], most: int, size: Callable[[T], float], what: str) -> tuple[list[T], str]:
+def pick_highest(items: Sequence[T], most: int, size: Callable[[T], float], kind: str) -> tuple[list[T], str]:
     """Return the `most` items of highest `size` in their given order, and a note if some are left out."""
     highest = sorted(items, key=lambda item: -size(item))[:most]
-    note = f"the {most} of {len(items)} {what}" if len(items) > most else ""
+    note = f"the {most} of {len(items)} {kind}" if len(items) > most else ""
     return [item for item in items if item in highest], note
 
 
