@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STEPS = 20  # steps of the grid on which answers are drawn as discs; the area of a disc is the number of its answers
+STEPS = 20  # steps of the grid on which answers are drawn as discs, whose area shows the number of answers
 LEVELS = 8  # sizes of discs; drawing each disc separately would make the file four times as large
 MOST = 9  # panels in a picture
 COLUMNS = 3
