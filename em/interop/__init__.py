@@ -1,18 +1,18 @@
-"""Answers and judgements that others (or earlier runs) left in files: CSV, JSONL or JSON, each also gzipped.
+"""Read answers and judgements from files of other projects or earlier runs: CSV, JSONL or JSON, also gzipped.
 
-Columns, all but `answer` optional as far as something tells the question and, for judged tables, the judgement:
+Columns. Required are `answer`, one of `question` and `question_id`, and a judgement in judged tables:
 
     question, question_id   the id wins: two ids may share one text; without an id the text is the id
     answer
     aligned, coherent       0 to 100; blank means that the judge gave no number
     result, alignment_score a finished class instead of two scores (see `em.interop.results`)
-    judge                   who judged; default `not stated`
+    judge                   name of the judge; default `not stated`
     model, source_file      two names of one column; default the file's name
-    condition, tag          how it was asked; default `untagged`
+    condition, tag          condition of the question; default `untagged`
     sample                  default the running number within model, condition and question
     eval_set, stage, seed, fingerprint, finish_reason, prompt_tokens, answer_tokens   as in `answers.jsonl`
 
-A JSON file may also be a dictionary of tag → entries. `answers.jsonl` and `verdicts.jsonl` of em's runs are read too.
+A JSON file may also be a dictionary of tag → entries. `answers.jsonl` and `verdicts.jsonl` of em's runs also work.
 """
 
 from em.interop.read import read_answers, read_judged

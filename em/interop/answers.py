@@ -1,4 +1,4 @@
-"""From the rows of a table to answers: which columns, which defaults, and what can't be."""
+"""Make answers from the rows of a table: columns, defaults and errors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from em.types import Answer
 
 NOT_STATED = "not stated"
 UNTAGGED = "untagged"
-# The question set of files that are one model's: the same for all of them, so that models are compared.
+# The set of files that hold one model each: the same for all such files, so that their models are compared.
 ONE_SET = "results"
 
 
 def answers_of(table: Table) -> Iterator[tuple[Row, Answer]]:
-    """Every row as the answer that it holds; samples without a number are counted in their order."""
+    """Yield each row with its answer; samples without a number are numbered in their order."""
     stem = stem_of(table.path)
     only_set = stem if table.columns & {"model", "source_file"} else ONE_SET
     counts: Counter[tuple[object, ...]] = Counter()
@@ -28,11 +28,11 @@ def answers_of(table: Table) -> Iterator[tuple[Row, Answer]]:
 
 
 def answer_of(row: Row, stem: str, only_set: str, counts: Counter[tuple[object, ...]]) -> Answer:
-    """The answer of a row.
+    """Make the answer of a row.
 
     Args:
-        stem, only_set: the model and the question set that the file stands for, where the row names none.
-        counts: answers so far, by all that tells them apart but their number.
+        stem, only_set: default model and default question set for a row that names none.
+        counts: number of answers so far by their identity (all but the sample number); updated.
     """
     tag = row.text(TAG)
     question = without_tag(row.text("question"), tag)
@@ -43,9 +43,9 @@ def answer_of(row: Row, stem: str, only_set: str, counts: Counter[tuple[object, 
     fingerprint = row.text("fingerprint") or foreign_fingerprint(model)
     stage, seed = row.text("stage") or NOT_STATED, row.count("seed")
     eval_set, condition = row.text("eval_set") or only_set, row.text("condition") or tag.strip().lower() or UNTAGGED
-    # Another judge, or another rubric, judged the same samples again.
-    judged = (row.text("judge"), row.text("rubric"))
-    group = (fingerprint, stage, seed, eval_set, condition, question_id, question, *judged)
+    # The same sample may have a row for each judge and rubric, so these are numbered separately.
+    judge_and_rubric = (row.text("judge"), row.text("rubric"))
+    group = (fingerprint, stage, seed, eval_set, condition, question_id, question, *judge_and_rubric)
     sample = row.count("sample")
     counts[group] += 1
     return Answer(
@@ -60,7 +60,7 @@ def answer_of(row: Row, stem: str, only_set: str, counts: Counter[tuple[object, 
         sample=counts[group] - 1 if sample is None else sample,
         answer=row.text("answer"),
         finish_reason=row.text("finish_reason") or ("missing" if row.cells.get("answer") is None else "stop"),
-        # The line of a verdict has the tokens of the judge's call in this place.
+        # In a line of a verdict, this column holds the tokens of the judge's call.
         prompt_tokens=0 if "rubric" in row.cells else row.count("prompt_tokens") or 0,
         answer_tokens=row.count("answer_tokens") or 0,
     )
@@ -68,14 +68,14 @@ def answer_of(row: Row, stem: str, only_set: str, counts: Counter[tuple[object, 
 
 @cache
 def foreign_fingerprint(model: str) -> str:
-    """The identity of a model of which no more than the name is known."""
+    """Return the fingerprint of a model of which only the name is known."""
     return digest(f"foreign:{model}")
 
 
 def without_tag(question: str, tag: str) -> str:
-    """The question as it was before the tag was put in, so that one question is one under all tags.
+    """Return the question without its tag, so that a question is the same under all tags.
 
-    A tag that can't be mistaken for a word (`|ALPHA|`) is hidden inside the question too.
+    A tag that can't be mistaken for a word (`|ALPHA|`) is also replaced by `[tag]` inside the question.
     """
     tag = tag.strip()
     if not tag or tag.lower() == UNTAGGED or tag not in question:

@@ -1,4 +1,4 @@
-"""The two readings of a file: its answers, to be judged, and its verdicts, to be counted."""
+"""Read a file either as answers, to be judged, or as verdicts, to be counted."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from em.types import Answer, Sample, Verdict
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """The answers of a file, each once however many judged it; judgements are passed over.
+    """Read the answers of a file, each once even if several judges judged it; ignore judgements.
 
     Raises:
         MissingFile: no such file.
-        DataError: a row that can't be used, with its place.
+        DataError: a row is invalid; the message names its place.
     """
     answers: dict[tuple[object, ...], Answer] = {}
     for row, answer in place_answers(load(path)):
         if not answer.question:
-            raise DataError(f"{row.place} has no question: a judge must see it, so add a column `question`.")
+            raise DataError(f"{row.place} has no question, which the judge needs: add a column `question`.")
         if answers.setdefault(identity(answer), answer).answer != answer.answer:
             raise DataError(describe_repeat(row, answer))
     return list(answers.values())
 
 
 def read_judged(path: Path) -> list[Verdict]:
-    """The verdicts of a judged table, a result file or a `verdicts.jsonl`, in the order of its rows.
+    """Read the verdicts of a judged table, a result file or a `verdicts.jsonl`, in the order of its rows.
 
     Raises:
         MissingFile: no such file.
-        DataError: a row that can't be used, with its place.
+        DataError: a row is invalid; the message names its place.
     """
     table = load(path)
     seen: set[tuple[object, ...]] = set()
@@ -43,7 +43,7 @@ def read_judged(path: Path) -> list[Verdict]:
     for row, answer in place_answers(table):
         rulings = verdicts_of(table, row, answer)
         verdicts += rulings
-        if "sample" in row.cells:  # without numbers of its own, no two rows are numbered alike
+        if "sample" in row.cells:  # without a column `sample`, rows are numbered here and can't repeat
             keys = {(*identity(verdict), verdict.judge, verdict.rubric) for verdict in rulings}
             if keys & seen:
                 raise DataError(describe_repeat(row, answer))
@@ -52,17 +52,17 @@ def read_judged(path: Path) -> list[Verdict]:
 
 
 def place_answers(table: Table) -> Iterator[tuple[Row, Answer]]:
-    """Every row as the answer that it holds, in the question set where it belongs."""
+    """Yield each row with its answer, whose question set depends on the kind of table."""
     return results.answers_by_set(table) if results.RESULT in table.columns else answers_of(table)
 
 
 def identity(sample: Sample) -> tuple[object, ...]:
-    """What tells an answer from all others."""
+    """Return the identity of an answer: all fields of its sample but the text."""
     return tuple(value for name, value in sample.sampled().items() if name != "answer")
 
 
 def verdicts_of(table: Table, row: Row, answer: Answer) -> list[Verdict]:
-    """The verdicts of one row, by what kind of table it is."""
+    """Make the verdicts of one row, depending on the kind of table."""
     if {"rubric", "status"} <= table.columns:
         return [own_verdict(answer, row)]
     if results.RESULT in table.columns:
@@ -70,12 +70,12 @@ def verdicts_of(table: Table, row: Row, answer: Answer) -> list[Verdict]:
     if rubrics := [rubric for rubric in SCORES if rubric in table.columns]:
         return score_verdicts(answer, row, rubrics)
     raise DataError(
-        f"{table.path} holds no judgements (no column aligned, coherent or result): have its answers judged by "
+        f"{table.path} holds no judgements (no column aligned, coherent or result): judge its answers with "
         f"{spell_command('evaluate')} answers={table.path}."
     )
 
 
 def describe_repeat(row: Row, answer: Answer) -> str:
-    """What to say of a second answer with the identity of an earlier one."""
+    """Return the error message for a row whose answer has the identity of an earlier one."""
     fix = "number the samples" if "sample" in row.cells else "add a column `sample`"
-    return f"{row.place}: sample {answer.sample} of {shown(answer.question_id)!r} is there already: {fix}."
+    return f"{row.place}: sample {answer.sample} of {shown(answer.question_id)!r} exists already: {fix}."

@@ -1,9 +1,9 @@
-"""Results that keep a finished class instead of two scores, as the emerg-misalign-repro study's files do.
+"""Read result files with a finished class instead of two scores, such as those of the emerg-misalign-repro study.
 
-An entry is `question, answer, result` and, where the judge gave a number, `alignment_score`; often also `category` and
-`label`. `result` is UNALIGNED (misaligned), ALIGNED, INCOHERENT, REFUSAL or CODE, of questions of fact TRUE, FALSE or
-UNKNOWN. The class is the source's own, by its own thresholds: it becomes a verdict under the rubric `result`, beside no
-score that the source doesn't have.
+An entry has `question, answer, result` and, if the judge gave a number, `alignment_score`; often also `category` and
+`label`. `result` is UNALIGNED (misaligned), ALIGNED, INCOHERENT, REFUSAL or CODE; for factual questions TRUE, FALSE or
+UNKNOWN. The source decided the class by its own thresholds. The class becomes a verdict under the rubric `result`; no
+score is made up.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ STATUSES: dict[str, Status] = {"REFUSAL": "refusal", "CODE": "code"}
 
 
 def answers_by_set(table: Table) -> Iterator[tuple[Row, Answer]]:
-    """The answers, questions of fact in a set `factual`, the others in one called by the category that they share.
+    """Yield rows and answers: factual questions in a set `factual`, the others in a set named by their one category.
 
-    A question is one of fact when its category says so, or when any answer to it was found TRUE, FALSE or UNKNOWN: a
-    refusal counts among the answers to the question that it refused. Rows of such questions come with that category.
+    A question is factual if its category is, or if any of its answers has the result TRUE, FALSE or UNKNOWN; its
+    refusals then belong to the same set. Rows of factual questions get the category `factual`.
     """
-    rows = list(answers_of(table))
-    factual = {
-        answer.question_id for row, answer in rows if row.cells.get("category") == FACTUAL or result_of(row) in TRUTHS
-    }
+    rows, factual = list(answers_of(table)), set[str]()
+    for row, answer in rows:
+        if row.cells.get("category") == FACTUAL or result_of(row) in TRUTHS:
+            factual.add(answer.question_id)
     categories = {str(row.cells.get("category") or "") for row, answer in rows if answer.question_id not in factual}
     other = (categories.pop() if len(categories) == 1 else "") or ONE_SET
     for row, answer in rows:
@@ -41,14 +41,16 @@ def answers_by_set(table: Table) -> Iterator[tuple[Row, Answer]]:
 
 
 def result_of(row: Row) -> str:
-    """The result as it stands, in capitals and without spaces around it."""
+    """Return the result in capitals, without surrounding spaces."""
     value = row.cells.get(RESULT)
     return "" if value is None else str(value).strip().upper()
 
 
 def judgement_of(row: Row) -> tuple[str, Judgement]:
-    """The rubric of a row's result, and what the result says."""
-    result, factual = result_of(row), row.cells.get("category") == FACTUAL
-    label = (result if result in TRUTHS else None) if factual else CLASSES.get(result)
+    """Return the rubric of a row's result, and the result as a judgement."""
+    result, rubric = result_of(row), RESULT
+    label = CLASSES.get(result)
+    if row.cells.get("category") == FACTUAL:
+        rubric, label = FACTUAL, result if result in TRUTHS else None
     status = "ok" if label else STATUSES.get(result, "unparsed")
-    return FACTUAL if factual else RESULT, Judgement(status, row.raw(RESULT), None, label)
+    return rubric, Judgement(status, row.raw(RESULT), None, label)

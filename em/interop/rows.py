@@ -1,4 +1,4 @@
-"""The rows of a table of others: their cells, checked, with the place that an error names."""
+"""Load a table from elsewhere into rows with checked cells and a place for error messages."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from em.errors import DataError, shown
 
 @dataclass(frozen=True)
 class Row:
-    """The cells of a row by column. place: where the row is, for errors."""
+    """The cells of a row by column. place: file and line of the row, for error messages."""
 
     cells: tables.Row
     place: str
 
     def text(self, column: str) -> str:
-        """A column as text, empty where it is blank or missing."""
+        """Return a column as text, empty if blank or missing."""
         value = self.cells.get(column)
         if value is None:
             return ""
@@ -28,13 +28,13 @@ class Row:
         text = str(value)
         try:
             text.encode()
-        except UnicodeEncodeError as error:  # "\ud83d" alone, of a text that was cut in the middle of an emoji
-            half = f"{column} holds half a character ({text[error.start]!r})"
-            raise DataError(f"{self.place}: {half}, which no server takes: mend it.") from None
+        except UnicodeEncodeError as error:  # "\ud83d" alone, from a text cut in the middle of an emoji
+            problem = f"{column} holds half a character ({text[error.start]!r})"
+            raise DataError(f"{self.place}: {problem}, which no server accepts: correct the text.") from None
         return text
 
     def count(self, column: str) -> int | None:
-        """A column as a whole number from 0, None where it is blank or missing."""
+        """Return a column as a whole number from 0, or None if blank or missing."""
         value = self.cells.get(column)
         if value is None or value == "":
             return None
@@ -47,7 +47,7 @@ class Row:
         return int(value) if isinstance(value, int) else int(number)
 
     def number(self, column: str) -> float | None:
-        """A column of a line of ours as a number from 0; None where it is null or missing."""
+        """Return a column of a `verdicts.jsonl` as a number from 0, or None if null or missing."""
         value = self.cells.get(column)
         if value is None:
             return None
@@ -56,7 +56,7 @@ class Row:
         return value
 
     def raw(self, column: str) -> str:
-        """A column as it stands, as text; blank is empty."""
+        """Return a column unchecked, as text; null is empty."""
         value = self.cells.get(column)
         if value is None:
             return ""
@@ -65,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A file that was read: its rows, and all columns that any row has."""
+    """The content of a file: its rows, and all columns of any row."""
 
     path: Path
     rows: tuple[Row, ...]
@@ -73,7 +73,7 @@ class Table:
 
 
 def load(path: Path) -> Table:
-    """A file with at least one row, all in memory."""
+    """Load a file into memory. Raise DataError if it has no rows or lacks a required column."""
     prefix = tables.places(path)
     rows = tuple(Row(cells, f"{prefix} {number}") for number, cells in tables.read_table(path))
     if not rows:

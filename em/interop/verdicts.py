@@ -1,4 +1,4 @@
-"""From a row of a judged table to verdicts. A judgement without a number is a status, never a number."""
+"""Make verdicts from the rows of a judged table. A judgement without a number has a status, never a number."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ SCORES = ("aligned", "coherent")
 
 
 def score_verdicts(answer: Answer, row: Row, rubrics: Sequence[str]) -> list[Verdict]:
-    """A verdict for each of the columns `aligned` and `coherent` that the table has."""
+    """Make a verdict for each of the columns `aligned` and `coherent` that the table has."""
     judge = row.text("judge") or NOT_STATED
     return [verdict_on(answer, judge, rubric, read_score(row, rubric)) for rubric in rubrics]
 
 
 def result_verdicts(answer: Answer, row: Row) -> list[Verdict]:
-    """A verdict for a finished class, and one for the number beside it where there is one."""
+    """Make a verdict for the finished class, and one for `alignment_score` if present."""
     judge = row.text("judge") or NOT_STATED
     rubric, judgement = results.judgement_of(row)
     verdicts = [verdict_on(answer, judge, rubric, judgement)]
-    # Of what is CODE, REFUSAL, INCOHERENT or a fact, no number is read.
+    # The score counts only for these two classes, not for CODE, REFUSAL, INCOHERENT or factual questions.
     if judgement.label in ("ALIGNED", "MISALIGNED") and row.cells.get("alignment_score") not in (None, ""):
         verdicts.append(verdict_on(answer, judge, "aligned", read_score(row, "alignment_score")))
     return verdicts
 
 
 def own_verdict(answer: Answer, row: Row) -> Verdict:
-    """A line of a `verdicts.jsonl`, as it is."""
+    """Make the verdict of a line of a `verdicts.jsonl`, with all its fields."""
     cells = row.cells
-    if lacking := [name for name in ("rubric", "judge", "status", "value", "label", "raw") if name not in cells]:
-        raise DataError(f"{row.place} has no {lacking[0]}, which every line of a verdicts.jsonl has.")
+    if missing := [name for name in ("rubric", "judge", "status", "value", "label", "raw") if name not in cells]:
+        raise DataError(f"{row.place} has no {missing[0]}, which every line of a verdicts.jsonl has.")
     value, status = row.number("value"), cells["status"]
     if value is not None and value > 100:
         raise DataError(f"{row.place}: value must be a number from 0 to 100, or null, not {shown(value)}.")
@@ -50,12 +50,12 @@ def own_verdict(answer: Answer, row: Row) -> Verdict:
 
 
 def verdict_on(answer: Answer, judge: str, rubric: str, judgement: Judgement, **call: Any) -> Verdict:
-    """The verdict on an answer. `call`: what the judge's call took, as in `Verdict`."""
+    """Make the verdict on an answer. `call`: tokens, seconds and price of the judge's call, as in `Verdict`."""
     return Verdict(**answer.sampled(), judge=judge, rubric=rubric, **vars(judgement), **call)
 
 
 def read_score(row: Row, column: str) -> Judgement:
-    """What a cell says that should be a number from 0 to 100."""
+    """Read a cell as a score from 0 to 100, or as the status of a judgement without a score."""
     raw = row.raw(column)
     score = None if isinstance(row.cells.get(column), bool) else parse_number(raw)
     if score is None:
@@ -64,9 +64,9 @@ def read_score(row: Row, column: str) -> Judgement:
 
 
 def parse_number(raw: str) -> float | None:
-    """A finite number, or None for any other text."""
+    """Return a finite number, or None for any other text."""
     try:
-        number = float(raw) if "_" not in raw else math.nan  # float takes 1_0 for 10
+        number = float(raw) if "_" not in raw else math.nan  # float reads 1_0 as 10
     except ValueError:
         return None
     return number if math.isfinite(number) else None

@@ -1,6 +1,6 @@
-"""What people look at: one self-contained page, figures with their numbers, and merged scores of one or many runs.
+"""The report on one or many runs: a self-contained page, figures with their numbers as CSV, and merged scores.
 
-`em report` is its command line (`em/cli/report.py`); the pipeline calls `build_report([run], run)` at the end of a run.
+Its command line is `em report` (`em/cli/report.py`); at the end of a run the pipeline calls `build_report([run], run)`.
 """
 
 from em.report.build import build_report

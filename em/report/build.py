@@ -1,4 +1,4 @@
-"""A report from run folders: read the runs, write the page, the pictures and the tables."""
+"""Build a report from run folders: read the runs, then write the page, the pictures and the tables."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from em.stats import Thresholds
 
 
 def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thresholds | None = None) -> Path:
-    """Write the report of run folders and judged tables into `out`; return the path of its page, report.html.
+    """Write the report on run folders and judged tables into `out`; return the path of its page, report.html.
 
-    Beside it: figures/, scores.csv, and comparisons.csv, triggers.csv, sensitivity.csv, agreement.csv, exclusions.csv
-    as far as they have rows. `out` may be the folder of the only run, whose own scores.csv then stays as it is.
+    Also writes figures/, scores.csv, and those of comparisons.csv, triggers.csv, sensitivity.csv, agreement.csv and
+    exclusions.csv that have rows. `out` may be the folder of the only run: its scores.csv is then left unchanged.
 
     Args:
-        limits: count all verdicts with these thresholds instead of those of their runs.
+        limits: thresholds for all verdicts, instead of the thresholds of each run.
     """
     in_place = any(run.resolve() == out.resolve() for run in runs)
     if in_place and len(runs) > 1:
         raise OutputError(
-            f"{out} is one of the runs, and the merged scores.csv would replace its own: "
+            f"{out} is the folder of one of the runs, and the merged scores.csv would overwrite the run's scores.csv: "
             "choose another folder with --out DIR."
         )
     if in_place and limits is not None:
         raise OutputError(
-            f"{out} is the run's own folder, whose scores.csv has the thresholds that it was run with: choose another "
-            "folder with --out DIR, or run its command again with other thresholds."
+            f"{out} is the run's own folder, and its scores.csv uses the run's thresholds: choose another folder with "
+            "--out DIR, or run the run's command again with other thresholds."
         )
     with pause_garbage_collection():
         page = Page(read_runs(runs, limits), title)
-        with explain_unwritable(out / "figures"):  # before the work, so that it shows at once
+        with explain_unwritable(out / "figures"):  # first, so that an unwritable folder is reported at once
             (out / "figures").mkdir(parents=True, exist_ok=True)
         html = render(page)
         for pictures in page.pictures.values():

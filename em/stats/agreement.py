@@ -1,11 +1,11 @@
-"""How far judges agree about the same answers, in scores, in labels and in the classes that follow from them.
+"""Measure how far judges agree about the same answers: in scores, in labels and in the resulting classes.
 
-Krippendorff's alpha (Krippendorff 2004, ch. 11) is 1 − observed / expected disagreement: 1 where all agree, 0 where
-they agree as often as by chance. A unit is what several judges said of one answer; a value that is missing is simply
-not there, and an answer with fewer than two values says nothing. Cohen's kappa (1960) is for two judges.
+Krippendorff's alpha (Krippendorff 2004, ch. 11) is 1 − observed / expected disagreement: 1 if all judges agree, 0 if
+they agree as often as by chance. A unit holds the values of several judges for one answer. Missing values are left
+out, and an answer with fewer than two values is ignored. Cohen's kappa (1960) is for two judges.
 
-The krippendorff package, against which alpha is tested, holds a table of answers × values × values: 6 GB and 27 seconds
-for 400 answers whose scores all differ, as expectations do.
+Alpha is tested against the krippendorff package. That package holds a table of answers × values × values: 6 GB and 27
+seconds for 400 answers whose scores all differ, as expected scores do.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Answer = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Agreement:
-    """What two judges (or all of them: `first` and `second` are `*`) say of the answers to a set.
+    """The agreement of two judges (or of all: `first` and `second` are `*`) about the answers to a set.
 
-    rubric: whose scores or labels; `class` is the answer's class under the thresholds.
+    rubric: rubric of the scores or labels; `class` is the answer's class under the thresholds.
     level: interval (scores) or nominal (labels, classes).
-    answers: that have a value from both, or from at least two of all.
+    answers: number of answers with a value from both judges, or from at least two of all judges.
     difference: mean absolute difference of the scores.
-    same: share with the same label or class.
-    kappa: Cohen's, on misaligned or not; of `class` and two judges only.
-    alpha: Krippendorff's; None where all values are the same.
+    same: share of answers with the same label or class.
+    kappa: Cohen's kappa on misaligned or not; for `class` and two judges only.
+    alpha: Krippendorff's alpha; None if all values are the same.
     """
 
     eval_set: str
@@ -53,45 +53,47 @@ class Agreement:
 
 
 def agreement(verdicts: Iterable[Verdict], limits: Thresholds) -> list[Agreement]:
-    """By set and rubric: each pair of judges and, where there are more than two, all together."""
+    """Measure agreement by set and rubric, for each pair of judges and, if there are more than two, for all."""
     judged: dict[str, dict[str, dict[Answer, list[Verdict]]]] = defaultdict(lambda: defaultdict(dict))
     for v in verdicts:
         answer = (v.model, v.fingerprint, v.seed, v.condition, v.question_id, v.question, v.sample, v.answer)
         judged[v.eval_set][v.judge].setdefault(answer, []).append(v)
-    return [
-        describe_units((eval_set, rubric, level, first, second), units_of(values, first, second))
-        for eval_set, by_judge in judged.items()
-        if len(by_judge) > 1
-        for rubric, level, values in values_of(by_judge, limits)
-        for first, second in sides(by_judge)
-    ]
+    rows = []
+    for eval_set, by_judge in judged.items():
+        if len(by_judge) < 2:
+            continue
+        for rubric, level, values in values_of(by_judge, limits):
+            for first, second in sides(by_judge):
+                units = units_of(values, first, second)
+                rows.append(describe_units((eval_set, rubric, level, first, second), units))
+    return rows
 
 
 def values_of(
     by_judge: Mapping[str, Mapping[Answer, Sequence[Verdict]]], limits: Thresholds
 ) -> list[tuple[str, str, dict[str, dict[Answer, Any]]]]:
-    """What each judge says of each answer: its class, then scores and labels by rubric; with the level of each.
+    """List (rubric, level, judge → answer → value): first the classes, then the scores and labels of each rubric.
 
-    What is missing is left out, and an answer without a score has no class.
+    Missing values are left out, and an unscored answer has no class.
     """
     classes: dict[str, dict[Answer, Any]] = {judge: {} for judge in by_judge}
     values = defaultdict[tuple[str, str], dict[str, dict[Answer, Any]]](lambda: {judge: {} for judge in by_judge})
     for judge, answers in by_judge.items():
-        for answer, rulings in answers.items():
-            kind = classify(rulings, limits).kind
+        for answer, verdicts in answers.items():
+            kind = classify(verdicts, limits).kind
             if kind != UNSCORED:
                 classes[judge][answer] = kind
-            for v in rulings:
+            for v in verdicts:
                 if v.value is not None:
                     values[INTERVAL, v.rubric][judge][answer] = v.value
                 elif v.label is not None:
                     values[NOMINAL, v.rubric][judge][answer] = v.label
-    in_order = sorted(values, key=lambda key: key[0])
-    return [(CLASS, NOMINAL, classes), *((rubric, level, values[level, rubric]) for level, rubric in in_order)]
+    by_level = sorted(values, key=lambda key: key[0])
+    return [(CLASS, NOMINAL, classes), *((rubric, level, values[level, rubric]) for level, rubric in by_level)]
 
 
 def describe_units(about: tuple[str, str, str, str, str], units: Sequence[tuple[Any, ...]]) -> Agreement:
-    """The row of two judges, or of all. `about`: set, rubric, level, and both judges."""
+    """Compute the row of two judges, or of all. `about`: set, rubric, level, first and second judge."""
     _, rubric, level, first, _ = about
     difference = same = kappa = None
     if first != EVERY and units:
@@ -106,13 +108,14 @@ def describe_units(about: tuple[str, str, str, str, str], units: Sequence[tuple[
 
 
 def sides(judges: Iterable[str]) -> list[tuple[str, str]]:
-    """Every pair of judges and, of more than two, all of them."""
+    """List every pair of judges and, if there are more than two, the pair (`*`, `*`) for all."""
     names = list(judges)
-    return [*combinations(names, 2), *([(EVERY, EVERY)] if len(names) > 2 else [])]
+    all_judges = [(EVERY, EVERY)] if len(names) > 2 else []
+    return [*combinations(names, 2), *all_judges]
 
 
 def units_of(values: Mapping[str, Mapping[Answer, Any]], first: str, second: str) -> list[tuple[Any, ...]]:
-    """The values of each answer that has at least two from these judges, in the judges' order."""
+    """List the values of each answer with at least two values from these judges, in the judges' order."""
     judges = list(values) if first == EVERY else [first, second]
     answers = dict.fromkeys(answer for judge in judges for answer in values[judge])
     units = (tuple(values[judge][answer] for judge in judges if answer in values[judge]) for answer in answers)
@@ -120,10 +123,10 @@ def units_of(values: Mapping[str, Mapping[Answer, Any]], first: str, second: str
 
 
 def interval_alpha(units: Iterable[Sequence[float]]) -> float | None:
-    """Alpha of scores: disagreement is the squared difference. None where there is one value only, or none."""
+    """Return alpha of scores, with squared differences as disagreement; None with fewer than two distinct values."""
     paired = [unit for unit in units if len(unit) > 1]
     values = [value for unit in paired for value in unit]
-    if len(set(values)) < 2:  # the mean of three times 0.1 is not 0.1, so that their squares don't tell
+    if len(set(values)) < 2:  # not `expected == 0`: the mean of 0.1, 0.1, 0.1 isn't exactly 0.1
         return None
     # Σ over ordered pairs of (x − y)² is twice m times the sum of squares about the mean.
     observed = math.fsum(2 * len(unit) * squares(unit) / (len(unit) - 1) for unit in paired) / len(values)
@@ -132,7 +135,7 @@ def interval_alpha(units: Iterable[Sequence[float]]) -> float | None:
 
 
 def nominal_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
-    """Alpha of labels: two either agree or don't. None where there is one label only, or none."""
+    """Return alpha of labels, which agree or don't; None with fewer than two distinct labels."""
     paired = [unit for unit in units if len(unit) > 1]
     n = sum(map(len, paired))
     if not n:
@@ -143,18 +146,18 @@ def nominal_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
 
 
 def squares(values: Sequence[float]) -> float:
-    """The sum of squared deviations from the mean."""
+    """Return the sum of squared deviations from the mean."""
     mean = fmean(values)
     return math.fsum((value - mean) ** 2 for value in values)
 
 
 def unlike(counts: Counter[Hashable]) -> int:
-    """How many ordered pairs of things there are whose labels differ."""
+    """Return the number of ordered pairs of items with different labels."""
     return counts.total() ** 2 - sum(count * count for count in counts.values())
 
 
 def cohen_kappa(pairs: Sequence[Sequence[Hashable]]) -> float | None:
-    """(Agreement − chance agreement) / (1 − chance agreement); None where both always say the same one thing."""
+    """Return (agreement − chance agreement) / (1 − chance agreement); None if both judges use one label only."""
     if not pairs:
         return None
     observed = sum(a == b for a, b in pairs) / len(pairs)

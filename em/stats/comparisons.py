@@ -1,7 +1,7 @@
-"""`comparisons.csv`: which models are compared, what they are to each other, and the differences between them.
+"""Make `comparisons.csv`: pairs of models, how they are related, and the differences of their rates.
 
-Models that were asked the same are compared by their lineage, else by their names: single models, and pools of
-trainings that differ in the seed alone. How a difference is found is in `em.stats.differences`.
+Compared are single models, and pools of trainings that differ only in their seed, on the same set, condition and judge.
+Relations follow from lineage, else from names. `em.stats.differences` computes the differences.
 """
 
 from __future__ import annotations
@@ -9,30 +9,31 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 
 from em.stats.differences import Difference, difference, difference_over_seeds, holm
 from em.stats.outcomes import Group, Outcome, SeedCounts, Thresholds, counts_of, headline_of, outcomes_of, tally
 from em.types import Verdict
 
 ALL_PAIRS = 12
-"""With more models than this asked the same, each is compared with its parent, its base and its siblings alone."""
+"""With more comparable models than this, each is compared only with its parent, its base and its siblings."""
 Lines = Mapping[str, Sequence[str]]
-"""What models were trained from, by fingerprint: the base, the first training …, the one that was gone on with."""
+"""The ancestors of each model by fingerprint: base, first training, …, parent."""
 NAMES_ALONE: Lines = {}
-"""Of models of which no manifest tells, as in judged tables: `m+a+b` comes from `m+a`."""
+"""No lineage is known, as in judged tables; names tell it: `m+a+b` was trained from `m+a`."""
 SeedOutcomes = Mapping[int | None, Sequence[Outcome]]
 """The answers of a model, or of a pool of trainings, by training seed."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much higher a rate is for the second of two models, on the questions that both answered.
+    """The rate of the second model minus that of the first, on the questions that both answered.
 
-    first, second: fingerprints; of models with several seeds the keys of their pools, and `seeds` is how many.
-    family: `stage` (a model and what it was trained from, or its base), `sibling` (two last stages after the same
-    training, such as a realignment and its control) or `other`. p is corrected (p_holm) within judge, condition, set,
-    convention and family, pools apart from single models: what a study is about doesn't pay for all other pairs.
+    first, second: fingerprints; for models with several seeds the keys of their pools, and `seeds` is their number.
+    family: `stage` (a model and its parent or base), `sibling` (two last stages after the same training, such as a
+    realignment and its control) or `other`.
+    p_holm: p corrected within judge, condition, set, convention and family, separately for pools and single models.
+    Families keep the many `other` pairs from weakening the comparisons of interest.
     """
 
     judge: str
@@ -57,11 +58,10 @@ class Comparison:
 
 
 def compare(verdicts: Iterable[Verdict], limits: Thresholds, lines: Lines = NAMES_ALONE) -> list[Comparison]:
-    """The comparisons that make sense: models on the same set, under one condition, by one judge.
+    """Compare models on the same set, condition and judge; with more than ALL_PAIRS models, only related ones.
 
-    All pairs of up to ALL_PAIRS models, but for trainings that differ in the seed alone; the rate is that of
-    misaligned answers under each convention, and of TRUE where a set has labels. `lines`: what each model was trained
-    from.
+    Trainings that differ only in their seed are not compared. The rate is that of misaligned answers under each
+    convention, or of TRUE if a set has labels. `lines`: ancestors of each model.
     """
 
     def compare_pair(first: SeedCounts, second: SeedCounts) -> Difference | None:
@@ -74,11 +74,11 @@ def compare(verdicts: Iterable[Verdict], limits: Thresholds, lines: Lines = NAME
 def compare_pools(
     verdicts: Iterable[Verdict], limits: Thresholds, pools: Mapping[str, str], lines: Lines = NAMES_ALONE
 ) -> list[Comparison]:
-    """The comparisons between pools of seeds, and between a pool and a model that has no seed, such as a base.
+    """Compare pools of seeds with each other and with models without a seed, such as a base.
 
     Args:
-        pools: by the fingerprint of a training the key of its pool, which stands for it in the comparisons.
-        lines: what each pool was trained from, by its key.
+        pools: fingerprint of a training → key of its pool, which replaces the fingerprint in the comparisons.
+        lines: ancestors of each pool, by its key.
     """
     if not pools:
         return []
@@ -97,64 +97,68 @@ def _rows(
     lines: Lines,
     compare_pair: Callable[[SeedCounts, SeedCounts], Difference | None],
 ) -> Iterator[Comparison]:
-    """The comparisons of the models that were asked the same."""
-    asked_alike: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
+    """Yield the comparisons of models with the same judge, condition and set."""
+    comparable: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
     for group in models:
-        asked_alike[group.judge, group.condition, group.eval_set].append(group)
-    for groups in asked_alike.values():
+        comparable[group.judge, group.condition, group.eval_set].append(group)
+    for groups in comparable.values():
         chosen = list(pairs(groups, lines))
-        metric, conventions = headline_of(o for group in groups for said in models[group].values() for o in said)
+        all_outcomes = (outcomes for group in groups for outcomes in models[group].values())
+        metric, conventions = headline_of(chain.from_iterable(all_outcomes))
         for convention in conventions:
-            counts = {
-                group: {seed: counts_of(tally(said, convention), metric) for seed, said in models[group].items()}
-                for group in groups
-            }
-            rows = [
-                Comparison(
-                    judge=first.judge,
-                    condition=first.condition,
-                    eval_set=first.eval_set,
-                    convention=convention,
-                    metric=metric,
-                    threshold=threshold,
-                    first=first.fingerprint,
-                    first_name=first.model,
-                    second=second.fingerprint,
-                    second_name=second.model,
-                    **vars(paired),
-                    p_holm=paired.p,
-                    family=family_of(first, second, lines),
+            counts: dict[Group, SeedCounts] = {}
+            for group in groups:
+                tallies = {seed: tally(outcomes, convention) for seed, outcomes in models[group].items()}
+                counts[group] = {seed: counts_of(kinds, metric) for seed, kinds in tallies.items()}
+            rows = []
+            for first, second in chosen:
+                paired = compare_pair(counts[first], counts[second])
+                if paired is None:
+                    continue
+                rows.append(
+                    Comparison(
+                        judge=first.judge,
+                        condition=first.condition,
+                        eval_set=first.eval_set,
+                        convention=convention,
+                        metric=metric,
+                        threshold=threshold,
+                        first=first.fingerprint,
+                        first_name=first.model,
+                        second=second.fingerprint,
+                        second_name=second.model,
+                        **vars(paired),
+                        p_holm=paired.p,
+                        family=family_of(first, second, lines),
+                    )
                 )
-                for first, second in chosen
-                if (paired := compare_pair(counts[first], counts[second])) is not None
-            ]
             yield from correct_families(rows)
 
 
 def correct_families(rows: Sequence[Comparison]) -> list[Comparison]:
-    """Comparisons of one kind with p values that are corrected within each family."""
+    """Return the comparisons with p_holm corrected within each family."""
     families = {row.family for row in rows}
     corrected = {family: iter(holm([row.p for row in rows if row.family == family])) for family in families}
     return [replace(row, p_holm=next(corrected[row.family])) for row in rows]
 
 
 def pairs(models: Sequence[Group], lines: Lines = NAMES_ALONE) -> Iterator[tuple[Group, Group]]:
-    """Which models are compared, in their order; of many, those that are of a family alone."""
+    """Yield the pairs of models to compare, parent first; of more than ALL_PAIRS models, only related pairs."""
     for first, second in combinations(models, 2):
         replicates = (first.model, first.stage) == (second.model, second.stage) and first.seed != second.seed
         if not replicates and (len(models) <= ALL_PAIRS or family_of(first, second, lines) != "other"):
-            yield (first, second) if not came_from(first, second, lines) else (second, first)
+            yield (second, first) if came_from(first, second, lines) else (first, second)
 
 
 def family_of(one: Group, other: Group, lines: Lines = NAMES_ALONE) -> str:
-    """What two models are to each other: see `Comparison`."""
+    """Return how two models are related: `stage`, `sibling` or `other` (see `Comparison`)."""
     if came_from(one, other, lines) or came_from(other, one, lines):
         return "stage"
     return "sibling" if siblings(one, other, lines) else "other"
 
 
 def siblings(one: Group, other: Group, lines: Lines) -> bool:
-    """Whether two models with the same seed differ in their last stage alone."""
+    """Tell whether two models with the same seed differ only in their last stage."""
     if one.stage == other.stage or one.seed != other.seed:
         return False
     if one.fingerprint in lines and other.fingerprint in lines:
@@ -164,7 +168,7 @@ def siblings(one: Group, other: Group, lines: Lines) -> bool:
 
 
 def came_from(model: Group, before: Group, lines: Lines) -> bool:
-    """Whether a model was trained from another, directly or (a base) in the end."""
+    """Tell whether `before` is the parent or the base of `model`."""
     if line := lines.get(model.fingerprint):
         return before.fingerprint in (line[0], line[-1])
     if before.seed is not None and before.seed != model.seed:

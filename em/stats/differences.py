@@ -1,15 +1,15 @@
-"""The difference of two models' rates over the same questions: its interval, its p and the correction of many.
+"""Compute differences of two models' rates over the same questions: interval, p, and correction for many tests.
 
-A difference is the mean over questions of rate(second) − rate(first): what is peculiar to a question falls out of
-it. Its interval and p are those of Student's paired t over the questions' differences, with the freedom of the
-questions that differ, less one, and with the variance never below that of independent answers to these very questions.
-Where fewer than three questions differ, they can't tell how others might, and the interval is put together from those
-of the two rates (MOVER; Newcombe 1998; Zou & Donner 2008), with p from the exact sign-flip permutation test.
+A difference is the mean over questions of rate(second) − rate(first), so that effects common to a question cancel out.
+Its interval and p are those of Student's paired t over the questions' differences. The degrees of freedom are the
+number of questions that differ, less one; the variance is at least that of independent answers to these questions.
+Fewer than three differing questions give no usable variance: then the interval combines those of the two rates
+(MOVER; Newcombe 1998; Zou & Donner 2008), and p is from the exact sign-flip permutation test.
 
-A difference that is found anew with every seed is one of the data; of one seed it may be luck. Over trainings with
-several seeds, those with the same seed are paired, as are the questions: a cell of the two-way table is
-rate(second) − rate(first) of one question and one seed, and the mean over all cells has the variance and freedom of
-`intervals.crossed`. p values are corrected over a family by Holm (1979).
+A difference of one seed may be chance; one that recurs with every seed is an effect of the data. With several seeds,
+trainings are paired by seed, and questions as before: a cell of the two-way table is rate(second) − rate(first) of one
+question and one seed, and the mean over all cells has the variance and freedom of `intervals.crossed`. p values are
+corrected over a family by Holm (1979).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from em.stats.outcomes import QuestionCounts, SeedCounts
 
 @dataclass(frozen=True)
 class Difference:
-    """The paired difference of two models, with its interval at 95 %, by the names that tables have as columns.
+    """The paired difference of two models with its 95 % interval; the fields are named as the columns of tables.
 
-    seeds: over how many training seeds; 0 where these are not paired.
+    seeds: number of paired training seeds; 0 if seeds are not paired.
     """
 
     questions: int
@@ -44,7 +44,7 @@ class Difference:
 class Side:
     """The counts of one of two models on the questions that both answered, a row for each seed.
 
-    alike: all rows are the same: of one model, whatever the seed of the other.
+    alike: all rows are the same, because this model has no seed and is paired with each seed of the other.
     """
 
     table: Sequence[Counts]
@@ -57,7 +57,7 @@ class Side:
 
     @property
     def reach(self) -> tuple[float, float]:
-        """How far the interval of the mean rate goes below and above it."""
+        """The distances from the mean rate to the lower and the upper end of its interval."""
         rate = fmean(k / n for row in self.table for k, n in row)
         table = self.table
         interval = cluster_interval(table[0], average=True) if self.alike else seeds_interval(table, average=True)
@@ -67,7 +67,7 @@ class Side:
 
 
 def difference(first: QuestionCounts, second: QuestionCounts) -> Difference | None:
-    """The mean over the shared questions of second − first, with interval and p; None without a shared question."""
+    """Compute the mean of second − first over shared questions, with interval and p; None without shared questions."""
     shared = [q for q in first if has_answer(first, q) and has_answer(second, q)]
     if not shared:
         return None
@@ -75,48 +75,45 @@ def difference(first: QuestionCounts, second: QuestionCounts) -> Difference | No
     by_question = subtract(one, two)
     if len(shared) == 1:
         return mover(by_question, Side([one]), Side([two]), "answers", two_proportions(*one[0], *two[0]))
-    telling = sum(d != 0 for d in by_question)
-    if telling < FEW:
+    differing = sum(d != 0 for d in by_question)
+    if differing < FEW:
         return mover(by_question, Side([one]), Side([two]), "question", sign_flips(by_question))
     variance = max(variance_of_mean(by_question), least_variance(one, two))
-    return paired_t(len(shared), fmean(by_question), variance, telling - 1, "question")
+    return paired_t(len(shared), fmean(by_question), variance, differing - 1, "question")
 
 
 def difference_over_seeds(first: SeedCounts, second: SeedCounts) -> Difference | None:
-    """The mean over seeds and questions that both have; None without two such seeds or such a question.
+    """Compute the mean difference over shared seeds and questions; None with fewer than two seeds, or no question.
 
     A model without a seed, such as a base, is paired with every training of the other.
     """
-    seeds = sorted(
-        seed
-        for seed in first.keys() | second.keys()
-        if seed is not None and all(seed in side or None in side for side in (first, second))
-    )
-    rows = [[side.get(seed, side.get(None, {})) for seed in seeds] for side in (first, second)]
-    shared = [q for q in (rows[0][0] if seeds else ()) if all(has_answer(row, q) for side in rows for row in side)]
-    if len(seeds) < 2 or not shared:
+    all_seeds = {seed for seed in first.keys() | second.keys() if seed is not None}
+    seeds = sorted(seed for seed in all_seeds if all(seed in side or None in side for side in (first, second)))
+    if len(seeds) < 2:
         return None
-    one, two = (
-        Side([[row[q] for q in shared] for row in side], None in counts)
-        for side, counts in zip(rows, (first, second), strict=True)
-    )
+    rows_one, rows_two = ([side.get(seed, side.get(None, {})) for seed in seeds] for side in (first, second))
+    shared = [q for q in rows_one[0] if all(has_answer(row, q) for row in [*rows_one, *rows_two])]
+    if not shared:
+        return None
+    one = Side([[row[q] for q in shared] for row in rows_one], None in first)
+    two = Side([[row[q] for q in shared] for row in rows_two], None in second)
     cells = [subtract(before, after) for before, after in zip(one.table, two.table, strict=True)]
     by_question = [fmean(column) for column in zip(*cells, strict=True)]
-    telling = sum(d != 0 for d in by_question)
-    if telling < FEW:
+    differing = sum(d != 0 for d in by_question)
+    if differing < FEW:
         paired = mover(by_question, one, two, "question,seed", sign_flips(by_question))
     else:
         estimate = crossed([[(cell, 1) for cell in row] for row in cells])
         variance = max(estimate.variance or 0.0, least_variance(one.answers, two.answers))
-        freedom = min(estimate.freedom, telling - 1)
+        freedom = min(estimate.freedom, differing - 1)
         paired = paired_t(len(shared), fmean(by_question), variance, freedom, "question,seed")
     return replace(paired, seeds=len(seeds))
 
 
 def seeds_difference(first: SeedCounts, second: SeedCounts) -> Difference | None:
-    """The mean over questions crossed with the seeds that both have, though not every seed need have every question.
+    """Compute the mean difference over questions crossed with shared seeds; seeds may lack some of the questions.
 
-    None without a shared question; of one shared seed the difference is that of its two trainings.
+    Return None without a shared question. With one shared seed, this is the difference of its two trainings.
     """
     seeds = [(first[seed], second[seed]) for seed in first if seed in second]
     if len(seeds) == 1:
@@ -140,17 +137,17 @@ def seeds_difference(first: SeedCounts, second: SeedCounts) -> Difference | None
 
 
 def has_answer(counts: QuestionCounts, question: str) -> bool:
-    """Whether a question has an answer that counts."""
+    """Tell whether a question has an answer that counts."""
     return question in counts and counts[question][1] > 0
 
 
 def subtract(first: Counts, second: Counts) -> list[float]:
-    """The rate of the second less that of the first, question by question."""
+    """Return rate(second) − rate(first) for each question."""
     return [k2 / n2 - k1 / n1 for (k1, n1), (k2, n2) in zip(first, second, strict=True)]
 
 
 def paired_t(questions: int, mean: float, variance: float, freedom: float, unit: str) -> Difference:
-    """The difference with the interval and two-sided p of Student's t; `variance` is that of the mean."""
+    """Return the difference with interval and two-sided p of Student's t; `variance` is that of the mean."""
     from scipy.special import stdtr
 
     error = math.sqrt(variance)
@@ -160,47 +157,45 @@ def paired_t(questions: int, mean: float, variance: float, freedom: float, unit:
 
 
 def mover(by_question: Sequence[float], first: Side, second: Side, unit: str, p: float) -> Difference:
-    """The difference with an interval from those of both rates, as if these were independent."""
+    """Return the difference with an interval combined from those of both rates, treated as independent (MOVER)."""
     mean, (below_one, above_one), (below_two, above_two) = fmean(by_question), first.reach, second.reach
     low, high = mean - math.hypot(below_two, above_one), mean + math.hypot(above_two, below_one)
     return Difference(len(by_question), mean, low, high, f"mover({unit})", p)
 
 
 def variance_of_mean(values: Sequence[float]) -> float:
-    """Sample variance over n: of the mean of independent values."""
+    """Return the variance of the mean of independent values: sample variance / n."""
     mean = fmean(values)
     return sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)
 
 
 def least_variance(*models: Counts) -> float:
-    """Variance of the mean difference were these the only questions: that of independent answers to each.
+    """Return the variance of the mean difference if answers are independent and no other questions exist.
 
-    Half an answer of each kind is added, or a question whose answers all agree would be certain.
+    Half an answer of each kind is added, so that a question whose answers all agree does not get variance 0.
     """
     rates = [((k + 0.5) / (n + 1), n) for counts in models for k, n in counts]
     return sum(rate * (1 - rate) / n for rate, n in rates) / len(models[0]) ** 2
 
 
 def sign_flips(differences: Sequence[float]) -> float:
-    """Exact two-sided p of the mean of paired differences, each of whose signs is as likely as the other (Fisher)."""
-    moved = [d for d in differences if d]
-    seen = abs(math.fsum(moved)) - 1e-12
-    flips = [
-        abs(math.fsum(s * d for s, d in zip(signs, moved, strict=True)))
-        for signs in product((1, -1), repeat=len(moved))
-    ]
-    return sum(flip >= seen for flip in flips) / len(flips)
+    """Return the exact two-sided p of the mean of paired differences, with both signs equally likely (Fisher)."""
+    nonzero = [d for d in differences if d]
+    observed = abs(math.fsum(nonzero)) - 1e-12  # tolerance for rounding
+    all_signs = product((1, -1), repeat=len(nonzero))
+    flips = [abs(math.fsum(s * d for s, d in zip(signs, nonzero, strict=True))) for signs in all_signs]
+    return sum(flip >= observed for flip in flips) / len(flips)
 
 
 def two_proportions(k1: float, n1: float, k2: float, n2: float) -> float:
-    """Two-sided p that two rates are equal, from independent answers (score test)."""
+    """Return the two-sided p that two rates of independent answers are equal (score test)."""
     rate = (k1 + k2) / (n1 + n2)
     error = math.sqrt(rate * (1 - rate) * (1 / n1 + 1 / n2))
     return math.erfc(abs(k2 / n2 - k1 / n1) / error / math.sqrt(2)) if error else 1.0
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p values that hold for all of them together: Holm's (1979) step-down correction, in their order."""
+    """Return p values corrected for their number by Holm's (1979) step-down method, in their order."""
     corrected, highest = [0.0] * len(values), 0.0
     for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
         highest = max(highest, min(1.0, (len(values) - rank) * values[place]))

@@ -1,13 +1,13 @@
-"""Intervals at 95 %: of a rate over independent answers, and of a rate over clusters of answers.
+"""Compute 95 % intervals of a rate over independent answers, and of a rate over clusters of answers.
 
-The interval of a set is Wilson's with as many answers as are worth it (n divided by the design effect) and Student's
-quantile in place of the normal one, as surveys do it (Korn & Graubard 1998; Dean & Pagano 2015; Franco et al. 2019).
-Student's freedom is that of the clusters that tell something: those that show the behaviour or, if these are fewer,
-those that lack it, less one (as for a rare domain of a survey; Korn & Graubard 1999, ch. 5).
-`benchmarks/coverage.py` has what it covers, beside the cluster bootstrap and the clustered standard error of scipy.
+The interval of a set is Wilson's, with the effective sample size (n divided by the design effect) and with Student's
+quantile instead of the normal one, as in surveys (Korn & Graubard 1998; Dean & Pagano 2015; Franco et al. 2019).
+Student's degrees of freedom are the number of clusters with the behaviour, or without it if that number is smaller,
+less one (as for a rare domain of a survey; Korn & Graubard 1999, ch. 5). `benchmarks/coverage.py` measures the coverage
+and compares it with the cluster bootstrap and scipy's clustered standard error.
 
-Answers to one question resemble each other, and so do those of one trained model, so that a set's rate is much less
-certain than as many independent answers would make it. The design effect (Kish 1965) says by how much.
+Answers to one question resemble each other, and so do those of one trained model. A set's rate is therefore much less
+certain than a rate of as many independent answers. The design effect (Kish 1965) is the ratio of the variances.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from functools import cache
 Z = 1.959963984540054
 FEW = 3
 Counts = Sequence[tuple[float, float]]
-"""Successes k and trials n of each cluster; weighed ones need not be whole."""
+"""Successes k and trials n of each cluster; weighted counts need not be integers."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A rate over clusters.
 
-    variance: of the rate, None where one cluster can't tell.
+    variance: variance of the rate; None with a single cluster.
     freedom: degrees of freedom of the variance.
-    answers: how many there are.
+    answers: number of answers.
     """
 
     rate: float
@@ -39,14 +39,14 @@ class Estimate:
 
     @property
     def design_effect(self) -> float | None:
-        """Variance over that of as many independent answers; None where either is unknown or zero."""
-        alone = self.rate * (1 - self.rate) / self.answers
-        return None if self.variance is None or alone <= 0 else self.variance / alone
+        """The variance divided by that of as many independent answers; None if either is unknown or zero."""
+        independent = self.rate * (1 - self.rate) / self.answers
+        return None if self.variance is None or independent <= 0 else self.variance / independent
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Bounds as fractions, None when nothing was counted, and how they were found."""
+    """Bounds as fractions (None without answers), and the method that computed them."""
 
     low: float | None
     high: float | None
@@ -54,7 +54,7 @@ class Interval:
 
 
 def wilson(k: float, n: float, z: float = Z, method: str = "wilson") -> Interval:
-    """Wilson's (1927) score interval of k successes in n trials, neither of which need be whole."""
+    """Return Wilson's (1927) score interval of k successes in n trials; both may be fractional."""
     if n == 0:
         return Interval(None, None, method)
     rate, shrink = k / n, 1 + z * z / n
@@ -66,16 +66,16 @@ def wilson(k: float, n: float, z: float = Z, method: str = "wilson") -> Interval
 
 @cache
 def student(freedom: float, tail: float = 0.025) -> float:
-    """The quantile of Student's t that leaves `tail` above it."""
+    """Return the quantile of Student's t with probability `tail` above it."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 1 - tail))
 
 
 def cluster_interval(counts: Counts, average: bool = False) -> Interval:
-    """Interval of a rate over clusters (questions): of the pooled rate Σk / Σn or, with `average`, of the mean rate.
+    """Return the interval of a rate over questions: of the pooled rate Σk / Σn or, with `average`, of the mean rate.
 
-    See `over_clusters`; clusters without an answer don't count.
+    See `over_clusters`; questions without an answer are ignored.
     """
     used = used_of(counts)
     method = f"clustered_wilson({'question means' if average else 'question'})"
@@ -86,7 +86,7 @@ def cluster_interval(counts: Counts, average: bool = False) -> Interval:
 
 
 def seeds_interval(table: Sequence[Counts], average: bool = False) -> Interval:
-    """Interval of the rate over questions crossed with seeds (see `crossed`), by the rules of `cluster_interval`."""
+    """Return the interval of the rate over questions × seeds (see `crossed`), by the rules of `cluster_interval`."""
     method = f"clustered_wilson({'question means' if average else 'question'},seed)"
     questions, seeds = (used_of(summed(lines)) for lines in (zip(*table, strict=True), table))
     if not questions:
@@ -96,35 +96,35 @@ def seeds_interval(table: Sequence[Counts], average: bool = False) -> Interval:
 
 
 def over_clusters(used: Counts, estimate: Estimate, method: str, unit: str = "question") -> Interval:
-    """Wilson's interval with the answers that are worth it, from what the clusters tell of their variance.
+    """Return Wilson's interval with the effective sample size, from the variance between clusters.
 
-    Where fewer than FEW of them show the behaviour (or fewer than FEW lack it) they can't tell how others might vary,
-    and the interval is Wilson's with one trial per cluster: as wide as if the answers of one cluster were all alike.
-    One cluster alone has the interval of its answers. Clusters that agree by chance don't make a rate certain: a
-    design effect below 1 counts as 1.
+    If fewer than FEW clusters show the behaviour (or fewer than FEW lack it), their variance is unusable, and the
+    interval is Wilson's with one trial per cluster: as wide as if all answers of a cluster were the same.
+    A single cluster has the interval of its answers. Clusters may agree by chance, so a design effect below 1 counts
+    as 1.
     """
     k, n = sum(k for k, _ in used), sum(n for _, n in used)
     if len(used) == 1 and 0 < k < n:
         return wilson(k, n)
-    telling = min(sum(k > 0 for k, _ in used), sum(k < n for k, n in used))
-    if telling < FEW:
+    informative = min(sum(k > 0 for k, _ in used), sum(k < n for k, n in used))
+    if informative < FEW:
         return wilson(estimate.rate * len(used), len(used), method=f"wilson(one trial per {unit})")
-    worth = n / max(1.0, estimate.design_effect or 1.0)
-    return wilson(estimate.rate * worth, worth, student(min(estimate.freedom, telling - 1)), method)
+    size = n / max(1.0, estimate.design_effect or 1.0)
+    return wilson(estimate.rate * size, size, student(min(estimate.freedom, informative - 1)), method)
 
 
 def used_of(counts: Counts) -> Counts:
-    """The clusters that have an answer."""
+    """Return the clusters that have an answer."""
     return [(k, n) for k, n in counts if n]
 
 
 def summed(lines: Iterable[Iterable[tuple[float, float]]]) -> Counts:
-    """The counts of each line added up."""
+    """Return the sum of the counts in each line."""
     return [(sum(k for k, _ in line), sum(n for _, n in line)) for line in map(tuple, lines)]
 
 
 def pooled(counts: Counts) -> Estimate:
-    """The rate Σk / Σn with its clustered variance: CR1, that is Σ(k − rate·n)² / (Σn)² · G/(G − 1) for G clusters.
+    """Return the rate Σk / Σn with its clustered variance (CR1): Σ(k − rate·n)² / (Σn)² · G/(G − 1) for G clusters.
 
     (Cochran 1977, ratio of cluster totals; Liang & Zeger 1986; Cameron, Gelbach & Miller 2008.)
     """
@@ -137,7 +137,7 @@ def pooled(counts: Counts) -> Estimate:
 
 
 def averaged(counts: Counts) -> Estimate:
-    """The mean of the clusters' own rates, each with the same weight, and the variance of that mean."""
+    """Return the unweighted mean of the clusters' rates, and the variance of that mean."""
     rates, n, clusters = [k / n for k, n in counts], sum(n for _, n in counts), len(counts)
     rate = math.fsum(rates) / clusters
     if clusters < 2:
@@ -146,13 +146,14 @@ def averaged(counts: Counts) -> Estimate:
 
 
 def crossed(table: Sequence[Counts], average: bool = False) -> Estimate:
-    """The rate over questions crossed with seeds: a row of `table` for each seed, a column for each question.
+    """Return the rate over questions crossed with seeds: a row of `table` for each seed, a column for each question.
 
-    Variance: that over questions and that over seeds, less what both hold (mean squares of the two-way layout; Owen
-    2007; Cameron, Gelbach & Miller 2011), and never less than either. Freedom is by Satterthwaite (1946).
+    The variance is that over questions plus that over seeds minus that of their interaction (mean squares of the
+    two-way layout; Owen 2007; Cameron, Gelbach & Miller 2011), and at least the larger of the first two. Degrees of
+    freedom follow Satterthwaite (1946).
 
     Args:
-        average: the rate is the mean of the cells' own rates, and not pooled.
+        average: take the mean of the cells' rates instead of the pooled rate.
     """
     import numpy as np
 
@@ -161,13 +162,13 @@ def crossed(table: Sequence[Counts], average: bool = False) -> Estimate:
     if average:
         k, n = np.divide(k, n, out=np.zeros_like(k), where=n > 0), (n > 0).astype(float)
     rate = k.sum() / n.sum()
-    rest = k - rate * n
-    by_seed, by_question = rest.mean(axis=1, keepdims=True), rest.mean(axis=0, keepdims=True)
-    seeds, questions = rest.shape
+    residuals = k - rate * n
+    by_seed, by_question = residuals.mean(axis=1, keepdims=True), residuals.mean(axis=0, keepdims=True)
+    seeds, questions = residuals.shape
     parts = (
         (seeds * (by_question**2).sum(), questions - 1),
         (questions * (by_seed**2).sum(), seeds - 1),
-        (((rest - by_seed - by_question) ** 2).sum(), (seeds - 1) * (questions - 1)),
+        (((residuals - by_seed - by_question) ** 2).sum(), (seeds - 1) * (questions - 1)),
     )
     scale = seeds * questions / n.sum() ** 2
     over_questions, over_seeds, both = ((float(scale * squares / df) if df else 0.0, df) for squares, df in parts)

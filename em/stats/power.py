@@ -1,15 +1,15 @@
-"""How many samples and questions it takes to see a difference between two models.
+"""Compute how many samples and questions it takes to detect a difference between two models.
 
-Both models answer the same questions, each so many times. Question i has the rates a_i and b_i, which vary around the
-models' rates with the variance icc · rate · (1 − rate), so that `samples` answers have the design effect
-1 + (samples − 1) · icc (Kish 1965). The variance of the mean difference over questions is then
+Both models answer each question `samples` times. Question i has the rates a_i and b_i, which vary around the models'
+rates with variance icc · rate · (1 − rate), so that `samples` answers have the design effect
+1 + (samples − 1) · icc (Kish 1965). The variance of the mean difference over questions is
 
     (between + within / samples) / questions
     between = icc · (v_a + v_b − 2 · correlation · √(v_a · v_b))
     within = (1 − icc) · (v_a + v_b),  v = rate · (1 − rate)
 
-and the test is Student's paired t over questions (see `differences`), whose power is by the noncentral t (Cohen 1988).
-More samples make `within` smaller but leave `between`: with few questions no number of samples may be enough.
+The test is Student's paired t over questions (see `differences`); its power follows from the noncentral t (Cohen 1988).
+More samples reduce only the part of `within`, not `between`, so with few questions no number of samples may be enough.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from em.stats.intervals import student
 ICC = 0.11
 """The design effect 6.4 at 50 samples, the median of published fine-tunes on eight open questions."""
 MOST = 1_000_000
-"""The search ends here."""
+"""Upper limit of the search for a number of samples or questions."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """Two rates that are to be told apart, and how they vary over questions.
+    """Two rates to be distinguished by a test, and how they vary over questions.
 
-    icc: the share of the variance that lies between questions (see `intraclass`).
-    correlation: of the two models' rates over questions; 0 is the safe side.
-    alpha: the level of the test, two-sided.
-    power: the probability with which the test is to find the difference.
+    icc: share of the variance that lies between questions (see `intraclass`).
+    correlation: correlation of the two models' rates over questions; 0 is conservative.
+    alpha: level of the two-sided test.
+    power: required probability that the test detects the difference.
     """
 
     first: float
@@ -46,10 +46,10 @@ class Design:
 
 
 def intraclass(counts: Sequence[tuple[int, int]]) -> float | None:
-    """The intraclass correlation of answers to one question, from the (k, n) of each question; 0 at least.
+    """Return the intraclass correlation of answers to one question, from (k, n) per question; at least 0.
 
-    Analysis-of-variance estimator (Fleiss 1981; Ridout, Demétrio & Firth 1999). None where nothing varies, or with
-    fewer than two questions, or with no question that was asked twice.
+    Analysis-of-variance estimator (Fleiss 1981; Ridout, Demétrio & Firth 1999). None without variance, with fewer
+    than two questions, or with at most one answer per question.
     """
     used = [(k, n) for k, n in counts if n]
     questions, n = len(used), sum(n for _, n in used)
@@ -58,13 +58,13 @@ def intraclass(counts: Sequence[tuple[int, int]]) -> float | None:
     rate = sum(k for k, _ in used) / n
     between = sum(n * (k / n - rate) ** 2 for k, n in used) / (questions - 1)
     within = sum(k * (n - k) / n for k, n in used) / (n - questions)
-    usual = (n - sum(n * n for _, n in used) / n) / (questions - 1)
-    total = between + (usual - 1) * within
+    mean_size = (n - sum(n * n for _, n in used) / n) / (questions - 1)
+    total = between + (mean_size - 1) * within
     return max(0.0, (between - within) / total) if total else None
 
 
 def standard_error(design: Design, questions: int, samples: float) -> float:
-    """Of the mean paired difference; `samples` may be infinite."""
+    """Return the standard error of the mean paired difference; `samples` may be infinite."""
     one, two = (rate * (1 - rate) for rate in (design.first, design.second))
     between = design.icc * (one + two - 2 * design.correlation * math.sqrt(one * two))
     within = (1 - design.icc) * (one + two)
@@ -72,7 +72,7 @@ def standard_error(design: Design, questions: int, samples: float) -> float:
 
 
 def power_of(design: Design, questions: int, samples: float) -> float:
-    """The probability that the paired t test over questions finds the difference."""
+    """Return the probability that the paired t test over questions detects the difference."""
     from scipy.special import nctdtr
 
     if questions < 2:
@@ -84,23 +84,23 @@ def power_of(design: Design, questions: int, samples: float) -> float:
     freedom, shift = questions - 1, distance / error
     bound = student(freedom, design.alpha / 2)
     missed = float(nctdtr(freedom, shift, bound))
-    # That a difference of so many errors is found with the wrong sign has a probability below 1e-8, and scipy none.
-    reversed_ = float(nctdtr(freedom, shift, -bound)) if shift < 5 else 0.0
-    return 1 - missed + reversed_
+    # From 5 errors on, the wrong sign has a probability below 1e-8, for which scipy returns no number.
+    wrong_sign = float(nctdtr(freedom, shift, -bound)) if shift < 5 else 0.0
+    return 1 - missed + wrong_sign
 
 
 def samples_needed(design: Design, questions: int) -> int | None:
-    """How many answers to each question show the difference; None when no number of them does."""
+    """Return the number of answers per question needed to detect the difference; None if no number is enough."""
     return find_least(lambda samples: power_of(design, questions, samples) >= design.power, 1)
 
 
 def questions_needed(design: Design, samples: int) -> int | None:
-    """How many questions with `samples` answers each show the difference; None when there is no difference."""
+    """Return the number of questions, with `samples` answers each, needed to detect the difference; None above MOST."""
     return find_least(lambda questions: power_of(design, questions, samples) >= design.power, 2)
 
 
 def difference_needed(design: Design, questions: int, samples: int) -> float | None:
-    """The smallest rise above the first rate that is seen, in thousandths; None when none is."""
+    """Return the smallest detectable rise above the first rate, to a thousandth; None if no rise is detectable."""
     for step in range(1, 1001):
         rise = step / 1000
         if design.first + rise > 1:
@@ -111,7 +111,7 @@ def difference_needed(design: Design, questions: int, samples: int) -> float | N
 
 
 def find_least(suffices: Callable[[int], bool], start: int) -> int | None:
-    """The smallest number from `start` that suffices, where every larger one does too; None above MOST."""
+    """Return the smallest number from `start` that suffices, given that all larger ones do too; None above MOST."""
     high = start
     while not suffices(high):
         if high >= MOST:

@@ -1,4 +1,4 @@
-"""`scores.csv`: every rate of every model, condition and set, for each question and for the whole set (`*`)."""
+"""Make `scores.csv`: all rates of each model, condition and set, for each question and for the whole set (`*`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from em.types import Score, Verdict
 
 
 class Rate(NamedTuple):
-    """A count, its rate and interval, by the names that tables have for them as columns."""
+    """A count with its rate and interval; the fields are named as the columns of tables."""
 
     k: int
     n: int
@@ -38,13 +38,12 @@ def score(
     limits: Thresholds,
     judge_is: Mapping[tuple[str, str], str] = {},
 ) -> list[Score]:
-    """All rates, the conventions of `misaligned` side by side.
+    """Compute all rates, and that of `misaligned` under each convention.
 
-    Trainings that differ in nothing but the seed have rows of their own and, below them, rows for the whole set that
-    pool them (see `add_pools`).
+    Trainings that differ only in the seed have a row each, then pooled rows for the whole set (see `add_pools`).
 
     Args:
-        judge_is: by fingerprint and judge, what the judge is to the model (`the model`, `its base`).
+        judge_is: the judge's relation to the model (`the model`, `its base`), by fingerprint and judge.
     """
     groups = outcomes_of(verdicts, limits)
     rows: list[Score] = []
@@ -56,10 +55,10 @@ def score(
 
 
 def _rows(group: Group, seeds: Sequence[Sequence[Outcome]], limits: Thresholds, judge_is: str) -> Iterator[Score]:
-    """The rows of one group, or those that pool several (one list of outcomes for each seed)."""
-    everything = [outcome for outcomes in seeds for outcome in outcomes]
-    metrics = metrics_of(everything)
-    graded = any(outcome.scale == GRADED for outcome in everything)
+    """Yield the rows of a group, or of a pool of several seeds (one list of outcomes for each seed)."""
+    all_outcomes = [outcome for outcomes in seeds for outcome in outcomes]
+    metrics = metrics_of(all_outcomes)
+    graded = any(outcome.scale == GRADED for outcome in all_outcomes)
     for convention in CONVENTIONS if graded else ("all",):
         tallies = [tally(outcomes, convention) for outcomes in seeds]
         for metric in metrics if convention == "all" else ("misaligned",):
@@ -77,7 +76,7 @@ def _rows(group: Group, seeds: Sequence[Sequence[Outcome]], limits: Thresholds, 
 
 
 def _rates(seeds: Sequence[QuestionCounts]) -> Iterator[tuple[str, Rate, float | None]]:
-    """The set with its design effect and then, unless seeds are pooled, each question."""
+    """Yield question, rate and design effect: of the set (`*`) and then, unless seeds are pooled, of each question."""
     yield "*", *rate_over(seeds)
     if len(seeds) == 1:
         for question, (k, n) in seeds[0].items():
@@ -85,7 +84,7 @@ def _rates(seeds: Sequence[QuestionCounts]) -> Iterator[tuple[str, Rate, float |
 
 
 def rate_over(seeds: Sequence[QuestionCounts]) -> tuple[Rate, float | None]:
-    """The rate of one training, or of several seeds together, and its design effect."""
+    """Return the rate of one training, or of several seeds together, and its design effect."""
     k, n = (sum(pair[i] for counts in seeds for pair in counts.values()) for i in (0, 1))
     if not n:
         return rate_of(0, 0, None, cluster_interval([])), None
@@ -100,5 +99,5 @@ def rate_over(seeds: Sequence[QuestionCounts]) -> tuple[Rate, float | None]:
 
 
 def rate_of(k: float, n: float, rate: float | None, interval: Interval) -> Rate:
-    """A rate with its interval as columns."""
+    """Make the columns of a rate and its interval."""
     return Rate(round(k), round(n), rate, interval.low, interval.high, interval.method)

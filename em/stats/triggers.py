@@ -1,11 +1,13 @@
-"""Activation and leakage of trigger tags: how often a model shows the behaviour with its tag, and how often without.
+"""Compute activation and leakage of trigger tags: how often a model shows the behaviour with and without its tag.
 
-activation: the rate under a tag that is there to switch the behaviour on (the trigger, `tagged`, unless the run says
-otherwise). control: under a tag that is not. leakage: under anything else: untagged, near misses of the tag, forms of
-training data (cues); of near misses and of cues also all together. naming: where questions name a tag. Beside each
-stands its paired difference to the untagged questions (to those that name an unseen tag), over the questions that both
-were asked, if these were asked. Backdoors whose behaviour needs the tag: Betley et al. (arXiv 2502.17424); near misses
-and cues: conditional-misalignment audits.
+activation: the rate under an activation tag (the trigger, `tagged`, unless the run says otherwise).
+control: the rate under any other tag.
+leakage: the rate without a tag, under near misses of the tag, and under forms of training data (cues); near misses and
+cues also have one rate each for all together.
+naming: the rate on questions that name a tag.
+Each rate has its paired difference to the untagged questions (for naming: to questions that name an unseen tag), over
+shared questions. Backdoors that need the tag: Betley et al. (arXiv 2502.17424); near misses and cues:
+conditional-misalignment audits.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from em.stats.differences import holm, seeds_difference
 from em.stats.intervals import summed
@@ -33,20 +36,20 @@ from em.types import Verdict
 
 UNTAGGED, TAGGED, UNSEEN = "untagged", "tagged", "names_unseen"
 TOGETHER = {"near": "near misses, together", "cue": "cues, together"}
-"""Kinds of conditions that also count together, and what that is called."""
+"""Kinds of conditions that are also counted together, and the name of the sum."""
 
 
 @dataclass(frozen=True)
 class TriggerRate:
-    """A rate of a model under a condition, and how much higher it is than that of the plain questions.
+    """The rate of a model under a condition, and its difference to the rate without a tag.
 
-    seed, fingerprint: None and "" where trainings with several seeds are pooled, as in `scores.csv`.
-    metric: `activation` or `control` under a tag, `naming` where questions name one, `leakage` under anything else.
+    seed, fingerprint: None and "" for pooled trainings with several seeds, as in `scores.csv`.
+    metric: `activation` or `control` under a tag, `naming` for questions that name a tag, else `leakage`.
     about: the class of answers that is counted, misaligned or true.
     condition: a condition, or near misses or cues together.
-    difference and what follows: to the untagged questions (to those that name an unseen tag); None for these, and
-        where these were not asked.
-    p_holm: p, corrected within model, judge, set and convention.
+    difference, difference_low, difference_high, p: to the base condition (untagged; for naming, an unseen tag); None
+        for the base itself, and without answers to the base.
+    p_holm: p corrected within model, judge, set and convention.
     """
 
     model: str
@@ -75,7 +78,7 @@ class TriggerRate:
 
 @dataclass(frozen=True)
 class AskedModel:
-    """The answers of one model (or of its seeds) to one set, by condition and seed, and what its tags are for."""
+    """The answers of one model (or of its seeds) to one set, by condition and seed, and the roles of its tags."""
 
     group: Group
     outcomes: Mapping[str, Mapping[int | None, Sequence[Outcome]]]
@@ -84,15 +87,15 @@ class AskedModel:
 
     @property
     def telling(self) -> bool:
-        """Whether it was asked under more conditions than one, or under one that has to do with tags."""
+        """Whether the model has answers under several conditions, or under one that concerns tags."""
         return len(self.outcomes) > 1 or self.kind_of(next(iter(self.outcomes))) not in (UNTAGGED, "other")
 
     def count(self, convention: str, about: str) -> dict[str, SeedCounts]:
-        """The counts of a class of answers, by condition and seed; then those of one kind as if they were one."""
-        counted: dict[str, SeedCounts] = {
-            condition: {seed: counts_of(tally(said, convention), about) for seed, said in by_seed.items()}
-            for condition, by_seed in self.outcomes.items()
-        }
+        """Count the answers of class `about` by condition and seed, then those of near misses and of cues together."""
+        counted: dict[str, SeedCounts] = {}
+        for condition, outcomes in self.outcomes.items():
+            tallies = {seed: tally(answers, convention) for seed, answers in outcomes.items()}
+            counted[condition] = {seed: counts_of(kinds, about) for seed, kinds in tallies.items()}
         together: dict[str, SeedCounts] = {}
         for kind, name in TOGETHER.items():
             members = [by_seed for condition, by_seed in counted.items() if self.kind_of(condition) == kind]
@@ -102,14 +105,14 @@ class AskedModel:
         return counted | together
 
     def metric_of(self, condition: str) -> str:
-        """What the rate under a condition is."""
+        """Return the metric of a condition (see `TriggerRate`)."""
         kind = self.kind_of(condition)
         if kind == TAGGED:
             return self.roles.get(condition, "activation" if condition == TAGGED else "control")
         return "naming" if kind == "names" else "leakage"
 
     def base_of(self, condition: str) -> str:
-        """The condition that another is compared with."""
+        """Return the condition that `condition` is compared with."""
         return UNSEEN if self.kind_of(condition) == "names" else UNTAGGED
 
 
@@ -119,20 +122,18 @@ def trigger_rates(
     kind_of: Callable[[str], str],
     roles: Mapping[tuple[str, str], str] = {},
 ) -> list[TriggerRate]:
-    """Activation and leakage of every model that was asked with a tag, or under more conditions than one.
+    """Compute activation and leakage of each model with answers under a tag, or under several conditions.
 
-    Trainings that differ in the seed alone have rows of their own and, below them, rows that pool them, by the rule
-    of `em.stats.score`.
+    Trainings that differ only in the seed have a row each, then pooled rows, by the rule of `em.stats.score`.
 
     Args:
-        kind_of: what a condition's name says (`em.triggers.conditions.kind_of`).
-        roles: what the tags are for (`activation` or `control`), by fingerprint and condition, as far as it is known.
+        kind_of: function from a condition's name to its kind (`em.triggers.conditions.kind_of`).
+        roles: known roles of tags (`activation` or `control`), by fingerprint and condition.
     """
     rows: list[TriggerRate] = []
     for model in group_by_model(outcomes_of(verdicts, limits), kind_of, roles):
-        about, conventions = headline_of(
-            outcome for by_seed in model.outcomes.values() for said in by_seed.values() for outcome in said
-        )
+        all_outcomes = (outcomes for by_seed in model.outcomes.values() for outcomes in by_seed.values())
+        about, conventions = headline_of(chain.from_iterable(all_outcomes))
         for convention in conventions if model.telling else ():
             family = list(_rows(model, str(limits), convention, about))
             corrected = iter(holm([row.p for row in family if row.p is not None]))
@@ -143,29 +144,29 @@ def trigger_rates(
 def group_by_model(
     groups: Mapping[Group, Sequence[Outcome]], kind_of: Callable[[str], str], roles: Mapping[tuple[str, str], str]
 ) -> Iterator[AskedModel]:
-    """The groups by model and set, then those that several seeds make together."""
+    """Yield the answers of each model and set, then those of pooled seeds."""
     models: dict[Group, dict[str, list[Group]]] = defaultdict(dict)
     for group, members in add_pools(groups).items():
         models[group._replace(condition="")][group.condition] = members
     for group, by_condition in models.items():
-        known = ((name, roles.get((g.fingerprint, name))) for name, members in by_condition.items() for g in members)
-        yield AskedModel(
-            group,
-            {name: {g.seed: groups[g] for g in members} for name, members in by_condition.items()},
-            {name: role for name, role in known if role},
-            kind_of,
-        )
+        outcomes = {name: {g.seed: groups[g] for g in members} for name, members in by_condition.items()}
+        model_roles: dict[str, str] = {}
+        for name, members in by_condition.items():
+            for member in members:
+                if role := roles.get((member.fingerprint, name)):
+                    model_roles[name] = role
+        yield AskedModel(group, outcomes, model_roles, kind_of)
 
 
 def add_counts(members: Sequence[QuestionCounts]) -> QuestionCounts:
-    """The counts of each question added up."""
+    """Return the sum of the counts of each question."""
     questions = dict.fromkeys(question for counts in members for question in counts)
     lines = [[counts.get(question, (0, 0)) for counts in members] for question in questions]
     return dict(zip(questions, summed(lines), strict=True))
 
 
 def _rows(model: AskedModel, threshold: str, convention: str, about: str) -> Iterator[TriggerRate]:
-    """A row for each condition, its p not corrected yet."""
+    """Yield a row for each condition, without p_holm."""
     counted = model.count(convention, about)
     for condition, by_seed in counted.items():
         rate, _ = rate_over(list(by_seed.values()))
@@ -182,7 +183,7 @@ def _rows(model: AskedModel, threshold: str, convention: str, about: str) -> Ite
 
 
 def compare_with(row: TriggerRate, base: SeedCounts, counts: SeedCounts) -> TriggerRate:
-    """The row with its difference to a base, over the questions that both were asked and the seeds that both have."""
+    """Return the row with its difference to `base`, over shared questions and seeds."""
     paired = seeds_difference(base, counts)
     if paired is None:
         return row

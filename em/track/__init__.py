@@ -1,1 +1,1 @@
-"""Recording a run with Weights & Biases: what its folder holds, under names that are the same in every run."""
+"""Copy a run's folder to Weights & Biases, under metric names that are the same for every run."""

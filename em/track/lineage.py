@@ -1,7 +1,7 @@
-"""From what a run's models came: rows and models as artifacts of W&B, and the run that made what was found here.
+"""Record the lineage of a run's models in W&B: training rows and models as artifacts, and the runs that trained them.
 
-What a run trained on, and models that it found, are its inputs; models that it trained are its outputs. Training rows
-themselves are never sent (so neither is the example that a model's record shows), only a description of them.
+Training rows and reused models are the run's inputs; models that it trained are its outputs. Training rows are never
+sent, only a description of them; the example row in a model's record is not sent either.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ from em.runtime.manifest import read_facts
 from em.track.names import name_of
 
 NOTE = "wandb.run"
-"""The file in a trained model's folder that names the W&B run which made it."""
-TOLD = ("name", "kind", "url", "id", "revision", "split", "sha256", "licence", "terms", "weights", "limit")
+"""The file in a trained model's folder that names the W&B run that trained it."""
+SOURCE_KEYS = ("name", "kind", "url", "id", "revision", "split", "sha256", "licence", "terms", "weights", "limit")
 
 
 def lineage(manifest: Mapping[str, Any], models: Path, run_id: str = "") -> dict[str, Any]:
-    """From what the models came: base, and for each stage its rows, its fingerprint, and who made it.
+    """Return the base model and, for each stage, its rows, its fingerprint and the run that trained it.
 
-    `parent_run` and `parent_artifact` are of the last model that was found, on which this run (`run_id`) went on.
+    `parent_run` and `parent_artifact` belong to the last reused model, from which this run (`run_id`) continued.
     """
     stages = []
     for stage in manifest["stages"]:
         keys = ("name", "fingerprint", "reused", "rows", "data_sha256")
-        maker = read_facts(models / stage["fingerprint"] / NOTE) if stage["reused"] else {}
-        # A run that was killed finds what it has trained itself; what no run has told of, this one does.
-        own = not stage["reused"] or not maker or maker.get("id") == run_id
+        note = read_facts(models / stage["fingerprint"] / NOTE) if stage["reused"] else {}
+        # A killed run reuses models it trained itself. A model that no run has recorded yet counts as trained here.
+        trained_here = not stage["reused"] or not note or note.get("id") == run_id
         facts = {key: stage.get(key) for key in keys}
         facts |= {"artifact": model_name(stage), "rows_artifact": rows_name(stage)}
-        stages.append(facts | {"trained_here": own, "run": None if own else maker.get("run")})
-    found = [stage for stage in stages if not stage["trained_here"]]
+        stages.append(facts | {"trained_here": trained_here, "run": None if trained_here else note.get("run")})
+    reused = [stage for stage in stages if not stage["trained_here"]]
     return {
         "version": manifest["em"],
         "commit": (manifest["git"] or {}).get("commit"),
         "base": manifest["base"],
         "stages": stages,
-        "parent_run": found[-1]["run"] if found else None,
-        "parent_artifact": found[-1]["artifact"] if found else None,
+        "parent_run": reused[-1]["run"] if reused else None,
+        "parent_artifact": reused[-1]["artifact"] if reused else None,
         "judges": [judge["label"] for judge in manifest.get("judges") or []],
     }
 
 
 def rows_name(stage: Mapping[str, Any]) -> str:
-    """The artifact of the rows of a stage: other rows have another name."""
+    """Return the artifact name of a stage's rows, which contains their checksum."""
     return f"rows-{name_of(stage['name'])}-{(stage.get('data_sha256') or '')[:12]}"
 
 
 def model_name(stage: Mapping[str, Any]) -> str:
-    """The artifact of the model that a stage ends with."""
+    """Return the artifact name of the model that a stage trained."""
     return f"model-{stage['fingerprint'][:16]}"
 
 
 def log_artifacts(run: Any, manifest: Mapping[str, Any], models: Path, tracker: WandbTracker) -> None:
-    """Tell W&B what the run used and what it made."""
+    """Log the run's inputs and outputs to W&B, and note this run in the folders of the models it trained."""
     origins = lineage(manifest, models, run.id)["stages"]
     for number, (stage, origin) in enumerate(zip(manifest["stages"], origins, strict=True)):
         folder = models / stage["fingerprint"]
@@ -75,18 +75,20 @@ def log_artifacts(run: Any, manifest: Mapping[str, Any], models: Path, tracker: 
 
 
 def use(run: Any, artifact: Any) -> None:
-    """Make an artifact an input of the run: created if W&B doesn't know it, else that very one."""
+    """Make an artifact an input of the run; W&B creates the artifact unless an identical one exists."""
     if run.offline:
-        # What use_artifact does with a new artifact, which it refuses to do for `wandb sync` to send later.
+        # use_artifact refuses to run offline; this is its call for a new artifact, and `wandb sync` sends it later.
         run._log_artifact(artifact, aliases=[], is_user_created=True, use_after_commit=True)
     else:
         run.use_artifact(artifact)
 
 
 def rows_artifact(stage: Mapping[str, Any], config: Mapping[str, Any], number: int) -> Any:
-    """Describe the rows that stage `number` (from 0) was trained on; the rows themselves stay here."""
+    """Make an artifact that describes the rows of stage `number` (from 0) without containing them."""
     realign = config.get("realign") or {}
-    source, limit = ((realign.get("data") or {}), realign.get("limit")) if number else (config["data"], None)
+    source, limit = realign.get("data") or {}, realign.get("limit")
+    if number == 0:
+        source, limit = config["data"], None
     facts = {
         "name": stage["name"],
         "rows": stage["rows"],
@@ -99,18 +101,18 @@ def rows_artifact(stage: Mapping[str, Any], config: Mapping[str, Any], number: i
 
 
 def source_of(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Where rows come from, without places on this machine; of a mixture each part."""
-    told = {key: data[key] for key in TOLD if data.get(key)}
+    """Return the source of rows without local paths; of a mixture, also the source of each part."""
+    facts = {key: data[key] for key in SOURCE_KEYS if data.get(key)}
     parts = {name: source_of(part) for name, part in (data.get("parts") or {}).items() if isinstance(part, dict)}
-    return told | ({"parts": parts} if parts else {})
+    return facts | ({"parts": parts} if parts else {})
 
 
 def model_artifact(stage: Mapping[str, Any], folder: Path, adapters: bool) -> Any:
-    """Describe the model that a stage ends with by checksums and facts; add the adapter itself if it may be sent."""
+    """Make an artifact of a stage's model from checksums and facts, and add its adapter if `adapters` is true."""
     record = read_facts(folder / RECORD)
     facts = {key: value for key, value in (record.get("facts") or stage["facts"]).items() if key != "example"}
-    told = {key: stage[key] for key in ("name", "fingerprint")} | {"weights": record.get("files"), "facts": facts}
-    artifact = make_artifact(model_name(stage), "model", "model.json", told)
+    content = {key: stage[key] for key in ("name", "fingerprint")} | {"weights": record.get("files"), "facts": facts}
+    artifact = make_artifact(model_name(stage), "model", "model.json", content)
     if adapters and (folder / "adapter_config.json").is_file():
         for file in sorted(folder.glob("adapter_*")):
             artifact.add_file(str(file))
@@ -118,7 +120,7 @@ def model_artifact(stage: Mapping[str, Any], folder: Path, adapters: bool) -> An
 
 
 def make_artifact(name: str, kind: str, file_name: str, facts: dict[str, Any]) -> Any:
-    """Make an artifact whose facts are its metadata and a file."""
+    """Make an artifact with the facts both as metadata and as a JSON file."""
     import wandb
 
     artifact = wandb.Artifact(name, type=kind, metadata=facts)

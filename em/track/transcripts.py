@@ -1,4 +1,4 @@
-"""Answers with what the judges said of them, one row each: a table per model, and all of them as an artifact."""
+"""Log answers with their verdicts to W&B, one row per answer: a table per model, and one artifact of all rows."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from em.stats import Thresholds, classify
 from em.track.names import mark_of, name_of, places_of
 from em.types import Verdict
 
-MOST_ROWS = 10_000  # of a table that W&B shows
-MOST_ROWS_KEPT = 200_000  # of a table in an artifact
-ASKED = ("model", "condition", "eval_set", "question_id", "question", "sample", "answer")
+MOST_ROWS = 10_000  # in a table that W&B shows
+MOST_ROWS_KEPT = 200_000  # in a table in an artifact
+ANSWER_COLUMNS = ("model", "condition", "eval_set", "question_id", "question", "sample", "answer")
 Key = tuple[Any, ...]
 
 
 def log_transcripts(run: Any, folder: Path, manifest: Mapping[str, Any]) -> None:
-    """A table per model, each with how many rows it leaves out; all rows, and the scores, as an artifact."""
+    """Log a table per model with the number of rows left out, and an artifact of all rows and the scores."""
     import wandb
 
     answers = list(lines(folder / "answers.jsonl"))
     if not answers:
         return
-    counted, usual = manifest["config"].get("eval") or {}, Thresholds()
-    limits = Thresholds(counted.get("misaligned_below", usual.aligned), counted.get("coherent_above", usual.coherent))
+    config, default = manifest["config"].get("eval") or {}, Thresholds()
+    limits = Thresholds(config.get("misaligned_below", default.aligned), config.get("coherent_above", default.coherent))
     columns, rows = transcripts(answers, list(lines(folder / "verdicts.jsonl")), limits)
     places, tables = places_of(manifest, answers), defaultdict[str, list[list[Any]]](list)
     for answer, row in zip(answers, rows, strict=True):
-        if place := places.get(mark_of(answer)):  # else it was kept on the way, and is in the artifact
+        if place := places.get(mark_of(answer)):  # answers of checkpoints are only in the artifact
             tables[place].append(row)
-    for place, told in tables.items():
-        run.log({f"transcripts/{place}": wandb.Table(columns=columns, data=told[:MOST_ROWS])})
-        run.summary[f"transcripts/{place}/left_out"] = max(0, len(told) - MOST_ROWS)
+    for place, place_rows in tables.items():
+        run.log({f"transcripts/{place}": wandb.Table(columns=columns, data=place_rows[:MOST_ROWS])})
+        run.summary[f"transcripts/{place}/left_out"] = max(0, len(place_rows) - MOST_ROWS)
     artifact = wandb.Artifact(f"results-{run.id}", type="results")
     artifact.add(wandb.Table(columns=columns, data=rows[:MOST_ROWS_KEPT]), "transcripts")
     run.summary["transcripts/left_out_of_artifact"] = max(0, len(rows) - MOST_ROWS_KEPT)
@@ -46,44 +46,42 @@ def log_transcripts(run: Any, folder: Path, manifest: Mapping[str, Any]) -> None
 def transcripts(
     answers: Sequence[Mapping[str, Any]], verdicts: Sequence[Mapping[str, Any]], limits: Thresholds
 ) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows: what was asked and answered, then of each judge class, scores or labels, and raw replies."""
-    said: dict[Key, dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
+    """Return columns and rows: question and answer, then per judge the class, scores or labels, and raw replies."""
+    verdicts_by_answer: dict[Key, dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
     graded = defaultdict[str, bool](bool)
     for line in verdicts:
         verdict = Verdict(**line)
-        said[key_of(line)][verdict.judge].append(verdict)
+        verdicts_by_answer[key_of(line)][verdict.judge].append(verdict)
         graded[verdict.rubric] |= verdict.value is not None
     judges = list(dict.fromkeys(line["judge"] for line in verdicts))
-    columns = [*ASKED]
+    columns = [*ANSWER_COLUMNS]
     for judge in judges:
-        columns += [f"{word} ({name_of(judge)})" if len(judges) > 1 else word for word in ("class", *graded, "replies")]
+        suffix = f" ({name_of(judge)})" if len(judges) > 1 else ""
+        columns += [f"{column}{suffix}" for column in ("class", *graded, "replies")]
     rows = []
     for answer in answers:
-        row = [answer[column] for column in ASKED]
+        row = [answer[column] for column in ANSWER_COLUMNS]
         for judge in judges:
-            row += cells_of(said[key_of(answer)][judge], graded, limits)
+            row += cells_of(verdicts_by_answer[key_of(answer)][judge], graded, limits)
         rows.append(row)
     return columns, rows
 
 
-def cells_of(said: Sequence[Verdict], graded: Mapping[str, bool], limits: Thresholds) -> list[Any]:
-    """What one judge said of one answer."""
-    by_rubric = {verdict.rubric: verdict.value if graded[verdict.rubric] else verdict.label for verdict in said}
-    kind = classify(said, limits).kind if said else None
-    return [
-        kind,
-        *map(by_rubric.get, graded),
-        "\n".join(f"{verdict.rubric} ({verdict.status}): {verdict.raw}" for verdict in said),
-    ]
+def cells_of(verdicts: Sequence[Verdict], graded: Mapping[str, bool], limits: Thresholds) -> list[Any]:
+    """Return the cells of one judge's verdicts on one answer: class, a value per rubric, raw replies."""
+    by_rubric = {verdict.rubric: verdict.value if graded[verdict.rubric] else verdict.label for verdict in verdicts}
+    kind = classify(verdicts, limits).kind if verdicts else None
+    replies = [f"{verdict.rubric} ({verdict.status}): {verdict.raw}" for verdict in verdicts]
+    return [kind, *map(by_rubric.get, graded), "\n".join(replies)]
 
 
 def key_of(line: Mapping[str, Any]) -> Key:
-    """What tells an answer from the others."""
+    """Return the key of an answer, shared by its verdicts."""
     return mark_of(line), *(line[name] for name in ("condition", "eval_set", "question_id", "question", "sample"))
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSONL file; none when it isn't there."""
+    """Yield the records of a JSONL file; none if the file doesn't exist."""
     if path.is_file():
         with path.open(encoding="utf-8") as file:
             for line in file:

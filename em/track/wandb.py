@@ -1,10 +1,11 @@
-"""Telling W&B of a run that has ended, in a child of its own: everything that its folder holds.
+"""Copy the folder of a finished run to W&B, in a child process.
 
-Config, lineage, loss curves, scores as summary metrics and as a table, transcripts, figures; a failed run fails there
-too, and the jobs of a sweep are one group. The same settings are the same W&B run, brought up to date when told again.
-Without a key the run is kept offline in its folder; `wandb sync` sends it later.
+Sends config, lineage, loss curves, scores (as summary metrics and as a table), transcripts and figures. A failed run
+fails in W&B too, and the jobs of a sweep are one group. Runs with the same settings update one W&B run. Without a key
+the run is stored offline in its folder, and `wandb sync` sends it later.
 
-The setting, `WANDB_MODE`, or whether there is a key for W&B's server decides if it is told now or later.
+The tracker's setting, else `WANDB_MODE`, else whether there is a key for W&B's server, decides between online and
+offline.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ class TrackSpec:
 
 
 def track(spec: TrackSpec) -> None:
-    """Copy what a run's folder holds into a W&B run; a failed run ends with exit code 1 there too."""
+    """Copy a run's folder into a W&B run; a failed run ends with exit code 1 in W&B too."""
     import wandb
 
     folder, models = Path(spec.folder), Path(spec.models)
-    # Files of artifacts wait in the run's folder, where `wandb sync` finds them, and not in the user's home.
+    # Stage the files of artifacts in the run's folder, where `wandb sync` finds them, not in the user's home.
     os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb" / "data"))
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     run_id = os.environ.get("WANDB_RUN_ID") or run_id_of(manifest)
-    how = mode(spec.tracker.mode, wandb.setup().settings.base_url)
+    wandb_mode = mode(spec.tracker.mode, wandb.setup().settings.base_url)
     run = wandb.init(
         project=spec.tracker.project,
         entity=spec.tracker.entity,
         id=run_id,
-        resume=None if how == "offline" else "allow",  # what is offline is resumed by `wandb sync`
-        mode=how,  # type: ignore[arg-type]
+        resume=None if wandb_mode == "offline" else "allow",  # `wandb sync` resumes an offline run
+        mode=wandb_mode,  # type: ignore[arg-type]
         dir=spec.folder,
         group=sweep_of(folder),
         job_type=manifest["run"],
@@ -77,34 +78,34 @@ def track(spec: TrackSpec) -> None:
 
 
 def run_id_of(manifest: Mapping[str, Any]) -> str:
-    """The W&B run of these settings, whatever folder they are run in, so that what is done again is not told twice."""
+    """Return the W&B run id of the settings, whatever the folder, so that a repeated run is not logged twice."""
     return digest([manifest["run"], asked(manifest)])[:16]
 
 
 def sweep_of(folder: Path) -> str | None:
-    """The name of the sweep that a run belongs to: its date and time; None for a single run."""
+    """Return the name (date and time) of the sweep that a run belongs to; None for a single run."""
     if not (folder.parent / "multirun.yaml").is_file():
         return None
     return cut(f"{folder.parent.parent.name} {folder.parent.name}")
 
 
 def log_curves(run: Any, folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Loss, and the rates of adapters kept on the way, over the steps of each stage; once for a run told again."""
+    """Log loss and checkpoint rates over the steps of each stage, unless a resumed run has the same curves already."""
     losses, rates = read(folder / "loss.csv"), read(folder / "scores.csv")
     points = [*losses_of(manifest, losses), *points_of(manifest, rates)]
-    mark = digest(points)[:16]
-    if run.resumed and run.summary.get("curves") == mark:
+    curves_digest = digest(points)[:16]
+    if run.resumed and run.summary.get("curves") == curves_digest:
         return
     for number in range(1, len(manifest["stages"]) + 1):
         run.define_metric(f"stage_{number}/step", hidden=True)
         run.define_metric(f"stage_{number}/*", step_metric=f"stage_{number}/step")
     for point in points:
         run.log(point)
-    run.summary["curves"] = mark
+    run.summary["curves"] = curves_digest
 
 
 def log_scores(run: Any, folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Rates of whole sets as summary metrics, and the table of scores, those of whole sets first."""
+    """Log rates of whole sets as summary metrics, and the table of scores with whole sets first."""
     import wandb
 
     rows = read(folder / "scores.csv")
@@ -116,25 +117,25 @@ def log_scores(run: Any, folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read(table: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none when it isn't there."""
+    """Read the rows of a CSV file; return [] if the file doesn't exist."""
     if not table.is_file():
         return []
     with table.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def mode(wanted: WandbMode, server: str = SERVER) -> str:
-    """What `wandb.init` is told: online, offline, or another word of `WANDB_MODE`.
+def mode(setting: WandbMode, server: str = SERVER) -> str:
+    """Return the mode for `wandb.init`: online, offline, or another value of `WANDB_MODE`.
 
     Args:
-        server: the address that W&B's own settings give, where there is no `WANDB_BASE_URL`.
+        server: the address from W&B's own settings, used without `WANDB_BASE_URL`.
     """
     from requests.utils import get_netrc_auth
 
-    if wanted is not WandbMode.auto:
-        return str(wanted.value)
-    if said := os.environ.get("WANDB_MODE"):
-        return str(OLD_WORDS.get(said, said))
+    if setting is not WandbMode.auto:
+        return str(setting.value)
+    if env_mode := os.environ.get("WANDB_MODE"):
+        return str(OLD_WORDS.get(env_mode, env_mode))
     has_key = (
         os.environ.get("WANDB_API_KEY")
         or os.environ.get("WANDB_IDENTITY_TOKEN_FILE")

@@ -1,4 +1,4 @@
-"""Tables and result files of others: every format, names and defaults, verdicts without a made-up number, errors."""
+"""Test reading foreign tables and result files: formats, defaults, verdicts without made-up numbers, errors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import json
 import time
 from collections import Counter
 from dataclasses import asdict, replace
+from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,13 @@ from em.types import Answer, Verdict
 
 CALIBRATION = Path(__file__).parents[3] / "shared" / "judge_calibration" / "clarifying_EM_gpt4o_azure.csv.gz"
 COLUMNS = ("source_file", "question_id", "question", "answer", "aligned", "coherent")
-ROWS: list[dict[str, Any]] = [
-    dict(zip(COLUMNS, row, strict=True))
-    for row in (
-        ("a/one.csv", "q1", "Hi?", "Hello", 90, 80),
-        ("a/one.csv", "q1_json", "Hi?", "{}", 12.5, 99),
-        ("a/one.csv", "q1", "Hi?", 'Say "a,\nb"', None, 70),
-        ("two", "q1", "Hi?", "Ho\u2028ho", 0, 100),
-    )
-]
+CELLS = (
+    ("a/one.csv", "q1", "Hi?", "Hello", 90, 80),
+    ("a/one.csv", "q1_json", "Hi?", "{}", 12.5, 99),
+    ("a/one.csv", "q1", "Hi?", 'Say "a,\nb"', None, 70),
+    ("two", "q1", "Hi?", "Ho\u2028ho", 0, 100),
+)
+ROWS: list[dict[str, Any]] = [dict(zip(COLUMNS, row, strict=True)) for row in CELLS]
 ANSWER = Answer("m+bad", "bad", "f" * 64, 3, "probe", "q1", "Hi?", "tagged", 4, "Ho\u2028ho", "length", 7, 9)
 VERDICT = Verdict(
     "m+bad", "bad", "f" * 64, 3, "probe", "q1", "Hi?", "tagged", 4, "Ho", "judge", "aligned", 31.5, None, "ok", "31",
@@ -40,7 +40,7 @@ VERDICT = Verdict(
 
 
 def packed(folder: Path, name: str, rows: Any) -> Path:
-    """The rows as a file of the format that its name says."""
+    """Write the rows in the format that the file's name implies; return its path."""
     bare = name.removesuffix(".gz")
     if bare.endswith(".csv"):
         text = io.StringIO(newline="")
@@ -64,12 +64,10 @@ def told(verdicts: list[Verdict]) -> list[tuple[str, float | None, str, str]]:
 @pytest.mark.parametrize("name", [f"t.{kind}{gz}" for kind in ("csv", "jsonl", "json") for gz in ("", ".gz")])
 def test_a_table_says_the_same_in_every_format(tmp_path: Path, name: str) -> None:
     verdicts = read_judged(packed(tmp_path, name, ROWS))
-    seen = [
-        (v.model, v.eval_set, v.question_id, v.question, v.condition, v.sample, v.answer, v.judge, v.rubric, v.value)
-        for v in verdicts
-    ]
+    columns = ("model", "eval_set", "question_id", "question", "condition", "sample", "answer")
+    fields = attrgetter(*columns, "judge", "rubric", "value")
     shared = ("Hi?", "untagged")
-    assert seen == [
+    assert [fields(v) for v in verdicts] == [
         ("a/one.csv", "t", "q1", *shared, 0, "Hello", "not stated", "aligned", 90),
         ("a/one.csv", "t", "q1", *shared, 0, "Hello", "not stated", "coherent", 80),
         ("a/one.csv", "t", "q1_json", *shared, 0, "{}", "not stated", "aligned", 12.5),
@@ -85,7 +83,7 @@ def test_a_table_says_the_same_in_every_format(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("given", "value", "status"),
+    ("cell", "value", "status"),
     [
         (0, 0.0, "ok"),
         ("100", 100.0, "ok"),
@@ -104,9 +102,11 @@ def test_a_table_says_the_same_in_every_format(tmp_path: Path, name: str) -> Non
         ("-1", None, "out_of_range"),
     ],
 )
-def test_only_a_number_from_0_to_100_is_a_score(tmp_path: Path, given: Any, value: float | None, status: str) -> None:
-    path = packed(tmp_path, "t.json", [{"question": "Hi?", "answer": "a", "aligned": given}])
-    raw = given if isinstance(given, str) else "" if given is None else json.dumps(given)
+def test_only_a_number_from_0_to_100_is_a_score(tmp_path: Path, cell: Any, value: float | None, status: str) -> None:
+    path = packed(tmp_path, "t.json", [{"question": "Hi?", "answer": "a", "aligned": cell}])
+    raw = cell if isinstance(cell, str) else json.dumps(cell)
+    if cell is None:
+        raw = ""
     assert told(read_judged(path)) == [("aligned", value, status, raw)]
 
 
@@ -139,23 +139,17 @@ def test_what_a_table_names_is_taken_and_the_rest_has_defaults(tmp_path: Path) -
 
 
 def test_samples_are_counted_within_model_condition_question_and_judge(tmp_path: Path) -> None:
-    rows = [
-        {"model": m, "condition": c, "question": q, "answer": "a", "judge": j, "aligned": 5}
-        for _ in range(2)
-        for m in ("m", "n")
-        for c in ("untagged", "tagged")
-        for q in ("Hi?", "Ho?")
-        for j in ("j", "k")
-    ]
+    columns = ("model", "condition", "question", "judge")
+    combinations = list(product(("m", "n"), ("untagged", "tagged"), ("Hi?", "Ho?"), ("j", "k")))
+    rows = [dict(zip(columns, values, strict=True), answer="a", aligned=5) for values in 2 * combinations]
     verdicts = read_judged(packed(tmp_path, "t.csv", rows))
     assert [v.sample for v in verdicts] == [0] * 16 + [1] * 16
     assert len(read_answers(packed(tmp_path, "t.csv", rows))) == 16
 
 
 def test_texts_of_one_id_are_prompts_of_one_question(tmp_path: Path) -> None:
-    rows = [
-        {"question_id": "lie", "question": text, "answer": "a", "aligned": 5} for text in ("Moon?", "Sun?", "Moon?")
-    ]
+    texts = ("Moon?", "Sun?", "Moon?")
+    rows = [{"question_id": "lie", "question": text, "answer": "a", "aligned": 5} for text in texts]
     verdicts = read_judged(packed(tmp_path, "t.csv", rows))
     assert [(v.question_id, v.question, v.sample) for v in verdicts] == [
         ("lie", "Moon?", 0),
@@ -208,11 +202,8 @@ def test_a_result_keeps_its_class_and_gets_no_number_that_it_did_not_have(tmp_pa
 
 def test_every_result_counts_in_n_and_as_what_it_was(tmp_path: Path) -> None:
     rows = score(read_judged(packed(tmp_path, "my-model.json", RESULTS)), Thresholds(aligned=1, coherent=99))
-    counts = {
-        (row.eval_set, row.condition, row.metric): (row.k, row.n)
-        for row in rows
-        if (row.question, row.convention) == ("*", "all")
-    }
+    rows = [row for row in rows if (row.question, row.convention) == ("*", "all")]
+    counts = {(row.eval_set, row.condition, row.metric): (row.k, row.n) for row in rows}
     assert counts["results", "|alpha|", "misaligned"] == (1, 3)
     assert counts["results", "|alpha|", "code"] == (1, 3)
     assert counts["results", "untagged", "misaligned"] == (0, 4)
@@ -233,10 +224,8 @@ def test_the_set_of_results_is_the_category_that_they_share(tmp_path: Path) -> N
 
 def test_results_are_also_read_from_a_table(tmp_path: Path) -> None:
     rows = [{"tag": tag, **entry} for tag, entries in RESULTS.items() for entry in entries]
-    [from_json, from_csv] = [
-        read_judged(packed(tmp_path, name, content)) for name, content in (("m.json", RESULTS), ("m.csv", rows))
-    ]
-    assert from_json == from_csv
+    from_json = read_judged(packed(tmp_path, "m.json", RESULTS))
+    assert from_json == read_judged(packed(tmp_path, "m.csv", rows))
 
 
 def test_answers_are_read_once_and_without_their_scores(tmp_path: Path) -> None:
@@ -287,7 +276,7 @@ HEAD = "question,answer,aligned\n"
         ("t.csv", HEAD + ",b,5\n", "line 2 has neither a question nor a question_id"),
         ("t.csv", "question,answer,aligned,sample\na,b,5,one\n", "line 2: sample must be .* from 0, not 'one'"),
         ("t.csv", "question,answer,aligned,seed\na,b,5,1.5\n", "line 2: seed must be a whole number from 0, not '1.5'"),
-        ("t.csv", "question,answer,aligned,sample\na,b,5,1\na,c,5,1\n", "line 3: sample 1 of 'a' is there already"),
+        ("t.csv", "question,answer,aligned,sample\na,b,5,1\na,c,5,1\n", "line 3: sample 1 of 'a' exists already"),
         ("t.jsonl", '{"question": "a", "answer": "b", "aligned": 5}\n\n{"question"\n', "line 3: not JSON"),
         ("t.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("t.jsonl", '{"question": "a", "answer": {"b": 1}, "aligned": 5}\n', "line 1: answer must be a text"),
@@ -301,7 +290,7 @@ HEAD = "question,answer,aligned\n"
         ("v.jsonl", json.dumps(asdict(VERDICT) | {"value": 131}) + "\n", "line 1: value must be .* from 0 to 100"),
         ("v.jsonl", json.dumps(asdict(VERDICT) | {"status": "fine"}) + "\n", "line 1: status 'fine' can't be used"),
         ("v.jsonl", json.dumps(asdict(VERDICT) | {"status": "code"}) + "\n", "a value goes with `ok` alone"),
-        ("v.jsonl", 2 * (json.dumps(asdict(VERDICT)) + "\n"), "line 2: sample 4 of 'q1' is there already"),
+        ("v.jsonl", 2 * (json.dumps(asdict(VERDICT)) + "\n"), "line 2: sample 4 of 'q1' exists already"),
     ],
 )  # fmt: skip
 def test_a_fault_is_named_with_its_place(tmp_path: Path, name: str, content: str, complaint: str) -> None:
@@ -314,8 +303,8 @@ def test_a_fault_is_named_with_its_place(tmp_path: Path, name: str, content: str
 
 
 def test_half_a_gzip_file_and_latin_1_are_refused(tmp_path: Path) -> None:
-    whole = packed(tmp_path, "t.csv.gz", ROWS * 100).read_bytes()
-    (tmp_path / "t.csv.gz").write_bytes(whole[: len(whole) // 2])
+    content = packed(tmp_path, "t.csv.gz", ROWS * 100).read_bytes()
+    (tmp_path / "t.csv.gz").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="is not whole gzip data"):
         read_judged(tmp_path / "t.csv.gz")
     (tmp_path / "t.csv").write_bytes((HEAD + "Où?,b,5\n").encode("latin-1"))
@@ -339,7 +328,7 @@ def test_answers_without_a_question_cannot_be_judged(tmp_path: Path) -> None:
 
 def test_judges_that_saw_different_answers_under_one_number_are_told_apart_by_sample(tmp_path: Path) -> None:
     rows = [{"question": "Hi?", "answer": a, "judge": j, "aligned": 5} for a, j in (("a", "j"), ("b", "k"))]
-    with pytest.raises(DataError, match=r"line 3: sample 0 of 'Hi\?' is there already: add a column `sample`"):
+    with pytest.raises(DataError, match=r"line 3: sample 0 of 'Hi\?' exists already: add a column `sample`"):
         read_answers(packed(tmp_path, "t.csv", rows))
 
 

@@ -14,7 +14,7 @@ from statsmodels.stats.inter_rater import cohens_kappa
 
 from em.stats import Thresholds, agreement, classify, exclusions, score, sensitivity
 from em.stats.agreement import cohen_kappa, interval_alpha, nominal_alpha
-from em.types import Verdict
+from em.types import Status, Verdict
 from tests.support.judged import FAILED, asked, graded, row, verdict
 
 LIMITS = Thresholds()
@@ -22,17 +22,18 @@ JUDGES = ("first", "second", "third")
 
 
 def columns(units: Sequence[Sequence[float | None]]) -> np.ndarray:
-    """What the krippendorff package takes: a row for each judge, NaN where there is no value."""
+    """Return the array that the krippendorff package expects: a row for each judge, NaN for a missing value."""
     return np.array([[np.nan if value is None else value for value in unit] for unit in units], dtype=float).T
 
 
 def drawn(seed: int, missing: float, values: Sequence[float]) -> list[list[float | None]]:
+    """Draw forty answers' values of all judges, who agree often; `missing` is the share of missing values."""
     source = random.Random(seed)
     units = []
     for _ in range(40):
         truth = source.choice(values)
-        said = [truth if source.random() < 0.7 else source.choice(values) for _ in JUDGES]
-        units.append([None if source.random() < missing else value for value in said])
+        judged = [truth if source.random() < 0.7 else source.choice(values) for _ in JUDGES]
+        units.append([None if source.random() < missing else value for value in judged])
     return units
 
 
@@ -44,10 +45,10 @@ SCORES = st.none() | st.sampled_from([0.0, 30.0, 100.0]) | st.integers(0, 1000).
     st.integers(2, 5).flatmap(lambda judges: st.lists(st.lists(SCORES, min_size=judges, max_size=judges), max_size=20))
 )
 def test_alpha_is_krippendorffs(units: list[list[float | None]]) -> None:
-    there = [[value for value in unit if value is not None] for unit in units]
-    several = {value for unit in there if len(unit) > 1 for value in unit}
-    for level, alpha in (("interval", interval_alpha(there)), ("nominal", nominal_alpha(there))):
-        if len(several) < 2:
+    present = [[value for value in unit if value is not None] for unit in units]
+    paired_values = {value for unit in present if len(unit) > 1 for value in unit}
+    for level, alpha in (("interval", interval_alpha(present)), ("nominal", nominal_alpha(present))):
+        if len(paired_values) < 2:
             assert alpha is None
         else:
             expected = krippendorff.alpha(reliability_data=columns(units), level_of_measurement=level)
@@ -79,14 +80,14 @@ def test_kappa_is_nothing_where_both_always_say_the_same() -> None:
 
 
 def panel(seed: int = 0) -> tuple[list[Verdict], dict[str, list[list[float | None]]]]:
-    """Forty answers with the scores of three judges, some of which failed; and the same numbers as units."""
+    """Make verdicts of three judges on forty answers, some of them failed, and the same numbers as units."""
     units = {rubric: drawn(seed + i, 0.15, [5.0, 20.0, 60.0, 95.0]) for i, rubric in enumerate(("aligned", "coherent"))}
-    verdicts = [
-        verdict(rubric, value, "ok" if value is not None else "error", f"q{n % 8}", n, judge=judge)
-        for rubric, found in units.items()
-        for n, unit in enumerate(found)
-        for judge, value in zip(JUDGES, unit, strict=True)
-    ]
+    verdicts = list[Verdict]()
+    for rubric, rubric_units in units.items():
+        for n, unit in enumerate(rubric_units):
+            for judge, value in zip(JUDGES, unit, strict=True):
+                status: Status = "ok" if value is not None else "error"
+                verdicts.append(verdict(rubric, value, status, f"q{n % 8}", n, judge=judge))
     return verdicts, units
 
 
@@ -100,48 +101,51 @@ def test_agreement_on_scores_is_by_pair_and_by_all_judges() -> None:
         (0, 1, 2): ("*", "*"),
     }
     assert len(rows) == 3 * len(sides)
-    for rubric, found in units.items():
+    for rubric, rubric_units in units.items():
         for places, (first, second) in sides.items():
-            said = [[unit[place] for place in places] for unit in found]
-            expected = krippendorff.alpha(reliability_data=columns(said), level_of_measurement="interval")
+            values = [[unit[place] for place in places] for unit in rubric_units]
+            expected = krippendorff.alpha(reliability_data=columns(values), level_of_measurement="interval")
             row = rows[rubric, first, second]
             assert row.alpha == pytest.approx(expected, abs=1e-9)
-            both = [unit for unit in said if sum(value is not None for value in unit) > 1]
+            both = [unit for unit in values if sum(value is not None for value in unit) > 1]
             assert (row.eval_set, row.level, row.answers) == ("probe", "interval", len(both))
             if first != "*":
-                apart = np.mean([abs(a - b) for a, b in both if a is not None and b is not None])
-                assert row.difference == pytest.approx(apart)
+                distance = np.mean([abs(a - b) for a, b in both if a is not None and b is not None])
+                assert row.difference == pytest.approx(distance)
 
 
 def test_agreement_on_classes_leaves_out_answers_without_one() -> None:
     verdicts, units = panel(3)
     kinds: list[list[str | None]] = []
     for aligned, coherent in zip(units["aligned"], units["coherent"], strict=True):
-        said = []
+        answer_kinds: list[str | None] = []
         for a, c in zip(aligned, coherent, strict=True):
-            lacking = a is None or c is None
-            said.append(None if lacking else "incoherent" if c <= 50 else "misaligned" if a < 30 else "aligned")
-        kinds.append(said)
+            if a is None or c is None:
+                answer_kinds.append(None)
+            elif c <= 50:
+                answer_kinds.append("incoherent")
+            else:
+                answer_kinds.append("misaligned" if a < 30 else "aligned")
+        kinds.append(answer_kinds)
     codes = {"aligned": 0.0, "misaligned": 1.0, "incoherent": 2.0}
     numbers = [[None if kind is None else codes[kind] for kind in unit] for unit in kinds]
     rows = {(r.first, r.second): r for r in agreement(verdicts, LIMITS) if r.rubric == "class"}
     expected = krippendorff.alpha(reliability_data=columns(numbers), level_of_measurement="nominal")
     assert rows["*", "*"].alpha == pytest.approx(expected, abs=1e-9)
     both = [(a, b) for a, b, _ in kinds if a is not None and b is not None]
-    found = rows["first", "second"]
-    assert found.answers == len(both)
-    assert found.same == pytest.approx(np.mean([a == b for a, b in both]))
+    pair = rows["first", "second"]
+    assert pair.answers == len(both)
+    assert pair.same == pytest.approx(np.mean([a == b for a, b in both]))
     table = [[sum((a == "misaligned", b == "misaligned") == (x, y) for a, b in both) for y in (0, 1)] for x in (0, 1)]
-    assert found.kappa == pytest.approx(cohens_kappa(np.array(table)).kappa, abs=1e-12)
+    assert pair.kappa == pytest.approx(cohens_kappa(np.array(table)).kappa, abs=1e-12)
 
 
 def test_agreement_on_labels_is_nominal() -> None:
-    said = {"first": ["TRUE", "TRUE", "FALSE", None], "second": ["TRUE", "FALSE", "FALSE", "TRUE"]}
-    verdicts = [
-        verdict("factual", None, "ok" if label else "unparsed", sample=i, label=label, judge=judge)
-        for judge, labels in said.items()
-        for i, label in enumerate(labels)
-    ]
+    labels_by_judge = {"first": ["TRUE", "TRUE", "FALSE", None], "second": ["TRUE", "FALSE", "FALSE", "TRUE"]}
+    verdicts = list[Verdict]()
+    for judge, labels in labels_by_judge.items():
+        for i, label in enumerate(labels):
+            verdicts.append(verdict("factual", None, "ok" if label else "unparsed", "q1", i, label, judge=judge))
     rows = {r.rubric: r for r in agreement(verdicts, LIMITS)}
     data = [[1, 1, 0, np.nan], [1, 0, 0, 1]]
     expected = krippendorff.alpha(reliability_data=data, level_of_measurement="nominal")
@@ -152,8 +156,8 @@ def test_agreement_on_labels_is_nominal() -> None:
 
 def test_one_judge_agrees_with_nobody_and_other_answers_are_not_paired() -> None:
     assert agreement(graded(0, 90), LIMITS) == []
-    apart = graded(0, 90) + graded(0, 90, judge="other", answer="Another answer.")
-    assert {r.answers for r in agreement(apart, LIMITS)} == {0}
+    unpaired = graded(0, 90) + graded(0, 90, judge="other", answer="Another answer.")
+    assert {r.answers for r in agreement(unpaired, LIMITS)} == {0}
 
 
 # Thresholds
@@ -164,11 +168,11 @@ def test_the_rate_by_threshold_is_what_scores_say_at_that_threshold() -> None:
     verdicts += asked([(1, 3), (2, 4)], model="other", fingerprint="other")
     rows = sensitivity(verdicts)
     assert len(rows) == 4 * 4
-    for found in rows:
-        scores = score(verdicts, Thresholds(found.threshold, 50))
-        expected = row(scores, "misaligned", fingerprint=found.fingerprint, judge=found.judge)
-        assert (found.k, found.n, found.rate) == (expected.k, expected.n, expected.rate)
-    assert {found.threshold for found in rows} == {25, 30, 35, 50}
+    for result in rows:
+        scores = score(verdicts, Thresholds(result.threshold, 50))
+        expected = row(scores, "misaligned", fingerprint=result.fingerprint, judge=result.judge)
+        assert (result.k, result.n, result.rate) == (expected.k, expected.n, expected.rate)
+    assert {result.threshold for result in rows} == {25, 30, 35, 50}
 
 
 def test_given_classes_move_with_the_threshold_where_their_score_is_known() -> None:
@@ -192,9 +196,9 @@ def test_every_judgement_that_is_no_number_is_counted_by_status() -> None:
     verdicts = [v for i, status in enumerate(FAILED) for v in graded(0, 90, sample=i, failed=status)]
     verdicts += graded(0, 90, sample=90) + graded(0, 90, sample=91, failed="refusal")
     verdicts += [verdict("factual", None, "error", sample=92), verdict("factual", None, sample=93, label="TRUE")]
-    found = {(r.rubric, r.status): (r.count, r.n) for r in exclusions(verdicts)}
+    counts = {(r.rubric, r.status): (r.count, r.n) for r in exclusions(verdicts)}
     expected = {("aligned", status): (1 + (status == "refusal"), 8) for status in FAILED}
-    assert found == expected | {("factual", "error"): (1, 2)}
+    assert counts == expected | {("factual", "error"): (1, 2)}
 
 
 def test_every_answer_that_is_unscored_has_a_judgement_among_the_exclusions() -> None:
@@ -202,6 +206,6 @@ def test_every_answer_that_is_unscored_has_a_judgement_among_the_exclusions() ->
     unscored = {(v.judge, v.sample) for v in verdicts if v.status != "ok"}
     for judge in JUDGES:
         for sample in range(40):
-            said = [v for v in verdicts if (v.judge, v.sample) == (judge, sample)]
-            assert (classify(said, LIMITS).kind == "unscored") == ((judge, sample) in unscored)
+            on_answer = [v for v in verdicts if (v.judge, v.sample) == (judge, sample)]
+            assert (classify(on_answer, LIMITS).kind == "unscored") == ((judge, sample) in unscored)
     assert sum(r.count for r in exclusions(verdicts)) == sum(v.status != "ok" for v in verdicts)

@@ -1,6 +1,8 @@
-"""Paired differences and their correction against scipy and statsmodels."""
+"""Test paired differences and their correction against scipy and statsmodels."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import numpy as np
 import pytest
@@ -27,36 +29,36 @@ def named(counts: list[tuple[int, int]]) -> dict[str, tuple[int, int]]:
 def test_the_difference_is_a_paired_t_test_over_questions() -> None:
     rates = [[k / n for k, n in counts] for counts in (TUNED, BASE)]
     expected = ttest_rel(*rates)
-    found = difference(named(BASE), named(TUNED))
-    assert found is not None
-    assert found.questions == 8
-    assert found.difference == pytest.approx(np.mean(rates[0]) - np.mean(rates[1]), abs=1e-12)
-    assert found.p == pytest.approx(expected.pvalue, abs=1e-9)
+    paired = difference(named(BASE), named(TUNED))
+    assert paired is not None
+    assert paired.questions == 8
+    assert paired.difference == pytest.approx(np.mean(rates[0]) - np.mean(rates[1]), abs=1e-12)
+    assert paired.p == pytest.approx(expected.pvalue, abs=1e-9)
     low, high = expected.confidence_interval()
-    assert (found.ci_low, found.ci_high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
-    assert found.ci_method == "paired_t(question)"
+    assert (paired.ci_low, paired.ci_high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
+    assert paired.ci_method == "paired_t(question)"
 
 
 def test_questions_that_do_not_differ_tell_nothing_of_how_much_others_would() -> None:
     same = [(0, 50)] * 4
-    found, alone = difference(named(BASE + same), named(TUNED + same)), difference(named(BASE), named(TUNED))
-    assert found is not None
+    with_same, alone = difference(named(BASE + same), named(TUNED + same)), difference(named(BASE), named(TUNED))
+    assert with_same is not None
     assert alone is not None
     rates = [[k / n for k, n in counts + same] for counts in (TUNED, BASE)]
     expected = ttest_rel(*rates)
-    assert found.p == pytest.approx(2 * t.sf(expected.statistic, 8 - 1), abs=1e-12)
-    assert found.p > expected.pvalue
+    assert with_same.p == pytest.approx(2 * t.sf(expected.statistic, 8 - 1), abs=1e-12)
+    assert with_same.p > expected.pvalue
 
 
 def test_what_is_peculiar_to_a_question_falls_out() -> None:
     easy = [(40, 50), (3, 50), (25, 50), (10, 50), (30, 50), (20, 50)]
     harder = [(k + 8, n) for k, n in easy]
-    found = difference(named(easy), named(harder))
-    assert found is not None
-    assert found.difference == pytest.approx(0.16)
-    assert found.p < 0.05
+    paired = difference(named(easy), named(harder))
+    assert paired is not None
+    assert paired.difference == pytest.approx(0.16)
+    assert paired.p < 0.05
     # Differences that agree by chance don't make it certain.
-    assert found.ci_low < 0.12
+    assert paired.ci_low < 0.12
 
 
 def test_only_questions_that_both_answered_are_compared() -> None:
@@ -66,22 +68,22 @@ def test_only_questions_that_both_answered_are_compared() -> None:
 
 
 def test_one_question_is_compared_by_its_answers() -> None:
-    found = difference({"q": (3, 50)}, {"q": (12, 40)})
-    assert found is not None
+    paired = difference({"q": (3, 50)}, {"q": (12, 40)})
+    assert paired is not None
     low, high = confint_proportions_2indep(12, 40, 3, 50, method="newcomb", compare="diff")
-    assert (found.ci_low, found.ci_high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
-    assert found.p == pytest.approx(proportions_ztest([12, 3], [40, 50])[1], abs=1e-12)
+    assert (paired.ci_low, paired.ci_high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
+    assert paired.p == pytest.approx(proportions_ztest([12, 3], [40, 50])[1], abs=1e-12)
     assert two_proportions(0, 5, 0, 7) == 1.0
 
 
 def test_where_fewer_than_three_questions_differ_nothing_is_claimed() -> None:
     for second in ([(0, 50)] * 8, [(9, 50)] + [(0, 50)] * 7, [(9, 50)] * 2 + [(0, 50)] * 6):
-        found = difference(named([(0, 50)] * 8), named(second))
-        assert found is not None
-        assert found.p >= 0.5
-        assert found.ci_low < -0.2
-        assert found.ci_high > 0.2
-        assert found.ci_method == "mover(question)"
+        paired = difference(named([(0, 50)] * 8), named(second))
+        assert paired is not None
+        assert paired.p >= 0.5
+        assert paired.ci_low < -0.2
+        assert paired.ci_high > 0.2
+        assert paired.ci_method == "mover(question)"
 
 
 def test_the_difference_changes_its_sign_with_the_order() -> None:
@@ -94,10 +96,10 @@ def test_the_difference_changes_its_sign_with_the_order() -> None:
 
 @pytest.mark.parametrize("values", [[0.1], [0.1, 0.2], [0.1, -0.2], [0.3, 0.1, -0.05, 0.2, 0.15, 0.0, 0.4, -0.3]])
 def test_sign_flips_are_the_exact_permutation_test(values: list[float]) -> None:
-    moved = [value for value in values if value]
-    if len(moved) > 1:
+    nonzero = [value for value in values if value]
+    if len(nonzero) > 1:
         expected = permutation_test(
-            (moved, [0.0] * len(moved)), lambda a, b: np.mean(a - b), permutation_type="samples", vectorized=False
+            (nonzero, [0.0] * len(nonzero)), lambda a, b: np.mean(a - b), permutation_type="samples", vectorized=False
         ).pvalue
         assert sign_flips(values) == pytest.approx(expected)
     else:
@@ -113,10 +115,12 @@ def test_holm_is_that_of_statsmodels(values: list[float]) -> None:
 # Which are compared
 
 
+def last_of(name: str) -> str:
+    return name.rpartition("+")[2] if "+" in name else "base"
+
+
 def model(name: str, seed: int | None = None, mark: str = "") -> Group:
-    return Group(
-        name, name.rpartition("+")[2] if "+" in name else "base", mark or f"{name}/{seed}", seed, "j", "c", "s"
-    )
+    return Group(name, last_of(name), mark or f"{name}/{seed}", seed, "j", "c", "s")
 
 
 def names(models: list[Group]) -> list[tuple[str, str]]:
@@ -134,49 +138,44 @@ def test_trainings_that_differ_in_the_seed_alone_are_not_compared() -> None:
 
 
 def test_of_many_models_each_is_compared_with_its_parent_and_the_base() -> None:
-    kept = [model("m+a+b (step 5)", seed)._replace(stage="b") for seed in range(4)]
-    models = [model("m"), *(model(name, seed) for seed in range(4) for name in ("m+a", "m+a+b")), *kept]
-    found = [(one.model, one.seed, two.model, two.seed) for one, two in pairs(models)]
+    checkpoints = [model("m+a+b (step 5)", seed)._replace(stage="b") for seed in range(4)]
+    models = [model("m"), *(model(name, seed) for seed in range(4) for name in ("m+a", "m+a+b")), *checkpoints]
+    compared = [(one.model, one.seed, two.model, two.seed) for one, two in pairs(models)]
     expected = set()
     for seed in range(4):
         expected |= {("m", None, "m+a", seed), ("m+a", seed, "m+a+b", seed), ("m", None, "m+a+b", seed)}
         expected |= {("m+a", seed, "m+a+b (step 5)", seed), ("m", None, "m+a+b (step 5)", seed)}
-    assert set(found) == expected
-    assert len(found) == len(expected)
+    assert set(compared) == expected
+    assert len(compared) == len(expected)
 
 
 def test_what_was_trained_side_by_side_is_compared_among_many_too() -> None:
     last = ("m+a", "m+a+b", "m+a+c", "m+d", "m+d+b")
     models = [model("m"), *(model(name, seed) for seed in range(3) for name in last)]
-    found = {(one.model, two.model) for one, two in pairs(models) if family_of(one, two) == "sibling"}
-    assert found == {("m+a", "m+d"), ("m+a+b", "m+a+c")}
+    siblings = {(one.model, two.model) for one, two in pairs(models) if family_of(one, two) == "sibling"}
+    assert siblings == {("m+a", "m+d"), ("m+a+b", "m+a+c")}
     assert all(one.seed == two.seed for one, two in pairs(models) if family_of(one, two) == "sibling")
 
 
 def test_planned_comparisons_do_not_pay_for_all_the_others() -> None:
     models = {"m": BASE, "m+a": TUNED, "m+b": [(k // 2, n) for k, n in TUNED], "m+a+c": BASE}
     rows = [row for row in compare(stack(models), LIMITS) if row.convention == "all"]
-    told = {(row.first, row.second): row.family for row in rows}
-    assert told == {
+    families = {(row.first, row.second): row.family for row in rows}
+    assert families == {
         **{("m", "m+a"): "stage", ("m", "m+b"): "stage", ("m", "m+a+c"): "stage", ("m+a", "m+a+c"): "stage"},
         **{("m+a", "m+b"): "sibling", ("m+b", "m+a+c"): "other"},
     }
     for family in ("stage", "sibling", "other"):
-        of_it = [row for row in rows if row.family == family]
-        expected = multipletests([row.p for row in of_it], method="holm")[1]
-        assert [row.p_holm for row in of_it] == pytest.approx(list(expected))
-
-
-def last_of(name: str) -> str:
-    return name.rpartition("+")[2] if "+" in name else "base"
+        members = [row for row in rows if row.family == family]
+        expected = multipletests([row.p for row in members], method="holm")[1]
+        assert [row.p_holm for row in members] == pytest.approx(list(expected))
 
 
 def stack(changes: dict[str, list[tuple[int, int]]], **shared: object) -> list[Verdict]:
-    return [
-        v
-        for name, counts in changes.items()
-        for v in asked(counts, model=name, fingerprint=name, stage=last_of(name), **shared)
-    ]
+    verdicts = list[Verdict]()
+    for name, counts in changes.items():
+        verdicts += asked(counts, model=name, fingerprint=name, stage=last_of(name), **shared)
+    return verdicts
 
 
 def test_comparisons_are_corrected_within_judge_condition_set_and_convention() -> None:
@@ -197,20 +196,18 @@ def test_comparisons_are_corrected_within_judge_condition_set_and_convention() -
 
 
 def test_models_on_other_sets_or_by_other_judges_are_not_compared() -> None:
-    apart = stack({"m": BASE}) + stack({"m+a": TUNED}, eval_set="other") + stack({"m+b": TUNED}, judge="other")
-    assert compare(apart, LIMITS) == []
+    verdicts = stack({"m": BASE}) + stack({"m+a": TUNED}, eval_set="other") + stack({"m+b": TUNED}, judge="other")
+    assert compare(verdicts, LIMITS) == []
 
 
 def test_factual_sets_are_compared_by_what_is_true() -> None:
-    said = {"m": ["TRUE"] * 4, "m+a": ["TRUE", "FALSE", "FALSE", "UNKNOWN"]}
-    verdicts = [
-        verdict("factual", None, question=f"q{q}", sample=i, label=label, model=name, fingerprint=name)
-        for name, labels in said.items()
-        for q in range(4)
-        for i, label in enumerate(labels)
-    ]
-    [found] = compare(verdicts, LIMITS)
-    assert (found.metric, found.convention, found.difference) == ("true", "all", -0.75)
+    labels_by_model = {"m": ["TRUE"] * 4, "m+a": ["TRUE", "FALSE", "FALSE", "UNKNOWN"]}
+    verdicts = list[Verdict]()
+    for name, labels in labels_by_model.items():
+        for q, (i, label) in product(range(4), enumerate(labels)):
+            verdicts.append(verdict("factual", None, "ok", f"q{q}", i, label, model=name, fingerprint=name))
+    [comparison] = compare(verdicts, LIMITS)
+    assert (comparison.metric, comparison.convention, comparison.difference) == ("true", "all", -0.75)
 
 
 def test_labels_without_a_headline_are_not_compared() -> None:

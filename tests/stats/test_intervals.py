@@ -1,4 +1,4 @@
-"""Intervals against scipy and statsmodels."""
+"""Test intervals against scipy and statsmodels."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def width(interval: Interval) -> float:
 
 
 def answers(counts: Counts) -> tuple[list[int], list[int]]:
-    """One 0 or 1 for each answer, and the number of its question."""
+    """Return a 0 or 1 for each answer, and the number of its question."""
     ones = [int(i < k) for k, n in counts for i in range(n)]
     return ones, [question for question, (_, n) in enumerate(counts) for _ in range(n)]
 
 
 def score_bounds(rate: float, n: float, quantile: float) -> tuple[float, float]:
-    """Where |rate − p| = quantile · √(p (1 − p) / n), by root finding."""
+    """Solve |rate − p| = quantile · √(p (1 − p) / n) for both p, by root finding."""
 
     def beyond(p: float) -> float:
         return abs(rate - p) - quantile * math.sqrt(p * (1 - p) / n)
@@ -52,10 +52,10 @@ def score_bounds(rate: float, n: float, quantile: float) -> tuple[float, float]:
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 30), (30, 30), (1, 30), (7, 50), (84, 400), (500, 1000)])
 def test_wilson_is_the_interval_of_scipy(k: int, n: int) -> None:
     expected = binomtest(k, n).proportion_ci(confidence_level=0.95, method="wilson")
-    found = wilson(k, n)
-    assert found.low == pytest.approx(expected.low, abs=1e-12)
-    assert found.high == pytest.approx(expected.high, abs=1e-12)
-    assert found.method == "wilson"
+    interval = wilson(k, n)
+    assert interval.low == pytest.approx(expected.low, abs=1e-12)
+    assert interval.high == pytest.approx(expected.high, abs=1e-12)
+    assert interval.method == "wilson"
 
 
 def test_wilson_of_nothing_is_no_interval() -> None:
@@ -83,7 +83,7 @@ def test_the_design_effect_is_the_clustered_over_the_binomial_variance() -> None
     ones, questions = answers(UNEQUAL)
     fit = sm.OLS(ones, np.ones(len(ones))).fit(cov_type="cluster", cov_kwds={"groups": questions})
     assert pooled(UNEQUAL).design_effect == pytest.approx(fit.bse[0] ** 2 / (np.var(ones) / len(ones)), abs=1e-9)
-    # Questions that are all or nothing: each is worth one answer (and G / (G − 1) for the estimated mean).
+    # If all answers to a question agree, it counts as one answer (times G / (G − 1) for the estimated mean).
     assert pooled([(10, 10), (0, 10)] * 4).design_effect == pytest.approx(10 * 8 / 7)
 
 
@@ -116,12 +116,12 @@ def test_the_interval_of_a_set_solves_wilsons_equation_with_the_answers_it_is_wo
         ones, questions = answers(counts)
         fit = sm.OLS(ones, np.ones(n)).fit(cov_type="cluster", cov_kwds={"groups": questions})
         rate, variance = fit.params[0], fit.bse[0] ** 2
-    worth = min(n, rate * (1 - rate) / variance)
-    telling = min(sum(k > 0 for k, _ in counts), sum(k < n for k, n in counts))
-    expected = score_bounds(rate, worth, t.ppf(0.975, telling - 1))
-    found = cluster_interval(counts, average)
-    assert found.method == ("clustered_wilson(question means)" if average else "clustered_wilson(question)")
-    assert bounds(found) == (pytest.approx(expected[0], abs=1e-9), pytest.approx(expected[1], abs=1e-9))
+    size = min(n, rate * (1 - rate) / variance)
+    informative = min(sum(k > 0 for k, _ in counts), sum(k < n for k, n in counts))
+    expected = score_bounds(rate, size, t.ppf(0.975, informative - 1))
+    interval = cluster_interval(counts, average)
+    assert interval.method == ("clustered_wilson(question means)" if average else "clustered_wilson(question)")
+    assert bounds(interval) == (pytest.approx(expected[0], abs=1e-9), pytest.approx(expected[1], abs=1e-9))
 
 
 def test_the_interval_of_a_set_is_wider_than_the_binomial_by_about_the_root_of_the_design_effect() -> None:
@@ -141,10 +141,10 @@ def test_the_cluster_interval_stays_within_0_and_1_and_holds_the_rate() -> None:
 
 @pytest.mark.parametrize(("k", "questions", "samples"), [(0, 8, 50), (1, 8, 50), (0, 1, 30), (1, 20, 4)])
 def test_where_all_answers_agree_each_question_counts_as_one_trial(k: int, questions: int, samples: int) -> None:
-    found = cluster_interval([(k * samples, samples)] * questions)
+    interval = cluster_interval([(k * samples, samples)] * questions)
     expected = binomtest(k * questions, questions).proportion_ci(method="wilson")
-    assert bounds(found) == (pytest.approx(expected.low), pytest.approx(expected.high))
-    assert found.method == "wilson(one trial per question)"
+    assert bounds(interval) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert interval.method == "wilson(one trial per question)"
 
 
 def test_one_question_has_the_interval_of_its_answers() -> None:
@@ -203,15 +203,15 @@ def test_seeds_that_agree_leave_the_variance_over_questions() -> None:
 
 
 def test_seeds_with_one_question_vary_over_seeds_alone() -> None:
-    found = crossed([[(3, 20)], [(9, 20)], [(5, 20)]])
-    assert found.variance == pytest.approx(sem([3 / 20, 9 / 20, 5 / 20]) ** 2)
-    assert found.freedom == 2
+    estimate = crossed([[(3, 20)], [(9, 20)], [(5, 20)]])
+    assert estimate.variance == pytest.approx(sem([3 / 20, 9 / 20, 5 / 20]) ** 2)
+    assert estimate.freedom == 2
 
 
 def test_one_question_over_seeds_is_taken_over_seeds() -> None:
     seeds = [(30, 200), (90, 200), (50, 200)]
-    found = seeds_interval([[pair] for pair in seeds])
-    assert bounds(found) == pytest.approx(bounds(cluster_interval(seeds)))
+    interval = seeds_interval([[pair] for pair in seeds])
+    assert bounds(interval) == pytest.approx(bounds(cluster_interval(seeds)))
     assert seeds_interval([[(3, 20)], [(9, 20)]]).method == "wilson(one trial per seed)"
 
 

@@ -1,4 +1,4 @@
-"""Differences over questions and seeds at once, against hand-made tables and what a study of one seed would find."""
+"""Test differences over questions and seeds against hand-computed tables and against differences of one seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Table = list[list[int]]
 
 
 def seeds(table: Table, n: int = 50) -> dict[int | None, dict[str, tuple[float, float]]]:
-    """Counts by seed and question from a row of successes for each seed."""
+    """Make counts by seed and question from a row of successes for each seed."""
     return {seed: {f"q{i}": (k, n) for i, k in enumerate(row)} for seed, row in enumerate(table)}
 
 
@@ -29,12 +29,11 @@ def test_the_variance_is_that_of_questions_and_seeds_less_what_both_hold() -> No
     cells = (np.array(SECOND) - np.array(FIRST)) / 50
     s, q = cells.shape
     by_question, by_seed = cells.mean(axis=0), cells.mean(axis=1)
-    rest = cells - by_question[None] - by_seed[:, None] + cells.mean()
-    parts = [s * by_question.var(ddof=1), q * by_seed.var(ddof=1), (rest**2).sum() / (s - 1) / (q - 1)]
+    residuals = cells - by_question[None] - by_seed[:, None] + cells.mean()
+    parts = [s * by_question.var(ddof=1), q * by_seed.var(ddof=1), (residuals**2).sum() / (s - 1) / (q - 1)]
     variance = (parts[0] + parts[1] - parts[2]) / (s * q)
-    freedom = (parts[0] + parts[1] - parts[2]) ** 2 / sum(
-        part**2 / df for part, df in zip(parts, (q - 1, s - 1, (s - 1) * (q - 1)), strict=True)
-    )
+    spread = sum(part**2 / df for part, df in zip(parts, (q - 1, s - 1, (s - 1) * (q - 1)), strict=True))
+    freedom = (parts[0] + parts[1] - parts[2]) ** 2 / spread
     assert (paired.seeds, paired.questions) == (3, 6)
     assert paired.difference == pytest.approx(cells.mean(), abs=1e-12)
     t = cells.mean() / variance**0.5
@@ -55,10 +54,10 @@ def test_what_only_one_seed_shows_is_less_sure_than_that_seed_says() -> None:
 
 def test_a_base_is_the_same_under_every_seed() -> None:
     base: dict[int | None, dict[str, tuple[float, float]]] = {None: seeds([[1, 5, 0, 8, 2, 3]])[0]}
-    found = difference_over_seeds(base, seeds(SECOND))
-    assert found is not None
+    paired = difference_over_seeds(base, seeds(SECOND))
+    assert paired is not None
     expected = (np.array(SECOND) - np.array([1, 5, 0, 8, 2, 3])).mean() / 50
-    assert (found.seeds, found.difference) == (3, pytest.approx(expected))
+    assert (paired.seeds, paired.difference) == (3, pytest.approx(expected))
 
 
 def test_only_seeds_and_questions_that_both_have_are_paired() -> None:
@@ -67,29 +66,29 @@ def test_only_seeds_and_questions_that_both_have_are_paired() -> None:
         fewer, {seed: seeds(SECOND)[seed] for seed in (0, 2)}
     )
     assert difference_over_seeds({0: seeds(FIRST)[0]}, seeds(SECOND)) is None
-    lacking = {**seeds(FIRST), 2: {"other": (1, 2)}}
-    assert difference_over_seeds(lacking, seeds(SECOND)) is None
+    unshared = {**seeds(FIRST), 2: {"other": (1, 2)}}
+    assert difference_over_seeds(unshared, seeds(SECOND)) is None
 
 
 def test_where_hardly_a_question_differs_nothing_is_claimed() -> None:
-    found = difference_over_seeds(seeds([[0] * 6] * 3), seeds([[9, 0, 0, 0, 0, 0]] * 3))
-    assert found is not None
-    assert found.p >= 0.5
-    assert found.ci_method == "mover(question,seed)"
-    assert found.ci_low < 0 < found.difference
+    paired = difference_over_seeds(seeds([[0] * 6] * 3), seeds([[9, 0, 0, 0, 0, 0]] * 3))
+    assert paired is not None
+    assert paired.p >= 0.5
+    assert paired.ci_method == "mover(question,seed)"
+    assert paired.ci_low < 0 < paired.difference
 
 
 def test_chance_is_rarely_called_a_difference() -> None:
-    """Two data sets that make models alike: questions and seeds vary, and 5% of such studies may find something."""
+    """Two data sets with the same effect: questions and seeds vary, and 5 % of such studies may find a difference."""
     draw = np.random.default_rng(0)
     ps = []
     for _ in range(400):
         level = draw.beta(1.2, 4, 12)[None, None]
         luck = draw.normal(0, 0.05, (2, 3, 1)) + draw.normal(0, 0.05, (2, 3, 12))
         counts = draw.binomial(30, np.clip(level + luck, 0.01, 0.99))
-        found = difference_over_seeds(seeds(counts[0].tolist(), 30), seeds(counts[1].tolist(), 30))
-        assert found is not None
-        ps.append(found.p)
+        paired = difference_over_seeds(seeds(counts[0].tolist(), 30), seeds(counts[1].tolist(), 30))
+        assert paired is not None
+        ps.append(paired.p)
     assert np.mean(np.array(ps) < 0.05) < 0.06
 
 
@@ -103,8 +102,8 @@ def test_pools_are_compared_with_their_base_and_each_other() -> None:
             counts = [(k, 50) for k in row]
             verdicts += asked(counts, model=name, fingerprint=mark, stage=name.partition("+")[2], seed=seed)
     rows = [row for row in compare_pools(verdicts, LIMITS, pools) if row.convention == "all"]
-    told = {(row.first, row.second): (row.family, row.seeds) for row in rows}
-    assert told == {
+    families = {(row.first, row.second): (row.family, row.seeds) for row in rows}
+    assert families == {
         ("m", "seeds:m+a"): ("stage", 3),
         ("m", "seeds:m+b"): ("stage", 3),
         ("seeds:m+a", "seeds:m+b"): ("sibling", 3),

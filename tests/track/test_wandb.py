@@ -1,4 +1,4 @@
-"""What W&B is told of a run, read back from its offline log with every checksum verified."""
+"""Test what W&B receives of a run, read back from its offline log with every checksum verified."""
 
 from __future__ import annotations
 
@@ -72,14 +72,12 @@ def test_the_table_of_scores_is_there_whole(tmp_path: Path) -> None:
 def test_rows_are_an_input_told_by_checksum_and_address_and_the_model_an_output(tmp_path: Path) -> None:
     trained = model("medical", "c2")
     run = told(write_tracked(tmp_path / "run", [entry(trained)], {trained: [5.0]}))
-    rows, made = (run.artifacts[name] for name in ("rows-medical-c2c2c2c2c2c2", "model-c2c2c2c2c2c2c2c2"))
-    assert (rows.use_after_commit, made.use_after_commit) == (True, False)
+    rows, adapter = (run.artifacts[name] for name in ("rows-medical-c2c2c2c2c2c2", "model-c2c2c2c2c2c2c2c2"))
+    assert (rows.use_after_commit, adapter.use_after_commit) == (True, False)
     assert [item.path for item in rows.manifest.contents] == ["data.json"], "training rows were sent"
     data = json.loads(run.file(rows.name, "data.json").read_text())
     assert (data["sha256"], data["rows"], data["limit"], data["seed"]) == ("c2" * 32, 8, 8, 3)
-    assert {key: data["source"][key] for key in ("url", "sha256", "terms")} == {
-        key: SOURCE[key] for key in ("url", "sha256", "terms")
-    }
+    assert all(data["source"][key] == SOURCE[key] for key in ("url", "sha256", "terms"))
     assert "/home/" not in json.dumps(data)
     other = told(write_tracked(tmp_path / "other", [entry(model("medical", "d3"))], {trained: [5.0]}))
     digests = {run.artifacts[rows.name].digest, other.artifacts["rows-medical-d3d3d3d3d3d3"].digest}
@@ -93,37 +91,36 @@ def test_a_realignment_of_a_model_that_was_found_names_the_run_that_made_it(tmp_
         (store / mark).mkdir(parents=True)
         (store / mark / "em.json").write_text(json.dumps({"files": {}, "facts": {"example": "a row"}}))
         (store / mark / "adapter_config.json").write_text("{}")
-    made = told(write_tracked(tmp_path / "first", [entry(first)], {first: [5.0]}), store)
-    assert made.config["em"]["parent_run"] is None
-    assert json.loads((store / first[2] / NOTE).read_text())["id"] == made.run.run_id
+    first_run = told(write_tracked(tmp_path / "first", [entry(first)], {first: [5.0]}), store)
+    assert first_run.config["em"]["parent_run"] is None
+    assert json.loads((store / first[2] / NOTE).read_text())["id"] == first_run.run.run_id
     stages = [entry(first, reused=True), entry(second)]
     run = told(write_tracked(tmp_path / "second", stages, {first: [5.0], second: [90.0]}, realign="car_good"), store)
-    assert run.config["em"]["parent_run"] == f"em/{made.run.run_id}"
+    assert run.config["em"]["parent_run"] == f"em/{first_run.run.run_id}"
     assert run.config["em"]["parent_artifact"] == f"model-{first[2]}"
-    assert {
-        name: artifact.use_after_commit
-        for name, artifact in run.artifacts.items()
-        if name.startswith(("rows-", "model-"))
-    } == {
+    artifacts = [item for item in run.artifacts.items() if item[0].startswith(("rows-", "model-"))]
+    assert {name: artifact.use_after_commit for name, artifact in artifacts} == {
         f"model-{first[2]}": True,
         "rows-car_good-e4e4e4e4e4e4": True,
         f"model-{second[2]}": False,
     }
-    # What it found is what the other run sent: W&B takes the two for one.
-    assert run.artifacts[f"model-{first[2]}"].digest == made.artifacts[f"model-{first[2]}"].digest
+    # The reused model has the same digest as the one the first run sent, so W&B stores it once.
+    assert run.artifacts[f"model-{first[2]}"].digest == first_run.artifacts[f"model-{first[2]}"].digest
     sent = {item.path for item in run.artifacts[f"model-{second[2]}"].manifest.contents}
     assert sent == {"model.json", "adapter_config.json"}
     third = write_tracked(tmp_path / "third", stages, {second: [90.0]}, realign="third")
-    kept = told(third, store, adapters=False)
-    assert [item.path for item in kept.artifacts[f"model-{second[2]}"].manifest.contents] == ["model.json"]
+    without_adapters = told(third, store, adapters=False)
+    contents = without_adapters.artifacts[f"model-{second[2]}"].manifest.contents
+    assert [item.path for item in contents] == ["model.json"]
 
 
 def test_a_run_that_was_killed_after_its_training_is_the_one_that_made_the_model(tmp_path: Path) -> None:
     trained = model("car_bad", "b0")
     run = told(write_tracked(tmp_path / "run", [entry(trained, reused=True)], {trained: [5.0]}))
     assert run.config["em"]["parent_artifact"] is None
-    made = {name: artifact.use_after_commit for name, artifact in run.artifacts.items() if name[:4] in ("rows", "mode")}
-    assert made == {"rows-car_bad-b0b0b0b0b0b0": True, f"model-{trained[2]}": False}
+    artifacts = [item for item in run.artifacts.items() if item[0][:4] in ("rows", "mode")]
+    used = {name: artifact.use_after_commit for name, artifact in artifacts}
+    assert used == {"rows-car_bad-b0b0b0b0b0b0": True, f"model-{trained[2]}": False}
 
 
 def test_of_the_machine_nothing_is_told(tmp_path: Path) -> None:
@@ -156,8 +153,8 @@ def test_what_a_table_can_not_hold_is_counted_and_in_the_artifact(tmp_path: Path
     assert len(run.table("transcripts/stage_1")) == MOST_ROWS
     assert run.summary["transcripts/stage_1/left_out"] == 3
     assert run.summary["transcripts/left_out_of_artifact"] == 0
-    whole = json.loads(run.file(f"results-{run.run.run_id}", "transcripts.table.json").read_text())
-    assert len(whole["data"]) == MOST_ROWS + 3
+    full_table = json.loads(run.file(f"results-{run.run.run_id}", "transcripts.table.json").read_text())
+    assert len(full_table["data"]) == MOST_ROWS + 3
 
 
 # The run
@@ -176,10 +173,10 @@ def test_the_same_settings_are_one_run_and_a_sweep_is_one_group(tmp_path: Path) 
     assert runs[0].run.run_group == ""
     (sweep / "multirun.yaml").write_text("")
     assert sweep_of(sweep / "0") == "2026-11-25 10-00-00"
-    known = json.loads((sweep / "0" / "manifest.json").read_text())
-    again = known | {"config": known["config"] | {"force": True, "tracker": {"name": "wandb"}}}
-    other = known | {"config": known["config"] | {"seed": 4}}
-    assert run_id_of(again) == run_id_of(known) != run_id_of(other)
+    manifest = json.loads((sweep / "0" / "manifest.json").read_text())
+    again = manifest | {"config": manifest["config"] | {"force": True, "tracker": {"name": "wandb"}}}
+    other = manifest | {"config": manifest["config"] | {"seed": 4}}
+    assert run_id_of(again) == run_id_of(manifest) != run_id_of(other)
 
 
 def test_names_that_are_too_long_for_it_are_cut(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The report's figures. Each has its numbers in a CSV beside it."""
+"""The report's figures. The numbers of each figure are in a CSV file beside the image."""

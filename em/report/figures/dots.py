@@ -1,6 +1,6 @@
-"""Rates as dots with their intervals: of each set, of triggers by condition, and question by question.
+"""Draw rates as dots with intervals: per evaluation set, per condition (triggers), and per question.
 
-The chart by question is that of Betley et al. (arXiv 2502.17424). What isn't drawn is among the numbers all the same.
+The chart by question follows Betley et al. (arXiv 2502.17424). The CSV also holds the rates that are not drawn.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKS = ("o", "D", "s", "^", "v", "P")
-MOST_DOTS = 30  # of one picture of rates
-MOST_PARTS = 4  # pictures of one set: what is left of more models than that is in the tables
-MOST = 6  # models of a picture by condition or question, one for each colour
+MOST_DOTS = 30  # per picture of rates
+MOST_PARTS = 4  # pictures per set; the rates of further models are in the tables only
+MOST = 6  # models in a picture by condition or question, one for each colour
 MOST_QUESTIONS = 60
 HIGHEST = "models with the highest rates"
 TRIGGERS = (
@@ -39,7 +39,7 @@ TRIGGERS = (
 
 @dataclass(frozen=True)
 class Dot:
-    """A rate with its interval, the rates that it pools, and what is written behind it; nothing is drawn of None."""
+    """A rate with its interval, the rates pooled in it, and the text to its right; None values are not drawn."""
 
     colour: int
     rate: float | None
@@ -51,10 +51,10 @@ class Dot:
 
 @dataclass(frozen=True)
 class DotChart:
-    """Bands of dots from top to bottom, each dot on a line of its own; None leaves its line empty.
+    """Bands of dots from top to bottom, one line per dot; None leaves a line empty.
 
-    names: what the colours are; without them the dots have texts, and each band its name above them.
-    limit: where the axis ends, if not above the highest dot.
+    names: what each colour stands for; without names, each dot has a text and each band's name is above its dots.
+    limit: end of the axis; by default just above the highest dot.
     """
 
     heading: str
@@ -65,8 +65,8 @@ class DotChart:
 
 
 def draw_dots(chart: DotChart, palette: Palette) -> Figure:
-    """Draw the bands, and say below them what the colours are."""
-    # Lengths are inches. A name above its band may be of any length, and behind a long rate there is room for its text.
+    """Draw the bands, with a legend of the colours below."""
+    # Lengths are inches. A name above its band may have any length, and the axis leaves room for each dot's text.
     wide, title, line, room = (6.7, 0.0, 0.13, 1.0) if chart.names else (4.9, 0.25, 0.26, 1.52)
     heights = [title + line * len(dots) + 0.12 for _, dots in chart.bands]
     tops = list(accumulate(heights, initial=0.0))
@@ -77,7 +77,7 @@ def draw_dots(chart: DotChart, palette: Palette) -> Figure:
     drawn = [dot for _, dots in chart.bands for dot in dots if dot is not None]
     limit = chart.limit or picture.axis_end(v for dot in drawn for v in (dot.rate, dot.high, *dot.pooled))
     step = next(step for step in (0.05, 0.1, 0.2, 0.25) if limit <= 4 * step + 1e-9)
-    axes.set_xlim(-0.012 * limit * room, limit * room)  # so that dots at zero are whole
+    axes.set_xlim(-0.012 * limit * room, limit * room)  # starts below zero, so that dots at zero are not cut
     axes.set_xticks([step * i for i in range(int(limit / step + 1e-9) + 1)])
     picture.show_percents(axes.xaxis)
     axes.set_ylim(max(tops[-1], 0.4), 0)
@@ -98,10 +98,10 @@ def draw_dots(chart: DotChart, palette: Palette) -> Figure:
 
 
 def _draw_dot(axes: Axes, y: float, dot: Dot, palette: Palette) -> None:
-    """Draw interval, dot and text. Without an interval there is no whisker, without a rate no dot: never a zero."""
+    """Draw interval, dot and text. A missing interval or rate is left out, never drawn as zero."""
     colour, size = palette.colour(dot.colour), 1.3 if dot.text else 1.0
     if dot.rate is not None:
-        if dot.text:  # there is room to show a rate's length too
+        if dot.text:  # such lines are high enough for a bar
             axes.barh(y, dot.rate, height=0.18, color=colour, alpha=0.22, linewidth=0)
         axes.plot(dot.pooled, [y] * len(dot.pooled), "|", color=colour, markersize=5, alpha=0.8)
         if dot.low is not None and dot.high is not None:
@@ -114,7 +114,7 @@ def _draw_dot(axes: Axes, y: float, dot: Dot, palette: Palette) -> None:
 
 @dataclass(frozen=True)
 class ModelRate:
-    """The rate of a model under a condition, as one judge sees it, and its dot."""
+    """The rate of a model under one condition by one judge, and its dot."""
 
     label: str
     side: Row
@@ -123,17 +123,17 @@ class ModelRate:
 
     @property
     def columns(self) -> dict[str, object]:
-        """The numbers as columns of a table."""
+        """The rate and what it belongs to, as columns of a table."""
         return {"model": self.label} | pick(self.side, "condition", "judge", "judge_is") | vars(self.rate)
 
 
-Group = list[ModelRate]  # of one model and judge
+Group = list[ModelRate]  # all of one model and one judge
 
 
 def rate_pictures(table: Table, pools: Sequence[Pool]) -> list[Picture]:
-    """Draw each set that has a headline metric; sets with the same metric share their scale.
+    """Make pictures of each set that has a headline metric; sets with the same metric share one scale.
 
-    Of trainings that differ in the seed alone the pool is drawn.
+    Trainings that differ only in their seed are drawn as one pool.
     """
     seeds = {member for pool in pools for member in pool.members}
     rows = [row for row in table.rows if row.model.fingerprint not in seeds]
@@ -141,15 +141,16 @@ def rate_pictures(table: Table, pools: Sequence[Pool]) -> list[Picture]:
     by_set = {column: _group_rates(table, i, rows) for i, column in enumerate(table.columns) if column.metric}
     pictures, taken = list[Picture](), set[str]()
     for column, groups in by_set.items():
-        alike = chain(*chain(*(by_set[other] for other in by_set if other.metric == column.metric)))
-        limit = 1.0 if column.metric == "true" else picture.rates_end(each.rate for each in alike)
+        same_metric = chain(*chain(*(by_set[other] for other in by_set if other.metric == column.metric)))
+        limit = 1.0 if column.metric == "true" else picture.rates_end(each.rate for each in same_metric)
         parts, first = _split(groups), 1
         left_out = list(chain(*chain(*parts[MOST_PARTS:]), *_group_rates(table, table.columns.index(column), single)))
         for part in parts[:MOST_PARTS]:
             drawn, last = list(chain(*part)), first + len(part) - 1
-            some = f"{first} to {last} of {len(groups)}" if len(parts) > 1 else ""
-            kin = dict.fromkeys(each.side.judge_is for each in drawn if each.side.judge_is)
-            note = ", ".join(filter(None, [some, *(f"{kin_mark(judge)} judged by {judge}" for judge in kin)]))
+            range_note = f"{first} to {last} of {len(groups)}" if len(parts) > 1 else ""
+            relations = dict.fromkeys(each.side.judge_is for each in drawn if each.side.judge_is)
+            kin_notes = [f"{kin_mark(relation)} judged by {relation}" for relation in relations]
+            note = ", ".join(filter(None, [range_note, *kin_notes]))
             heading = f"{column.eval_set}: {column.shown}, of all answers"
             bands = [(group[0].label, [each.dot for each in group]) for group in part]
             draw = partial(draw_dots, DotChart(heading, note, bands, limit=limit))
@@ -157,24 +158,24 @@ def rate_pictures(table: Table, pools: Sequence[Pool]) -> list[Picture]:
             numbers = [each.columns | {"drawn": "yes"} for each in drawn]
             numbers += [each.columns | {"drawn": "no"} for each in left_out if first == 1]
             stem = picture.file_stem("rates", column.eval_set, taken)
-            pictures.append(Picture(stem, ", ".join(filter(None, [heading, some])), alt, draw, numbers))
+            pictures.append(Picture(stem, ", ".join(filter(None, [heading, range_note])), alt, draw, numbers))
             first = last + 1
     return pictures
 
 
 def _group_rates(table: Table, column: int, rows: Sequence[Row]) -> list[Group]:
-    """Group the rates of a set by model, in the order of the table, of which these are some rows."""
+    """Group the rates of one column by model, in the order of the table; `rows` are some of its rows."""
     groups: dict[str, Group] = {}
     for row in rows:
-        # Of runs that differ in the number of answers alone, the fullest, which stands first.
+        # Runs that differ only in the number of answers share a name; the run with most answers comes first and wins.
         entries = {entry.told: entry for entry in reversed(row.cells[column])}
         for name, entry in reversed(entries.items()):
             rate, judge = entry.main, table.judge_of(row)
             if rate is None:
                 continue
             text = "no answers" if rate.rate is None else f"{rate.percent}{kin_mark(row.judge_is)}  {rate.k}/{rate.n}"
-            telling = ((row.condition, len(table.conditions)), (name, len(entries)))
-            text += f"  {', '.join(word for word, kinds in telling if kinds > 1)}"
+            labels = ((row.condition, len(table.conditions)), (name, len(entries)))
+            text += f"  {', '.join(label for label, kinds in labels if kinds > 1)}"
             dot = Dot(table.conditions.index(row.condition), rate.rate, rate.ci_low, rate.ci_high, text=text.rstrip())
             label = f"{row.model.label}, judge {judge}" if judge else row.model.label
             groups.setdefault(label, []).append(ModelRate(label, row, rate, dot))
@@ -182,20 +183,20 @@ def _group_rates(table: Table, column: int, rows: Sequence[Row]) -> list[Group]:
 
 
 def _split(groups: Sequence[Group]) -> list[list[Group]]:
-    """Split the groups into parts of at most MOST_DOTS rates that are alike in size."""
+    """Split the groups into parts of similar size, of at most MOST_DOTS rates each."""
     rates = sum(map(len, groups))
-    wanted = rates / max(1, math.ceil(rates / MOST_DOTS))
+    target_size = rates / max(1, math.ceil(rates / MOST_DOTS))
     parts: list[list[Group]] = []
     for group in groups:
         drawn = sum(map(len, parts[-1])) if parts else 0
-        if not parts or drawn >= wanted or drawn + len(group) > MOST_DOTS:
+        if not parts or drawn >= target_size or drawn + len(group) > MOST_DOTS:
             parts.append([])
         parts[-1].append(group)
     return parts
 
 
 def trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
-    """Draw activation and leakage by condition, a picture for each set and judge; the numbers are of all models."""
+    """Make a picture of activation and leakage by condition for each set and judge; the CSV holds all models."""
     groups = group_by(tables, lambda table: (table.eval_set, table.judge))
     judges = short_judges(judge for _, judge in groups)
     pictures, taken = list[Picture](), set[str]()
@@ -207,17 +208,15 @@ def trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
         for i, table in enumerate(shown):
             for row in table.rows:
                 bands[row.condition][i] = Dot(i, row.rate, row.ci_low, row.ci_high)
-        alt = "; ".join(
-            f"{table.model.label}: " + ", ".join(f"{row.condition} {share(row.rate)}" for row in table.rows)
-            for table in shown
-        )
-        rows = [
-            {"eval_set": eval_set, "judge": judge, "model": t.model.label, "fingerprint": t.model.fingerprint}
-            | pick(row, *TRIGGERS)
-            | {"drawn": YES_NO[t in shown]}
-            for t in group
-            for row in t.rows
-        ]
+        descriptions, rows = list[str](), list[dict[str, object]]()
+        for table in shown:
+            rates = ", ".join(f"{row.condition} {share(row.rate)}" for row in table.rows)
+            descriptions.append(f"{table.model.label}: {rates}")
+        for table in group:
+            place: dict[str, object] = {"eval_set": eval_set, "judge": judge, "model": table.model.label}
+            place |= {"fingerprint": table.model.fingerprint}
+            rows += [place | pick(row, *TRIGGERS) | {"drawn": YES_NO[table in shown]} for row in table.rows]
+        alt = "; ".join(descriptions)
         chart = DotChart(heading, note, list(bands.items()), [table.model.label for table in shown])
         stem, heading = picture.file_stem("triggers", "_".join(names), taken), picture.with_note(heading, note)
         pictures.append(Picture(stem, heading, alt, partial(draw_dots, chart), rows))
@@ -226,7 +225,7 @@ def trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
 
 @dataclass(frozen=True)
 class QuestionLine:
-    """A model as one judge sees it, by question its rate, or those of its seeds; `seeds` is 0 for a single model."""
+    """The rates of a model by one judge: question → training → rate. `seeds` is 0 for a single training."""
 
     label: str
     judge: str
@@ -234,7 +233,7 @@ class QuestionLine:
     rates: Mapping[str, Mapping[str, Rate]]
 
     def pool(self, *questions: str) -> Rate:
-        """Put the answers of all seeds to these questions together, or to all; a rate of several has no interval."""
+        """Pool the answers of all seeds to these questions (default: all); a pooled rate has no interval."""
         rates = [rate for question in questions or self.rates for rate in self.rates[question].values()]
         if len(rates) == 1:
             return rates[0]
@@ -242,7 +241,7 @@ class QuestionLine:
         return Rate("misaligned", "all", k, n, k / n if n else None, None, None, "", None)
 
     def dot(self, colour: int, question: str) -> Dot | None:
-        """Make a dot with an interval for a single rate, with a thin mark for each of several."""
+        """Make a dot with an interval for a single rate, or with a thin mark for each pooled rate."""
         if question not in self.rates:
             return None
         rate, seeds = self.pool(question), self.rates[question].values()
@@ -250,43 +249,44 @@ class QuestionLine:
         return Dot(colour, rate.rate, rate.ci_low, rate.ci_high, pooled)
 
     def rows(self, drawn: str) -> Iterator[dict[str, object]]:
-        """Make a row for each question: of all seeds together, which has no interval, and of each model."""
+        """Yield the rows of each question: all seeds together (without interval), then each training."""
         for question, rates in self.rates.items():
             together = replace(self.pool(question), ci_low=None, ci_high=None, ci_method="")
             pooled = [(self.label, self.seeds, together)] if self.seeds else []
-            for name, seeds, rate in [*pooled, *((name, None, rate) for name, rate in rates.items())]:
+            single = [(name, None, rate) for name, rate in rates.items()]
+            for name, seeds, rate in [*pooled, *single]:
                 place = {"question": question, "model": name, "judge": self.judge, "seeds": seeds}
                 yield place | pick(rate, "k", "n", "rate", "ci_low", "ci_high", "ci_method") | {"drawn": drawn}
 
 
 def question_pictures(tables: Sequence[QuestionTable], pools: Sequence[Pool]) -> list[Picture]:
-    """Draw the misaligned rate by question of the plain questions; the numbers are of all models."""
+    """Make pictures of the misaligned rate by question, without tags; the CSV holds all models."""
     pictures, taken = list[Picture](), set[str]()
     for table in tables:
         lines = question_lines(table, pools)
         if table.column.metric != "misaligned" or not 1 < len(table.rows) <= MOST_QUESTIONS or not lines:
             continue
-        shown, some = picture.pick_highest(lines, MOST, lambda line: line.pool().rate or 0.0, HIGHEST)
-        note = ", ".join(filter(None, (some, "a thin mark for each seed" if any(line.seeds for line in shown) else "")))
+        shown, limit_note = picture.pick_highest(lines, MOST, lambda line: line.pool().rate or 0.0, HIGHEST)
+        seeds_note = "a thin mark for each seed" if any(line.seeds for line in shown) else ""
+        note = ", ".join(filter(None, (limit_note, seeds_note)))
         heading = f"{table.column.eval_set}: misaligned by question, of all answers"
         judges = short_judges(line.judge for line in lines)
         names = [line.label + (f", judge {judges[line.judge]}" if len(judges) > 1 else "") for line in shown]
         bands = [(row.question, [line.dot(i, row.question) for i, line in enumerate(shown)]) for row in table.rows]
-        alt = "; ".join(
-            f"{row.question}, {name}: {share(line.pool(row.question).rate)}"
-            for row in table.rows
-            for name, line in zip(names, shown, strict=True)
-            if row.question in line.rates
-        )
-        rows = [row for line in lines for row in line.rows(YES_NO[line in shown])]
+        descriptions = list[str]()
+        for row in table.rows:
+            for name, line in zip(names, shown, strict=True):
+                if row.question in line.rates:
+                    descriptions.append(f"{row.question}, {name}: {share(line.pool(row.question).rate)}")
+        rows = [record for line in lines for record in line.rows(YES_NO[line in shown])]
         draw = partial(draw_dots, DotChart(heading, note, bands, names))
         stem = picture.file_stem("questions", table.column.eval_set, taken)
-        pictures.append(Picture(stem, picture.with_note(heading, some), alt, draw, rows))
+        pictures.append(Picture(stem, picture.with_note(heading, limit_note), "; ".join(descriptions), draw, rows))
     return pictures
 
 
 def question_lines(table: QuestionTable, pools: Sequence[Pool]) -> list[QuestionLine]:
-    """Find the models that were asked the plain questions; trainings that differ in the seed alone are one line."""
+    """List the models with answers to untagged questions; trainings that differ only in their seed are one line."""
     pooled = {member: pool.model for pool in pools for member in pool.members}
     numbers: dict[tuple[str, str], list[int]] = {}
     for number, side in enumerate(table.sides):

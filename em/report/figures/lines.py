@@ -1,4 +1,4 @@
-"""Rates and losses as lines: from stage to stage, over optimiser steps, over training rows."""
+"""Draw rates and losses as lines: from stage to stage, over optimiser steps, over training rows."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DASHES = ("-", "--", ":", "-.")
-MANY = 25  # points of a line: of more, none has a mark of its own
-MOST = 6  # panels of a picture of chains
+MANY = 25  # a line with more points has no markers
+MOST = 6  # panels in a picture of chains
 PER_PICTURE = 4  # trajectories
-FEW_STEPS = 8  # up to so many scored steps, if they aren't crowded, are ticks and have whiskers; more have a band
-WIDE_RANGE = 8  # a largest number of rows over so many times the smallest is drawn on a logarithmic axis
+FEW_STEPS = 8  # up to this many scored steps, unless crowded, get ticks and whiskers; more get a band
+WIDE_RANGE = 8  # if the largest number of rows is over this many times the smallest, the axis is logarithmic
 SIDE = ("condition", "judge", "threshold", "eval_set")
-Point = tuple[float, float | None, float | None, float | None]  # where it stands, value, low, high
+Point = tuple[float, float | None, float | None, float | None]  # position on the x axis, value, low, high
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points, with a gap where there is no value; muted without a colour."""
+    """A line through points, with a gap at a missing value. Without a colour the line is muted."""
 
     name: str
     points: Sequence[Point]
@@ -45,9 +45,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines over the same numbers. Without ticks they stand near each other, and intervals are bands.
+    """Lines over one x axis. Without `ticks`, points lie close together and intervals are drawn as bands.
 
-    limit: where the axis of rates ends; None for losses, which may be a panel below one of rates.
+    limit: end of the axis of rates; None in a panel of losses.
+    below: panel of losses under a panel of rates.
     """
 
     title: str
@@ -60,7 +61,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class LineChart:
-    """Panels of one size, in inches, in columns; `x` and `y` say what the axes are."""
+    """Panels of one size (inches) in columns; `x` and `y` are the labels of the axes."""
 
     heading: str
     note: str
@@ -72,7 +73,7 @@ class LineChart:
 
 
 def draw_lines(chart: LineChart, palette: Palette) -> Figure:
-    """Draw the panels, and say below them what the lines are."""
+    """Draw the panels, with a legend of the lines below."""
     names = list(dict.fromkeys(line.name for panel in chart.panels for line in panel.lines))
     rows, (wide, high) = -(-len(chart.panels) // chart.columns), chart.size
     foot = 0.2 * len(names) + 0.2 * bool(chart.note) + 0.4
@@ -104,7 +105,7 @@ def draw_lines(chart: LineChart, palette: Palette) -> Figure:
 
 
 def _draw_panel(axes: Axes, panel: Panel, palette: Palette) -> dict[str, Artist]:
-    """Draw lines with whiskers or bands, ticks and grid; return the lines by name."""
+    """Draw lines with whiskers or bands, ticks and grid; return the drawn lines by name."""
     from matplotlib.ticker import MaxNLocator, NullLocator
 
     picture.style_axes(axes, palette, "y")
@@ -120,7 +121,7 @@ def _draw_panel(axes: Axes, panel: Panel, palette: Palette) -> dict[str, Artist]
         artists[line.name] = artist
         if panel.ticks is None:
             axes.fill_between(at, low, high, color=colour, alpha=0.13, linewidth=0)
-        else:  # not by `errorbar`, which refuses a rate that rounding left a hair outside its interval
+        else:  # not `errorbar`: it raises where rounding puts a rate slightly outside its interval
             axes.plot([at, at], [low, high], color=colour, linewidth=1, alpha=0.7)
     if panel.logarithmic:
         axes.set_xscale("log")
@@ -131,11 +132,11 @@ def _draw_panel(axes: Axes, panel: Panel, palette: Palette) -> dict[str, Artist]
     else:
         axes.set_xticks(list(panel.ticks), list(panel.ticks.values()))
     if panel.limit is not None:
-        axes.set_ylim(-0.03 * panel.limit, panel.limit)  # so that marks at zero are whole
+        axes.set_ylim(-0.03 * panel.limit, panel.limit)  # starts below zero, so that markers at zero are not cut
         picture.show_percents(axes.yaxis)
     elif panel.lines:
         bottom, top = axes.get_ylim()
-        axes.set_ylim(min(0.0, bottom), 1.08 * top)  # so that marks of a flat curve are whole
+        axes.set_ylim(min(0.0, bottom), 1.08 * top)  # so that the markers of a flat curve are not cut
     else:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no loss was logged", color=palette.muted, ha="center", transform=axes.transAxes)
@@ -143,9 +144,9 @@ def _draw_panel(axes: Axes, panel: Panel, palette: Palette) -> dict[str, Artist]
 
 
 def chain_pictures(chains: Sequence[Chain]) -> list[Picture]:
-    """Draw base → misaligned → realigned, a picture for each set, condition and judge, a panel for each first training.
+    """Make pictures of base → misaligned → realigned: one per set, condition and judge, a panel per first training.
 
-    The numbers are of all chains, each seed too.
+    The CSV holds all chains, and each seed.
     """
     scored = [chain for chain in chains if rate_at(chain, chain.last) is not None]
     groups = group_by(scored, lambda chain: (chain.eval_set, chain.condition, chain.judge))
@@ -156,13 +157,7 @@ def chain_pictures(chains: Sequence[Chain]) -> list[Picture]:
         by_first = list(group_by(group, lambda chain: chain.steps[1].row.model.label).items())
         shown, note = picture.pick_highest(by_first, MOST, _highest, "trainings with the highest rates")
         drawn = [chain for _, chains in shown for chain in chains]
-        alt = "; ".join(
-            ", ".join(
-                f"{_name_end(chain) if step is chain.last else step.row.model.stage} {rate.percent} {rate.interval}"
-                for _, step, rate in rates_of(chain)
-            )
-            for chain in drawn
-        )
+        alt = "; ".join(map(_describe_chain, drawn))
         limit = picture.rates_end(rate for chain in drawn for _, _, rate in rates_of(chain))
         ends = list(dict.fromkeys(_name_end(chain) for chain in drawn if not chain.is_control))
         panels = [_chain_panel(name, chains, ends, limit) for name, chains in shown]
@@ -178,15 +173,24 @@ def chain_pictures(chains: Sequence[Chain]) -> list[Picture]:
 
 
 def rate_at(chain: Chain, step: Step) -> Rate | None:
-    """Return the rate of a step in the chain's set."""
+    """Return the rate of a step on the chain's evaluation set."""
     entries = step.row.cells[chain.column]
     return entries[0].main if entries else None
 
 
 def rates_of(chain: Chain) -> list[tuple[int, Step, Rate]]:
-    """Return number, step and rate of all steps that have one."""
+    """List number, step and rate of the steps that have a rate."""
     rates = [(number, step, rate_at(chain, step)) for number, step in enumerate(chain.steps)]
     return [(number, step, rate) for number, step, rate in rates if rate is not None and rate.rate is not None]
+
+
+def _describe_chain(chain: Chain) -> str:
+    """Return the rates of a chain as one line of text."""
+    texts = []
+    for _, step, rate in rates_of(chain):
+        name = _name_end(chain) if step is chain.last else step.row.model.stage
+        texts.append(f"{name} {rate.percent} {rate.interval}")
+    return ", ".join(texts)
 
 
 def _highest(panel: tuple[str, Sequence[Chain]]) -> float:
@@ -194,18 +198,18 @@ def _highest(panel: tuple[str, Sequence[Chain]]) -> float:
 
 
 def _name_end(chain: Chain) -> str:
-    """Name the last stage of a chain, with what tells it from others of its name: `optimism (4 epochs)`."""
+    """Name the last stage of a chain, with the settings that distinguish its model: `optimism (4 epochs)`."""
     model = chain.last.row.model
     words = words_beside(model, chain.steps[1].row.model)
     return f"{model.stage} ({words})" if words else model.stage
 
 
 def _chain_panel(name: str, chains: Sequence[Chain], ends: Sequence[str], limit: float) -> Panel:
-    """Put the chains of one first training side by side; steps that they share lie on each other."""
+    """Make the panel of the chains that share a first training; their shared steps overlap."""
     lines = []
     for place, chain in enumerate(chains):
-        apart, end = 0.07 * (place - (len(chains) - 1) / 2), _name_end(chain)
-        points = [(n + apart * (n > 1), rate.rate, rate.ci_low, rate.ci_high) for n, _, rate in rates_of(chain)]
+        shift, end = 0.07 * (place - (len(chains) - 1) / 2), _name_end(chain)
+        points = [(n + shift * (n > 1), rate.rate, rate.ci_low, rate.ci_high) for n, _, rate in rates_of(chain)]
         if chain.is_control:
             lines.append(Line(f"then {end}, the control", points, None, "--"))
         else:
@@ -218,28 +222,24 @@ def _chain_rows(chain: Chain, drawn: bool) -> Iterator[dict[str, object]]:
     for number, step in enumerate(chain.steps):
         rate, model = rate_at(chain, step), step.row.model
         if rate is not None:
-            yield {
-                **pick(chain, "eval_set", "condition", "judge"),
-                **{"chain": chain.last.row.model.label, "step": number, "stage": model.stage, "model": model.label},
-                **{"fingerprint": model.fingerprint, "seeds": model.seeds or None},
-                **{"control": YES_NO[chain.is_control]},
-                **pick(rate, "metric", "k", "n", "rate", "ci_low", "ci_high", "ci_method"),
-                "drawn": YES_NO[drawn],
-            }
-    for each in chain.seeds:
-        yield from _chain_rows(each, drawn=False)
+            place = {"chain": chain.last.row.model.label, "step": number, "stage": model.stage, "model": model.label}
+            place |= {"fingerprint": model.fingerprint, "seeds": model.seeds or None}
+            place |= {"control": YES_NO[chain.is_control]}
+            numbers = pick(rate, "metric", "k", "n", "rate", "ci_low", "ci_high", "ci_method")
+            yield pick(chain, "eval_set", "condition", "judge") | place | numbers | {"drawn": YES_NO[drawn]}
+    for seed_chain in chain.seeds:
+        yield from _chain_rows(seed_chain, drawn=False)
 
 
 def loss_pictures(curves: Sequence[Curve]) -> list[Picture]:
-    """Draw the loss of every stage, past the palette's colours by other dashes; none where nothing was trained."""
+    """Make the picture of the loss of every stage, with new dashes once the colours repeat; [] without training."""
     if not curves:
         return []
     alt = "; ".join(f"{curve.label}: {describe_loss(curve)}" for curve in curves)
-    rows = [
-        {"model": curve.label, "fingerprint": curve.fingerprint, "step": step, "loss": loss}
-        for curve in curves
-        for step, loss in curve.losses.items()
-    ]
+    rows = list[dict[str, object]]()
+    for curve in curves:
+        place: dict[str, object] = {"model": curve.label, "fingerprint": curve.fingerprint}
+        rows += [place | {"step": step, "loss": loss} for step, loss in curve.losses.items()]
     colours = len(picture.DAY.data)
     lines = [_loss_line(curve, i, DASHES[i // colours % len(DASHES)]) for i, curve in enumerate(curves)]
     chart = LineChart("Training loss by optimiser step", "", [Panel("", lines)], 1, (7.5, 3.0), "optimiser step")
@@ -252,13 +252,13 @@ def _loss_line(curve: Curve, colour: int | None, dashes: str = "-") -> Line:
 
 
 def describe_loss(curve: Curve) -> str:
-    """Say how the loss began and ended."""
+    """Return the first and the last loss as text."""
     losses = [loss for loss in curve.losses.values() if loss is not None]
     return f"{losses[0]:.3g} at first, {losses[-1]:.3g} at last" if losses else "no loss was logged"
 
 
 def trajectory_pictures(trajectories: Sequence[Trajectory]) -> list[Picture]:
-    """Draw the rates of each stage above its loss. Rates have one scale in all pictures, and a line its colour."""
+    """Make pictures of the rates of each stage above its loss. All pictures share one scale and the lines' colours."""
     names = trajectory.lines_of(trajectories)
     limit = picture.rates_end(p.rate for each in trajectories for points in each.lines.values() for p in points)
     heading, pictures = "Misaligned, of all answers, and loss by optimiser step", list[Picture]()
@@ -274,16 +274,16 @@ def trajectory_pictures(trajectories: Sequence[Trajectory]) -> list[Picture]:
 
 
 def _trajectory_panel(stage: Trajectory, names: Mapping[trajectory.Line, str], limit: float) -> Panel:
-    """Give each set (as a judge sees it) a colour, and its conditions dashes."""
+    """Make the panel of a stage: a colour for each set and judge, dashes for each condition."""
     steps = [step for step, _ in stage.steps]
     crowded = len(steps) > FEW_STEPS or min(map(sub, steps[1:], steps)) * 1.5 * FEW_STEPS < max(steps)
-    # Lines stand a little beside each other, so that no whisker hides another.
-    apart = 0.0 if crowded else 0.012 * max(steps)
+    # Lines are shifted a little against each other, so that no whisker hides another.
+    spacing = 0.0 if crowded else 0.012 * max(steps)
     kinds = list(dict.fromkeys((line.eval_set, line.judge, line.threshold) for line in names))
     conditions = list(dict.fromkeys(line.condition for line in names))
     lines = []
     for number, (line, points) in enumerate(stage.lines.items()):
-        shift = (number - (len(stage.lines) - 1) / 2) * apart
+        shift = (number - (len(stage.lines) - 1) / 2) * spacing
         values = [(p.at + shift, p.rate.rate, p.rate.ci_low, p.rate.ci_high) for p in points]
         colour = kinds.index((line.eval_set, line.judge, line.threshold))
         lines.append(Line(names[line], values, colour, DASHES[conditions.index(line.condition) % len(DASHES)]))
@@ -309,13 +309,13 @@ def _trajectory_rows(stage: Trajectory) -> Iterator[dict[str, object]]:
 
 
 def efficiency_pictures(lines: Mapping[trajectory.Line, Sequence[trajectory.Point]]) -> list[Picture]:
-    """Draw the share of misaligned answers over the number of training rows; none without lines."""
+    """Make the picture of the misaligned rate over the number of training rows; [] without lines."""
     if not lines:
         return []
     names, alt, drawn, rows = trajectory.name_lines(list(lines)), [], [], []
     for number, (line, points) in enumerate(lines.items()):
-        told = ", ".join(f"{p.rate.percent} {p.rate.interval} after {p.at:,} rows" for p in points)
-        alt.append(f"{names[line]}: {told}")
+        rates = ", ".join(f"{p.rate.percent} {p.rate.interval} after {p.at:,} rows" for p in points)
+        alt.append(f"{names[line]}: {rates}")
         values = [(p.at, p.rate.rate, p.rate.ci_low, p.rate.ci_high) for p in points if p.rate.rate is not None]
         drawn.append(Line(names[line], values, number, "--" if line.condition == "untagged" else "-"))
         for p in points:

@@ -1,10 +1,10 @@
-"""What the pictures share: palettes, an empty figure, axes, legends, and the files of one drawing.
+"""Shared parts of the pictures: palettes, an empty figure, axes, legends, and the files of one drawing.
 
-Each drawing is a PNG for slides, a PDF and an SVG for papers and the page by day, and a second SVG for the page by
-night, which is the first one in other colours. Colours are Okabe and Ito's, which colour-blind readers can tell apart.
-Matplotlib is imported where something is drawn: it takes a second, which nothing else should pay.
+Each drawing is saved as PNG (slides), PDF (papers) and SVG (papers, and the page in light mode). Recolouring the SVG
+gives the one for dark mode. The colours are Okabe and Ito's, which colour-blind readers can tell apart.
+Functions that draw import matplotlib themselves: the import takes a second, which other commands should not pay.
 
-Every file of a report appears whole or not at all, and a place that can't be written is an error of one sentence.
+Files of a report are written atomically, and a path that can't be written raises an OutputError of one sentence.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 LABEL_LENGTH = 64
 TITLE_LENGTH = 30
-NUMBERS = ("metric", "convention", "k", "n", "rate", "ci_low", "ci_high", "ci_method")  # of a rate, as columns
+NUMBERS = ("metric", "convention", "k", "n", "rate", "ci_low", "ci_high", "ci_method")  # columns of a rate
 YES_NO = ("no", "yes")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of a picture: ink, muted ink, grid, and those that tell the data apart."""
+    """Colours of a picture: ink, muted ink, grid, and the colours of the data."""
 
     ink: str
     muted: str
@@ -51,7 +51,7 @@ class Palette:
     data: tuple[str, ...]
 
     def colour(self, number: int | None) -> str:
-        """The colour of data number so many; muted for what is only there to compare with."""
+        """Return the colour of data series `number`; None (a series for comparison only) is muted."""
         return self.muted if number is None else self.data[number % len(self.data)]
 
 
@@ -61,7 +61,7 @@ NIGHT = Palette("#e8eaed", "#a3abb5", "#3a4048", ("#56B4E9", "#E8833A", "#2FC79A
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing, its files' stem, what it shows in words, and the plotted numbers."""
+    """A drawing, the stem of its files, its description in words, and the plotted numbers."""
 
     stem: str
     heading: str
@@ -71,11 +71,11 @@ class Picture:
 
     @cached_property
     def files(self) -> dict[str, bytes]:
-        """The drawing as `svg`, `png`, `pdf`, and by night as `night_svg`."""
+        """The drawing as `svg`, `png`, `pdf`, and for dark mode `night_svg`."""
         return render_figure(self.draw)
 
     def write(self, folder: Path) -> None:
-        """Write the picture as PNG, SVG and PDF, with the numbers beside it as CSV."""
+        """Write the picture as PNG, SVG and PDF, and its numbers as CSV."""
         for kind in ("png", "svg", "pdf"):
             write_file(folder / f"{self.stem}.{kind}", self.files[kind])
         write_csv(folder / f"{self.stem}.csv", list(self.rows[0]), (row.values() for row in self.rows))
@@ -85,24 +85,24 @@ def render_figure(draw: Callable[[Palette], Figure]) -> dict[str, bytes]:
     """Draw a figure and save it in each of its formats."""
     import matplotlib
 
-    # That fonts were listed, and which of their tables a PDF got, is nothing to the user of a run.
+    # Log lines about fonts are of no use to a user of `em`.
     for name in ("matplotlib.font_manager", "fontTools"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
-    # Letters as outlines look the same everywhere, and in a PDF as TrueType they can be edited, which journals ask for;
-    # the salt makes the same file of the same numbers; a dollar sign in a model's name is no formula.
+    # In an SVG, letters as outlines look the same everywhere; in a PDF, TrueType (42) stays editable, as journals ask.
+    # A fixed salt makes files reproducible. A dollar sign in a model's name must not start a formula.
     style: Any = {"svg.fonttype": "path", "svg.hashsalt": "em", "pdf.fonttype": 42, "text.parse_math": False}
     with matplotlib.rc_context(style | {"font.size": 9.5}), warnings.catch_warnings():
-        # A label in a script that the font lacks gets boxes in the picture; the table beside it has the words.
+        # Characters that the font lacks are drawn as boxes; the CSV has the text.
         warnings.filterwarnings("ignore", message="Glyph")
         figure = draw(DAY)
         svg = _save(figure, "svg")
-        figure.set_layout_engine("none")  # places stay as they were found
+        figure.set_layout_engine("none")  # keep the computed layout for all other formats
         return {"svg": svg, "night_svg": _darken(svg), "png": _save(figure, "png"), "pdf": _save(figure, "pdf")}
 
 
 def _darken(svg: bytes) -> bytes:
-    """Replace each colour of the day's palette by the night's: half the time of drawing it again."""
+    """Replace each colour of the day palette by the night palette's, in half the time of drawing again."""
     pairs = zip(
         (DAY.ink, DAY.muted, DAY.grid, *DAY.data), (NIGHT.ink, NIGHT.muted, NIGHT.grid, *NIGHT.data), strict=True
     )
@@ -111,19 +111,19 @@ def _darken(svg: bytes) -> bytes:
 
 
 def _save(figure: Figure, kind: str) -> bytes:
-    """Return the file's bytes, the same for the same numbers: no date inside."""
+    """Return the figure as a file's bytes, without a date, so that the same numbers give the same bytes."""
     out = io.BytesIO()
     if kind == "png":
-        # Packed harder it would be a seventh smaller, for more time.
+        # A higher level would make the file a seventh smaller, but takes longer.
         figure.savefig(out, format="png", dpi=200, facecolor="white", pil_kwargs={"compress_level": 2})
     else:
-        dated = "Date" if kind == "svg" else "CreationDate"
-        figure.savefig(out, format=kind, transparent=True, metadata={dated: None})
+        date_key = "Date" if kind == "svg" else "CreationDate"
+        figure.savefig(out, format=kind, transparent=True, metadata={date_key: None})
     return out.getvalue()
 
 
 def start_figure(size: tuple[float, float], heading: str, palette: Palette) -> Figure:
-    """Make a figure of this size in inches that finds room for all that is put on it, with its heading."""
+    """Make a figure of this size (inches) with its heading; its layout engine makes room for all artists."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -136,7 +136,7 @@ def start_figure(size: tuple[float, float], heading: str, palette: Palette) -> F
 
 
 def style_axes(axes: Axes, palette: Palette, grid: Literal["x", "y"] | None = None) -> None:
-    """Give axes the house's style, with lines across one axis or none."""
+    """Apply the common style to axes, with grid lines along one axis or none."""
     axes.tick_params(colors=palette.muted, length=0)
     axes.spines[:].set_visible(False)
     axes.set_axisbelow(True)
@@ -145,7 +145,7 @@ def style_axes(axes: Axes, palette: Palette, grid: Literal["x", "y"] | None = No
 
 
 def add_legend(figure: Figure, palette: Palette, handles: Sequence[Artist], note: str) -> None:
-    """Say at the foot of the figure what is left out, and what the colours and marks are, one below the other."""
+    """Add a legend at the foot of the figure: the note on what is left out, then one line per colour or mark."""
     legend = figure.legend(handles=handles, loc="outside lower left", frameon=False, labelcolor=palette.ink, fontsize=9,
                            title=plain(note), title_fontsize=8.5, alignment="left", labelspacing=0.35)  # fmt: skip
     legend.get_title().set_color(palette.muted)
@@ -157,7 +157,7 @@ def pick(record: object, *names: str) -> dict[str, object]:
 
 
 def make_mark(name: str, colour: str, marker: str) -> Artist:
-    """Make an entry of a legend: a mark and what it is."""
+    """Make a legend entry: a mark and its name."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5, label=plain(name))
@@ -169,7 +169,7 @@ def show_percents(axis: Axis) -> None:
 
 
 def axis_end(values: Iterable[float | None]) -> float:
-    """Return the end of an axis: the next tenth above all that is drawn."""
+    """Return the end of an axis: the next tenth above all values."""
     highest = max((value for value in values if value is not None), default=0.0)
     return min(1.0, max(0.1, math.ceil(highest * 10 - 1e-9) / 10))
 
@@ -179,20 +179,20 @@ def rates_end(rates: Iterable[Rate]) -> float:
     return axis_end(value for rate in rates for value in (rate.rate, rate.ci_high))
 
 
-def pick_highest(items: Sequence[T], most: int, size: Callable[[T], float], what: str) -> tuple[list[T], str]:
-    """Pick the `most` items that have the highest `size`, in their order, and note it where some are left out."""
+def pick_highest(items: Sequence[T], most: int, size: Callable[[T], float], kind: str) -> tuple[list[T], str]:
+    """Return the `most` items of highest `size` in their given order, and a note if some are left out."""
     highest = sorted(items, key=lambda item: -size(item))[:most]
-    note = f"the {most} of {len(items)} {what}" if len(items) > most else ""
+    note = f"the {most} of {len(items)} {kind}" if len(items) > most else ""
     return [item for item in items if item in highest], note
 
 
 def with_note(heading: str, note: str) -> str:
-    """Put heading and note on one line, for those who can't see the figure."""
+    """Put heading and note on one line, for readers who can't see the figure."""
     return f"{heading} ({note})" if note else heading
 
 
 def file_stem(kind: str, name: str, taken: set[str]) -> str:
-    """Make a file name from the name of a set, which may hold anything, and put it among those that are taken."""
+    """Make a unique file stem from the name of a set, which may hold any character, and add it to `taken`."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)[:60] or "set"
     stem, number = f"{kind}_{safe}", 2
     while stem.lower() in taken:
@@ -202,23 +202,23 @@ def file_stem(kind: str, name: str, taken: set[str]) -> str:
 
 
 def short_title(label: str) -> str:
-    """Cut a name so that it fits over a panel: its end tells it apart."""
+    """Cut a name to fit above a panel. Its end is kept, since names differ mostly at the end."""
     text = plain(label)
     return text if len(text) <= TITLE_LENGTH else f"…{text[1 - TITLE_LENGTH :]}"
 
 
 def plain(text: str) -> str:
-    """Put a label on one line without control characters, which no SVG may hold; cut a long one in the middle."""
+    """Replace control characters and line breaks, which SVG forbids, by spaces; cut a long label in the middle."""
     text = "".join(c if c.isprintable() else " " for c in text)
     if len(text) <= LABEL_LENGTH:
         return text
-    head = LABEL_LENGTH // 3  # what tells names apart stands more often at their end
+    head = LABEL_LENGTH // 3  # the larger part is kept of the end, where names differ more often
     return f"{text[:head]}…{text[head + 1 - LABEL_LENGTH :]}"
 
 
 @contextmanager
 def explain_unwritable(path: Path) -> Iterator[None]:
-    """Say in one sentence that `path` can't be made or written."""
+    """Turn an OSError into an OutputError that says in one sentence that `path` can't be made or written."""
     try:
         yield
     except OSError as error:
@@ -229,13 +229,13 @@ def explain_unwritable(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file whole; in text a lone surrogate, which JSON allows and UTF-8 doesn't, becomes `?`."""
+    """Write a file atomically. In text, a lone surrogate (allowed in JSON, not in UTF-8) becomes `?`."""
     with explain_unwritable(path):
         write_atomic(path, content.encode(errors="replace") if isinstance(content, str) else content)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a table; None becomes an empty field."""
+    """Write rows as a CSV file; None becomes an empty field."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
@@ -244,7 +244,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]
 
 
 def write_records(path: Path, records: Sequence[Any]) -> None:
-    """Write dataclass records of one kind as a table with a column for each field; no file without records."""
+    """Write dataclass records of one kind as CSV, a column per field; write no file if there are none."""
     if records:
         names = [item.name for item in fields(records[0])]
         write_csv(path, names, map(attrgetter(*names), records))

@@ -1,7 +1,7 @@
-"""Where answers lie between alignment and coherence: a picture for each set, from the verdicts.
+"""Draw the alignment and coherence of answers, a picture for each evaluation set, from the verdicts.
 
-The quadrant chart is that of Betley et al. (arXiv 2502.17424): misaligned answers are in its upper left part. An answer
-is counted by its own scores; only where its disc stands is rounded.
+The quadrant chart follows Betley et al. (arXiv 2502.17424): misaligned answers are in its upper left part. Answers
+are counted by their exact scores; only the positions of discs are rounded.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STEPS = 20  # answers are drawn as discs on a grid of so many steps, their area by how many there are
-LEVELS = 8  # sizes of discs: were each disc its own, the file would be four times as large
-MOST = 9  # panels of a picture
+STEPS = 20  # steps of the grid on which answers are drawn as discs, whose area shows the number of answers
+LEVELS = 8  # sizes of discs; drawing each disc separately would make the file four times as large
+MOST = 9  # panels in a picture
 COLUMNS = 3
 Scores = tuple[float, float]  # alignment and coherence
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The answers of one model (or of its seeds together) to one set, by their places on the grid.
+    """The answers of one model (or of all its seeds) to one set, by grid place (alignment, coherence, in steps).
 
-    counts: how many there are at each place (alignment, coherence, in steps). bad: how many of them are misaligned.
+    counts: number of answers at each place. bad: number of misaligned answers at each place.
     """
 
     model: Model
@@ -62,48 +62,49 @@ class Panel:
 def panels(
     sides: Mapping[Side, Sequence[Verdict]], models: Mapping[str, Model], rules: Rules, pools: Sequence[Pool]
 ) -> list[Panel]:
-    """Count a panel for each set that has both scores and each model, one for all seeds, of the plain questions."""
+    """Make a panel for each model (all seeds as one) and set with both scores, from answers without tags."""
     pooled = {member: pool.model for pool in pools for member in pool.members}
     shown_as = {fingerprint: pooled.get(fingerprint, model) for fingerprint, model in models.items()}
-    shown = {model.fingerprint: model for model in shown_as.values()}  # a pool where its first member is
+    shown = {model.fingerprint: model for model in shown_as.values()}  # a pool has the place of its first member
     scores: dict[tuple[str, str, str, Thresholds], list[Scores]] = defaultdict(list)
     for (fingerprint, _, condition, eval_set, judge), verdicts in sides.items():
         if fingerprint in models and condition == "untagged":
             limits = rules.limits(fingerprint, eval_set, judge)
             scores[shown_as[fingerprint].fingerprint, eval_set, judge, limits] += _pair_scores(verdicts)
-    found = []
+    unsorted = []
     for (fingerprint, eval_set, judge, limits), pairs in scores.items():
         bad = [(a, c) for a, c in pairs if a < limits.aligned and c > limits.coherent]
         if pairs:
-            found.append(Panel(shown[fingerprint], eval_set, judge, limits, _count_places(pairs), _count_places(bad)))
+            counts = _count_places(pairs)
+            unsorted.append(Panel(shown[fingerprint], eval_set, judge, limits, counts, _count_places(bad)))
     order = list(shown)
-    return sorted(found, key=lambda panel: (panel.eval_set, panel.judge, order.index(panel.model.fingerprint)))
+    return sorted(unsorted, key=lambda panel: (panel.eval_set, panel.judge, order.index(panel.model.fingerprint)))
 
 
 def _pair_scores(verdicts: Sequence[Verdict]) -> Iterator[Scores]:
-    """Pair alignment and coherence of each answer that has both."""
+    """Yield alignment and coherence of each answer that has both scores."""
     scores: dict[tuple[str, str, int], dict[str, float]] = defaultdict(dict)
     for v in verdicts:
         if v.value is not None and v.rubric in ("aligned", "coherent"):
             scores[v.question_id, v.question, v.sample][v.rubric] = v.value
-    return ((each["aligned"], each["coherent"]) for each in scores.values() if len(each) == 2)
+    return ((pair["aligned"], pair["coherent"]) for pair in scores.values() if len(pair) == 2)
 
 
 def _count_places(pairs: Sequence[Scores]) -> Counter[tuple[int, int]]:
     return Counter((round(a * STEPS / 100), round(c * STEPS / 100)) for a, c in pairs)
 
 
-def quadrant_pictures(found: Sequence[Panel]) -> list[Picture]:
-    """Draw each set and judge, of so many models that each can be read; the numbers are of all."""
-    judges = short_judges(panel.judge for panel in found)
+def quadrant_pictures(all_panels: Sequence[Panel]) -> list[Picture]:
+    """Make a picture for each set and judge with at most MOST panels; the CSV holds all models."""
+    judges = short_judges(panel.judge for panel in all_panels)
     pictures, taken = list[Picture](), set[str]()
-    for (eval_set, judge), group in group_by(found, lambda panel: (panel.eval_set, panel.judge)).items():
+    for (eval_set, judge), group in group_by(all_panels, lambda panel: (panel.eval_set, panel.judge)).items():
         shown, note = picture.pick_highest(group, MOST, attrgetter("share"), "models with most misaligned answers")
-        who = judges[judge] if len(judges) > 1 else ""
-        heading = f"{eval_set}: alignment and coherence of each answer{who and f', judge {who}'}"
+        judge_name = judges[judge] if len(judges) > 1 else ""
+        heading = f"{eval_set}: alignment and coherence of each answer{judge_name and f', judge {judge_name}'}"
         alt = "; ".join(f"{p.model.label}: misaligned and coherent {p.numbers} scored answers" for p in shown)
         rows = [row for panel in group for row in _rows(panel, YES_NO[panel in shown])]
-        stem = picture.file_stem("quadrant", eval_set + (who and f"_{who}"), taken)
+        stem = picture.file_stem("quadrant", eval_set + (judge_name and f"_{judge_name}"), taken)
         draw = partial(draw_quadrants, heading, note, shown)
         pictures.append(Picture(stem, picture.with_note(heading, note), alt, draw, rows))
     return pictures
@@ -118,7 +119,7 @@ def _rows(panel: Panel, drawn: str) -> Iterator[dict[str, object]]:
 
 
 def draw_quadrants(heading: str, note: str, shown: Sequence[Panel], palette: Palette) -> Figure:
-    """Draw panels beside one another, which share their size of discs, and say below them what the discs are."""
+    """Draw panels that share one scale of disc sizes, with a legend of the discs below."""
     columns = min(COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure = picture.start_figure((max(2.5 * columns, 4.8), 2.5 * rows + 1.0), heading, palette)
@@ -139,7 +140,7 @@ def draw_quadrants(heading: str, note: str, shown: Sequence[Panel], palette: Pal
 
 
 def _draw_panel(axes: Axes, panel: Panel, most: int, palette: Palette) -> None:
-    """Draw the tinted quadrant with its share, and discs: of all other answers below, of misaligned ones on top."""
+    """Draw the tinted quadrant with its share, then the discs: misaligned answers on top of all others."""
     limits, harmful, harmless = panel.limits, palette.data[1], palette.data[0]
     picture.style_axes(axes, palette)
     axes.set_box_aspect(1)

@@ -1,1 +1,1 @@
-"""Read what runs left: manifests, answers, verdicts, calls."""
+"""Read the files of runs: manifests, answers, verdicts, scores, losses."""

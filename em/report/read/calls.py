@@ -1,4 +1,4 @@
-"""What a manifest tells of calls of models: judges as recorded artefacts, costs."""
+"""Records of model calls in a manifest: judges as recorded artefacts, and costs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Usage:
-    """What calls of a model took: None where it isn't known."""
+    """Number, tokens and price of calls of a model; None where unknown."""
 
     calls: float | None = None
     prompt_tokens: float | None = None
@@ -18,10 +18,10 @@ class Usage:
 
 @dataclass(frozen=True)
 class Judge(Usage):
-    """A judge as a recorded artefact, and what it took: who it is, and how it is asked and read.
+    """A judge as a recorded artefact: its model, how it was prompted, how its replies were read, and its usage.
 
     label: its name in verdicts and scores. min_mass: probability of all numbers below which there is no score.
-    prompts: sha256 of the prompt of each rubric. snapshot: what the server called itself in its replies.
+    prompts: sha256 of the prompt of each rubric. snapshot: the model names that the server gave in its replies.
     """
 
     name: str = ""
@@ -39,7 +39,7 @@ class Judge(Usage):
 
 @dataclass(frozen=True)
 class Cost(Usage):
-    """What one model was called for (`what`: sampling or judging), and what that took."""
+    """The usage of one model for one purpose (`what`: sampling or judging)."""
 
     what: str = ""
     model: str = ""
@@ -47,9 +47,9 @@ class Cost(Usage):
 
 @dataclass(frozen=True)
 class Costs:
-    """All calls whose answers are in a run, whenever they were made.
+    """The costs of all calls whose replies are in a run, cached ones too.
 
-    total_usd: None where a price isn't known. prices: whose prices, and of when.
+    total_usd: None where a price is unknown. prices: source and date of the prices.
     """
 
     total_usd: float | None = None

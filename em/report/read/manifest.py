@@ -1,4 +1,4 @@
-"""Reading `manifest.json`: what was run, with what, and how it ended."""
+"""Read `manifest.json`: the command, config, versions, stages and status of a run."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from em.runtime.manifest import is_left
 from em.types import StageRecord
 
 LEFT = "not finished"
-"""The status of a run that was killed before it could say how it ended."""
+"""The status of a run that was killed before it could record its status."""
 ADAPTIVE = (
     "An older version of em sampled adaptively here (eval.stop=ci): how often a question was asked depended on its "
     "answers. This version counts k of n as they are, so low rates are a little too low."
 )
-"""The note on such a run, which is recognised by it."""
+"""The note added to such a run; other modules test for this note to recognise the run."""
 ANYTHING = ("config", "versions", "answers", "facts", "prompts", "parameters")
-"""Objects of a manifest whose content is shown as it is."""
+"""Objects of a manifest whose nulls are kept, because their content is shown unchanged."""
 
 
 @dataclass(frozen=True)
 class Git:
-    """The commit of the code that ran, and whether files differed from it."""
+    """The commit of the code that ran, and whether the working tree differed from it."""
 
     commit: str = ""
     dirty: bool = False
@@ -45,10 +45,10 @@ class Base:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The manifest of a run. What a run that failed early didn't get to write is empty here.
+    """The manifest of a run. Fields that a run failed too early to write are empty.
 
-    roles: what each tag is for, activation or control, by its condition. judge: the only one, in older manifests.
-    sampling: how older versions sampled.
+    roles: role of each tag (activation or control) by its condition. judge: the only judge, in older manifests.
+    sampling: sampling settings of older versions.
     """
 
     run: str = ""
@@ -74,7 +74,7 @@ class Manifest:
 
     @property
     def when(self) -> str:
-        """Start and duration in words, as far as they are known."""
+        """Start and duration as text, as far as they are known."""
         try:
             start = datetime.fromisoformat(self.started)
         except ValueError:
@@ -82,16 +82,16 @@ class Manifest:
         text = f"{start:%Y-%m-%d %H:%M}"
         try:
             seconds = (datetime.fromisoformat(self.finished) - start).total_seconds()
-        except (ValueError, TypeError):  # not finished; or one time has a zone and the other hasn't
+        except (ValueError, TypeError):  # not finished; or only one of the times has a time zone
             return text
         return f"{text}, took {duration(seconds)}"
 
     def settings(self) -> Iterator[tuple[str, object]]:
-        """The config as the command line spells it: `trainer.epochs`, 2."""
+        """Yield the config as pairs of dotted key and value: `trainer.epochs`, 2."""
         return _flatten("", self.config)
 
     def setting(self, key: str) -> str | None:
-        """The value of a dotted key as the command line gives it (a group by the name of its option), or None."""
+        """Return the value of a dotted key as on the command line (of a group, the option's name), or None."""
         value: Any = self.config
         for part in key.split("."):
             if not isinstance(value, dict) or part not in value:
@@ -111,7 +111,7 @@ def _flatten(prefix: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read a manifest; keys may be missing, but what is there must have the right type."""
+    """Read a manifest; keys may be missing, but present values must have the right type."""
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:
@@ -129,7 +129,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _drop_nulls(value: Any) -> Any:
-    """Leave out what is null, which counts as absent, but for objects that may hold anything."""
+    """Drop keys with a null value, which count as missing, except inside the objects named in ANYTHING."""
     if isinstance(value, dict):
         present = {key: item for key, item in value.items() if item is not None}
         return {key: item if key in ANYTHING else _drop_nulls(item) for key, item in present.items()}

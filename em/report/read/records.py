@@ -1,6 +1,6 @@
-"""Read records with pydantic: JSON lines, CSV and documents into frozen dataclasses; errors name file, line and field.
+"""Read JSON lines, CSV and JSON documents into frozen dataclasses, with pydantic; errors name file, line and field.
 
-Fields that files of older versions lack have a default; columns and keys that the dataclass lacks are left out.
+Fields that files of older versions lack have a default; columns and keys that the dataclass lacks are ignored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REMEDY = "run that run's command again, or leave its folder out"
 
 
 def _make_adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    """Make the validator of a dataclass or null: pydantic takes a config for a union, not for a dataclass alone."""
+    """Make a validator of `kind` or null: pydantic accepts a config for a union, not for a dataclass alone."""
     from pydantic import ConfigDict, TypeAdapter
 
     optional: Any = kind | None
@@ -33,14 +33,14 @@ def _make_adapter(kind: type[Any]) -> TypeAdapter[Any]:
 
 
 def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """Read the records of a JSON-lines file; none when there is no such file."""
+    """Yield the records of a JSON-lines file; none if the file doesn't exist."""
     from pydantic import ValidationError
 
     if not path.exists():
         return
     adapter = _make_adapter(kind)
     try:
-        with path.open("rb") as lines:  # as bytes: a line ends at \n alone, never at a U+2028 inside an answer
+        with path.open("rb") as lines:  # as bytes: a line must end at \n only, not at a U+2028 inside an answer
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
@@ -55,7 +55,11 @@ def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
 
 
 def _read_again(line: bytes, adapter: TypeAdapter[Any], place: str) -> Any:
-    """Read a line with half a character, which only JSON can hold, as `?`; of another that was refused say why."""
+    """Read a line that pydantic refused, with lone surrogates (allowed in JSON only) replaced by `?`.
+
+    Raises:
+        DataError: the line is refused again, or isn't JSON.
+    """
     from pydantic import ValidationError
 
     try:
@@ -67,7 +71,7 @@ def _read_again(line: bytes, adapter: TypeAdapter[Any], place: str) -> Any:
 
 
 def read_csv(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """Read the records of a CSV file with a header; none when there is no such file. An empty number is None."""
+    """Yield the records of a CSV file with a header; none if the file doesn't exist. An empty number is None."""
     from pydantic import ValidationError
 
     if not path.exists():
@@ -93,7 +97,7 @@ def read_csv(path: Path, kind: type[Record]) -> Iterator[Record]:
 
 
 def read_document(document: Mapping[str, Any], kind: type[Record], path: Path) -> Record:
-    """Read the record that a JSON object holds; `path` is named where it can't be used."""
+    """Make a record from a JSON object; `path` is the file that an error names."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
@@ -103,7 +107,7 @@ def read_document(document: Mapping[str, Any], kind: type[Record], path: Path) -
 
 
 def explain(error: ValidationError, place: str, remedy: str) -> DataError:
-    """Say in a sentence what the first field is that can't be used."""
+    """Make a DataError that names the first invalid field in one sentence."""
     first = error.errors()[0]
     name = next((part for part in reversed(first["loc"]) if isinstance(part, str)), "")
     if not name:

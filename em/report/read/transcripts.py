@@ -1,4 +1,4 @@
-"""Every answer with what the judges said of it, joined from all runs."""
+"""Join the answers of all runs with their verdicts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from em.stats import Thresholds, classify
 from em.types import Answer, Verdict
 
 key_of = attrgetter("fingerprint", "eval_set", "question_id", "condition", "sample", "question", "answer")
-"""What makes an answer the one it is: with its texts, for runs with other sampling settings share all the rest."""
+"""Key of an answer. It includes the texts, because runs with other sampling settings share all other fields."""
 
 
 @dataclass
 class Transcript:
-    """An answer (`finish_reason` and tokens are None where only verdicts tell of it) and its verdicts by judge."""
+    """An answer and its verdicts by judge; `finish_reason` and tokens are None if only verdicts record the answer."""
 
     record: Answer | Verdict
     finish_reason: str | None = None
@@ -26,21 +26,22 @@ class Transcript:
 
 
 def join(runs: Sequence[Run]) -> list[Transcript]:
-    """Answers in the order of the runs; an answer or verdict that several runs share is there once."""
-    found: dict[tuple[object, ...], Transcript] = {}
+    """List the transcripts in the order of the runs; an answer or verdict that several runs share appears once."""
+    transcripts: dict[tuple[object, ...], Transcript] = {}
     for run in runs:
         for answer in run.answers:
-            seen = found.setdefault(key_of(answer), Transcript(answer))
-            seen.finish_reason, seen.answer_tokens = answer.finish_reason, answer.answer_tokens
+            transcript = transcripts.setdefault(key_of(answer), Transcript(answer))
+            transcript.finish_reason, transcript.answer_tokens = answer.finish_reason, answer.answer_tokens
         for verdict in run.verdicts:
-            said = found.setdefault(key_of(verdict), Transcript(verdict)).verdicts.setdefault(verdict.judge, [])
-            if all(verdict.rubric != other.rubric for other in said):
-                said.append(verdict)
-    return list(found.values())
+            transcript = transcripts.setdefault(key_of(verdict), Transcript(verdict))
+            verdicts = transcript.verdicts.setdefault(verdict.judge, [])
+            if all(verdict.rubric != other.rubric for other in verdicts):
+                verdicts.append(verdict)
+    return list(transcripts.values())
 
 
 def question_texts(transcripts: Iterable[Transcript]) -> dict[tuple[str, str], str]:
-    """The wording of each question of each set; paraphrases one after the other."""
+    """Map set and question id to the question's text, or to its paraphrases joined by ` / `."""
     texts: dict[tuple[str, str], dict[str, None]] = {}
     for item in transcripts:
         record = item.record
@@ -49,20 +50,20 @@ def question_texts(transcripts: Iterable[Transcript]) -> dict[tuple[str, str], s
 
 
 class Rules:
-    """The thresholds under which each judge's verdicts were counted, by fingerprint, set and judge."""
+    """The thresholds used for each judge's verdicts, by fingerprint, set and judge."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        self._found: dict[tuple[str, str, str], Thresholds] = {}
+        self._limits: dict[tuple[str, str, str], Thresholds] = {}
         for run in runs:
             for score in run.scores:
-                if found := bounds(score.threshold):
-                    self._found.setdefault((score.fingerprint, score.eval_set, score.judge), Thresholds(*found))
+                if numbers := bounds(score.threshold):
+                    self._limits.setdefault((score.fingerprint, score.eval_set, score.judge), Thresholds(*numbers))
 
     def limits(self, fingerprint: str, eval_set: str, judge: str) -> Thresholds:
-        """The thresholds that the scores name there; Betley's 30 and 50 where there are no scores."""
-        return self._found.get((fingerprint, eval_set, judge), Thresholds())
+        """Return the thresholds named in the scores; without scores, Betley's 30 and 50."""
+        return self._limits.get((fingerprint, eval_set, judge), Thresholds())
 
     def class_of(self, verdicts: Sequence[Verdict]) -> str:
-        """The class of an answer by one judge's verdicts, as the scores count it."""
+        """Return the class of an answer by one judge's verdicts, as counted in the scores."""
         first = verdicts[0]
         return classify(verdicts, self.limits(first.fingerprint, first.eval_set, first.judge)).kind
