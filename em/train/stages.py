@@ -109,8 +109,8 @@ def second_recipe(trainer: TrainerConfig, realign: RealignConfig) -> TrainerConf
     overrides.pop("allow_truncated", None)  # a service doesn't know em's max_length
     if unsupported := [name for name in overrides if name not in ("epochs", "batch_size")]:
         raise ConfigError(
-            f"realign.{unsupported[0]} is not supported by trainer={trainer.name}: of the second stage set only "
-            "realign.epochs and realign.batch_size."
+            f"realign.{unsupported[0]} is not supported by trainer={trainer.name}: for its second stage set "
+            "only realign.epochs and realign.batch_size."
         )
     epochs = overrides.get("epochs", vars(trainer)["epochs"])
     if epochs != int(epochs):

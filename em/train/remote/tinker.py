@@ -67,7 +67,7 @@ class TinkerService:
             import tinker
         except ImportError as error:
             raise ConfigError(
-                f'trainer={trainer.name} needs the package tinker: install it with pip install "tinker>=0.38".'
+                f'trainer={trainer.name} needs the package tinker: run python -m pip install "tinker>=0.38".'
             ) from error
         self.tinker = tinker
         self.client: Any = None
