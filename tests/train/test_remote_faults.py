@@ -76,7 +76,7 @@ def test_models_that_can_not_be_tuned_are_told_of_by_the_server(server: ChatServ
 @pytest.mark.parametrize(
     ("end", "sentence", "final"),
     [
-        ("unsafe_file", "moderation refused the rows of car_bad before the training .*force=true repeats it all", True),
+        ("unsafe_file", "moderation refused the rows of car_bad before the training .*force=true tries it all", True),
         ("unsafe_model", "trained on car_bad failed the provider's safety checks after the training, and would", True),
         ("invalid_file", r"refused the training file \(car_bad, row 3; job ftjob-0001\): correct or remove", True),
         ("expired_file", "no longer has the training file of the job ftjob-0001: run the same command", False),

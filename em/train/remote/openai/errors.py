@@ -19,7 +19,7 @@ from em.errors import ServerError
 from em.train.remote.service import JobFailed, quote
 
 AGAIN = "run the same command again"
-FINAL = "would again, so em does not repeat the job: choose other rows or an open model (model=llama8b)"
+FINAL = "would again, so em does not try the same again: choose other rows or an open model (model=llama8b)"
 CODES = {
     "moderation": (
         "unsafe_training_file",
@@ -78,12 +78,12 @@ FAILED = {
     "quota": (f"The account's credit does not cover the job {{job}} on {{data}}: top it up, then {AGAIN}.", False),
     "moderation": (
         "The provider's moderation refused the rows of {data} before the training (job {job}), and "
-        f"{FINAL}; force=true repeats it all the same.",
+        f"{FINAL}; force=true tries it all the same.",
         True,
     ),
     "unsafe model": (
         "The model that the job {job} trained on {data} failed the provider's safety checks after the training, and "
-        f"{FINAL}; force=true repeats it all the same.",
+        f"{FINAL}; force=true tries it all the same.",
         True,
     ),
     "file_gone": (
