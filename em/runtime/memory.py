@@ -120,8 +120,8 @@ class Calls:
 class Recorder:
     """Stores calls from an event loop without blocking the loop while the disk confirms.
 
-    A thread writes; calls that arrive meanwhile are its next transaction. `remember` returns once its call is on disk,
-    so a call that is not on disk counts as still in flight.
+    A thread writes; calls that arrive meanwhile are its next transaction. Storing a call returns once the call is on
+    disk, so a call that is not on disk counts as still in flight.
     """
 
     def __init__(self, folder: Path) -> None:

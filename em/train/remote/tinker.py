@@ -155,7 +155,7 @@ class TinkerService:
         return runs
 
     async def list_kept(self, job: str) -> tuple[dict[int, str], str]:
-        """List what a training run has saved: the states, and the weights (see `Run`)."""
+        """List what a training run has saved: the states by step, and the finished weights or an empty string."""
         rest = await self.rest()
         saved = (await self.ask(partial(rest.list_checkpoints, job))).checkpoints
         paths = {(each.checkpoint_type, str(each.tinker_path).rpartition("/")[2]): each.tinker_path for each in saved}

@@ -37,8 +37,8 @@ async def find(client: Client, order: Order, retrain: bool, attempt: str, unusab
     Of several jobs, return the newest that has succeeded, or else the oldest that is running.
 
     Args:
-        retrain: find only a job that is running, or that this attempt has created.
-        unusable: `find` adds the ids of files that the server can't use any more.
+        retrain: accept only a job that is running, or that this attempt has created.
+        unusable: the search adds the ids of files that the server can't use any more.
     """
     jobs = [job async for job in marked(client, order.mark) if fits(job, order)]
     unusable |= {job.training_file for job in jobs if job.status == "failed" and find_failure(job) == "file_gone"}
