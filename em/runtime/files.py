@@ -47,7 +47,7 @@ def replace_at_end(path: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Delete partial files of killed writers of `path`; only of this machine's, whose processes can be checked."""
+    """Delete partial files left by killed writers of `path` on this machine, whose processes em can check."""
     for leftover in path.parent.glob(glob.escape(f"{path.name}.{platform.node()}.") + "*.partial"):
         pid = leftover.name.split(".")[-3]
         if pid.isdecimal() and not is_running(int(pid)):

@@ -55,7 +55,7 @@ def format_table(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[
 
 @contextmanager
 def pause_garbage_collection() -> Iterator[None]:
-    """Pause garbage collection while many records are created: it takes a sixth of the time for 100,000 verdicts."""
+    """Pause garbage collection while reading many records: for 100,000 verdicts it takes a sixth of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -49,7 +49,7 @@ class TrainedModel:
 
 
 def find_trained(models: Path, fingerprint: str) -> TrainedModel | None:
-    """Return the model that was trained on this machine; None if its record is missing or its weights are damaged."""
+    """Return the model of a local training; None if its record is missing or its weights are damaged."""
     folder = models / fingerprint
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
