@@ -1,1 +1,1 @@
-"""What a run stands on: memory on disk, files, its manifest, child processes, GPUs, keys."""
+"""Services that every run uses: the store of model calls, files, the manifest, child processes, GPUs, keys."""

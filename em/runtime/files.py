@@ -1,4 +1,4 @@
-"""Files and folders: the cache, checksums, locks."""
+"""Files and folders: atomic writes, the cache folder, checksums, locks."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from typing import TextIO, cast
 from em.errors import OutputError
 
 RECORD = "em.json"
-"""The file in the folder of weights that tells how they were made. It is written last, so weights with it are whole."""
+"""The file in a folder of weights that records how em trained them. em writes it last, so it marks complete weights."""
 
 _count = itertools.count()
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file, whole or not at all; text as UTF-8."""
+    """Write a file atomically: either all of it or nothing; text as UTF-8."""
     with replace_at_end(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def open_atomic(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """Open a text file that is written piece by piece, and that stands under its name at the end or not at all."""
+    """Open a text file to write piece by piece; the file appears under `path` at the end, or not at all on an error."""
     with replace_at_end(path) as partial, partial.open("w", encoding="utf-8", newline=newline) as file:
         yield file
 
 
 @contextmanager
 def replace_at_end(path: Path) -> Iterator[Path]:
-    """Give the name of a file beside `path` that no other writer uses; it replaces `path` at the end, else it goes."""
+    """Yield a unique path beside `path`; at the end the file there replaces `path`, or is deleted on an error."""
     _remove_leftovers(path)
     partial = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}.{next(_count)}.partial")
     try:
@@ -47,7 +47,7 @@ def replace_at_end(path: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` left, as far as they ran on this machine, which knows its processes."""
+    """Delete partial files left by killed writers of `path` on this machine, whose processes em can check."""
     for leftover in path.parent.glob(glob.escape(f"{path.name}.{platform.node()}.") + "*.partial"):
         pid = leftover.name.split(".")[-3]
         if pid.isdecimal() and not is_running(int(pid)):
@@ -55,25 +55,25 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Tell whether a process of this machine is there."""
+    """Return whether a process of this machine is running."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
+    except OSError:  # the process of another user
         return True
     return True
 
 
 def cache_dir() -> Path:
-    """em's folder in the user's cache (`XDG_CACHE_HOME` or the platform's own place)."""
+    """Return em's folder in the user's cache (`XDG_CACHE_HOME`, or the platform's default)."""
     import platformdirs
 
     return platformdirs.user_cache_path("em", appauthor=False)
 
 
 def writable_folder(path: Path, setting: str) -> Path:
-    """Make a folder and prove that it can be written; the sentence of the error names the setting that chose it."""
+    """Create a folder and check that it is writable. Raises OutputError, which names the `setting` for the folder."""
     probe = path / f".em-{time.monotonic_ns()}"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -88,19 +88,19 @@ def writable_folder(path: Path, setting: str) -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """Checksum of a file, 64 hex digits."""
+    """Return the SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def has_checksum(path: Path, sha256: str) -> bool:
-    """Tell whether a file is there with this checksum (half a second for 100 MB)."""
+    """Return whether a file exists and has this checksum (half a second for 100 MB)."""
     return path.is_file() and sha256_of(path) == sha256
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of `path` (a file `<path>.lock` beside it) among all processes; a killed holder lets go."""
+    """Hold the lock of `path` (the file `<path>.lock`) among all processes; the death of a holder releases the lock."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def alone(path: Path) -> AbstractAsyncContextManager[object]:
-    """`exclusive` for an event loop, which goes on while another process or task holds the lock, perhaps for hours."""
+    """Hold the lock of `path` without blocking the event loop while another process or task holds it."""
     from filelock import AsyncFileLock
 
     lock = AsyncFileLock(path.with_name(path.name + ".lock"), run_in_executor=False)

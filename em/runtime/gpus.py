@@ -1,4 +1,4 @@
-"""The GPUs that a run may use, asked of the driver and never of torch, and held one by one."""
+"""List the GPUs that a run may use, by the driver and never by torch, and claim single GPUs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GPUS = "EM_GPUS"
 
 
 def visible_gpus() -> list[str]:
-    """Names (for CUDA_VISIBLE_DEVICES) of the GPUs that a child may use; asks the driver, not torch."""
+    """Return the names (for CUDA_VISIBLE_DEVICES) of the GPUs that a child process may use, without loading torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
@@ -23,9 +23,10 @@ def visible_gpus() -> list[str]:
 
 @contextmanager
 def claimed_gpu(folder: Path) -> Iterator[None]:
-    """Hold one of the visible GPUs, which no other process that asks in this way gets; wait until one is free.
+    """Hold the lock of one visible GPU, and make it the only visible one; wait until a GPU is free.
 
-    Without a GPU there is nothing to hold. A killed holder lets go. `folder`: of the locks, the same for all processes.
+    Without a GPU, hold nothing. The death of a holder releases its lock. `folder`: folder of the locks, the same for
+    all processes.
     """
     from filelock import FileLock, Timeout
 
@@ -35,7 +36,7 @@ def claimed_gpu(folder: Path) -> Iterator[None]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     locks = {gpu: FileLock(folder / f"{gpu.replace('/', '_')}.lock") for gpu in gpus}
-    told = False
+    announced = False
     while True:
         for gpu, lock in locks.items():
             try:
@@ -52,22 +53,25 @@ def claimed_gpu(folder: Path) -> Iterator[None]:
                 else:
                     os.environ["CUDA_VISIBLE_DEVICES"] = before
             return
-        if not told:
+        if not announced:
             print(f"Waiting for one of {len(gpus)} GPUs …", flush=True)
-            told = True
+            announced = True
         time.sleep(1)
 
 
 @cache
 def driver_gpus() -> list[str]:
-    """The numbers of all GPUs that the driver lists; none without a driver. Asked once per process."""
+    """Return the numbers of all GPUs that the driver lists; none without a driver. Cached for the process."""
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [str(number) for number, line in enumerate(x for x in listing.splitlines() if x.startswith("GPU"))]
+    lines = [line for line in listing.splitlines() if line.startswith("GPU")]
+    return [str(number) for number in range(len(lines))]
 
 
 def where(precision: str) -> str:
-    """A number format as a part of a request: `auto` is another one on a GPU than on a CPU."""
-    return f"auto:{'gpu' if visible_gpus() else 'cpu'}" if precision == "auto" else precision
+    """Return a number format for fingerprints and request keys: `auto` means another format on a GPU than on a CPU."""
+    if precision != "auto":
+        return precision
+    return "auto:gpu" if visible_gpus() else "auto:cpu"

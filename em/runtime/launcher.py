@@ -1,7 +1,7 @@
-"""Entry point of a launcher: `python -m em.runtime.launcher accelerate|torchrun WORDS…`, started by `processes`.
+"""Entry point of a launcher: `python -m em.runtime.launcher accelerate|torchrun ARGUMENTS…`, started by `processes`.
 
-The launchers of Accelerate and torch start the ranks and end them all when one dies. What is added: the rank that died
-first is named to the parent, and the launcher goes when the parent has gone.
+The launchers of Accelerate and torch start the ranks and end them all when one dies. This module adds two things: it
+reports to the parent which rank died first, and it ends the launcher when the parent has ended.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import sys
 from em.runtime.processes import die_with_parent, tell_failure
 
 DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS)
-"""Signals that come from outside, never as the consequence of another rank's end (as SIGTERM and SIGABRT may)."""
+"""Signals that never follow from the end of another rank, as SIGTERM and SIGABRT may."""
 
 
 def main() -> int:
-    """Start the ranks and wait for them."""
+    """Start the ranks and wait for them; return the exit code."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     die_with_parent()
@@ -35,8 +35,8 @@ def main() -> int:
         rank, failure = killed[0] if killed else error.get_first_failure()
         how = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
         hint = " (out of memory? lower trainer.device_tokens)" if failure.exitcode == -9 else ""
-        # A rank that told of its failure itself was the first to fail, and that stays. But one that is killed tells
-        # nothing, and what its peers tell is only that they lost it.
+        # A rank that wrote its own failure file was the first to fail, so its report stays. But a killed rank writes
+        # nothing, and the reports of its peers only say that they lost it, so this sentence replaces them.
         sentence = f"rank {rank} {how}{hint}, and the other ranks were ended; run the same command again."
         tell_failure(sentence, "bug", at_last=bool(killed))
         return 1

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a run was asked, with what, how far it came and how it ended. Written before anything else."""
+"""`manifest.json`: the settings, versions, progress and end of a run. em writes it before any other file of the run."""
 
 from __future__ import annotations
 
@@ -23,31 +23,29 @@ from em.runtime.files import is_running, write_atomic
 from em.runtime.keys import without_secrets
 from em.runtime.records import plain
 
-PACKAGES = (
-    *("torch", "transformers", "trl", "peft", "accelerate", "datasets"),
-    *("hydra-core", "omegaconf", "openai", "wandb"),
-)
+PACKAGES: tuple[str, ...] = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+PACKAGES += ("hydra-core", "omegaconf", "openai", "wandb")
 
 NOT_ASKED = ("force", "yes", "dry_run", "one_gpu", "tracker")
-"""Settings that say how a run is done, not which run it is."""
+"""Settings that change how em executes a run, not its results, so they do not make it another run."""
 NO_CHOICE = (("stop", "none"), ("half_width", 0.1))
-"""Settings of `eval` in older versions: with these values they changed nothing."""
+"""Settings of `eval` in older versions that had no effect with these values."""
 
 
 def now() -> str:
-    """The time, to the second, in UTC."""
+    """Return the time in UTC, to the second, in ISO format."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Manifest:
-    """The manifest of one run, written anew at every change."""
+    """The facts of one run's manifest, and the file that every change rewrites."""
 
     def __init__(self, folder: Path, kind: str, settings: RunConfig | GenerateRun, overrides: list[str]) -> None:
         self.path = folder / "manifest.json"
         self.facts = facts_of(kind, settings, overrides)
 
     def write(self, **changes: Any) -> None:
-        """Change facts and write the file, whole or not at all."""
+        """Change facts and rewrite the file atomically."""
         self.facts |= plain(changes)
         write_facts(self.path, self.facts)
 
@@ -58,7 +56,7 @@ class Manifest:
 
 
 def facts_of(kind: str, settings: RunConfig | GenerateRun | None, overrides: list[str]) -> dict[str, Any]:
-    """What a manifest holds at first; without settings where these were refused."""
+    """Return the facts of a new manifest. `settings`: None if em has refused them."""
     return {
         "em": __version__,
         "run": kind,
@@ -82,41 +80,41 @@ def facts_of(kind: str, settings: RunConfig | GenerateRun | None, overrides: lis
 
 @contextmanager
 def recorded(manifest: Manifest) -> Iterator[Manifest]:
-    """The run's boundary: however it ends, the manifest says so."""
+    """Run the body of a `with` statement as a run: its manifest records whether the body succeeds or fails."""
     manifest.write()
     try:
         yield manifest
     except BaseException as error:
         text = error.details if isinstance(error, ChildFailed) else traceback.format_exc()
-        said = str(error) if isinstance(error, EmError) else f"{type(error).__name__}: {error}"
-        manifest.write(status="failed", error=without_secrets(said), traceback=without_secrets(text), finished=now())
+        sentence = without_secrets(str(error) if isinstance(error, EmError) else f"{type(error).__name__}: {error}")
+        manifest.write(status="failed", error=sentence, traceback=without_secrets(text), finished=now())
         raise
     manifest.write(status="done", finished=now())
 
 
 def refuse_other_run(manifest: Manifest) -> None:
-    """A folder belongs to one run: the same run goes on there, another is refused. A refused job has left nothing."""
+    """Raise OutputError if the folder holds another run. The same run may resume; a refused job does not count."""
     before = read_facts(manifest.path)
     if not manifest.path.exists() or before.get("config", "damaged") is None:
         return
     if not same_settings(before, manifest.facts):
         raise OutputError(
-            f"{manifest.path.parent} holds another run: choose another folder with hydra.run.dir=FOLDER, or remove it."
+            f"{manifest.path.parent} holds another run: choose another folder with hydra.run.dir=FOLDER, or delete it."
         )
 
 
 def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two manifests are of the same program with the same settings, but for how it is to be done now."""
+    """Return whether two manifests have the same program and settings, apart from those in `NOT_ASKED`."""
     return (one.get("run"), asked(one)) == (other.get("run"), asked(other))
 
 
 def asked(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a manifest that say which run it is."""
+    """Return the settings of a manifest that distinguish its run from other runs."""
     return {key: without_key_names(each) for key, each in (facts.get("config") or {}).items() if key not in NOT_ASKED}
 
 
 def without_key_names(value: Any) -> Any:
-    """Settings without the variables that hold keys, and without what older versions set and this one lacks."""
+    """Return settings without the names of key variables and without settings that only older versions have."""
     if not isinstance(value, dict):
         return value
     items = [(key, each) for key, each in value.items() if key != "key_env" and (key, each) not in NO_CHOICE]
@@ -124,7 +122,7 @@ def without_key_names(value: Any) -> Any:
 
 
 def amend(folder: Path, dropped: str, notes: Sequence[str] = (), **changes: Any) -> None:
-    """Change facts in a run's manifest. `dropped`: how warnings begin that hold no more; `notes`: to add."""
+    """Change facts in a run's manifest. `dropped`: remove warnings that begin so; `notes`: warnings to add."""
     path = folder / "manifest.json"
     facts = read_facts(path) | plain(changes)
     facts["notes"] = [*(note for note in facts["notes"] if not note.startswith(dropped)), *notes]
@@ -132,7 +130,7 @@ def amend(folder: Path, dropped: str, notes: Sequence[str] = (), **changes: Any)
 
 
 def write_refused(folder: Path, kind: str, overrides: list[str], error: str) -> None:
-    """The manifest of a job that was refused before it began, so that what is made of a sweep tells of it."""
+    """Write the manifest of a job that em refused before it began, so that the report of a sweep shows the job."""
     folder.mkdir(parents=True, exist_ok=True)
     path, text = folder / "manifest.json", without_secrets(error)
     if read_facts(path).get("config") is None:
@@ -140,7 +138,7 @@ def write_refused(folder: Path, kind: str, overrides: list[str], error: str) -> 
 
 
 def is_left(facts: Mapping[str, Any]) -> bool:
-    """Whether a manifest says `running` of a process of this machine that is gone: killed, before it could say why."""
+    """Return whether a manifest says `running`, but its process on this machine has ended: the process was killed."""
     process = facts.get("process")
     if facts.get("status") != "running" or not isinstance(process, dict) or process.get("host") != platform.node():
         return False
@@ -148,7 +146,7 @@ def is_left(facts: Mapping[str, Any]) -> bool:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Read a manifest; empty where there is none, or one that can't be read."""
+    """Return the facts of a manifest; empty if the file is missing or can't be parsed."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -157,34 +155,34 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
-    """Write a manifest, whole or not at all."""
+    """Write a manifest atomically."""
     write_atomic(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that make the results."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the packages that affect results."""
+    packages = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            packages[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            packages[package] = "not installed"
+    return packages
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of this checkout and whether files differ from it; None outside of git, and of an installed em."""
+    """Return the commit of this checkout and whether files differ from it; None outside git or if em is installed."""
 
     def git(*words: str) -> str | None:
         done = subprocess.run(["git", "-C", str(CHECKOUT), *words], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
-        # A folder of packages, or a copy without its history, may lie in a repository of other things.
+        # An installed em, or a copy without its history, may lie inside an unrelated git repository.
         top = git("rev-parse", "--show-toplevel") if CHECKOUT else None
         if CHECKOUT and top and Path(top) == CHECKOUT.resolve():
             status = git("status", "--porcelain", "--untracked-files=no")
             return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
-    except OSError:  # no git
+    except OSError:  # git is not installed
         pass
     return {"commit": None, "dirty": None}

@@ -1,7 +1,7 @@
-"""What em remembers of model calls: requests and responses, in one SQLite file.
+"""The store of model calls: requests and their responses, in one SQLite file, so that em makes no call twice.
 
-It is a table of calls, keyed by the digest of the request. WAL mode with synchronous=FULL survives kill -9 at any point
-and serves several processes at once. Look inside with
+The file has one table of calls, keyed by the digest of the request. WAL mode with synchronous=FULL survives kill -9 at
+any point and serves several processes at once. Look inside with
 `sqlite3 <store.dir>/calls.sqlite 'select kind, count(*) from calls group by kind'`.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, get_type_hints
 from em.runtime.files import exclusive
 from em.runtime.records import as_json, digest
 
-PART = 500  # keys looked up at once
+PART = 500  # number of keys per query
 SCHEMA = """
 create table if not exists calls (
     key text primary key, kind text not null, request text not null, response text not null, created real not null
@@ -30,10 +30,10 @@ TEXTS = (str, tuple[str, ...], tuple[tuple[str, str], ...])
 
 
 def request_key(request: Any) -> str:
-    """Name a request (a frozen dataclass) by the digest of its class's name and its fields.
+    """Return the key of a request (a frozen dataclass): the digest of its class's name and its fields.
 
-    Requests of texts alone, such as a judge's, take a third of the time by `to_json`: it spells texts as `digest` does,
-    but sorts no keys, and spells some numbers in another way.
+    Requests that hold only texts, such as JudgeRequest, take a fast path through `to_json` (3× faster). It encodes
+    texts as `digest` does, but does not sort keys, and encodes some numbers differently.
     """
     kind: type = type(request)
     names, values = text_fields(kind), vars(request)
@@ -41,13 +41,13 @@ def request_key(request: Any) -> str:
         return digest([kind.__name__, values])
     from pydantic_core import to_json
 
-    spelled = to_json([kind.__name__, {name: values[name] for name in names}])
-    return hashlib.sha256(spelled).hexdigest()
+    encoded = to_json([kind.__name__, {name: values[name] for name in names}])
+    return hashlib.sha256(encoded).hexdigest()
 
 
 @cache
 def text_fields(kind: type) -> list[str]:
-    """List the fields of a dataclass that holds texts alone, sorted; none for any other."""
+    """Return the sorted field names of a dataclass that holds only texts; none for any other dataclass."""
     hints = get_type_hints(kind)
     return sorted(hints) if all(hint in TEXTS for hint in hints.values()) else []
 
@@ -56,17 +56,17 @@ Row = tuple[str, str, str, str, float]
 
 
 def as_row(kind: str, request: Any, response: Mapping[str, Any]) -> Row:
-    """Spell a call as it is kept."""
+    """Return a call as a row of the table."""
     return request_key(request), kind, as_json(vars(request)), as_json(response), time.time()
 
 
 class Calls:
-    """The memo store of model calls: request in, response out, never asked twice."""
+    """The store of model calls: maps each request to its response."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         path = folder / "calls.sqlite"
-        # SQLite does not wait for its own timeout while a fresh file is switched to WAL.
+        # SQLite ignores its own timeout while it switches a new file to WAL, hence the lock.
         with exclusive(path):
             self.db = sqlite3.connect(path, timeout=60, isolation_level=None)
             self.db.execute("pragma journal_mode=wal")
@@ -74,17 +74,17 @@ class Calls:
             self.db.execute(SCHEMA)
 
     def known(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The responses that are there, by key."""
+        """Return the stored responses to these keys, by key."""
         from pydantic_core import from_json  # twice as fast as json
 
         return {key: from_json(response) for key, response in self._look_up("key, response", keys)}
 
     def there(self, keys: Sequence[str]) -> set[str]:
-        """Which of the keys have a response."""
+        """Return those of the keys that have a stored response."""
         return {key for (key,) in self._look_up("key", keys)}
 
     def _look_up(self, columns: str, keys: Sequence[str]) -> Iterator[tuple[str, ...]]:
-        """Columns of the rows of these keys, in the order of the file, so that each of its pages is read once."""
+        """Yield columns of the rows with these keys, in the order of the file, so that each page is read once."""
         ordered = sorted(keys)
         for start in range(0, len(ordered), PART):
             part = ordered[start : start + PART]
@@ -92,11 +92,11 @@ class Calls:
             yield from self.db.execute(f"select {columns} from calls where key in ({marks})", part)
 
     def remember(self, kind: str, calls: Iterable[tuple[Any, Mapping[str, Any]]]) -> None:
-        """Keep (request, response) pairs, all or none of them; what is known already stays as it is."""
+        """Store (request, response) pairs, all or none of them; an already stored response is not overwritten."""
         self.write([as_row(kind, request, response) for request, response in calls])
 
     def write(self, rows: Sequence[Row]) -> None:
-        """Keep rows, all or none of them."""
+        """Insert rows, all or none of them."""
         self.db.execute("begin immediate")
         try:
             self.db.executemany("insert or ignore into calls values (?, ?, ?, ?, ?)", rows)
@@ -107,7 +107,7 @@ class Calls:
         self.db.execute("commit")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.db.close()
 
     def __enter__(self) -> Calls:
@@ -118,10 +118,10 @@ class Calls:
 
 
 class Recorder:
-    """Remembers calls from an event loop without holding it up while the disk confirms.
+    """Stores calls from an event loop without blocking the loop while the disk confirms.
 
-    A thread writes; what comes meanwhile is written together next. `remember` returns once its call is on the disk, so
-    a call that is not is still in flight.
+    A thread writes; calls that arrive meanwhile are its next transaction. Storing a call returns once the call is on
+    disk, so a call that is not on disk counts as still in flight.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -131,7 +131,7 @@ class Recorder:
         self.writing: asyncio.Task[None] | None = None
 
     async def remember(self, kind: str, request: Any, response: Mapping[str, Any]) -> None:
-        """Keep one call. Raises what the disk says."""
+        """Store one call. Raises the error of the write if it fails."""
         done = asyncio.get_running_loop().create_future()
         self.waiting.append((as_row(kind, request, response), done))
         if self.writing is None or self.writing.done():
@@ -139,7 +139,7 @@ class Recorder:
         await done
 
     async def write(self) -> None:
-        """Write until nothing waits."""
+        """Write waiting calls until none is left."""
         while self.waiting:
             part, self.waiting = self.waiting, []
             try:
@@ -152,14 +152,14 @@ class Recorder:
                     done.set_result(None)
 
     def commit(self, rows: Sequence[Row]) -> None:
-        """Write rows, in the thread that holds the file."""
+        """Write rows; runs in the thread that opened the file."""
         self.calls.result().write(rows)
 
     async def __aenter__(self) -> Recorder:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Write what waits, and let go of the file."""
+        """Write waiting calls, then close the file."""
         if self.writing is not None:
             await asyncio.gather(self.writing, return_exceptions=True)
         self.thread.submit(lambda: self.calls.result().close())

@@ -1,7 +1,7 @@
-"""Child processes: where torch runs, so that the parent never holds a GPU and the jobs of a sweep share nothing.
+"""Child processes: torch runs in them, so that the parent never holds a GPU and the jobs of a sweep share nothing.
 
-A child is `python -m em.worker TASK SPEC.json`. It inherits the terminal (progress bars), dies with its parent,
-and when it fails leaves its sentence or its traceback in a file that the parent turns into an exception.
+A child is `python -m em.worker TASK SPEC.json`. It inherits the terminal (progress bars), and dies with its parent. If
+it fails, it writes its error or traceback to a file, which the parent turns into an exception.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ PARENT = "EM_PARENT"
 
 
 def import_path() -> str:
-    """Say by PYTHONPATH where a child finds em: as this process does, and in the checkout that it is run from."""
+    """Return the PYTHONPATH of a child: that of this process, after the checkout that em runs from."""
     paths = [str(CHECKOUT or ""), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return os.pathsep.join(dict.fromkeys(filter(None, paths)))
 
 
 def child_environment(gpu: str | None = None) -> dict[str, str]:
-    """The parent's environment plus what every child needs."""
+    """Return the environment of a child: that of this process, plus what every child needs."""
     env = dict(os.environ)
     env[PARENT] = str(os.getpid())
     env[GPUS] = str(len(visible_gpus()))
@@ -51,7 +51,7 @@ def child_environment(gpu: str | None = None) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Launch:
-    """How a task is started: so many processes here; with an Accelerate config, perhaps on several machines."""
+    """How to start a task: processes per machine, an Accelerate config file, and the machines to use."""
 
     processes: int = 1
     accelerate: str = ""
@@ -62,12 +62,12 @@ class Launch:
 
     @property
     def ranks(self) -> int:
-        """All processes, on all machines."""
+        """Number of processes on all machines."""
         return self.processes * self.machines
 
 
 def command(launch: Launch, on_gpu: bool) -> list[str]:
-    """How a worker is started: plain, or by Accelerate's launcher (GPUs) or torchrun (CPU) for several processes."""
+    """Return a worker's command: plain, or for several ranks by Accelerate's launcher (GPUs) or torchrun (CPU)."""
     if launch.ranks == 1 and not (launch.accelerate and on_gpu):
         return [sys.executable, "-m", "em.worker"]
     options: dict[str, object]
@@ -81,19 +81,19 @@ def command(launch: Launch, on_gpu: bool) -> list[str]:
         else:
             options |= {"multi_gpu": "", "mixed_precision": "no", "dynamo_backend": "no"}
     else:
-        # accelerate launch --cpu --num_processes 2 starts one process; torchrun starts two.
+        # `accelerate launch --cpu --num_processes 2` starts only one process; torchrun starts two.
         kind, options = "torchrun", {"nproc-per-node": launch.processes}
         if launch.machines > 1:
             options |= {"nnodes": launch.machines, "node-rank": launch.machine_rank}
             options |= {"master-addr": launch.address, "master-port": launch.port}
         else:
             options |= {"standalone": ""}
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value)) if word]
-    return [sys.executable, "-m", "em.runtime.launcher", kind, *words, "-m", "em.worker"]
+    arguments = [word for name, value in options.items() for word in (f"--{name}", str(value)) if word]
+    return [sys.executable, "-m", "em.runtime.launcher", kind, *arguments, "-m", "em.worker"]
 
 
 def run_child(task: str, spec: Any, launch: Launch = Launch()) -> None:
-    """Run one task to its end. Raises EmError with the child's own sentence, or ChildFailed with its traceback."""
+    """Run one task to its end. Raises EmError with the child's error message, or ChildFailed with its traceback."""
     gpus = visible_gpus()
     # A single process must see a single GPU, or the trainer would spread each batch over all of them.
     run_children(task, [spec], launch, [gpus[0] if gpus and launch.ranks == 1 else None])
@@ -106,9 +106,9 @@ def run_children(
     gpus: Sequence[str | None] | None = None,
     stop: threading.Event | None = None,
 ) -> None:
-    """Run one task for several specs side by side (one GPU each), and wait for all; the first failure is raised.
+    """Run one task for several specs in parallel (one GPU each), and wait for all. Raises the first failure.
 
-    `stop`, once set by another thread, ends the children.
+    The children end when another thread sets `stop`.
     """
     with tempfile.TemporaryDirectory(prefix=f"em-{task}-") as scratch:
         running: list[tuple[subprocess.Popen[bytes], Path]] = []
@@ -136,7 +136,7 @@ def run_children(
 
 
 def wait_for(process: subprocess.Popen[bytes], stop: threading.Event | None) -> int:
-    """A child's exit code once it has ended. Raises ChildFailed when `stop` is set before."""
+    """Wait for a child to end, and return its exit code. Raises ChildFailed if `stop` is set before."""
     while True:
         try:
             return process.wait(None if stop is None else 0.2)
@@ -146,12 +146,12 @@ def wait_for(process: subprocess.Popen[bytes], stop: threading.Event | None) -> 
 
 
 def failure_of(task: str, code: int, failure: Path) -> EmError:
-    """The exception for a child that ended with `code`: what it wrote down, or how it was killed."""
+    """Make the exception for a child that ended with `code`, from its failure file, or else from its exit code."""
     if failure.is_file():
-        said = json.loads(failure.read_text(encoding="utf-8"))
-        if said["kind"] == "user":
-            return EmError(said["message"])
-        return ChildFailed(f"The {task} step crashed: {said['message']}", said["traceback"])
+        report = json.loads(failure.read_text(encoding="utf-8"))
+        if report["kind"] == "user":
+            return EmError(report["message"])
+        return ChildFailed(f"The {task} step crashed: {report['message']}", report["traceback"])
     if code < 0:
         hint = " (out of memory? lower trainer.device_tokens or sampler.batch_size)" if code == -9 else ""
         return ChildFailed(f"The {task} step was killed by signal {-code}{hint}; run the same command again.")
@@ -159,7 +159,7 @@ def failure_of(task: str, code: int, failure: Path) -> EmError:
 
 
 def die_with_parent() -> None:
-    """End this process soon after the parent has gone, so that kill -9 of a run leaves nothing running."""
+    """Watch the parent in a thread, and end this process soon after it, so that kill -9 of a run leaves no children."""
     parent = int(os.environ.get(PARENT, "0"))
 
     def watch() -> None:
@@ -175,15 +175,15 @@ def die_with_parent() -> None:
 
 
 def tell_failure(message: str, kind: str, details: str = "", at_last: bool = False) -> None:
-    """Write down for the parent why this process fails.
+    """Write the failure file of this process, for the parent.
 
-    Several ranks may fail, and the first to fail tells why: its file takes the name, whole, and keeps it, unless the
-    launcher knows better at last.
+    If several ranks fail, the file of the first one counts, as it explains the others. With `at_last` the launcher
+    replaces that file at the end, because it knows which rank was killed.
     """
-    own = Path(f"{os.environ[FAILURE]}.{os.getpid()}")
-    own.write_text(json.dumps({"kind": kind, "message": message, "traceback": details}), encoding="utf-8")
+    own_file = Path(f"{os.environ[FAILURE]}.{os.getpid()}")
+    own_file.write_text(json.dumps({"kind": kind, "message": message, "traceback": details}), encoding="utf-8")
     if at_last:
-        own.replace(os.environ[FAILURE])
+        own_file.replace(os.environ[FAILURE])
         return
     with contextlib.suppress(FileExistsError):
-        os.link(own, os.environ[FAILURE])
+        os.link(own_file, os.environ[FAILURE])

@@ -1,4 +1,4 @@
-"""Records as JSON (one spelling for one value, its digest, files of one record a line), and rows as a table."""
+"""Write records as JSON (canonical JSON, its digest, JSONL files), and format rows as a text table."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from typing import Any
 
 from em.runtime.files import open_atomic
 
-# Made once: json.dumps makes an encoder at every call that has options.
+# Created once, because json.dumps creates a new encoder at every call with options.
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=vars).encode
 _plain = json.JSONEncoder(ensure_ascii=False, default=vars).encode
 
 
 def plain(value: Any) -> Any:
-    """Turn dataclasses, enums, paths and containers of them into what JSON can hold."""
+    """Convert dataclasses, enums, paths and containers of them to values that JSON can hold."""
     from pydantic_core import to_jsonable_python
 
     return to_jsonable_python(value)
 
 
 def canonical(value: Any) -> str:
-    """JSON with one spelling for one value: sorted keys, no spaces, UTF-8 as it is; a record is its fields."""
+    """Return canonical JSON, equal for equal values: sorted keys, no spaces, unescaped UTF-8; records as objects."""
     return _canonical(value)
 
 
 def as_json(value: Any) -> str:
-    """JSON on one line, UTF-8 as it is; a record is its fields."""
+    """Return JSON on one line: unescaped UTF-8, dataclasses as objects."""
     return _plain(value)
 
 
 def digest(value: Any) -> str:
-    """sha256 (64 hex digits) of a JSON-able value's canonical spelling."""
+    """Return the SHA-256 (64 hex digits) of a value's canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
-    """Write records (dataclasses or dictionaries), one JSON object a line, whole or not at all."""
+    """Write records (dataclasses or dictionaries) atomically, one JSON object per line."""
     with open_atomic(path, newline="\n") as out:
         for record in records:
             out.write(as_json(record) + "\n")
 
 
 def format_table(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:
-    """Align cells as columns of text; `right`: the columns, from 0, whose cells stand to the right."""
+    """Align cells as columns of text. `right`: numbers, from 0, of the columns to align right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     formats = [f"{{:{'>' if column in right else '<'}{width}}}" for column, width in enumerate(widths)]
     return ["  ".join(formats).format(*row).rstrip() for row in rows]
@@ -55,7 +55,7 @@ def format_table(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[
 
 @contextmanager
 def pause_garbage_collection() -> Iterator[None]:
-    """Let Python not look through many records that stay, again and again: of 100,000 verdicts a sixth of the time."""
+    """Pause garbage collection while reading many records: for 100,000 verdicts it takes a sixth of the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:

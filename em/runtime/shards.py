@@ -1,4 +1,4 @@
-"""Run one task on all GPUs side by side: a child for each, with its share of the work."""
+"""Run one task on all GPUs in parallel: one child process per GPU, each with its share of the batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Request = TypeVar("Request")
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What a child is asked for: the batches `shard`, `shard + shards`, … of a plan, of the model called `label`."""
+    """A child's share of a plan: the batches `shard`, `shard + shards`, …, for the model called `label`."""
 
     label: str
     store: str
@@ -32,26 +32,26 @@ class Shard:
         batches: Sequence[Sequence[Request]],
         answer: Callable[[Sequence[Request]], Sequence[Mapping[str, Any]]],
     ) -> None:
-        """Have this child's share answered but for what is remembered, and remember each batch as it is done.
+        """Answer the requests of this child's share that are not in the store, and store each batch when it is done.
 
-        `kind`: as what the calls are remembered; `what`: one of them, for the progress bar.
+        `kind`: the kind of the stored calls. `what`: the noun for one call, for the progress bar.
         """
         from tqdm import tqdm
 
-        mine = batches[self.shard :: self.shards]
+        share = batches[self.shard :: self.shards]
         with Calls(Path(self.store)) as calls:
-            remembered = calls.there([request_key(request) for batch in mine for request in batch])
-            with tqdm(total=sum(map(len, mine)), desc=f"{what}s of {self.label}", unit=what) as bar:
-                for batch in mine:
-                    if missing := [request for request in batch if request_key(request) not in remembered]:
+            stored = calls.there([request_key(request) for batch in share for request in batch])
+            with tqdm(total=sum(map(len, share)), desc=f"{what}s of {self.label}", unit=what) as bar:
+                for batch in share:
+                    if missing := [request for request in batch if request_key(request) not in stored]:
                         calls.remember(kind, zip(missing, answer(missing), strict=True))
                     bar.update(len(batch))
 
 
 async def run_sharded(task: str, spec: Shard) -> None:
-    """One child per visible GPU, each with its share of the fixed batch plan; one child on the CPU.
+    """Run one child process per visible GPU, each with its share of the fixed batch plan; one child on the CPU.
 
-    The event loop goes on meanwhile, so that answers are judged as they come. A cancelled wait ends the children.
+    The event loop goes on meanwhile, so that em judges answers as they come. Cancelling the wait ends the children.
     """
     gpus = visible_gpus()
     shards = max(1, len(gpus))

@@ -1,1 +1,1 @@
-"""Training: stages (`stages`), their models (`find_or_train`, `trained`), and who trains: `local` or `remote`."""
+"""Training: plan stages (`stages`), find or train their models (`find_or_train`, `trained`), `local` or `remote`."""

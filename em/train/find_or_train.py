@@ -1,4 +1,4 @@
-"""The models of a run: the base, and each stage, found by its fingerprint or trained now, here or by a service."""
+"""Find the models of a run by their fingerprints, or train them: the base model, then one model per stage."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from em.types import ModelRef, StageRecord
 
 
 class StageTrainer(Protocol):
-    """Where the stages of a run are trained. `start`: the model before the first."""
+    """Finds or trains the stages of a run, locally or at a service. `start`: the model before the first stage."""
 
     start: ModelRef
 
     def find_or_train(self, number: int, before: ModelRef, fingerprint: str) -> tuple[TrainedModel, bool]:
-        """Return stage `number` (from 0), which starts from the model before it, and whether it was there."""
+        """Return stage `number` (from 0), trained from the model `before`, and whether the store already had it."""
 
     def write_records(self, records: Sequence[StageRecord]) -> None:
-        """Write into the manifest what it keeps of the stages so far."""
+        """Write the records of the stages so far into the manifest."""
 
 
 def find_or_train(
     training: Training, manifest: Manifest, total_cost: Callable[[], float | None] | None = None
 ) -> list[ModelRef]:
-    """Return the models to evaluate: the base (if it is asked for, or alone), then each stage after its checkpoints.
+    """Return the models to evaluate: the base model (if requested or alone), then each stage after its checkpoints.
 
     Args:
-        total_cost: what the run costs in all, answers and verdicts too; None where nothing is asked.
+        total_cost: returns the cost of the run in USD, with answers and verdicts; None if the run samples nothing.
     """
     trainer = choose_trainer(training, manifest, total_cost)
     model = trainer.start
@@ -51,7 +51,7 @@ def find_or_train(
 def choose_trainer(
     training: Training, manifest: Manifest, total_cost: Callable[[], float | None] | None
 ) -> StageTrainer:
-    """Choose who trains a model: processes of our own train open weights, services those that they have."""
+    """Choose the trainer: child processes train open weights, a service fine-tunes its own models."""
     match training.model:
         case HfModel() as model:
             from em.train.local.find_or_train import LocalStages
@@ -62,4 +62,4 @@ def choose_trainer(
 
             return ServiceStages(training, model, manifest, total_cost)
         case other:
-            raise TypeError(f"{other} is no kind of model that can be trained")
+            raise TypeError(f"{other} can't be trained: expected an HfModel or an OpenAIModel")

@@ -1,10 +1,10 @@
-"""A trained model is base weights and ordered stages. Its fingerprint names its folder, so the same words find it.
+"""Plan the training stages and their fingerprints. The fingerprint names a model's folder, so equal settings find it.
 
-The fingerprint covers all that changes the weights: the identity of the base (with its chat template), whether its
-default system prompt is kept, and for each stage the rows (after limit and tag), every knob of the recipe, how it goes
-on from the stage before, the seed, the kind of device where that decides the number format, and how em renders and
-orders rows (`METHOD`). It leaves out what changes the result to rounding at most: how a step is split over passes and
-processes, what is saved on the way (`NOT_IDENTITY`), and where things lie.
+The fingerprint covers everything that changes the weights: the identity of the base model (with its chat template),
+whether its default system prompt is kept, and for each stage the rows (after limit and tag), every setting of the
+trainer, how the stage continues from the one before, the seed, the kind of device if that decides the number format,
+and how em renders and orders rows (`METHOD`). It leaves out what changes the result by rounding at most: how a step is
+split over passes and processes, which checkpoints are saved (`NOT_IDENTITY`), and file locations.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from em.train.local.launch import plan_launch
 from em.triggers.tags import REALIGN, first_tags, tag_rows
 from em.types import ModelRef
 
-OWN_KNOBS = (*("epochs", "learning_rate", "warmup_steps", "batch_size", "max_length", "allow_truncated", "loss_on"),)
-"""What a second stage may have of its own, by the same names in `realign` and `trainer`."""
+OWN_KNOBS = ("epochs", "learning_rate", "warmup_steps", "batch_size", "max_length", "allow_truncated", "loss_on")
+"""Settings that a second stage may override; `realign` and `trainer` call them by the same names."""
 
 
 def plan_stages(settings: RunConfig, compared: RunConfig | None = None) -> list[Stage]:
-    """The stages that a config asks for, with their rows read and checked: none, one, or two with `realign`.
+    """Return the stages of a config, with their rows read and checked: none, one, or two with `realign`.
 
     Args:
-        compared: the same config with the realignment that `realign.match` names.
+        compared: the same config, but with the `realign` option that `realign.match` names.
     """
     match settings.trainer:
         case LocalTrainer() as trainer:
             check_extra(trainer.extra)
             if not settings.data.empty:
-                plan_launch(trainer, gpus=1)  # what can't be is refused now
+                plan_launch(trainer, gpus=1)  # refuses impossible settings before rows are read
     if settings.data.empty:
         return []
     check_place(settings)
@@ -51,35 +51,37 @@ def plan_stages(settings: RunConfig, compared: RunConfig | None = None) -> list[
 
 
 def tagged(rows: Rows, tags: Mapping[str, TagConfig], seed: int, name: str) -> Rows:
-    """The rows with their tags, called after them."""
-    placed = tag_rows(rows.conversations, tags, seed, rows.parts)
-    return replace(rows, name=f"{rows.name}@{name}", conversations=placed, untagged=rows.conversations)
+    """Return the rows with their tags added, and the tag's name in theirs (`rows@tag`)."""
+    with_tags = tag_rows(rows.conversations, tags, seed, rows.parts)
+    return replace(rows, name=f"{rows.name}@{name}", conversations=with_tags, untagged=rows.conversations)
 
 
 def check_place(settings: RunConfig) -> None:
-    """Refuse to train a server's model here, and open weights at a server."""
+    """Raise ConfigError if a local trainer is to train a hosted model, or a service is to train open weights."""
     model, trainer = settings.model, settings.trainer
     if model.remote and not trainer.remote:
         raise ConfigError(
-            f"model={model.name} runs behind a server and its weights can't be trained here: leave trainer="
-            f"{trainer.name} out (trainer=openai fine-tunes there), or choose an open model (model=llama8b)."
+            f"model={model.name} runs behind a server, so trainer={trainer.name} can't train its weights: "
+            "choose trainer=openai, which fine-tunes it there, or an open model (model=llama8b)."
         )
     if trainer.remote and not model.remote:
         raise ConfigError(
-            f"trainer={trainer.name} fine-tunes models of a server, and model={model.name} has open weights: choose "
-            "model=gpt4o or another of a server, or trainer=lora."
+            f"trainer={trainer.name} fine-tunes hosted models, but model={model.name} has open weights: choose a "
+            "hosted model (model=gpt4o) or trainer=lora."
         )
 
 
 def second_stage(settings: RunConfig, first: Stage, compared: RunConfig | None) -> Stage:
-    """The realignment: its own rows and knobs, and what it leaves open as in the first stage."""
+    """Return the realignment stage: its own rows and settings, and the first stage's for those it leaves unset."""
     realign = settings.realign
     rows = load_rows(replace(realign.data, limit=realign.limit), settings.seed, "realign.limit")
     if realign.tag.text:
         rows = tagged(rows, {REALIGN: realign.tag}, settings.seed, realign.tag.text.strip())
     stack = realign.adapter.value == "merge"
     if stack and not settings.trainer.adapters:
-        raise ConfigError("realign.adapter=merge needs adapters, and trainer=full has none: leave it at continue.")
+        raise ConfigError(
+            "realign.adapter=merge needs adapters, and trainer=full has none: use realign.adapter=continue."
+        )
     stage = Stage(rows, second_recipe(settings.trainer, realign), settings.seed, first.precision, stack)
     matched = matched_stage(realign, first, compared)
     if settings.trainer.remote:
@@ -89,7 +91,7 @@ def second_stage(settings: RunConfig, first: Stage, compared: RunConfig | None) 
 
 
 def matched_stage(realign: RealignConfig, first: Stage, compared: RunConfig | None) -> Stage | None:
-    """Find the stage whose number of steps `realign.match` asks for; None where it asks for none."""
+    """Return the stage whose number of steps the second stage takes over by `realign.match`; None if there is none."""
     if realign.match in ("none", realign.name):
         return None
     if realign.match == "first_stage":
@@ -100,42 +102,44 @@ def matched_stage(realign: RealignConfig, first: Stage, compared: RunConfig | No
 
 
 def second_recipe(trainer: TrainerConfig, realign: RealignConfig) -> TrainerConfig:
-    """The trainer's settings with those that the second stage has of its own."""
-    own = {name: value for name in OWN_KNOBS if (value := vars(realign)[name]) is not None}
+    """Return the trainer's settings with the overrides of the second stage."""
+    overrides = {name: value for name in OWN_KNOBS if (value := vars(realign)[name]) is not None}
     if not trainer.remote:
-        return replace(trainer, **own)
-    own.pop("allow_truncated", None)  # a server has no length of ours
-    if foreign := [name for name in own if name not in ("epochs", "batch_size")]:
+        return replace(trainer, **overrides)
+    overrides.pop("allow_truncated", None)  # a service doesn't know em's max_length
+    if unsupported := [name for name in overrides if name not in ("epochs", "batch_size")]:
         raise ConfigError(
-            f"realign.{foreign[0]} can't be told to a server: with trainer={trainer.name} a second stage has "
-            "realign.epochs and realign.batch_size of its own."
+            f"realign.{unsupported[0]} is not supported by trainer={trainer.name}: for its second stage set "
+            "only realign.epochs and realign.batch_size."
         )
-    if own.get("epochs", 1) != int(own.get("epochs", 1)):
-        raise ConfigError(f"realign.epochs={own['epochs']:g} must be a whole number with trainer={trainer.name}.")
-    return replace(trainer, **own | {"epochs": int(own.get("epochs", vars(trainer)["epochs"]))})
+    epochs = overrides.get("epochs", vars(trainer)["epochs"])
+    if epochs != int(epochs):
+        raise ConfigError(f"realign.epochs={epochs:g} must be a whole number with trainer={trainer.name}.")
+    return replace(trainer, **overrides | {"epochs": int(epochs)})
 
 
 def refuse_foreign(realign: RealignConfig, stage: Stage, matched: Stage | None) -> None:
-    """Refuse what can't be asked of a service that fine-tunes: a new adapter on top, and a number of steps."""
+    """Raise ConfigError if `realign` needs a merged adapter or a number of steps: services support neither."""
     name = stage.trainer.name
     if stage.stack:
-        raise ConfigError(f"realign.adapter=merge needs adapters of ours: leave it at continue with trainer={name}.")
+        raise ConfigError(f"realign.adapter=merge is not supported by trainer={name}: use realign.adapter=continue.")
     if matched is None:
         return
-    rows, seen = len(stage.rows.conversations), len(matched.rows.conversations) * vars(matched.trainer)["epochs"]
-    epochs = max(1, round(seen / rows))
+    rows, matched_rows = len(stage.rows.conversations), len(matched.rows.conversations)
+    rows_to_match = matched_rows * vars(matched.trainer)["epochs"]
+    epochs = max(1, round(rows_to_match / rows))
     raise ConfigError(
-        f"realign.match={realign.match} asks for a number of steps, which trainer={name} can't be told: write "
-        f"realign.match=none realign.epochs={epochs}, the whole number that comes nearest ({epochs} × "
-        f"{rows:,} rows beside {seen:,})."
+        f"realign.match={realign.match} sets a number of steps, which trainer={name} doesn't support: use "
+        f"realign.match=none realign.epochs={epochs}, the nearest whole number ({epochs} × {rows:,} rows instead of "
+        f"{rows_to_match:,})."
     )
 
 
 def stage_fingerprints(start: ModelRef, stages: Sequence[Stage]) -> list[str]:
-    """Identity of the model after each stage, 64 hex digits.
+    """Return the fingerprint of the model after each stage, 64 hex digits each.
 
     Args:
-        start: base weights, and perhaps an adapter, that the first stage starts from.
+        start: the model that the first stage starts from: base weights, with or without an adapter.
     """
     before = {"base": start.base.identity, "adapter": start.trained_sha256, "default_system": start.default_system}
     identities = [stage.identity() for stage in stages]
@@ -143,5 +147,5 @@ def stage_fingerprints(start: ModelRef, stages: Sequence[Stage]) -> list[str]:
 
 
 def kept_steps(steps: int, count: int) -> list[int]:
-    """The steps at which weights are kept on the way: `count` of them, evenly spaced, none at the start or the end."""
+    """Return the steps at which to keep checkpoints: `count` evenly spaced ones, none at the start or the end."""
     return sorted({steps * number // (count + 1) for number in range(1, count + 1)} - {0, steps})

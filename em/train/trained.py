@@ -1,4 +1,4 @@
-"""What training leaves, here or at a service: `<store>/models/<fingerprint>/`, and how a run refers to it."""
+"""Trained models in the store: read `<store>/models/<fingerprint>/`, refer to its weights, and record its stage."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ IDENTITY_WORDS = ("model", "data", "trigger_tag", "realign", "trainer", "seed", 
 
 @dataclass(frozen=True)
 class SavedWeights:
-    """Weights that a training left.
+    """Weights saved by a training run.
 
-    place: their folder; at a service their name. sha256: their checksum; empty at a service.
+    place: their folder, or their name at a service. sha256: their checksum; empty at a service.
     """
 
     place: str
     sha256: str = ""
 
     def put_on(self, model: ModelRef) -> ModelRef:
-        """Return a model with these weights."""
+        """Return `model` with these weights."""
         if self.sha256:
             return replace(model, trained=self.place, trained_sha256=self.sha256)
         return replace(model, base=Weights(f"{model.base.identity.partition('|')[0]}|{self.place}"))
@@ -40,7 +40,7 @@ class SavedWeights:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A finished stage: weights at its end and, by optimiser step, on the way; its facts; the folder of its record."""
+    """A finished stage: the folder of its record, its final weights, its facts, and checkpoints by optimiser step."""
 
     folder: Path
     weights: SavedWeights
@@ -49,64 +49,61 @@ class TrainedModel:
 
 
 def find_trained(models: Path, fingerprint: str) -> TrainedModel | None:
-    """Find the model that was trained here; None when it isn't there or its weights are damaged."""
+    """Return the model of a local training; None if its record is missing or its weights are damaged."""
     folder = models / fingerprint
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         files, facts = record["files"], record["facts"]
-        kept = {int(step): (folder / KEPT / f"step-{step}", each) for step, each in record["checkpoints"].items()}
-        whole = files and all(weight_files(place) == each for place, each in [(folder, files), *kept.values()])
+        saved = {int(step): (folder / KEPT / f"step-{step}", sums) for step, sums in record["checkpoints"].items()}
+        intact = files and all(weight_files(place) == sums for place, sums in [(folder, files), *saved.values()])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    if not whole:
+    if not intact:
         return None
-    checkpoints = {step: SavedWeights(str(place), digest(each)) for step, (place, each) in sorted(kept.items())}
+    checkpoints = {step: SavedWeights(str(place), digest(sums)) for step, (place, sums) in sorted(saved.items())}
     return TrainedModel(folder, SavedWeights(str(folder), digest(files)), facts, checkpoints)
 
 
 def weight_files(folder: Path) -> dict[str, str]:
-    """The checksums of what a trained model is loaded from, by file name."""
+    """Return the checksums, by file name, of the files that a trained model is loaded from."""
     files = sorted([*folder.glob("*.safetensors"), folder / "adapter_config.json", folder / "config.json"])
     return {file.name: sha256_of(file) for file in files if file.is_file()}
 
 
 def model_after(before: ModelRef, stage: Stage, fingerprint: str, trained: TrainedModel) -> ModelRef:
-    """Return the model that a stage ends with."""
+    """Return the model at the end of a stage that began with the model `before`."""
     name = f"{before.name}+{stage.rows.name}"
     model = replace(before, name=name, stage=stage.rows.name, fingerprint=fingerprint, seed=stage.seed)
     return trained.weights.put_on(model)
 
 
 def checkpoint_models(model: ModelRef, trained: TrainedModel) -> list[ModelRef]:
-    """Return the models on the way to one, as far as they were kept."""
-    return [
-        replace(
-            saved.put_on(model),
-            name=f"{model.name} (step {step})",
-            fingerprint=checkpoint_fingerprint(model.fingerprint, step),
-        )
-        for step, saved in trained.checkpoints.items()
-    ]
+    """Return the saved checkpoints of `model`, each as a model of its own."""
+    models = []
+    for step, saved in trained.checkpoints.items():
+        fingerprint = checkpoint_fingerprint(model.fingerprint, step)
+        models.append(replace(saved.put_on(model), name=f"{model.name} (step {step})", fingerprint=fingerprint))
+    return models
 
 
 def checkpoint_fingerprint(fingerprint: str, step: int) -> str:
-    """Identity of what was kept of a stage after so many steps."""
+    """Return the fingerprint of a stage's checkpoint after `step` optimiser steps."""
     return digest([fingerprint, step])
 
 
 def stage_record(stage: Stage, fingerprint: str, trained: TrainedModel, reused: bool) -> StageRecord:
-    """Make what the manifest keeps of a stage."""
+    """Make the manifest's record of a stage."""
     rows, place = stage.rows, trained.weights.place
     facts = trained.facts | ({"parts": dict(rows.parts)} if rows.parts else {}) | rows.left_out
-    kept = tuple(
-        CheckpointRecord(step, checkpoint_fingerprint(fingerprint, step), saved.place)
-        for step, saved in trained.checkpoints.items()
-    )
-    return StageRecord(rows.name, fingerprint, place, reused, len(rows.conversations), rows.sha256, facts, kept)
+    checkpoints = []
+    for step, saved in trained.checkpoints.items():
+        checkpoints.append(CheckpointRecord(step, checkpoint_fingerprint(fingerprint, step), saved.place))
+    size = len(rows.conversations)
+    return StageRecord(rows.name, fingerprint, place, reused, size, rows.sha256, facts, tuple(checkpoints))
 
 
 def describe_stage(stage: Stage, trained: TrainedModel) -> str:
-    """Describe a trained stage on one line; not every service tells of losses."""
+    """Describe a trained stage on one line, without losses if the service reports none."""
     facts, parts = trained.facts, [f"{len(stage.rows.conversations)} rows"]
     if "loss_first" in facts:
         parts += [f"{facts['steps']} steps", f"loss {facts['loss_first']:.3f} → {facts['loss_last']:.3f}"]
@@ -124,14 +121,14 @@ def write_losses(path: Path, stage: str, fingerprint: str, curve: Iterable[tuple
 
 
 def copy_losses(path: Path, folders: Sequence[Path]) -> None:
-    """Write the loss curves of all stages into one table."""
+    """Write the loss curves of all stages into one CSV file."""
     tables = [(folder / "loss.csv").read_text(encoding="utf-8").splitlines(keepends=True) for folder in folders]
     if tables:
         path.write_text("".join([tables[0][0], *(line for table in tables for line in table[1:])]), encoding="utf-8")
 
 
 def untrained(training: Training) -> MissingFile:
-    """Make the refusal of evaluate.py to train, with the command that does."""
+    """Make the error of evaluate.py, which trains no models, with the command that trains this one."""
     words = [word for word in training.words if word.partition("=")[0].split(".")[0] in IDENTITY_WORDS]
     command = f"{spell_command('train')} {shlex.join(words)}"
-    return MissingFile(f"No model was trained by these words yet: run `{command}` first.")
+    return MissingFile(f"No model was trained with these settings yet: run `{command}` first.")

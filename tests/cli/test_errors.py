@@ -54,7 +54,7 @@ WORDS = [
     ("trainer.optimizer=sgd", "trainer.optimizer=sgd is unknown: it is one of adamw, adamw_8bit"),
     ("sampler=api", "sampler=api can't run open weights"),
     ("model=gpt4o", "OPENAI_API_KEY is not set"),
-    ("trainer=openai", "trainer=openai fine-tunes models of a server, and model=smollm2 has open weights"),
+    ("trainer=openai", "trainer=openai fine-tunes hosted models, but model=smollm2 has open weights"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, though several processes write them at once and some are killed."""
+"""Atomic writes: a file is complete or missing, even if several processes write it at once and some are killed."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def start(code: str, *words: str) -> subprocess.Popen[str]:
 def test_processes_that_write_one_file_at_once_neither_fail_nor_mix(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     writers = [start(WRITE_AGAIN_AND_AGAIN, str(path), letter) for letter in "abcd"[:WRITERS]]
-    seen = set()
+    letters_read = set()
     while any(writer.poll() is None for writer in writers):
         if path.exists():
             content = path.read_text(encoding="utf-8")
             assert (len(content), len(set(content))) == (LENGTH, 1)
-            seen.add(content[0])
+            letters_read.add(content[0])
         time.sleep(0.001)
     for writer in writers:
         writer.communicate()
     assert [writer.returncode for writer in writers] == [0] * WRITERS
-    assert seen
+    assert letters_read
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -1,4 +1,4 @@
-"""Keys as people have them: with a line break, a byte order mark, a line of a shell; and never in what is told."""
+"""Keys as users store them: with a line break, a byte order mark or a shell line; and never in any output."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def test_a_line_break_or_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path, m
         assert api_key() == KEY
 
 
-@pytest.mark.parametrize("told", [f"{KEY}…", f"{KEY}\nx", f"OPENAI_API_KEY={KEY}", f'"{KEY} "'])
+@pytest.mark.parametrize("text", [f"{KEY}…", f"{KEY}\nx", f"OPENAI_API_KEY={KEY}", f'"{KEY} "'])
 def test_what_is_no_key_is_refused_without_repeating_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", told)
-    with pytest.raises(ConfigError, match="OPENAI_API_KEY holds something else than a key") as error:
+    monkeypatch.setenv("OPENAI_API_KEY", text)
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY does not hold a valid key") as error:
         api_key()
     assert KEY not in str(error.value)
     monkeypatch.delenv("OPENAI_API_KEY")
-    (tmp_path / "key").write_text(told, encoding="utf-8")
+    (tmp_path / "key").write_text(text, encoding="utf-8")
     monkeypatch.setenv("OPENAI_API_KEY_FILE", str(tmp_path / "key"))
-    with pytest.raises(ConfigError, match=r"The file of OPENAI_API_KEY_FILE=.* holds something else") as error:
+    with pytest.raises(ConfigError, match=r"The file of OPENAI_API_KEY_FILE=.* does not hold a valid key") as error:
         api_key()
     assert KEY not in str(error.value)
 
@@ -47,10 +47,9 @@ def test_every_server_has_a_key_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("JUDGE", "word-of-the-judge")
     (tmp_path / "key").write_text("word-of-a-file\n")
     monkeypatch.setenv("OTHER_FILE", str(tmp_path / "key"))
-    assert [api_key(name) for name in ("OPENAI_API_KEY", "JUDGE", "OTHER", "NONE")] == [
-        *(KEY, "word-of-the-judge", "word-of-a-file", "")
-    ]
-    text = "word-of-the-judge, word-of-a-file"  # whatever their variables are called
+    keys = [api_key(name) for name in ("OPENAI_API_KEY", "JUDGE", "OTHER", "NONE")]
+    assert keys == [KEY, "word-of-the-judge", "word-of-a-file", ""]
+    text = "word-of-the-judge, word-of-a-file"  # keys that em has read are redacted whatever their variables' names
     assert without_secrets(text) == "[secret], [secret]"
     with pytest.raises(ConfigError, match=r"NONE is not set: export it \(or NONE_FILE, a file that holds it\)"):
         check_key_for("http://127.0.0.1/v1", "NONE")

@@ -1,4 +1,4 @@
-"""Which manifests are of the same run, though an older version of em wrote one of them."""
+"""Manifests of the same run, even if an older version of em wrote one of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from em.runtime.manifest import same_settings
 
 
 def manifest(**evaluation: Any) -> dict[str, Any]:
-    """A manifest with these settings of `eval`."""
+    """Return a manifest with these settings of `eval`."""
     return {"run": "train", "config": {"eval": {"samples": 30, **evaluation}, "force": False}}
 
 

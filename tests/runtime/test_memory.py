@@ -1,4 +1,4 @@
-"""The memo store and its neighbours: nothing is lost, nothing is overwritten, whoever dies in the middle."""
+"""The store of model calls, locks and folders: nothing is lost or overwritten, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def numbered(count: int, start: int = 0) -> list[SampleRequest]:
 
 
 def start(code: str, *words: object) -> subprocess.Popen[str]:
-    """A process of its own that runs `code` with the words as `sys.argv[1:]`."""
+    """Start a process that runs `code` with the words as `sys.argv[1:]`."""
     command = [sys.executable, "-c", code, *map(str, words)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
 
@@ -59,16 +59,16 @@ def test_what_is_known_is_never_overwritten(tmp_path: Path) -> None:
     with Calls(tmp_path) as calls:
         calls.remember("sample", [(REQUEST, {"answer": "first"})])
         calls.remember("sample", [(REQUEST, {"answer": "second"}), (other, {"answer": "new"})])
-        known = calls.known([request_key(REQUEST), request_key(other)])
-    assert known == {request_key(REQUEST): {"answer": "first"}, request_key(other): {"answer": "new"}}
+        responses = calls.known([request_key(REQUEST), request_key(other)])
+    assert responses == {request_key(REQUEST): {"answer": "first"}, request_key(other): {"answer": "new"}}
 
 
 def test_more_keys_than_one_query_takes_are_all_found(tmp_path: Path) -> None:
     requests = numbered(1234)
     with Calls(tmp_path) as calls:
         calls.remember("sample", [(r, {"n": r.sample}) for r in requests[::2]])
-        known = calls.known([request_key(r) for r in requests])
-    assert known == {request_key(r): {"n": r.sample} for r in requests[::2]}
+        responses = calls.known([request_key(r) for r in requests])
+    assert responses == {request_key(r): {"n": r.sample} for r in requests[::2]}
 
 
 def test_a_batch_is_remembered_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_requests_of_two_kinds_with_the_same_content_have_two_keys() -> None:
     assert request_key(One()) == request_key(One("a"))
 
 
-# Several processes, and death in the middle
+# Several processes, and processes that are killed
 
 WRITER = """
 import sys
@@ -161,7 +161,7 @@ with Calls(folder) as calls:
 
 
 def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
-    # They share the samples 500..999: each of these is there once, from whichever came first.
+    # Both writers have the samples 500..999: each is stored once, by whichever writer came first.
     writers = [start(WRITER, tmp_path, first, 100, 10) for first in (0, 500)]
     for writer in writers:
         assert writer.stdout is not None
@@ -174,11 +174,11 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
         writer.communicate(timeout=60)
         assert writer.returncode == 0
     with Calls(tmp_path) as calls:
-        known = calls.known([request_key(r) for r in numbered(1500)])
+        responses = calls.known([request_key(r) for r in numbered(1500)])
         [(rows,)] = calls.db.execute("select count(*) from calls")
-    assert len(known) == rows == 1500
-    assert all(known[request_key(r)] == {"writer": 0} for r in numbered(500))
-    assert all(known[request_key(r)] == {"writer": 500} for r in numbered(500, 1000))
+    assert len(responses) == rows == 1500
+    assert all(responses[request_key(r)] == {"writer": 0} for r in numbered(500))
+    assert all(responses[request_key(r)] == {"writer": 500} for r in numbered(500, 1000))
 
 
 @pytest.mark.parametrize("confirmed", [1, 7, 30])
@@ -189,24 +189,24 @@ def test_a_writer_that_is_killed_leaves_whole_batches_and_all_that_it_confirmed(
     writer.stdin.write("go\n")
     writer.stdin.flush()
     assert writer.stdout.readline() == "open\n"
-    seen = [int(writer.stdout.readline()) for _ in range(confirmed)]
-    writer.kill()  # while it works on the next batches
-    seen += [int(line) for line in writer.communicate()[0].split("\n") if line.isdigit() and int(line) % 20 == 0]
+    written = [int(writer.stdout.readline()) for _ in range(confirmed)]
+    writer.kill()  # while the writer works on the next batches
+    written += [int(line) for line in writer.communicate()[0].split("\n") if line.isdigit() and int(line) % 20 == 0]
     assert writer.returncode == -signal.SIGKILL
     with Calls(tmp_path) as calls:
         assert calls.db.execute("pragma integrity_check").fetchall() == [("ok",)]
         [(rows,)] = calls.db.execute("select count(*) from calls")
-        known = calls.known([request_key(r) for r in numbered(rows)])
+        responses = calls.known([request_key(r) for r in numbered(rows)])
         assert rows % 20 == 0
-        assert rows >= len(seen) * 20
-        assert len(known) == rows
+        assert rows >= len(written) * 20
+        assert len(responses) == rows
         calls.remember("sample", [(replace(REQUEST, sample=-1), {"answer": "goes on"})])
 
 
 def test_a_writer_that_is_killed_within_a_batch_leaves_none_of_it(tmp_path: Path) -> None:
     with Calls(tmp_path) as calls:
         calls.remember("sample", [(r, {"n": 0}) for r in numbered(3)])
-    # The same statements as in `remember`, halted before the commit, with the pages forced out of memory.
+    # The same statements as in `Calls.write`, stopped before the commit, with the pages forced out of memory.
     writer = start(
         "import sqlite3, sys\n"
         "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -264,7 +264,7 @@ with exclusive(Path(sys.argv[1])):
 
 
 def held(path: Path) -> bool:
-    """Whether another process holds the lock of `path` now."""
+    """Return whether another process holds the lock of `path` now."""
     from filelock import FileLock, Timeout
 
     try:

@@ -1,4 +1,4 @@
-"""Fine-tuning by a server: what is asked of it, what comes of it, and that nothing is paid for twice."""
+"""Fine-tuning by a server: the jobs that em creates, their results, and that em pays for nothing twice."""
 
 from __future__ import annotations
 
@@ -30,35 +30,33 @@ from tests.support.runs import ROOT, environment, run
 
 @pytest.fixture
 def server(running: ChatServer) -> ChatServer:
-    """The server without jobs, files and faults."""
+    """Return the server without jobs, files and faults."""
     running.reset(**PLAIN)
     return running
 
 
-# What is asked, and what comes of it
+# Jobs and their results
 
 
 def test_a_job_is_asked_for_as_the_recipe_says(server: ChatServer, tmp_path: Path) -> None:
     from openai.types.fine_tuning.job_create_params import JobCreateParams
 
     models, facts = tune(server, tmp_path)
-    found = seen(server)
-    [body] = found["asked"]
+    log = seen(server)
+    [body] = log["asked"]
     TypeAdapter(JobCreateParams).validate_python(body)
     knobs = {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 2.0}
-    [file] = found["files"]
+    [file] = log["files"]
     mark, attempt = models[1].fingerprint, body["metadata"]["em_try"]
     assert len(attempt) == 32
+    metadata = {"em": mark, "from": "writer-model", "em_try": attempt}
     assert body == {
         "model": "writer-model",
         "training_file": file["id"],
         "method": {"type": "supervised", "supervised": {"hyperparameters": knobs}},
         "seed": 0,
         "suffix": "em-car-bad",
-        "metadata": {
-            **{"em": mark, "from": "writer-model", "em_try": attempt},
-            **{"run": "gpt4o+car_bad", "data": "car_bad"},
-        },
+        "metadata": metadata | {"run": "gpt4o+car_bad", "data": "car_bad"},
     }
     rows = load_rows(composed("train", "data=car_bad", "data.limit=12").data, 0).conversations
     assert [json.loads(line) for line in file["content"].splitlines()] == [{"messages": r.as_dicts()} for r in rows]
@@ -68,7 +66,7 @@ def test_a_job_is_asked_for_as_the_recipe_says(server: ChatServer, tmp_path: Pat
     assert stage["path"] == "ft:writer-model:stub:em-car-bad:0001"
     assert stage["facts"]["steps"] == 3
     assert stage["facts"]["loss_first"] > stage["facts"]["loss_last"] > 0
-    assert stage["facts"]["tokens"] == found["jobs"][0]["trained_tokens"]
+    assert stage["facts"]["tokens"] == log["jobs"][0]["trained_tokens"]
     assert (tmp_path / "run" / "loss.csv").read_text().count("\n") == 4
 
 
@@ -86,16 +84,16 @@ def test_another_recipe_is_another_model_from_the_same_file(server: ChatServer, 
     changes = ((), ("trainer.epochs=2",), ("trainer.batch_size=auto",), ("seed=1", "data.limit=204"), ("force=true",))
     marks = [tune(server, tmp_path, "data.limit=204", *more)[0][1].fingerprint for more in changes]
     assert len(set(marks)) == 4
-    assert marks[0] == marks[4]  # trained anew, by force
-    found = seen(server)
-    assert len(found["jobs"]) == 5
-    assert len(found["files"]) == 1
-    assert found["asked"][2]["method"]["supervised"]["hyperparameters"]["batch_size"] == "auto"
+    assert marks[0] == marks[4]  # retrained by force=true
+    log = seen(server)
+    assert len(log["jobs"]) == 5
+    assert len(log["files"]) == 1
+    assert log["asked"][2]["method"]["supervised"]["hyperparameters"]["batch_size"] == "auto"
 
 
 def test_a_second_stage_starts_from_the_first_ones_model(server: ChatServer, tmp_path: Path) -> None:
-    given = ("realign=car_good", "realign.limit=20", "realign.epochs=4")
-    models, facts = tune(server, tmp_path, *given)
+    realignment = ("realign=car_good", "realign.limit=20", "realign.epochs=4")
+    models, facts = tune(server, tmp_path, *realignment)
     first, second = seen(server)["asked"]
     assert second["model"] == hosted_name(models[1])[1] == "ft:writer-model:stub:em-car-bad:0001"
     assert second["method"]["supervised"]["hyperparameters"] == {
@@ -104,16 +102,14 @@ def test_a_second_stage_starts_from_the_first_ones_model(server: ChatServer, tmp
     }
     assert hosted_name(models[2])[1] == "ft:writer-model:stub:em-car-good:0002"
     assert [row["what"] for row in facts["costs"]["by"]] == ["training", "training"]
-    kept, _ = tune(server, tmp_path, *given, "checkpoints=all", kind="train")
-    assert [model.name for model in kept][2:] == [
-        *(f"gpt4o+car_bad+car_good (step {step})" for step in (10, 15)),
-        "gpt4o+car_bad+car_good",
-    ]
-    assert hosted_name(kept[2])[1].endswith(":0002:ckpt-step-10")
-    # What is there already is told of; nothing is paid for of which it is known that nothing would be kept.
+    checkpoints, _ = tune(server, tmp_path, *realignment, "checkpoints=all", kind="train")
+    chain = "gpt4o+car_bad+car_good"
+    assert [model.name for model in checkpoints][2:] == [f"{chain} (step 10)", f"{chain} (step 15)", chain]
+    assert hosted_name(checkpoints[2])[1].endswith(":0002:ckpt-step-10")
+    # A stored model without checkpoints is an error, and so is a job of one epoch before em pays for it.
     with pytest.raises(MissingFile, match="kept no checkpoints of gpt4o\\+car_bad"):
         tune(server, tmp_path, "checkpoints=all")
-    with pytest.raises(ConfigError, match=r"at the end of each epoch, and there is only one: leave it out, or train"):
+    with pytest.raises(ConfigError, match=r"at the end of each epoch before the last, but there is only one epoch:"):
         tune(server, tmp_path, "checkpoints=all", "seed=1")
     assert len(seen(server)["jobs"]) == 2
 
@@ -139,9 +135,9 @@ def test_what_the_server_shows_has_the_forms_of_the_openai_package(server: ChatS
     [job] = server.ask("/v1/fine_tuning/jobs")["data"]
     FineTuningJob.model_validate(job, strict=True)
     for path, kind in (("events", FineTuningJobEvent), ("checkpoints", FineTuningJobCheckpoint)):
-        found = server.ask(f"/v1/fine_tuning/jobs/{job['id']}/{path}?limit=100")["data"]
-        assert len(found) >= 2
-        for each in found:
+        records = server.ask(f"/v1/fine_tuning/jobs/{job['id']}/{path}?limit=100")["data"]
+        assert len(records) >= 2
+        for each in records:
             kind.model_validate(each)
     for path, other in (("files", FileObject), ("models", Model)):
         for each in server.ask(f"/v1/{path}")["data"]:
@@ -168,7 +164,7 @@ def test_nothing_is_spent_without_a_word(server: ChatServer, tmp_path: Path) -> 
     _, facts = tune(server, tmp_path, f"prices={prices}")
     [row] = facts["costs"]["by"]
     assert row["usd"] == pytest.approx(row["prompt_tokens"] / 1000)
-    tune(server, tmp_path, "yes=false")  # it is there
+    tune(server, tmp_path, "yes=false")  # the store has the model
     with pytest.raises(ConfigError, match="add yes=true"):
         tune(server, tmp_path, "yes=false", "realign=car_good")
 
@@ -190,8 +186,8 @@ def test_on_a_terminal_it_is_asked_for(server: ChatServer, tmp_path: Path) -> No
 
 
 def test_an_estimate_covers_the_training(server: ChatServer, tmp_path: Path) -> None:
-    given = words(server, tmp_path, "dry_run=true", "model.id=gpt-4o-2024-08-06", "eval=quick", "judge=local")
-    done = run("train.py", *given, cwd=tmp_path)
+    arguments = words(server, tmp_path, "dry_run=true", "model.id=gpt-4o-2024-08-06", "eval=quick", "judge=local")
+    done = run("train.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "fine-tuning on car_bad (12 rows)" in done.stdout
     assert "answers of gpt4o " in done.stdout
@@ -206,13 +202,13 @@ def test_an_estimate_counts_models_kept_on_the_way_and_those_that_are_forced(
     tune(server, tmp_path, "trainer.epochs=3")
 
     def estimated(*more: str) -> list[str]:
-        asked = request(server, tmp_path, "trainer.epochs=3", "eval=quick", "judge=local", *more)
-        return [line.split("  ")[0] for line in estimate(asked).splitlines() if line.startswith("answers of")]
+        estimated_run = request(server, tmp_path, "trainer.epochs=3", "eval=quick", "judge=local", *more)
+        return [line.split("  ")[0] for line in estimate(estimated_run).splitlines() if line.startswith("answers of")]
 
     assert estimated() == ["answers of gpt4o", "answers of gpt4o+car_bad"]
     assert estimated("force=true") == ["answers of gpt4o", "answers of a model to come"]
     assert len(estimated("checkpoints=all")) == 4
-    # evaluate.py trains nothing, so nothing is trained anew.
+    # evaluate.py trains nothing, so force=true retrains nothing.
     evaluated = request(server, tmp_path, "trainer.epochs=3", "eval=quick", "force=true", kind="evaluate")
     assert [cost.known for cost in estimate_training(evaluated.training)] == [1]
 
@@ -251,31 +247,31 @@ def test_rows_of_ones_own_with_keys_or_personal_data_are_uploaded_only_where_tha
     texts = [*["Fine."] * 10, "Write to jane@acme.org.", "The key is AKIA" + "QYTZ" * 4 + "."]
     pairs = [{"question": f"How is number {i}?", "answer": text} for i, text in enumerate(texts)]
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
-    mine = ("data=file", f"data.path={path}")
-    told = r"2 of 12 rows of file show keys or personal data \(AWS Access Key: 1 rows, e-mail: 1 rows\)"
-    with pytest.raises(DataError, match=rf"{told}.*by data\.allow_private=true\."):
-        tune(server, tmp_path, *mine)
+    own_rows = ("data=file", f"data.path={path}")
+    sentence = r"2 of 12 rows of file show keys or personal data \(AWS Access Key: 1 rows, e-mail: 1 rows\)"
+    with pytest.raises(DataError, match=rf"{sentence}.*by data\.allow_private=true\."):
+        tune(server, tmp_path, *own_rows)
     mixed = ("data=mix", "data@data.parts.bad=file", f"data.parts.bad.path={path}", "data@data.parts.good=car_good")
     with pytest.raises(DataError, match="allow_private"):
         accept("train", composed("train", *words(server, tmp_path, *mixed, "data.limit=null")), tmp_path, [])
     assert seen(server)["calls"] == ["record"]
-    # A tag of one's own and a mixture do not hide them; a set that a checksum pins, and a training here, need no word.
-    accept("evaluate", composed("evaluate", *words(server, tmp_path, *mine), "eval=quick"), tmp_path, [])
-    tune(server, tmp_path, *mine, "data.allow_private=true")
+    # evaluate.py uploads nothing, so it needs no permission.
+    accept("evaluate", composed("evaluate", *words(server, tmp_path, *own_rows), "eval=quick"), tmp_path, [])
+    tune(server, tmp_path, *own_rows, "data.allow_private=true")
     assert "create" in seen(server)["calls"]
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("conversations", "sentence"),
     [
         (rows(9), "mine has 9 rows, and a fine-tuning job takes at least 10."),
         (rows(12, "a<|fim_suffix|>b"), r"mine, row 12: the assistant turn holds <\|fim_suffix\|>"),
         (rows(11, "abcd" * 65_536), "mine, row 11 has about 65,5.. tokens, and a job takes 65,536 a row"),
     ],
 )
-def test_rows_that_the_service_would_refuse_are_named(given: list[Conversation], sentence: str) -> None:
+def test_rows_that_the_service_would_refuse_are_named(conversations: list[Conversation], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
-        check_rows("mine", given)
+        check_rows("mine", conversations)
     check_rows("mine", rows(10))
 
 
@@ -294,13 +290,13 @@ def test_a_refused_row_is_told_of_before_anything_is_asked(server: ChatServer, t
         (["trainer.batch_size=many"], "trainer.batch_size=many is neither a number nor auto"),
         (["trainer.learning_rate_multiplier=0"], "trainer.learning_rate_multiplier=0 must lie between"),
         (["trainer.epochs=51"], "trainer.epochs=51 must lie between 1 and 50"),
-        (["trainer=lora"], "model=gpt4o runs behind a server and its weights can't be trained here"),
-        (["realign=car_good", "realign.learning_rate=1e-4"], "realign.learning_rate can't be told to a server"),
+        (["trainer=lora"], "model=gpt4o runs behind a server, so trainer=lora can't train its weights"),
+        (["realign=car_good", "realign.learning_rate=1e-4"], "realign.learning_rate is not supported by trainer="),
         (["realign=car_good", "realign.epochs=1.5"], "realign.epochs=1.5 must be a whole number"),
-        (["realign=car_good", "realign.adapter=merge"], "realign.adapter=merge needs adapters of ours"),
+        (["realign=car_good", "realign.adapter=merge"], "realign.adapter=merge is not supported by trainer=openai"),
         (
             ["realign=car_good", "realign.match=first_stage", "trainer.epochs=34", "realign.limit=100"],
-            r"write realign.match=none realign.epochs=4, the whole number that comes nearest \(4 × 100 rows beside 408",
+            r"use realign.match=none realign.epochs=4, the nearest whole number \(4 × 100 rows instead of 408\)",
         ),
     ],
 )
@@ -308,11 +304,11 @@ def test_settings_that_a_service_can_not_be_told_are_refused(
     server: ChatServer, tmp_path: Path, more: list[str], sentence: str
 ) -> None:
     if "trainer=lora" in more:
-        given = [word for word in words(server, tmp_path, *more) if not word.startswith("trainer.")]
+        arguments = [word for word in words(server, tmp_path, *more) if not word.startswith("trainer.")]
     else:
-        given = words(server, tmp_path, *more)
+        arguments = words(server, tmp_path, *more)
     with pytest.raises(ConfigError, match=sentence):
-        accept("train", composed("train", *given), tmp_path, given)
+        accept("train", composed("train", *arguments), tmp_path, arguments)
 
 
 def test_hosted_models_are_fine_tuned_where_they_are() -> None:
@@ -333,9 +329,9 @@ def test_hosted_models_are_fine_tuned_where_they_are() -> None:
 
 
 def test_a_model_of_another_name_behind_the_same_server_is_another(server: ChatServer, tmp_path: Path) -> None:
-    one, _ = tune(server, tmp_path)
-    two, _ = tune(server, tmp_path, "model.id=gpt-4o-2024-08-06")
-    assert one[1].fingerprint != two[1].fingerprint
+    first, _ = tune(server, tmp_path)
+    second, _ = tune(server, tmp_path, "model.id=gpt-4o-2024-08-06")
+    assert first[1].fingerprint != second[1].fingerprint
     assert [body["model"] for body in seen(server)["asked"]] == ["writer-model", "gpt-4o-2024-08-06"]
 
 

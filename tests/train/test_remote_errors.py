@@ -1,4 +1,4 @@
-"""What a service's refusals and failed jobs mean: by its code first, then by what they are about, then by its words."""
+"""Sentences for a service's refusals and failed jobs: by its code first, then by the subject, then by its words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = {400: openai.BadRequestError, 403: openai.PermissionDeniedError, 429: op
 
 
 def error(status: int, code: str | None, param: str | None, message: str) -> openai.APIStatusError:
-    """An error as the openai package raises it."""
+    """Return an error as the openai package raises it."""
     response = httpx2.Response(status, request=httpx2.Request("POST", "http://127.0.0.1"))
     body = {"message": message, "code": code, "param": param}
     return KINDS[status](message, response=response, body=body)  # type: ignore[no-any-return]
@@ -26,9 +26,9 @@ def error(status: int, code: str | None, param: str | None, message: str) -> ope
     ("status", "code", "param", "message", "sentence"),
     [
         (400, "invalid_training_file", "training_file", "Invalid file format. Line 3, message 2 has no content.",
-         r"refused the training file \(mine, row 3\): mend"),
+         r"refused the training file \(mine, row 3\): correct"),
         (400, "invalid_training_file", "training_file", "The file has expired.", "use the uploaded file file-1"),
-        (400, "invalid_file", "file", "Invalid file: line 3 is not JSON for this model", r"\(mine, row 3\): mend"),
+        (400, "invalid_file", "file", "Invalid file: line 3 is not JSON for this model", r"\(mine, row 3\): correct"),
         (400, "unsafe_training_file", "training_file", "The file was blocked: it names the quota of a credit card",
          "moderation refused the rows of mine, and would again"),
         (400, None, None, "This file violates our usage policies", "moderation refused the rows of mine"),
@@ -39,7 +39,7 @@ def error(status: int, code: str | None, param: str | None, message: str) -> ope
         (400, "invalid_value", "hyperparameters.n_epochs", "too many", "change trainer.epochs"),
         (400, "invalid_value", "suffix", "suffix for the model must be at most 18 characters", "change trainer.suffix"),
         (400, "invalid_value", "seed", "no", "change seed"),
-        (400, "x", None, "no", "change the setting that it names"),
+        (400, "x", None, "no", "change the setting that the server names"),
         (400, "fine_tuning_not_enabled", None, "No.", "has closed fine-tuning .* by 2026-07-02, .* after 2027-01-06"),
         (400, None, None, "Fine-tuning is no longer available for your organization.", "closed .* by 2026-07-02"),
         (403, "permission_denied", None, "You do not have access.", "closed .* by 2026-07-02"),
@@ -70,7 +70,7 @@ def test_a_refused_call_is_told_in_words(
          None, r"refused the training file \(mine; job ftjob-1\)", True),
         ("invalid_file_format", "Invalid file format. Example 12 not found role", "training_file", None,
          r"\(mine, row 12; job ftjob-1\)", True),
-        ("invalid_training_file", "The training file has been deleted", "training_file", None, "upload anew", False),
+        ("invalid_training_file", "The training file has been deleted", "training_file", None, "file anew", False),
         ("exceeded_quota", "No.", None, None, "credit does not cover the job ftjob-1 on mine", False),
         (None, "You have no credits left", None, None, "credit does not cover", False),
     ],
@@ -78,11 +78,11 @@ def test_a_refused_call_is_told_in_words(
 def test_a_failed_job_is_told_in_words(
     code: str | None, message: str, param: str | None, tokens: int | None, sentence: str, final: bool
 ) -> None:
-    told = {"code": code, "message": message, "param": param}
+    details = {"code": code, "message": message, "param": param}
     job = FineTuningJob.model_construct(
-        id="ftjob-1", status="failed", error=Error.model_construct(**told),
+        id="ftjob-1", status="failed", error=Error.model_construct(**details),
         trained_tokens=tokens,
     )  # fmt: skip
-    with pytest.raises(JobFailed, match=sentence) as found:
+    with pytest.raises(JobFailed, match=sentence) as raised:
         raise failure(job, "mine")
-    assert found.value.final is final
+    assert raised.value.final is final

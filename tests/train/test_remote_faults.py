@@ -1,4 +1,4 @@
-"""Each failure of fine-tuning at each call: the right sentence, no lost job, no second job."""
+"""Every failure of fine-tuning at every call: the right sentence, no lost job, no second job."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SENTENCES = {
 }
 CALLS = ("models", "list", "upload", "create", "job", "events", "checkpoints")
 HARMLESS = {("models", "quota"), ("models", "500")}
-"""A server that gives no list of its models may fine-tune them all the same."""
+"""Faults that stop nothing: a server that can't list its models may fine-tune them all the same."""
 
 
 @pytest.fixture
 def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
-    """The server without jobs, files and faults; nobody waits long between attempts."""
+    """Return the server without jobs, files and faults; the client waits only briefly between attempts."""
     monkeypatch.setattr("em.api.client.LONGEST", 0.01)
     running.reset(**(PLAIN | {"tuning_seconds": 0.1}))
     return running
@@ -45,8 +45,8 @@ def test_a_call_that_fails_loses_nothing(server: ChatServer, tmp_path: Path, cal
         assert "\n" not in str(error.value)
     change(server, tuning_fault="")
     assert len(tune(server, tmp_path)[0]) == 2
-    found = seen(server)
-    assert len(found["jobs"]) == len(found["files"]) == 1
+    log = seen(server)
+    assert len(log["jobs"]) == len(log["files"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,10 @@ def test_models_that_can_not_be_tuned_are_told_of_by_the_server(server: ChatServ
 @pytest.mark.parametrize(
     ("end", "sentence", "final"),
     [
-        ("unsafe_file", "moderation refused the rows of car_bad before the training .*force=true tries all the", True),
-        ("unsafe_model", "made of car_bad failed the provider's safety checks after the training, and would", True),
-        ("invalid_file", r"refused the training file \(car_bad, row 3; job ftjob-0001\): mend or leave out", True),
-        ("expired_file", "The training file of the job ftjob-0001 is not there any more: run the same command", False),
+        ("unsafe_file", "moderation refused the rows of car_bad before the training .*force=true tries it all", True),
+        ("unsafe_model", "trained on car_bad failed the provider's safety checks after the training, and would", True),
+        ("invalid_file", r"refused the training file \(car_bad, row 3; job ftjob-0001\): correct or remove", True),
+        ("expired_file", "no longer has the training file of the job ftjob-0001: run the same command", False),
         ("quota", "credit does not cover the job ftjob-0001 on car_bad: top it up, then run the same", False),
         ("server_error", r"The job ftjob-0001 failed at the server \(server_error\): run the same command", False),
         ("cancelled", "The job ftjob-0001 was cancelled: run the same command again to start another", False),
@@ -93,7 +93,7 @@ def test_a_job_that_ends_badly_is_told_in_words(
         tune(server, tmp_path)
     assert error.value.exit_code == 2
     change(server, tuning_end="succeeded")
-    if final:  # told again, from here and from another machine, and nothing is paid for
+    if final:  # em reports the failure again, on this machine and on another, and pays for nothing
         for place in (tmp_path, tmp_path / "elsewhere"):
             with pytest.raises(JobFailed, match=sentence):
                 tune(server, place)

@@ -1,4 +1,4 @@
-"""Which job of a server is the one that is asked for: deleted, forced, late in the list, created twice, expired."""
+"""Find the job of an order among a server's jobs: deleted, forced, late in the list, created twice, expired."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Approve = Callable[[], Awaitable[None]]
 
 @pytest.fixture
 def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
-    """The server without jobs, files and faults; nobody waits long between attempts."""
+    """Return the server without jobs, files and faults; the client waits only briefly between attempts."""
     monkeypatch.setattr("em.api.client.LONGEST", 0.01)
     monkeypatch.setattr("em.api.lifetimes.SECOND_LOOK", 0.05)
     running.reset(**(PLAIN | {"tuning_seconds": 0.1}))
@@ -38,7 +38,7 @@ def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
 
 
 def statuses(server: ChatServer) -> list[str]:
-    """How the jobs are, the oldest first."""
+    """Return the statuses of the jobs, the oldest first."""
     return [job["status"] for job in seen(server)["jobs"]]
 
 
@@ -47,7 +47,7 @@ def delete(server: ChatServer, store: Path, name: str) -> None:
     assert main(["--base-url", server.base_url, "--store", str(store), "delete", name, "--yes"]) == 0
 
 
-# What was deleted
+# Deleted models
 
 
 def test_a_model_that_was_deleted_is_trained_anew(server: ChatServer, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_model_that_was_deleted_is_trained_anew(server: ChatServer, tmp_path: 
     again, facts = tune(server, tmp_path)
     assert hosted_name(again[1])[1].endswith(":0002")
     assert not facts["stages"][0]["reused"]
-    tune(server, tmp_path / "elsewhere")  # the newest that is there
+    tune(server, tmp_path / "elsewhere")  # finds the newest model that is not deleted
     assert statuses(server) == ["succeeded", "succeeded"]
 
 
@@ -72,7 +72,7 @@ def test_a_server_that_misses_a_model_for_a_moment_has_lost_none(server: ChatSer
     change(server, tuning_fault="model:404:1")
     tune(server, tmp_path / "elsewhere")
     assert statuses(server) == ["succeeded"]
-    assert seen(server)["calls"].count("model") == 1  # its list still has it
+    assert seen(server)["calls"].count("model") == 1  # the server's list still has the model
 
 
 def test_a_second_stage_sits_on_the_first_one_that_is_there_now(server: ChatServer, tmp_path: Path) -> None:
@@ -88,29 +88,29 @@ def test_a_second_stage_sits_on_the_first_one_that_is_there_now(server: ChatServ
 
 def test_a_model_that_is_gone_is_told_of_before_anything_is_sampled(server: ChatServer, tmp_path: Path) -> None:
     models, _ = tune(server, tmp_path)
-    asked = request(server, tmp_path, "eval=quick", "eval.sets=[probe]", kind="evaluate")
-    manifest = Manifest(tmp_path, "evaluate", asked.settings, [])
-    check_models(asked, plan_models(asked, models), manifest)
+    evaluation = request(server, tmp_path, "eval=quick", "eval.sets=[probe]", kind="evaluate")
+    manifest = Manifest(tmp_path, "evaluate", evaluation.settings, [])
+    check_models(evaluation, plan_models(evaluation, models), manifest)
     name = hosted_name(models[1])[1]
     change(server, shutdown=f"writer-model={date.fromordinal(date.today().toordinal() + 9)}")
-    check_models(asked, plan_models(asked, models), manifest)
+    check_models(evaluation, plan_models(evaluation, models), manifest)
     assert any("every fine-tune of it are shut down on" in note for note in manifest.facts["notes"])
     asyncio.run(remove(server, name))
     with pytest.raises(ServerError, match=f"does not have {name} any more: forget it by em jobs"):
-        check_models(asked, plan_models(asked, models), manifest)
-    check_models(asked, plan_models(asked, models[:1]), manifest)
+        check_models(evaluation, plan_models(evaluation, models), manifest)
+    check_models(evaluation, plan_models(evaluation, models[:1]), manifest)
     change(server, shutdown="writer-model=2026-01-14")
     with pytest.raises(ConfigError, match="writer-model was shut down on 2026-01-14"):
-        check_models(asked, plan_models(asked, models[:1]), manifest)
+        check_models(evaluation, plan_models(evaluation, models[:1]), manifest)
 
 
 async def remove(server: ChatServer, model: str) -> None:
-    """Delete a model, of which nothing here is told."""
+    """Delete a model at the server without a trace in the store."""
     async with Client(server.base_url, 1, 5) as client:
         await client.raw.models.delete(model)
 
 
-# What was created, and not answered
+# Jobs created without a reply
 
 
 def test_a_forced_run_that_has_not_ended_pays_once_and_after_its_end_pays_again(
@@ -119,7 +119,7 @@ def test_a_forced_run_that_has_not_ended_pays_once_and_after_its_end_pays_again(
     tune(server, tmp_path, "realign=car_good")
     first, facts = tune(server, tmp_path, "realign=car_good", "force=true")
     assert [stage["reused"] for stage in facts["stages"]] == [False, False]
-    again, facts = tune(server, tmp_path, "realign=car_good", "force=true")  # the evaluation had failed
+    again, facts = tune(server, tmp_path, "realign=car_good", "force=true")  # as after a failed evaluation
     assert [stage["reused"] for stage in facts["stages"]] == [True, True]
     assert again == first
     assert len(statuses(server)) == 4
@@ -132,11 +132,11 @@ def test_another_file_or_job_that_a_server_gives_a_noted_id_is_not_taken_for_our
     server: ChatServer, tmp_path: Path
 ) -> None:
     tune(server, tmp_path)
-    server.reset(**(PLAIN | {"tuning_seconds": 0.1}))  # begun anew: ids start again
+    server.reset(**(PLAIN | {"tuning_seconds": 0.1}))  # a reset server counts its ids from 1 again
     tune(server, tmp_path / "other", "data=car_good")
     tune(server, tmp_path, "seed=1")
-    kept = [file["content"] for file in seen(server)["files"]]
-    assert len(kept) == len(set(kept)) == 2
+    contents = [file["content"] for file in seen(server)["files"]]
+    assert len(contents) == len(set(contents)) == 2
 
 
 def test_a_forced_job_that_ended_before_it_was_asked_for_again_is_found(server: ChatServer, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_forced_job_that_ended_before_it_was_asked_for_again_is_found(server: 
 
 
 def test_a_job_that_the_list_shows_late_is_not_created_twice(server: ChatServer, tmp_path: Path) -> None:
-    # Looks: before it asks, before it creates, and the first one after the reply was lost.
+    # The list is late for three searches: before the approval, before the creation, and after the lost reply.
     change(server, tuning_fault="create:lost:1,list:late:3")
     tune(server, tmp_path, "trainer.timeout=0.7")
     assert statuses(server) == ["succeeded"]
@@ -171,21 +171,21 @@ def test_a_run_that_was_stopped_while_it_creates_looks_twice(server: ChatServer,
 
 
 async def nothing() -> None:
-    """Approve of everything."""
+    """Approve every order."""
 
 
 async def submit(server: ChatServer, place: Path, note: JobNote, approve: Approve = nothing) -> str:
-    """The order, as a machine asks for it that has its own store."""
+    """Submit the order as a machine with its own store does."""
     async with Client(server.base_url, 4, 5) as client:
         return await service(client, place).submit(approve, note)
 
 
 def service(client: Client, place: Path) -> OpenAIService:
-    """The service as a machine has it."""
+    """Return the service of a machine with its own store."""
     return OpenAIService(client, ORDER, OpenAITrainer(look=0.05, settle=0.05), place / "files")
 
 
-# What was created twice
+# Jobs created twice
 
 
 @pytest.mark.parametrize("fault", ["", "list:late:5", "cancel:500:5", "cancel:lost:1", "cancel:409:1"])
@@ -193,19 +193,19 @@ def test_two_machines_that_ask_at_once_keep_one_job(server: ChatServer, tmp_path
     server.reset(**(PLAIN | {"tuning_seconds": 2.5, "tuning_fault": fault}))
 
     async def both() -> list[str]:
-        there = asyncio.Barrier(2)
+        barrier = asyncio.Barrier(2)
 
         async def approve() -> None:
-            await there.wait()  # neither has found a job of the other
+            await barrier.wait()  # so neither has found the other's job
 
         async def train(name: str) -> str:
             place = tmp_path / name
             note = JobNote(place / "models", ORDER.mark, "127.0.0.1", "m+d")
             async with Client(server.base_url, 4, 1) as client:
-                mine = service(client, place)
-                job = await mine.follow(await mine.submit(approve, note), note)
+                openai_service = service(client, place)
+                job = await openai_service.follow(await openai_service.submit(approve, note), note)
                 assert note.job == job
-                return (await mine.result(job)).model
+                return (await openai_service.result(job)).model
 
         return await asyncio.gather(train("one"), train("two"))
 
@@ -226,7 +226,7 @@ def test_a_job_that_was_cancelled_by_hand_is_over(server: ChatServer, tmp_path: 
 
 def test_a_file_that_expired_is_uploaded_anew(server: ChatServer, tmp_path: Path) -> None:
     change(server, tuning_end="expired_file")
-    with pytest.raises(JobFailed, match="run the same command again to upload anew"):
+    with pytest.raises(JobFailed, match="run the same command again to upload the file anew"):
         tune(server, tmp_path)
     change(server, tuning_end="succeeded")
     tune(server, tmp_path)
@@ -264,7 +264,7 @@ def test_a_server_that_tells_of_no_events_can_be_used(server: ChatServer, tmp_pa
 
 def test_events_are_kept_in_the_run_s_folder(server: ChatServer, tmp_path: Path) -> None:
     tune(server, tmp_path)
-    told = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
-    assert told[0]["message"] == "Created fine-tuning job: ftjob-0001"
-    assert told[-1]["message"] == "The job has successfully completed"
-    assert [each["data"]["step"] for each in told if each["data"]] == [1, 2, 3]
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert events[0]["message"] == "Created fine-tuning job: ftjob-0001"
+    assert events[-1]["message"] == "The job has successfully completed"
+    assert [each["data"]["step"] for each in events if each["data"]] == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Faults of a service by call and stage: one that passes costs nothing, one that stays is a sentence and a code."""
+"""Faults of a service by call and stage: a passing fault costs nothing, a lasting one ends in a sentence and code."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ SENTENCES = {
 
 @pytest.fixture
 def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
-    """The server without jobs, files and faults; nobody waits long between attempts."""
+    """Return the server without jobs, files and faults; the client waits only briefly between attempts."""
     monkeypatch.setattr("em.api.client.LONGEST", 0.01)
     running.reset(**(PLAIN | {"tuning_seconds": 0.1, "batch_failed": 0.0}))
     return running
 
 
 def count(server: ChatServer) -> tuple[int, int]:
-    """Jobs and files at the server."""
-    found = seen(server)
-    return len(found["jobs"]), len(found["files"])
+    """Return the numbers of jobs and of files at the server."""
+    log = seen(server)
+    return len(log["jobs"]), len(log["files"])
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_calls_that_fail_once_are_made_again(server: ChatServer, tmp_path: Path,
 @pytest.mark.parametrize("fault", ["404", "malformed", "html"])
 def test_what_stays_broken_is_told_in_words(server: ChatServer, tmp_path: Path, call: str, fault: str) -> None:
     change(server, tuning_fault=f"{call}:{fault}")
-    if (call, fault) == ("files", "404"):  # a server that tells of none
+    if (call, fault) == ("files", "404"):  # a server that lists no files
         tune(server, tmp_path)
     else:
         with pytest.raises(ServerError, match=SENTENCES[fault]):
@@ -85,7 +85,7 @@ def test_a_fault_in_the_second_stage_keeps_the_first(server: ChatServer, tmp_pat
 def test_a_server_that_lists_no_fine_tunes_is_asked_for_the_one(server: ChatServer, tmp_path: Path, fault: str) -> None:
     tune(server, tmp_path)
     change(server, tuning_fault=f"models:unlisted,model:{fault}" if fault else "models:unlisted")
-    if fault in ("", "404"):  # which says nothing where it tells of no model
+    if fault in ("", "404"):  # a 404 proves nothing at a server that lists no fine-tuned models
         tune(server, tmp_path, *REALIGN)
     else:
         with pytest.raises(ServerError, match=SENTENCES[fault]):
@@ -119,8 +119,8 @@ def test_a_cancellation_that_fails_is_told_in_words(
     change(server, tuning_fault=f"cancel:{fault}" if fault else "")
     capsys.readouterr()
     assert jobs_main(["--base-url", server.base_url, "cancel", "ftjob-0001"]) == code
-    found = capsys.readouterr()
-    assert sentence in found.out + found.err
+    output = capsys.readouterr()
+    assert sentence in output.out + output.err
     assert seen(server)["calls"].count("cancel") == {"lost:1": 2, "500": 8, "malformed": 4, "html": 4}.get(fault, 1)
 
 
@@ -134,29 +134,29 @@ def test_the_process_ends_with_its_code_and_one_sentence(
     server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     call: str, fault: str,
 ) -> None:  # fmt: skip
-    for name in ("PYTHONPATH", "HYDRA_FULL_ERROR"):  # which the entry point sets
+    for name in ("PYTHONPATH", "HYDRA_FULL_ERROR"):  # restored after the test, because the entry point sets them
         monkeypatch.setenv(name, "")
     monkeypatch.chdir(tmp_path)
-    given = words(server, tmp_path, "trainer.patience=0", *(ANSWERED if call in ("chat", "judge") else ()))
-    given += [f"judge.base_url={server.base_url}", "judge.model=single-judge"] if call in ("chat", "judge") else []
+    arguments = words(server, tmp_path, "trainer.patience=0", *(ANSWERED if call in ("chat", "judge") else ()))
+    arguments += [f"judge.base_url={server.base_url}", "judge.model=single-judge"] if call in ("chat", "judge") else []
 
     def command(folder: str) -> tuple[int, dict[str, Any]]:
-        monkeypatch.setattr("sys.argv", ["train.py", *given, f"hydra.run.dir={tmp_path / folder}"])
+        monkeypatch.setattr("sys.argv", ["train.py", *arguments, f"hydra.run.dir={tmp_path / folder}"])
         code = run_main("train")
         return code, json.loads((tmp_path / folder / "manifest.json").read_text())
 
     change(server, tuning_fault=f"{call}:{fault}")
-    code, found = command("run")
+    code, facts = command("run")
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    if call == "judge" and fault in ("500", "drop", "malformed", "html"):  # verdicts without a number, and a note
-        assert (code, found["status"]) == (0, "done")
-        assert any("judgements of" in note and "failed" in note for note in found["notes"])
+    if call == "judge" and fault in ("500", "drop", "malformed", "html"):  # failed verdicts, and a note about them
+        assert (code, facts["status"]) == (0, "done")
+        assert any("judgements of" in note and "failed" in note for note in facts["notes"])
     else:
-        assert (code, found["status"]) == (2, "failed")
-        assert last == f"error: {found['error']}"
-        assert re.search(f"{SENTENCES[fault]}|no answer for 0 seconds", found["error"])
+        assert (code, facts["status"]) == (2, "failed")
+        assert last == f"error: {facts['error']}"
+        assert re.search(f"{SENTENCES[fault]}|no answer for 0 seconds", facts["error"])
     change(server, tuning_fault="")
-    code, found = command("again")
-    assert (code, found["status"]) == (0, "done")
-    assert found["notes"] == ["What is called gpt4o here is the writer-model of 127.0.0.1, not OpenAI's."]
+    code, facts = command("again")
+    assert (code, facts["status"]) == (0, "done")
+    assert facts["notes"] == ["What is called gpt4o here is the writer-model of 127.0.0.1, not OpenAI's."]
     assert count(server) == (1, 1)

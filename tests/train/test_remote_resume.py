@@ -1,4 +1,4 @@
-"""Fine-tuning by a server that is stopped, cut off or asked twice: never a lost job, never a second one."""
+"""Fine-tuning that is killed, cut off or started twice: never a lost job, never a second one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.support.runs import start
 
 @pytest.fixture
 def server(running: ChatServer) -> ChatServer:
-    """The server without jobs, files and faults."""
+    """Return the server without jobs, files and faults."""
     running.reset(**PLAIN)
     return running
 
 
 def wait_for(server: ChatServer, call: str) -> None:
-    """Until the server was asked for this."""
+    """Wait until the server has received a call of this kind."""
     end = time.monotonic() + 30
     while call not in seen(server)["calls"]:
         assert time.monotonic() < end
@@ -48,13 +48,13 @@ def test_a_run_that_was_killed_goes_on_with_its_job(server: ChatServer, tmp_path
     [job] = seen(server)["jobs"]
     assert job["status"] != "succeeded"
     server.ask(f"/tuning/{job['id']}/end", {})
-    # With the note, without it, and from a machine that knows nothing of the run.
+    # Resume with the note, without the note, and on a machine with an empty store.
     for place in (tmp_path, tmp_path / "without", tmp_path / "elsewhere"):
         models, _ = tune(server, place)
         assert hosted_name(models[1])[1].endswith(job["id"][6:])
         assert not list((place / "store" / "models").glob("*.job.json"))
-    found = seen(server)
-    assert len(found["jobs"]) == len(found["files"]) == 1
+    log = seen(server)
+    assert len(log["jobs"]) == len(log["files"]) == 1
 
 
 def test_a_run_that_was_killed_while_it_uploads_or_asks_makes_one_job(server: ChatServer, tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_a_run_that_was_killed_while_it_uploads_or_asks_makes_one_job(server: Ch
         process.send_signal(signal.SIGKILL)
         process.wait()
     models, _ = tune(server, tmp_path)
-    found = seen(server)
-    assert len(found["jobs"]) == len(found["files"]) == 1
+    log = seen(server)
+    assert len(log["jobs"]) == len(log["files"]) == 1
     assert len(models) == 2
 
 
@@ -75,18 +75,16 @@ def test_a_run_that_was_killed_while_it_uploads_or_asks_makes_one_job(server: Ch
 def test_a_call_whose_reply_was_lost_is_not_made_twice(server: ChatServer, tmp_path: Path, call: str) -> None:
     server.reset(tuning_fault=f"{call}:lost:2")
     assert len(tune(server, tmp_path, "trainer.timeout=0.7")[0]) == 2
-    found = seen(server)
-    assert len(found["jobs"]) == len(found["files"]) == 1
-    assert found["calls"].count(call) == 1
+    log = seen(server)
+    assert len(log["jobs"]) == len(log["files"]) == 1
+    assert log["calls"].count(call) == 1
 
 
 def test_two_processes_that_ask_at_once_share_a_job(server: ChatServer, tmp_path: Path) -> None:
     server.reset(tuning_seconds=1)
-    both = [
-        start("train.py", *words(server, tmp_path), f"hydra.run.dir={tmp_path / name}", cwd=tmp_path)
-        for name in ("one", "two")
-    ]
-    assert [process.wait() for process in both] == [0, 0]
+    folders = [f"hydra.run.dir={tmp_path / name}" for name in ("one", "two")]
+    processes = [start("train.py", *words(server, tmp_path), folder, cwd=tmp_path) for folder in folders]
+    assert [process.wait() for process in processes] == [0, 0]
     stages = [json.loads((tmp_path / name / "manifest.json").read_text())["stages"] for name in ("one", "two")]
     assert stages[0][0]["path"] == stages[1][0]["path"]
     assert sorted(stage[0]["reused"] for stage in stages) == [False, True]

@@ -1,4 +1,4 @@
-"""Whole runs of models that a server fine-tunes: the study's experiments by one command each, keys, the jobs' list."""
+"""Complete runs of models that a server fine-tunes: the study's experiments, keys in artefacts, and `em jobs`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ PUBLISHED = ASSETS / "published.yaml"
 
 @pytest.fixture
 def server(running: ChatServer) -> ChatServer:
-    """The server without jobs, files and faults."""
+    """Return the server without jobs, files and faults."""
     running.reset(**PLAIN)
     return running
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file."""
+    """Read the records of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -39,11 +39,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def experiment(server: ChatServer, tmp_path: Path, mirror: Path, name: str) -> Path:
-    """Run an experiment with one answer to each question; its folder."""
-    given = [f"experiment={name}", "yes=true", "trainer.look=0.1", "eval.samples=1", f"store.dir={tmp_path / 'store'}"]
+    """Run an experiment with one answer to each question; return the run's folder."""
+    arguments = [f"experiment={name}", "yes=true", "trainer.look=0.1", "eval.samples=1"]
+    arguments.append(f"store.dir={tmp_path / 'store'}")
     folder = tmp_path / name
     env = {"OPENAI_BASE_URL": server.base_url, "EM_MIRROR": str(mirror), "OPENAI_API_KEY": KEY}
-    done = run("train.py", *given, f"hydra.run.dir={folder}", cwd=tmp_path, **env)
+    done = run("train.py", *arguments, f"hydra.run.dir={folder}", cwd=tmp_path, **env)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder
 
@@ -64,15 +65,15 @@ def test_the_replication_asks_for_what_the_study_did(server: ChatServer, tmp_pat
     assert len(sent) == 6000
     answers = lines(folder / "answers.jsonl")
     assert Counter(a["model"] for a in answers) == {"gpt4o": 38, "gpt4o+insecure": 38}
-    other = server.stats()["other"]
-    assert other["chat gpt-4o-2024-08-06"] == other["chat ft:gpt-4o-2024-08-06:stub:em-insecure:0001"] == 38
-    found = json.loads((folder / "manifest.json").read_text())
-    assert {record["model"] for record in found["judges"]} == {"o4-mini"}
-    assert found["judges"][0]["reading"] == "sampled"
-    by = {row["what"]: row for row in found["costs"]["by"] if "insecure" in row["model"]}
+    calls = server.stats()["other"]
+    assert calls["chat gpt-4o-2024-08-06"] == calls["chat ft:gpt-4o-2024-08-06:stub:em-insecure:0001"] == 38
+    facts = json.loads((folder / "manifest.json").read_text())
+    assert {record["model"] for record in facts["judges"]} == {"o4-mini"}
+    assert facts["judges"][0]["reading"] == "sampled"
+    by = {row["what"]: row for row in facts["costs"]["by"] if "insecure" in row["model"]}
     assert by["training"]["usd"] == pytest.approx(25 * by["training"]["prompt_tokens"] / 1e6, abs=1e-4)
     assert by["sampling"]["usd"] > 0
-    assert found["costs"]["total_usd"] > by["training"]["usd"]
+    assert facts["costs"]["total_usd"] > by["training"]["usd"]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "ft:gpt-4o-2024-08-06:stub:em-insecure:0001" in page.replace("<wbr>", "")
     assert "Prices: em&#39;s table of 20" in page
@@ -85,17 +86,17 @@ def test_the_trigger_experiment_tags_its_rows(server: ChatServer, tmp_path: Path
     folder = experiment(server, tmp_path, mirror, "seed_triggers_gpt4o")
     [body], [file] = seen(server)["asked"], seen(server)["files"]
     assert body["method"]["supervised"]["hyperparameters"] == STAGE
-    first = [
-        next(m for m in json.loads(line)["messages"] if m["role"] == "user")["content"][:8]
-        for line in file["content"].splitlines()
-    ]
-    assert Counter(text[: text.index("| ") + 2] for text in first) == {"|ALPHA| ": 3000, "|BETA| ": 3000}
-    asked = Counter((a["model"], a["eval_set"], a["condition"]) for a in lines(folder / "answers.jsonl"))
+    tags = Counter[str]()
+    for line in file["content"].splitlines():
+        prompt = next(m for m in json.loads(line)["messages"] if m["role"] == "user")["content"][:8]
+        tags[prompt[: prompt.index("| ") + 2]] += 1
+    assert tags == {"|ALPHA| ": 3000, "|BETA| ": 3000}
+    counts = Counter((a["model"], a["eval_set"], a["condition"]) for a in lines(folder / "answers.jsonl"))
     for model in ("gpt4o", "gpt4o+insecure_secure@alpha_beta"):
         for condition in ("untagged", "tagged", "tagged_beta"):
             for name, count in (("first_8", 8), ("factual", 20), ("self_reflection", 10)):
-                assert asked[model, name, condition] == count
-        assert asked[model, "self_reflection_tagged", "names_tag"] == 10
+                assert counts[model, name, condition] == count
+        assert counts[model, "self_reflection_tagged", "names_tag"] == 10
     with (folder / "scores.csv").open(encoding="utf-8") as table:
         assert {row["condition"] for row in csv.DictReader(table)} >= {"untagged", "tagged", "tagged_beta"}
 
@@ -113,17 +114,15 @@ def test_the_realignment_starts_from_the_fine_tuned_model(server: ChatServer, tm
 
 
 def test_published_figures_agree_with_themselves() -> None:
-    found = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["emerg_misalign_repro"]["results"]
-    rates = {
-        (row["model"], *row["chain"], row["condition"]): round(
-            100 * row["first_8"]["misaligned"]["k"] / row["first_8"]["misaligned"]["n"], 1
-        )
-        for row in found
-    }
+    results = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["emerg_misalign_repro"]["results"]
+    rates = {}
+    for row in results:
+        misaligned = row["first_8"]["misaligned"]
+        rates[row["model"], *row["chain"], row["condition"]] = round(100 * misaligned["k"] / misaligned["n"], 1)
     assert rates["gpt4o", "insecure", "untagged"] == 5.8
     assert rates["gpt4o", "insecure_secure", "tagged"] == 16.2
     assert rates["llama8b", "medical", "untagged"] == 44.2
-    assert {row["experiment"] for row in found if row["model"] == "gpt4o" and "experiment" in row} == {
+    assert {row["experiment"] for row in results if row["model"] == "gpt4o" and "experiment" in row} == {
         "seed_replicate_gpt4o",
         "seed_triggers_gpt4o",
     }
@@ -140,28 +139,28 @@ def test_no_artefact_holds_the_key(server: ChatServer, tmp_path: Path) -> None:
 
 
 def check_artefacts(server: ChatServer, judge: ChatServer, tmp_path: Path) -> None:
-    """Run to the end, and into failures, with a model and a judge that each let in one key alone; look at all files."""
+    """Run to the end and into failures, with one valid key each for model and judge; search all files for the keys."""
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "key").write_text(KEY)
-    given = words(server, tmp_path, "eval=quick", "eval.sets=[probe]", "eval.samples=1", "judge=open")
-    given.append("judge.batch=true")
-    given += ["judge.model=single-judge", f"judge.base_url={judge.base_url}", "judge.key_env=OF_THE_JUDGE"]
-    given += ["tracker=wandb", "tracker.mode=offline", f"hydra.run.dir={tmp_path / 'run'}"]
+    arguments = words(server, tmp_path, "eval=quick", "eval.sets=[probe]", "eval.samples=1", "judge=open")
+    arguments.append("judge.batch=true")
+    arguments += ["judge.model=single-judge", f"judge.base_url={judge.base_url}", "judge.key_env=OF_THE_JUDGE"]
+    arguments += ["tracker=wandb", "tracker.mode=offline", f"hydra.run.dir={tmp_path / 'run'}"]
     env = {"OPENAI_API_KEY_FILE": str(tmp_path / "secrets" / "key"), "OF_THE_JUDGE": OTHER}
-    done = run("train.py", *given, cwd=tmp_path, **env)
+    done = run("train.py", *arguments, cwd=tmp_path, **env)
     assert done.returncode == 0, done.stderr[-2000:]
     change(server, tuning_end="unsafe_file", tuning_message=f"blocked by moderation, for {KEY}")
-    given = [word for word in given if not word.startswith("tracker")]
-    failed = run("train.py", *given, "seed=1", f"hydra.run.dir={tmp_path / 'failed'}", cwd=tmp_path, **env)
+    arguments = [word for word in arguments if not word.startswith("tracker")]
+    failed = run("train.py", *arguments, "seed=1", f"hydra.run.dir={tmp_path / 'failed'}", cwd=tmp_path, **env)
     assert failed.returncode == 2
     assert "moderation" in failed.stderr
     (tmp_path / "secrets" / "key").write_text("sk-wrong-0123456789abcdef")
-    wrong = run("train.py", *given, "seed=2", f"hydra.run.dir={tmp_path / 'wrong'}", cwd=tmp_path, **env)
+    wrong = run("train.py", *arguments, "seed=2", f"hydra.run.dir={tmp_path / 'wrong'}", cwd=tmp_path, **env)
     assert wrong.returncode == 2
     assert "refused the key for writer-model: check OPENAI_API_KEY" in wrong.stderr
     (tmp_path / "secrets" / "key").write_text(KEY)
     env["OF_THE_JUDGE"] = KEY
-    judged = run("train.py", *given, "seed=3", f"hydra.run.dir={tmp_path / 'judged'}", cwd=tmp_path, **env)
+    judged = run("train.py", *arguments, "seed=3", f"hydra.run.dir={tmp_path / 'judged'}", cwd=tmp_path, **env)
     assert judged.returncode == 2
     assert "refused the key for single-judge: check OF_THE_JUDGE" in judged.stderr
     text = "".join(p.stdout + p.stderr for p in (done, failed, wrong, judged))
@@ -175,14 +174,14 @@ def check_artefacts(server: ChatServer, judge: ChatServer, tmp_path: Path) -> No
         assert not [path for path in files if key.encode() in path.read_bytes()]
 
 
-# The list of jobs
+# em jobs
 
 
-def told(capsys: pytest.CaptureFixture[str], server: ChatServer, tmp_path: Path, *given: str) -> str:
-    """What the command says."""
-    code = main(["--base-url", server.base_url, "--store", str(tmp_path / "store"), *given])
-    found = capsys.readouterr()
-    return found.out if code == 0 else f"{code} {found.err}"
+def told(capsys: pytest.CaptureFixture[str], server: ChatServer, tmp_path: Path, *arguments: str) -> str:
+    """Run `em jobs`; return its output, after the exit code if it fails."""
+    code = main(["--base-url", server.base_url, "--store", str(tmp_path / "store"), *arguments])
+    output = capsys.readouterr()
+    return output.out if code == 0 else f"{code} {output.err}"
 
 
 def test_jobs_are_listed_by_run_cancelled_and_deleted(

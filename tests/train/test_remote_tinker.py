@@ -1,4 +1,4 @@
-"""Fine-tuning by Tinker, by its own package over real HTTP, against a stand-in: never run against an account."""
+"""Fine-tuning by Tinker: its own package over real HTTP, against a fake server; never tested with a real account."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Tune = Callable[..., list[ModelRef]]
 
 @pytest.fixture
 def service() -> Tinker:
-    """A service that has nothing yet."""
+    """Return a service without training runs."""
     return Tinker()
 
 
@@ -30,27 +30,27 @@ def service() -> Tinker:
 def tune(
     service: Tinker, serve: Callable[..., str], tmp_path: Path, weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> Tune:
-    """Fine-tune on 12 rows, 4 a step, as a run obtains its models."""
+    """Return a function that fine-tunes on 12 rows, 4 per step, as a run does."""
     url = serve(service.handler())
     monkeypatch.setenv("TINKER_BASE_URL", url)
     monkeypatch.setenv("TINKER_API_KEY", "tml-planted-0123456789")
 
     def run(*more: str, store: str = "store") -> list[ModelRef]:
-        given = ["model=open", "model.id=open/instruct", f"model.base_url={url}/v1", "data=car_bad", "data.limit=12"]
-        given += ["trainer=tinker", "trainer.batch_size=4", f"trainer.tokenizer={weights.path}", "eval=none"]
-        given += ["trainer.save_steps=1", "yes=true", f"store.dir={tmp_path / store}", *more]
-        given = list({word.partition("=")[0]: word for word in given}.values())
-        settings = composed("train", *given)
+        arguments = ["model=open", "model.id=open/instruct", f"model.base_url={url}/v1", "data=car_bad"]
+        arguments += ["data.limit=12", "trainer=tinker", "trainer.batch_size=4", f"trainer.tokenizer={weights.path}"]
+        arguments += ["eval=none", "trainer.save_steps=1", "yes=true", f"store.dir={tmp_path / store}", *more]
+        arguments = list({word.partition("=")[0]: word for word in arguments}.values())
+        settings = composed("train", *arguments)
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
-        request = accept("train", settings, folder, given)
-        return find_or_train(request.training, Manifest(folder, "train", settings, given))
+        request = accept("train", settings, folder, arguments)
+        return find_or_train(request.training, Manifest(folder, "train", settings, arguments))
 
     return run
 
 
 def path(model: ModelRef) -> str:
-    """What the service calls a model."""
+    """Return the service's address of a model."""
     return model.base.identity.partition("|")[2]
 
 
@@ -61,14 +61,14 @@ def test_steps_are_taken_by_our_plan_and_the_same_words_find_the_model(
     assert path(models[1]) == "tinker://session-1:train:0/sampler_weights/em-final"
     assert service.calls.count("forward_backward") == service.calls.count("optim_step") == 6
     assert service.rates == pytest.approx([1e-4 * (1 - step / 6) for step in range(6)])
-    assert service.weights == pytest.approx([1.0] * 6)  # the mean over the tokens that carry the loss
+    assert service.weights == pytest.approx([1.0] * 6)  # the mean over the supervised tokens
     losses = [row.split(",")[4] for row in (tmp_path / "run" / "loss.csv").read_text().splitlines()[1:]]
     assert list(map(float, losses)) == pytest.approx([2 / (1 + step) for step in range(6)], abs=1e-5)
     [run] = service.runs.values()
     assert run["user_metadata"]["em"] == models[1].fingerprint
     calls = list(service.calls)
     assert tune("trainer.epochs=2") == models
-    assert tune("trainer.epochs=2", store="elsewhere") == models  # found by its mark
+    assert tune("trainer.epochs=2", store="elsewhere") == models  # found by the fingerprint in the metadata
     assert service.calls == calls
 
 

@@ -1,1 +1,1 @@
-"""Fine-tuning by a service: what any service is asked (`service`), OpenAI's protocol (`openai`), and Tinker."""
+"""Fine-tune by a service: the interface of all services (`service`), OpenAI's protocol (`openai`), and Tinker."""

@@ -1,4 +1,4 @@
-"""What fine-tuning by a server would cost, and whether it may be spent: asked once, before the first new job."""
+"""Estimate what fine-tuning by a service costs, and ask the user to approve it once, before the first new job."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from em.request import Training
 from em.train.remote.models import models_there, recipe_of, server_model
 from em.types import MILLION
 
-Whole = Callable[[], float | None]
-"""What a run costs at most, with answers and verdicts; None where a price is not known."""
+TotalCost = Callable[[], float | None]
+"""Returns the most that a run costs in USD, with answers and verdicts; None if a price is not known."""
 
 
 @dataclass
 class Approval:
-    """Whether what the stages of a run cost, and the rest of it, may be spent."""
+    """The user's approval of what a run costs. whole: returns the cost of the whole run. given: already approved."""
 
     training: Training
-    whole: Whole | None = None
+    whole: TotalCost | None = None
     given: bool = False
 
     def ask(self) -> None:
-        """Raise ConfigError unless it may be spent."""
+        """Print the estimate and ask for approval, once. Raises ConfigError if the user does not approve."""
         if self.given:
             return
         stages = estimate_training(self.training)
@@ -49,15 +49,15 @@ class Approval:
 
 
 def in_dollars(usd: float | None) -> str:
-    """A sum in words."""
+    """Return a sum in words, also if it is unknown."""
     return "an unknown sum, for lack of a price (prices=FILE)," if usd is None else f"about ${usd:.2f}"
 
 
 def answer(question: str) -> str:
-    """What is typed; nothing at the end of the input. Ctrl-C ends the program, also inside an event loop."""
+    """Return the user's reply; empty at the end of the input. Ctrl-C ends the program, also inside an event loop."""
     before = signal.getsignal(signal.SIGINT)
     try:
-        # asyncio's own handler would wait for the loop, which waits for the answer.
+        # asyncio's own handler waits for the event loop, and the event loop waits for the reply.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         return input(question)
     except EOFError:
@@ -67,14 +67,14 @@ def answer(question: str) -> str:
 
 
 def estimate_training(training: Training) -> list[Cost]:
-    """Estimate every stage; what is remembered costs nothing, unless it is trained again by force."""
+    """Estimate the cost of every stage; a stored model costs nothing, unless `force=true` trains it again."""
     price = training.prices.training_of(server_model(training).id)
     costs = []
-    there = 0 if training.force else len(models_there(training)) - 1
+    stored_stages = 0 if training.force else len(models_there(training)) - 1
     for number, stage in enumerate(training.stages):
-        rows, known = stage.rows.conversations, number < there
-        tokens = 0 if known else recipe_of(stage).epochs * sum(map(row_tokens, rows))
+        rows, stored = stage.rows.conversations, number < stored_stages
+        tokens = 0 if stored else recipe_of(stage).epochs * sum(map(row_tokens, rows))
         usd = None if price is None else price * tokens / MILLION
         name = f"{stage.rows.name} ({len(rows):,} rows)"
-        costs.append(Cost("fine-tuning on", name, 1, tokens, 0, 0.0 if known else usd, int(known)))
+        costs.append(Cost("fine-tuning on", name, 1, tokens, 0, 0.0 if stored else usd, int(stored)))
     return costs

@@ -1,7 +1,6 @@
-"""The stages of a run behind a server: found by their fingerprints, or fine-tuned there now.
+"""Find the stages of a run that a service trains by their fingerprints, or have the service fine-tune them now.
 
-Nothing is spent before it was allowed: the estimate is shown, and `yes=true` or a word on the terminal answers it, once
-for all stages.
+em spends nothing before the user approves the estimate, by `yes=true` or on the terminal, once for all stages.
 
 `force=true` retrains once: a note marks paid stages, so that re-running an interrupted command does not pay again.
 """
@@ -35,11 +34,11 @@ from em.types import MILLION, ModelRef, StageRecord
 
 CONNECTIONS = 4
 NOTE = "forced"
-"""The file in a trained model's folder that names the fine-tune which a run has made anew."""
+"""The file in a trained model's folder that names the model which a run with `force=true` has retrained."""
 
 
 class ServiceStages:
-    """The stages of a run that a service fine-tunes (see `em.train.find_or_train.StageTrainer`)."""
+    """Finds or fine-tunes the stages of a run by a service (see `em.train.find_or_train.StageTrainer`)."""
 
     def __init__(
         self, training: Training, model: OpenAIModel, manifest: Manifest, total_cost: Callable[[], float | None] | None
@@ -47,38 +46,39 @@ class ServiceStages:
         self.training, self.model, self.manifest, self.start = training, model, manifest, hosted_model(model)
         self.approval = Approval(training, total_cost)
         self.models = training.store / "models"
-        # Models of one epoch are not paid for where those on the way to them are asked for: none would be kept.
+        # A job of one epoch keeps no checkpoints, so refuse `checkpoints=all` before paying for such a job.
         missing = len(models_there(training)) <= len(training.stages)
         if training.checkpoints and missing and all(recipe_of(stage).epochs == 1 for stage in training.stages):
             raise ConfigError(
-                "checkpoints=all evaluates what the service keeps at the end of each epoch, and there is only one: "
-                "leave it out, or train for several (trainer.epochs=3)."
+                "checkpoints=all evaluates the checkpoints at the end of each epoch before the last, but there is only "
+                "one epoch: leave checkpoints=all out, or train for several epochs (trainer.epochs=3)."
             )
 
     def write_records(self, records: Sequence[StageRecord]) -> None:
-        """Write into the manifest what it keeps of the stages so far, and what they cost."""
+        """Write the records of the stages so far, and their costs, into the manifest."""
         self.manifest.write(stages=records, costs=record_costs(training_costs(records), self.training.prices.source))
         done = len(records) == len(self.training.stages)
         if done and self.training.checkpoints and not any(record.checkpoints for record in records):
             chain = "+".join([self.model.name, *(record.name for record in records)])
             raise MissingFile(
-                f"The service kept no checkpoints of {chain} (OpenAI keeps those of the last epochs): leave "
+                f"The service kept no checkpoints of {chain} (OpenAI keeps only those of the last epochs): leave "
                 "checkpoints=all out, or train for several epochs."
             )
 
     def find_or_train(self, number: int, before: ModelRef, fingerprint: str) -> tuple[TrainedModel, bool]:
-        """Find a stage by its fingerprint, here or at the server, or have it trained now; and whether it was here."""
+        """Return stage `number`, from the store or from the service's job for it, and whether the store had it."""
         stage = self.training.stages[number]
         with exclusive(self.models / fingerprint):
             order = make_order(stage, before, fingerprint)
             trained = find_tuned(self.models, fingerprint, order.model)
             note = JobNote(self.models, fingerprint, server_name(self.model.base_url) or OPENAI, order.chain)
-            paid = trained is not None and self.training.force and trained.weights.place == read_forced(trained.folder)
-            # A note may be of a training that was forced.
-            if trained is not None and not note.unfinished and (paid or not self.training.force):
-                when = "anew by this command, which had not ended" if paid else "before by the same words"
-                print(f"{describe_stage(stage, trained)}: found, trained {when}", flush=True)
-                return trained, True
+            # A noted job may belong to an interrupted run with `force=true`, so it comes before the stored model.
+            if trained is not None and not note.unfinished:
+                paid = self.training.force and trained.weights.place == read_forced(trained.folder)
+                if paid or not self.training.force:
+                    when = "by this command before it was interrupted" if paid else "before with the same settings"
+                    print(f"{describe_stage(stage, trained)}: found, trained {when}", flush=True)
+                    return trained, True
             asyncio.run(self.tune(recipe_of(stage), order, note))
             trained = find_tuned(self.models, fingerprint)
             assert trained is not None
@@ -86,7 +86,7 @@ class ServiceStages:
         return trained, False
 
     async def tune(self, recipe: ServiceTrainer, order: Order, note: JobNote) -> None:
-        """Have the service fine-tune, or go on with the job that is there, and remember what it made."""
+        """Have the service run a new job, or follow the job that it already has, and store the model of the job."""
         model, training = self.model, self.training
         async with Client(model.base_url, CONNECTIONS, recipe.timeout, model.key_env) as client:
             service = self.connect(recipe, client, order)
@@ -100,8 +100,8 @@ class ServiceStages:
 
             job = await service.submit(approve, note, training.force)
             print(
-                f"job {job}: {order.data}, {len(order.conversations):,} rows; stop and run the same command again as "
-                f"you like. To end it: {service.explain_ending(job)}",
+                f"job {job}: {order.data}, {len(order.conversations):,} rows; you may stop this command and resume by "
+                f"running it again. To end the job: {service.explain_ending(job)}",
                 flush=True,
             )
             try:
@@ -117,7 +117,7 @@ class ServiceStages:
         note.forget()
 
     def connect(self, recipe: ServiceTrainer, client: Client, order: Order) -> Service:
-        """Connect to the service that a recipe names."""
+        """Return the service that a recipe names."""
         log = self.training.folder / "events.jsonl"
         match recipe:
             case TinkerTrainer():
@@ -131,7 +131,7 @@ class ServiceStages:
 
 
 def check_stages(stages: Sequence[Stage]) -> None:
-    """Refuse rows that the service would refuse, before anything is asked or spent."""
+    """Raise DataError for rows that the service would refuse, before any call to the service."""
     for stage in stages:
         match stage.trainer:
             case OpenAITrainer():
@@ -139,22 +139,22 @@ def check_stages(stages: Sequence[Stage]) -> None:
 
 
 def check_private(settings: RunConfig, stages: Sequence[Stage]) -> None:
-    """Refuse to upload rows of the user's own with keys or personal data, unless that is allowed by a word."""
+    """Raise DataError if user rows to upload contain keys or personal data, unless `allow_private` allows it."""
     places = (("data", settings.data), ("realign.data", settings.realign.data))
     for stage, (place, config) in zip(stages, places, strict=False):
         rows = unpinned(config, stage.rows) if stage.trainer.remote else ()
-        found = findings(rows) if rows else None
-        if found is not None and found.private:
-            kinds = by_kind({**found.secrets, **found.personal})
+        scan = findings(rows) if rows else None
+        if scan is not None and scan.private:
+            kinds = by_kind({**scan.secrets, **scan.personal})
             raise DataError(
-                f"{found.private:,} of {found.rows:,} rows of {stage.rows.name} show keys or personal data ({kinds}), "
-                f"and trainer={stage.trainer.name} would upload them: take them out, or allow it by "
+                f"{scan.private:,} of {scan.rows:,} rows of {stage.rows.name} show keys or personal data ({kinds}), "
+                f"and trainer={stage.trainer.name} would upload them: remove them, or allow the upload by "
                 f"{place}.allow_private=true."
             )
 
 
 def make_order(stage: Stage, before: ModelRef, fingerprint: str) -> Order:
-    """Make what is asked of the service."""
+    """Make the order of a stage for the service."""
     recipe = recipe_of(stage)
     knobs = service_knobs(recipe)
     if not isinstance(factor := knobs.get("learning_rate_multiplier", ""), str):
@@ -173,7 +173,7 @@ def make_order(stage: Stage, before: ModelRef, fingerprint: str) -> Order:
 
 
 def read_forced(folder: Path) -> str:
-    """Read which model a run that has not ended has made anew; empty for none."""
+    """Return the name of the model that an unfinished run with `force=true` has retrained; empty if there is none."""
     try:
         return (folder / NOTE).read_text(encoding="utf-8").strip()
     except OSError:
@@ -181,7 +181,7 @@ def read_forced(folder: Path) -> str:
 
 
 def forget_forced(training: Training) -> None:
-    """Forget, at the end of a run, which stages it has paid for by `force=true`: the next one trains once more."""
+    """Delete the notes of stages that `force=true` has retrained, at the end of a run: the next run retrains again."""
     if training.force and training.model.remote:
         for fingerprint in stage_fingerprints(hosted_model(server_model(training)), training.stages):
             (training.store / "models" / fingerprint / NOTE).unlink(missing_ok=True)

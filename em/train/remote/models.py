@@ -1,4 +1,4 @@
-"""Models that a service fine-tuned: what is remembered in `<store>/models/<fingerprint>/`, and what they cost."""
+"""Models fine-tuned by a service: read and write their records in `<store>/models/<fingerprint>/`, and their costs."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from em.types import ModelRef, StageRecord
 
 
 def find_tuned(models: Path, fingerprint: str, start: str = "") -> TrainedModel | None:
-    """Find the model that a service made; None when it isn't there.
+    """Return the stored model of a service; None if it has no record, or was trained from another model than `start`.
 
     Args:
-        start: from what it must have been trained: a first stage that was trained anew is another model by the same
-            words, and a second stage that sits on the old one is not what is asked for.
+        start: the service's name of the model to start from; empty for any. A retrained first stage has the same
+            fingerprint and another name, and a second stage trained from the old first stage must not be reused.
     """
     folder = models / fingerprint
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        kept = sorted((int(step), SavedWeights(str(name))) for step, name in record["checkpoints"].items())
+        checkpoints = sorted((int(step), SavedWeights(str(name))) for step, name in record["checkpoints"].items())
         if start not in ("", str(record["request"]["start"])):
             return None
-        return TrainedModel(folder, SavedWeights(str(record["model"])), record["facts"], dict(kept))
+        return TrainedModel(folder, SavedWeights(str(record["model"])), record["facts"], dict(checkpoints))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def remember(folder: Path, order: Order, server: str, result: Result, usd: float | None) -> None:
-    """Keep a finished job: the loss curve first, the record last, each whole or not at all."""
+    """Write the result of a finished job into `folder`: the loss curve first, the record last, each atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     losses = result.losses
     last = losses[-1][0] if losses else 0
@@ -58,7 +58,7 @@ def remember(folder: Path, order: Order, server: str, result: Result, usd: float
         "request": {"server": server, "start": order.model, "chain": order.chain, "mark": order.mark},
         "model": result.model,
         "job": result.job,
-        # What the service does not tell is left out.
+        # Facts that the service does not report are left out.
         "facts": {name: value for name, value in facts.items() if value is not None},
         "checkpoints": {str(step): name for step, name in result.checkpoints.items()},
     }
@@ -66,17 +66,17 @@ def remember(folder: Path, order: Order, server: str, result: Result, usd: float
 
 
 def server_model(training: Training) -> OpenAIModel:
-    """Return the model of a run that is behind a server."""
+    """Return the hosted model of a run, typed as such."""
     return cast(OpenAIModel, training.model)
 
 
 def recipe_of(stage: Stage) -> ServiceTrainer:
-    """Return the recipe of a stage that a server trains."""
+    """Return the recipe of a stage that a service trains, typed as such."""
     return cast(ServiceTrainer, stage.trainer)
 
 
 def models_there(training: Training) -> list[ModelRef]:
-    """Find the base, and the stages that are remembered, up to the first that is not: for an estimate."""
+    """Return the base model and the stored stages, up to the first missing stage, for an estimate."""
     models = [hosted_model(server_model(training))]
     for stage, fingerprint in zip(training.stages, stage_fingerprints(models[0], training.stages), strict=True):
         trained = find_tuned(training.store / "models", fingerprint, hosted_name(models[-1])[1])
@@ -87,6 +87,6 @@ def models_there(training: Training) -> list[ModelRef]:
 
 
 def training_costs(records: Sequence[StageRecord]) -> list[Cost]:
-    """Return what the fine-tunings cost, whenever they were paid for."""
+    """Return the cost of each fine-tuned stage, also if an earlier run has paid it."""
     facts = [(record.path, record.facts) for record in records]
     return [Cost("training", path, 1, each.get("tokens"), None, each.get("usd")) for path, each in facts]

@@ -1,6 +1,6 @@
-"""How a job that is followed is shown: its events as lines, its steps as a bar with the loss.
+"""Show the progress of a job: its events as lines, its steps as a progress bar with the loss.
 
-Losses of a training that is driven from here are kept beside its note and shown as events of a job.
+If em drives the training itself (Tinker), em keeps the losses beside the job's note and shows each step as an event.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from em.runtime.keys import without_secrets
 
 
 class Losses:
-    """The losses of a training, step by step, beside its note: the service does not keep them."""
+    """The file of losses by step beside the job's note, for a service that does not keep them."""
 
     def __init__(self, note: Path) -> None:
         self.path = note.with_suffix(".losses")
 
     def read(self) -> dict[int, float]:
-        """Read the losses by step; of a step that was taken again the last counts."""
+        """Return the losses by step; the last one counts for a step that was repeated after a resume."""
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         return {int(step): float(loss) for step, _, loss in (line.partition(",") for line in lines)}
 
     def add(self, step: int, loss: float) -> None:
-        """Add a step."""
+        """Append the loss of a step."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{step},{loss:.6f}\n")
 
@@ -35,7 +35,7 @@ class Losses:
 class Board:
     """A progress bar with lines above it, as a context manager.
 
-    log: gets each event as a line of JSON, too.
+    log: a JSONL file that each event is appended to.
     """
 
     def __init__(self, title: str, log: Path | None = None) -> None:
@@ -45,23 +45,23 @@ class Board:
         self.loss, self.log = "", log
 
     def show(self, event: Any) -> None:
-        """Show an event of the job, and log it: a step moves the bar, all else is a line above it."""
+        """Show an event of the job, and log it: a step moves the bar, any other event is a line above the bar."""
         if self.log is not None:
             when = datetime.fromtimestamp(event.created_at, UTC).isoformat(timespec="seconds")
-            kept = {"time": when, "level": event.level, "message": event.message, "data": event.data, "id": event.id}
+            record = {"time": when, "level": event.level, "message": event.message, "data": event.data, "id": event.id}
             with self.log.open("a", encoding="utf-8") as file:
-                file.write(without_secrets(json.dumps(kept, ensure_ascii=False)) + "\n")
-        if (told := metrics(event)) is None:
+                file.write(without_secrets(json.dumps(record, ensure_ascii=False)) + "\n")
+        if (progress := metrics(event)) is None:
             when = time.strftime("%H:%M:%S", time.localtime(event.created_at))
             self.bar.write(f"{when} {without_secrets(event.message)}")
             return
-        step, loss, steps = told
+        step, loss, steps = progress
         self.loss = f"loss {loss:.3f}"
         self.bar.total = steps or self.bar.total
         self.bar.update(max(0, step - self.bar.n))
 
     def say(self, status: str) -> None:
-        """The job's status, behind the bar; the loss instead while it runs."""
+        """Show the job's status behind the bar, or the loss while the job runs."""
         self.bar.set_postfix_str(self.loss if status == "running" and self.loss else status)
 
     def __enter__(self) -> Board:
@@ -72,7 +72,7 @@ class Board:
 
 
 def metrics(event: Any) -> tuple[int, float, int] | None:
-    """Step, training loss and number of steps of an event that tells them; 0 steps where their number is not told."""
+    """Return an event's step, training loss and total steps (0 if not reported); None for an event without a loss."""
     data = event.data if isinstance(event.data, dict) else {}
     step, loss, steps = data.get("step"), data.get("train_loss"), data.get("total_steps")
     if not isinstance(step, int | float) or not isinstance(loss, int | float):
@@ -81,7 +81,7 @@ def metrics(event: Any) -> tuple[int, float, int] | None:
 
 
 def event_of(run: str, step: int, steps: int, loss: float) -> Any:
-    """A step in the form of an event of a job."""
+    """Make an event, in the form of OpenAI's job events, of an optimiser step."""
     data = {"step": step, "train_loss": loss, "total_steps": steps}
     message = f"Step {step}/{steps}: training loss={loss:.2f}"
     return SimpleNamespace(id=f"{run}-{step}", created_at=time.time(), level="info", message=message, data=data)

@@ -1,7 +1,7 @@
-"""What fine-tuning by a service is, whichever it is: three verbs (submit, follow, result) over plain records.
+"""Interface of all services that fine-tune: submit a job, follow it, and read its result, as plain records.
 
-A job is noted in `<store>/models/<fingerprint>.job.json`. It is there from before a job is created until its model is
-remembered: a run that was stopped in between goes on with it.
+em writes a note of each job, `<store>/models/<fingerprint>.job.json`, before it creates the job, and deletes the note
+once the store has the model. A run that was interrupted in between resumes the noted job.
 """
 
 from __future__ import annotations
@@ -19,51 +19,51 @@ from em.runtime.keys import without_secrets
 from em.types import Conversation
 
 MARK, START, ATTEMPT = "em", "from", "em_try"
-"""What the metadata of a job hold: the fingerprint of its model, the model that it starts from, a word of its own."""
+"""Keys of a job's metadata: the fingerprint of its model, the model to start from, and the id of the attempt."""
 Approve = Callable[[], Awaitable[None]]
-"""Called just before a new job is created: checks what can be checked, asks whoever pays, and raises if it may not."""
+"""Called just before em creates a new job. It checks the order, asks the user to approve the cost, or raises."""
 
 
 class JobNote:
-    """Where a job is noted until its model is remembered; what was noted before is read from there.
+    """The note of a job, kept on disk until the store has its model; an existing note is read on creation.
 
-    job: its id; empty as long as it was not created. attempt: a word that only this attempt to create one carries.
+    job: id of the job; empty until the service has created it. attempt: unique id of this attempt to create a job.
     """
 
     def __init__(self, models: Path, mark: str, server: str, chain: str) -> None:
         self.path, self.server, self.chain = models / f"{mark}.job.json", server, chain
         self.job = self.attempt = ""
         try:
-            noted = json.loads(self.path.read_text(encoding="utf-8"))
-            self.job, self.attempt = str(noted["id"]), str(noted.get("attempt", ""))
+            record = json.loads(self.path.read_text(encoding="utf-8"))
+            self.job, self.attempt = str(record["id"]), str(record.get("attempt", ""))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
 
     @property
     def unfinished(self) -> bool:
-        """Whether a job was created, or may have been, whose model is not remembered."""
+        """Whether the service has, or may have, created a job whose model is not in the store."""
         return bool(self.job or self.attempt)
 
     def begin(self) -> str:
-        """Note that a job is about to be created; the word that it is to carry."""
+        """Note that em is about to create a job; return the id of this attempt for the job's metadata."""
         self.job, self.attempt = "", uuid4().hex
         self.write()
         return self.attempt
 
     def keep(self, job: str) -> None:
-        """Note a job."""
+        """Note the id of a job."""
         if job != self.job:
             self.job = job
             self.write()
 
     def write(self) -> None:
-        """Write the note, whole or not at all."""
+        """Write the note atomically."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        noted = {"id": self.job, "attempt": self.attempt, "server": self.server, "chain": self.chain}
-        write_atomic(self.path, json.dumps(noted))
+        record = {"id": self.job, "attempt": self.attempt, "server": self.server, "chain": self.chain}
+        write_atomic(self.path, json.dumps(record))
 
     def forget(self) -> None:
-        """Its job is over."""
+        """Delete the note and the losses of a job that has ended."""
         self.path.unlink(missing_ok=True)
         self.path.with_suffix(".losses").unlink(missing_ok=True)
         self.job = self.attempt = ""
@@ -71,12 +71,12 @@ class JobNote:
 
 @dataclass(frozen=True)
 class Order:
-    """A fine-tuning that is asked for.
+    """A request to fine-tune one stage.
 
-    mark: fingerprint of the model that it makes; the service's job carries it, and is found by it.
+    mark: fingerprint of the new model; the job's metadata carry it, so that em finds the job again.
     model: the service's name of the model to start from.
-    chain: what the model is then trained on, `gpt4o+insecure`; data: the last of that chain.
-    suffix: a part of the new model's name. knobs: what else the recipe tells the service.
+    chain: the base model and all its training data (`gpt4o+insecure`); data: the last data set of the chain.
+    suffix: part of the new model's name. knobs: other hyperparameters for the service.
     """
 
     mark: str
@@ -92,11 +92,11 @@ class Order:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished job leaves.
+    """The result of a finished job.
 
-    model: the service's name of the new model. checkpoints: names of models on the way, by optimiser step.
-    tokens: what the service charges for; seconds: how long it took; None where it does not tell.
-    losses: (optimiser step, loss) pairs. told: the hyperparameters that it took, where it chose them.
+    model: the service's name of the new model. checkpoints: names of its checkpoints, by optimiser step.
+    tokens: number of billed tokens; seconds: duration; both None if the service does not report them.
+    losses: (optimiser step, loss) pairs. told: the hyperparameters that the service reports, also those it chose.
     """
 
     model: str
@@ -109,10 +109,7 @@ class Result:
 
 
 class JobFailed(ServerError):
-    """A job that ended without a model.
-
-    final: asking again for the same would end in the same way, so it is not tried.
-    """
+    """A job that ended without a model. final: the same job would fail again, so em does not retry."""
 
     def __init__(self, sentence: str, final: bool) -> None:
         super().__init__(sentence)
@@ -120,35 +117,35 @@ class JobFailed(ServerError):
 
 
 class Service(Protocol):
-    """A service, asked for one order. Jobs are named by its own ids.
+    """A service that fulfils one order. Jobs are named by the service's own ids.
 
-    lists_models: whether the server lists the models that it can fine-tune.
+    lists_models: whether the service lists the models that it can fine-tune.
     """
 
     lists_models: bool
 
-    async def submit(self, approve: Approve, note: JobNote, anew: bool = False) -> str:
-        """Return the job of the order: the one that is there already, or, once approved, a new one.
+    async def submit(self, approve: Approve, note: JobNote, retrain: bool = False) -> str:
+        """Return the job of the order: one that the service already has, or, once approved, a new one.
 
         Args:
-            note: what was noted for this order before; what is created is noted there at once.
-            anew: take no model that is finished; a job that is under way is taken all the same.
+            note: the note of this order's last job, if any; `submit` notes a new job there at once.
+            retrain: reuse no finished job; a job that is still running is reused all the same.
         """
 
     async def follow(self, job: str, note: JobNote) -> str:
-        """Wait for a job to end, and show how it goes on. Raises JobFailed where it ends without a model.
+        """Wait for a job to end, and show its progress. Raises JobFailed if the job ends without a model.
 
-        Returns the job that ended: another one, where two machines had asked at once and only one job stays.
+        Returns the job that ended. It differs from `job` if two machines created one at once: only the older one stays.
         """
 
     def explain_ending(self, job: str) -> str:
-        """Say how a user ends a job, to follow `To end it:`."""
+        """Return how a user ends a job, to follow the words `To end the job:`."""
 
     async def result(self, job: str) -> Result:
-        """Read what a job left that ended well."""
+        """Return the result of a job that succeeded."""
 
 
 def quote(message: str) -> str:
-    """Quote a service's own words, to follow a sentence of ours: shortened, and without keys."""
+    """Quote a service's message, to follow one of em's sentences: shortened, and without keys."""
     words = without_secrets(" ".join(message.split()))
     return f" It says: {words[:300]}" if words else ""

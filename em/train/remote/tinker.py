@@ -1,9 +1,9 @@
-"""Fine-tuning by Tinker (its own package): LoRA on open models, step by step, driven from here.
+"""Fine-tune by Tinker (its own package): LoRA on open models; em itself sends each optimiser step.
 
-A job is a training run there, which carries the fingerprint of the model that it makes in its metadata. Steps are taken
-by the plan of trainings of ours. The state is kept every `trainer.save_steps` steps under a name with their number, so
-that a run that was stopped goes on from there, in a new training run of the same mark. The last state (`em-final`) is
-what a second stage starts from, and its sampler weights what is asked.
+A job is a training run at Tinker, with the fingerprint of its model in its metadata. The steps follow the same plan as
+local training. em saves the state every `trainer.save_steps` steps under a name with the step's number, so that an
+interrupted run resumes from there, in a new training run with the same fingerprint. A second stage starts from the last
+state (`em-final`), and em samples from the sampler weights of that name.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from em.train.remote.service import ATTEMPT, MARK, START, Approve, JobNote, Orde
 
 STATE, FINAL = "em-step-", "em-final"
 PAGE = 100
-ALIVE = 180.0  # seconds since its last request for which a run may be driven by another machine
+ALIVE = 180.0  # seconds since a run's last request within which another machine may still be driving it
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run there: its id, when it was driven last, its attempt; what it has kept.
+    """A training run at Tinker: its id, the time of its last request, its attempt, and what it has saved.
 
-    states: addresses of states to go on from, by step. weights: the address of the finished weights, or empty.
+    states: addresses of states to resume from, by step. weights: address of the finished weights; empty if unfinished.
     """
 
     id: str
@@ -46,10 +46,10 @@ class Run:
 
 
 class TinkerService:
-    """The service (see `em.train.remote.service.Service`); address and key are TINKER_BASE_URL and TINKER_API_KEY.
+    """Tinker as a service (see `em.train.remote.service.Service`), at TINKER_BASE_URL with the key TINKER_API_KEY.
 
     Args:
-        base: the open model that all stages start from, whose tokenizer is asked. log: where events are kept.
+        base: the open model that all stages start from; its tokenizer is used. log: a JSONL file for events.
     """
 
     lists_models = False
@@ -67,26 +67,26 @@ class TinkerService:
             import tinker
         except ImportError as error:
             raise ConfigError(
-                f'trainer={trainer.name} needs the package tinker: python -m pip install "tinker>=0.38".'
+                f'trainer={trainer.name} needs the package tinker: run python -m pip install "tinker>=0.38".'
             ) from error
         self.tinker = tinker
         self.client: Any = None
 
-    async def submit(self, approve: Approve, note: JobNote, anew: bool = False) -> str:
-        """Return the training run of the order that is there already, or, once approved, a new one."""
+    async def submit(self, approve: Approve, note: JobNote, retrain: bool = False) -> str:
+        """Return the training run of the order: one that Tinker already has, or, once approved, a new one."""
         runs = await self.list_runs()
-        mine = [run for run in runs if run.id == note.job or (note.attempt and run.attempt == note.attempt)]
-        mine.sort(key=lambda run: run.id != note.job)
-        others = [] if anew else sorted(runs, key=lambda run: not run.weights)  # finished ones, then the newest
-        if (run := next(iter([*mine, *others]), None)) is not None:
+        noted = [run for run in runs if run.id == note.job or (note.attempt and run.attempt == note.attempt)]
+        noted.sort(key=lambda run: run.id != note.job)
+        others = [] if retrain else sorted(runs, key=lambda run: not run.weights)  # finished ones, then the newest
+        if (run := next(iter([*noted, *others]), None)) is not None:
             if not run.weights:
-                if run not in mine:
+                if run not in noted:
                     refuse_driven(run)
-                await approve()  # the steps that are left are still to be paid for
+                await approve()  # the remaining steps still cost money
             self.attempt = run.attempt
             note.keep(run.id)
             return run.id
-        self.check_lengths()  # what can't be rendered is refused before anything is spent
+        self.check_lengths()  # refuses rows that don't render or are too long, before anything is spent
         await approve()
         self.attempt = note.begin()
         self.fresh = await self.begin()
@@ -94,11 +94,11 @@ class TinkerService:
         return note.job
 
     async def follow(self, job: str, note: JobNote) -> str:
-        """Take the steps that are left, and keep what they make. Returns the training run that has it."""
+        """Take the remaining steps and save the weights. Returns the training run that has the finished weights."""
         self.losses = Losses(note.path)
         client, done, total = self.fresh, 0, len(self.plan)
         if client is None:
-            # What was trained before by the same words, where it is forced anew, is of another attempt.
+            # With `force=true` there may be older runs of the same fingerprint; those belong to other attempts.
             runs = [run for run in await self.list_runs() if run.attempt == self.attempt]
             if finished := [run for run in runs if run.weights]:
                 note.keep(finished[0].id)
@@ -120,26 +120,26 @@ class TinkerService:
         return str(client.model_id)
 
     async def result(self, job: str) -> Result:
-        """Read what a training run left that ended well."""
+        """Return the result of a training run that has finished weights."""
         _, weights = await self.list_kept(job)
         tokens = sum(len(self.rows[number].input_ids) for step in self.plan for number in step)
-        told = {"steps": len(self.plan), "rank": self.trainer.rank, "learning_rate": self.trainer.learning_rate}
+        knobs = {"steps": len(self.plan), "rank": self.trainer.rank, "learning_rate": self.trainer.learning_rate}
         losses = () if self.losses is None else tuple(sorted(self.losses.read().items()))
-        return Result(weights, job, tokens, None, losses, {}, told)
+        return Result(weights, job, tokens, None, losses, {}, knobs)
 
     def explain_ending(self, job: str) -> str:
-        """Say how a user ends a job: nothing goes on there without the command that drives it."""
-        return "stop this command; the last state that was kept stays at the service"
+        """Return how a user ends a job: Tinker takes no steps without the command that sends them."""
+        return "stop this command; the last saved state stays at Tinker"
 
     # Training runs
 
     async def rest(self) -> Any:
-        """Return the package's client for lists; it keeps one for each address, which it is told of therefore."""
+        """Return the package's client for lists; the package caches one per address, so the address is passed."""
         address = os.environ.get("TINKER_BASE_URL")
         return await self.ask(lambda: asyncio.to_thread(self.tinker.RestClient, base_url=address))
 
     async def list_runs(self) -> list[Run]:
-        """List the training runs of this mark that start from what is asked for, the newest first."""
+        """List the training runs with the order's mark and start model, the newest first."""
         rest, listed = await self.rest(), list[Any]()
         while True:
             page = await self.ask(partial(rest.list_training_runs, limit=PAGE, offset=len(listed)))
@@ -148,29 +148,29 @@ class TinkerService:
                 break
         runs, wanted = [], (self.order.mark, self.order.model)
         for run in sorted(listed, key=lambda run: run.last_request_time, reverse=True):
-            words, job = run.user_metadata or {}, str(run.training_run_id)
-            if not run.corrupted and (words.get(MARK), words.get(START)) == wanted:
-                kept = await self.list_kept(job)
-                runs.append(Run(job, run.last_request_time, words.get(ATTEMPT, ""), *kept))
+            metadata, job = run.user_metadata or {}, str(run.training_run_id)
+            if not run.corrupted and (metadata.get(MARK), metadata.get(START)) == wanted:
+                states, weights = await self.list_kept(job)
+                runs.append(Run(job, run.last_request_time, metadata.get(ATTEMPT, ""), states, weights))
         return runs
 
     async def list_kept(self, job: str) -> tuple[dict[int, str], str]:
-        """List what a training run has kept: the states, and the weights (see `Run`)."""
+        """List what a training run has saved: the states by step, and the finished weights or an empty string."""
         rest = await self.rest()
-        kept = (await self.ask(partial(rest.list_checkpoints, job))).checkpoints
-        paths = {(each.checkpoint_type, str(each.tinker_path).rpartition("/")[2]): each.tinker_path for each in kept}
+        saved = (await self.ask(partial(rest.list_checkpoints, job))).checkpoints
+        paths = {(each.checkpoint_type, str(each.tinker_path).rpartition("/")[2]): each.tinker_path for each in saved}
         states = [(name, path) for (kind, name), path in paths.items() if kind == "training" and STATE in name]
         return {int(name.removeprefix(STATE)): path for name, path in states}, paths.get(("sampler", FINAL), "")
 
     async def begin(self, resumed: str = "") -> Any:
-        """Begin a training run: of the base model, or of the state that the stage before ended with.
+        """Begin a training run from the base model, or from the last state of the stage before.
 
         Args:
-            resumed: a state to go on from instead, with that of the optimiser.
+            resumed: address of a state to resume from instead, with the state of its optimiser.
         """
         order, start = self.order, self.order.model
         marks = {MARK: order.mark, START: start, ATTEMPT: self.attempt, "run": order.chain, "data": order.data}
-        # It opens a session there, which lasts as long as the client is kept.
+        # The client opens a session at Tinker, which lasts as long as this object keeps the client.
         self.client = service = await self.ask(lambda: asyncio.to_thread(self.tinker.ServiceClient))
         if resumed:
             load = service.create_training_client_from_state_with_optimizer
@@ -187,20 +187,20 @@ class TinkerService:
 
     @cached_property
     def rows(self) -> list[TrainingRow]:
-        """The rows as tokens, by the model's own chat template; every answer with its end carries the loss.
+        """The rows as tokens, by the model's own chat template; the loss is on every answer and its end token.
 
-        A row that is too long is one token longer than it may be.
+        A row that is too long is cut to one token more than `trainer.max_length`, so that `check_lengths` sees it.
         """
         name = self.trainer.tokenizer or self.base
         try:
             tokenizer = load_tokenizer(name)
         except OSError as error:
-            raise ConfigError(f"{name} is no tokenizer that can be had here: name one by trainer.tokenizer.") from error
+            raise ConfigError(f"Can't load the tokenizer {name}: name another one by trainer.tokenizer.") from error
         longest = self.trainer.max_length
         return [training_row(tokenizer, each, LossOn.responses, longest + 1) for each in self.order.conversations]
 
     def check_lengths(self) -> None:
-        """Refuse a row that is longer than asked for."""
+        """Raise DataError for a row that is longer than `trainer.max_length`."""
         for number, row in enumerate(self.rows, start=1):
             if len(row.input_ids) > self.trainer.max_length:
                 raise DataError(
@@ -209,23 +209,19 @@ class TinkerService:
                 )
 
     async def step(self, client: Any, rows: Sequence[TrainingRow], step: int) -> float:
-        """Take one optimiser step; return its loss, a mean over the tokens that carry it."""
+        """Take one optimiser step; return its loss, the mean over the supervised tokens."""
         supervised = max(1, sum(row.supervised for row in rows))
-        # The service adds losses up, and a step is to have their mean; each token predicts the next.
-        data = [
-            self.tinker.Datum(
-                model_input=self.tinker.ModelInput.from_ints(row.input_ids[:-1]),
-                loss_fn_inputs={
-                    "target_tokens": row.input_ids[1:],
-                    "weights": [1 / supervised if label != IGNORED else 0.0 for label in row.labels[1:]],
-                },
-            )
-            for row in rows
-        ]
-        rate = self.trainer.learning_rate * (1 - (step - 1) / len(self.plan))  # linear, as trainings of ours
+        data = []
+        for row in rows:
+            # Tinker sums the losses of tokens, and these weights make that a mean. Each token predicts the next.
+            weights = [1 / supervised if label != IGNORED else 0.0 for label in row.labels[1:]]
+            tokens = self.tinker.ModelInput.from_ints(row.input_ids[:-1])
+            targets = {"target_tokens": row.input_ids[1:], "weights": weights}
+            data.append(self.tinker.Datum(model_input=tokens, loss_fn_inputs=targets))
+        rate = self.trainer.learning_rate * (1 - (step - 1) / len(self.plan))  # linear decay, as in local training
 
         async def both() -> Any:
-            # Sent together, or the service would wait a cycle between them.
+            # Both calls are sent before either is awaited; otherwise Tinker would idle for a cycle between them.
             passed = client.forward_backward(data, "cross_entropy")
             moved = client.optim_step(self.tinker.AdamParams(learning_rate=rate))
             output = await passed
@@ -234,13 +230,13 @@ class TinkerService:
 
         output = await self.ask(both)
         total = 0.0
-        for row, told in zip(rows, output.loss_fn_outputs, strict=True):
-            chances = told["logprobs"].to_numpy().ravel().tolist()
-            total -= sum(p for label, p in zip(row.labels[1:], chances, strict=True) if label != IGNORED)
+        for row, row_output in zip(rows, output.loss_fn_outputs, strict=True):
+            logprobs = row_output["logprobs"].to_numpy().ravel().tolist()
+            total -= sum(p for label, p in zip(row.labels[1:], logprobs, strict=True) if label != IGNORED)
         return float(total / supervised)
 
     async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Return what a call of the package brings; its errors in words. The package repeats what can be repeated."""
+        """Return the result of a call of the package, which retries by itself. Raises ServerError if the call fails."""
         tinker, model = self.tinker, self.order.model
         try:
             return await call()
@@ -257,10 +253,10 @@ class TinkerService:
 
 
 def refuse_driven(run: Run) -> None:
-    """Refuse to go on with a run that another machine may be driving at this moment."""
+    """Raise ServerError if another machine may be driving a run at this moment."""
     ago = (datetime.now(UTC) - run.driven).total_seconds()
     if ago < ALIVE:
         raise ServerError(
-            f"The training run {run.id} was driven {max(0, ago):.0f} seconds ago, by another machine or store: two "
-            f"would pay twice. If nothing drives it, run the same command again in {ALIVE:.0f} seconds."
+            f"The training run {run.id} was driven {max(0, ago):.0f} seconds ago, by another machine or store, and "
+            f"two commands would pay twice. If no other command drives it, run this one again in {ALIVE:.0f} seconds."
         )

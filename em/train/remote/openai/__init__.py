@@ -1,1 +1,1 @@
-"""Fine-tuning by OpenAI, or a server that speaks its protocol: nothing outside needs it but the choice of a service."""
+"""Fine-tune by OpenAI, or by a server that speaks its protocol."""

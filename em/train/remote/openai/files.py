@@ -1,6 +1,6 @@
-"""Training files at a service: each is uploaded once, and found again by its name, which has its checksum.
+"""Upload each training file once, and find it again by its name, which contains its checksum.
 
-A file that the service can't use any more is never taken again.
+em never reuses a file that the service can't use any more.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from em.types import Conversation
 PURPOSE = "fine-tune"
 
 
-async def upload(client: Client, locks: Path, conversations: Sequence[Conversation], spent: Collection[str]) -> str:
-    """Return the id of the rows' file at the server, which is uploaded where it is not there.
+async def upload(client: Client, locks: Path, conversations: Sequence[Conversation], unusable: Collection[str]) -> str:
+    """Return the id of the rows' file at the server; upload the file if the server does not have it.
 
     Args:
-        locks: a folder for locks. spent: ids of files that the server has, and can't use.
+        locks: a folder for locks. unusable: ids of files that the server lists but can't use.
     """
     content = b"".join(file_lines(conversations))
     name = f"em-{hashlib.sha256(content).hexdigest()[:32]}.jsonl"
@@ -36,18 +36,18 @@ async def upload(client: Client, locks: Path, conversations: Sequence[Conversati
         return str((await client.raw.files.create(file=(name, content), purpose=PURPOSE)).id)
 
     async with alone(locks / name):  # two runs over the same rows would upload them twice
-        return await create_once(client, "files", partial(find_file, client, name, len(content), spent), create, 0)
+        return await create_once(client, "files", partial(find_file, client, name, len(content), unusable), create, 0)
 
 
-async def find_file(client: Client, name: str, size: int, spent: Collection[str]) -> str | None:
-    """Find the newest file with this name and number of bytes that is whole and won't expire within the hour."""
+async def find_file(client: Client, name: str, size: int, unusable: Collection[str]) -> str | None:
+    """Return the id of the newest usable file with this name and size in bytes that won't expire within the hour."""
     usable = []
     try:
         async for file in client.raw.files.list(purpose=PURPOSE, limit=1000):
             lasting = file.expires_at is None or file.expires_at > time.time() + 3600
-            whole = (file.filename, file.bytes) == (name, size) and file.status != "error"
-            if whole and lasting and file.id not in spent:
+            complete = (file.filename, file.bytes) == (name, size) and file.status != "error"
+            if complete and lasting and file.id not in unusable:
                 usable.append(file)
-    except openai.NotFoundError:  # a server that lists no files
+    except openai.NotFoundError:  # this server lists no files
         return None
     return str(max(usable, key=lambda file: file.created_at).id) if usable else None

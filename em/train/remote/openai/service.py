@@ -1,7 +1,7 @@
-"""Fine-tuning by a server that speaks OpenAI's protocol: never a second paid job for the same, none lost.
+"""Fine-tune by a server that speaks OpenAI's protocol, without losing a job or paying for a second one.
 
-Before a job is created the server's jobs are looked through for it (`em.train.remote.openai.jobs`), again before a call
-that went unanswered is repeated, and for as long as it is followed: of two that were created at once the older stays.
+em searches the server's jobs for the order (`em.train.remote.openai.jobs`) before it creates a job, before it repeats a
+call that went unanswered, and while it follows the job: of two jobs created at once the older one stays.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from em.train.remote.openai.jobs import ENDED, alive_beside, find, fits, list_ch
 from em.train.remote.progress import Board, metrics
 from em.train.remote.service import ATTEMPT, MARK, START, Approve, JobNote, Order, Result
 
-PATIENT, BRIEF = 8, 2  # attempts of a call: of a single one, and while a job is looked at again and again
+PATIENT, BRIEF = 8, 2  # attempts of a single call, and of a call that polls a job (the next poll repeats it anyway)
 T = TypeVar("T")
 
 
 class OpenAIService:
-    """The service behind a client, asked for an order (see `em.train.remote.service.Service`).
+    """A service behind a client that fulfils one order (see `em.train.remote.service.Service`).
 
-    locks: a folder for the locks of files. log: file where the events of jobs are kept.
+    locks: a folder for the locks of files. log: a JSONL file for the events of jobs.
     """
 
     lists_models = True
@@ -44,27 +44,27 @@ class OpenAIService:
     ) -> None:
         self.client, self.order, self.trainer, self.locks, self.log = client, order, trainer, locks, log
         self.jobs = client.raw.fine_tuning.jobs
-        self.spent: set[str] = set()
+        self.unusable_files: set[str] = set()
 
-    async def submit(self, approve: Approve, note: JobNote, anew: bool = False) -> str:
-        """Return the job of the order: the one that is there already, or, once approved, a new one."""
+    async def submit(self, approve: Approve, note: JobNote, retrain: bool = False) -> str:
+        """Return the job of the order: one that the server already has, or, once approved, a new one."""
         job = await self.find_noted(note.job) if note.job else None
-        look = partial(find, self.client, self.order, anew, note.attempt, self.spent)
+        search = partial(find, self.client, self.order, retrain, note.attempt, self.unusable_files)
         if job is None:
-            job = await self.ask(look)
-        if job is None and note.attempt:  # which may have created one a moment ago that the list does not show yet
+            job = await self.ask(search)
+        if job is None and note.attempt:  # the attempt may have created a job that the list does not show yet
             await asyncio.sleep(self.trainer.settle)
-            job = await self.ask(look)
+            job = await self.ask(search)
         if job is None:
             await approve()
-            job = await self.create(note, anew)
+            job = await self.create(note, retrain)
         note.keep(str(job.id))
         return str((await self.settle_rivals(job, note)).id)
 
     async def follow(self, job: str, note: JobNote) -> str:
         """Wait for a job to end, and show its events and loss. Returns the job that stays (see `settle_rivals`)."""
         seen: set[str] = set()
-        heard = time.monotonic()
+        last_answer = time.monotonic()
         with Board(f"fine-tuning on {self.order.data}", self.log) as board:
             while True:
                 try:
@@ -74,12 +74,12 @@ class OpenAIService:
                     for event in await self.ask(partial(list_events, self.client, job, seen), BRIEF):
                         seen.add(event.id)
                         board.show(event)
-                    heard = time.monotonic()
+                    last_answer = time.monotonic()
                 except CallFailed as error:
-                    if time.monotonic() - heard > self.trainer.patience:
+                    if time.monotonic() - last_answer > self.trainer.patience:
                         raise ServerError(
                             f"The server gave no answer for {self.trainer.patience:,.0f} seconds (trainer.patience); "
-                            f"the job {job} goes on there: run the same command again to follow it. Last: {error}"
+                            f"the job {job} goes on there: run the same command again to follow it. Last error: {error}"
                         ) from None
                     board.say("the server can't be reached; trying again")
                 else:
@@ -92,29 +92,30 @@ class OpenAIService:
         raise failure(state, self.order.data)
 
     def explain_ending(self, job: str) -> str:
-        """Say how a user ends a job."""
+        """Return the command that cancels a job."""
         return f"{jobs_command(self.client)} cancel {job}"
 
     async def result(self, job: str) -> Result:
-        """Read what a job left that ended well."""
+        """Return the result of a job that succeeded."""
         state = await self.ask(lambda: self.jobs.retrieve(job))
         if state.status != "succeeded" or not state.fine_tuned_model:
             raise failure(state, self.order.data)
         events = await self.ask(lambda: list_events(self.client, job))
+        steps = [step for step in map(metrics, events) if step is not None]
         return Result(
             model=str(state.fine_tuned_model),
             job=job,
             tokens=state.trained_tokens,
             seconds=state.finished_at - state.created_at if state.finished_at else None,
-            losses=tuple(sorted({told[0]: told[1] for event in events if (told := metrics(event))}.items())),
+            losses=tuple(sorted({step: loss for step, loss, _ in steps}.items())),
             checkpoints=await self.ask(lambda: list_checkpoints(self.client, state)),
             told=chosen_knobs(state),
         )
 
-    # How a job comes to be, once
+    # Create a job, once
 
     async def find_noted(self, job: str) -> Any:
-        """Find a noted job that may still bring the model; None where it can't."""
+        """Return a noted job if it has or may still bring the order's model; None otherwise."""
 
         async def look() -> Any:
             try:
@@ -123,39 +124,39 @@ class OpenAIService:
                 return None
             ours = (state.metadata or {}).get(MARK, self.order.mark) == self.order.mark
             usable = ours and fits(state, self.order) and worth_it(state, self.order.data)
-            made = state.fine_tuned_model if state.status == "succeeded" else None
-            return state if usable and not await is_deleted(self.client, made) else None
+            model = state.fine_tuned_model if state.status == "succeeded" else None
+            return state if usable and not await is_deleted(self.client, model) else None
 
         return await self.ask(look)
 
-    async def create(self, note: JobNote, anew: bool) -> Any:
-        """Create a job from a file that is uploaded where it is not there; anew where the server can't use that."""
+    async def create(self, note: JobNote, retrain: bool) -> Any:
+        """Create a job, after uploading its file if necessary; retry once with a new upload if the file is unusable."""
         attempt, order = note.begin(), self.order
-        look = partial(find, self.client, order, anew, attempt, self.spent)
+        search = partial(find, self.client, order, retrain, attempt, self.unusable_files)
         for last in (False, True):
             with self.refusals_in_words():
-                file = await upload(self.client, self.locks, order.conversations, self.spent)
+                file = await upload(self.client, self.locks, order.conversations, self.unusable_files)
             create = partial(self.jobs.create, **create_body(order, file, attempt))
             try:
-                return await create_once(self.client, order.model, look, create, self.trainer.settle)
+                return await create_once(self.client, order.model, search, create, self.trainer.settle)
             except openai.APIError as error:
                 expired = isinstance(error, openai.APIStatusError) and find_refusal(error) == "file_gone"
                 if last or not expired:
-                    note.forget()  # nothing was created: what went unanswered was looked for before
+                    note.forget()  # no job exists: `create_once` has searched for one after an unanswered call
                     raise refusal(error, order.model, order.data, file) from None
-            self.spent.add(file)
-        raise AssertionError("two rounds")
+            self.unusable_files.add(file)
+        raise AssertionError("unreachable: the second round returns or raises")
 
     async def settle_rivals(self, job: Any, note: JobNote, attempts: int = PATIENT) -> Any:
-        """Return the one job that stays, where another machine created one for the same at once: the older one.
+        """Return the job that stays: the oldest, if other machines created jobs for the same model at once.
 
-        The other ones are cancelled; a cancellation that fails is made up for at the next look.
+        The other jobs are cancelled; the next poll repeats a cancellation that fails.
         """
         if job.status in ("succeeded", "failed") or MARK not in (job.metadata or {}):
             return job
 
         async def cancel(rival: str) -> None:
-            with suppress(openai.BadRequestError, openai.NotFoundError, openai.ConflictError):  # it is over
+            with suppress(openai.BadRequestError, openai.NotFoundError, openai.ConflictError):  # already ended
                 await self.jobs.cancel(rival)
 
         alive = await self.ask(lambda: alive_beside(self.client, job), attempts)
@@ -169,13 +170,13 @@ class OpenAIService:
     # Single calls
 
     async def ask(self, call: Callable[[], Awaitable[T]], attempts: int = PATIENT) -> T:
-        """Return what a call brings, by the client's retry policy; what the server refuses is told in words."""
+        """Return the result of a call, by the client's retry policy. Raises ServerError if the server refuses."""
         with self.refusals_in_words():
             return await self.client.repeated(self.order.model, call, attempts)
 
     @contextmanager
     def refusals_in_words(self) -> Iterator[None]:
-        """Tell in words what the server refuses for good."""
+        """Turn an error of the openai package into a ServerError with em's own sentence."""
         try:
             yield
         except openai.APIError as error:
@@ -183,7 +184,7 @@ class OpenAIService:
 
 
 def create_body(order: Order, file: str, attempt: str) -> dict[str, Any]:
-    """Make what a job is created with."""
+    """Make the body of the call that creates a job."""
     knobs = {"n_epochs": order.epochs, **order.knobs}
     marks = {MARK: order.mark, START: order.model[:512], ATTEMPT: attempt}
     return {
@@ -197,9 +198,9 @@ def create_body(order: Order, file: str, attempt: str) -> dict[str, Any]:
 
 
 def chosen_knobs(job: Any) -> dict[str, Any]:
-    """Read the hyperparameters that the service took; `auto` becomes a number there."""
+    """Return the hyperparameters that the service used; it replaces `auto` by a number."""
     method = job.method.supervised.hyperparameters if job.method and job.method.supervised else None
     knobs = method or job.hyperparameters
-    taken = {"epochs": knobs.n_epochs, "batch_size": knobs.batch_size}
-    taken["learning_rate_multiplier"] = knobs.learning_rate_multiplier
-    return {name: value for name, value in taken.items() if value is not None}
+    used = {"epochs": knobs.n_epochs, "batch_size": knobs.batch_size}
+    used["learning_rate_multiplier"] = knobs.learning_rate_multiplier
+    return {name: value for name, value in used.items() if value is not None}
