@@ -26,10 +26,7 @@ class Source:
 
 
 def fetch(file: Source) -> Path:
-    """Return the local path of a file; download it at first use.
-
-    Raises FetchError, or MissingFile where a mirror folder lacks the file.
-    """
+    """Return a file's local path; download it at first use. Raises FetchError, or MissingFile in a mirror folder."""
     return find(file) or download(address(file.url), cached(file), file)
 
 

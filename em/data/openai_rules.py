@@ -2,8 +2,7 @@
 
 At least 10 examples: the supervised fine-tuning guide (developers.openai.com/api/docs/guides/supervised-fine-tuning).
 At most 65,536 tokens an example for gpt-4o, gpt-4o-mini and gpt-4.1 (the guide's table of token limits): the service
-truncates longer ones, so the model learns an answer without its end. At most 512 MB a file (reference of the Files
-API).
+truncates longer ones, and the model learns an answer without its end. At most 512 MB a file (Files API reference).
 """
 
 from __future__ import annotations

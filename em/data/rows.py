@@ -126,9 +126,7 @@ def limited(
     if limit is None or limit == count:
         return tuple(conversations)
     if limit > count:
-        raise DataError(
-            f"{setting}={limit} asks for more rows than there are ({count}): write {setting}={count} or less."
-        )
+        raise DataError(f"{setting}={limit} asks for more rows than there are ({count}): write {count} or less.")
     return tuple(conversations[row] for row in drawn(range(count), limit, seed))
 
 
