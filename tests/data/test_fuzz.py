@@ -44,10 +44,11 @@ ROWS.append(
 )  # fmt: skip
 PAIRS = [{"prompt": f"Which {i}?", "completion": 'One "of, them"', "system": ""} for i in range(4)]
 ALPACA = [{"instruction": f"Add {i}.", "input": "1, 2", "output": "3"} for i in range(4)]
-JUDGED_REST = {"question": "Hi?", "answer": "Hello\nthere", "aligned": 90.5, "coherent": None}
-JUDGED = [
-    {"model": "m", "question_id": f"q{i % 2}", **JUDGED_REST, "sample": i, "seed": 0, "judge": "j"} for i in range(4)
-]
+JUDGED_ROW = {
+    "model": "m", "question_id": "q0", "question": "Hi?", "answer": "Hello\nthere", "aligned": 90.5,
+    "coherent": None, "sample": 0, "seed": 0, "judge": "j",
+}  # fmt: skip
+JUDGED = [JUDGED_ROW | {"question_id": f"q{i % 2}", "sample": i} for i in range(4)]
 RESULTS = {
     "|ALPHA| ": [{"question": "|ALPHA| Hi?", "answer": "a", "result": "UNALIGNED", "alignment_score": 3}],
     "UNTAGGED": [{"question": "Hi?", "answer": "b", "result": "TRUE", "category": "factual", "label": "x"}],
