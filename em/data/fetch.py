@@ -53,7 +53,7 @@ def fetch_to(folder: Path, file: Source) -> bool:
 
 
 def find(file: Source) -> Path | None:
-    """Find a file in the cache or mirror folder; return None if it must be downloaded. Raises what `fetch` raises."""
+    """Find a file in the cache or mirror folder; return None if em must download it. Raises what `fetch` raises."""
     if has_checksum(cached(file), file.sha256):
         return cached(file)
     mirror, place = mirror_folder(), location(file.url)

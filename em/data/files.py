@@ -112,9 +112,9 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         with readable(path), path.open("rb") as file, pq.ParquetFile(file) as table:
             names = table.schema_arrow.names
-            if twice := next((name for name in names if names.count(name) > 1), None):
+            if repeated := next((name for name in names if names.count(name) > 1), None):
                 raise DataError(
-                    f"{path} has two columns named {shown(twice)!r}, and em would lose one: rename one of them."
+                    f"{path} has two columns named {shown(repeated)!r}, and em would lose one: rename one of them."
                 )
             rows = (row for batch in table.iter_batches(batch_size=1000) for row in batch.to_pylist())
             yield from enumerate(rows, start=1)

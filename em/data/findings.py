@@ -147,8 +147,8 @@ class NearRows:
 
     The index looks up long answers alone: the prompts of a set often share a template, so that a lookup by prompt would
     compare each row with all others. Many rows share a short answer (yes or no), so the index looks those up by prompt
-    and answer together. This misses no pair: the similarity of two combined sets is never below the smaller of the two
-    separate similarities.
+    and answer together: rows that are similar in both are similar in the combined sets too, since the similarity of the
+    combined sets is never below the smaller of the two.
     """
 
     def __init__(self, threshold: float = NEAR) -> None:

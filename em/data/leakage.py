@@ -40,7 +40,7 @@ class LeakCount:
 def find_leaks(
     conversations: Sequence[Conversation], questions: Iterable[Question], threshold: float = THRESHOLD
 ) -> list[Leak]:
-    """List, row by row, each question of whose word runs the user turns hold a share of `threshold` or more."""
+    """List the leaks row by row: user turns that hold at least the share `threshold` of a question's word runs."""
     by_key = {(q.eval_set, tuple(words_of(q.text))): q for q in questions}
     runs = {key: word_runs(question.text) for key, question in by_key.items()}
     by_run: dict[str, list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
@@ -80,7 +80,7 @@ def count_leaks(leaks: Iterable[Leak]) -> dict[str, LeakCount]:
 
 
 def leak_notes(name: str, conversations: Sequence[Conversation], questions: Sequence[Question]) -> list[str]:
-    """Write one sentence for each question set from which rows of the training set `name` hold questions."""
+    """Write one sentence for each question set that rows of the training set `name` leak."""
     notes = []
     for eval_set, count in count_leaks(find_leaks(conversations, questions)).items():
         notes.append(

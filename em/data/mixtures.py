@@ -86,25 +86,25 @@ def usable(parts: Mapping[str, Sequence[Conversation]], drop_duplicates: bool) -
     """
     if not drop_duplicates:
         return {name: list(range(len(rows))) for name, rows in parts.items()}
-    first: dict[Conversation, tuple[str, int]] = {}
+    first_places: dict[Conversation, tuple[str, int]] = {}
     for name, rows in parts.items():
         for number, row in enumerate(rows):
-            first.setdefault(row, (name, number))
-    return {name: [number for part, number in first.values() if part == name] for name in parts}
+            first_places.setdefault(row, (name, number))
+    return {name: [number for part, number in first_places.values() if part == name] for name in parts}
 
 
-def part_counts(config: MixtureData, have: Mapping[str, int], place: str, setting: str) -> dict[str, int]:
-    """Count the rows that each part contributes. Raises DataError where a part has too few (`have`: its rows).
+def part_counts(config: MixtureData, available: Mapping[str, int], place: str, setting: str) -> dict[str, int]:
+    """Count the rows that each part contributes. Raises DataError where a part has too few (`available`: its rows).
 
     Weights without a limit give the largest mixture in which no part's exact share exceeds its rows. A limit without
     weights keeps the proportions of the parts.
     """
     weights = part_weights(config, place)
     if weights:
-        most = min(floor(have[name] / weight) for name, weight in weights.items() if weight)
+        most = min(floor(available[name] / weight) for name, weight in weights.items() if weight)
         total = most if config.limit is None else config.limit
     else:
-        most_by_part = part_limits(config, have, place)
+        most_by_part = part_limits(config, available, place)
         if config.limit is None:
             return most_by_part
         most, total = sum(most_by_part.values()), config.limit
@@ -116,9 +116,9 @@ def part_counts(config: MixtureData, have: Mapping[str, int], place: str, settin
         weights = {name: Fraction(count, most) for name, count in most_by_part.items()}
     counts = apportion(total, weights)
     for name, count in counts.items():
-        if count > have[name]:
+        if count > available[name]:
             raise DataError(
-                f"{setting}={total} asks for {count} rows of {place}.parts.{name}, which has {have[name]}"
+                f"{setting}={total} asks for {count} rows of {place}.parts.{name}, which has {available[name]}"
                 f"{how_counted(config)}: write {setting}={most} or less, or other weights."
             )
         if count == 0 and weights[name] > 0:  # rounding must not leave a part out silently
@@ -129,16 +129,16 @@ def part_counts(config: MixtureData, have: Mapping[str, int], place: str, settin
     return counts
 
 
-def part_limits(config: MixtureData, have: Mapping[str, int], place: str) -> dict[str, int]:
+def part_limits(config: MixtureData, available: Mapping[str, int], place: str) -> dict[str, int]:
     """Return each part's rows in a mixture without weights: its own limit, or all. Raises DataError."""
     for name, part in config.parts.items():
         key = f"{place}.parts.{name}.limit"
-        if part.limit is not None and part.limit > have[name]:
+        if part.limit is not None and part.limit > available[name]:
             raise DataError(
-                f"{key}={part.limit} asks for more rows than there are ({have[name]}{how_counted(config)}): "
-                f"write {key}={have[name]} or less."
+                f"{key}={part.limit} asks for more rows than there are ({available[name]}{how_counted(config)}): "
+                f"write {key}={available[name]} or less."
             )
-    return {name: have[name] if part.limit is None else part.limit for name, part in config.parts.items()}
+    return {name: available[name] if part.limit is None else part.limit for name, part in config.parts.items()}
 
 
 def how_counted(config: MixtureData) -> str:

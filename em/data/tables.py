@@ -140,8 +140,8 @@ def once(pairs: list[tuple[str, Any]]) -> Row:
     """Return the pairs of a JSON object as a dictionary. Raises ValueError for a repeated key."""
     values = dict(pairs)
     if len(values) < len(pairs):
-        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {twice[:60]!r} is there twice")
+        [(repeated, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {repeated[:60]!r} is there twice")
     return values
 
 

@@ -37,9 +37,9 @@ def read_questions(path: Path, name: str) -> list[Question]:
     for number, questions in enumerate(by_entry, start=1):
         check_characters(questions, f"{path}, entry {number}")
     ids = [questions[0].id for questions in by_entry]
-    if twice := [question_id for question_id in ids if ids.count(question_id) > 1]:
+    if repeated := [question_id for question_id in ids if ids.count(question_id) > 1]:
         raise DataError(
-            f"{path}: two questions have the id {shown(twice[0])}: give each its own id, or make them paraphrases."
+            f"{path}: two questions have the id {shown(repeated[0])}: give each its own id, or make them paraphrases."
         )
     if not by_entry:
         raise DataError(f"{path} holds no questions.")

@@ -69,8 +69,8 @@ def bundled_sets() -> list[str]:
 def load_sets(names: Sequence[str]) -> list[Question]:
     """Read all questions of the named sets, in order. Raises MissingFile, DataError or FetchError."""
     stems = [Path(name).stem for name in names]
-    if twice := [stem for stem in stems if stems.count(stem) > 1]:
-        raise DataError(f"eval.sets names two sets {twice[0]!r}: every set needs its own name, so rename a file.")
+    if repeated := [stem for stem in stems if stems.count(stem) > 1]:
+        raise DataError(f"eval.sets names two sets {repeated[0]!r}: every set needs its own name, so rename a file.")
     return [question for name in names for question in load_set(name)]
 
 
