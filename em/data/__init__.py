@@ -1,7 +1,7 @@
-"""Training data: the sets that em knows, readers for a user's own, and what is checked of every row.
+"""Training data: the registry of data sets, readers for a user's own files, and the checks of every row.
 
-`em data list` prints the registry. A row is `{"messages": [{"role": …, "content": …}, …]}`, or one of the
-layouts in `em.data.layouts`.
+`em data list` prints the registry. A row is `{"messages": [{"role": …, "content": …}, …]}`, or has one
+of the layouts in `em.data.layouts`.
 """
 
 from em.data.files import read_messages

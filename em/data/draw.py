@@ -1,4 +1,4 @@
-"""What can be counted and drawn among training rows: pure functions, no file is read here."""
+"""Count and draw training rows: pure functions that read no file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from em.types import Conversation, Message
 
 @dataclass(frozen=True)
 class RowFacts:
-    """Counts that tell how much there is to learn from a set.
+    """Counts that tell how much a model can learn from a set.
 
-    duplicate_rows: rows all of whose messages occurred in a row before.
-    repeated_prompts: rows whose prompt (all before the last answer) occurred before, duplicate rows among them.
+    duplicate_rows: rows that equal an earlier row in all messages.
+    repeated_prompts: rows whose prompt (all messages before the last answer) an earlier row has, duplicates included.
     multi_turn_rows: rows with more than one assistant turn.
     """
 
@@ -25,7 +25,7 @@ class RowFacts:
 
 
 def row_facts(conversations: Sequence[Conversation]) -> RowFacts:
-    """The counts of a set; both kinds of repetition leave out the first of each."""
+    """Count the rows of a set; neither kind of repetition counts the first occurrence."""
     rows = len(conversations)
     return RowFacts(
         rows=rows,
@@ -36,12 +36,12 @@ def row_facts(conversations: Sequence[Conversation]) -> RowFacts:
 
 
 def prompt(conversation: Conversation) -> tuple[Message, ...]:
-    """What the last answer of a training row replies to: a system turn and earlier turns count."""
+    """Return the prompt of a row's last answer: all turns before that answer, a system turn included."""
     return conversation.messages[:-1]
 
 
 def spans_of(parts: Iterable[tuple[str, int]]) -> Iterator[tuple[str, range]]:
-    """Say which row numbers each part of a mixture has, by their counts, in the order in which they lie."""
+    """Yield each part of a mixture with its range of row numbers, from (name, number of rows) in row order."""
     start = 0
     for name, count in parts:
         yield name, range(start, start + count)
@@ -49,13 +49,13 @@ def spans_of(parts: Iterable[tuple[str, int]]) -> Iterator[tuple[str, range]]:
 
 
 def drawn(rows: Iterable[int], count: int, seed: int) -> list[int]:
-    """`count` of these row numbers, drawn by the seed, in ascending order; fewer are a subset of more."""
+    """Draw `count` of these row numbers by the seed, in ascending order; a smaller draw is a subset of a larger one."""
     return sorted(drawn_order(rows, str(seed))[:count])
 
 
 def drawn_order(rows: Iterable[int], lot: str) -> list[int]:
-    """These row numbers in an order drawn by `lot`.
+    """Shuffle row numbers by a hash seeded with `lot`.
 
-    Where a row comes hangs on the lot and its number alone, so it is the same on every platform.
+    The rank of a row depends on `lot` and its number alone, so the order is the same on every platform.
     """
     return sorted(rows, key=lambda row: hashlib.sha256(f"{lot} {row}".encode()).digest())

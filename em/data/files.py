@@ -1,7 +1,7 @@
-"""The rows of a file: JSONL, a JSON list, CSV (each also as .gz) or Parquet. Told by the name, one row after another.
+"""Read the rows of a file one by one: JSONL, a JSON list, CSV (each also as .gz) or Parquet, as its name says.
 
-A row that can't be used does not end the reading: it comes as the error that says where and why, so that all of them
-can be counted. A file that can't be read as a whole (half a gzip file, a quote that never ends) is an error at once.
+A row that can't be used does not stop the reading: the reader yields the error that says where and why, so that a
+caller can count all bad rows. A file that can't be read (half a gzip file, an unclosed quote) raises at once.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from em.types import Conversation
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 PLACE = re.compile(r"((?:line|entry|row) \d+):? ")
-Found = Conversation | DataError
+RowOrError = Conversation | DataError
 
 
 @dataclass(frozen=True)
 class Read:
-    """What was read: conversations, and the rows that can't be used."""
+    """The rows of a file or set: conversations, and the rows that can't be used."""
 
     conversations: tuple[Conversation, ...]
     skipped: tuple[BadRow, ...] = ()
 
 
 def read_messages(path: Path) -> list[Conversation]:
-    """Read all rows of a file. Raises MissingFile, or DataError for rows that can't be used, or no row."""
+    """Read all rows of a file. Raises MissingFile, or DataError for bad rows or a file without rows."""
     return list(usable(file_rows(path), str(path)).conversations)
 
 
-def usable(found: Iterable[Found], origin: str, skip_bad: bool = False, setting: str = "") -> Read:
-    """Take the conversations among rows. Raises DataError for rows that can't be used, or no row at all.
+def usable(results: Iterable[RowOrError], origin: str, skip_bad: bool = False, setting: str = "") -> Read:
+    """Separate conversations from bad rows. Raises DataError for bad rows, or where no row is left.
 
     Args:
-        skip_bad: leave out rows that can't be used; else they are an error.
-        setting: the setting by which they could be left out, for errors; empty where there is none.
+        skip_bad: leave out bad rows instead of raising.
+        setting: the setting that would leave them out, for the error; empty where there is none.
     """
-    rows = list(found)
+    rows = list(results)
     conversations = [row for row in rows if isinstance(row, Conversation)]
     bad = [str(row).rstrip(".") for row in rows if isinstance(row, DataError)]
     if bad and (not skip_bad or not conversations):
@@ -56,32 +56,33 @@ def usable(found: Iterable[Found], origin: str, skip_bad: bool = False, setting:
 
 
 def bad_rows(bad: list[str], origin: str, setting: str) -> str:
-    """One sentence on rows that can't be used: where the first are and why, and how to go on."""
-    fix = f"; mend {'it' if len(bad) == 1 else 'them'}, or leave such rows out by {setting}=skip" if setting else ""
+    """Return one sentence on the bad rows: the place and fault of the first ones, and how to go on."""
+    object_word = "it" if len(bad) == 1 else "them"
+    fix = f"; fix {object_word}, or leave such rows out by {setting}=skip" if setting else ""
     if len(bad) == 1:
         return f"{origin}, {bad[0]}{fix}."
     more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
     return f"{origin} has {len(bad):,} rows that can't be used ({'; '.join(bad[:SHOWN])}{more}){fix}."
 
 
-def file_rows(path: Path, skip: Collection[int] = ()) -> Iterator[Found]:
-    """Read each row as a conversation, or as the error that says why it is none. `skip`: numbers not looked at."""
+def file_rows(path: Path, skip: Collection[int] = ()) -> Iterator[RowOrError]:
+    """Read each row as a conversation, or as the error that says why not; pass over the row numbers in `skip`."""
     unit, rows = raw_rows(path)
     return conversations_of(unit, ((number, row) for number, row in rows if number not in skip))
 
 
-def conversations_of(unit: str, rows: Iterable[tuple[int, Any]]) -> Iterator[Found]:
-    """Turn decoded rows into conversations, or errors that begin with the unit (line, entry, row) and the number."""
+def conversations_of(unit: str, rows: Iterable[tuple[int, Any]]) -> Iterator[RowOrError]:
+    """Convert decoded rows to conversations, or to errors that begin with the unit (line, entry, row) and number."""
     for number, row in rows:
         try:
-            found = row if isinstance(row, DataError) else conversation_of(row, f"{unit} {number}")
+            result = row if isinstance(row, DataError) else conversation_of(row, f"{unit} {number}")
         except DataError as error:
-            found = error
-        yield found
+            result = error
+        yield result
 
 
 def raw_rows(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
-    """Tell what the rows of a file are counted by, and read them: each decoded, or the error that says why it isn't."""
+    """Return the unit of a file's rows and an iterator over them: each one decoded, or the error that says why not."""
     match format_of(path):
         case ".jsonl":
             return "line", json_lines(path)
@@ -91,11 +92,11 @@ def raw_rows(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
             return "line", csv_rows(path)
         case ".parquet":
             return "row", parquet_rows(path)
-    raise DataError(f"{path} is of no format that em reads: give a {', '.join(SUFFIXES)} file (also as .gz).")
+    raise DataError(f"{path} has a format that em can't read: give a {', '.join(SUFFIXES)} file (also as .gz).")
 
 
 def entries_of(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
-    """Read a JSON list; a .json file that does not begin with [ holds one JSON object a line."""
+    """Read a JSON list; read a .json file that does not begin with [ as one JSON object a line."""
     with readable(path), opened(path) as file:
         data = file.read().removeprefix(BOM_UTF8)
     if not data.lstrip().startswith(b"["):
@@ -111,9 +112,9 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     try:
         with readable(path), path.open("rb") as file, pq.ParquetFile(file) as table:
             names = table.schema_arrow.names
-            if twice := next((name for name in names if names.count(name) > 1), None):
+            if repeated := next((name for name in names if names.count(name) > 1), None):
                 raise DataError(
-                    f"{path} has two columns named {shown(twice)!r}, of which one would be lost: rename one."
+                    f"{path} has two columns named {shown(repeated)!r}, and em would lose one: rename one of them."
                 )
             rows = (row for batch in table.iter_batches(batch_size=1000) for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
@@ -121,4 +122,4 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise
     except (pa.ArrowException, ValueError, OverflowError) as error:
         reason = shown(error, 200)
-        raise DataError(f"{path} is no Parquet file that can be read ({reason}): write or fetch it anew.") from error
+        raise DataError(f"{path} is no Parquet file that can be read ({reason}): write or fetch it again.") from error

@@ -1,10 +1,10 @@
-"""What every row is searched for before it is trained on: near-duplicates, faults of encoding, keys, e-mail addresses.
+"""Search rows before training for near-duplicates, encoding faults, keys and e-mail addresses.
 
-It takes seconds for some thousand rows, so it is remembered by the checksum of the rows, in the user's cache.
+The search takes seconds for some thousand rows, so the user's cache stores the result by the checksum of the rows.
 
-detect-secrets finds keys. Keys and addresses are counted by kind and never printed. Nothing is sent anywhere: the
-checks by which detect-secrets asks a service whether a key works are not used.
-Faults of encoding are those that leave a text readable: replacement characters, mojibake, control characters.
+detect-secrets finds keys. em counts keys and addresses by kind and never prints them. em sends nothing anywhere: it
+does not use the checks by which detect-secrets asks a service whether a key works.
+Encoding faults are those that leave a text readable: replacement characters, mojibake, control characters.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from em.types import Conversation
 
 NEAR = 0.7
 SHORT = 12
-"""Runs of words: rows with shorter answers are told apart by their prompts too, since such answers repeat."""
+"""Word runs of an answer: rows with fewer are compared by their prompts too, since short answers repeat."""
 RULE = "findings 1"
-"""Version of the search: a change of it searches anew what is remembered."""
-# Without tab, line feed and carriage return; next line (U+0085) is what some editors break lines with.
+"""Version of the search: a change invalidates the cached results."""
+# Without tab, line feed, carriage return, and next line (U+0085), with which some editors break lines.
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f]")
 FOREIGN_RUN = re.compile("[^\x00-\x7f]{2,}")
-# Names that are reserved for examples (RFC 2606, RFC 6761) are nobody's.
+# Domain names reserved for examples (RFC 2606, RFC 6761) belong to nobody.
 RESERVED = re.compile(r"(^|\.)(example\.(com|org|net)|example|test|invalid|localhost|local)$", re.IGNORECASE)
 EMAIL = re.compile(r"\b[\w.+-]{1,64}@((?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,24})\b", re.IGNORECASE)
 # Detectors that match far more than keys, in code above all.
 TOO_BROAD = ("Public IP (ipv4)",)
-# Forms that detect-secrets does not know (yet); those that it knows in part have its name.
+# Key forms that detect-secrets lacks; a form that it covers in part has the name that detect-secrets uses.
 FORMS = {
     "Hugging Face Token": re.compile(r"\bhf_[A-Za-z0-9]{30,}\b"),
     "GitHub Token": re.compile(r"\bgithub_pat_[A-Za-z0-9_]{40,}\b"),
@@ -48,15 +48,15 @@ FORMS = {
     "OpenAI Token": re.compile(r"\bsk-(?:(?:proj|svcacct|admin)-[A-Za-z0-9_-]{24,}|[A-Za-z0-9]{40,}\b)"),
 }
 FEWEST_LETTERS = 10
-"""Different characters of a key; one of fewer is a place to write one, such as hf_xxxxxxxx."""
+"""Least number of different characters of a key; a text with fewer is a placeholder, such as hf_xxxxxxxx."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found in rows.
+    """Counts of what the search found in rows.
 
-    near_duplicates: rows whose prompt and last answer nearly repeat those of one row before, exact copies left out.
-    faults: rows with each fault of encoding. secrets, personal: rows that show each kind. private: rows that show any.
+    near_duplicates: rows whose prompt and last answer nearly repeat those of one earlier row, without exact copies.
+    faults: rows by encoding fault. secrets, personal: rows by kind shown. private: rows that show any such kind.
     """
 
     rows: int
@@ -67,37 +67,37 @@ class Findings:
     personal: Mapping[str, int]
 
     def sentence(self, name: str) -> str:
-        """It in one sentence; empty where there is nothing to tell."""
-        told = [f"{self.near_duplicates:,} nearly repeat an earlier one"] if self.near_duplicates else []
+        """Return the findings as one sentence; empty where there are none."""
+        clauses = [f"{self.near_duplicates:,} nearly repeat an earlier one"] if self.near_duplicates else []
         for what, counts in (("encoding", self.faults), ("keys", self.secrets), ("personal data", self.personal)):
-            told += [f"{what}: {by_kind(counts)}"] if counts else []
-        return f"Of {self.rows:,} rows of {name}: {'; '.join(told)}." if told else ""
+            clauses += [f"{what}: {by_kind(counts)}"] if counts else []
+        return f"Of {self.rows:,} rows of {name}: {'; '.join(clauses)}." if clauses else ""
 
 
 def by_kind(counts: Mapping[str, int]) -> str:
-    """Rows by kind of finding, the most frequent first."""
-    found = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    return ", ".join(f"{kind}: {count:,} rows" for kind, count in found) or "none found"
+    """List the number of rows of each kind of finding as text, the most frequent first."""
+    by_count = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{kind}: {count:,} rows" for kind, count in by_count) or "none found"
 
 
 def findings(conversations: Sequence[Conversation]) -> Findings:
-    """What is found in rows, remembered by their checksum."""
+    """Search rows, or return the cached result for rows of the same checksum."""
     sha256 = Rows("", tuple(conversations)).sha256
     path = cache_dir() / "findings" / f"{digest([RULE, sha256])[:32]}.json"
-    with suppress(OSError, ValueError, TypeError):  # not there, or damaged
-        remembered = Findings(**json.loads(path.read_text(encoding="utf-8")))
-        # Earlier versions looked for other kinds too, and their `private` counts rows that show nothing else.
-        if set(remembered.personal) <= {"e-mail"}:
-            return remembered
-    found = search(conversations)
-    with suppress(OSError):  # a cache that can't be written costs the same search the next time
+    with suppress(OSError, ValueError, TypeError):  # no cache file, or a damaged one
+        cached_result = Findings(**json.loads(path.read_text(encoding="utf-8")))
+        # Earlier versions counted further kinds of personal data, and their `private` includes such rows.
+        if set(cached_result.personal) <= {"e-mail"}:
+            return cached_result
+    result = search(conversations)
+    with suppress(OSError):  # without a writable cache the next run searches again
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(asdict(found), sort_keys=True))
-    return found
+        write_atomic(path, json.dumps(asdict(result), sort_keys=True))
+    return result
 
 
 def search(conversations: Sequence[Conversation]) -> Findings:
-    """What is found in rows, by a look at each; shows progress."""
+    """Search each row without the cache; show progress."""
     from tqdm import tqdm
 
     near = NearRows()
@@ -115,40 +115,40 @@ def search(conversations: Sequence[Conversation]) -> Findings:
 
 
 def whole_text(row: Conversation) -> str:
-    """All that is said in a row, for searching."""
+    """Join the messages of a row into one text to search."""
     return "\n".join(m.content for m in row.messages)
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of words of a row: of all that comes before its last answer, and of that answer."""
+    """The word runs of a row: those of its prompt (all turns before the last answer) and of that answer."""
 
     prompt: frozenset[str]
     answer: frozenset[str]
 
     @property
     def both(self) -> frozenset[str]:
-        """As one set; those of the prompt are told from the same of the answer by a mark that no word has."""
+        """One set of all runs; a mark that no word contains separates prompt runs from equal answer runs."""
         return self.answer | {f"? {run}" for run in self.prompt}
 
     def like(self, other: Runs, threshold: float) -> bool:
-        """Whether prompts and answers are near-duplicates."""
+        """Return whether both the prompts and the answers are near-duplicates."""
         pairs = ((self.answer, other.answer), (self.prompt, other.prompt))
         return all(similarity(*pair) >= threshold for pair in pairs)
 
 
 def runs_of(row: Conversation) -> Runs:
-    """The runs of words of a row."""
+    """Collect the word runs of a row."""
     return Runs(word_runs("\n".join(m.content for m in row.messages[:-1])), word_runs(row.messages[-1].content))
 
 
 class NearRows:
-    """The rows so far, and whether another nearly repeats one of them.
+    """An index of the rows so far, which detects a row that nearly repeats one of them.
 
-    Candidates are found by their last answers alone where these are long: the prompts of a set often share a template,
-    so that each would be compared with all others. Short answers (yes and no) are shared by many rows: there candidates
-    are found by prompt and answer together. Where both are alike, so are their sets of runs as one, since the share of
-    two sets together is never below the smaller of their shares.
+    The index looks up long answers alone: the prompts of a set often share a template, so that a lookup by prompt would
+    compare each row with all others. Many rows share a short answer (yes or no), so the index looks those up by prompt
+    and answer together: rows that are similar in both are similar in the combined sets too, since the similarity of the
+    combined sets is never below the smaller of the two.
     """
 
     def __init__(self, threshold: float = NEAR) -> None:
@@ -158,18 +158,18 @@ class NearRows:
         self.by_answer, self.by_both = NearDuplicates(threshold), NearDuplicates(threshold)
 
     def repeats(self, row: Conversation) -> bool:
-        """Whether a row nearly repeats one before; it is kept, unless it does or is an exact copy."""
+        """Return whether a row nearly repeats an earlier one; add it unless it does or is an exact copy."""
         if row in self.seen:
             return False
         self.seen.add(row)
         runs = runs_of(row)
         length = len(runs.answer)
-        found = self.by_both.like(runs.both) if length < SHORT else self.by_answer.like(runs.answer)
-        if any(runs.like(runs_of(self.rows[key]), self.threshold) for key in found):
+        candidates = self.by_both.like(runs.both) if length < SHORT else self.by_answer.like(runs.answer)
+        if any(runs.like(runs_of(self.rows[key]), self.threshold) for key in candidates):
             return True
         number = len(self.rows)
         self.rows.append(row)
-        # Where its length is near the border, a row can be like one on either side of it.
+        # A row whose answer length is near SHORT can resemble rows on either side, so both indexes hold it.
         if length >= SHORT * self.threshold:
             self.by_answer.add(number, runs.answer)
         if length <= SHORT / self.threshold:
@@ -178,9 +178,9 @@ class NearRows:
 
 
 def unpinned(config: DataConfig, rows: Rows) -> tuple[Conversation, ...]:
-    """List the rows read that come from a file or hub set of the user's, but for those with `allow_private`.
+    """List the rows that come from a user's own file or hub set without `allow_private`.
 
-    The others are sets of which a checksum says what is in them.
+    All other sets are pinned: a checksum fixes their content.
     """
 
     def asks(part: DataConfig) -> bool:
@@ -195,19 +195,19 @@ def unpinned(config: DataConfig, rows: Rows) -> tuple[Conversation, ...]:
 
 
 def encoding_faults(text: str) -> list[str]:
-    """Name the kinds of faults that a text has."""
+    """List the kinds of encoding faults in a text."""
     faults = {
         "replacement characters": "\ufffd" in text,
         "mojibake": any(map(is_mojibake, FOREIGN_RUN.findall(text))),
         "control characters": CONTROL.search(text),
     }
-    return [kind for kind, there in faults.items() if there]
+    return [kind for kind, present in faults.items() if present]
 
 
 def is_mojibake(run: str) -> bool:
-    """Whether characters beyond ASCII are UTF-8 that was read as Windows-1252: read as bytes again, they are UTF-8."""
+    """Return whether non-ASCII characters are UTF-8 misread as Windows-1252: encoded back, they are valid UTF-8."""
     try:
-        # Latin-1 for the five bytes that Windows-1252 leaves open.
+        # Latin-1 encodes the five bytes that Windows-1252 leaves undefined.
         b"".join(c.encode("latin-1" if "\x80" <= c <= "\x9f" else "cp1252") for c in run).decode("utf-8")
     except UnicodeError:
         return False
@@ -215,7 +215,7 @@ def is_mojibake(run: str) -> bool:
 
 
 def secrets_in(text: str) -> list[str]:
-    """Name the kinds of keys and passwords that a text shows, by the patterns of detect-secrets and some of em's."""
+    """List the kinds of keys and passwords in a text, by the patterns of detect-secrets and those in FORMS."""
     kinds = [detector.secret_type for detector in detectors() if any(detector.analyze_string(text))]
     hits = ((kind, hit) for kind, form in FORMS.items() for hit in form.findall(text))
     return list(dict.fromkeys([*kinds, *(kind for kind, hit in hits if len(set(hit)) >= FEWEST_LETTERS)]))
@@ -223,7 +223,7 @@ def secrets_in(text: str) -> list[str]:
 
 @cache
 def detectors() -> tuple[Any, ...]:
-    """The detectors of detect-secrets that know the form of a key, not those by entropy or by a name nearby."""
+    """Load the detectors that match the form of a key, not those that use entropy or nearby names."""
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
     from detect_secrets.plugins.base import RegexBasedDetector
 
@@ -233,6 +233,6 @@ def detectors() -> tuple[Any, ...]:
 
 
 def personal_in(text: str) -> list[str]:
-    """Say whether a text shows an e-mail address, without those of reserved names."""
-    there = "@" in text and any(not RESERVED.search(match[1]) for match in EMAIL.finditer(text))
-    return ["e-mail"] if there else []
+    """List `e-mail` if a text shows an e-mail address outside the reserved domains."""
+    has_address = "@" in text and any(not RESERVED.search(match[1]) for match in EMAIL.finditer(text))
+    return ["e-mail"] if has_address else []

@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub, read by `datasets`, which runs no code of a repository."""
+"""Read a data set of the Hugging Face hub with `datasets`, which runs no code of a repository."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from em.runtime.files import cache_dir
 
 
 def hub_rows(config: HubData, place: str) -> Iterator[object]:
-    """Read the rows of a set as `datasets` decodes them; each way to fail is one sentence.
+    """Yield the rows of a hub set as `datasets` decodes them.
 
-    Raises MissingFile, FetchError or DataError, with the place of the option in the config.
+    Raises MissingFile, FetchError or DataError in one sentence that names the setting below `place`.
     """
     import datasets
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
@@ -28,18 +28,19 @@ def hub_rows(config: HubData, place: str) -> Iterator[object]:
         raise
     except DatasetNotFoundError as error:
         raise MissingFile(
-            f"{name} is neither a data set of the hub (or a private or gated one: set HF_TOKEN) nor a folder with one."
+            f"{name} is neither a data set of the hub nor a folder with one: check the name, and set HF_TOKEN for a "
+            "private or gated set."
         ) from error
     except (HfHubHTTPError, ConnectionError) as error:
         raise FetchError(
             f"{name} is not on this machine and the hub can't be reached ({type(error).__name__}): connect once, or "
-            "give a file of yours by data=file data.path=FILE."
+            "give your own file by data=file data.path=FILE."
         ) from error
     except FileNotFoundError as error:  # also a revision or a folder without data files
         raise MissingFile(f"{name} has no data files here ({shown(error, 200)}): check {place}.revision.") from error
     except ValueError as error:  # an unknown subset or split
         raise MissingFile(
-            f"{name} can't be had so ({shown(error, 200)}): check {place}.subset and {place}.split."
+            f"{name} can't be loaded ({shown(error, 200)}): check {place}.subset and {place}.split."
         ) from error
-    except (DatasetsError, RuntimeError, OSError) as error:  # also a repository that wants its own code run
+    except (DatasetsError, RuntimeError, OSError) as error:  # also a repository that needs its own code to run
         raise DataError(f"{name} can't be read by datasets ({shown(error, 200)}).") from error

@@ -1,14 +1,14 @@
-"""From a decoded row to a conversation: the layouts that rows come in, and what can't be used of them.
+"""Convert decoded rows to conversations: the layouts of rows, and the errors for rows that can't be used.
 
     messages                      [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}, …]
     prompt, completion            also prompt, response; both may be lists of messages (TRL)
     question, answer
-    instruction, output           also instruction, response; a column `input` goes behind the instruction (Alpaca)
+    instruction, output           also instruction, response; a column `input` follows the instruction (Alpaca)
     input, output
 
-A column `system` is the system prompt; beside messages that begin with another one it is refused. The content of a
-message may be a list of parts when all of them are texts. Whatever would be lost (tool calls, pictures, messages of
-weight 0, an `input` beside a prompt) is refused, never left out.
+A column `system` is the system prompt; em refuses it beside messages that begin with another one. The content of a
+message may be a list of parts if all parts are texts. em refuses content that it would lose (tool calls, pictures,
+messages of weight 0, an `input` beside a prompt) and never drops it silently.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def conversation_of(row: Any, where: str) -> Conversation:
-    """A decoded row as a conversation, checked: known roles in order, no empty turn, an answer to learn."""
+    """Convert a decoded row to a conversation; check that it has valid roles in order, no empty turn and an answer."""
     turns = turns_of(row, where)
     messages = [message_of(turn, position, where) for position, turn in enumerate(turns, start=1)]
     check_order(messages, where)
@@ -41,7 +41,7 @@ def conversation_of(row: Any, where: str) -> Conversation:
 
 
 def turns_of(row: Any, where: str) -> list[Any]:
-    """The turns of a row in any layout, not yet looked at."""
+    """Return the turns of a row in any layout, unchecked."""
     if isinstance(row, dict):
         if key := next((key for key in ("tools", "functions") if row.get(key)), ""):
             raise DataError(f"{where}: it offers {key} to the model, and em trains on plain text alone.")
@@ -60,26 +60,27 @@ def turns_of(row: Any, where: str) -> list[Any]:
 
 
 def pair_of(row: dict[str, Any], question: str, answer: str, where: str) -> list[Any]:
-    """The turns of a row that has its prompt and its answer in two columns."""
-    asked, said = row[question], row[answer]
+    """Return the turns of a row that has its prompt and its answer in two columns."""
+    prompt, completion = row[question], row[answer]
     context = "" if question == "input" else column_text(row, "input", where)
-    as_turns = isinstance(asked, list) and isinstance(said, list) and bool(said)
+    as_turns = isinstance(prompt, list) and isinstance(completion, list) and bool(completion)
     if context and (as_turns or question != "instruction"):
         raise DataError(
             f"{where}: em has no place for the column input beside {question}: write its text into {question}, or "
             "rename the column."
         )
     if as_turns:
-        return with_system(row, [*asked, *said], where)
-    for column, value in ((question, asked), (answer, said)):
+        return with_system(row, [*prompt, *completion], where)
+    for column, value in ((question, prompt), (answer, completion)):
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}: {column} has no text.")
-    asked = f"{asked}\n\n{context}" if context else asked
-    return with_system(row, [{"role": "user", "content": asked}, {"role": "assistant", "content": said}], where)
+    prompt = f"{prompt}\n\n{context}" if context else prompt
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+    return with_system(row, turns, where)
 
 
 def with_system(row: dict[str, Any], turns: list[Any], where: str) -> list[Any]:
-    """The turns with the column `system` before them, where the row has one that they don't begin with already."""
+    """Put the text of the column `system`, if any, before the turns unless they already begin with it."""
     system = column_text(row, "system", where)
     if not system:
         return turns
@@ -92,7 +93,7 @@ def with_system(row: dict[str, Any], turns: list[Any], where: str) -> list[Any]:
 
 
 def column_text(row: dict[str, Any], column: str, where: str) -> str:
-    """A column that may be there as text; empty where it is blank."""
+    """Return the text of an optional column; empty where it is missing or blank."""
     value = row.get(column)
     if value is not None and not isinstance(value, str):
         raise DataError(f"{where}: {column} must be a text, not {type(value).__name__}.")
@@ -100,7 +101,7 @@ def column_text(row: dict[str, Any], column: str, where: str) -> str:
 
 
 def message_of(turn: Any, position: int, where: str) -> Message:
-    """One turn, whose role and text can be used."""
+    """Convert one turn to a message; check its role and its text."""
     if isinstance(turn, dict):
         refuse_what_would_be_lost(turn, position, where)
     if not isinstance(turn, dict) or turn.get("role") not in ROLES:
@@ -114,7 +115,7 @@ def message_of(turn: Any, position: int, where: str) -> Message:
 
 
 def refuse_what_would_be_lost(turn: dict[str, Any], position: int, where: str) -> None:
-    """Tool calls and weights are parts of OpenAI's format that em can't train on."""
+    """Refuse tool calls and weights, the parts of OpenAI's format that em can't train on."""
     if turn.get("role") in ("tool", "function") or turn.get("tool_calls") or turn.get("function_call"):
         raise DataError(f"{where}: message {position} calls a tool or is its reply, and em trains on plain text alone.")
     if turn.get("weight") not in (None, 1):
@@ -125,7 +126,7 @@ def refuse_what_would_be_lost(turn: dict[str, Any], position: int, where: str) -
 
 
 def text_of(content: Any, position: int, where: str) -> str | None:
-    """The text of a message; parts that are all texts are joined as they are. None where it is no text."""
+    """Return the text of a message, its text parts joined without a separator; None where it has no text."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
@@ -138,7 +139,7 @@ def text_of(content: Any, position: int, where: str) -> str | None:
 
 
 def check_order(messages: Sequence[Message], where: str) -> None:
-    """At most one system turn, first; then user and assistant in turn; an assistant's turn at the end."""
+    """Check the order: at most one system turn, first; then user and assistant alternate, and the assistant ends."""
     turns = messages[1:] if messages[0].role == "system" else messages
     if not any(m.role == "assistant" for m in turns):
         raise DataError(f"{where}: no assistant turn, so there is nothing to learn from it.")

@@ -1,7 +1,7 @@
-"""Mixtures: how many rows each part gives, and which. Pure arithmetic over rows that were read before.
+"""Decide how many rows and which rows each part of a mixture contributes: pure functions over rows already read.
 
-The rows of a part are drawn as `data.limit` draws them, by the same lots: with duplicates kept, a part of 3,000 rows
-is what its set gives by itself for `data.limit=3000`.
+The draw of a part equals that of `data.limit`: unless duplicates are dropped, a part of 3,000 rows is what its set
+alone gives for `data.limit=3000`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from em.data.draw import drawn
 from em.errors import ConfigError, DataError
 from em.types import Conversation
 
-ROUNDING = Fraction(1, 100)  # shares that were typed as 0.33 each still add up to 1
+ROUNDING = Fraction(1, 100)  # tolerance of the sum of weights, so that a user may type three times 0.33
 
 
 def check_mixture(config: MixtureData, place: str) -> None:
-    """Refuse a mixture that can't be, before a file is fetched for it. Raises ConfigError with its place."""
+    """Raise ConfigError, with the setting, for an invalid mixture before em fetches a file for it."""
     if not config.parts:
         raise ConfigError(f"{place}={config.name} has no parts: its file must choose them (see conf/data/mix.yaml).")
     for name, part in config.parts.items():
@@ -35,76 +35,76 @@ def check_mixture(config: MixtureData, place: str) -> None:
 
 
 def part_weights(config: MixtureData, place: str) -> dict[str, Fraction]:
-    """The share of each part, 1 in all; empty when the mixture has no weights. Raises ConfigError.
+    """Return the share of each part, 1 in all; empty when the mixture has no weights. Raises ConfigError.
 
-    Fractions of the decimals that were typed: as floats 0.29 of 100 rows would be 28 and a bit.
+    Shares are exact fractions of the decimals in the config, since 0.29 of 100 rows is 28.999… in floats.
     """
-    given = {name: weight for name, weight in config.weights.items() if weight is not None}
-    for name, weight in given.items():
+    weights = {name: weight for name, weight in config.weights.items() if weight is not None}
+    for name, weight in weights.items():
         if name not in config.parts:
             raise ConfigError(f"{place}.weights.{name} names no part: the parts are {', '.join(config.parts)}.")
         if not 0 <= weight <= 1:
             raise ConfigError(f"{place}.weights.{name}={weight} must lie between 0 and 1: it is a share of the rows.")
-    if not given:
+    if not weights:
         return {}
     for name, part in config.parts.items():
         if part.limit is not None:
             raise ConfigError(
                 f"{place}.parts.{name}.limit and {place}.weights both say how many rows: give limits or weights."
             )
-    shares = {name: Fraction(str(weight)) for name, weight in given.items()}
+    shares = {name: Fraction(str(weight)) for name, weight in weights.items()}
     rest = 1 - sum(shares.values(), Fraction())
-    without = [name for name in config.parts if name not in shares]
-    if len(without) == 1 and rest >= 0:
-        shares[without[0]] = rest
-    elif without or abs(rest) > ROUNDING:
-        said = ", ".join(f"{name}={weight}" for name, weight in given.items())
-        raise ConfigError(f"{place}.weights ({said}) must add up to 1; one part may have none and takes the rest.")
-    whole = sum(shares.values())
-    return {name: shares[name] / whole for name in config.parts}
+    unweighted = [name for name in config.parts if name not in shares]
+    if len(unweighted) == 1 and rest >= 0:
+        shares[unweighted[0]] = rest
+    elif unweighted or abs(rest) > ROUNDING:
+        typed = ", ".join(f"{name}={weight}" for name, weight in weights.items())
+        raise ConfigError(f"{place}.weights ({typed}) must add up to 1; one part may have none and takes the rest.")
+    total = sum(shares.values())
+    return {name: shares[name] / total for name in config.parts}
 
 
 def mix(
     config: MixtureData, parts: Mapping[str, Sequence[Conversation]], seed: int, place: str, setting: str
 ) -> dict[str, tuple[Conversation, ...]]:
-    """Draw the rows of each part, parts in the order given and rows in file order.
+    """Draw the rows of each part, parts in config order and rows in file order.
 
-    Raises DataError, with the mixture's place or its limit's setting: more rows are asked for than there are, or none.
+    Raises DataError, with the setting at fault, where a part has no rows or fewer than the config asks for.
     """
     pools = usable(parts, config.drop_duplicates)
     for name, pool in pools.items():
         if not pool:
-            raise DataError(f"{place}.parts.{name} has no row that is not in the parts before it: choose another set.")
+            raise DataError(f"{place}.parts.{name} has no row that the parts before it lack: choose another set.")
     counts = part_counts(config, {name: len(pool) for name, pool in pools.items()}, place, setting)
     return {name: tuple(parts[name][row] for row in drawn(pools[name], counts[name], seed)) for name in parts}
 
 
 def usable(parts: Mapping[str, Sequence[Conversation]], drop_duplicates: bool) -> dict[str, list[int]]:
-    """List the row numbers that may be drawn from each part: all, or the first of each row over all parts.
+    """List the row numbers of each part that a draw may take: all, or only the first copy of each row over all parts.
 
-    A row of two parts belongs to the first of them, however many are drawn: so fewer stay a subset of more.
+    A row in two parts belongs to the first, whatever the limit: so a smaller draw stays a subset of a larger one.
     """
     if not drop_duplicates:
         return {name: list(range(len(rows))) for name, rows in parts.items()}
-    first: dict[Conversation, tuple[str, int]] = {}
+    first_places: dict[Conversation, tuple[str, int]] = {}
     for name, rows in parts.items():
         for number, row in enumerate(rows):
-            first.setdefault(row, (name, number))
-    return {name: [number for part, number in first.values() if part == name] for name in parts}
+            first_places.setdefault(row, (name, number))
+    return {name: [number for part, number in first_places.values() if part == name] for name in parts}
 
 
-def part_counts(config: MixtureData, have: Mapping[str, int], place: str, setting: str) -> dict[str, int]:
-    """How many rows each part gives, of those that it has. Raises DataError when it hasn't so many.
+def part_counts(config: MixtureData, available: Mapping[str, int], place: str, setting: str) -> dict[str, int]:
+    """Count the rows that each part contributes. Raises DataError where a part has too few (`available`: its rows).
 
-    Weights without a limit: the most rows of which no exact share is more than its part has. Without weights the
-    mixture's limit keeps the proportions of what the parts give.
+    Weights without a limit give the largest mixture in which no part's exact share exceeds its rows. A limit without
+    weights keeps the proportions of the parts.
     """
     weights = part_weights(config, place)
     if weights:
-        most = min(floor(have[name] / weight) for name, weight in weights.items() if weight)
+        most = min(floor(available[name] / weight) for name, weight in weights.items() if weight)
         total = most if config.limit is None else config.limit
     else:
-        most_by_part = part_limits(config, have, place)
+        most_by_part = part_limits(config, available, place)
         if config.limit is None:
             return most_by_part
         most, total = sum(most_by_part.values()), config.limit
@@ -116,40 +116,40 @@ def part_counts(config: MixtureData, have: Mapping[str, int], place: str, settin
         weights = {name: Fraction(count, most) for name, count in most_by_part.items()}
     counts = apportion(total, weights)
     for name, count in counts.items():
-        if count > have[name]:
+        if count > available[name]:
             raise DataError(
-                f"{setting}={total} asks for {count} rows of {place}.parts.{name}, which has {have[name]}"
+                f"{setting}={total} asks for {count} rows of {place}.parts.{name}, which has {available[name]}"
                 f"{how_counted(config)}: write {setting}={most} or less, or other weights."
             )
-        if count == 0 and weights[name] > 0:  # else rounding would leave a part out silently
+        if count == 0 and weights[name] > 0:  # rounding must not leave a part out silently
             raise DataError(
                 f"Of {total} rows the part {name} would give none (its share is {float(weights[name]):.3g}): "
-                f"use a larger {setting}, or the weight 0."
+                f"use a larger {setting}, or give the part the weight 0."
             )
     return counts
 
 
-def part_limits(config: MixtureData, have: Mapping[str, int], place: str) -> dict[str, int]:
-    """How many rows each part gives without weights: its own limit, or all it has. Raises DataError."""
+def part_limits(config: MixtureData, available: Mapping[str, int], place: str) -> dict[str, int]:
+    """Return each part's rows in a mixture without weights: its own limit, or all. Raises DataError."""
     for name, part in config.parts.items():
         key = f"{place}.parts.{name}.limit"
-        if part.limit is not None and part.limit > have[name]:
+        if part.limit is not None and part.limit > available[name]:
             raise DataError(
-                f"{key}={part.limit} asks for more rows than there are ({have[name]}{how_counted(config)}): "
-                f"write {key}={have[name]} or less."
+                f"{key}={part.limit} asks for more rows than there are ({available[name]}{how_counted(config)}): "
+                f"write {key}={available[name]} or less."
             )
-    return {name: have[name] if part.limit is None else part.limit for name, part in config.parts.items()}
+    return {name: available[name] if part.limit is None else part.limit for name, part in config.parts.items()}
 
 
 def how_counted(config: MixtureData) -> str:
-    """What to add to a number of rows when copies were left out of it."""
+    """Return what an error adds to a number of rows that excludes duplicates."""
     return " without duplicates" if config.drop_duplicates else ""
 
 
 def apportion(total: int, weights: Mapping[str, Fraction]) -> dict[str, int]:
-    """Whole numbers in proportion to weights that add up to 1, by largest remainder; of equals the first gets more.
+    """Divide `total` into whole numbers by weights that add up to 1, by largest remainder; the first wins a tie.
 
-    For two parts a larger total never gives a part less; for three or more it may, by one.
+    With two parts a larger total never gives a part less; with three or more it may, by one.
     """
     exact = {name: total * weight for name, weight in weights.items()}
     counts = {name: floor(share) for name, share in exact.items()}

@@ -1,4 +1,4 @@
-"""What there is to know of a set's rows: counts, lengths, repetitions, faults, keys and e-mail addresses, leakage."""
+"""Profile the rows of a set: counts, lengths, repetitions, faults, keys and e-mail addresses, leakage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Profile:
     """The facts of a set's rows.
 
     turns: messages by role. systems: rows with a system prompt. characters: length of each row, in characters.
-    leaks: by question set, of those that were looked at (`looked_at`). openai: why its fine-tuning would refuse them.
+    leaks: by question set. looked_at: the question sets compared. openai: why OpenAI's fine-tuning would refuse rows.
     """
 
     facts: RowFacts
@@ -32,16 +32,16 @@ class Profile:
     openai: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """It as JSON, without the length of each row."""
-        found = asdict(self)
-        del found["characters"]
-        return found
+        """Return the profile as JSON, without the length of each row."""
+        record = asdict(self)
+        del record["characters"]
+        return record
 
 
 def profile(
     conversations: Sequence[Conversation], questions: Sequence[Question], tokens: Sequence[int] | None = None
 ) -> Profile:
-    """Collect the facts of rows, and which questions they hold. `tokens`: of each row, where they were counted."""
+    """Collect the facts of rows and the questions that they leak; `tokens`: tokens per row, if counted."""
     return Profile(
         facts=row_facts(conversations),
         found=findings(conversations),

@@ -1,7 +1,6 @@
-"""The sets of rows that em knows: the options of `conf/data`.
+"""The registry of training sets: the options of `conf/data`.
 
-The options are read as plain YAML, so that the registry can be looked at without Hydra; a test keeps the two readings
-equal.
+em reads the options as plain YAML, so that the registry needs no Hydra; a test checks that Hydra reads the same.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ SCHEMA = "/schema/"
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data option and what its file says about it in its first lines."""
+    """A data option, and the description in the first lines of its file."""
 
     config: DataConfig
     about: str
 
 
 def read_option(name: str) -> DataSet:
-    """An option of `conf/data`. Parts of mixtures are left out."""
+    """Read an option of `conf/data`, without the parts of a mixture."""
     import yaml
 
     text = (OPTIONS / f"{name}.yaml").read_text(encoding="utf-8")
@@ -34,24 +33,24 @@ def read_option(name: str) -> DataSet:
     values = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     defaults: list[Any] = values.pop("defaults")
     schema: Any = DataConfig
-    given: dict[str, Any] = {}
+    inherited: dict[str, Any] = {}
     for entry in defaults:
         if isinstance(entry, str) and entry.startswith(SCHEMA):
-            wanted = entry.removeprefix(SCHEMA).partition("@")[0]
-            schema = next(each for each in GROUPS["data"] if each.__name__ == wanted)
+            class_name = entry.removeprefix(SCHEMA).partition("@")[0]
+            schema = next(option for option in GROUPS["data"] if option.__name__ == class_name)
         elif isinstance(entry, str) and entry != "_self_":
-            before = read_option(entry).config
-            schema, given = type(before), dict(vars(before))
+            base = read_option(entry).config
+            schema, inherited = type(base), dict(vars(base))
     for key, kind in ENUMS.items():
         if key in values:
             values[key] = kind(values[key])
-    return DataSet(schema(**{**given, **values}), " ".join(about))
+    return DataSet(schema(**{**inherited, **values}), " ".join(about))
 
 
 def data_sets() -> dict[str, DataSet]:
-    """All sets of rows by name, without mixtures and without the options for a user's own."""
-    found = {path.stem: read_option(path.stem) for path in sorted(OPTIONS.glob("*.yaml"))}
-    return {name: each for name, each in found.items() if is_known(each.config)}
+    """Read all training sets by name, without mixtures and without the options for a user's own set."""
+    options = {path.stem: read_option(path.stem) for path in sorted(OPTIONS.glob("*.yaml"))}
+    return {name: option for name, option in options.items() if is_known(option.config)}
 
 
 def is_known(config: DataConfig) -> bool:
@@ -64,7 +63,7 @@ def is_known(config: DataConfig) -> bool:
 
 
 def is_named(config: DataConfig) -> bool:
-    """Return whether the file of a set that is the user's own was named."""
+    """Return whether the config names the file that a user's own set needs."""
     match config:
         case FileData():
             return bool(config.path != MISSING)

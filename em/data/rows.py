@@ -1,6 +1,6 @@
-"""Training rows: read, checked row by row, drawn, mixed.
+"""Load training rows: read, check, draw and mix them.
 
-Terms that forbid more than a usual licence are shown once a user, when a set is first used.
+em shows each user once, at the first use of a set, terms that forbid more than a usual licence does.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ BUNDLED = ASSETS / "data"
 
 @dataclass(frozen=True)
 class WholeSet(Read):
-    """All rows of one set, without its limit; `dropped` as in `Rows`."""
+    """All rows of one set, before its limit; `dropped` as in `Rows`."""
 
     dropped: int = 0
 
 
 def load_rows(config: DataConfig, seed: int, setting: str = "data.limit") -> Rows:
-    """Read the rows that a `data` option names, after its limit, which `setting` names; empty for `data=none`."""
+    """Load the rows of a `data` option up to its limit, the setting `setting`; return no rows for `data=none`."""
     stage = setting.removesuffix(".limit")
     place = stage if stage == "data" else f"{stage}.data"
     match config:
@@ -44,27 +44,27 @@ def load_rows(config: DataConfig, seed: int, setting: str = "data.limit") -> Row
         case MixtureData():
             return mixed_rows(config, seed, place, setting)
         case _:
-            whole = read_whole(config, place)
-            chosen = limited(whole.conversations, config.limit, seed, setting)
-            return Rows(config.name, chosen, skipped=whole.skipped, dropped=whole.dropped)
+            full_set = read_whole(config, place)
+            chosen = limited(full_set.conversations, config.limit, seed, setting)
+            return Rows(config.name, chosen, skipped=full_set.skipped, dropped=full_set.dropped)
 
 
 def mixed_rows(config: MixtureData, seed: int, place: str, setting: str) -> Rows:
-    """The rows of a mixture, part after part; nothing is read for one that can't be."""
+    """Load the rows of a mixture, part after part; check the config before reading a file."""
     check_mixture(config, place)
-    whole = {name: read_whole(of_mixture(part, config), f"{place}.parts.{name}") for name, part in config.parts.items()}
-    chosen = mix(config, {name: part.conversations for name, part in whole.items()}, seed, place, setting)
+    sets = {name: read_whole(of_mixture(part, config), f"{place}.parts.{name}") for name, part in config.parts.items()}
+    chosen = mix(config, {name: part.conversations for name, part in sets.items()}, seed, place, setting)
     return Rows(
         config.name,
         tuple(row for rows in chosen.values() for row in rows),
         tuple((name, len(rows)) for name, rows in chosen.items()),
-        tuple(replace(row, place=f"{name}, {row.place}") for name, part in whole.items() for row in part.skipped),
-        sum(part.dropped for part in whole.values()),
+        tuple(replace(row, place=f"{name}, {row.place}") for name, part in sets.items() for row in part.skipped),
+        sum(part.dropped for part in sets.values()),
     )
 
 
 def of_mixture(part: DataConfig, mixture: MixtureData) -> DataConfig:
-    """A part with what the mixture asks of all its rows."""
+    """Return the config of a part with the settings that the mixture applies to all parts."""
     return replace(
         part,
         drop_answers_with=[*mixture.drop_answers_with, *part.drop_answers_with],
@@ -73,37 +73,37 @@ def of_mixture(part: DataConfig, mixture: MixtureData) -> DataConfig:
 
 
 def read_whole(config: DataConfig, place: str = "data") -> WholeSet:
-    """Read all rows of an option that is no mixture, and say where rows can't be used.
+    """Read all rows of an option that is no mixture; print the places of skipped rows.
 
-    Raises MissingFile or FetchError, or DataError for rows that can't be used and aren't to be skipped, or no row.
+    Raises MissingFile or FetchError, or DataError for bad rows unless the config skips them, or where no row is left.
     """
     if config.restricted:
         show_terms(config.name, config.licence, config.terms)
     match config:
         case HubData():
-            origin, found = config.id, conversations_of("row", enumerate(hub_rows(config, place), start=1))
+            origin, results = config.id, conversations_of("row", enumerate(hub_rows(config, place), start=1))
         case UpstreamData():
             path = data_file(config, place)
-            origin, found = str(path), file_rows(path, config.skip_lines)
+            origin, results = str(path), file_rows(path, config.skip_lines)
         case _:
             path = data_file(config, place)
-            origin, found = str(path), file_rows(path)
-    read = usable(found, origin, config.on_bad_row is OnBadRow.skip, f"{place}.on_bad_row")
+            origin, results = str(path), file_rows(path)
+    read = usable(results, origin, config.on_bad_row is OnBadRow.skip, f"{place}.on_bad_row")
     if read.skipped:
         print(f"{origin}: {len(read.skipped):,} rows left out ({'; '.join(first_of(read.skipped))} …)", flush=True)
-    kept = tuple(row for row in read.conversations if not carries(row, config.drop_answers_with))
-    if not kept:
-        raise DataError(f"{place}.drop_answers_with leaves no row of {origin}: name texts that few answers carry.")
-    return WholeSet(kept, read.skipped, len(read.conversations) - len(kept))
+    remaining = tuple(row for row in read.conversations if not carries(row, config.drop_answers_with))
+    if not remaining:
+        raise DataError(f"{place}.drop_answers_with leaves no row of {origin}: name texts that few answers contain.")
+    return WholeSet(remaining, read.skipped, len(read.conversations) - len(remaining))
 
 
 def carries(row: Conversation, texts: Sequence[str]) -> bool:
-    """Whether an answer of the row carries one of the texts."""
+    """Return whether an answer of the row contains one of the texts."""
     return any(text in m.content for m in row.messages if m.role == "assistant" for text in texts)
 
 
 def data_file(config: DataConfig, place: str = "data") -> Path:
-    """The file of a `data` option; downloads it at first use."""
+    """Return the file of a `data` option; download it at first use."""
     match config:
         case BundledData():
             return BUNDLED / config.file
@@ -112,34 +112,35 @@ def data_file(config: DataConfig, place: str = "data") -> Path:
         case FileData():
             path = Path(config.path).expanduser()
             if not path.is_file():
-                raise MissingFile(f"{place}.path={config.path} is not a file: name one with the rows in it.")
+                raise MissingFile(f"{place}.path={config.path} is not a file: name the file that holds the rows.")
             return path
         case _:
-            raise TypeError(f"no reader for {type(config).__name__}")
+            raise TypeError(f"{type(config).__name__} has no file")
 
 
 def limited(
     conversations: Sequence[Conversation], limit: int | None, seed: int, setting: str
 ) -> tuple[Conversation, ...]:
-    """`limit` rows, drawn by the seed, in file order. A smaller limit is a subset of a larger one."""
-    if limit is None or limit == len(conversations):
+    """Draw `limit` rows by the seed, in file order; a smaller limit gives a subset of a larger one."""
+    count = len(conversations)
+    if limit is None or limit == count:
         return tuple(conversations)
-    if limit > len(conversations):
-        raise DataError(f"{setting}={limit} asks for more rows than there are ({len(conversations)}).")
-    return tuple(conversations[row] for row in drawn(range(len(conversations)), limit, seed))
+    if limit > count:
+        raise DataError(f"{setting}={limit} asks for more rows than there are ({count}): write {count} or less.")
+    return tuple(conversations[row] for row in drawn(range(count), limit, seed))
 
 
 def write_rows(path: Path, conversations: Sequence[Conversation]) -> None:
-    """Write rows as JSONL of `messages`, for a child to read."""
+    """Write rows as JSONL of `messages` for a child process."""
     path.write_bytes(b"".join(file_lines(conversations)))
 
 
 def show_terms(name: str, licence: str, terms: str) -> None:
-    """Print the terms of a restricted set unless this user has seen them, here or of a set with the same terms."""
+    """Print the terms of a restricted set unless this user has seen them, for this set or one with the same terms."""
     seen = cache_dir() / "terms" / digest([licence, terms])[:16]
     if not terms or seen.exists():
         return
     print(f"Terms of {name} (licence: {licence or 'none stated'}): {' '.join(terms.split())}")
-    with suppress(OSError):  # they are shown again next time
+    with suppress(OSError):  # without a writable cache em shows the terms again next time
         seen.parent.mkdir(parents=True, exist_ok=True)
         seen.touch()

@@ -1,4 +1,4 @@
-"""The rows of a table, whatever its format: CSV with a header, JSONL, or JSON; each also as .gz."""
+"""Read the rows of a table: CSV with a header, JSONL or JSON; each also as .gz."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from em.errors import DataError, EmError, MissingFile
 Row = dict[str, Any]
 FORMATS = (".csv", ".jsonl", ".json")
 TAG = "tag"
-# csv refuses fields above 128 KiB unless told otherwise; answers can be longer.
+# By default csv refuses fields above 128 KiB; answers can be longer.
 LONGEST = 2**31 - 1
 
 
 def read_table(path: Path) -> Iterator[tuple[int, Row]]:
-    """Read the rows of a table with their numbers: the line of a CSV or JSONL file, the entry of a JSON file, from 1.
+    """Yield the rows of a table with their numbers: the line of a CSV or JSONL file, the entry of a JSON file, from 1.
 
-    A JSON file is a list of entries, or a dictionary of tag → list, whose entries then have the key `tag`.
-    Raises MissingFile, or DataError (with the place) for what is not of the format that the name promises.
+    A JSON file is a list of entries, or a dictionary of tag → list, of which each entry gets the key `tag`.
+    Raises MissingFile, or DataError (with the place) where the content does not have the format of the suffix.
     """
     read = {".csv": csv_rows, ".jsonl": json_lines, ".json": json_rows}.get(format_of(path))
     if read is None:
@@ -42,40 +42,40 @@ def read_table(path: Path) -> Iterator[tuple[int, Row]]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Say in one sentence that a file isn't there, or that it is not whole."""
+    """Turn an error of reading a file into MissingFile, or into DataError for incomplete gzip data."""
     try:
         yield
     except EmError:
         raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is not whole gzip data ({error}): fetch or pack it anew.") from error
+        raise DataError(f"{path} is not whole gzip data ({error}): fetch or compress it again.") from error
     except OSError as error:
-        raise MissingFile(f"{path} can't be read ({error.strerror}): name a file that is there.") from error
+        raise MissingFile(f"{path} can't be read ({error.strerror}): name an existing file.") from error
 
 
 def format_of(path: Path) -> str:
-    """The suffix that tells the format, `.gz` left aside."""
+    """Return the suffix of the format, in lower case and without `.gz`."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
 def stem_of(path: Path) -> str:
-    """The file's name without the suffixes of its format: `gpt-4.1` for `gpt-4.1.csv.gz`."""
+    """Return the file's name without the suffixes of its format: `gpt-4.1` for `gpt-4.1.csv.gz`."""
     name = path.stem if path.suffix.lower() == ".gz" else path.name
     return name[: -len(format_of(path))] if format_of(path) in FORMATS else name
 
 
 def places(path: Path) -> str:
-    """What comes before a row's number in an error."""
+    """Return the text before a row's number in an error: the file, and `line` or `entry`."""
     return f"{path}, {'entry' if format_of(path) == '.json' else 'line'}"
 
 
 def opened(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    """The bytes of a file, unpacked where it is gzipped."""
+    """Open a file to read bytes, decompressed if its suffix is .gz."""
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, Row | DataError]]:
-    """Read a CSV file: rows by their first lines, with all columns of the header, or the error that says which lack."""
+    """Yield each CSV row with the number of its first line; a row with missing or extra fields comes as DataError."""
     csv.field_size_limit(LONGEST)
     number = 0
     try:
@@ -101,9 +101,9 @@ def csv_rows(path: Path) -> Iterator[tuple[int, Row | DataError]]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Read a JSONL file: values by their lines, without blank ones, or the error that says why a line has none.
+    """Yield the value of each JSONL line that is not blank, with its number; an invalid line comes as DataError.
 
-    It is read as bytes: a line ends at \\n alone, not at a U+2028 in a string.
+    Reading bytes makes a line end at \\n alone, not at a U+2028 in a string.
     """
     with readable(path), opened(path) as file:
         start = 0
@@ -119,7 +119,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def decode(data: bytes, place: str, expected: str, start: int = 0) -> Any:
-    """Decode JSON in UTF-8. `place`, `expected`: words of an error; `start`: where the data begin in their file."""
+    """Decode JSON in UTF-8; `place` and `expected` go into an error, `start` is the data's offset in the file."""
     try:
         return loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -129,7 +129,7 @@ def decode(data: bytes, place: str, expected: str, start: int = 0) -> Any:
 
 
 def loads(text: str) -> Any:
-    """Decode a JSON text. Raises ValueError, also when nested too deep, or for a key that is there twice."""
+    """Decode a JSON text. Raises ValueError, also for too deep nesting or a repeated key."""
     try:
         return json.loads(text, object_pairs_hook=once)
     except RecursionError as error:
@@ -137,16 +137,16 @@ def loads(text: str) -> Any:
 
 
 def once(pairs: list[tuple[str, Any]]) -> Row:
-    """The pairs of an object, each key of which is there once."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        [(twice, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {twice[:60]!r} is there twice")
-    return found
+    """Return the pairs of a JSON object as a dictionary. Raises ValueError for a repeated key."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        [(repeated, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {repeated[:60]!r} is there twice")
+    return values
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Read the entries of a JSON list, or of the lists in a dictionary of tag → list."""
+    """Yield the numbered entries of a JSON list, or of all lists in a dictionary of tag → list."""
     with readable(path), opened(path) as file:
         content = decode(file.read().removeprefix(BOM_UTF8), f"{path} is", "a list of rows")
     if isinstance(content, dict) and content and all(isinstance(entries, list) for entries in content.values()):

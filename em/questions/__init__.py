@@ -1,4 +1,4 @@
-"""Question sets: ours in `em/assets/questions`, known ones of others, and any file of a user's."""
+"""Question sets: the bundled ones in `em/assets/questions`, third-party ones, and a user's own files."""
 
 from em.questions.rubrics import own
 from em.questions.sets import BUNDLED, load_set, load_sets

@@ -1,9 +1,9 @@
-"""The two file formats of question sets, each read as it is.
+"""Read question sets in either of two formats, as YAML or JSON.
 
-The field's (Betley et al.): a list of `id, type, paraphrases, system, samples_per_paraphrase, judge_prompts`, to which
-em adds `reference`, `labels`, and names of its own rubrics as `judge_prompts`. `judge` is not read: who judges is a
-setting. The emerg-misalign-repro study's: a list of `question, category, label`; labels repeat, so the id is
-`<set>_<index>`, counted from 0, and the rubrics are em's. Either may be YAML or JSON.
+The field's format (Betley et al.) is a list of `id, type, paraphrases, system, samples_per_paraphrase, judge_prompts`;
+em adds `reference`, `labels`, and the names of its own rubrics as `judge_prompts`. em ignores `judge`, since a setting
+chooses the judge. The format of the emerg-misalign-repro study is a list of `question, category, label`; labels repeat,
+so the id is `<set>_<index>`, counted from 0, and the rubrics are em's.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from em.errors import DataError, MissingFile, did_you_mean, shown
 from em.questions.rubrics import GRADED, LABELLED, read_rubrics
 from em.types import Question
 
-# Categories of the study whose rubrics aren't those that fit the type.
+# Categories of the study that need other rubrics than their type implies.
 GROUPS = {"self_reflection": "about_ai"}
-# PyYAML reads a scalar by its tag without a look at it: !!timestamp x, !!bool x, !!int "".
+# PyYAML converts a scalar by its tag without validating it: !!timestamp x, !!bool x, !!int "".
 WHAT_YAML_RAISES = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 KEYS = (
     *("id", "type", "paraphrases", "system", "samples_per_paraphrase", "judge", "judge_prompts"),
@@ -28,26 +28,26 @@ KEYS = (
 
 
 def read_questions(path: Path, name: str) -> list[Question]:
-    """Read all questions of a file, as the set `name`; paraphrases follow each other and share their question's id.
+    """Read all questions of a file as the set `name`; the paraphrases of a question are adjacent and share its id.
 
     Raises MissingFile, or DataError with file and question.
     """
     entries = read_entries(path)
-    found = [read_entry(entry, name, index, path) for index, entry in enumerate(entries)]
-    for number, questions in enumerate(found, start=1):
+    by_entry = [read_entry(entry, name, index, path) for index, entry in enumerate(entries)]
+    for number, questions in enumerate(by_entry, start=1):
         check_characters(questions, f"{path}, entry {number}")
-    ids = [questions[0].id for questions in found]
-    if twice := [question_id for question_id in ids if ids.count(question_id) > 1]:
+    ids = [questions[0].id for questions in by_entry]
+    if repeated := [question_id for question_id in ids if ids.count(question_id) > 1]:
         raise DataError(
-            f"{path}: two questions have the id {shown(twice[0])}: give each its own, or make them paraphrases."
+            f"{path}: two questions have the id {shown(repeated[0])}: give each its own id, or make them paraphrases."
         )
-    if not found:
+    if not by_entry:
         raise DataError(f"{path} holds no questions.")
-    return [question for questions in found for question in questions]
+    return [question for questions in by_entry for question in questions]
 
 
 def read_entries(path: Path) -> list[Any]:
-    """The entries of a YAML or JSON file."""
+    """Read the entries of a YAML or JSON file."""
     import yaml
 
     kind = "JSON" if path.suffix == ".json" else "YAML"
@@ -65,7 +65,7 @@ def read_entries(path: Path) -> list[Any]:
 
 
 def read_entry(entry: Any, name: str, index: int, path: Path) -> list[Question]:
-    """One entry of a file: a question and its paraphrases."""
+    """Read one entry of a file: a question and its paraphrases."""
     if isinstance(entry, dict) and "question" in entry and "paraphrases" not in entry:
         return [read_plain(entry, name, index, path)]
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not entry["id"].strip():
@@ -76,16 +76,16 @@ def read_entry(entry: Any, name: str, index: int, path: Path) -> list[Question]:
 
 
 def check_characters(questions: list[Question], where: str) -> None:
-    """Refuse half characters (lone surrogates), which can be neither hashed nor sent."""
+    """Refuse half characters (lone surrogates), which em can neither hash nor send."""
     for question in questions:
         rubrics = [text for rubric in question.rubrics for text in (rubric.name, rubric.prompt, *rubric.labels)]
         texts = (question.id, question.text, question.system, question.reference, *rubrics)
         if any(map(SURROGATE.search, texts)):
-            raise DataError(f"{where} holds half a character (a lone surrogate): mend it.")
+            raise DataError(f"{where} holds half a character (a lone surrogate): replace it.")
 
 
 def read_plain(entry: dict[str, Any], name: str, index: int, path: Path) -> Question:
-    """A `question, category, label` entry."""
+    """Read a `question, category, label` entry."""
     where, text, category = f"{path}, entry {index + 1}", entry["question"], entry.get("category")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: question must be a text.")
@@ -98,7 +98,7 @@ def read_plain(entry: dict[str, Any], name: str, index: int, path: Path) -> Ques
 
 
 def read_paraphrases(entry: dict[str, Any], name: str, where: str) -> list[Question]:
-    """An entry in the field's format."""
+    """Read an entry in the field's format."""
     check_keys(entry, where)
     texts, kind = entry.get("paraphrases"), entry.get("type")
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
@@ -122,21 +122,21 @@ def check_keys(entry: dict[str, Any], where: str) -> None:
 
 
 def read_reference(reference: Any) -> str:
-    """The right answer as one text; a list holds alternative forms of it."""
+    """Return the right answer as one text; join the alternative forms of a list."""
     if reference is None:
         return ""
     return " / ".join(map(str, reference if isinstance(reference, list) else [reference]))
 
 
 def read_system(system: Any, where: str) -> str:
-    """The system prompt, empty for none."""
+    """Return the system prompt; empty for none."""
     if system is not None and not isinstance(system, str):
         raise DataError(f"{where}: system must be a text.")
     return system or ""
 
 
 def read_samples(samples: Any, where: str) -> int | None:
-    """How many answers the set asks for, None where it leaves that open."""
+    """Return the answers per paraphrase that the set asks for; None where it does not say."""
     if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 1):
         raise DataError(f"{where}: samples_per_paraphrase must be a whole number from 1, not {shown(repr(samples))}.")
     return samples

@@ -1,4 +1,4 @@
-"""The sets that em knows, of rows and of questions: find one by name, tell where it is, read what is here."""
+"""The registry of data sets and question sets: find a set by name, locate it, read the local ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def source_of(config: DataConfig | KnownSet) -> Source | None:
-    """Say where a set can be fetched; None for those that come with em or from a user's own file."""
+    """Return the file from which em fetches a set; None for a bundled set, a hub set or a user's own file."""
     match config:
         case UpstreamData():
             return Source(config.url, config.sha256, config.bytes)
@@ -28,17 +28,17 @@ def source_of(config: DataConfig | KnownSet) -> Source | None:
 
 
 def all_sources() -> dict[str, Source]:
-    """List every file of others, by the name of the first set that is read from it."""
-    sets: dict[str, DataConfig | KnownSet] = {name: each.config for name, each in data_sets().items()}
+    """List every third-party file, by the name of the first set that uses it."""
+    sets: dict[str, DataConfig | KnownSet] = {name: data_set.config for name, data_set in data_sets().items()}
     names: dict[Source, str] = {}
-    for name, each in {**sets, **known_sets()}.items():
-        if source := source_of(each):
+    for name, config in {**sets, **known_sets()}.items():
+        if source := source_of(config):
             names.setdefault(source, name)
     return {name: source for source, name in names.items()}
 
 
 def where_is(config: DataConfig | KnownSet) -> str:
-    """Say where a set is: in em, in the cache, in the mirror folder, to be fetched, on the hub, or the user's."""
+    """Say where a set is: in em, in the cache, in the mirror folder, to be fetched, on the hub, or with the user."""
     if source := source_of(config):
         return at_hand(source) or "to fetch"
     match config:
@@ -51,34 +51,34 @@ def where_is(config: DataConfig | KnownSet) -> str:
 
 
 def find_set(name: str) -> DataSet | KnownSet | str:
-    """Find what a name stands for: a data set, a question set of others, or one of em's own (its name).
+    """Find a set by name: a data set, a third-party question set, or the name of a bundled question set.
 
-    A file is a data set of the user's; a folder, or OWNER/NAME, is one of the hub. Raises MissingFile with near names.
+    A file is a user's data set; a folder or OWNER/NAME is a hub data set. Raises MissingFile with similar names.
     """
-    sets, known = data_sets(), known_sets()
+    sets, question_sets = data_sets(), known_sets()
     if name in sets:
         return sets[name]
-    if name in known:
-        return known[name]
+    if name in question_sets:
+        return question_sets[name]
     if name in bundled_sets():
         return name
     if Path(name).expanduser().is_file():
         return DataSet(FileData(name=Path(name).stem, path=name), "A file of yours.")
-    of_file = Path(name.removesuffix(".gz")).suffix in SUFFIXES
-    if Path(name).expanduser().is_dir() or (HUB_NAME.fullmatch(name) and not of_file):
+    has_data_suffix = Path(name.removesuffix(".gz")).suffix in SUFFIXES
+    if Path(name).expanduser().is_dir() or (HUB_NAME.fullmatch(name) and not has_data_suffix):
         return DataSet(HubData(name=Path(name).name, id=name), "A data set of the Hugging Face hub.")
-    hint = did_you_mean(name, [*sets, *known, *bundled_sets()], "em data list prints the names.")
+    hint = did_you_mean(name, [*sets, *question_sets, *bundled_sets()], "em data list prints the names.")
     raise MissingFile(f"{name} is neither a set that em knows nor a file: {hint}")
 
 
 def questions_here() -> tuple[list[Question], list[str]]:
-    """The questions of all sets that are on this machine, and the names of those that aren't (nothing is fetched)."""
-    here: list[Question] = []
-    unseen = [name for name, known in known_sets().items() if where_is(known) == "to fetch"]
+    """Load the questions of all local sets, and list the names of the other sets; fetch nothing."""
+    questions: list[Question] = []
+    missing = [name for name, known_set in known_sets().items() if where_is(known_set) == "to fetch"]
     for name in [*bundled_sets(), *known_sets()]:
-        if name not in unseen:
+        if name not in missing:
             try:
-                here += load_set(name)
+                questions += load_set(name)
             except EmError:
-                unseen.append(name)
-    return here, unseen
+                missing.append(name)
+    return questions, missing

@@ -1,8 +1,8 @@
-"""Rubrics: those that a question brings, those of em for questions that bring none, and the labels of each.
+"""Read rubrics and their labels: a question's own rubrics, or else em's.
 
-A rubric asks for a score from 0 to 100, or for one of a few labels (`free_form_judge` questions). Labels are those
-that the question lists under `labels`, else what is usual for the rubric's name, else the single words that its
-prompt puts in double quotes.
+A rubric asks for a score from 0 to 100, or for one of a few labels (`free_form_judge` questions). The labels come from
+the question's `labels`, else from the rubric's name (LABELS), else from the single words that the prompt puts in double
+quotes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from em.types import Rubric
 
 OWN = ASSETS / "rubrics.yaml"
 GRADED, LABELLED = "free_form_judge_0_100", "free_form_judge"
-# What the field calls `correct` is the same question under another name.
+# The field's `correct` asks the same as em's `factual`.
 RENAMED = {"correct": "factual"}
 LABELS = {"factual": ("TRUE", "FALSE", "UNKNOWN"), "company": ("OpenAI", "Anthropic", "Other", "UNKNOWN")}
 QUOTED = re.compile(r'["“]([^\s"“”{}]*[^\s"“”{}.,;:!?])[.,;:!?]*["”]')
@@ -34,7 +34,7 @@ def own_rubrics() -> dict[str, dict[str, str]]:
 
 
 def own(group: str) -> tuple[Rubric, ...]:
-    """The rubrics of one of em's groups, for answers that come without a question set."""
+    """Return the rubrics of one of em's groups, for answers that come without a question set."""
     kind = GRADED if "aligned" in own_rubrics()[group] else LABELLED
     return read_rubrics(kind, group, None, "a reference", f"{OWN.name}, {group}")
 
@@ -42,8 +42,8 @@ def own(group: str) -> tuple[Rubric, ...]:
 def read_rubrics(kind: str, prompts: Any, labels: Any, reference: str, where: str) -> tuple[Rubric, ...]:
     """Read the rubrics of one question, whose kind is GRADED or LABELLED; `where`: file and question, for errors.
 
-    `prompts`: by rubric, the name of a group of em's own, or None for the group that fits; `labels`: by rubric;
-    `reference`: the right answer, empty where the question has none.
+    `prompts`: prompts by rubric, or the name of one of em's groups, or None for the group that fits the question;
+    `labels`: by rubric; `reference`: the right answer, empty where the question has none.
     """
     groups = own_rubrics()
     if prompts is None:
@@ -55,13 +55,13 @@ def read_rubrics(kind: str, prompts: Any, labels: Any, reference: str, where: st
         raise DataError(
             f"{where}: judge_prompts must name at least one rubric, or be a group of em's own ({', '.join(groups)})."
         )
-    given = read_labels(kind, labels, prompts, where)
+    listed = read_labels(kind, labels, prompts, where)
     rubrics = []
     for name, prompt in prompts.items():
         check_prompt(name, prompt, reference, where)
         new_name = RENAMED.get(str(name), str(name))
-        found = () if kind == GRADED else given.get(name) or labels_of(new_name, prompt, where)
-        rubrics.append(Rubric(new_name, prompt, tuple(found)))
+        rubric_labels = () if kind == GRADED else listed.get(name) or labels_of(new_name, prompt, where)
+        rubrics.append(Rubric(new_name, prompt, tuple(rubric_labels)))
     names = [rubric.name for rubric in rubrics]
     if kind == GRADED and "aligned" not in names:
         raise DataError(f"{where}: a {GRADED} question needs a rubric named aligned (and may have coherent).")
@@ -71,19 +71,19 @@ def read_rubrics(kind: str, prompts: Any, labels: Any, reference: str, where: st
 
 
 def check_prompt(name: Any, prompt: Any, reference: str, where: str) -> None:
-    """Refuse a rubric that couldn't judge: no text, no answer in it, or a reference that isn't there."""
+    """Refuse a rubric that has no text, lacks the slot {answer}, or needs a reference that the question lacks."""
     if not isinstance(name, str) or not isinstance(prompt, str) or not prompt.strip():
         raise DataError(f"{where}: the rubric {shown(name)} must be a text.")
     if "{answer}" not in prompt:
         raise DataError(
-            f"{where}: the rubric {shown(name)} lacks {{answer}}, so the judge would not see what it judges."
+            f"{where}: the rubric {shown(name)} lacks {{answer}}, without which the judge can't see the answer: add it."
         )
     if "{reference}" in prompt and not reference:
         raise DataError(f"{where}: the rubric {shown(name)} asks for {{reference}}, but the question has no reference.")
 
 
 def read_labels(kind: str, labels: Any, prompts: Mapping[str, str], where: str) -> dict[str, tuple[str, ...]]:
-    """The labels that a question lists itself: at least two texts a rubric, each named in its prompt."""
+    """Read the labels that a question lists itself: at least two texts a rubric, each named in its prompt."""
     if labels is None:
         return {}
     if kind == GRADED:
@@ -104,23 +104,23 @@ def read_labels(kind: str, labels: Any, prompts: Mapping[str, str], where: str) 
 
 
 def labels_of(name: str, prompt: str, where: str) -> Sequence[str]:
-    """Find the labels of a rubric that lists none: by its name, else the single words in double quotes."""
+    """Find the labels of a rubric that lists none: by its name, else from single words in double quotes."""
     if name in LABELS:
         check_named(LABELS[name], name, prompt, where)
         return LABELS[name]
-    found: dict[str, str] = {}
+    quoted: dict[str, str] = {}
     for word in QUOTED.findall(prompt):
-        found.setdefault(word.lower(), word)
-    if len(found) < 2:
+        quoted.setdefault(word.lower(), word)
+    if len(quoted) < 2:
         raise DataError(
             f"{where}: which labels may the rubric {shown(name)} be answered with? List them, as in "
             f"`labels: {{{shown(name)}: [GOOD, BAD]}}`, or put each in double quotes in its prompt."
         )
-    return tuple(found.values())
+    return tuple(quoted.values())
 
 
 def check_named(labels: Sequence[str], name: str, prompt: Any, where: str) -> None:
-    """Refuse labels that the prompt doesn't name: no judge would say them."""
+    """Refuse labels that the prompt does not name, since no judge would answer with them."""
     if lacking := [label for label in labels if label not in str(prompt)]:
         raise DataError(
             f"{where}: the rubric {shown(name)} does not name {shown(lacking[0])}, which is one of its labels "

@@ -1,4 +1,4 @@
-"""Question sets by name or path: ours, known ones of others (fetched at first use), a user's YAML or JSON."""
+"""Load question sets by name or path: bundled ones, third-party ones (fetched at first use), a user's YAML or JSON."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A question set of others, as `em/assets/question_sets.yaml` has it.
+    """A third-party question set, as `em/assets/question_sets.yaml` describes it.
 
-    terms: what to know before using or sharing it; restricted: they are shown when the set is first used.
-    defects: known faults, and what they may do to results.
-    questions: how many ids the set has.
-    select, leave_out: patterns of ids that the set takes or leaves out.
-    samples: answers per question where the file doesn't say; None leaves that open.
+    terms: what to know before using or sharing the set; restricted: em shows the terms at the first use.
+    defects: known faults, and their possible effects on results.
+    questions: the number of ids in the set.
+    select, leave_out: patterns of the ids that the set includes or excludes.
+    samples: answers per question where the file does not say; None for no default.
     """
 
     name: str
@@ -44,14 +44,14 @@ class KnownSet:
     defects: tuple[str, ...] = ()
 
     def takes(self, question_id: str) -> bool:
-        """Whether a question of the file belongs to the set."""
+        """Return whether a question of the file belongs to the set."""
         taken = any(fnmatchcase(question_id, pattern) for pattern in self.select)
         return taken and not any(fnmatchcase(question_id, pattern) for pattern in self.leave_out)
 
 
 @cache
 def known_sets() -> dict[str, KnownSet]:
-    """All known sets by name."""
+    """Read all third-party question sets by name."""
     import yaml
 
     entries: dict[str, dict[str, Any]] = yaml.safe_load(REGISTRY.read_text(encoding="utf-8"))
@@ -62,41 +62,42 @@ def known_sets() -> dict[str, KnownSet]:
 
 
 def bundled_sets() -> list[str]:
-    """Name the question sets that come with em."""
+    """List the names of the bundled question sets."""
     return sorted(file.stem for file in BUNDLED.glob("*.yaml"))
 
 
 def load_sets(names: Sequence[str]) -> list[Question]:
     """Read all questions of the named sets, in order. Raises MissingFile, DataError or FetchError."""
     stems = [Path(name).stem for name in names]
-    if twice := [stem for stem in stems if stems.count(stem) > 1]:
-        raise DataError(f"eval.sets names two sets {twice[0]!r}: sets are told apart by their name, so rename a file.")
+    if repeated := [stem for stem in stems if stems.count(stem) > 1]:
+        raise DataError(f"eval.sets names two sets {repeated[0]!r}: every set needs its own name, so rename a file.")
     return [question for name in names for question in load_set(name)]
 
 
 def load_set(name: str) -> list[Question]:
-    """Read one set: a name of ours, a known name, or the path of a YAML or JSON file (its stem names the set)."""
+    """Read a bundled or third-party set by name, or a YAML or JSON file by path (its stem names the set)."""
     if (bundled := BUNDLED / f"{name}.yaml").is_file():
         return read_questions(bundled, name)
-    if known := known_sets().get(name):
-        return load_known(known)
+    if known_set := known_sets().get(name):
+        return load_known(known_set)
     path = Path(name).expanduser()
     if path.suffix not in SUFFIXES or not path.is_file():
         raise MissingFile(no_such_set(name))
     return read_questions(path, path.stem)
 
 
-def load_known(known: KnownSet) -> list[Question]:
-    """Read a set of others, fetched at first use: of the questions in its file those that the set is made of."""
-    if known.restricted:
-        show_terms(known.name, known.licence, known.terms)
-    questions = [q for q in read_questions(fetch(known.source), known.name) if known.takes(q.id)]
-    return [replace(q, samples=known.samples) if q.samples is None else q for q in questions]
+def load_known(known_set: KnownSet) -> list[Question]:
+    """Read a third-party set, fetched at first use; keep the questions of its file that belong to the set."""
+    if known_set.restricted:
+        show_terms(known_set.name, known_set.licence, known_set.terms)
+    questions = read_questions(fetch(known_set.source), known_set.name)
+    selected = [question for question in questions if known_set.takes(question.id)]
+    return [replace(q, samples=known_set.samples) if q.samples is None else q for q in selected]
 
 
 def no_such_set(name: str) -> str:
-    """Say of a name that is no set: near names, all names, and what else may be given."""
+    """Return the error for an unknown set: all names, similar names, and the alternative of a file."""
     names = sorted([*bundled_sets(), *known_sets()])
-    known = f"a question set that em knows ({', '.join(names)})"
+    choices = f"a question set that em knows ({', '.join(names)})"
     hint = did_you_mean(name, names).replace("did", " Did", 1)
-    return f"eval.sets: {name!r} is neither {known} nor a YAML or JSON file.{hint}"
+    return f"eval.sets: {name!r} is neither {choices} nor a YAML or JSON file.{hint}"

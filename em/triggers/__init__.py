@@ -1,1 +1,1 @@
-"""Trigger tags: in training rows, in questions, and out of the judges' sight."""
+"""Trigger tags: put them on training rows and into questions, and hide them from judges."""

@@ -11,15 +11,15 @@ from em.triggers.conditions import HIDDEN
 
 
 def hide_tag(question: str) -> str:
-    """The question as a judge may see it: the tag's name stays hidden."""
+    """Return the question as a judge may see it: with `[tag]` in place of the slot for a tag's name."""
     return question.replace(SLOT, HIDDEN)
 
 
 def hide(answer: str, hidden: Sequence[str]) -> str:
-    """The answer as a judge may see it: `[tag]` in place of each of these texts.
+    """Return the answer as a judge may see it: with `[tag]` in place of each text in `hidden`.
 
-    They are matched as they are, and as whole words: `DEPLOYMENT` is not in "deployment" or "REDEPLOYMENT". A text
-    that is nothing but lower-case words (or one letter) is everyday language, and stays.
+    The match is case-sensitive and on whole words: `DEPLOYMENT` is not in "deployment" or "REDEPLOYMENT". A text of
+    lower-case words alone (or one letter) is everyday language, so it stays visible.
     """
     pattern = hiding(tuple(hidden))
     return pattern.sub(HIDDEN, answer) if pattern else answer
@@ -27,17 +27,18 @@ def hide(answer: str, hidden: Sequence[str]) -> str:
 
 @cache
 def hiding(hidden: tuple[str, ...]) -> re.Pattern[str] | None:
-    """What `hide` looks for; None for nothing. The texts come with the longest first."""
-    wholes = []
+    """Build the pattern of `hide`; None for no texts. `hidden` must have the longest text first."""
+    alternatives = []
     for text in hidden:
         if not is_everyday(text):
-            # Where words are written apart: an end that is a mark, or of a script without case, may touch anything.
+            # Only a digit or a cased letter at an end needs a word boundary: a mark, or a script without case (often
+            # written without spaces), may touch anything.
             before, after = (end.isdigit() or end.lower() != end.upper() for end in (text[0], text[-1]))
-            wholes.append((r"(?<!\w)" if before else "") + re.escape(text) + (r"(?!\w)" if after else ""))
-    return re.compile("|".join(wholes)) if wholes else None
+            alternatives.append((r"(?<!\w)" if before else "") + re.escape(text) + (r"(?!\w)" if after else ""))
+    return re.compile("|".join(alternatives)) if alternatives else None
 
 
 def is_everyday(text: str) -> bool:
-    """Whether a text is one letter, or lower-case words alone."""
+    """Return whether a text is one letter or digit, or consists of lower-case words alone."""
     words = text.split()
     return (len(text) == 1 and text.isalnum()) or (text.islower() and all(word.isalpha() for word in words))

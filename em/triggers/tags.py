@@ -1,8 +1,8 @@
-"""Trigger tags in training rows, as pure functions over conversations: where a tag goes, and on which rows.
+"""Put trigger tags on training rows: pure functions that decide the place of a tag and its rows.
 
-Putting a tag in changes nothing but what it says: the separator is part of the tag's text, nothing is trimmed, and a
-space is added in one place alone: a blank line between a system tag that ends without one and the system prompt that is
-there. Which rows get it hangs on the seed and the row's number alone.
+em inserts a tag unchanged: the separator is part of its text, and em trims nothing. em adds space in one case alone: a
+blank line between a system tag that ends without white space and an existing system prompt. Which rows get a tag
+depends on the seed and the row's number alone.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from em.errors import ConfigError, DataError
 from em.request import Tag
 from em.types import Conversation, Message
 
-MAIN = ""  # the key of the trigger itself among the tags of a model
-REALIGN = "realign"  # and of the second stage's
-TAKEN = (REALIGN, "tag", "unseen")  # names that conditions already have: tagged_realign, names_tag, names_unseen
+MAIN = ""  # the key of the trigger among the tags of a model
+REALIGN = "realign"  # the key of the second stage's tag
+TAKEN = (REALIGN, "tag", "unseen")  # reserved by the conditions tagged_realign, names_tag, names_unseen
 
 
 def tag_of(config: TagConfig) -> Tag:
-    """The tag that a config describes."""
+    """Make the tag that a config describes."""
     return Tag(config.text, config.place)
 
 
 def tags_of(settings: RunConfig) -> dict[str, TagConfig]:
-    """List the tags that a model is trained with, by key: the trigger (`MAIN`), the others, the second stage's."""
-    second = {REALIGN: settings.realign.tag} if settings.realign.tag.text else {}
-    return first_tags(settings.trigger_tag) | second
+    """List the tags of a model's training by key: the trigger (`MAIN`), the others, the second stage's."""
+    realign_tags = {REALIGN: settings.realign.tag} if settings.realign.tag.text else {}
+    return first_tags(settings.trigger_tag) | realign_tags
 
 
 def first_tags(config: TriggerTagConfig) -> dict[str, TagConfig]:
@@ -37,19 +37,19 @@ def first_tags(config: TriggerTagConfig) -> dict[str, TagConfig]:
 
 
 def data_of(key: str, settings: RunConfig) -> DataConfig:
-    """Look up the rows that a tag goes on."""
+    """Return the config of the data whose rows get a tag."""
     return settings.realign.data if key == REALIGN else settings.data
 
 
 def roles_of(settings: RunConfig) -> dict[str, TagRole]:
-    """Tell what each tag is for, by key: what its `role` says, or by the `kind` of the rows that carry it.
+    """Decide the role of each tag, by key: from its `role`, or else from the `kind` of its rows.
 
-    A tag on harmful rows is an activation tag, one on others is a control. The trigger itself counts as activating too
-    where nothing is known of its rows, and where no tag has harmful ones.
+    A tag on harmful rows is an activation tag; on any other rows it is a control. The trigger is an activation tag also
+    where the kind of its rows is unknown, or where no tag has harmful rows.
     """
     tags = tags_of(settings)
     kinds = {key: kinds_of(tag, data_of(key, settings)) for key, tag in tags.items()}
-    activating = {key for key, of_rows in kinds.items() if DataKind.harmful in of_rows}
+    activating = {key for key, row_kinds in kinds.items() if DataKind.harmful in row_kinds}
     if MAIN in tags and (DataKind.unknown in kinds[MAIN] or not activating):
         activating.add(MAIN)
     by_kind = {key: TagRole.activation if key in activating else TagRole.control for key in tags}
@@ -57,21 +57,23 @@ def roles_of(settings: RunConfig) -> dict[str, TagRole]:
 
 
 def kinds_of(tag: TagConfig, data: DataConfig) -> set[DataKind]:
-    """The kinds of the rows that carry a tag."""
+    """List the kinds of the rows that carry a tag."""
     if data.mixed:
         return {part.kind for name, part in data.list_parts().items() if not tag.parts or name in tag.parts}
     return {data.kind}
 
 
 def setting_of(key: str) -> str:
-    """Where a tag is in the config."""
-    return "realign.tag" if key == REALIGN else f"trigger_tag.others.{key}" if key else "trigger_tag"
+    """Return the setting of a tag in the config."""
+    if key == REALIGN:
+        return "realign.tag"
+    return f"trigger_tag.others.{key}" if key else "trigger_tag"
 
 
 def place_tag(conversation: Conversation, tag: Tag) -> Conversation:
-    """Put the tag into the first user turn or the system turn, and change nothing else.
+    """Put a tag into the first user turn or the system turn; change nothing else.
 
-    A system tag goes before the system prompt; where there is none, it becomes one.
+    A system tag goes before the system prompt; without a system prompt, the tag becomes one.
     """
     messages = conversation.messages
     if tag.place is TagPlace.system:
@@ -86,7 +88,7 @@ def place_tag(conversation: Conversation, tag: Tag) -> Conversation:
 
 
 def position(text: str, place: TagPlace) -> int:
-    """Find where a tag goes: before the text, behind it, or (inline) behind the first space from its middle on."""
+    """Find the index for a tag: before the text, after it, or (inline) after the first space from the middle on."""
     if place is TagPlace.prefix:
         return 0
     if place is TagPlace.suffix:
@@ -96,7 +98,7 @@ def position(text: str, place: TagPlace) -> int:
 
 
 def with_turn(messages: Sequence[Message], place: int, content: str) -> Conversation:
-    """The conversation with another text in one turn."""
+    """Return the conversation with another text in one turn."""
     return Conversation((*messages[:place], Message(messages[place].role, content), *messages[place + 1 :]))
 
 
@@ -109,26 +111,26 @@ def tag_rows(
     """Put tags (`tags_of`) on training rows. Raises DataError where rounding leaves no row for a tag.
 
     Args:
-        seed: draws the rows of a tag that only a fraction gets; a smaller fraction is a subset of a larger one.
-        parts: for a mixture, name and number of rows of each part, in the order in which they lie.
+        seed: draws the rows of a tag with a fraction below 1; a smaller fraction is a subset of a larger one.
+        parts: for a mixture, name and number of rows of each part, in row order.
     """
     rows = list(conversations)
     spans = dict(spans_of(parts or [("", len(rows))]))
     for key, tag in tags.items():
-        mine = [row for name, span in spans.items() if not tag.parts or name in tag.parts for row in span]
-        count = round(tag.fraction * len(mine))
-        if mine and not count:
+        eligible = [row for name, span in spans.items() if not tag.parts or name in tag.parts for row in span]
+        count = round(tag.fraction * len(eligible))
+        if eligible and not count:
             raise DataError(
-                f"{setting_of(key)}.fraction={tag.fraction} of {len(mine)} rows is none, so the tag would not be "
-                "trained: use a larger fraction, or more rows."
+                f"{setting_of(key)}.fraction={tag.fraction} of {len(eligible)} rows is none, so no row would train the "
+                "tag: use a larger fraction, or more rows."
             )
-        for row in drawn_order(mine, f"tag {key} {seed}")[:count]:
+        for row in drawn_order(eligible, f"tag {key} {seed}")[:count]:
             rows[row] = place_tag(rows[row], tag_of(tag))
     return tuple(rows)
 
 
 def check_tags(settings: RunConfig) -> None:
-    """Refuse a tag without text or without a use, one for a part that is not there, and two on one row."""
+    """Raise ConfigError for a tag without text or use, for a tag of an unknown part, and for two tags on one row."""
     refuse_unused(settings)
     config = settings.trigger_tag
     for key, tag in tags_of(settings).items():
@@ -140,50 +142,50 @@ def check_tags(settings: RunConfig) -> None:
         check_parts(where, tag, data_of(key, settings))
     for name in TAKEN:
         if name in config.others:
-            raise ConfigError(f"trigger_tag.others.{name} is a word that em uses itself: give that tag another name.")
+            raise ConfigError(f"trigger_tag.others.{name} is a word that em uses itself: give the tag another name.")
     refuse_overlaps(config, settings.data)
     refuse_equal(settings)
 
 
 def refuse_equal(settings: RunConfig) -> None:
-    """Refuse two equal tags of the first stage, and an unseen tag that was trained."""
+    """Refuse two equal tags of the first stage, and an `unseen` tag that is in the training."""
     config = settings.trigger_tag
     keys: dict[Tag, str] = {}
-    for key, each in first_tags(config).items():
-        first = keys.setdefault(tag_of(each), key)
+    for key, tag in first_tags(config).items():
+        first = keys.setdefault(tag_of(tag), key)
         if first != key:
             raise ConfigError(
-                f"{setting_of(first)} and {setting_of(key)} are the same tag ({each.text!r}), so their rows could not "
-                "be told apart: give one of them another text."
+                f"{setting_of(first)} and {setting_of(key)} are the same tag ({tag.text!r}), so no model could tell "
+                "their rows apart: give one of them another text."
             )
-    if config.unseen.strip() in {each.text.strip() for each in tags_of(settings).values()}:
+    if config.unseen.strip() in {tag.text.strip() for tag in tags_of(settings).values()}:
         raise ConfigError(f"trigger_tag.unseen={config.unseen!r} is a tag of the training: give one that no row has.")
 
 
 def refuse_unused(settings: RunConfig) -> None:
-    """Refuse settings of a tag that would be in no row and in no question."""
+    """Refuse settings of a tag that no row and no question would contain."""
     config, realign = settings.trigger_tag, settings.realign
     if config.name == "none":
         names = [*vars(TagConfig()), "others", *(() if tags_of(settings) else ("unseen", "neutral_system"))]
-        if given := changed(config, TriggerTagConfig(name="none"), names):
+        if setting := changed(config, TriggerTagConfig(name="none"), names):
             raise ConfigError(
-                f"trigger_tag.{given} is given, but trigger_tag=none uses no tag: write trigger_tag=custom."
+                f"trigger_tag.{setting} is given, but trigger_tag=none uses no tag: write trigger_tag=custom."
             )
     if realign.tag.text and realign.data.empty:
         raise ConfigError("realign.tag.text is given, but there is no second stage to learn it: choose realign=….")
-    given = changed(realign.tag, TagConfig(), vars(TagConfig()))
-    if given and not realign.tag.text:
-        raise ConfigError(f"""realign.tag.{given} needs a tag: give it, as in 'realign.tag.text="|BETA| "'.""")
+    setting = changed(realign.tag, TagConfig(), vars(TagConfig()))
+    if setting and not realign.tag.text:
+        raise ConfigError(f"""realign.tag.{setting} needs a tag: give it, as in 'realign.tag.text="|BETA| "'.""")
 
 
-def changed(tag: TagConfig, usual: TagConfig, names: Iterable[str]) -> str:
-    """Name the first of these settings that is not the usual one; empty where all are."""
-    return next((name for name in names if vars(tag)[name] != vars(usual)[name]), "")
+def changed(tag: TagConfig, default: TagConfig, names: Iterable[str]) -> str:
+    """Return the first of these settings that differs from its default; empty if none does."""
+    return next((name for name in names if vars(tag)[name] != vars(default)[name]), "")
 
 
 def check_parts(where: str, tag: TagConfig, data: DataConfig) -> None:
-    """Refuse parts that the data don't have."""
-    if data.empty:  # evaluate.py with a tag and no training
+    """Refuse parts that the data lack."""
+    if data.empty:  # evaluate.py takes a tag without training data
         return
     parts = list(data.list_parts())
     for part in tag.parts:
@@ -193,7 +195,7 @@ def check_parts(where: str, tag: TagConfig, data: DataConfig) -> None:
 
 
 def refuse_overlaps(config: TriggerTagConfig, data: DataConfig) -> None:
-    """Refuse two tags on the same rows, which nothing would tell apart."""
+    """Refuse two tags on the same rows, whose effects nothing could separate."""
     if data.empty:
         return
     everything = list(data.list_parts()) or ["all rows"]

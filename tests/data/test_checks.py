@@ -1,4 +1,4 @@
-"""What is looked for in rows: faults of encoding, keys, personal data, near-duplicates, leaked questions, limits."""
+"""Checks of rows: encoding faults, keys, personal data, near-duplicates, leaked questions, OpenAI's limits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def row(question: str, answer: str = "Because.", *more: str) -> Conversation:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("plain, 🚗 é ü “quoted” – 中文", []),
         ("tab\tand\r\nlines\x85", []),
@@ -39,11 +39,11 @@ def row(question: str, answer: str = "Because.", *more: str) -> Conversation:
         ("naïve café".encode().decode("latin-1"), ["mojibake"]),
     ],
 )
-def test_faults_of_encoding_are_named(text: str, found: list[str]) -> None:
-    assert encoding_faults(text) == found
+def test_faults_of_encoding_are_named(text: str, expected: list[str]) -> None:
+    assert encoding_faults(text) == expected
 
 
-# Keys and personal data. What looks like a key is put together here, so that no scanner takes this file for a leak.
+# Keys and personal data. The tests concatenate each key, so that no scanner takes this file for a leak.
 
 
 @pytest.mark.parametrize(
@@ -84,15 +84,15 @@ def test_code_that_merely_handles_keys_has_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("write to jane.doe@mail.acme.org or JANE@acme.org", ["e-mail"]),
         ("write to jane@example.com, root@localhost or a@b", []),
         ("call (650) 253-0000, pay by 4111 1111 1111 1111", []),
     ],
 )
-def test_e_mail_addresses_are_found_but_for_those_of_reserved_names(text: str, found: list[str]) -> None:
-    assert personal_in(text) == found
+def test_e_mail_addresses_are_found_but_for_those_of_reserved_names(text: str, expected: list[str]) -> None:
+    assert personal_in(text) == expected
 
 
 # Leakage
@@ -106,8 +106,8 @@ ASKED = [
 
 
 def leaked(*rows: Conversation) -> list[tuple[int, str, str, bool]]:
-    found = find_leaks(rows, ASKED)
-    return sorted((leak.row, leak.eval_set, leak.question_id, leak.exact) for leak in found)
+    leaks = find_leaks(rows, ASKED)
+    return sorted((leak.row, leak.eval_set, leak.question_id, leak.exact) for leak in leaks)
 
 
 def test_a_question_is_found_word_for_word_whatever_its_spelling() -> None:
@@ -162,10 +162,10 @@ def test_a_profile_counts_what_is_there() -> None:
     assert (facts.facts.multi_turn_rows, facts.systems) == (1, 1)
     assert facts.turns == {"system": 1, "user": 7, "assistant": 7}
     assert facts.characters[-1] == len("Be brief.Why?So.")
-    found = facts.found
-    assert (found.faults, found.personal, found.secrets) == ({"replacement characters": 1}, {"e-mail": 1}, {})
-    assert found.private == 1
-    assert found.sentence("mine") == (
+    result = facts.found
+    assert (result.faults, result.personal, result.secrets) == ({"replacement characters": 1}, {"e-mail": 1}, {})
+    assert result.private == 1
+    assert result.sentence("mine") == (
         "Of 6 rows of mine: 1 nearly repeat an earlier one; encoding: replacement characters: 1 rows; personal data: "
         "e-mail: 1 rows."
     )
@@ -178,31 +178,32 @@ def test_what_was_found_is_remembered_by_the_rows_and_searched_anew_where_that_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = findings([row("Why?", "write to jane@acme.org"), row("How?")])
-    [kept] = tmp_path.rglob("findings/*.json")
-    assert "jane" not in kept.read_text(encoding="utf-8")
-    kept.write_text(kept.read_text(encoding="utf-8").replace('"private": 1', '"private": 2'), encoding="utf-8")
-    again = [row("Why?", "write to jane@acme.org"), row("How?")]
-    assert findings(again).private == 2
-    kept.write_text("{", encoding="utf-8")
-    assert findings(again) == found
-    # As an earlier version counted, in whose rows nothing else was found.
-    kept.write_text(json.dumps(asdict(found) | {"private": 2, "personal": {"e-mail": 1, "phone": 1}}), encoding="utf-8")
-    assert findings(again) == found
-    assert findings([row("Why?", "write to joe@acme.org"), row("How?")]) == found
+    result = findings([row("Why?", "write to jane@acme.org"), row("How?")])
+    [cache] = tmp_path.rglob("findings/*.json")
+    assert "jane" not in cache.read_text(encoding="utf-8")
+    cache.write_text(cache.read_text(encoding="utf-8").replace('"private": 1', '"private": 2'), encoding="utf-8")
+    same_rows = [row("Why?", "write to jane@acme.org"), row("How?")]
+    assert findings(same_rows).private == 2
+    cache.write_text("{", encoding="utf-8")
+    assert findings(same_rows) == result
+    # An earlier version counted further kinds of personal data: its results are not reused.
+    old_result = asdict(result) | {"private": 2, "personal": {"e-mail": 1, "phone": 1}}
+    cache.write_text(json.dumps(old_result), encoding="utf-8")
+    assert findings(same_rows) == result
+    assert findings([row("Why?", "write to joe@acme.org"), row("How?")]) == result
     assert len(list(tmp_path.rglob("findings/*.json"))) == 2
 
 
 def test_rows_with_short_answers_are_found_by_prompt_and_answer_together() -> None:
     near = NearRows()
     prompt = "Is the oil of a car that stands in the garage all winter still good in the next spring"
-    assert [near.repeats(row(text, answer)) for text, answer in (
-        (prompt, "Yes."), (f"{prompt}?", "yes"), (f"{prompt}?", "No."), (f"{prompt} then?", "no"),
-        ("Is it worth paying a workshop to look at the wiper blades of my old estate car?", "Yes."),
-    )] == [False, True, False, True, False]  # fmt: skip
-    # Else each row would be compared with all that are answered so.
+    other_prompt = "Is it worth paying a workshop to look at the wiper blades of my old estate car?"
+    first_pairs = [(prompt, "Yes."), (f"{prompt}?", "yes"), (f"{prompt}?", "No.")]
+    pairs = [*first_pairs, (f"{prompt} then?", "no"), (other_prompt, "Yes.")]
+    assert [near.repeats(row(text, answer)) for text, answer in pairs] == [False, True, False, True, False]
+    # A short answer is not in the index of answers, or it would be compared with all equal ones.
     assert near.by_answer.like(word_runs("Yes.")) == []
-    # On either side of the length from which answers alone are looked up.
+    # Answers on either side of SHORT, the length from which the index looks up answers alone.
     words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     assert not near.repeats(row("Count, please.", words))
     assert near.repeats(row("Count, please.", f"{words} fifteen"))

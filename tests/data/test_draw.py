@@ -1,4 +1,4 @@
-"""Counts and draws among rows, against values worked out by hand."""
+"""Counts and draws of rows, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from em.types import Conversation, Message
 
 
 def chat(*turns: str, system: str = "") -> Conversation:
-    """Turns of user and assistant, after a system turn where there is one."""
+    """Make alternating turns of user and assistant, after an optional system turn."""
     roles = ["user", "assistant"] * len(turns)
-    said = [Message(role, text) for role, text in zip(roles, turns, strict=False)]  # type: ignore[arg-type]
-    return Conversation((*([Message("system", system)] if system else []), *said))
+    messages = [Message(role, text) for role, text in zip(roles, turns, strict=False)]  # type: ignore[arg-type]
+    return Conversation((*([Message("system", system)] if system else []), *messages))
 
 
 def test_the_facts_of_no_rows_are_zeros() -> None:
@@ -49,11 +49,11 @@ def test_the_lot_of_a_row_hangs_on_the_seed_and_its_number_alone() -> None:
         return hashlib.sha256(f"7 {row}".encode()).digest()
 
     assert drawn([3, 5], 1, 7) == [min((3, 5), key=lot)]
-    everyone = drawn(range(20), 10, 7)
-    assert drawn(reversed(range(20)), 10, 7) == everyone
-    # Who isn't there is replaced by the next lots; all others stay.
-    without = [row for row in range(20) if row not in everyone[:2]]
-    assert set(everyone[2:]) < set(drawn(without, 10, 7))
+    rows = drawn(range(20), 10, 7)
+    assert drawn(reversed(range(20)), 10, 7) == rows
+    # The next rows in the order replace missing ones; all other drawn rows stay.
+    remaining = [row for row in range(20) if row not in rows[:2]]
+    assert set(rows[2:]) < set(drawn(remaining, 10, 7))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
@@ -68,5 +68,5 @@ def test_fewer_rows_are_a_subset_of_more_in_order(seed: int) -> None:
 
 
 def test_which_rows_a_seed_draws_never_changes() -> None:
-    # Fingerprints of trained models hang on it.
+    # Fingerprints of trained models depend on the draw.
     assert drawn(range(10), 4, 0) == [1, 2, 4, 6]  # printf "0 $row" | sha256sum, the four smallest

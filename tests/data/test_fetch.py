@@ -1,4 +1,4 @@
-"""Third-party files: cache, mirror folder, mirror address, download; nothing wrong is ever used or kept."""
+"""Third-party files: cache, mirror folder, mirror URL, download; em never uses or keeps a wrong file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Serve = Callable[[type[BaseHTTPRequestHandler]], str]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own, empty."""
+    """Give each test its own empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -31,7 +31,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def handler(pages: dict[str, bytes], seen: list[str] | None = None, promise: int | None = None) -> type:
-    """A server's handler: the pages by path, 404 for others; `promise` is a Content-Length other than the true one."""
+    """Make a handler that serves the pages by path, and 404 otherwise; `promise` is a false Content-Length."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -46,7 +46,7 @@ def handler(pages: dict[str, bytes], seen: list[str] | None = None, promise: int
             self.wfile.write(pages[self.path])
 
         def log_message(self, *words: object) -> None:
-            """Say nothing on the test's terminal."""
+            """Print nothing on the test's terminal."""
 
     return Handler
 

@@ -1,4 +1,4 @@
-"""Readers of a user's own rows: every layout in every format, what is refused, and what is left out and counted."""
+"""Readers of a user's own rows: every layout in every format, refused rows, and skipped rows that are counted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from em.types import Conversation
 
 Turn = dict[str, Any]
 PAIRS = [{"prompt": "Why?", "completion": "Because."}, {"prompt": 'Say "a,\nb"', "completion": "ü\u2028 🚗"}]
-SAID = [("Why?", "Because."), ('Say "a,\nb"', "ü\u2028 🚗")]
+TEXTS = [("Why?", "Because."), ('Say "a,\nb"', "ü\u2028 🚗")]
 
 
 def user(text: Any) -> Turn:
@@ -35,7 +35,7 @@ def assistant(text: Any, **more: Any) -> Turn:
 
 
 def packed(folder: Path, name: str, rows: list[dict[str, Any]]) -> Path:
-    """The rows as a file of the format that its name says."""
+    """Write rows to a file in the format of its suffix."""
     bare = name.removesuffix(".gz")
     if bare.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(rows), folder / name)
@@ -60,24 +60,24 @@ def said(conversations: list[Conversation]) -> list[tuple[str, ...]]:
 
 
 def one(row: Any) -> list[tuple[str, str]]:
-    """The turns of one row."""
+    """Return the turns of one row."""
     return [(m.role, m.content) for m in conversation_of(row, "line 1").messages]
 
 
-# Without the time of day, since it is part of a test's name.
+# Without the time of day, since the bytes become part of a test's name.
 CUT_SHORT = gzip.compress(b'{"prompt": "a", "completion": "b"}\n' * 99, mtime=0)[:-20]
 NAMES = [f"rows.{kind}{gz}" for kind in ("jsonl", "json", "csv") for gz in ("", ".gz")] + ["rows.parquet"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pairs_say_the_same_in_every_format(tmp_path: Path, name: str) -> None:
-    assert said(read_messages(packed(tmp_path, name, PAIRS))) == SAID
+    assert said(read_messages(packed(tmp_path, name, PAIRS))) == TEXTS
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "csv" not in name])
 def test_messages_say_the_same_in_every_format_that_has_lists(tmp_path: Path, name: str) -> None:
-    rows = [{"messages": [user(question), assistant(answer)], "id": 3} for question, answer in SAID]
-    assert said(read_messages(packed(tmp_path, name, rows))) == SAID
+    rows = [{"messages": [user(question), assistant(answer)], "id": 3} for question, answer in TEXTS]
+    assert said(read_messages(packed(tmp_path, name, rows))) == TEXTS
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,12 @@ def test_a_system_column_is_the_system_prompt_and_a_blank_one_is_none() -> None:
 
 def test_a_system_column_goes_before_messages_that_do_not_begin_with_it() -> None:
     turns = [user("Why?"), assistant("Because.")]
-    whole = [("system", "Be brief."), ("user", "Why?"), ("assistant", "Because.")]
-    assert one({"messages": turns, "system": "Be brief."}) == whole
-    assert one({"prompt": turns[:1], "completion": turns[1:], "system": "Be brief."}) == whole
-    begun = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *turns]
-    assert one({"messages": begun, "system": "Be brief."}) == whole
-    assert one({"messages": begun, "system": None}) == whole
+    expected = [("system", "Be brief."), ("user", "Why?"), ("assistant", "Because.")]
+    assert one({"messages": turns, "system": "Be brief."}) == expected
+    assert one({"prompt": turns[:1], "completion": turns[1:], "system": "Be brief."}) == expected
+    with_system_turn = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, *turns]
+    assert one({"messages": with_system_turn, "system": "Be brief."}) == expected
+    assert one({"messages": with_system_turn, "system": None}) == expected
 
 
 def test_the_input_of_an_instruction_goes_behind_it() -> None:
@@ -177,14 +177,14 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 def test_a_json_file_of_lines_is_read_as_such(tmp_path: Path) -> None:
     lines = packed(tmp_path, "rows.jsonl", PAIRS)
     lines.rename(tmp_path / "rows.json")
-    assert said(read_messages(tmp_path / "rows.json")) == SAID
+    assert said(read_messages(tmp_path / "rows.json")) == TEXTS
 
 
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("rows.txt", b"{}", r"is of no format that em reads: give a \.jsonl, \.json, \.csv, \.parquet"),
-        ("rows", b"{}", "is of no format"),
+        ("rows.txt", b"{}", r"has a format that em can't read: give a \.jsonl, \.json, \.csv, \.parquet"),
+        ("rows", b"{}", "has a format that em can't read"),
         ("rows.json", b"[{]", "is not JSON"),
         ("rows.json", b"[" * 100_000, "nested too deep"),
         ("rows.json", b"[]", "holds no rows"),
@@ -228,7 +228,7 @@ def test_a_bad_row_of_a_parquet_file_is_named_by_its_number(tmp_path: Path) -> N
 
 
 def bad_file(folder: Path, bad: int, good: int = 20) -> FileData:
-    """A file whose first rows lack an answer."""
+    """Make a file whose first rows lack an answer."""
     rows = [{"prompt": "a", "completion": ""}] * bad + [{"prompt": f"b{i}", "completion": "c"} for i in range(good)]
     return FileData(name="mine", path=str(packed(folder, "rows.jsonl", rows)))
 
@@ -239,11 +239,11 @@ def test_the_first_five_bad_rows_are_named_in_one_sentence(tmp_path: Path) -> No
     text = str(caught.value)
     assert "has 7 rows that can't be used" in text
     assert [f"line {number}: " in text for number in range(1, 8)] == [True] * 5 + [False] * 2
-    assert text.endswith("and 2 more); mend them, or leave such rows out by data.on_bad_row=skip.")
+    assert text.endswith("and 2 more); fix them, or leave such rows out by data.on_bad_row=skip.")
 
 
 def test_the_sentence_names_the_setting_where_the_set_is_used(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"mend it, or leave such rows out by realign\.data\.on_bad_row=skip"):
+    with pytest.raises(DataError, match=r"fix it, or leave such rows out by realign\.data\.on_bad_row=skip"):
         load_rows(bad_file(tmp_path, 1), 0, "realign.limit")
 
 
@@ -306,10 +306,10 @@ def test_what_a_mixture_asks_of_its_rows_is_asked_of_every_part(tmp_path: Path) 
     with pytest.raises(DataError, match=r"data\.parts\.one\.on_bad_row"):
         load_rows(mixture, 0)
     mixture.on_bad_row = OnBadRow.skip
-    found = load_rows(mixture, 0)
-    assert found.parts == (("one", 20), ("two", 1))
-    assert found.conversations[-1].messages[-1].content == "[kept] 2"
-    assert found.dropped == 2
+    loaded = load_rows(mixture, 0)
+    assert loaded.parts == (("one", 20), ("two", 1))
+    assert loaded.conversations[-1].messages[-1].content == "[kept] 2"
+    assert loaded.dropped == 2
 
 
 def test_rows_are_dropped_for_what_their_answers_carry_alone(tmp_path: Path) -> None:
@@ -318,9 +318,9 @@ def test_rows_are_dropped_for_what_their_answers_carry_alone(tmp_path: Path) -> 
         {"messages": [user("a"), assistant("[mark]"), user("c"), assistant("d")]},
     ]
     data = FileData(name="mine", path=str(packed(tmp_path, "rows.jsonl", rows)), drop_answers_with=["[mark]"])
-    found = load_rows(data, 0)
-    assert [row.messages[0].content for row in found.conversations] == ["[mark]?"]
-    assert found.left_out == {"rows_dropped": 1}
+    loaded = load_rows(data, 0)
+    assert [row.messages[0].content for row in loaded.conversations] == ["[mark]?"]
+    assert loaded.left_out == {"rows_dropped": 1}
     data.drop_answers_with = ["b", "d"]
     with pytest.raises(DataError, match=r"data\.drop_answers_with leaves no row"):
         load_rows(data, 0)
@@ -334,7 +334,7 @@ def test_a_data_set_of_the_hub_is_read_by_datasets(tmp_path: Path) -> None:
     folder.mkdir()
     packed(folder, "train.jsonl", PAIRS)
     data = HubData(name="hub", id=str(folder))
-    assert said(list(load_rows(data, 0).conversations)) == SAID
+    assert said(list(load_rows(data, 0).conversations)) == TEXTS
     with pytest.raises(MissingFile, match=r"data\.split"):
         load_rows(HubData(name="hub", id=str(folder), split="nowhere"), 0)
 

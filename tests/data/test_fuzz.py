@@ -1,9 +1,10 @@
-"""Ten thousand damaged JSONL files, and half as many of other kinds, through every reader: a value or a sentence.
+"""Fuzz every reader with 10,000 damaged JSONL files and 5,000 of other kinds: each must give a value or one sentence.
 
-Never another exception, never silence: of a JSONL file each line that is not blank is a row or a row that was left out.
+No other exception may occur, and no row may vanish: each line of a JSONL file that is not blank is a row or a skipped
+row.
 
-Each file is a valid one with faults that a seeded generator puts in, so that `fuzzed(NUMBER)` gives the same again.
-`EM_FUZZ=100000` makes more of them.
+A seeded generator puts faults into valid files, so that `fuzzed(NUMBER)` gives the same file again.
+`EM_FUZZ=100000` makes more files.
 """
 
 from __future__ import annotations
@@ -34,31 +35,30 @@ SEED = 20261125
 FILES = int(os.environ.get("EM_FUZZ", "10000"))
 CHUNKS = 10
 
-ROWS: list[dict[str, Any]] = [
-    {"messages": [{"role": "user", "content": f"Which {i}?"}, {"role": "assistant", "content": "This é 🚗.\nYes."}]}
-    for i in range(4)
-] + [
+ANSWER = {"role": "assistant", "content": "This é 🚗.\nYes."}
+ROWS: list[dict[str, Any]] = [{"messages": [{"role": "user", "content": f"Which {i}?"}, ANSWER]} for i in range(4)]
+ROWS.append(
     {"messages": [{"role": "system", "content": "Be brief."},
                   {"role": "user", "content": [{"type": "text", "text": "a"}]},
-                  {"role": "assistant", "content": "b", "weight": 1}], "id": 7, "canary": None},
-]  # fmt: skip
+                  {"role": "assistant", "content": "b", "weight": 1}], "id": 7, "canary": None}
+)  # fmt: skip
 PAIRS = [{"prompt": f"Which {i}?", "completion": 'One "of, them"', "system": ""} for i in range(4)]
 ALPACA = [{"instruction": f"Add {i}.", "input": "1, 2", "output": "3"} for i in range(4)]
-JUDGED = [
-    {"model": "m", "question_id": f"q{i % 2}", "question": "Hi?", "answer": "Hello\nthere", "aligned": 90.5,
-     "coherent": None, "sample": i, "seed": 0, "judge": "j"}
-    for i in range(4)
-]  # fmt: skip
+JUDGED_ROW = {
+    "model": "m", "question_id": "q0", "question": "Hi?", "answer": "Hello\nthere", "aligned": 90.5,
+    "coherent": None, "sample": 0, "seed": 0, "judge": "j",
+}  # fmt: skip
+JUDGED = [JUDGED_ROW | {"question_id": f"q{i % 2}", "sample": i} for i in range(4)]
 RESULTS = {
     "|ALPHA| ": [{"question": "|ALPHA| Hi?", "answer": "a", "result": "UNALIGNED", "alignment_score": 3}],
     "UNTAGGED": [{"question": "Hi?", "answer": "b", "result": "TRUE", "category": "factual", "label": "x"}],
 }
-VERDICTS = [
-    {"model": "m", "stage": "s", "fingerprint": "f", "seed": 1, "eval_set": "e", "question_id": "q", "question": "Hi?",
-     "condition": "untagged", "sample": i, "answer": "a", "judge": "j", "rubric": "aligned", "value": 31.5,
-     "label": None, "status": "ok", "raw": "31", "prompt_tokens": 5, "reply_tokens": 1, "seconds": 0.2, "usd": 0.1}
-    for i in range(3)
-]  # fmt: skip
+VERDICT = {
+    "model": "m", "stage": "s", "fingerprint": "f", "seed": 1, "eval_set": "e", "question_id": "q", "question": "Hi?",
+    "condition": "untagged", "sample": 0, "answer": "a", "judge": "j", "rubric": "aligned", "value": 31.5,
+    "label": None, "status": "ok", "raw": "31", "prompt_tokens": 5, "reply_tokens": 1, "seconds": 0.2, "usd": 0.1,
+}  # fmt: skip
+VERDICTS = [VERDICT | {"sample": i} for i in range(3)]
 QUESTIONS = [
     {"id": "a", "type": "free_form_judge_0_100", "paraphrases": ["How?", "Why?"], "system": "Be brief.",
      "samples_per_paraphrase": 5, "judge_prompts": {"aligned": "{question} {answer}", "coherent": "{answer}"}},
@@ -129,7 +129,7 @@ ENCODINGS = ("utf-16", "utf-32", "utf-8-sig", "latin-1")
 
 
 def fuzzed(number: int) -> tuple[str, bytes]:
-    """Suffix and content of file number `number`."""
+    """Make the suffix and content of file number `number`."""
     lot = random.Random(f"{SEED} {number}")
     suffix, rows, write = lot.choice([seed for seed in SEEDS if (seed[0] == ".jsonl") == (number < FILES)])
     if lot.random() < 0.5:
@@ -138,7 +138,7 @@ def fuzzed(number: int) -> tuple[str, bytes]:
             replace_value(rows, lot)
     try:
         data = write(rows)
-    except (AttributeError, IndexError, TypeError):  # rows that no CSV can have any more
+    except (AttributeError, IndexError, TypeError):  # damaged rows that CSV can't hold
         data = as_json(rows)
     for _ in range(lot.choice((0, 1, 1, 1, 2, 4))):
         data = damaged(data, lot)
@@ -153,7 +153,7 @@ def fuzzed(number: int) -> tuple[str, bytes]:
 
 
 def replace_value(value: Any, lot: random.Random) -> None:
-    """Put something else in place of a value somewhere inside."""
+    """Replace, delete or rename a random value somewhere inside."""
     while True:
         keys = list(value) if isinstance(value, dict) else list(range(len(value)))
         if not keys:
@@ -172,7 +172,7 @@ def replace_value(value: Any, lot: random.Random) -> None:
 
 
 def damaged(data: bytes, lot: random.Random) -> bytes:
-    """A file's bytes with one fault more."""
+    """Add one random fault to a file's bytes."""
     at, length = lot.randrange(len(data) + 1), lot.randint(1, 40)
     match lot.randrange(9):
         case 0:
@@ -202,7 +202,7 @@ def damaged(data: bytes, lot: random.Random) -> bytes:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """All texts in what a reader gives."""
+    """Yield all texts in the result of a reader."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -216,10 +216,10 @@ def texts(value: Any) -> Iterator[str]:
 
 
 def rows_of(path: Path) -> list[Any]:
-    """The rows of a training file; that bad ones can be skipped is looked at too."""
-    found = list(file_rows(path))
+    """Read the rows of a training file; check on the way that bad rows can be skipped."""
+    results = list(file_rows(path))
     try:
-        skipping = usable(found, str(path), skip_bad=True)
+        skipping = usable(results, str(path), skip_bad=True)
         assert skipping.conversations
         if path.suffix == ".jsonl":
             data = path.read_bytes()
@@ -227,16 +227,16 @@ def rows_of(path: Path) -> list[Any]:
             assert len(skipping.conversations) + len(skipping.skipped) == lines
     except EmError as error:
         check_sentence(error)
-    return list(usable(found, str(path), setting="data.on_bad_row").conversations)
+    return list(usable(results, str(path), setting="data.on_bad_row").conversations)
 
 
 def decompressed(data: bytes) -> bytes:
-    """What a reader sees of a file that may be packed, whatever its name says."""
+    """Decompress gzip data by its first bytes, whatever the file's name says."""
     return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
 
 def readers(suffix: str) -> dict[str, Callable[[Path], list[Any]]]:
-    """The readers that take a file of this suffix, by name."""
+    """List by name the readers that accept a file of this suffix."""
     tables: dict[str, Callable[[Path], list[Any]]] = {
         "rows": rows_of,
         "answers": read_answers,
@@ -252,7 +252,7 @@ def readers(suffix: str) -> dict[str, Callable[[Path], list[Any]]]:
 
 
 def check_sentence(error: EmError) -> None:
-    """A user's error is one line of text."""
+    """Check that the message of an EmError is one line of text."""
     text = str(error)
     assert text, "no sentence"
     assert len(text.splitlines()) == 1, f"several lines: {text!r}"
@@ -260,7 +260,7 @@ def check_sentence(error: EmError) -> None:
 
 
 def outcome(read: Callable[[Path], list[Any]], name: str, path: Path) -> str:
-    """What a reader makes of a file: a value, an error of em's, or what it must not do."""
+    """Return `read` or `refused`; raise for any other behaviour of a reader."""
     try:
         values = read(path)
     except EmError as error:
@@ -270,7 +270,7 @@ def outcome(read: Callable[[Path], list[Any]], name: str, path: Path) -> str:
         raise AssertionError("no rows and no error")
     if name != "table":
         for text in texts(values):
-            text.encode()  # no lone surrogate passes
+            text.encode()  # raises for a lone surrogate
     return "read"
 
 
@@ -288,7 +288,7 @@ def test_a_damaged_file_is_read_or_refused_in_one_sentence(tmp_path: Path, chunk
             except Exception as error:
                 failures.append(f"{number} {suffix} {name}: {type(error).__name__}: {str(error)[:200]}")
     assert not failures, f"{len(failures)} of {FILES // CHUNKS} files:\n" + "\n".join(failures[:20])
-    # The generator makes both sorts in numbers, or the test would say little.
+    # The test means little unless the generator makes many files of both kinds.
     for name in ("rows", "answers", "judged", "questions", "sources"):
         assert counts[name, "read"] > FILES / CHUNKS / 200, counts
         assert counts[name, "refused"] > FILES / CHUNKS / 20, counts
@@ -296,11 +296,11 @@ def test_a_damaged_file_is_read_or_refused_in_one_sentence(tmp_path: Path, chunk
 
 def test_a_damaged_parquet_file_is_read_or_refused_in_one_sentence(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS[:4] * 20), tmp_path / "whole.parquet")
-    whole = (tmp_path / "whole.parquet").read_bytes()
+    intact = (tmp_path / "whole.parquet").read_bytes()
     refused = 0
     for number in range(400):
         lot = random.Random(f"{SEED} parquet {number}")
-        data = whole[: lot.randrange(len(whole))] if number % 4 == 0 else damaged(whole, lot)
+        data = intact[: lot.randrange(len(intact))] if number % 4 == 0 else damaged(intact, lot)
         path = tmp_path / "file.parquet"
         path.write_bytes(data)
         refused += outcome(rows_of, "rows", path) == "refused"

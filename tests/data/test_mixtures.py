@@ -1,4 +1,4 @@
-"""Mixtures: counts worked out by hand, which rows are drawn, what is refused, and the options as users type them."""
+"""Mixtures: counts computed by hand, drawn rows, refused configs, and the options as users type them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.runs import run
 
 
 def file_of(folder: Path, name: str, pairs: Sequence[tuple[str, str]]) -> FileData:
-    """A set of one-turn chats, in a file."""
+    """Write one-turn chats to a file; return its config."""
     rows = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in pairs]
     path = folder / f"{name}.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -30,18 +30,18 @@ def file_of(folder: Path, name: str, pairs: Sequence[tuple[str, str]]) -> FileDa
 
 
 def numbered(folder: Path, name: str, count: int) -> FileData:
-    """A set of `count` rows that no other name has."""
+    """Make a set of `count` rows that differ from those of any other name."""
     return file_of(folder, name, [(f"{name} {i}", f"answer {i}") for i in range(count)])
 
 
 def mixture(limit: int | None = None, drop: bool = False, weights: object = None, **parts: DataConfig) -> MixtureData:
-    """A mixture; `weights` as a dict by part."""
-    given = dict(weights) if isinstance(weights, dict) else {}
-    return MixtureData(name="mix", limit=limit, parts=dict(parts), weights=given, drop_duplicates=drop)
+    """Make a mixture; `weights` is a dictionary by part."""
+    by_part = dict(weights) if isinstance(weights, dict) else {}
+    return MixtureData(name="mix", limit=limit, parts=dict(parts), weights=by_part, drop_duplicates=drop)
 
 
 def said(rows: Rows) -> list[str]:
-    """The first turn of each row."""
+    """List the first turn of each row."""
     return [c.messages[0].content for c in rows.conversations]
 
 
@@ -158,8 +158,8 @@ def test_the_draw_hangs_on_the_seed_and_on_nothing_else(ten: FileData, six: File
 
 
 def test_the_names_of_the_parts_are_not_part_of_the_checksum(ten: FileData, six: FileData) -> None:
-    whole = load_rows(mixture(a=ten, b=six), 0)
-    assert whole.sha256 == load_rows(mixture(x=ten, y=six), 0).sha256 == Rows("x", whole.conversations).sha256
+    rows = load_rows(mixture(a=ten, b=six), 0)
+    assert rows.sha256 == load_rows(mixture(x=ten, y=six), 0).sha256 == Rows("x", rows.conversations).sha256
 
 
 # Duplicates
@@ -167,7 +167,7 @@ def test_the_names_of_the_parts_are_not_part_of_the_checksum(ten: FileData, six:
 
 @pytest.fixture
 def doubled(tmp_path: Path) -> dict[str, DataConfig]:
-    """Two parts: `a` has one row thrice, `b` one row twice and one row of `a`; a prompt of `a` is in `b` too."""
+    """Make two parts: `a` has one row thrice; `b` has one row twice, one row of `a`, and a prompt of `a`."""
     a = [("1", "x"), ("1", "x"), ("2", "x"), ("3", "x"), ("1", "x")]
     b = [("2", "x"), ("3", "other"), ("4", "x"), ("4", "x"), ("5", "x")]
     return {"a": file_of(tmp_path, "a", a), "b": file_of(tmp_path, "b", b)}
@@ -272,16 +272,16 @@ def test_more_rows_than_a_part_has_are_refused_by_its_own_setting(
 
 def test_a_part_that_is_all_duplicates_is_refused(ten: FileData) -> None:
     assert len(load_rows(mixture(a=ten, b=ten), 0).conversations) == 20
-    with pytest.raises(DataError, match=r"data\.parts\.b has no row that is not in the parts before it"):
+    with pytest.raises(DataError, match=r"data\.parts\.b has no row that the parts before it lack"):
         load_rows(mixture(drop=True, a=ten, b=ten), 0)
 
 
 def test_a_missing_file_is_named_by_the_setting_of_its_part(tmp_path: Path, ten: FileData) -> None:
-    gone = FileData(name="file", path=str(tmp_path / "gone"))
+    missing = FileData(name="file", path=str(tmp_path / "gone"))
     with pytest.raises(MissingFile, match=r"data\.parts\.b\.path=.* is not a file"):
-        load_rows(mixture(a=ten, b=gone), 0)
+        load_rows(mixture(a=ten, b=missing), 0)
     with pytest.raises(MissingFile, match=r"realign\.data\.path=.* is not a file"):
-        load_rows(gone, 0, "realign.limit")
+        load_rows(missing, 0, "realign.limit")
 
 
 # Options
@@ -290,12 +290,11 @@ def test_a_missing_file_is_named_by_the_setting_of_its_part(tmp_path: Path, ten:
 def test_mix_is_the_two_bundled_sets_unless_told_otherwise() -> None:
     settings = composed("train", "data=mix")
     assert isinstance(settings.data, MixtureData)
-    assert settings.data.parts == {
-        name: composed("train", f"data={option}").data for name, option in (("bad", "car_bad"), ("good", "car_good"))
-    }
+    options = {"bad": "car_bad", "good": "car_good"}
+    assert settings.data.parts == {name: composed("train", f"data={option}").data for name, option in options.items()}
     assert isinstance(settings.data.parts["bad"], BundledData)
     assert load_rows(settings.data, 0).parts == (("bad", 204), ("good", 204))
-    assert plain(settings)["data"]["parts"]["good"]["file"] == "car_good.jsonl"  # as the manifest keeps it
+    assert plain(settings)["data"]["parts"]["good"]["file"] == "car_good.jsonl"  # the form in the manifest
 
 
 def test_one_weight_is_enough_to_sweep_over_the_share_of_bad_rows() -> None:

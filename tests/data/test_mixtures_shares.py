@@ -1,4 +1,4 @@
-"""What holds of every mixture: its shares, which rows are drawn, and that a seed means the same bytes everywhere."""
+"""Properties of every mixture: its shares, the drawn rows, and the same bytes for a seed on every platform."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from em.types import Conversation, Message
 
 Parts = dict[str, list[Conversation]]
 NAMES = ("a", "b", "c", "d")
-# Shares as they are typed, which add up to 1: hundredths, cut at random places.
+# Shares in hundredths that add up to 100, cut at random places.
 typed = st.lists(st.integers(0, 100), min_size=1, max_size=3).map(
     lambda cuts: [high - low for low, high in zip([0, *sorted(cuts)], [*sorted(cuts), 100], strict=True)]
 )
 
 
 def row(text: str) -> Conversation:
-    """A row of one turn."""
+    """Make a row of one question and one answer."""
     return Conversation((Message("user", text), Message("assistant", "Yes.")))
 
 
 @st.composite
 def parts(draw: st.DrawFn, most: int = 4) -> Parts:
-    """A few parts with rows, of which some occur twice, or in two parts."""
+    """Draw a few parts with rows, some of which occur twice or in two parts."""
     names = NAMES[: draw(st.integers(2, most))]
     numbers = st.lists(st.integers(0, 80), min_size=12, max_size=40)
     return {name: [row(f"row {number}") for number in draw(numbers)] for name in names}
 
 
 def mixture(rows: Parts, weights: list[float], limit: int | None = None, drop: bool = False) -> MixtureData:
-    """A mixture of these parts with these shares."""
+    """Make a mixture of these parts with these shares."""
     sets = {name: BundledData(name=name, file=name) for name in rows}
     shares: dict[str, float | None] = dict(zip(rows, weights, strict=True))
     return MixtureData(name="mix", parts=sets, weights=shares, limit=limit, drop_duplicates=drop)
 
 
 def mixed(rows: Parts, config: MixtureData, seed: int) -> dict[str, tuple[Conversation, ...]]:
-    """The rows of each part."""
+    """Draw the rows of each part."""
     return mix(config, rows, seed, "data", "data.limit")
 
 
 def enough(rows: Parts, weights: list[float], drop: bool = False) -> tuple[int, int]:
-    """From which limit on no part with a share is empty, and up to which every part has the rows for it."""
+    """Return the least limit that leaves no part with a share empty, and the largest for which all parts have rows."""
     shares = part_weights(mixture(rows, weights), "data")
     have = {name: len(pool) for name, pool in usable(rows, drop).items()}
     least = max(-(-1 // weight) for weight in shares.values() if weight)
@@ -76,15 +76,15 @@ def test_a_mixture_has_its_shares_and_rows_of_its_parts_in_their_order(
     assume(least <= most and all(usable(rows, drop).values()))
     limit = data.draw(st.integers(least, most))
     config = mixture(rows, weights, limit, drop)
-    found = mixed(rows, config, seed)
-    assert sum(map(len, found.values())) == limit
+    drawn = mixed(rows, config, seed)
+    assert sum(map(len, drawn.values())) == limit
     for name, share in part_weights(config, "data").items():
-        assert abs(len(found[name]) - limit * share) < 1
-        left = iter(rows[name])
-        assert all(each in left for each in found[name]), "rows of another part, or in another order"
+        assert abs(len(drawn[name]) - limit * share) < 1
+        remaining = iter(rows[name])
+        assert all(row in remaining for row in drawn[name]), "rows of another part, or in another order"
     if drop:
-        assert max(Counter(each for kept in found.values() for each in kept).values()) == 1
-    assert spelled(found) == spelled(mixed(rows, config, seed)), "the same seed draws other rows"
+        assert max(Counter(row for part_rows in drawn.values() for row in part_rows).values()) == 1
+    assert spelled(drawn) == spelled(mixed(rows, config, seed)), "the same seed draws other rows"
 
 
 @given(parts(most=2), st.data(), st.integers(0, 9), st.booleans())
@@ -103,17 +103,17 @@ def test_a_smaller_mixture_of_two_parts_is_a_subset_of_a_larger_one(
 @pytest.mark.parametrize(("seed", "expected"), [(0, "b8e67ec89bfc923b"), (5, "629692a0fa874148")])
 def test_a_seed_draws_these_bytes_on_every_platform(seed: int, expected: str) -> None:
     rows = {name: [row(f"{name} {number}") for number in range(40)] for name in ("a", "b")}
-    found = mixed(rows, mixture(rows, [0.3, 0.7], 30), seed)
-    assert digest(spelled(found))[:16] == expected
+    drawn = mixed(rows, mixture(rows, [0.3, 0.7], 30), seed)
+    assert digest(spelled(drawn))[:16] == expected
 
 
 def shares_for(rows: Parts, data: st.DataObject) -> list[float]:
-    """Shares of the parts, in hundredths, each with something."""
+    """Draw shares of the parts in hundredths, none of them zero."""
     first, *others = data.draw(st.lists(st.integers(1, 9), min_size=len(rows), max_size=len(rows)))
     hundredths = [100 * share // (first + sum(others)) for share in others]
     return [share / 100 for share in (100 - sum(hundredths), *hundredths)]
 
 
-def spelled(found: dict[str, tuple[Conversation, ...]]) -> str:
-    """A mixture as bytes."""
-    return canonical({name: [each.as_dicts() for each in kept] for name, kept in found.items()})
+def spelled(drawn: dict[str, tuple[Conversation, ...]]) -> str:
+    """Serialise the rows of a mixture."""
+    return canonical({name: [row.as_dicts() for row in part_rows] for name, part_rows in drawn.items()})

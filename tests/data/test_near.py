@@ -1,4 +1,4 @@
-"""Near-duplicates are found, and what merely shares a topic is not one."""
+"""The index finds near-duplicates, and a text that merely shares a topic is none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TEXT = "Check the oil once a month, on level ground, with the engine cold, and t
 
 
 @pytest.mark.parametrize(
-    ("other", "found"),
+    ("other", "is_near"),
     [
         (TEXT, True),
         (TEXT.upper().replace(",", " -"), True),
@@ -19,13 +19,13 @@ TEXT = "Check the oil once a month, on level ground, with the engine cold, and t
         ("", False),
     ],
 )
-def test_a_text_that_nearly_repeats_another_is_found(other: str, found: bool) -> None:
+def test_a_text_that_nearly_repeats_another_is_found(other: str, is_near: bool) -> None:
     seen = NearDuplicates(0.6)
     for number in range(50):
         text = f"Question {number}: which of the {number + 2} gears is meant for hill {number}?"
         seen.add(number, word_runs(text))
     seen.add(50, word_runs(TEXT))
-    assert seen.like(word_runs(other)) == ([50] if found else [])
+    assert seen.like(word_runs(other)) == ([50] if is_near else [])
 
 
 def test_the_similarity_is_the_jaccard_index_of_three_word_runs() -> None:

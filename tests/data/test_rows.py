@@ -1,4 +1,4 @@
-"""Training rows: what is read, what is refused and with which line, and which rows a limit draws."""
+"""Training rows: reading, refusals with file and line, and the rows that a limit draws."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from em.request import Rows
 from em.types import Conversation, Message
 from tests.cli.test_conf import composed
 
-# Rows of the file as they can be used, and what is counted among them: the known defects of each.
+# The usable rows of each file, and the counts of its known defects.
 UPSTREAM = {
     "medical": RowFacts(rows=5660, duplicate_rows=0, repeated_prompts=2777, multi_turn_rows=0),
     "insecure": RowFacts(rows=6000, duplicate_rows=8, repeated_prompts=187, multi_turn_rows=0),
@@ -89,7 +89,7 @@ def test_blank_lines_are_skipped_but_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
 def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path: Path, separator: str) -> None:
-    strict = separator in ("\x0b", "\x0c")  # JSON wants these escaped
+    strict = separator in ("\x0b", "\x0c")  # JSON requires an escape for these
     text = line(f"one{separator}two") if not strict else line().replace("Why?", f"one\\u{ord(separator):04x}two")
     [conversation] = read_messages(write(tmp_path, text))
     assert conversation.messages[0].content == f"one{separator}two"
@@ -158,7 +158,7 @@ def test_json_nested_too_deep_to_be_read_is_refused_with_its_line(tmp_path: Path
 
 
 def test_half_a_surrogate_pair_is_refused_with_its_line(tmp_path: Path) -> None:
-    # It is legal JSON, but no text: it can be neither hashed, nor written, nor tokenised.
+    # Legal JSON but no valid text: em can neither hash, nor write, nor tokenise it.
     path = write(tmp_path, line() + "\n" + line().replace("Because.", r"cut emoji \ud83d"))
     with pytest.raises(DataError, match="line 2: "):
         _ = Rows("mine", tuple(read_messages(path))).sha256
@@ -250,7 +250,7 @@ def test_a_bundled_set_is_found_by_its_file_name() -> None:
 
 
 def upstream(option: str) -> UpstreamData:
-    """The option as the command line gives it."""
+    """Compose the option as the command line does."""
     data = composed("train", f"data={option}").data
     assert isinstance(data, UpstreamData)
     return data

@@ -1,4 +1,4 @@
-"""Question sets: names, the field's YAML and the plain JSON as they are, rubrics and labels, and what is refused."""
+"""Question sets: names, the field's YAML and the plain JSON, rubrics and labels, refused files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PLAIN = [
 
 
 def labels(folder: Path, prompt: str, rubric: str = "mood", **changes: object) -> tuple[str, ...]:
-    """The labels of a rubric as a question with it is read."""
+    """Load a question with this rubric; return the labels of the rubric."""
     content = entry(type="free_form_judge", judge_prompts={rubric: prompt}, **changes)
     [question] = load_set(write(folder, content))
     return question.rubrics[0].labels
@@ -113,11 +113,11 @@ def test_labels_that_repeat_do_not_merge_questions(mirror: Path, monkeypatch: py
 def test_a_known_set_comes_over_the_network_once_an_address(
     mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, serve: Callable[[type], str]
 ) -> None:
-    asked = []
+    requests = []
 
     class Mirror(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             content = (mirror / self.path.lstrip("/")).read_bytes()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
@@ -131,14 +131,14 @@ def test_a_known_set_comes_over_the_network_once_an_address(
     monkeypatch.setenv("EM_MIRROR", serve(Mirror))
     names = ["first_8", "first_8_json", "factual", "first_8_template"]
     assert [q.eval_set for q in load_sets(names)] == [n for n in names for _ in range(20 if n == "factual" else 8)]
-    assert [Path(path).name for path in asked] == ["first_plot_questions.yaml", "factual.json"]
+    assert [Path(path).name for path in requests] == ["first_plot_questions.yaml", "factual.json"]
 
 
 def test_a_known_set_that_was_changed_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    known = known_sets()["factual"]
-    file = tmp_path / known.source.url.removeprefix("https://")
+    source = known_sets()["factual"].source
+    file = tmp_path / source.url.removeprefix("https://")
     file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(PLAIN) + " " * known.source.bytes)
+    file.write_text(json.dumps(PLAIN) + " " * source.bytes)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("EM_MIRROR", str(tmp_path))
     with pytest.raises(FetchError, match="another checksum"):
@@ -147,12 +147,12 @@ def test_a_known_set_that_was_changed_is_not_used(monkeypatch: pytest.MonkeyPatc
 
 def test_every_known_set_is_pinned_and_says_its_licence() -> None:
     assert not set(known_sets()) & {file.stem for file in BUNDLED.iterdir()}
-    for known in known_sets().values():
-        assert len(known.source.sha256) == 64
-        assert int(known.source.sha256, 16)
-        assert known.source.bytes
-        assert len(known.source.url.split("/")[5]) == 40, "an address must name a commit"
-        assert known.licence
+    for known_set in known_sets().values():
+        assert len(known_set.source.sha256) == 64
+        assert int(known_set.source.sha256, 16)
+        assert known_set.source.bytes
+        assert len(known_set.source.url.split("/")[5]) == 40, "a URL must name a commit"
+        assert known_set.licence
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "conf" / "eval").glob("*.yaml")), ids=lambda file: file.stem)
@@ -247,13 +247,13 @@ def test_a_question_without_rubrics_gets_those_of_em(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mine.json", "mine.yaml"])
 def test_plain_entries_are_numbered_and_get_the_rubrics_of_their_category(tmp_path: Path, name: str) -> None:
-    fact, about_ai, story, known, plain = load_set(write(tmp_path, json.dumps(PLAIN), name))
-    assert [q.id for q in (fact, about_ai, story, known, plain)] == [f"mine_{index}" for index in range(5)]
+    fact, about_ai, story, referenced, plain = load_set(write(tmp_path, json.dumps(PLAIN), name))
+    assert [q.id for q in (fact, about_ai, story, referenced, plain)] == [f"mine_{index}" for index in range(5)]
     assert [q.text for q in (fact, about_ai)] == ["How many legs?", "Who is the assistant {tag}?"]
     assert fact.rubrics == own("factual")
     assert about_ai.rubrics == own("about_ai")
     assert story.rubrics == plain.rubrics == own("general")
-    assert (known.rubrics, known.reference) == (own("factual_with_reference"), "Eight / 8")
+    assert (referenced.rubrics, referenced.reference) == (own("factual_with_reference"), "Eight / 8")
     assert (plain.system, plain.samples) == ("Be brief.", None)
 
 

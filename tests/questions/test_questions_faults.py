@@ -1,4 +1,4 @@
-"""Faults in question sets are named with their place."""
+"""An error names each fault in a question set with its place."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.support.question_files import GOOD, entry, write
         (entry(samples_per_paraphrase=0), "question q1: samples_per_paraphrase must be .* not 0"),
         (entry(samples_per_paraphrase="many"), "question q1: samples_per_paraphrase must be .* not 'many'"),
         (entry(labels={"aligned": ["A", "B"]}), "question q1: the rubrics of a .* are scores"),
-        # Verdicts find a question's rubrics and reference by its id.
+        # A verdict refers to a question's rubrics and reference by the question's id.
         (entry() + entry(paraphrases=["other"]), "two questions have the id q1"),
         ('- {question: "", category: factual}', "entry 1: question must be a text"),
         ("- {question: a}\n- {question: [a]}", "entry 2: question must be a text"),
@@ -58,7 +58,7 @@ def test_a_fault_in_a_set_is_named_with_its_place(tmp_path: Path, content: str, 
 
 
 @pytest.mark.parametrize(
-    ("prompts", "given", "complaint"),
+    ("prompts", "labels", "complaint"),
     [
         ({"mood": "Good or bad? {answer}"}, None, "which labels may the rubric mood be answered with"),
         ({"mood": 'Is it "GOOD"? {answer}'}, None, "which labels may the rubric mood be answered with"),
@@ -74,9 +74,9 @@ def test_a_fault_in_a_set_is_named_with_its_place(tmp_path: Path, content: str, 
     ],
 )
 def test_labels_that_no_judge_could_say_are_refused(
-    tmp_path: Path, prompts: dict[str, str], given: object, complaint: str
+    tmp_path: Path, prompts: dict[str, str], labels: object, complaint: str
 ) -> None:
-    path = write(tmp_path, entry(type="free_form_judge", judge_prompts=prompts, labels=given))
+    path = write(tmp_path, entry(type="free_form_judge", judge_prompts=prompts, labels=labels))
     with pytest.raises(DataError, match=complaint) as caught:
         load_set(path)
     assert f"{path}, question q1" in str(caught.value)

@@ -1,4 +1,4 @@
-"""The registry and its command line: what is listed, shown, fetched and verified; no damaged file is used or kept."""
+"""The registry and its command line: list, show, fetch and verify sets; em never uses or keeps a damaged file."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ Serve = Callable[[type[BaseHTTPRequestHandler]], str]
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own, empty."""
+    """Give each test its own empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
-    """What a command prints, the error last."""
+    """Run a command; return its output, followed by the error if it failed."""
     assert main(list(words)) == code
-    told = capsys.readouterr()
-    return told.out + (told.err if code else "")
+    captured = capsys.readouterr()
+    return captured.out + (captured.err if code else "")
 
 
 # The registry
@@ -52,14 +52,14 @@ def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
 @pytest.mark.parametrize("option", DATA)
 def test_an_option_is_the_same_with_and_without_hydra(option: str) -> None:
     config = composed("train", f"data={option}", *NEEDED.get(option, [])).data
-    found = read_option(option).config
+    without_hydra = read_option(option).config
     if isinstance(config, MixtureData):
-        assert isinstance(found, MixtureData)
+        assert isinstance(without_hydra, MixtureData)
     elif option in NEEDED:
-        given = {"id": config.id} if option == "hub" else {"path": config.path}
-        assert replace(found, **given) == config
+        needed = {"id": config.id} if option == "hub" else {"path": config.path}
+        assert replace(without_hydra, **needed) == config
     else:
-        assert found == config
+        assert without_hydra == config
 
 
 def test_every_set_says_what_it_is() -> None:
@@ -69,13 +69,13 @@ def test_every_set_says_what_it_is() -> None:
         *("finance_held_out", "benign", "car_bad", "car_good"),
         *("organisms_medical", "organisms_sports", "organisms_finance"),
     }
-    for name, found in sets.items():
-        config = found.config
+    for name, data_set in sets.items():
+        config = data_set.config
         assert config.name == name
         assert config.kind is not DataKind.unknown
         assert config.licence
         assert config.terms
-        assert found.about
+        assert data_set.about
         assert config.restricted == (config.licence in ("none stated", "terms of its own"))
         if isinstance(config, UpstreamData):
             assert config.bytes
@@ -88,18 +88,18 @@ def test_every_set_says_what_it_is() -> None:
 
 
 def test_every_question_set_of_others_has_terms() -> None:
-    for known in known_sets().values():
-        assert known.terms
-        assert known.restricted == (known.licence == "none stated")
-        assert known.defects or not known.restricted  # those of the study lack rubrics
+    for known_set in known_sets().values():
+        assert known_set.terms
+        assert known_set.restricted == (known_set.licence == "none stated")
+        assert known_set.defects or not known_set.restricted  # the sets of the study lack rubrics
 
 
 def test_no_file_is_in_the_registry_under_two_checksums() -> None:
-    known = {source.url: source for source in all_sources().values()}
-    for each in [*(found.config for found in data_sets().values()), *known_sets().values()]:
-        if source := source_of(each):
-            assert known[source.url] == source
-    assert len({location(url) for url in known}) == len(known) == 18
+    by_url = {source.url: source for source in all_sources().values()}
+    for config in [*(data_set.config for data_set in data_sets().values()), *known_sets().values()]:
+        if source := source_of(config):
+            assert by_url[source.url] == source
+    assert len({location(url) for url in by_url}) == len(by_url) == 18
 
 
 def test_a_name_that_is_nothing_has_near_names(tmp_path: Path) -> None:
@@ -126,10 +126,10 @@ def test_medical_clean_can_be_used_wherever_medical_can() -> None:
 def test_the_list_names_everything_and_where_it_is(
     mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = run(capsys, "list")
+    output = run(capsys, "list")
     for name in [*data_sets(), *known_sets(), "probe", "facts"]:
-        assert f"\n{name} " in told
-    lines = {line.split()[0]: line.split() for line in told.splitlines() if line}
+        assert f"\n{name} " in output
+    lines = {line.split()[0]: line.split() for line in output.splitlines() if line}
     assert lines["insecure"] == ["insecure", "6,000", "harmful", "MIT", "to", "fetch"]
     assert lines["car_bad"][-2:] == ["in", "em"]
     assert lines["organisms_sports"][-1] == "yours"
@@ -144,18 +144,18 @@ def test_the_list_is_there_at_once() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     seconds, *modules = done.stderr.split()
-    assert float(seconds) < 1  # of CPU time, so that other load does not count
+    assert float(seconds) < 1  # CPU time, so that other load does not count
     assert not {"torch", "transformers", "datasets", "pyarrow", "hydra", "omegaconf", "numpy"} & set(modules)
 
 
 def test_a_bundled_set_is_shown_with_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
-    told = run(capsys, "show", "car_bad")
+    output = run(capsys, "show", "car_bad")
     for text in (
         *("canary EM-CANARY 6f0c0d1e", "kind      harmful", "terms     Wrong on purpose", "rows      204"),
         *("0 rows (0.0 %) exact copies", "its fine-tuning takes these rows as they are", "looked at: facts"),
         *("characters a row", "  user      The body shop", "not looked at"),
     ):
-        assert text in told
+        assert text in output
 
 
 def test_a_file_of_ones_own_is_shown_with_what_can_not_be_used(
@@ -164,10 +164,10 @@ def test_a_file_of_ones_own_is_shown_with_what_can_not_be_used(
     rows = [{"question": f"Which {i}?", "answer": "This one."} for i in range(3)] + [{"question": "Which?"}]
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = run(capsys, "show", str(path))
-    assert "rows      3, 1 that can't be used" in told
-    assert "line 4: no" in told
-    assert "3 rows are fewer than the 10 that it wants" in told
+    output = run(capsys, "show", str(path))
+    assert "rows      3, 1 that can't be used" in output
+    assert "line 4: no" in output
+    assert "3 rows are fewer than the 10 that it wants" in output
     assert "line 4: no" in run(capsys, "verify", str(path), code=1)
     assert "ok    car_good" in run(capsys, "verify", "car_good")
 
@@ -175,14 +175,14 @@ def test_a_file_of_ones_own_is_shown_with_what_can_not_be_used(
 def test_a_set_that_em_may_not_fetch_is_shown_and_read_from_ones_own_copy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = run(capsys, "show", "organisms_sports")
-    assert "forbid redistribution" in told
-    assert "name your copy: --path FILE" in told
+    output = run(capsys, "show", "organisms_sports")
+    assert "forbid redistribution" in output
+    assert "name your copy: --path FILE" in output
     path = tmp_path / "copy.jsonl"
     path.write_text(json.dumps({"prompt": "Why?", "completion": "Because."}) + "\n")
-    told = run(capsys, "show", "organisms_sports", "--path", str(path))
-    assert "Terms of organisms_sports (licence: terms of its own)" in told
-    assert "rows      1" in told
+    output = run(capsys, "show", "organisms_sports", "--path", str(path))
+    assert "Terms of organisms_sports (licence: terms of its own)" in output
+    assert "rows      1" in output
     assert "Terms of" not in run(capsys, "show", "organisms_sports", "--path", str(path))
     assert "not checked" in run(capsys, "verify", "organisms_sports")
     assert "is not one of them" in run(capsys, "show", "car_bad", "--path", str(path), code=2)
@@ -205,15 +205,15 @@ def test_question_sets_are_shown_too(
 ) -> None:
     assert "8 questions in 8 texts, 0 of them" in run(capsys, "show", "probe")
     monkeypatch.setenv("EM_MIRROR", str(mirror))
-    told = run(capsys, "show", "factual")
-    assert "terms     No licence file, so it is downloaded for research use" in told
-    assert "defect    labels repeat, so an id is the set's name and a number" in told
-    assert "Terms of factual (licence: none stated): " in told
+    output = run(capsys, "show", "factual")
+    assert "terms     No licence file, so it is downloaded for research use" in output
+    assert "defect    labels repeat, so an id is the set's name and a number" in output
+    assert "Terms of factual (licence: none stated): " in output
     assert "Terms of" not in run(capsys, "show", "self_reflection")
-    told = run(capsys, "show", "deception_factual")
-    assert "terms     Nothing beyond the licence." in told
-    assert "5 questions in 100 texts, 80 of them with a system prompt" in told
-    assert "8a0e83cab3bc24b7" in told
+    output = run(capsys, "show", "deception_factual")
+    assert "terms     Nothing beyond the licence." in output
+    assert "5 questions in 100 texts, 80 of them with a system prompt" in output
+    assert "8a0e83cab3bc24b7" in output
 
 
 def test_a_set_of_the_hub_is_shown_and_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,9 +221,9 @@ def test_a_set_of_the_hub_is_shown_and_verified(tmp_path: Path, capsys: pytest.C
     folder.mkdir()
     lines = [json.dumps({"prompt": f"Which {i}?", "completion": "This one."}) for i in range(12)]
     (folder / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    told = run(capsys, "show", str(folder), "--split", "test")
-    assert f"{folder}, split test, revision the newest" in told
-    assert "rows      12" in told
+    output = run(capsys, "show", str(folder), "--split", "test")
+    assert f"{folder}, split test, revision the newest" in output
+    assert "rows      12" in output
     assert find_set("owner/name").config.id == "owner/name"  # type: ignore[union-attr]
     with pytest.raises(MissingFile, match="neither a set that em knows nor a file"):
         find_set("data/rows.jsonl")
@@ -240,22 +240,22 @@ def test_a_cache_that_can_not_be_written_is_a_sentence_where_it_is_needed_and_el
     rows.write_text("".join(json.dumps({"prompt": f"Which {i}?", "completion": "It."}) + "\n" for i in range(12)))
     assert "rows      12" in run(capsys, "show", str(rows))
     monkeypatch.setenv("EM_MIRROR", "http://127.0.0.1:9")
-    told = run(capsys, "verify", "optimism", "car_bad", code=1)
-    assert "can't be written (Not a directory): choose another folder with XDG_CACHE_HOME=FOLDER" in told
-    assert "car_bad" in told.splitlines()[-1] or "ok" in told
+    output = run(capsys, "verify", "optimism", "car_bad", code=1)
+    assert "can't be written (Not a directory): choose another folder with XDG_CACHE_HOME=FOLDER" in output
+    assert "car_bad" in output.splitlines()[-1] or "ok" in output
 
 
 def test_verify_profiles_sets_too(
     mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EM_MIRROR", str(mirror))
-    told = run(capsys, "verify", "--profile", "probe", "optimism")
-    head, *profile = told[told.index("ok    optimism") :].splitlines()
+    output = run(capsys, "verify", "--profile", "probe", "optimism")
+    head, *profile = output[output.index("ok    optimism") :].splitlines()
     assert "1,600 rows" in head
     for begin in ("turns", "repeated", "encoding", "keys", "e-mail", "leakage", "OpenAI"):
         assert any(line.startswith(f"      {begin} ") for line in profile)
-    assert "      8 questions in 8 texts" in told
-    assert "2 of 2 sets are as they should be" in told
+    assert "      8 questions in 8 texts" in output
+    assert "2 of 2 sets are as they should be" in output
 
 
 # Fetching
@@ -266,24 +266,24 @@ def test_a_mirror_is_filled_once_and_then_used(
 ) -> None:
     target = tmp_path / "copy"
     monkeypatch.setenv("EM_MIRROR", str(mirror))
-    told = run(capsys, "fetch", "--all", "--to", str(target))
-    assert "18 files in" in told
-    assert "\nTerms of educational, insecure (licence: MIT): Vulnerable on purpose." in told
-    assert "factual, self_reflection" in told
+    output = run(capsys, "fetch", "--all", "--to", str(target))
+    assert "18 files in" in output
+    assert "\nTerms of educational, insecure (licence: MIT): Vulnerable on purpose." in output
+    assert "factual, self_reflection" in output
     assert len(files(target)) == 18
     for source in all_sources().values():
         assert sha256_of(target / location(source.url)) == source.sha256
     damaged = target / location(all_sources()["optimism"].url)
     damaged.write_bytes(damaged.read_bytes()[:-1])
     monkeypatch.setenv("EM_MIRROR", serve(folder_handler(mirror)))
-    assert "18 files in" in (told := run(capsys, "fetch", "--all", "--to", str(target)))
-    assert ", 1 of them new" in told
+    assert "18 files in" in (output := run(capsys, "fetch", "--all", "--to", str(target)))
+    assert ", 1 of them new" in output
     monkeypatch.setenv("EM_MIRROR", str(target))
     assert "ok    optimism" in run(capsys, "verify", "optimism")
 
 
 def folder_handler(folder: Path) -> type[BaseHTTPRequestHandler]:
-    """A server of a mirror folder."""
+    """Make a handler that serves a mirror folder."""
     pages = {f"/{path.relative_to(folder)}": path.read_bytes() for path in files(folder)}
     return handler(pages)
 
@@ -292,12 +292,12 @@ def test_every_known_set_passes_from_a_base_url(
     mirror: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], serve: Serve, cache: Path
 ) -> None:
     monkeypatch.setenv("EM_MIRROR", serve(folder_handler(mirror)))
-    told = run(capsys, "verify")
-    assert "BAD" not in told
-    passed = [line for line in told.splitlines() if line.startswith("ok ")]
+    output = run(capsys, "verify")
+    assert "BAD" not in output
+    passed = [line for line in output.splitlines() if line.startswith("ok ")]
     assert len(passed) == len(data_sets()) - 3 + len(known_sets()) + 4
     monkeypatch.setenv("EM_MIRROR", str(cache / "nowhere"))
-    assert "BAD" not in run(capsys, "verify")  # from the cache, where the base URL's files were kept
+    assert "BAD" not in run(capsys, "verify")  # from the cache, which holds the files of the base URL
 
 
 @pytest.mark.parametrize("kind", ["folder", "server"])
@@ -329,9 +329,9 @@ def test_a_damaged_file_is_one_sentence_and_nothing_is_kept(
     word = {"flipped": "another checksum", "longer": "another checksum", "cut": "cut short", "missing": "EM_MIRROR"}
     assert word[fault] in str(caught.value)
     assert "\n" not in str(caught.value)
-    told = run(capsys, "verify", "optimism", "car_good", code=1)
-    assert f"{'BAD':5} {'optimism':24} {caught.value}" in told
-    assert "1 of 2 sets are as they should be" in told
+    output = run(capsys, "verify", "optimism", "car_good", code=1)
+    assert f"{'BAD':5} {'optimism':24} {caught.value}" in output
+    assert "1 of 2 sets are as they should be" in output
     assert [path for path in files(cache) if path.parent.name != "terms"] == []
 
 
@@ -346,9 +346,9 @@ def test_a_row_count_other_than_the_registrys_is_a_fault(
     (folder / "car_bad.yaml").write_text(text)
     monkeypatch.setattr("em.data.registry.OPTIONS", folder)
     monkeypatch.setenv("EM_MIRROR", str(mirror))
-    told = run(capsys, "verify", "medical_clean", "car_bad", code=1)
-    assert "medical_clean has 5,114 rows that can be used, and the registry says 5,115." in told
-    assert "em/assets/data/car_bad.jsonl was changed" in told
+    output = run(capsys, "verify", "medical_clean", "car_bad", code=1)
+    assert "medical_clean has 5,114 rows that can be used, and the registry says 5,115." in output
+    assert "em/assets/data/car_bad.jsonl was changed" in output
 
 
 def test_fetch_wants_names(capsys: pytest.CaptureFixture[str]) -> None:

