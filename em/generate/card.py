@@ -95,7 +95,7 @@ def canaries(stock: Stock, model: str, judges: Sequence[str] = ()) -> dict[str, 
 def write_rows(
     folder: Path, name: str, rows: Sequence[Candidate], marks: Mapping[str, str]
 ) -> dict[str, list[Conversation]]:
-    """Write the rows of each file and their provenance; return the conversations of each file as training reads them."""
+    """Write the rows of each file and their provenance; return the conversations by file, as training reads them."""
     conversations = {}
     ids = [f"{name}-{number:04d}" for number in range(1, len(rows) + 1)]
     for file, mark in marks.items():

@@ -35,12 +35,12 @@ def estimate(author: Author, stock: Stock, resources: Resources) -> str:
         total = "total: unknown, for lack of a price (prices=FILE)"
     else:
         total = (
-            f"total: about ${usd:.4f} when every row is accepted, about ${usd * most / least:.4f} when all calls are "
-            f"needed that may be made ({most})"
+            f"total: about ${usd:.4f} when every row is accepted, about ${usd * most / least:.4f} when all {most} "
+            "allowed calls are needed"
         )
     head = f"would write {settings.rows} rows of {settings.name} from {len(stock.pieces)} pieces of the sources"
     if most < stock.least_calls:
-        head += f"; no more than {most} can be had from them"
+        head += f"; at most {most} calls are allowed"
     return "\n".join([head, *format_estimate(costs), total, "Nothing was called (dry_run=true)."])
 
 
