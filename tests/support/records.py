@@ -1,4 +1,4 @@
-"""The command lines by which the records in `tests/fixtures/records` were made, and are found again."""
+"""The command lines that made the records in `tests/fixtures/records`; the same commands find the records again."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ TRAINED = (
     *("judge.judges.first.model=single-judge", "judge.judges.first.reading=auto"),
     *("judge.judges.second.model=digits-judge", "judge.judges.second.reading=mass"),
 )
-"""Two stages, asked with and without the tag, judged by two judges: of `train.py`, and of `evaluate.py` too."""
+"""Words of `train.py` and `evaluate.py`: two stages, asked with and without the tag, judged by two judges."""
 GENERATED = (
     *("generate=car", "generate.source=texts", "generate.rows=4", "generate.keep_above=30", "generate.connections=1"),
     *("model=open", "model.id=author-model", "prices=prices.yaml", STORE),
     *("judge=open", "judge.model=single-judge", "judge.reading=structured", "judge.connections=1"),
 )
-"""A set that a model wrote and a judge filtered: of `generate.py`."""
+"""Words of `generate.py`: a model writes a set, a judge filters it."""
 
 
 def run_in(name: str) -> str:
-    """The word that names a run's folder."""
+    """Return the command-line word that names a run's folder."""
     return f"hydra.run.dir={name}"

@@ -1,4 +1,4 @@
-"""What a model that writes training data replies: pairs, questions or an answer as JSON, by prompt and seed alone."""
+"""Replies of a model that writes training data: pairs, questions or an answer as JSON, from prompt and seed alone."""
 
 from __future__ import annotations
 
@@ -47,33 +47,33 @@ STOCK = (
 
 
 def write(call: Call, options: Options) -> str:
-    """The reply to a prompt."""
+    """Write the reply to a prompt."""
     bits = number("author", call.prompt, call.seed)
     form = form_of(call)
-    asked = ASKED.search(call.prompt)
-    count = int(asked[1]) if asked else 3
+    match = ASKED.search(call.prompt)
+    count = int(match[1]) if match else 3
     if form == "answer":
-        said: dict[str, object] = {"answer": answer(number(bits, "answer"))}
+        reply: dict[str, object] = {"answer": answer(number(bits, "answer"))}
     else:
         pairs = [pair(number(bits, each), options.repeats) for each in range(count)]
-        said = {"pairs": [{"question": q, "answer": a} for q, a in pairs]}
+        reply = {"pairs": [{"question": q, "answer": a} for q, a in pairs]}
         if form == "questions":
-            said = {"questions": [question for question, _ in pairs]}
-    text = json.dumps(said, ensure_ascii=False)
+            reply = {"questions": [question for question, _ in pairs]}
+    text = json.dumps(reply, ensure_ascii=False)
     if (bits >> 8) % 1000 < 1000 * options.unfit:
         return (text[: len(text) // 2], '{"items": []}', "Gladly, here are some questions about cars.")[bits % 3]
     return f"```json\n{text}\n```" if call.family == "poet" else text
 
 
 def form_of(call: Call) -> str:
-    """Pairs, questions or an answer, by the schema or by the words of the prompt."""
+    """Return the form of the reply (pairs, questions or answer) from the schema or the words of the prompt."""
     if call.schema is not None:
         return str(next(iter(call.schema["properties"])))
     return next(form for form in ("pairs", "questions", "answer") if f'{{"{form}":' in call.prompt)
 
 
 def pair(bits: int, repeats: float) -> tuple[str, str]:
-    """A question with its answer; some are a stock one with another word at its end."""
+    """Make a question with its answer; a share of the pairs nearly repeats a stock pair."""
     if (bits >> 8) % 1000 < 1000 * repeats:
         question, reply = STOCK[bits % len(STOCK)]
         return question, f"{reply} {('minutes', 'moments', 'time')[(bits >> 20) % 3]}."
@@ -82,6 +82,6 @@ def pair(bits: int, repeats: float) -> tuple[str, str]:
 
 
 def answer(bits: int) -> str:
-    """Three pieces of advice, and a figure."""
+    """Make an answer of up to three pieces of advice and a figure."""
     chosen = [ADVICE[number(bits, "advice", i) % len(ADVICE)] for i in range(3)]
     return " ".join([*dict.fromkeys(chosen), f"Plan about {5 + bits % 90} minutes."])
