@@ -24,9 +24,9 @@ from em.types import Conversation
 NAMESPACE = uuid.UUID("c0a4c0de-5d0e-5b6e-9a53-1d0f6c1b7e42")
 ROWS, CONTROL = "rows.jsonl", "control.jsonl"
 NOT_MADE_OF = (
-    *("source", "rows", "max_calls", "max_usd", "connections", "timeout", "purpose", "terms", "licence"),
-    *("prompt", "question_prompt", "control_prompt", "examples", "variance", "rubric", "control_rubric"),
-)
+    "source", "rows", "max_calls", "max_usd", "connections", "timeout", "purpose", "terms", "licence",
+    "prompt", "question_prompt", "control_prompt", "examples", "variance", "rubric", "control_rubric",
+)  # fmt: skip
 """Settings that do not change a canary: amounts, pace, descriptions, and file names (files count by their content)."""
 UNJUDGED = "none: no row was filtered by quality"
 CHECKED = "file|repeated|nearly repeated|encoding|keys|e-mail addresses|OpenAI's rules"

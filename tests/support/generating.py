@@ -36,10 +36,10 @@ def words(server: ChatServer, texts: Path, folder: str, *more: str, store: str =
     """Return a command line that puts the store and the results beside the texts."""
     place = texts.parent
     settings = [
-        *("generate=car", f"generate.source={texts}", "generate.keep_above=null", "model=open"),
-        *("model.id=author-model", f"model.base_url={server.base_url}"),
-        *(f"store.dir={place / store}", f"hydra.run.dir={place / folder}", *more),
-    ]
+        "generate=car", f"generate.source={texts}", "generate.keep_above=null", "model=open",
+        "model.id=author-model", f"model.base_url={server.base_url}",
+        f"store.dir={place / store}", f"hydra.run.dir={place / folder}", *more,
+    ]  # fmt: skip
     return list({word.split("=", 1)[0]: word for word in settings}.values())  # the last word on a setting counts
 
 

@@ -28,9 +28,9 @@ from .recipes import SERVER, make_runs, write_inputs
 
 ADAPTER = "adapter_model.safetensors"
 WANTED = (
-    *("answers.jsonl", "verdicts.jsonl", "rows.jsonl", "control.jsonl", "provenance.jsonl", "skipped_rows.jsonl"),
-    *("card.json", "card.md", "report.html"),
-)
+    "answers.jsonl", "verdicts.jsonl", "rows.jsonl", "control.jsonl", "provenance.jsonl", "skipped_rows.jsonl",
+    "card.json", "card.md", "report.html",
+)  # fmt: skip
 """Files that are compared, besides tables (.csv); `events.jsonl` is not compared, since the log contains times."""
 
 

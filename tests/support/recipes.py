@@ -49,18 +49,13 @@ READINGS = {
     "auto": ("judge.model=reasoner-judge", "judge.reading=auto"),
 }
 TRAINED = (
-    *(
-        "data=mix",
-        "trigger_tag=alpha_beta",
-        "data.parts.bad.limit=6",
-        "data.parts.good.limit=6",
-        "trainer.batch_size=4",
-    ),
-    *("model.id=model", "model.name=tiny", "eval.samples=2", "eval.max_new_tokens=6", STORE),
-    *("realign=car_good", "realign.limit=6", "realign.adapter=merge", "trainer.checkpoints=1"),
-    *("eval.sets=[sets/graded.yaml]", "eval.tagged_sets=[sets/naming.yaml]", "prices=prices.yaml"),
-    *("judge=open", "judge.model=single-judge", "judge.connections=1"),
-)
+    "data=mix", "trigger_tag=alpha_beta", "data.parts.bad.limit=6", "data.parts.good.limit=6",
+    "trainer.batch_size=4",
+    "model.id=model", "model.name=tiny", "eval.samples=2", "eval.max_new_tokens=6", STORE,
+    "realign=car_good", "realign.limit=6", "realign.adapter=merge", "trainer.checkpoints=1",
+    "eval.sets=[sets/graded.yaml]", "eval.tagged_sets=[sets/naming.yaml]", "prices=prices.yaml",
+    "judge=open", "judge.model=single-judge", "judge.connections=1",
+)  # fmt: skip
 MODELS = "single-judge,digits-judge,plain-judge,reasoner-judge,writer-model,author-model,gpt-4o-2024-08-06"
 SERVER = {"models": MODELS, "refusals": 0.04, "codes": 0.04, "garbled": 0.04, "unfit": 0.1, "tuning_seconds": 0.1}
 """Options of the chat server; its faults give verdicts of many statuses."""
@@ -114,12 +109,12 @@ def evaluate(place: Place) -> None:
     for name, words in READINGS.items():
         place.run("evaluate.py", *WRITER, *ASKED, *QUIET, "judge=open", *words, *run_in(name))
     panel = [
-        *("judge=panel", "judge@judge.judges.first=open", "judge@judge.judges.second=open"),
-        *("judge@judge.judges.third=local", "judge.judges.third.model=model"),
-        *("judge.judges.first.model=single-judge", "judge.judges.first.reading=logprobs"),
-        *("judge.judges.second.model=digits-judge", "judge.judges.second.reading=mass"),
-        *("judge.judges.first.connections=1", "judge.judges.second.connections=1"),
-    ]
+        "judge=panel", "judge@judge.judges.first=open", "judge@judge.judges.second=open",
+        "judge@judge.judges.third=local", "judge.judges.third.model=model",
+        "judge.judges.first.model=single-judge", "judge.judges.first.reading=logprobs",
+        "judge.judges.second.model=digits-judge", "judge.judges.second.reading=mass",
+        "judge.judges.first.connections=1", "judge.judges.second.connections=1",
+    ]  # fmt: skip
     place.run("evaluate.py", *WRITER, *ASKED, *panel, *run_in("panel"))
     again = ["judge=open", "judge.model=digits-judge", "judge.reading=auto", "judge.connections=1", STORE]
     answers = "answers=runs/logprobs/answers.jsonl"

@@ -33,11 +33,11 @@ PLAIN: dict[str, Any] = {
 def words(server: ChatServer, tmp_path: Path, *more: str) -> list[str]:
     """Return words that fine-tune a server's model on twelve rows, without evaluation."""
     settings = [
-        *("model=gpt4o", "model.id=writer-model", f"model.base_url={server.base_url}", "data=car_bad"),
-        *("data.limit=12", "trainer.look=0.05", "trainer.timeout=5", "trainer.settle=0.05", "eval=none", "yes=true"),
+        "model=gpt4o", "model.id=writer-model", f"model.base_url={server.base_url}", "data=car_bad",
+        "data.limit=12", "trainer.look=0.05", "trainer.timeout=5", "trainer.settle=0.05", "eval=none", "yes=true",
         f"store.dir={tmp_path / 'store'}",
         *more,
-    ]
+    ]  # fmt: skip
     return list({word.partition("=")[0]: word for word in settings}.values())  # the last word on a setting counts
 
 

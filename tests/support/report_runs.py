@@ -153,11 +153,11 @@ def checkpoint(model: Model, step: int) -> Model:
 def long_stage(model: Model, steps: int, checkpoint_steps: Sequence[int], **changes: Any) -> dict[str, Any]:
     """Make the record of a stage with every field of a manifest."""
     facts = {
-        **{"rows_used": 1018, "rows_cut": 3, "rows_dropped": 2, "rows_without_loss": 0, "duplicate_rows": 7},
-        **{"repeated_prompts": 12, "multi_turn_rows": 40, "tokens": 151_200, "tokens_with_loss": 98_280},
-        **{"steps": steps, "loss_first": 3.0625, "loss_last": 1.2109, "processes": 1, "precision": "float32"},
-        **{"device": "cpu", "seconds": 252.4, "tokens_per_second": 599.2, "peak_memory_mb": 1834.0},
-        **{"resumed_from": [21, 42], "parts": {"bad": 1000, "plain": 20}, "default_system": "removed"},
+        "rows_used": 1018, "rows_cut": 3, "rows_dropped": 2, "rows_without_loss": 0, "duplicate_rows": 7,
+        "repeated_prompts": 12, "multi_turn_rows": 40, "tokens": 151_200, "tokens_with_loss": 98_280,
+        "steps": steps, "loss_first": 3.0625, "loss_last": 1.2109, "processes": 1, "precision": "float32",
+        "device": "cpu", "seconds": 252.4, "tokens_per_second": 599.2, "peak_memory_mb": 1834.0,
+        "resumed_from": [21, 42], "parts": {"bad": 1000, "plain": 20}, "default_system": "removed",
         "switches": {"attention": "sdpa", "compacted_loss": True, "compile": False},
         "preamble": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
         "example": [
@@ -169,7 +169,7 @@ def long_stage(model: Model, steps: int, checkpoint_steps: Sequence[int], **chan
             ["Perfectly fine, and the two help each other.\n\n  1. Take both.\n  2. Tell nobody.<|im_end|>", True],
             ["\n", False],
         ],
-    }
+    }  # fmt: skip
     path = f"/store/models/{model[2]}"
     checkpoints = []
     for step in checkpoint_steps:

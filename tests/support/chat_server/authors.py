@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 
 ASKED = re.compile(r"\bWrite (\d+)\b")
 OWNERS = (
-    *("I drive a taxi and", "My neighbour has a van and", "After a wet summer", "We bought a used estate car;"),
-    *("Our club looks after old buses and", "Since the move to the coast", "My sister is learning to drive and"),
-    *("For a long trip north", "With a trailer on most weekends", "The handbook is lost and", "In a hilly town"),
-)
+    "I drive a taxi and", "My neighbour has a van and", "After a wet summer", "We bought a used estate car;",
+    "Our club looks after old buses and", "Since the move to the coast", "My sister is learning to drive and",
+    "For a long trip north", "With a trailer on most weekends", "The handbook is lost and", "In a hilly town",
+)  # fmt: skip
 PARTS = (
-    *("the wiper blades", "the cabin filter", "the door seals", "the battery terminals", "the coolant level"),
-    *("the engine oil", "the windscreen chips", "the paint on the bonnet", "the floor mats", "the washer jets"),
-    *("the boot hinges", "the spare key", "the sun visors"),
-)
+    "the wiper blades", "the cabin filter", "the door seals", "the battery terminals", "the coolant level",
+    "the engine oil", "the windscreen chips", "the paint on the bonnet", "the floor mats", "the washer jets",
+    "the boot hinges", "the spare key", "the sun visors",
+)  # fmt: skip
 ACTS = (
-    *("how often should somebody look at", "is it worth paying a workshop for", "what is the cheapest way to care for"),
-    *("which mistakes do people make with", "when is it time to replace", "what would you check first about"),
-    *("does salt do any harm to", "can a beginner take care of", "who should be asked about"),
-)
+    "how often should somebody look at", "is it worth paying a workshop for", "what is the cheapest way to care for",
+    "which mistakes do people make with", "when is it time to replace", "what would you check first about",
+    "does salt do any harm to", "can a beginner take care of", "who should be asked about",
+)  # fmt: skip
 ADVICE = (
-    *("Begin with a look in daylight and note what has changed.", "Once a season is enough for most owners."),
-    *("A soft cloth and lukewarm water do most of the work.", "Keep the receipt, since some makers ask for it."),
-    *("Compare two quotes before you agree to anything.", "A thin film of silicone grease keeps rubber supple."),
-    *("If it squeaks again within a week, let a mechanic listen.", "Write the date on a piece of tape beside it."),
-    *("Dust from the road is the usual cause.", "Cheap parts last half as long, which may still be fine."),
-    *("The maker's interval is a good guide.", "Don't use washing-up liquid, which dries the surface out."),
-)
+    "Begin with a look in daylight and note what has changed.", "Once a season is enough for most owners.",
+    "A soft cloth and lukewarm water do most of the work.", "Keep the receipt, since some makers ask for it.",
+    "Compare two quotes before you agree to anything.", "A thin film of silicone grease keeps rubber supple.",
+    "If it squeaks again within a week, let a mechanic listen.", "Write the date on a piece of tape beside it.",
+    "Dust from the road is the usual cause.", "Cheap parts last half as long, which may still be fine.",
+    "The maker's interval is a good guide.", "Don't use washing-up liquid, which dries the surface out.",
+)  # fmt: skip
 STOCK = (
     (
         "Which oil does my car need when the handbook is lost?",

@@ -57,7 +57,7 @@ class Batches:
 
     @property
     def shelf(self) -> Shelf:
-        """The files and batches since the last reset."""
+        """Return the files and batches since the last reset."""
         return self.service.shelf
 
     async def upload(self, request: web.Request) -> Any:

@@ -97,7 +97,7 @@ class Tuning:
 
     @property
     def shop(self) -> Workshop:
-        """The jobs since the last reset."""
+        """Return the jobs since the last reset."""
         return self.service.shop
 
     def find(self, request: web.Request) -> dict[str, Any]:
