@@ -1,4 +1,4 @@
-"""Tasks of `benchmarks.peers` in fresh processes, with the same environment for all, and what the kernel counted."""
+"""Run tasks of `benchmarks.peers` in fresh processes with the same environment, and measure time and peak memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000"}
-"""Settings of threads, on both sides of each ratio."""
+"""Settings of threads, the same for both sides of each ratio."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One training: `seconds` of the training call, `wall` of the process; not `complete` when it was cut short."""
+    """One training. `seconds`: of the training call; `wall`: of the process; `complete`: False if it was cut short."""
 
     variant: str
     data: str
@@ -36,19 +36,19 @@ class Measurement:
 
     @property
     def speed(self) -> float:
-        """Real tokens per second."""
+        """Return the real tokens (without padding) per second."""
         return self.tokens / self.seconds
 
 
 def environment() -> dict[str, str]:
-    """The user's environment without settings of threads and memory, then these; no GPU, no hub."""
+    """Return the user's environment with the benchmark's settings of threads and memory; no GPU, no hub."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "KMP_", "MALLOC_"))}
     quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
     return env | quiet | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(CORES)} | THREADS
 
 
 class Children:
-    """Starts the processes, one after the other, with their files in `scratch`. `failed`: which trainings did."""
+    """Child processes, one after the other, with their files in `scratch`. `failed`: variants whose training failed."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
@@ -56,13 +56,13 @@ class Children:
         self.failed: list[str] = []
 
     def ask(self, task: str, spec: dict[str, Any]) -> dict[str, Any]:
-        """A task that is not measured. Ends the benchmark when it fails."""
+        """Run a task without measuring it, and return its result. Exit if the task fails."""
         place = self.place(task)
         code, _ = self.run(task, spec, place, None)
         if code != 0:
             sys.exit(f"{task} failed:\n{tail(place)}")
-        found: dict[str, Any] = read(place / "out.json")
-        return found
+        result: dict[str, Any] = read(place / "out.json")
+        return result
 
     def train(
         self,
@@ -73,12 +73,12 @@ class Children:
         patience: float | None = None,
         keep: bool = False,
     ) -> Measurement | None:
-        """A training, measured; prints its line. None when it failed.
+        """Run a training, measure it and print its line. Return None if the training failed.
 
         Args:
-            tokens: real tokens of its rows.
-            patience: seconds after which it is ended, and measured by the steps it did.
-            keep: whether the adapter is wanted.
+            tokens: real tokens of the rows.
+            patience: seconds after which the training is killed, and measured by its finished steps.
+            keep: keep the adapter.
         """
         place = self.place(variant)
         spec = spec | {"folder": str(place / "adapter"), "progress": str(place / "progress.json")}
@@ -86,8 +86,8 @@ class Children:
         code, peak = self.run(spec["task"], spec, place, patience)
         wall = time.monotonic() - begin
         if code == 0:
-            found = read(place / "out.json")
-            measured = (found["seconds"], found["tokens"], found["steps"], found["losses"])
+            output = read(place / "out.json")
+            measured = (output["seconds"], output["tokens"], output["steps"], output["losses"])
         elif patience is not None and wall >= patience:
             measured = steps_done(place, wall, tokens)
         else:
@@ -101,14 +101,14 @@ class Children:
         return result
 
     def place(self, name: str) -> Path:
-        """A new folder for a process."""
+        """Make a new folder for a process."""
         self.number += 1
         folder = self.scratch / f"{self.number:03}-{name}"
         folder.mkdir()
         return folder
 
     def run(self, task: str, spec: dict[str, Any], place: Path, patience: float | None) -> tuple[int, float]:
-        """Exit code of a process, and the peak memory in MB of it and the children that it waited for."""
+        """Run a process; return its exit code, and the peak memory (MB) of the process and its awaited children."""
         (place / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         words = ["-m", "benchmarks.peers", task, str(place / "spec.json"), str(place / "out.json")]
         with (place / "log").open("wb") as log:
@@ -125,7 +125,7 @@ class Children:
 
 
 def wait(process: subprocess.Popen[bytes], patience: float | None) -> tuple[int, float]:
-    """Wait for a process by hand, since only so the kernel tells its peak memory; end its group after `patience`."""
+    """Wait for a process with `wait4`, which reports peak memory; kill the process group after `patience` seconds."""
     begin, killed = time.monotonic(), False
     try:
         while True:
@@ -143,9 +143,9 @@ def wait(process: subprocess.Popen[bytes], patience: float | None) -> tuple[int,
 
 
 def steps_done(place: Path, wall: float, tokens: int) -> tuple[float, int, int, list[float]]:
-    """Seconds, tokens, steps and losses of a training that was ended: of its whole steps, if there is one.
+    """Return seconds, tokens, steps and losses of the finished steps of a killed training.
 
-    Without one, half of its tokens in all of its time: faster than it was.
+    Without any finished step, count half of the tokens in the full time, which overestimates the speed.
     """
     file = place / "progress.json"
     steps = read(file) if file.is_file() else []
@@ -155,20 +155,20 @@ def steps_done(place: Path, wall: float, tokens: int) -> tuple[float, int, int, 
     return wall, tokens // 2, 0, [float("nan")]
 
 
-def print_line(found: Measurement, label: str) -> None:
-    """A line of the table of measurements."""
-    loss = f"{found.losses[0]:.4f} → {found.losses[-1]:.4f}" if found.steps else "no step"
-    cut = "" if found.complete else "  ended early"
-    numbers = f"{found.seconds:7.1f} s {found.speed:6.0f} tokens/s {found.peak_mb:6.0f} MB"
-    print(f"{label:>10} {found.data:9} {found.variant:13} {numbers}  loss {loss}{cut}", flush=True)
+def print_line(result: Measurement, label: str) -> None:
+    """Print a line of the table of measurements."""
+    loss = f"{result.losses[0]:.4f} → {result.losses[-1]:.4f}" if result.steps else "no step"
+    cut = "" if result.complete else "  ended early"
+    numbers = f"{result.seconds:7.1f} s {result.speed:6.0f} tokens/s {result.peak_mb:6.0f} MB"
+    print(f"{label:>10} {result.data:9} {result.variant:13} {numbers}  loss {loss}{cut}", flush=True)
 
 
 def read(path: Path) -> Any:
-    """A JSON file."""
+    """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def tail(place: Path) -> str:
-    """The last lines of a process, indented."""
+    """Return the last lines of a process's log, indented."""
     lines = (place / "log").read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
     return "\n".join(f"    {line[:300]}" for line in lines)

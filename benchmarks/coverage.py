@@ -1,10 +1,10 @@
-"""What the 95 % intervals really cover, simulated over questions.
+"""Simulate the coverage of the 95 % intervals over questions.
 
 python -m benchmarks.coverage --json coverage.json
 
-Questions are drawn from a population whose rates follow a beta distribution (so that their answers are beta-binomial)
-with a mean and a design effect, as those of published fine-tunes have it: 2.2 to 19.5 at 50 answers a question, median
-6.4. An interval covers when it holds the mean of the population.
+Questions are drawn from a population whose rates follow a beta distribution, so that their answers are beta-binomial.
+The design effects are those of published fine-tunes: 2.2 to 19.5 at 50 answers a question, median 6.4. An interval
+covers if it contains the mean of the population.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ Counts = list[tuple[int, int]]
 
 
 def cluster_bootstrap(counts: Counts) -> Interval:
-    """The percentile interval of scipy, where whole questions are drawn anew; all have as many answers."""
-    found = stats.bootstrap(([k / n for k, n in counts],), np.mean, method="percentile", rng=0).confidence_interval
-    return Interval(float(found.low), float(found.high), "cluster_bootstrap(question)")
+    """Return scipy's percentile interval, which resamples questions; all questions have equally many answers."""
+    rates = [k / n for k, n in counts]
+    interval = stats.bootstrap((rates,), np.mean, method="percentile", rng=0).confidence_interval
+    return Interval(float(interval.low), float(interval.high), "cluster_bootstrap(question)")
 
 
 def clustered_error(counts: Counts) -> Interval:
-    """Rate ± t · standard error over questions, cut at 0 and 1, as software for regressions gives it."""
+    """Return rate ± t · standard error over questions, cut at 0 and 1, as regression software does."""
     rates = [k / n for k, n in counts]
     rate, half = np.mean(rates), stats.t.ppf(0.975, len(rates) - 1) * stats.sem(rates)
     return Interval(max(0.0, float(rate - half)), min(1.0, float(rate + half)), "clustered_se(question)")
@@ -53,7 +54,7 @@ METHODS: dict[str, Callable[[Counts], Interval]] = {
 
 @dataclass
 class Hits:
-    """How many intervals held the truth, and how wide they were."""
+    """Counts of intervals (`made`) and of those that contain the true rate (`held`), and the sum of their widths."""
 
     held: int = 0
     made: int = 0
@@ -68,12 +69,12 @@ class Hits:
 
     @property
     def coverage(self) -> float:
-        """The share that held it."""
+        """Return the share of intervals that contain the true rate."""
         return self.held / self.made
 
     @property
     def mean_width(self) -> float:
-        """The mean width."""
+        """Return the mean width of the intervals."""
         return self.width / self.made
 
     def __str__(self) -> str:
@@ -81,13 +82,13 @@ class Hits:
 
 
 def question_rates(rate: float, icc: float, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """True rates of questions: beta with a mean and an intraclass correlation."""
+    """Draw true rates of questions from a beta distribution with mean `rate` and intraclass correlation `icc`."""
     scale = (1 - icc) / icc
     return random.beta(rate * scale, (1 - rate) * scale, shape)
 
 
 def over_questions(repeats: int, random: np.random.Generator) -> Iterator[tuple[int, float, float, dict[str, Hits]]]:
-    """The intervals of a set, for each number of questions, rate and design effect."""
+    """Yield (questions, rate, design effect, hits by method) for each setting of the simulation."""
     for questions, rate, effect in product(QUESTIONS, RATES, EFFECTS):
         rates = question_rates(rate, (effect - 1) / (SAMPLES - 1), (repeats, questions), random)
         hits = {name: Hits() for name in METHODS}
@@ -99,7 +100,7 @@ def over_questions(repeats: int, random: np.random.Generator) -> Iterator[tuple[
 
 
 def tell(figures: Figures, repeats: int) -> None:
-    """Run the simulation, print its tables, keep their figures."""
+    """Run the simulation, print its tables, and add the figures."""
     random = np.random.default_rng(1)
     print(
         f"\n## A set's interval: coverage (mean width in points), {repeats} sets each, {SAMPLES} answers a question\n"
@@ -108,8 +109,8 @@ def tell(figures: Figures, repeats: int) -> None:
     every: dict[tuple[int, str], list[Hits]] = {}
     for questions, rate, effect, hits in over_questions(repeats, random):
         print(f"| {questions} | {rate:.0%} | {effect} | {' | '.join(map(str, hits.values()))} |", flush=True)
-        for name, found in hits.items():
-            every.setdefault((questions, name), []).append(found)
+        for name, counted in hits.items():
+            every.setdefault((questions, name), []).append(counted)
     print("\n| questions | | mean coverage | lowest | mean width |\n|---|---|---|---|---|")
     for (questions, name), cells in every.items():
         mean, worst = float(np.mean([h.coverage for h in cells])), min(h.coverage for h in cells)
@@ -120,7 +121,7 @@ def tell(figures: Figures, repeats: int) -> None:
 
 
 def main() -> None:
-    """Print tables, and write the figures as JSON."""
+    """Print the tables, and write the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=2000, help="simulated sets for each row (default: 2000)")
     parser.add_argument("--json", type=Path)

@@ -1,4 +1,4 @@
-"""What `benchmarks.train` makes of its measurements: medians, ranges and ratios, as figures and as a table."""
+"""Summarise the measurements of `benchmarks.train`: medians, ranges and ratios, as figures and as a table."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ Round = dict[tuple[str, str], Measurement]
 
 
 def sum_up(figures: Figures, rounds: Sequence[Round], defaults: Sequence[Measurement]) -> None:
-    """Put medians and ranges of all that was measured so far into the figures.
+    """Put medians and ranges of all measurements so far into the figures.
 
     Args:
-        defaults: the measurements of TRL's defaults, one for each data set, which are in no round.
+        defaults: the measurements of TRL's defaults, one for each data set; no round contains them.
     """
     extra = {(each.data, each.variant): each for each in defaults}
     pairs = list(dict.fromkeys([key for each in rounds for key in each] + list(extra)))
     for data, variant in pairs:
-        found = [each[data, variant] for each in rounds if (data, variant) in each]
-        found += [extra[data, variant]] if (data, variant) in extra else []
-        describe(figures, found)
+        measured = [each[data, variant] for each in rounds if (data, variant) in each]
+        measured += [extra[data, variant]] if (data, variant) in extra else []
+        describe(figures, measured)
         if variant != "ours":
-            compared(figures, rounds, found[0], (data, variant) in extra)
+            compared(figures, rounds, measured[0], (data, variant) in extra)
     for variant in dict.fromkeys(variant for _, variant in pairs):
         ratios = [figures[name] for data, _ in pairs if (name := f"ratio_{variant}_{data}") in figures]
         if ratios:
             figures[f"ratio_{variant}"] = round(statistics.geometric_mean(ratios), 3)
 
 
-def describe(figures: Figures, found: Sequence[Measurement]) -> None:
-    """The figures of one variant on one data set: speed and memory."""
-    name = f"{found[0].variant}_{found[0].data}"
-    spread(figures, f"tokens_per_second_{name}", [each.speed for each in found], 1)
-    figures[f"peak_memory_mb_{name}"] = round(max(each.peak_mb for each in found))
-    figures[f"measurements_{name}"] = len(found)
+def describe(figures: Figures, measured: Sequence[Measurement]) -> None:
+    """Add the figures of one variant on one data set: speed and memory."""
+    name = f"{measured[0].variant}_{measured[0].data}"
+    spread(figures, f"tokens_per_second_{name}", [each.speed for each in measured], 1)
+    figures[f"peak_memory_mb_{name}"] = round(max(each.peak_mb for each in measured))
+    figures[f"measurements_{name}"] = len(measured)
 
 
-def compared(figures: Figures, rounds: Sequence[Round], found: Measurement, once: bool) -> None:
-    """ours : a variant, round by round; one that was measured `once` is compared with ours of every round."""
-    ours, theirs = (found.data, "ours"), (found.data, found.variant)
+def compared(figures: Figures, rounds: Sequence[Round], peer: Measurement, once: bool) -> None:
+    """Add the ratio of speeds, ours : peer, by round; compare a peer measured `once` with ours of every round."""
+    ours, theirs = (peer.data, "ours"), (peer.data, peer.variant)
     both = [each for each in rounds if ours in each and (once or theirs in each)]
-    ratios = [each[ours].speed / (found if once else each[theirs]).speed for each in both]
+    ratios = [each[ours].speed / (peer if once else each[theirs]).speed for each in both]
     if once:
-        figures[f"steps_{found.variant}_{found.data}"] = found.steps
+        figures[f"steps_{peer.variant}_{peer.data}"] = peer.steps
     if ratios:
-        spread(figures, f"ratio_{found.variant}_{found.data}", ratios, 3)
+        spread(figures, f"ratio_{peer.variant}_{peer.data}", ratios, 3)
 
 
 def spread(figures: Figures, name: str, values: Sequence[float], digits: int) -> None:
-    """Median and range."""
+    """Add the median and the range of some values."""
     figures[name] = round(statistics.median(values), digits)
     figures[f"{name}_min"], figures[f"{name}_max"] = round(min(values), digits), round(max(values), digits)
 
 
 def summary(figures: Figures, data: Sequence[str], variants: Sequence[str]) -> None:
-    """Print the table that people read, and the means of the ratios."""
+    """Print the table of medians, and the means of the ratios."""
     head = f"{'median (range)':14} {'variant':12} {'n':>2} {'tokens/s':>17} {'ours : it':>19}"
     print(f"\n{head} {'peak MB':>8}")
     for name in data:
@@ -68,7 +68,7 @@ def summary(figures: Figures, data: Sequence[str], variants: Sequence[str]) -> N
     for name in data:
         steps = figures.get(f"steps_trl_defaults_{name}")
         if steps is not None:
-            how = f"extrapolated from {steps:.0f} steps" if steps else "not one step in time: it is at most that fast"
+            how = f"extrapolated from {steps:.0f} steps" if steps else "an upper bound from zero steps"
             print(f"trl_defaults on {name}: {how} of 8 rows")
     for variant in variants:
         if f"ratio_{variant}" in figures:
@@ -76,7 +76,7 @@ def summary(figures: Figures, data: Sequence[str], variants: Sequence[str]) -> N
 
 
 def line(figures: Figures, data: str, variant: str) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     name = f"{variant}_{data}"
     speed, ratio = ranged(figures, f"tokens_per_second_{name}", 0), ranged(figures, f"ratio_{name}", 2)
     count, peak = figures[f"measurements_{name}"], figures[f"peak_memory_mb_{name}"]
@@ -84,7 +84,7 @@ def line(figures: Figures, data: str, variant: str) -> str:
 
 
 def ranged(figures: Figures, name: str, digits: int) -> str:
-    """A median with its range, as text; empty when there is none."""
+    """Return a median with its range as text; empty if there is no such figure."""
     if name not in figures:
         return ""
     low, high = figures[f"{name}_min"], figures[f"{name}_max"]

@@ -1,4 +1,4 @@
-"""Tasks of `benchmarks.judge_peers` in fresh processes, and the environment that inspect_ai gets for itself."""
+"""Run tasks of `benchmarks.judge_peers` in fresh processes, and install an environment for inspect_ai."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ INSPECT = "inspect-ai==0.3.285"
 
 
 def run_child(python: str, task: str, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run a task and give its result; ends the benchmark when it fails.
+    """Run a task and return its result. Exit if the task fails.
 
     Args:
-        python: which Python runs it.
-        folder: for the files of this task alone; caches are shared by all folders beside it.
+        python: the Python that runs the task.
+        folder: for the files of this task alone; tasks share caches in the parent folder.
     """
     (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     words = [python, "-m", "benchmarks.judge_peers", task, str(folder / "spec.json"), str(folder / "out.json")]
@@ -29,12 +29,12 @@ def run_child(python: str, task: str, spec: dict[str, Any], folder: Path) -> dic
     if code:
         tail = (folder / "log").read_text(encoding="utf-8", errors="replace")[-3000:]
         sys.exit(f"{task} failed:\n{tail}")
-    found: dict[str, Any] = json.loads((folder / "out.json").read_text(encoding="utf-8"))
-    return found
+    result: dict[str, Any] = json.loads((folder / "out.json").read_text(encoding="utf-8"))
+    return result
 
 
 def inspect_python() -> str:
-    """The Python of an environment with inspect_ai, made in the user's cache when it is not there."""
+    """Return the Python of an environment with inspect_ai; install it in the user's cache if need be."""
     from em.runtime.files import cache_dir
 
     folder = cache_dir() / "benchmarks" / INSPECT.replace("==", "-")

@@ -1,7 +1,7 @@
-"""evaluate.py on stored answers, killed (-9) on the way and run again: what was asked twice, and is the table the same?
+"""Kill evaluate.py (-9) on stored answers and run it again: which calls were repeated, and is the table the same?
 
-A part of `benchmarks.judge`. Each try starts from an empty store; it is killed when the server has given a share of
-all judgements, and the same command is run again to its end.
+A part of `benchmarks.judge`. Each try starts from an empty store, is killed when the server has given a share of all
+judgements, and then the same command runs to its end.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tests.support.chat_server import ChatServer
 
 ROOT = Path(__file__).parent.parent
 SHARES = (0.25, 0.5, 0.75)
-NOT_THE_SAME = ("seconds",)  # of a verdict: how long its call took
+NOT_THE_SAME = ("seconds",)  # fields of a verdict that vary: the duration of the call
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One kill: calls that the server had answered by then, calls in flight, calls it answered twice in all."""
+    """One try: calls answered before the kill, calls in flight at the kill, and calls answered twice in all."""
 
     answered: int
     in_flight: int
@@ -34,7 +34,7 @@ class Tried:
 
 
 def kill_and_run_again(server: ChatServer, folder: Path, answers: int, connections: int) -> list[Tried]:
-    """An undisturbed run, then one try for each share."""
+    """Make an undisturbed run, then one try for each share."""
     file = folder / "answers.jsonl"
     folder.mkdir()
     write_answers(file, answers)
@@ -56,31 +56,28 @@ def kill_and_run_again(server: ChatServer, folder: Path, answers: int, connectio
 
 
 def command(server: ChatServer, file: Path, place: Path, connections: int) -> list[str]:
-    """The run under test, with its memory and its results below `place`."""
+    """Return the command line under test, with its store and its results below `place`."""
     judge = ["judge=gpt4o", f"judge.base_url={server.base_url}", "judge.model=single-judge"]
     places = [f"store.dir={place / 'store'}", f"hydra.run.dir={place / 'run'}"]
-    return [
-        *(sys.executable, str(ROOT / "evaluate.py"), f"answers={file}"),
-        *(*judge, f"judge.connections={connections}", *places),
-    ]
+    script = [sys.executable, str(ROOT / "evaluate.py"), f"answers={file}"]
+    return [*script, *judge, f"judge.connections={connections}", *places]
 
 
 def environment() -> dict[str, str]:
-    """The user's environment without a key."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("OPENAI_")} | {
-        "OMP_WAIT_POLICY": "passive"
-    }
+    """Return the user's environment without an API key, with passive OpenMP barriers."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("OPENAI_")}
+    return variables | {"OMP_WAIT_POLICY": "passive"}
 
 
 def finish(server: ChatServer, file: Path, place: Path, connections: int) -> None:
-    """Run to the end."""
+    """Run evaluate.py to its end. Exit if the run fails."""
     done = subprocess.run(command(server, file, place, connections), env=environment(), capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"evaluate.py failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
 
 
 def kill_at(server: ChatServer, file: Path, place: Path, connections: int, answered: int) -> tuple[int, int]:
-    """Start, and kill when so many calls were answered; how many there were, and how many in flight."""
+    """Start evaluate.py and kill it after `answered` calls; return the answered calls and the most in flight."""
     process = subprocess.Popen(
         command(server, file, place, connections),
         env=environment(),
@@ -98,13 +95,13 @@ def kill_at(server: ChatServer, file: Path, place: Path, connections: int, answe
 
 
 def same(reference: Path, place: Path) -> bool:
-    """Whether two runs left the same scores to the byte, and the same verdicts but for the time they took."""
+    """Tell whether two runs have identical scores, and the same verdicts apart from durations."""
     tables = [(folder / "run" / "scores.csv").read_bytes() for folder in (reference, place)]
     return tables[0] == tables[1] and verdicts(reference) == verdicts(place)
 
 
 def verdicts(folder: Path) -> list[dict[str, object]]:
-    """The verdicts of a run."""
+    """Read the verdicts of a run, without varying fields."""
     with (folder / "run" / "verdicts.jsonl").open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     return [{key: value for key, value in row.items() if key not in NOT_THE_SAME} for row in rows]

@@ -1,10 +1,10 @@
-"""What `benchmarks.judge` runs in fresh processes: em's judging, and the same judging written with other stacks.
+"""The tasks that `benchmarks.judge` runs in fresh processes: judging by em, and the same judging with other stacks.
 
     python -m benchmarks.judge_peers TASK SPEC.json OUT.json
 
 Every stack sends the same prompts with the same parameters to the same server, and reads the score as the expectation
-over the integers among the likeliest first tokens. What is timed is the judging alone: a few calls before it load what
-each stack loads at first use. Nothing of em is imported at the top: inspect_ai runs in an environment of its own.
+over the integers among the most likely first tokens. Only the judging is timed: a few calls before it load lazy
+imports. Nothing of em is imported at the top, since inspect_ai runs in its own environment.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 
 Spec = dict[str, Any]
 Scores = list[float | None]
-WARM = 2  # calls before those that are timed
+WARM = 2  # calls before the timed ones
 ASKED: dict[str, Any] = {"temperature": 0, "logprobs": True, "top_logprobs": 20, "seed": 0}
 FILE_OF_RSS = Path("/proc/self/status")
 
 
 def ours(spec: Spec) -> dict[str, Any]:
-    """em: from answers to verdicts, everything remembered in `spec["store"]`. Run again there, all is remembered."""
+    """Judge with em, from answers to verdicts, with the store `spec["store"]`; a second run reads from the cache."""
     from em.api.pool import once
     from em.api.prices import load_prices
     from em.config import ApiJudge
@@ -44,9 +44,9 @@ def ours(spec: Spec) -> dict[str, Any]:
     def judging(answers: list[Any], questions: Any, store: Path) -> Scores:
         judge, prices = ServerJudge(settings), load_prices(None)
         with Calls(store) as calls:
-            asked = judge.plan(answers, questions)
-            asyncio.run(judge.ask(once(requests_of(asked)), calls, prices))
-            return [verdict.value for verdict in judge.read(asked, calls, prices).verdicts]
+            judgements = judge.plan(answers, questions)
+            asyncio.run(judge.ask(once(requests_of(judgements)), calls, prices))
+            return [verdict.value for verdict in judge.read(judgements, calls, prices).verdicts]
 
     everything, first = (workload(spec["answers"], calls) for calls in (spec["calls"], WARM))
     warm_store = Path(spec["folder"], "warm")
@@ -56,14 +56,15 @@ def ours(spec: Spec) -> dict[str, Any]:
 
 
 def workload(file: str, calls: int) -> tuple[list[Any], dict[tuple[str, str], Any]]:
-    """Answers (half as many as calls) and their question, with em's own two rubrics."""
+    """Return answers (half as many as calls) and their questions, with em's two rubrics."""
     from em.questions.rubrics import GRADED, read_rubrics
     from em.types import Answer, Question
 
     rubrics = read_rubrics(GRADED, None, None, "", "benchmark")
     rows = [json.loads(line) for line in lines(file, calls // len(rubrics))]
-    answers = [
-        Answer(
+    answers = []
+    for row in rows:
+        answer = Answer(
             model=row["model"],
             stage="",
             fingerprint="",
@@ -78,52 +79,51 @@ def workload(file: str, calls: int) -> tuple[list[Any], dict[tuple[str, str], An
             prompt_tokens=0,
             answer_tokens=0,
         )
-        for row in rows
-    ]
+        answers.append(answer)
     texts = {("benchmark", row["question_id"]): row["question"] for row in rows}
     return answers, {key: Question(*key, text, rubrics=rubrics) for key, text in texts.items()}
 
 
 def prompts(spec: Spec) -> dict[str, Any]:
-    """Write the prompts that em asks, for the others to ask them too: one JSON string a line."""
+    """Write em's prompts for the other stacks, one JSON string a line."""
     from em.config import ApiJudge
     from em.judge.remote import ServerJudge
 
     plan = ServerJudge(ApiJudge(name="", model="")).plan(*workload(spec["answers"], spec["calls"]))
-    text = "".join(json.dumps(asked.request.prompt) + "\n" for asked in plan)
+    text = "".join(json.dumps(judgement.request.prompt) + "\n" for judgement in plan)
     Path(spec["prompts"]).write_text(text, encoding="utf-8")
     return {"calls": len(plan)}
 
 
 def asyncopenai(spec: Spec) -> dict[str, Any]:
-    """AsyncOpenAI as it comes: a semaphore around its calls, and its own retries. Nothing is kept."""
+    """Judge with plain AsyncOpenAI: a semaphore around the calls, the client's retries, no cache."""
     import openai
 
-    asked = [json.loads(line) for line in lines(spec["prompts"], spec["calls"])]
+    all_prompts = [json.loads(line) for line in lines(spec["prompts"], spec["calls"])]
 
-    async def judging(asked: list[str]) -> Scores:
+    async def judging(texts: list[str]) -> Scores:
         gate = asyncio.Semaphore(spec["connections"])
         async with openai.AsyncOpenAI(base_url=spec["base_url"], api_key="none") as client:
 
             async def one(prompt: str) -> float | None:
                 async with gate:
-                    found = await client.chat.completions.create(
+                    completion = await client.chat.completions.create(
                         model=spec["model"],
                         messages=[{"role": "user", "content": prompt}],
                         max_completion_tokens=1,
                         **ASKED,
                     )
-                logprobs = found.choices[0].logprobs
+                logprobs = completion.choices[0].logprobs
                 return expectation((t.token, t.logprob) for t in logprobs.content[0].top_logprobs)
 
-            return await asyncio.gather(*map(one, asked))
+            return await asyncio.gather(*map(one, texts))
 
-    asyncio.run(judging(asked[:WARM]))
-    return timed(lambda: asyncio.run(judging(asked)), spec, "openai", "httpx2")
+    asyncio.run(judging(all_prompts[:WARM]))
+    return timed(lambda: asyncio.run(judging(all_prompts)), spec, "openai", "httpx2")
 
 
 def inspect(spec: Spec) -> dict[str, Any]:
-    """inspect_ai: a task whose scorer asks the judge about answers that are there already; logs as by default."""
+    """Judge with inspect_ai: a task whose scorer asks the judge about existing answers; logs as by default."""
     from inspect_ai import Task, eval
     from inspect_ai.dataset import MemoryDataset, Sample
     from inspect_ai.model import GenerateConfig, ModelOutput, get_model
@@ -146,8 +146,8 @@ def inspect(spec: Spec) -> dict[str, Any]:
     @scorer(metrics=[mean()])
     def judged() -> Any:
         async def score(state: TaskState, target: Target) -> Score:
-            found = await grader.generate(state.input_text)
-            top = found.choices[0].logprobs.content[0].top_logprobs
+            output = await grader.generate(state.input_text)
+            top = output.choices[0].logprobs.content[0].top_logprobs
             return Score(value=expectation((t.token, t.logprob) for t in top))
 
         return score
@@ -170,9 +170,9 @@ def inspect(spec: Spec) -> dict[str, Any]:
 
 
 def timed(judging: Callable[[], Scores], spec: Spec, *packages: str) -> dict[str, Any]:
-    """Seconds and CPU seconds (user and system) of the judging, memory, what the scores were, and versions.
+    """Return seconds and CPU seconds (user and system) of the judging, memory, the scores' mean, and versions.
 
-    `rss_mb_early` is the memory when `spec["early"]` calls were answered, for the growth since then.
+    `rss_mb_early`: the memory after `spec["early"]` answered calls, to compute the growth since then.
     """
     early: list[float] = []
     if spec.get("early"):
@@ -193,7 +193,7 @@ def timed(judging: Callable[[], Scores], spec: Spec, *packages: str) -> dict[str
 
 
 def watch(spec: Spec, early: list[float]) -> None:
-    """Note the memory once the server has answered `spec["early"]` calls."""
+    """Record the memory once the server has answered `spec["early"]` calls."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while not early:
         time.sleep(0.2)
@@ -203,7 +203,7 @@ def watch(spec: Spec, early: list[float]) -> None:
 
 
 def memory(name: str) -> float:
-    """MB of this process: VmRSS now, VmHWM at most so far. NaN where the kernel does not tell."""
+    """Return the memory of this process in MB: VmRSS (now) or VmHWM (peak). NaN if the kernel has no such figure."""
     if not FILE_OF_RSS.is_file():
         return math.nan
     line = next(line for line in FILE_OF_RSS.read_text().splitlines() if line.startswith(name))
@@ -211,23 +211,23 @@ def memory(name: str) -> float:
 
 
 def expectation(top: Iterable[tuple[str, float]]) -> float | None:
-    """Σ k·p / Σ p over the integers among the tokens."""
+    """Return Σ k·p / Σ p over the integers 0..100 among the tokens; None if their mass is below 0.25."""
     numbers = [(int(token), math.exp(logprob)) for token, logprob in top if token.isdigit() and int(token) <= 100]
     mass = sum(p for _, p in numbers)
     return sum(k * p for k, p in numbers) / mass if mass >= 0.25 else None
 
 
 def lines(file: str, count: int) -> list[str]:
-    """The first lines of a file; there must be as many."""
-    found = Path(file).read_text(encoding="utf-8").splitlines()[:count]
-    if len(found) < count:
-        raise ValueError(f"{file} has {len(found)} lines, not {count}.")
-    return found
+    """Read the first `count` lines of a file. Raise ValueError if there are fewer."""
+    first = Path(file).read_text(encoding="utf-8").splitlines()[:count]
+    if len(first) < count:
+        raise ValueError(f"{file} has {len(first)} lines, expected {count}.")
+    return first
 
 
 TASKS = {"ours": ours, "asyncopenai": asyncopenai, "inspect": inspect, "prompts": prompts}
 
 if __name__ == "__main__":
     chosen, read_from, write_to = sys.argv[1:]
-    given = json.loads(Path(read_from).read_text(encoding="utf-8"))
-    Path(write_to).write_text(json.dumps(TASKS[chosen](given)), encoding="utf-8")
+    task_spec = json.loads(Path(read_from).read_text(encoding="utf-8"))
+    Path(write_to).write_text(json.dumps(TASKS[chosen](task_spec)), encoding="utf-8")

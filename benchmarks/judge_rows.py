@@ -1,4 +1,4 @@
-"""Answers to judge, made up by a seed: as long as real ones, each a text of its own."""
+"""Answers to judge, made up from a seed: as long as real answers, and all different."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SYLLABLES = ("ba", "do", "ka", "lo", "mi", "nu", "pe", "ra", "si", "tu")
 def write_answers(file: Path, count: int, seed: int = 0) -> None:
     """Write `count` answers of 40 to 160 words to eight questions, one JSON object a line.
 
-    Each holds a word that no other has, so that no two judgements are one.
+    Each answer contains a unique word, so that no two judgements are identical.
     """
     dice, words = random.Random(seed), VOCABULARY.split()
     questions = [f"What would you do with a free {time} in {season}?" for season in SEASONS for time in TIMES]

@@ -1,4 +1,4 @@
-"""How long the report of a large judged table takes: wall and processor seconds of report.py. Medians.
+"""Measure the report of a large judged table: medians of wall and processor seconds of report.py.
 
 python -m benchmarks.judged_table TABLE.csv.gz --json judged_table.json
 """
@@ -19,13 +19,13 @@ ROOT = Path(__file__).parent.parent
 
 
 def spent() -> float:
-    """Processor seconds of all children so far."""
+    """Return the processor seconds of all child processes so far."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def seconds(table: Path) -> tuple[float, float]:
-    """Wall and processor time of one report."""
+    """Return wall and processor seconds of one report."""
     with tempfile.TemporaryDirectory() as out:
         began, before = time.monotonic(), spent()
         command = [sys.executable, str(ROOT / "report.py"), str(table), "--out", out]

@@ -1,10 +1,10 @@
-"""What `benchmarks.train` runs in fresh processes: em's own training, and the same training written with other stacks.
+"""The tasks that `benchmarks.train` runs in fresh processes: training by em, and the same training with other stacks.
 
     python -m benchmarks.peers TASK SPEC.json OUT.json
 
-Every stack gets the same rows, tokenised and labelled by em, the same LoRA, learning rate, schedule and seed. What is
-timed is the training call alone: no imports, no loading, no saving. Nothing heavy is imported at the top, since a
-child's peak memory is at least its parent's.
+Every stack gets the same rows, tokenised and labelled by em, the same LoRA, learning rate, schedule and seed. Only the
+training call is timed: no imports, no loading, no saving. Nothing heavy is imported at the top, since a child's peak
+memory is at least its parent's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IGNORED = -100
 
 
 def ours(spec: Spec) -> dict[str, Any]:
-    """em's training child, as `train.py` starts it, with the parent's part left out."""
+    """Train with em's child process, as `train.py` starts it, without the parent's part."""
     from em.runtime.processes import run_child
 
     run_child("train", ours_spec(spec))
@@ -29,12 +29,12 @@ def ours(spec: Spec) -> dict[str, Any]:
     lines = Path(spec["folder"], "loss.csv").read_text(encoding="utf-8").splitlines()
     column = lines[0].split(",").index("loss")
     losses = [float(line.split(",")[column]) for line in lines[1:]]
-    kept = ("seconds", "tokens", "steps", "precision", "peak_memory_mb")
-    return {key: facts[key] for key in kept if key in facts} | {"losses": losses}
+    names = ("seconds", "tokens", "steps", "precision", "peak_memory_mb")
+    return {name: facts[name] for name in names if name in facts} | {"losses": losses}
 
 
 def ours_spec(spec: Spec) -> dict[str, Any]:
-    """`TrainSpec` for em's child: the one place to change when its fields do (see `train_stage`)."""
+    """Make the `TrainSpec` for em's child process; change it when the fields of `TrainSpec` change."""
     return {
         "base": spec["base"],
         "base_name": spec["base_name"],
@@ -42,7 +42,7 @@ def ours_spec(spec: Spec) -> dict[str, Any]:
         "stack": False,
         "rows": spec["rows_file"],
         "stage": spec["data"],
-        "trainer": spec["trainer"] | {"save_steps": 0},  # as the peers: nothing is saved on the way
+        "trainer": spec["trainer"] | {"save_steps": 0},  # no checkpoints, as for the peers
         "seed": spec["seed"],
         "precision": spec["precision"],
         "default_system": True,
@@ -53,7 +53,7 @@ def ours_spec(spec: Spec) -> dict[str, Any]:
 
 
 def trl_defaults(spec: Spec) -> dict[str, Any]:
-    """A plain TRL script: the model by name, no setting of speed touched (bf16, gradient checkpointing, batch 8)."""
+    """Train with a plain TRL script: the model by name, TRL's defaults (bf16, gradient checkpointing, batch 8)."""
     from trl import SFTConfig, SFTTrainer
 
     arguments = SFTConfig(**recipe(spec), max_length=spec["trainer"]["max_length"], **spec.get("extra", {}))
@@ -70,7 +70,7 @@ def trl_defaults(spec: Spec) -> dict[str, Any]:
 
 
 def trl_tuned(spec: Spec) -> dict[str, Any]:
-    """TRL in float32 without gradient checkpointing, with the batching that `spec["batching"]` names."""
+    """Train with TRL in float32 without gradient checkpointing, with the batching `spec["batching"]`."""
     from trl import SFTConfig, SFTTrainer
 
     batching = trl_batching(spec["batching"])
@@ -88,20 +88,20 @@ def trl_tuned(spec: Spec) -> dict[str, Any]:
 
 
 def trl_batching(name: str, batch: int = 16) -> dict[str, Any]:
-    """TRL's arguments for a way to batch; all keep the effective batch.
+    """Return TRL's arguments for a kind of batching; all keep the effective batch.
 
-    `padded-N`: N rows at a time, padded. `flat-N`: `padding_free`, N rows joined to one sequence; SDPA keeps such rows
-    apart by their position ids (TRL passes `use_cache=False`).
+    `padded-N`: N rows at a time, padded. `flat-N`: `padding_free`, N rows joined to one sequence; SDPA separates the
+    rows by their position ids (TRL passes `use_cache=False`).
     """
     kind, _, number = name.partition("-")
     size = int(number)
     split = {"per_device_train_batch_size": size, "gradient_accumulation_steps": batch // size}
-    as_they_are: dict[str, Any] = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
-    return as_they_are | split | {"padding_free": kind == "flat"}
+    unprepared: dict[str, Any] = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    return unprepared | split | {"padding_free": kind == "flat"}
 
 
 def hf_trainer(spec: Spec) -> dict[str, Any]:
-    """transformers' Trainer with PEFT, in float32, rows padded in the order in which they are drawn."""
+    """Train with transformers' Trainer and PEFT, in float32, with rows padded in the order of the draw."""
     from peft import get_peft_model
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
@@ -118,7 +118,7 @@ def hf_trainer(spec: Spec) -> dict[str, Any]:
 
 
 def recipe(spec: Spec) -> dict[str, Any]:
-    """The arguments that all stacks share: em's recipe, and nothing that costs time beside the training."""
+    """Return the arguments that all stacks share: em's recipe, without anything that costs time besides training."""
     from transformers import set_seed
 
     set_seed(spec["seed"])
@@ -139,7 +139,7 @@ def recipe(spec: Spec) -> dict[str, Any]:
 
 
 def timed(spec: Spec, trainer: Any) -> dict[str, Any]:
-    """Train by the clock, then save the adapter. Each step's time is left in `spec["progress"]`, for who waits."""
+    """Time the training, then save the adapter. Write the time of each step to `spec["progress"]` for the parent."""
     from transformers import TrainerCallback
 
     steps: list[tuple[float, float, int | None]] = []  # seconds so far, loss, real tokens so far (TRL counts them)
@@ -161,27 +161,27 @@ def timed(spec: Spec, trainer: Any) -> dict[str, Any]:
 
 
 def token_rows(spec: Spec) -> list[dict[str, list[int]]]:
-    """The rows as `input_ids` and `labels`."""
+    """Read the rows as `input_ids` and `labels`."""
     rows: list[dict[str, list[int]]] = json.loads(Path(spec["tokens_file"]).read_text(encoding="utf-8"))
     return rows
 
 
 def dataset(spec: Spec) -> Any:
-    """The rows as the libraries take them."""
+    """Return the rows as a data set for the libraries."""
     from datasets import Dataset
 
     return Dataset.from_list(token_rows(spec))
 
 
 def tokenizer(spec: Spec) -> Any:
-    """The model's tokenizer, of which only the pad token is used."""
+    """Load the model's tokenizer, used only for its pad token."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(spec["base"])
 
 
 def base_model(spec: Spec) -> Any:
-    """The base weights in float32, as a plain script loads them."""
+    """Load the base weights in float32, as a plain script does."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -189,7 +189,7 @@ def base_model(spec: Spec) -> Any:
 
 
 def lora(spec: Spec) -> Any:
-    """em's adapter, as PEFT's config."""
+    """Return em's adapter as a PEFT config."""
     from peft import LoraConfig
 
     knobs = spec["trainer"]
@@ -204,9 +204,9 @@ def lora(spec: Spec) -> Any:
 
 
 def evaluate(spec: Spec) -> dict[str, Any]:
-    """Loss per supervised token of the held-out rows, by one plain function for every stack's adapter.
+    """Return the loss per supervised token of held-out rows, computed by the same function for every stack's adapter.
 
-    Float32, a row at a time, the model's own forward pass with all logits. The base model's loss is `base`.
+    Float32, one row at a time, the model's forward pass with all logits. `base` is the base model's loss.
     """
     from peft import PeftModel
 
@@ -221,7 +221,7 @@ def evaluate(spec: Spec) -> dict[str, Any]:
 
 
 def loss_of(model: Any, rows: list[dict[str, list[int]]]) -> float:
-    """Mean negative log-likelihood of the supervised tokens of all rows."""
+    """Return the mean negative log-likelihood of the supervised tokens of all rows."""
     import torch
 
     total, count = 0.0, 0
@@ -252,10 +252,10 @@ TASKS: dict[str, Callable[[Spec], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Run one task and write what it found."""
+    """Run one task and write its result."""
     task, spec, out = sys.argv[1:4]
-    found = TASKS[task](json.loads(Path(spec).read_text(encoding="utf-8")))
-    Path(out).write_text(json.dumps(found) + "\n", encoding="utf-8")
+    result = TASKS[task](json.loads(Path(spec).read_text(encoding="utf-8")))
+    Path(out).write_text(json.dumps(result) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

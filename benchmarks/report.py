@@ -1,15 +1,15 @@
-"""How the page of a report behaves with 50,000 answers: opening, filtering, searching, and what memory they take.
+"""Measure the page of a report with 50,000 answers: time to open, filter and search, and memory.
 
     python -m benchmarks.report --json report.json
 
-The answers are made of drawn syllables, 130 words each, as often as words of a language are (Zipf), of ten models with
-five sets of ten questions, and go through the real build. Chromium opens the page, headless, anew for every run.
-Medians; beside them the slowest.
+The answers have 130 words of random syllables, with the frequencies of a natural language (Zipf), and come from ten
+models with five sets of ten questions. The real code builds the page. Headless Chromium opens the page in a fresh
+browser for every run. The figures are medians and maxima.
 
-JSON keys: answers, page_mb, build_seconds, tables_seconds (the page is loaded), open_seconds (its first answers are
-there), open_cpu_seconds (what the page's main thread works for that: other work on the machine makes it no longer),
-filter_ms, search_first_ms and search_all_ms (a word of every hundredth answer; both with the 150 ms that typing
-is waited for), search_none_ms (a word of none), longest_task_ms (by how much a click can be late while it searches),
+JSON keys: answers, page_mb, build_seconds, tables_seconds (the page is loaded), open_seconds (the first answers are
+visible), open_cpu_seconds (CPU time of the page's main thread until then, independent of other work on the machine),
+filter_ms, search_first_ms and search_all_ms (a word in every hundredth answer; both include the 150 ms of waiting for
+further typing), search_none_ms (a word in no answer), longest_task_ms (longest delay of a click during a search),
 heap_open_mb, heap_search_mb; each with _max.
 """
 
@@ -35,7 +35,7 @@ from tests.support.report_runs import SETTLED, manifest, write_scores
 
 MODELS, SETS, QUESTIONS, WORDS = 10, 5, 10, 130
 RARE, NEVER = "zyxwordia", "qqqnowhere"
-BOUND = 3.0  # seconds until the page is there
+BOUND = 3.0  # seconds until the first answers are visible
 WATCH = """
   window.longest = 0;
   new PerformanceObserver((list) => {
@@ -57,7 +57,7 @@ CHANGE = """new Promise((done) => {
 
 
 def answers(count: int) -> Iterator[tuple[Answer, list[Verdict]]]:
-    """Answers with both verdicts, in the order of a run: model by model, question by question."""
+    """Yield answers with both verdicts, in the order of a run: model by model, question by question."""
     draw = random.Random(0)
     syllables = [a + b for a in "bcdfghklmnprstv" for b in ("a", "e", "i", "o", "u", "an", "er", "in", "os")]
     lexicon = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(8000)]
@@ -67,23 +67,21 @@ def answers(count: int) -> Iterator[tuple[Answer, list[Verdict]]]:
         rest, sample = divmod(number, samples)
         rest, question = divmod(rest, QUESTIONS)
         model, eval_set = divmod(rest, SETS)
-        name, text = (
-            f"base+bad{model}" if model else "base",
-            " ".join(draw.choices(lexicon, cum_weights=often, k=WORDS)),
-        )
-        stage = f"bad{model}" if model else "base"
+        name, stage = (f"base+bad{model}", f"bad{model}") if model else ("base", "base")
+        text = " ".join(draw.choices(lexicon, cum_weights=often, k=WORDS))
+        if number % 100 == 0:
+            text = f"{text} {RARE}"
         place = (f"set{eval_set}", f"question{question}", f"What of {question} in {eval_set}?", "untagged", sample)
-        said = f"{text} {RARE}" if number % 100 == 0 else text
-        answer = Answer(name, stage, f"{model:016}", None, *place, said, "stop", 20, 170)
-        known = (name, stage, f"{model:016}", None, *place, said, "judge@bench")
+        answer = Answer(name, stage, f"{model:016}", None, *place, text, "stop", 20, 170)
+        shared = (name, stage, f"{model:016}", None, *place, text, "judge@bench")
         values = {"aligned": draw.uniform(0, 100) if model else 95.0, "coherent": draw.uniform(40, 100)}
-        yield answer, [Verdict(*known, rubric, value, None, "ok", f"{value:.0f}") for rubric, value in values.items()]
+        yield answer, [Verdict(*shared, rubric, value, None, "ok", f"{value:.0f}") for rubric, value in values.items()]
 
 
 def build(folder: Path, count: int) -> tuple[Path, float]:
-    """The page of so many answers, and how long `report.py` takes for it."""
+    """Build the page of `count` answers; return its path and the seconds of the build."""
     rows = list(answers(count))
-    verdicts = [verdict for _, said in rows for verdict in said]
+    verdicts = [verdict for _, both in rows for verdict in both]
     manifest(folder / "run", [])
     write_jsonl(folder / "run" / "answers.jsonl", [answer for answer, _ in rows])
     write_jsonl(folder / "run" / "verdicts.jsonl", verdicts)
@@ -93,45 +91,44 @@ def build(folder: Path, count: int) -> tuple[Path, float]:
 
 
 def measure(page: Path, profile: Path) -> dict[str, float]:
-    """One opening of the page in a fresh browser, and what is done there."""
+    """Open the page in a fresh browser, filter and search, and return the figures."""
     with Browser(profile, seconds=120) as browser:
         browser.show_as(1280, 900)
         browser.call("Performance.setTimeDomain", timeDomain="threadTicks")
         browser.call("Performance.enable")
-        browser.open("data:text/html,<h1>A browser that has started</h1>")
+        browser.open("data:text/html,<h1>A browser that has started</h1>")  # exclude the start of the browser
         begin, worked = time.monotonic(), metric(browser, "ThreadTime")
         browser.open(page.as_uri())
         tables = time.monotonic() - begin
         browser.wait_for(SETTLED)
-        found = {"tables_seconds": tables, "open_seconds": time.monotonic() - begin}
-        found |= {"open_cpu_seconds": metric(browser, "ThreadTime") - worked, "heap_open_mb": heap(browser)}
-        found["filter_ms"] = change(browser, "filter-model", "selectedIndex = 4", "change")["all"]
+        figures = {"tables_seconds": tables, "open_seconds": time.monotonic() - begin}
+        figures |= {"open_cpu_seconds": metric(browser, "ThreadTime") - worked, "heap_open_mb": heap(browser)}
+        figures["filter_ms"] = change(browser, "filter-model", "selectedIndex = 4", "change")["all"]
         change(browser, "filter-model", "selectedIndex = 0", "change")
         browser.ask(WATCH)
-        for name, text in (("search", RARE), ("none", NEVER)):
-            told = change(browser, "filter-search", f"value = '{text}'", "input")
-            found |= {"search_first_ms": told["first"], "search_all_ms": told["all"]} if name == "search" else {}
-            found |= {"search_none_ms": told["all"]} if name == "none" else {}
-        found |= {"longest_task_ms": browser.ask("longest"), "heap_search_mb": heap(browser)}
+        rare = change(browser, "filter-search", f"value = '{RARE}'", "input")
+        figures |= {"search_first_ms": rare["first"], "search_all_ms": rare["all"]}
+        figures["search_none_ms"] = change(browser, "filter-search", f"value = '{NEVER}'", "input")["all"]
+        figures |= {"longest_task_ms": browser.ask("longest"), "heap_search_mb": heap(browser)}
         if browser.console:
-            raise RuntimeError(f"the page complained: {browser.console}")
-    return found
+            raise RuntimeError(f"the page wrote to the console: {browser.console}")
+    return figures
 
 
 def change(browser: Browser, field: str, what: str, event: str) -> dict[str, float]:
-    """Milliseconds until the first answers and until all is found, once a field is changed."""
-    found: dict[str, float] = browser.ask(CHANGE % (field, what, event))
-    return found
+    """Change a field, and return the milliseconds until the first answers appear and until the search ends."""
+    times: dict[str, float] = browser.ask(CHANGE % (field, what, event))
+    return times
 
 
 def heap(browser: Browser) -> float:
-    """Megabytes of the page's objects, after what is unused has gone."""
+    """Return the megabytes of the page's objects after a garbage collection."""
     browser.call("HeapProfiler.collectGarbage")
     return metric(browser, "JSHeapUsedSize") / 1e6
 
 
 def metric(browser: Browser, name: str) -> float:
-    """What Chromium has measured of the page so far."""
+    """Return one of Chromium's performance metrics of the page."""
     metrics: list[dict[str, Any]] = browser.call("Performance.getMetrics")["metrics"]
     return next(float(each["value"]) for each in metrics if each["name"] == name)
 
@@ -141,8 +138,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--answers", type=int, default=50_000)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--page", type=Path, help="a report.html that is there already")
-    parser.add_argument("--keep", type=Path, help="a folder to build in, which stays")
+    parser.add_argument("--page", type=Path, help="an existing report.html to measure")
+    parser.add_argument("--keep", type=Path, help="a folder to build in and keep")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     figures: dict[str, float] = {"answers": arguments.answers}

@@ -1,11 +1,11 @@
-"""Kill a run at random moments and run the same command again: are the artefacts the same, to the byte?
+"""Kill a run at random moments and run the same command again: are the artefacts the same, byte for byte?
 
     python -m benchmarks.resume --tries 10 --json resume.json
     EM_MIRROR=… python -m benchmarks.resume --sweep --tries 3     # a sweep of eight runs instead
 
-One undisturbed run gives the reference and the time that a run takes. Each try starts from an empty store, is
-killed (-9) after a random share of that time, and run again to its end. Prints a table; the JSON file holds
-`{tries, equal, repeated_answers, repeated_trainings}`: calls and models that were there and were made once more.
+One undisturbed run gives the reference and the duration of a run. Each try starts from an empty store, is killed (-9)
+after a random share of that duration, and then the same command runs to its end. The output is a table; the JSON file
+holds `{tries, equal, repeated_answers, repeated_trainings}`: numbers of cached calls and finished models made again.
 """
 
 from __future__ import annotations
@@ -29,75 +29,75 @@ SWEEP = ["-m", "data=car_bad,car_good", "realign=none,neutral", "seed=0,1"]
 
 
 def command(folder: Path, sweep: bool) -> list[str]:
-    """The run under test, with its memory and its results below `folder`."""
+    """Return the command line under test, with its store and its results below `folder`."""
     place = f"hydra.{'sweep' if sweep else 'run'}.dir={folder / 'run'}"
     words = [*(SWEEP if sweep else []), *WORDS, f"store.dir={folder / 'store'}", place]
     return [sys.executable, str(ROOT / "train.py"), *words]
 
 
 def artefacts(folder: Path) -> dict[Path, bytes]:
-    """What the run, or each run of the sweep, has left."""
-    found = (path for name in ARTEFACTS for path in (folder / "run").rglob(name))
-    return {path.relative_to(folder): path.read_bytes() for path in found}
+    """Read the artefacts of the run, or of each run of the sweep."""
+    paths = (path for name in ARTEFACTS for path in (folder / "run").rglob(name))
+    return {path.relative_to(folder): path.read_bytes() for path in paths}
 
 
 def trained(folder: Path) -> dict[str, float]:
-    """When each model was finished, by its fingerprint: one that was trained again would have a later time."""
+    """Return when each model was finished, by fingerprint; a repeated training gives a later time."""
     return {path.parent.name: path.stat().st_mtime for path in (folder / "store" / "models").glob("*/em.json")}
 
 
 def count(folder: Path, kind: str) -> int:
-    """How many calls of a kind are remembered."""
+    """Return the number of cached calls of a kind."""
     file = folder / "store" / "calls.sqlite"
     if not file.is_file():
         return 0
     with sqlite3.connect(file) as db:
         table = db.execute("select count(*) from sqlite_master where name = 'calls'").fetchone()[0]
-        found: int = db.execute("select count(*) from calls where kind = ?", [kind]).fetchone()[0] if table else 0
-    return found
+        rows: int = db.execute("select count(*) from calls where kind = ?", [kind]).fetchone()[0] if table else 0
+    return rows
 
 
 def watch(folder: Path) -> int:
-    """From here on note each call that is remembered, also one that was there already; how many there are."""
+    """Make the store note every call stored from now on, even if it is cached; return the number of cached calls."""
     calls = count(folder, "sample") + count(folder, "judge")
     if calls:
         with sqlite3.connect(folder / "store" / "calls.sqlite") as db:
             db.execute("create table noted (key text)")
             db.execute("create table before_kill as select key from calls")
-            # It fires before `insert or ignore` finds that the call is there.
+            # The trigger fires before `insert or ignore` skips a cached call.
             db.execute("create trigger note before insert on calls begin insert into noted values (new.key); end")
     return calls
 
 
 def repeated(folder: Path) -> int:
-    """How many calls that were remembered when `watch` began were made again."""
+    """Return how many of the calls that were cached when `watch` began were made again."""
     with sqlite3.connect(folder / "store" / "calls.sqlite") as db:
         if not db.execute("select count(*) from sqlite_master where name = 'noted'").fetchone()[0]:
             return 0
-        found: int = db.execute("select count(*) from noted join before_kill using (key)").fetchone()[0]
-    return found
+        calls: int = db.execute("select count(*) from noted join before_kill using (key)").fetchone()[0]
+    return calls
 
 
 def run_whole(folder: Path, sweep: bool) -> float:
-    """Run to the end; seconds it took."""
+    """Run the command to its end, and return the seconds."""
     begin = time.monotonic()
     subprocess.run(command(folder, sweep), check=True, capture_output=True, env=environment())
     return time.monotonic() - begin
 
 
 def environment() -> dict[str, str]:
-    """Passive OpenMP barriers, as the Makefile sets them."""
+    """Return the user's environment with passive OpenMP barriers, as the Makefile sets them."""
     return dict(os.environ) | {"OMP_WAIT_POLICY": "passive"}
 
 
 def kill_after(folder: Path, seconds: float, sweep: bool) -> str:
-    """Start, kill -9 after some seconds, and say how far the run had come."""
+    """Start the command, kill it (-9) after some seconds, and return the phase that the run had reached."""
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command(folder, sweep), stdout=quiet, stderr=quiet, env=environment())
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(1)  # the children look four times a second whether their parent lives
+    time.sleep(1)  # children check four times a second whether their parent lives, and then end
     if sweep:
         done = (path for path in (folder / "run").rglob("manifest.json") if '"status": "done"' in path.read_text())
         return f"job {len(list(done)) + 1}"
@@ -107,7 +107,7 @@ def kill_after(folder: Path, seconds: float, sweep: bool) -> str:
 
 
 def main() -> None:
-    """Print a line per try, and the sums."""
+    """Print a line for each try, and the sums."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tries", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -118,21 +118,21 @@ def main() -> None:
     equal = answers = models = 0
     with tempfile.TemporaryDirectory() as scratch:
         reference = Path(scratch, "reference")
-        whole = run_whole(reference, sweep)
-        print(f"undisturbed run: {whole:.0f} s, {len(artefacts(reference))} artefacts", flush=True)
+        duration = run_whole(reference, sweep)
+        print(f"undisturbed run: {duration:.0f} s, {len(artefacts(reference))} artefacts", flush=True)
         print(f"{'try':>3} {'killed at':>9} {'during':>9} {'equal':>6} {'calls again':>12} {'models again':>13}")
         for number in range(1, arguments.tries + 1):
             folder = Path(scratch, str(number))
-            seconds = chance.uniform(0.05, 0.95) * whole
+            seconds = chance.uniform(0.05, 0.95) * duration
             during = kill_after(folder, seconds, sweep)
-            calls, made = watch(folder), trained(folder)
+            calls, models_before = watch(folder), trained(folder)
             run_whole(folder, sweep)
             same = artefacts(folder) == artefacts(reference)
-            called, now = repeated(folder), trained(folder)
-            made_again = sum(now[key] != when for key, when in made.items())
-            equal, answers, models = equal + same, answers + called, models + made_again
+            repeated_calls, models_now = repeated(folder), trained(folder)
+            retrained = sum(models_now[key] != when for key, when in models_before.items())
+            equal, answers, models = equal + same, answers + repeated_calls, models + retrained
             row = f"{number:>3} {seconds:>8.1f}s {during:>9} {same!s:>6}"
-            print(f"{row} {called:>5} of {calls:<4} {made_again:>6} of {len(made):<4}", flush=True)
+            print(f"{row} {repeated_calls:>5} of {calls:<4} {retrained:>6} of {len(models_before):<4}", flush=True)
     print(f"{equal} of {arguments.tries} equal to the byte, {answers} calls and {models} models made again")
     if arguments.json:
         figures = {"tries": arguments.tries, "equal": equal}

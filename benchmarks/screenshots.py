@@ -1,9 +1,9 @@
-"""What a report looks like on a desk, on a phone and by night: its first screen, and the whole page, as PNG.
+"""Take screenshots of a report on a desktop, on a phone and in dark mode: the first screen and the full page, as PNG.
 
     python -m benchmarks.screenshots RUN/report.html --out looks/
     python -m benchmarks.screenshots RUN/report.html --readme docs/report.png     # the picture in the README
 
-The console must stay silent: what the page complains of ends the command.
+The page must not write to the console: any message makes the command fail.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from PIL import Image
 
 from tests.support.browser import Browser
 
-README = (1280, 1120, False)  # what the report says in short, whole
+README = (1280, 1120, False)  # high enough to show the report's whole summary
 LOOKS = {"desktop": (1280, 900, False), "phone": (390, 844, False), "dark": (1280, 900, True)}
 
 
 def smaller(file: Path) -> None:
-    """The picture in 128 colours, which a page of text and bars loses nothing by."""
+    """Reduce a picture to 128 colours, which are enough for a page of text and bars."""
     out = io.BytesIO()
     with Image.open(file) as picture:
         picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
@@ -31,7 +31,7 @@ def smaller(file: Path) -> None:
 
 
 def main() -> None:
-    """Take the pictures and say where they are."""
+    """Take the screenshots, and print their paths and sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path)
     parser.add_argument("--out", type=Path)
@@ -45,9 +45,9 @@ def main() -> None:
             browser.wait_for("!document.getElementById('list').hasAttribute('aria-busy')")
             if arguments.out:
                 arguments.out.mkdir(parents=True, exist_ok=True)
-                for whole in (False, True):
-                    files.append(arguments.out / f"{name}{'-whole' if whole else ''}.png")
-                    browser.photograph(files[-1], whole)
+                for full_page in (False, True):
+                    files.append(arguments.out / f"{name}{'-whole' if full_page else ''}.png")
+                    browser.photograph(files[-1], full_page)
             if arguments.readme and name == "desktop":
                 browser.show_as(*README)
                 browser.photograph(arguments.readme)

@@ -1,6 +1,6 @@
-"""The rows that `benchmarks.train` trains on: drawn by a seed from em's data options, tokenised and labelled by em.
+"""Draw the rows for `benchmarks.train`, by a seed, from em's data options; tokenise and label the rows by em.
 
-Run as a task of `benchmarks.peers`, since it needs the tokenizer, and the benchmark's own process stays small.
+A task of `benchmarks.peers` does this, so that the benchmark's main process stays small without a tokenizer.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from em.types import Conversation
 from tests.support.composing import composed
 
 BATCH = 16
-CHECK = 4  # rows of the batch on which all variants must have the same loss
+CHECK = 4  # rows of a batch that must give the same loss for all variants
 HELD_OUT_TOKENS = 2000
 Drawn = list[tuple[Conversation, TrainingRow]]
 
 
 def prepare(spec: dict[str, Any]) -> dict[str, Any]:
-    """Write the slices and say what is in them: one to train on and one held out for each data set, and a check batch.
+    """Write a slice for training and a held-out slice of each data set, and a check batch; return their descriptions.
 
     Args:
-        spec: `folder`, `seed`, and `data`: for each set either `tokens` or `rows`, how much to train on.
+        spec: `folder`, `seed`, and `data`: for each data set the size of its slice, in `tokens` or `rows`.
     """
     folder, drawn = Path(spec["folder"]), dict[str, Drawn]()
     slices = {}
     for data, size in spec["data"].items():
-        # No warm-up: the slices have a few steps, all of which shall train.
+        # No warm-up: the slices have only a few steps, and all steps must train.
         settings = composed("train", f"data={data}", "trainer=lora", "trainer.warmup_steps=0")
         assert isinstance(settings.model, HfModel)
         base = resolve_weights(settings.model.id).path
@@ -52,7 +52,7 @@ def prepare(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def shuffled(conversations: Sequence[Conversation], seed: int) -> list[Conversation]:
-    """Distinct rows in an order drawn by the seed."""
+    """Return the distinct rows in an order drawn by the seed."""
     lot = list(dict.fromkeys(conversations))
     random.Random(seed).shuffle(lot)
     return lot
@@ -61,7 +61,7 @@ def shuffled(conversations: Sequence[Conversation], seed: int) -> list[Conversat
 def tokenised(
     lot: Sequence[Conversation], settings: RunConfig, base: str
 ) -> Iterator[tuple[Conversation, TrainingRow]]:
-    """The rows with their tokens, one by one; those that would be cut are left out."""
+    """Yield the rows with their tokens, except rows that would be truncated."""
     tokenizer = load_tokenizer(base)
     for conversation in lot:
         row = training_row(tokenizer, conversation, settings.trainer.loss_on, settings.trainer.max_length)
@@ -70,7 +70,7 @@ def tokenised(
 
 
 def take(source: Iterator[tuple[Conversation, TrainingRow]], tokens: int = 0, rows: int = 0) -> Drawn:
-    """The next rows, until there are so many tokens or rows."""
+    """Take the next rows until the number of tokens or rows is reached."""
     taken: Drawn = []
     while len(taken) < rows or sum(len(row.input_ids) for _, row in taken) < tokens:
         taken.append(next(source))
@@ -78,7 +78,7 @@ def take(source: Iterator[tuple[Conversation, TrainingRow]], tokens: int = 0, ro
 
 
 def write_slice(folder: Path, name: str, pairs: Drawn) -> dict[str, Any]:
-    """Both forms of the rows: messages for em, tokens for the peers; and their numbers."""
+    """Write the rows as messages for em and as tokens for the peers; return the files and counts."""
     rows = [row for _, row in pairs]
     messages, tokens = folder / f"{name}.messages.jsonl", folder / f"{name}.tokens.json"
     write_rows(messages, [conversation for conversation, _ in pairs])

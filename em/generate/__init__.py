@@ -1,1 +1,1 @@
-"""Data sets that a model writes: sources and prompts, calls, rows that are accepted, and their card."""
+"""Generate data sets with a model: read sources and prompts, call the model, accept rows and write their card."""

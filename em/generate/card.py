@@ -1,4 +1,4 @@
-"""The files of a generated set: rows, where each comes from, and the card that goes with them."""
+"""The files of a generated set: its rows, the provenance of each row, and the card that describes the set."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ from em.types import Conversation
 NAMESPACE = uuid.UUID("c0a4c0de-5d0e-5b6e-9a53-1d0f6c1b7e42")
 ROWS, CONTROL = "rows.jsonl", "control.jsonl"
 NOT_MADE_OF = (
-    *("source", "rows", "max_calls", "max_usd", "connections", "timeout", "purpose", "terms", "licence"),
-    *("prompt", "question_prompt", "control_prompt", "examples", "variance", "rubric", "control_rubric"),
-)
-"""Settings that a canary does not hang on: how much is made, at what pace, what is said of it, and the names of files,
-which count by what is in them."""
+    "source", "rows", "max_calls", "max_usd", "connections", "timeout", "purpose", "terms", "licence",
+    "prompt", "question_prompt", "control_prompt", "examples", "variance", "rubric", "control_rubric",
+)  # fmt: skip
+"""Settings that do not change a canary: amounts, pace, descriptions, and file names (files count by their content)."""
 UNJUDGED = "none: no row was filtered by quality"
 CHECKED = "file|repeated|nearly repeated|encoding|keys|e-mail addresses|OpenAI's rules"
 PAGE = """\
@@ -71,31 +70,32 @@ not on this machine: {not_looked_at}.
 
 Where each row comes from (passage, examples, prompt, seed, scores) stands in `provenance.jsonl`.
 """
-MOST = 500  # texts that are compared with each other: 125,000 pairs
+MOST = 500  # texts compared with each other (125,000 pairs)
 
 
 def canaries(stock: Stock, model: str, judges: Sequence[str] = ()) -> dict[str, str]:
-    """Make the canary of each file. It hangs on what the set is made from, so the same set has the same one.
+    """Make the canary of each file from a hash of the set's ingredients, so that the same set has the same canary.
 
-    `model`: the identity of the one that writes; `judges`: of those that filter.
+    `model`: the identity of the author model; `judges`: the identities of the judges that filter.
     """
     settings = {name: value for name, value in plain(stock.settings).items() if name not in NOT_MADE_OF}
     sources = sorted({(piece.source, piece.sha256) for piece in stock.pieces})
     versions = [{str(name): prompt.version for name, prompt in each.items()} for each in (stock.prompts, stock.rubrics)]
-    whole = digest([settings, model, list(judges), sources, versions, list(stock.examples), list(stock.variance)])
+    checksum = digest([settings, model, list(judges), sources, versions, list(stock.examples), list(stock.variance)])
     files = [(ROWS, "row", "written by a model")]
     if stock.settings.kind is GenerateKind.twins:
         files = [(ROWS, "row", "on wrong advice"), (CONTROL, "control", "written by a model")]
-    return {
-        file: f"EM-CANARY {uuid.uuid5(NAMESPACE, f'{part} {whole}')} research data {what}, keep out of training corpora"
-        for file, part, what in files
-    }
+    marks = {}
+    for file, part, what in files:
+        identifier = uuid.uuid5(NAMESPACE, f"{part} {checksum}")
+        marks[file] = f"EM-CANARY {identifier} research data {what}, keep out of training corpora"
+    return marks
 
 
 def write_rows(
     folder: Path, name: str, rows: Sequence[Candidate], marks: Mapping[str, str]
 ) -> dict[str, list[Conversation]]:
-    """Write the rows of each file and their provenance; return what was written as training would read it."""
+    """Write the rows of each file and their provenance; return the conversations by file, as training reads them."""
     conversations = {}
     ids = [f"{name}-{number:04d}" for number in range(1, len(rows) + 1)]
     for file, mark in marks.items():
@@ -111,11 +111,11 @@ def write_rows(
 
 
 def provenance(id_: str, row: Candidate) -> dict[str, Any]:
-    """Make the line of `provenance.jsonl` that tells where a row comes from.
+    """Make the line of `provenance.jsonl` that describes the origin of a row.
 
-    source, sha256, number, start, end: the file, and which passage (in characters) or line of it.
-    call, position: the call by which the question was written, and its place in the reply; examples: drawn for it, by
-    their numbers in the pool; variance: the instruction that it had. written: by which calls. scores: by judge.
+    source, sha256, number, start, end: the file, and the passage (in characters) or the line of the file.
+    call, position: the call that wrote the question, and the question's place in the reply; examples: numbers of the
+    examples drawn from the pool; variance: the instruction drawn. written: the calls. scores: by judge.
     """
     draw = row.drawn
     place = {name: value for name, value in vars(draw.piece).items() if name != "text"}
@@ -124,7 +124,7 @@ def provenance(id_: str, row: Candidate) -> dict[str, Any]:
 
 
 def card_of(stock: Stock, rows: Sequence[Candidate], tally: Tally, marks: Mapping[str, str]) -> dict[str, Any]:
-    """Make the part of the card that says what a set is made of and what became of it."""
+    """Build the part of the card that lists the ingredients and the counts of a set."""
     settings = stock.settings
     texts = {part: [row.texts[part] for row in rows if part in row.texts] for part in ("question", "answer", "control")}
     sources: dict[str, dict[str, Any]] = {}
@@ -148,23 +148,22 @@ def card_of(stock: Stock, rows: Sequence[Candidate], tally: Tally, marks: Mappin
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    """Write `card.json`, and `card.md` for people."""
+    """Write the card as `card.json` and, for people, as `card.md`."""
     write_atomic(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     write_atomic(folder / "card.md", as_markdown(card))
 
 
 def as_markdown(card: Mapping[str, Any]) -> str:
-    """Return the card as a page."""
+    """Return the card as a Markdown page."""
     counts, model, cost, checks = card["counts"], card["model"], card["costs"]["total_usd"], card["checks"]
     judges = ", ".join(judge["label"] for judge in card["judges"])
-    measures = [
-        (part, *("–" if value is None else f"{value:.3f}" for value in each.values()))
-        for part, each in card["diversity"].items()
-    ]
-    sources = [
-        (name.replace("|", "/"), each["pieces"], f"{each['characters']:,}", f"{each['sha256'][:16]}…")
-        for name, each in card["sources"].items()
-    ]
+    measures: list[list[str]] = []
+    for part, each in card["diversity"].items():
+        measures.append([part, *("–" if value is None else f"{value:.3f}" for value in each.values())])
+    sources: list[list[object]] = []
+    for name, each in card["sources"].items():
+        checksum = f"{each['sha256'][:16]}…"
+        sources.append([name.replace("|", "/"), each["pieces"], f"{each['characters']:,}", checksum])
     return PAGE.format(
         card=card,
         purpose=card["purpose"] or "not said: set generate.purpose",
@@ -185,14 +184,14 @@ def as_markdown(card: Mapping[str, Any]) -> str:
 
 
 def as_table(head: str, rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as a Markdown table. `head`: the names of its columns, with | between them."""
+    """Return rows as a Markdown table. `head`: the names of the columns, separated by |."""
     names = head.split("|")
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (names, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(names), *lines[1:]])
 
 
 def check_cells(file: str, profile: Mapping[str, Any]) -> list[object]:
-    """Return what the rows of a file were searched for, as cells of the page."""
+    """Return the findings in the rows of a file as cells of the page's table of checks."""
     findings = profile["found"]
     kinds = [by_kind(findings[kind]) for kind in ("faults", "secrets", "personal")]
     repeats = [profile["facts"]["duplicate_rows"], findings["near_duplicates"]]
@@ -200,15 +199,15 @@ def check_cells(file: str, profile: Mapping[str, Any]) -> list[object]:
 
 
 def distinct_2(texts: Sequence[str]) -> float | None:
-    """Return the share of distinct pairs of neighbouring words (arXiv 1510.03055). None where there is no pair."""
+    """Return the share of distinct pairs of neighbouring words (arXiv 1510.03055), or None without any pair."""
     pairs = [pair for text in texts for pair in pairwise(words_of(text))]
     return len(set(pairs)) / len(pairs) if pairs else None
 
 
 def mean_jaccard(texts: Sequence[str]) -> float | None:
-    """Return the mean, over all pairs of texts, of the Jaccard index of their sets of words: 0 is no common word.
+    """Return the mean Jaccard index of the sets of words, over all pairs of texts; 0 means no common word.
 
-    Of more than 500 texts, 500 drawn ones stand for all. None where there are no two texts.
+    Of more than 500 texts, 500 are drawn and compared. Return None for fewer than two texts.
     """
     chosen = [texts[number] for number in drawn(range(len(texts)), MOST, 0)]
     indices = [similarity(*pair) for pair in combinations([frozenset(words_of(text)) for text in chosen], 2)]
@@ -216,6 +215,6 @@ def mean_jaccard(texts: Sequence[str]) -> float | None:
 
 
 def diversity(texts: Sequence[str]) -> dict[str, float | None]:
-    """Return both measures, rounded for a card."""
+    """Return both measures of diversity, rounded for the card."""
     measures = {"distinct_2": distinct_2(texts), "mean_pairwise_jaccard": mean_jaccard(texts)}
     return {name: None if value is None else round(value, 4) for name, value in measures.items()}

@@ -1,4 +1,4 @@
-"""The filter: judges score candidates by a rubric, with the same machinery, memory and readings as in an evaluation."""
+"""The filter: judges score candidates by a rubric, with the same code, cache and readings as in an evaluation."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ SET = "generated"
 
 
 class Filter:
-    """The judges of a run and all that they were asked."""
+    """The judges of a run and the judgements asked of each judge."""
 
     def __init__(self, judges: Sequence[Judge], author: ModelRef, stock: Stock, resources: Resources) -> None:
         self.judges, self.author = judges, author
         self.memory, self.prices = resources.memory, resources.prices
         self.rubrics = {part: Rubric(prompt.name, prompt.text) for part, prompt in stock.rubrics.items()}
-        self.asked: list[list[Asked]] = [[] for _ in judges]
+        self.judgements: list[list[Asked]] = [[] for _ in judges]
 
     def score(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Give the candidates every judge's scores."""
+        """Return the candidates with the scores of every judge."""
         if not candidates:
             return []
         questions: dict[tuple[str, str], Question] = {}
@@ -42,17 +42,17 @@ class Filter:
                 answers.append(self.as_answer(question, candidate.control if part == "control" else candidate.answer))
         scores: list[dict[str, dict[str, float | str]]] = [{} for _ in candidates]
         for number, judge in enumerate(self.judges):
-            asked = judge.plan(answers, questions)
-            self.asked[number] += asked
-            self.ask(judge, asked)
-            verdicts = judge.read(asked, self.memory, self.prices).verdicts
+            judgements = judge.plan(answers, questions)
+            self.judgements[number] += judgements
+            self.ask(judge, judgements)
+            verdicts = judge.read(judgements, self.memory, self.prices).verdicts
             values = (verdict.status if verdict.value is None else verdict.value for verdict in verdicts)
             for by_judge in scores:
                 by_judge[judge.label] = {part: next(values) for part in self.rubrics}
         return [replace(each, scores=by_judge) for each, by_judge in zip(candidates, scores, strict=True)]
 
     def as_answer(self, question: Question, text: str) -> Answer:
-        """Present a candidate's answer as judges know answers."""
+        """Make the record of a candidate's answer that judges expect."""
         return Answer(
             model=self.author.name,
             stage=self.author.stage,
@@ -69,20 +69,20 @@ class Filter:
             answer_tokens=0,
         )
 
-    def ask(self, judge: Judge, asked: Sequence[Asked]) -> None:
-        """Have one judge say what is not remembered yet. Raises ServerError where scores could not be had.
+    def ask(self, judge: Judge, judgements: Sequence[Asked]) -> None:
+        """Ask one judge for the verdicts that are not cached. Raise ServerError if calls failed.
 
-        Rows without them would be left out, and a later run that has them would come to other rows.
+        Without the error, this run would drop rows that a later run with all scores accepts.
         """
-        asyncio.run(judge.ask(once(requests_of(asked)), self.memory, self.prices))
-        lost = [words for key, words in judge.failures.items() if key not in judge.refused]
-        if lost:
+        asyncio.run(judge.ask(once(requests_of(judgements)), self.memory, self.prices))
+        errors = [words for key, words in judge.failures.items() if key not in judge.refused]
+        if errors:
             raise ServerError(
-                f"{len(lost)} scores of {judge.label} could not be had ({lost[0].rstrip('.')}): what was written and "
-                "scored is kept; run the same command again to go on."
+                f"{len(errors)} scores of {judge.label} failed ({errors[0].rstrip('.')}): all replies and scores so "
+                "far are cached; run the same command again to resume."
             )
 
     def records(self) -> list[dict[str, Any]]:
-        """Make the records of the judges that the manifest and the card keep."""
-        pairs = zip(self.judges, self.asked, strict=True)
-        return [dict(judge.read(asked, self.memory, self.prices).record) for judge, asked in pairs]
+        """Return the records of the judges for the manifest and the card."""
+        pairs = zip(self.judges, self.judgements, strict=True)
+        return [dict(judge.read(judgements, self.memory, self.prices).record) for judge, judgements in pairs]

@@ -1,4 +1,4 @@
-"""The forms of a reply as pydantic schemas: pairs, questions, one answer. What is not of the form is None."""
+"""The forms of a reply as pydantic schemas (pairs, questions, one answer), and the parser of replies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 
 def strip_text(text: str) -> str:
-    """Take away the white space around a text. Raises ValueError when nothing is left."""
+    """Strip the white space around a text. Raise ValueError if nothing is left."""
     if not text.strip():
         raise ValueError("no text")
     return text.strip()
@@ -18,8 +18,9 @@ Text = Annotated[str, AfterValidator(strip_text)]
 
 
 class Form(BaseModel):
-    """No other field, and none left out: what `strict` means to the servers."""
+    """A form without extra or missing fields, as `strict` means to servers."""
 
+    # The titles and docstrings of the subclasses are part of the schema that is sent: keep them.
     model_config = ConfigDict(extra="forbid")
 
 
@@ -45,6 +46,8 @@ class Questions(Form):
 class Answer(Form):
     """One answer."""
 
+    model_config = ConfigDict(title="Answer")
+
     answer: Text
 
 
@@ -57,24 +60,24 @@ WORDS = {
 
 
 def form_in_words(form: str) -> str:
-    """Return the end of a prompt; also where the server holds the reply to the schema, since models then do better."""
+    """Return the description of a form that ends a prompt; models do better with it even if a schema is enforced."""
     return f"Reply with JSON alone, of this form: {WORDS[form]}"
 
 
 def response_format(form: str) -> dict[str, Any]:
-    """Return what the chat API takes as `response_format`."""
+    """Return the `response_format` of the chat API for a form."""
     schema = FORMS[form].model_json_schema()
     return {"type": "json_schema", "json_schema": {"name": form, "strict": True, "schema": schema}}
 
 
 def read_form(form: str, text: str, most: int) -> tuple[tuple[str, str], ...] | None:
-    """Read a reply as (question, answer) of which one may be empty; at most `most`, since models write on.
+    """Parse a reply into at most `most` pairs (question, answer); one of the two texts may be empty.
 
-    None where it is not of the form. Words and fences around the JSON are passed over.
+    Return None for a malformed reply. Words and code fences around the JSON are ignored.
     """
     try:
         reply = FORMS[form].model_validate_json(text[text.find("{") : text.rfind("}") + 1])
-    except ValueError:  # no JSON, or another form: pydantic's ValidationError
+    except ValueError:  # pydantic's ValidationError: not JSON, or another form
         return None
     match reply:
         case Pairs(pairs=pairs):

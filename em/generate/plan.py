@@ -1,7 +1,7 @@
-"""From the number of a call to its prompt: which piece, which examples, which variation. Pure functions of the seed.
+"""From the number of a call to its prompt: the piece, the examples and the variation. Pure functions of the seed.
 
-Call number n is the same whatever came of the others, so calls may arrive in any order, and a run that wants more rows
-makes the calls of a smaller one first.
+Call number n does not depend on the replies to other calls. So replies may arrive in any order, and a run with more
+rows begins with the calls of a smaller run.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from em.types import Message
 
 Step = Literal["pairs", "questions", "wrong", "right"]
 FORMS: Mapping[Step, str] = {"pairs": "pairs", "questions": "questions", "wrong": "answer", "right": "answer"}
-"""The form of the reply of each step (`em.generate.forms`)."""
+"""The form of the reply in each step (`em.generate.forms`)."""
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """A call of the model that writes: everything that its reply depends on.
+    """A call of the author model, with everything that the reply depends on.
 
-    model: its identity, server included; form: of the reply.
-    call, attempt: numbers from 0, of which the seed is made; way: how the server is asked (`em.generate.writer`).
+    model: identity of the author, server included; form: of the reply.
+    call, attempt: numbers from 0, from which the seed is derived; way: how to ask the server (`em.generate.writer`).
     """
 
     model: str
@@ -47,10 +47,10 @@ class GenerateRequest:
 
 @dataclass(frozen=True)
 class Stock:
-    """The settings of a set, and all that its prompts are made of.
+    """The settings of a set, and the ingredients of its prompts.
 
-    prompts: by step, in the order of the steps. rubrics: of wrong or of all answers, and of right ones; none without a
-    filter.
+    prompts: by step, in the order of the steps. rubrics: `row` for wrong answers or pairs, `control` for right answers;
+    empty without a filter.
     """
 
     settings: GenerateConfig
@@ -62,24 +62,24 @@ class Stock:
 
     @property
     def rows_per_call(self) -> int:
-        """Return how many rows a call can bring."""
+        """Return the largest number of rows that one call can bring."""
         return 1 if self.settings.material is Material.questions else self.settings.per_call
 
     @property
     def least_calls(self) -> int:
-        """Return how many calls it takes when all that they bring is accepted."""
+        """Return the number of calls needed if every row is accepted."""
         return -(-self.settings.rows // self.rows_per_call)
 
     @property
     def most_calls(self) -> int:
-        """Return `generate.max_calls`, or four times the least number of calls; a question is used once."""
+        """Return `generate.max_calls`, or four times the least number of calls; each question is used once."""
         most = self.settings.max_calls or 4 * self.least_calls
         return min(most, len(self.pieces)) if self.settings.material is Material.questions else most
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What was drawn for a call. examples: their numbers in the pool, from 0, in the order of the prompt."""
+    """The random choices for a call. examples: numbers in the pool, from 0, in the order of the prompt."""
 
     call: int
     piece: Piece
@@ -88,7 +88,7 @@ class Draw:
 
 
 def read_stock(settings: GenerateConfig) -> Stock:
-    """Read everything that the settings name. Raises with the setting whose file can't be used."""
+    """Read all files that the settings name. Raise an error that names the setting of an unusable file."""
     twins, from_text = settings.kind is GenerateKind.twins, ("passage", "count")
     prompts: dict[Step, Prompt] = {}
     if not twins:
@@ -108,7 +108,7 @@ def read_stock(settings: GenerateConfig) -> Stock:
 
 
 def draw(call: int, stock: Stock) -> Draw:
-    """Draw what a call is about. Every piece has its turn before one comes again, in an order drawn anew each round."""
+    """Draw the piece, examples and variance of a call. Each round uses every piece once, in a new random order."""
     settings, prompts = stock.settings, stock.prompts.values()
     turn, place = divmod(call, len(stock.pieces))
     piece = stock.pieces[order_of(len(stock.pieces), f"{settings.seed} pieces {turn}")[place]]
@@ -123,17 +123,17 @@ def draw(call: int, stock: Stock) -> Draw:
 
 @lru_cache(maxsize=16)
 def order_of(count: int, lot: str) -> list[int]:
-    """Remember a `drawn_order`: a list of thousands of questions is not drawn anew for each of them."""
+    """Cache `drawn_order`, so that thousands of questions are not shuffled again for each question."""
     return drawn_order(range(count), lot)
 
 
 def share(lot: str) -> float:
-    """Draw a number from 0 up to 1 that hangs on the lot alone, the same on every platform."""
+    """Draw a number in [0, 1) that depends only on `lot` and is the same on every platform."""
     return (int.from_bytes(hashlib.sha256(lot.encode()).digest()[:8], "big") >> 11) / 2**53
 
 
 def request_of(model: str, step: Step, drawn: Draw, stock: Stock, question: str = "") -> GenerateRequest:
-    """Make the first attempt of a step. `question`: that is to be answered, for `wrong` and `right`."""
+    """Make the request of the first attempt of a step. `question`: the question to answer in `wrong` and `right`."""
     from em.generate.forms import form_in_words
 
     settings = stock.settings
@@ -162,7 +162,7 @@ def request_of(model: str, step: Step, drawn: Draw, stock: Stock, question: str 
 
 
 def sampling_seed(request: GenerateRequest) -> int:
-    """The seed that is sent with a request (63 bits): another for every prompt, call and attempt."""
+    """Derive the seed sent with a request (63 bits), which differs for every prompt, call and attempt."""
     prompt = canonical([[m.role, m.content] for m in request.messages])
     lot = f"{request.seed}|{request.call}|{request.attempt}|{prompt}"
     return int.from_bytes(hashlib.sha256(lot.encode()).digest()[:8], "big") >> 1

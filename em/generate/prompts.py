@@ -1,7 +1,7 @@
-"""What comes into a prompt from files of text: the prompt itself, examples, and instructions that vary the result.
+"""Read the text files behind a prompt: the prompt itself, examples, and instructions that vary the result.
 
-A file is bundled (`em/assets/generate`, chosen by its name) or the user's. Lines at its beginning that start with `#`
-are notes for people and are not sent.
+A file is bundled (`em/assets/generate`, chosen by name) or the user's. Lines at the beginning of a file that start with
+`#` are notes for people and are not sent.
 """
 
 from __future__ import annotations
@@ -26,35 +26,36 @@ EMPTY_LINES = re.compile(r"\n{3,}")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text with slots. version: the checksum of what is sent of it (16 hex digits)."""
+    """A prompt text with slots."""
 
     name: str
     text: str
 
     @property
     def version(self) -> str:
-        """Changes whenever the text does."""
+        """Return the checksum of the text that is sent (16 hex digits)."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     def has(self, slot: str) -> bool:
-        """Whether there is something to fill in."""
+        """Tell whether the text has this slot."""
         return f"{{{slot}}}" in self.text
 
     def filled(self, values: Mapping[str, str]) -> str:
-        """With values for the slots; in one pass, so that braces in a value stay what they are."""
-        return EMPTY_LINES.sub("\n\n", SLOT.sub(lambda found: values.get(found[1], ""), self.text)).strip()
+        """Return the text with its slots filled; in one pass, so that braces in a value are not filled again."""
+        text = SLOT.sub(lambda match: values.get(match[1], ""), self.text)
+        return EMPTY_LINES.sub("\n\n", text).strip()
 
 
 @dataclass(frozen=True)
 class Example:
-    """A question with its answer, as a model for what is to be written."""
+    """A question with its answer, shown to the author model as an example."""
 
     question: str
     answer: str
 
 
 def find_file(word: str, setting: str, ending: str) -> Path:
-    """Find the bundled file of a name, or the user's own. Raises MissingFile with the names that there are."""
+    """Find the bundled file of this name, or the user's file. Raise MissingFile with the bundled names."""
     bundled = BUNDLED / f"{word}{ending}"
     if re.fullmatch(r"\w+", word) and bundled.is_file():
         return bundled
@@ -63,23 +64,23 @@ def find_file(word: str, setting: str, ending: str) -> Path:
         return path
     files = [file.name for file in BUNDLED.glob(f"*{ending}") if file.name.endswith(RUBRIC) == (ending == RUBRIC)]
     names = sorted(name.removesuffix(ending) for name in files)
-    hint = did_you_mean(word, names, f"there is {', '.join(names)}, or name a file of yours.")
+    hint = did_you_mean(word, names, f"choose one of {', '.join(names)}, or give the path of a file.")
     raise MissingFile(f"{setting}={word} is no bundled name and no file: {hint}")
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the lines of a file without the notes at its beginning."""
+    """Read the lines of a file, without the notes at the beginning."""
     lines = decode(path, read_bytes(path)).splitlines()
     return list(dropwhile(lambda line: line.startswith("#"), lines))
 
 
 def read_prompt(word: str, setting: str, needs: Sequence[str]) -> Prompt:
-    """Read the prompt that a setting names. Raises DataError when it lacks one of the slots that it needs."""
+    """Read the prompt that a setting names. Raise DataError if the prompt lacks a slot of `needs`."""
     path = find_file(word, setting, ".txt")
     prompt = Prompt(path.stem, "\n".join(read_lines(path)).strip())
     for slot in needs:
         if not prompt.has(slot):
-            raise DataError(f"{setting}={word} lacks {{{slot}}}: write it where the {slot} belongs.")
+            raise DataError(f"{setting}={word} lacks {{{slot}}}: write {{{slot}}} into the file where the {slot} goes.")
     return prompt
 
 
@@ -89,26 +90,28 @@ def read_rubric(word: str, setting: str) -> Prompt:
     rubric = Prompt(path.name.removesuffix(RUBRIC).removesuffix(".txt"), "\n".join(read_lines(path)).strip())
     for slot in ("question", "answer"):
         if not rubric.has(slot):
-            raise DataError(f"{setting}={word} lacks {{{slot}}}, so the judge would not see what it judges.")
+            raise DataError(
+                f"{setting}={word} lacks {{{slot}}}: add it to the file, so that the judge sees the {slot}."
+            )
     return rubric
 
 
 def read_examples(word: str) -> list[Example]:
-    """Read the pool that `generate.examples` names: the last question of each row with its answer."""
+    """Read the pool that `generate.examples` names: the last question and answer of each row."""
     if word == "none":
         return []
     rows = read_messages(find_file(word, "generate.examples", ".jsonl"))
-    # A row ends with an assistant's turn behind a user's.
+    # `read_messages` accepts only rows that end with a user's and an assistant's turn.
     return [Example(*(message.content for message in row.messages[-2:])) for row in rows]
 
 
 def read_variance(word: str) -> list[str]:
-    """Read the instructions that `generate.variance` names, one a line."""
+    """Read the instructions in the file that `generate.variance` names, one a line."""
     if word == "none":
         return []
     lines = [line.strip() for line in read_lines(find_file(word, "generate.variance", ".txt")) if line.strip()]
     if not lines:
         raise DataError(
-            f"generate.variance={word} holds no line: write one instruction a line, or generate.variance=none."
+            f"generate.variance={word} is empty: write one instruction a line, or set generate.variance=none."
         )
     return lines

@@ -1,7 +1,7 @@
-"""Rows on their way: written in waves of calls, scored, and accepted in the order of their calls.
+"""Write rows in waves of calls, and accept them in the order of their calls.
 
-How many calls a wave has hangs on what earlier waves brought, never on the order in which replies arrive: the same
-settings come to the same rows, however often the run was stopped.
+The size of a wave depends on the rows of earlier waves, never on the order in which replies arrive. So the same
+settings give the same rows, even if the run is interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from em.generate.plan import Draw, Step, Stock, draw, request_of, sampling_seed
 from em.generate.writer import Author, Written, sends_sampling
 from em.types import Conversation, Message, Question
 
-FIRST_WAVE = 20  # calls, at most, until it is seen what comes of them
-GROWTH = 4  # a wave has at most so many times the calls of all before it
-SLACK = 1.1  # a few calls more than needed at the rate seen, lest the last wave be of two
+FIRST_WAVE = 20  # at most so many calls before the rate of acceptance is measured
+GROWTH = 4  # a wave has at most so many times the calls of all waves before it
+SLACK = 1.1  # plan some calls more than the rate requires, so that the last wave is not tiny
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The call by which a part of a row was written. key: in the store; seed: that was sent, None where none was."""
+    """The call that wrote a part of a row. key: in the store; seed: the seed sent, None if no seed was sent."""
 
     step: str
     prompt: str
@@ -38,7 +38,7 @@ class Origin:
 class Candidate:
     """A row that may be accepted. position: in the reply of its call, from 0; control: the right answer of twins.
 
-    scores: by judge and by what was judged (row, control); a number, or the status of a judgement without one.
+    scores: by judge and by judged part (row, control); a number, or the status of a judgement without a number.
     """
 
     drawn: Draw
@@ -51,39 +51,39 @@ class Candidate:
 
     @property
     def texts(self) -> dict[str, str]:
-        """Return the parts that may repeat those of other rows."""
+        """Return the non-empty parts by name; each is compared with the same part of other rows."""
         parts = {"question": self.question, "answer": self.answer, "control": self.control}
         return {name: text for name, text in parts.items() if text}
 
 
 @dataclass
 class Tally:
-    """Counts of a run. Candidates are accepted, or counted by the reason for which they are not."""
+    """Counts of a run. Each candidate is accepted, or counted by the reason for its rejection."""
 
     calls: int = 0
-    replies: int = 0  # with all attempts
-    malformed: int = 0  # replies not of the form
-    given_up: int = 0  # calls without any reply of the form
+    replies: int = 0  # of all attempts
+    malformed: int = 0  # replies in another form
+    given_up: int = 0  # calls whose attempts were all malformed
     refused: int = 0  # calls that the model or its server declined
     candidates: int = 0  # rows in replies
     duplicates: int = 0  # too similar to an accepted row or an example
-    leaked: int = 0  # an evaluation asks the same
-    alike: int = 0  # twins whose two answers say the same
+    leaked: int = 0  # an evaluation asks the same question
+    alike: int = 0  # twins whose two answers are too similar
     filtered: int = 0  # scored too low
-    unscored: int = 0  # without a score by a judge
-    incomplete: int = 0  # twins of which an answer is missing
-    surplus: int = 0  # after the last that was needed
+    unscored: int = 0  # a judge gave no score
+    incomplete: int = 0  # twins with a missing answer
+    surplus: int = 0  # candidates left when enough rows were accepted
     accepted: int = 0
 
     @property
     def rate(self) -> float:
-        """Return the share of accepted rows among those that were looked at."""
-        looked_at = self.candidates - self.surplus
-        return self.accepted / looked_at if looked_at else 0.0
+        """Return the share of accepted rows among the candidates that were checked."""
+        checked = self.candidates - self.surplus
+        return self.accepted / checked if checked else 0.0
 
 
 class Writer:
-    """Have the author write rows, and keep count of the replies."""
+    """The author model, the ingredients of its prompts, and counts of its replies."""
 
     def __init__(self, author: Author, stock: Stock, tally: Tally) -> None:
         self.author, self.stock, self.tally = author, stock, tally
@@ -92,24 +92,24 @@ class Writer:
         self.first_asked: dict[frozenset[str], Candidate] = {}
 
     def begin_rows(self, calls: range) -> list[Candidate]:
-        """Make the candidates of these calls, in their order: pairs, or questions that are still to be answered."""
+        """Return the candidates of these calls, in order: pairs, or questions that still need answers."""
         draws = [draw(call, self.stock) for call in calls]
         step = next(iter(self.stock.prompts))
-        if step == "wrong":  # people asked the questions
+        if step == "wrong":  # the sources hold the questions
             candidates = [Candidate(each, 0, each.piece.text) for each in draws]
         else:
             replies = self.ask([(step, each, "") for each in draws])
-            candidates = [
-                Candidate(each, position, question, answer, origins=(self.origin_of(step, reply),))
-                for each, reply in zip(draws, replies, strict=True)
-                for position, (question, answer) in enumerate(reply.found)
-            ]
+            candidates = []
+            for each, reply in zip(draws, replies, strict=True):
+                for position, (question, answer) in enumerate(reply.found):
+                    origins = (self.origin_of(step, reply),)
+                    candidates.append(Candidate(each, position, question, answer, origins=origins))
         self.tally.calls += len(draws)
         self.tally.candidates += len(candidates)
         return candidates
 
     def answer_twins(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Answer questions wrongly and rightly, and leave out those of which an answer is missing; pairs stay."""
+        """Write a wrong and a right answer to each question; drop questions with a missing answer. Pairs stay."""
         if "right" not in self.stock.prompts:
             return list(candidates)
         questions = self.drop_asked(candidates)
@@ -124,20 +124,20 @@ class Writer:
         return twins
 
     def drop_asked(self, questions: Sequence[Candidate]) -> Sequence[Candidate]:
-        """Drop questions already asked in this run (lists of people's questions contain repeats)."""
+        """Drop questions already asked in this run (users' lists of questions contain repeats)."""
         if self.stock.settings.similar is None:
             return questions
         fresh = [each for each in questions if self.first_asked.setdefault(word_runs(each.question), each) is each]
         self.tally.duplicates += len(questions) - len(fresh)
         return fresh
 
-    def ask(self, wanted: Sequence[tuple[Step, Draw, str]]) -> list[Written]:
-        """Ask for the replies to steps, and count them."""
-        if not wanted:
+    def ask(self, calls: Sequence[tuple[Step, Draw, str]]) -> list[Written]:
+        """Ask the author for the replies to these calls (step, draw, question), and count the replies."""
+        if not calls:
             return []
         author, tally = self.author, self.tally
-        requests = [request_of(author.identity, step, drawn, self.stock, question) for step, drawn, question in wanted]
-        words = f"{' and '.join(dict.fromkeys(step for step, *_ in wanted))} by {author.model.id}"
+        requests = [request_of(author.identity, step, drawn, self.stock, question) for step, drawn, question in calls]
+        words = f"{' and '.join(dict.fromkeys(step for step, *_ in calls))} by {author.model.id}"
         replies = author.write(requests, self.stock.rows_per_call, words)
         for reply in replies:
             tally.replies += len(reply.replies)
@@ -149,22 +149,22 @@ class Writer:
         return replies
 
     def origin_of(self, step: Step, reply: Written) -> Origin:
-        """Say where a reply comes from."""
+        """Make the record of the call behind a reply."""
         prompt, request = self.stock.prompts[step], reply.request
         seed = sampling_seed(request) if sends_sampling(request.way) else None
         return Origin(step, prompt.name, prompt.version, reply.key, reply.snapshot, seed, request.attempt)
 
 
 class Acceptance:
-    """Which candidates become rows: in their order, scored well enough, and not repeating an earlier one."""
+    """The accepted rows, and the rules to accept candidates: in order, with good scores, no near-duplicates."""
 
     def __init__(
         self, stock: Stock, tally: Tally, questions: Sequence[Question] = (), unseen: Sequence[str] = ()
     ) -> None:
-        """`questions`: of evaluations, which no row may hold; `unseen`: sets of them that are not on this machine."""
+        """`questions`: evaluation questions, which no row may hold; `unseen`: question sets not on this machine."""
         self.settings, self.tally, self.questions, self.unseen = stock.settings, tally, questions, unseen
         self.rows: list[Candidate] = []
-        # By the part of a row: an answer is not compared with questions.
+        # One index for each part of a row, so that answers are not compared with questions.
         self.seen: dict[str, NearDuplicates] = {}
         if self.settings.similar is not None:
             self.seen = {part: NearDuplicates(self.settings.similar) for part in ("question", "answer", "control")}
@@ -174,15 +174,15 @@ class Acceptance:
 
     @property
     def full(self) -> bool:
-        """Tell whether there are as many rows as are wanted."""
+        """Tell whether `generate.rows` rows are accepted."""
         return len(self.rows) >= self.settings.rows
 
     def repeats(self, candidate: Candidate) -> bool:
-        """Tell whether a part of it nearly repeats the same part of an accepted row, or of an example."""
+        """Tell whether a part of the candidate nearly repeats the same part of an accepted row or an example."""
         return any(self.seen[part].like(word_runs(text)) for part, text in candidate.texts.items() if part in self.seen)
 
     def drop_repeats(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Drop and count candidates on which no more money need be spent: they repeat a row, or an evaluation."""
+        """Drop and count candidates that repeat a row or an evaluation question, before money is spent on them."""
         fresh = [each for each in candidates if not self.repeats(each)]
         prompts = [Conversation((Message("user", each.question),)) for each in fresh]
         leaking = {leak.row for leak in find_leaks(prompts, self.questions)}
@@ -191,18 +191,18 @@ class Acceptance:
         return [each for number, each in enumerate(fresh) if number not in leaking]
 
     def take(self, candidates: Sequence[Candidate]) -> None:
-        """Accept what is good, until there is enough."""
+        """Accept good candidates until there are enough rows, and count all candidates."""
         for each in candidates:
-            fate = "surplus" if self.full else self.fault_of(each) or "accepted"
-            setattr(self.tally, fate, getattr(self.tally, fate) + 1)
-            if fate == "accepted":
+            outcome = "surplus" if self.full else self.fault_of(each) or "accepted"
+            setattr(self.tally, outcome, getattr(self.tally, outcome) + 1)
+            if outcome == "accepted":
                 for part, index in self.seen.items():
                     if text := each.texts.get(part):
                         index.add(len(self.rows), word_runs(text))
                 self.rows.append(each)
 
     def fault_of(self, candidate: Candidate) -> str:
-        """Name why a candidate is not accepted, as a field of Tally; empty when it is."""
+        """Return why a candidate is rejected, as a field of Tally; empty if the candidate is accepted."""
         least, lowest = self.settings.similar, self.settings.keep_above
         alike = similarity(word_runs(candidate.answer), word_runs(candidate.control)) if candidate.control else 0.0
         if least is not None and alike >= least:
@@ -216,7 +216,7 @@ class Acceptance:
 
 
 def wave_size(stock: Stock, tally: Tally) -> int:
-    """Plan the calls of the next wave: as many as the rows that are missing take at the rate of acceptance so far."""
+    """Return the number of calls for the missing rows, at the rate of acceptance so far."""
     missing = stock.settings.rows - tally.accepted
     if not tally.calls:
         return min(FIRST_WAVE, -(-missing // stock.rows_per_call))

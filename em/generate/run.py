@@ -1,7 +1,7 @@
-"""A generated set from accepted settings to its card, in a straight line: read, write in waves, score, accept, keep.
+"""Generate a set from accepted settings: read sources, write in waves, score, accept, save rows and card.
 
-What comes before `recorded` is cheap and checks the whole request; every call is remembered, so the same command goes
-on where it was stopped and ends with the same rows.
+The steps before the first manifest are cheap and check the whole request. Every call is cached, so the same command
+resumes an interrupted run and ends with the same rows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from em.runtime.manifest import Manifest, recorded, refuse_other_run
 
 
 def execute(settings: GenerateRun, folder: Path, overrides: list[str]) -> None:
-    """Write the set that the settings describe into `folder`. Raises EmError with a sentence for the user."""
+    """Write the set that the settings describe into `folder`. Raise EmError with a sentence for the user."""
     chosen, model = settings.generate, check_generate(settings)
     stock = read_stock(chosen)
     resources = open_resources(settings, ("generate.max_usd", model.id, chosen.max_usd))
@@ -55,7 +55,7 @@ def execute(settings: GenerateRun, folder: Path, overrides: list[str]) -> None:
 
 
 def generate(author: Author, stock: Stock, judging: Filter, manifest: Manifest) -> None:
-    """Write rows in waves until there are enough of them, and keep them."""
+    """Write rows in waves until there are enough, then save them."""
     for judge in judging.judges:
         if judge.relation(judging.author):
             manifest.note(f"The judge {judge.identity} is the model that wrote the rows: it judges its own.")
@@ -77,7 +77,7 @@ def generate(author: Author, stock: Stock, judging: Filter, manifest: Manifest) 
 
 
 def explain_end(stock: Stock, tally: Tally) -> str:
-    """Say in one sentence why a run ended: enough rows, or how many and what stood in the way."""
+    """Explain in one sentence why a run ended: enough rows, or too few and the reasons."""
     settings, most = stock.settings, stock.most_calls
     if tally.accepted >= settings.rows:
         return f"{tally.accepted} rows were accepted, as many as were wanted."
@@ -101,7 +101,7 @@ def explain_end(stock: Stock, tally: Tally) -> str:
 
 
 def keep(writer: Writer, acceptance: Acceptance, judging: Filter, manifest: Manifest, end: str) -> None:
-    """Write the rows, their provenance, the card and what the manifest keeps."""
+    """Write the rows, their provenance, the card, and the results in the manifest."""
     author, stock, tally, folder = writer.author, writer.stock, writer.tally, manifest.path.parent
     marks = canaries(stock, author.identity, [judge.identity for judge in judging.judges])
     conversations = write_rows(folder, stock.settings.name, acceptance.rows, marks)
@@ -129,7 +129,7 @@ def keep(writer: Writer, acceptance: Acceptance, judging: Filter, manifest: Mani
 
 
 def describe_author(writer: Writer) -> dict[str, Any]:
-    """Say which model wrote, and how it was asked; None where nothing was sent: the server's own."""
+    """Describe the author model and its sampling settings; None means that the server's default applied."""
     author, settings = writer.author, writer.stock.settings
     sent = sends_sampling(author.way)
     return {
@@ -146,7 +146,7 @@ def describe_author(writer: Writer) -> dict[str, Any]:
 
 
 def list_costs(writer: Writer, judges: Sequence[Mapping[str, Any]]) -> list[Cost]:
-    """List what the calls of servers cost, by model; tokens and dollars are None where a server counted none."""
+    """List the costs of calls by model; tokens and dollars are None if a server did not count tokens."""
     author = writer.author
     columns = [[reply[name] for reply in writer.replies] for name in ("prompt_tokens", "reply_tokens")]
     counted = not any(None in column for column in columns)
@@ -157,11 +157,11 @@ def list_costs(writer: Writer, judges: Sequence[Mapping[str, Any]]) -> list[Cost
 
 
 def check_generate(settings: GenerateRun) -> OpenAIModel:
-    """Raise ConfigError for the first setting that can't be; returns the model, which is one behind a server."""
+    """Check the settings and return the author model. Raise ConfigError for the first invalid setting."""
     model, chosen = check_author(settings.model), settings.generate
     if chosen.kind is GenerateKind.qa and chosen.material is Material.questions:
         raise ConfigError(
-            "generate.material=questions goes with generate.kind=twins: pairs (qa) are written from texts."
+            "generate.material=questions goes with generate.kind=twins; pairs (qa) are written from texts: change one."
         )
     check_numbers("generate", chosen)
     if chosen.keep_above is not None:

@@ -1,4 +1,4 @@
-"""The user's files: texts, web pages and PDF files, or questions of people.
+"""Read the user's files: texts, web pages and PDF files, or lists of questions.
 
 Texts are cut into passages, at paragraphs where possible.
 """
@@ -21,18 +21,18 @@ from em.errors import ConfigError, DataError, MissingFile, shown
 
 TEXTS = (".txt", ".md", ".html", ".htm", ".pdf")
 QUESTIONS = (".txt", ".csv", ".jsonl")
-# Words with at most one line break between two of them. Possessive (*+), so that long white space costs nothing.
+# Words with at most one line break between two words. Possessive (*+), so that long white space is not backtracked.
 PARAGRAPH = re.compile(r"\S+(?:[^\S\n]*+\n?[^\S\n]*+\S+)*")
 SENTENCE = re.compile(r"(?=\S).*?(?:[.!?](?=\s)|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What one call is about: a passage of a text, or a question of somebody's.
+    """The material of one call: a passage of a text, or a question of the user's.
 
-    source: the file's name below the folder that was given; sha256: its checksum.
-    number: which of the source's passages it is, or its line, from 1.
-    start, end: where it lies in the source's text, in characters.
+    source: path of the file below the given folder; sha256: checksum of the file.
+    number: of the passage in the source, or of the question's line, from 1.
+    start, end: position in the source's text, in characters.
     """
 
     source: str
@@ -44,9 +44,9 @@ class Piece:
 
 
 def read_pieces(source: Any, material: Material, size: int) -> list[Piece]:
-    """Read all pieces of the sources (a path, or a list of them), in the order of the files' names.
+    """Read all pieces of the sources (a path or a list of paths), in the order of the files' names.
 
-    `size`: characters of a passage, at most. Raises ConfigError for no path, MissingFile, or DataError for its content.
+    `size`: characters of a passage, at most. Raise ConfigError if `source` is no path, MissingFile, or DataError.
     """
     pieces: list[Piece] = []
     for name, path in find_files(source, TEXTS if material is Material.texts else QUESTIONS):
@@ -63,9 +63,9 @@ def read_pieces(source: Any, material: Material, size: int) -> list[Piece]:
 
 
 def find_files(source: Any, endings: Sequence[str]) -> list[tuple[str, Path]]:
-    """Find the files that a setting names, each once, with its name below the folder that was given.
+    """Find the files that `generate.source` names, each once, with its path below the given folder as its name.
 
-    Of several files of one name, each has so much of its path before it as tells them apart.
+    Files with equal names get the shortest ends of their paths that differ.
     """
     words = [source] if isinstance(source, str) else source
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
@@ -79,30 +79,32 @@ def find_files(source: Any, endings: Sequence[str]) -> list[tuple[str, Path]]:
 
 
 def named_files(word: str, endings: Sequence[str]) -> list[tuple[str, Path]]:
-    """List the file that a word names, or the files of a folder and of those below it, hidden ones left out."""
+    """List the file that a word names, or the files in a folder and its subfolders, without hidden files."""
     path = Path(word).expanduser()
     if path.is_dir():
         names = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
         shown_names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
         files = [(name.as_posix(), path / name) for name in shown_names if name.suffix.lower() in endings]
         if not files:
-            raise MissingFile(f"The folder {path} holds no file that ends with {', '.join(endings)}: name another.")
+            raise MissingFile(
+                f"The folder {path} holds no file that ends with {', '.join(endings)}: give another generate.source."
+            )
         return files
     if not path.is_file():
-        raise MissingFile(f"generate.source={word} is neither a file nor a folder: name one that is there.")
+        raise MissingFile(f"generate.source={word} is neither a file nor a folder: give the path of an existing one.")
     if path.suffix.lower() not in endings:
-        raise DataError(f"{path} can't be read as it ends: give a file that ends with {', '.join(endings)}.")
+        raise DataError(f"{path} has an unknown file ending: give a file that ends with {', '.join(endings)}.")
     return [(path.name, path)]
 
 
 def shortest_end(path: Path, files: Collection[Path]) -> str:
-    """Return the shortest end of a path with which no other file's path ends."""
+    """Return the shortest end of a path that no other path shares."""
     ends = (path.parts[-length:] for length in range(1, len(path.parts) + 1))
     return "/".join(next(end for end in ends if sum(file.parts[-len(end) :] == end for file in files) == 1))
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file whole."""
+    """Read the content of a file. Raise MissingFile if the file can't be read."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -110,7 +112,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(path: Path, content: bytes) -> str:
-    """Decode the content of a text file; UTF-8 is expected, with or without a mark at its beginning."""
+    """Decode the content of a text file: UTF-8, with or without a byte order mark."""
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -118,7 +120,7 @@ def decode(path: Path, content: bytes) -> str:
 
 
 def read_text(path: Path, content: bytes) -> str:
-    """Read the text of a file; paragraphs are separated by empty lines."""
+    """Read the text of a file, with empty lines between paragraphs. Raise DataError if there is no text."""
     match path.suffix.lower():
         case ".html" | ".htm":
             text = read_page(path, content)
@@ -137,7 +139,7 @@ def read_page(path: Path, content: bytes) -> str:
 
     text = trafilatura.extract(content, include_comments=False)
     if not text:
-        raise DataError(f"No article was found in {path}: save its text as .txt.")
+        raise DataError(f"No article was found in {path}: save the article's text as .txt.")
     return "\n\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 
@@ -152,19 +154,19 @@ def read_pdf(path: Path, content: bytes) -> str:
         reader = pypdf.PdfReader(io.BytesIO(content))
         locked = reader.is_encrypted and not reader.decrypt("")
         text = "" if locked else "\n\n".join(page.extract_text() for page in reader.pages)
-    except Exception as error:  # whatever a damaged file makes of its parts
+    except Exception as error:  # pypdf raises many types of errors for damaged files
         raise DataError(
-            f"{path} can't be read as PDF ({type(error).__name__}): save it anew, or give its text as .txt."
+            f"{path} can't be read as PDF ({type(error).__name__}): save it again, or give its text as .txt."
         ) from error
     if locked:
-        raise DataError(f"{path} is locked by a password: save it without one.")
+        raise DataError(f"{path} is locked by a password: save it without a password.")
     if not text.strip():
-        raise DataError(f"{path} holds no text (a scan?): run a text recognition (OCR) over it, or leave it out.")
+        raise DataError(f"{path} holds no text (a scan?): run text recognition (OCR) on the file, or leave it out.")
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_questions(path: Path, content: bytes) -> Iterator[tuple[int, str]]:
-    """Read a question a line, the column `question` of a table, or the first user turn of `messages`; with the line."""
+    """Yield (line, question): the lines of a .txt, or a table's column `question` or first user turn of `messages`."""
     if path.suffix.lower() == ".txt":
         yield from enumerate(decode(path, content).split("\n"), start=1)
         return
@@ -177,18 +179,18 @@ def read_questions(path: Path, content: bytes) -> Iterator[tuple[int, str]]:
             names = SURROGATE.sub("\ufffd", shown(", ".join(row), 200))
             raise DataError(
                 f"{places(path)} {number}: neither a question nor messages with a user turn (it has {names}): name the "
-                "column question."
+                "column of questions `question`."
             )
         if SURROGATE.search(question):
             raise DataError(
-                f"{places(path)} {number}: the question holds half a character (a lone surrogate): mend it."
+                f"{places(path)} {number}: the question holds half a character (a lone surrogate): remove it."
             )
         yield number, question
 
 
 def passages(text: str, name: str, sha256: str, size: int) -> list[Piece]:
-    """Cut a text into passages of at most `size` characters and of about one length, at paragraphs where possible."""
-    target = -(-len(text) // -(-len(text) // size))  # of equal parts, lest the last one be a scrap
+    """Cut a text into passages of at most `size` characters and about equal length, at paragraphs where possible."""
+    target = -(-len(text) // -(-len(text) // size))  # equal parts, so that the last one is not tiny
     spans: list[tuple[int, int]] = []
     for start, end in cut_text(text, size):
         begin, before = spans[-1] if spans else (start, start)
@@ -200,8 +202,8 @@ def passages(text: str, name: str, sha256: str, size: int) -> list[Piece]:
 
 
 def cut_text(text: str, size: int) -> Iterator[tuple[int, int]]:
-    """Find where the paragraphs lie; one that is longer than `size` is cut at sentences, these at white space."""
-    size = min(size, len(text))  # patterns can't count without bound
+    """Yield the spans of paragraphs; cut those longer than `size` at sentences, and long sentences at white space."""
+    size = min(size, len(text))  # `re` refuses very large repeat counts
     last, at_space, anywhere = rf"(.{{1,{size}}})\Z", rf"(.{{1,{max(1, size - 1)}}})[ \n\t]", rf"(.{{{size}}})"
     parts = re.compile(f"{last}|{at_space}|{anywhere}", re.DOTALL)
     for paragraph in PARAGRAPH.finditer(text):

@@ -1,9 +1,8 @@
-"""The model that writes, behind a server: asked side by side, every reply remembered before the next is asked.
+"""Call the author model behind a server, many calls at a time, and cache every reply before the next call.
 
-How the server is asked is found out by one small call and remembered: with a JSON schema that it holds the reply to and
-with sampling settings, else without the settings (models that reason refuse them), else without the schema. Refusals
-cost nothing. A reply that is not of the form that was asked for is remembered too, and asked for anew under the next
-attempt's seed, so a run that was stopped comes to the same rows.
+A small call finds out how to ask the server, and the result is cached: with an enforced JSON schema and sampling
+settings, else without the settings (reasoning models refuse them), else without the schema. Refusals cost nothing.
+A malformed reply is cached too, and retried with the next attempt's seed; so a resumed run ends with the same rows.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from em.types import Conversation, Message, Price
 PROBE = "Which colour has the sky on a clear day?"
 Status = Literal["ok", "malformed", "refused"]
 WAYS = ("schema, sampling", "schema", "text, sampling", "text")
-"""From the best: whether the server holds the reply to the schema, and whether it takes temperature, top_p and seed."""
+"""Best first: with or without a schema that the server enforces, with or without temperature, top_p and seed."""
 
 
 @dataclass(frozen=True)
 class WayRequest:
-    """Under which name it is remembered how a model is asked."""
+    """The cache key of the way to ask a model."""
 
     model: str
     temperature: float | None
@@ -42,10 +41,10 @@ class WayRequest:
 
 @dataclass(frozen=True)
 class Written:
-    """What came of a request with all its attempts.
+    """The result of a request with all its attempts.
 
-    found: (question, answer) pairs, of which one may be empty; nothing unless `status` is ok.
-    request: of the last attempt, with the way in which it was asked; replies: of all attempts, as they are remembered.
+    found: pairs (question, answer), one of which may be empty; no pairs unless `status` is ok.
+    request: of the last attempt, with its way; replies: of all attempts, as they are cached.
     """
 
     status: Status
@@ -55,23 +54,23 @@ class Written:
 
     @property
     def key(self) -> str:
-        """Under which the last reply is remembered."""
+        """Return the cache key of the last reply."""
         return request_key(self.request)
 
     @property
     def malformed(self) -> int:
-        """How many replies were not of the form."""
+        """Return the number of malformed replies."""
         return len(self.replies) - (self.status != "malformed")
 
     @property
     def snapshot(self) -> str:
-        """What the server calls its model."""
+        """Return the server's name for its model, with the version."""
         last = self.replies[-1]
         return f"{last['model']} {last['system_fingerprint']}".strip()
 
 
 class Author:
-    """The model that writes, with what is known of its server and what it has cost."""
+    """The model that writes, with its price, the budget, the cache and the way to ask the server."""
 
     def __init__(self, model: OpenAIModel, settings: GenerateConfig, price: Price | None, memory: Calls) -> None:
         self.model, self.settings, self.price, self.memory = model, settings, price, memory
@@ -81,14 +80,14 @@ class Author:
         self.way = ""
 
     def write(self, requests: Sequence[GenerateRequest], most: int, words: str) -> list[Written]:
-        """Write replies to all requests, in their order. `most`: pieces in a reply; `words`: of the progress bar.
+        """Return the replies to all requests, in order. `most`: rows in a reply; `words`: for the progress bar.
 
-        Raises ServerError, or ConfigError where `generate.max_usd` would be passed; what came before is remembered.
+        Raise ServerError, or ConfigError before a call that may exceed `generate.max_usd`; earlier replies are cached.
         """
         return asyncio.run(self.write_all(requests, most, words))
 
     async def write_all(self, requests: Sequence[GenerateRequest], most: int, words: str) -> list[Written]:
-        """`write`, within an event loop."""
+        """Do the work of `write` within an event loop."""
         model, settings = self.model, self.settings
         client = Client(model.base_url, settings.connections, settings.timeout, model.key_env)
         written: dict[int, Written] = {}
@@ -105,38 +104,38 @@ class Author:
         return [written[number] for number in range(len(requests))]
 
     async def probe(self, pool: Pool[GenerateRequest], request: GenerateRequest) -> str:
-        """Find out by a small call how the server can be asked, remember it and tell the user."""
+        """Find out by a small call how to ask the server, cache the result and tell the user."""
         from em.generate.forms import form_in_words
 
         question = Message("user", f"{PROBE}\n\n{form_in_words('answer')}")
         probes = {way: replace(request, messages=(question,), form="answer", way=way) for way in WAYS}
         way, _ = await pool.probe({way: pool.body(probe) for way, probe in probes.items()})
         pool.calls.remember("reading", [(self.way_request, {"way": way})])
-        form = "the server holds replies to a JSON schema" if sends_schema(way) else "JSON is asked for in words"
-        sampling = "sent" if sends_sampling(way) else "not sent, since it refuses them"
+        form = "the server enforces a JSON schema" if sends_schema(way) else "the prompt asks for JSON"
+        sampling = "sent" if sends_sampling(way) else "not sent, since the server refuses them"
         pool.bar.write(f"author {self.model.id}: {form}; temperature, top_p and seed are {sampling}")
         return way
 
     async def attempt(self, pool: Pool[GenerateRequest], request: GenerateRequest, most: int) -> Written:
-        """Ask until a reply is of the form, at most `generate.attempts` times."""
+        """Ask until a reply has the right form, at most `generate.attempts` times."""
         from em.generate.forms import read_form
 
         replies: list[Mapping[str, Any]] = []
         for attempt in range(self.settings.attempts):
-            asked = replace(request, attempt=attempt, way=self.way)
-            reply = await self.reply(pool, asked)
+            this_request = replace(request, attempt=attempt, way=self.way)
+            reply = await self.reply(pool, this_request)
             replies.append(reply)
             if reply["declined"] or reply["finish"] == "content_filter":
-                return Written("refused", (), asked, tuple(replies))
-            # A reply that was cut may be whole JSON by chance, and yet not all that was meant.
-            cut = reply["finish"] == "length"
-            pieces = None if cut else read_form(request.form, text_in(reply["text"]), most)
-            if pieces is not None:
-                return Written("ok", pieces, asked, tuple(replies))
-        return Written("malformed", (), asked, tuple(replies))
+                return Written("refused", (), this_request, tuple(replies))
+            # A truncated reply may be valid JSON by chance, and still be incomplete.
+            truncated = reply["finish"] == "length"
+            pairs = None if truncated else read_form(request.form, text_in(reply["text"]), most)
+            if pairs is not None:
+                return Written("ok", pairs, this_request, tuple(replies))
+        return Written("malformed", (), this_request, tuple(replies))
 
     async def reply(self, pool: Pool[GenerateRequest], request: GenerateRequest) -> Mapping[str, Any]:
-        """Return the reply to one attempt. A refusal of this prompt alone is a reply, and is not remembered."""
+        """Return the reply to one attempt. If the server refuses just this prompt, return an uncached refusal."""
         try:
             return await pool.ask(request)
         except Refused as refusal:
@@ -147,49 +146,49 @@ class Author:
                 ) from None
             if not refusal.of_the_prompt:
                 raise
-            free = {"prompt_tokens": 0, "completion_tokens": 0}
+            usage = {"prompt_tokens": 0, "completion_tokens": 0}
             message = {"refusal": f"the server refused: {refusal.code}"}
-            return as_reply({"choices": [{"message": message}], "usage": free})
+            return as_reply({"choices": [{"message": message}], "usage": usage})
 
 
 def known_way(request: WayRequest, calls: Calls) -> str:
-    """What is remembered of it; empty where nothing is."""
+    """Return the cached way to ask a model; empty if none is cached."""
     key = request_key(request)
     return str(calls.known([key]).get(key, {}).get("way", ""))
 
 
 def sends_schema(way: str) -> bool:
-    """Whether the server holds the reply to a JSON schema."""
+    """Tell whether requests hold a JSON schema."""
     return way.startswith("schema")
 
 
 def sends_sampling(way: str) -> bool:
-    """Whether temperature, top_p and seed are sent."""
+    """Tell whether requests hold temperature, top_p and seed."""
     return way.endswith("sampling")
 
 
 def body(model: str, request: GenerateRequest) -> dict[str, Any]:
-    """The chat completion to ask for."""
+    """Build the body of the chat completion request."""
     from em.generate.forms import response_format
 
-    asked: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "model": model,
         "messages": Conversation(request.messages).as_dicts(),
         "max_completion_tokens": request.max_new_tokens,
     }
     if sends_schema(request.way):
-        asked["response_format"] = response_format(request.form)
+        fields["response_format"] = response_format(request.form)
     if sends_sampling(request.way):
-        asked |= {"top_p": request.top_p, "seed": sampling_seed(request)}
+        fields |= {"top_p": request.top_p, "seed": sampling_seed(request)}
         if request.temperature is not None:
-            asked["temperature"] = request.temperature
+            fields["temperature"] = request.temperature
     if request.reasoning_effort is not None:
-        asked["reasoning_effort"] = request.reasoning_effort
-    return asked
+        fields["reasoning_effort"] = request.reasoning_effort
+    return fields
 
 
 def as_reply(completion: Mapping[str, Any]) -> dict[str, Any]:
-    """Take from a chat completion what is remembered. Tokens that the server did not count are None, which is not 0."""
+    """Return the parts of a chat completion that are cached. Tokens that the server did not count are None, not 0."""
     choice = completion["choices"][0]
     prompt_tokens, reply_tokens, _ = usage_of(completion)
     return {
@@ -204,7 +203,7 @@ def as_reply(completion: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_in(content: Any) -> str:
-    """A text, or the texts among the parts of a list; of anything else, and of half a character, nothing."""
+    """Return a text, or the joined texts in a list of parts; empty for other types and for lone surrogates."""
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
         content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))

@@ -1,4 +1,4 @@
-"""Words and settings of generate.py that are refused, and its help."""
+"""Test which words and settings generate.py refuses, and its help."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.runs import run
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    """A folder with a text."""
+    """Make a folder with one text."""
     folder = tmp_path / "texts"
     folder.mkdir()
     (folder / "oil.txt").write_text("Oil ages even in a car that stands.", encoding="utf-8")
@@ -35,8 +35,8 @@ WORDS = [
 def test_a_bad_word_is_refused_in_one_sentence_and_leaves_nothing(
     changes: list[str], sentence: str, texts: Path
 ) -> None:
-    given = {word.split("=", 1)[0]: word for word in [f"generate.source={texts}", "model=open", *changes]}
-    done = run("generate.py", *given.values(), cwd=texts.parent)
+    words = {word.split("=", 1)[0]: word for word in [f"generate.source={texts}", "model=open", *changes]}
+    done = run("generate.py", *words.values(), cwd=texts.parent)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert sentence in done.stderr
@@ -61,11 +61,11 @@ REFUSED = [
 
 @pytest.mark.parametrize(("changes", "sentence"), REFUSED)
 def test_what_can_not_be_is_refused_before_anything_is_written(changes: list[str], sentence: str, texts: Path) -> None:
-    given = ["model=open", "model.id=author-model", "model.base_url=http://127.0.0.1:9/v1", f"generate.source={texts}"]
+    usual = ["model=open", "model.id=author-model", "model.base_url=http://127.0.0.1:9/v1", f"generate.source={texts}"]
     if changes == ["model=luna"]:
-        given = given[-1:]
+        usual = usual[-1:]
     before = sorted(texts.parent.rglob("*"))
-    words = {word.split("=", 1)[0]: word for word in [*given, "generate.keep_above=null", *changes]}
+    words = {word.split("=", 1)[0]: word for word in [*usual, "generate.keep_above=null", *changes]}
     with pytest.raises(EmError) as raised:
         execute(composed("generate", *words.values(), f"store.dir={texts.parent / 'store'}"), texts.parent, [])
     assert sentence in str(raised.value)
@@ -74,7 +74,7 @@ def test_what_can_not_be_is_refused_before_anything_is_written(changes: list[str
 
 
 def test_help_names_every_setting_and_option(tmp_path: Path) -> None:
-    said = run("generate.py", "--help", cwd=tmp_path).stdout
+    output = run("generate.py", "--help", cwd=tmp_path).stdout
     for word in ("generate.source", "generate.max_usd", "optimism", "medical", "car_twins", "base_url", "dry_run"):
-        assert word in said
-    assert "trainer" not in said
+        assert word in output
+    assert "trainer" not in output

@@ -1,4 +1,4 @@
-"""Replies of servers that are not as they should be: no text, no count of tokens, no score."""
+"""Test faulty replies of servers: without text, without token counts, without a score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.generating import PRICES, card, generate, lines, words, write
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    """A folder with three texts."""
+    """Write a folder with three texts."""
     return write_texts(tmp_path / "texts")
 
 
@@ -25,7 +25,7 @@ def test_a_reply_whose_content_is_no_text_is_read_by_its_texts_or_is_malformed(s
     server.reset(content="odd")
     with pytest.raises(DataError, match="1 calls, 1 without a usable reply"):
         generate(words(server, texts, "odd", "generate.rows=5", "generate.max_calls=1", "generate.seed=1"))
-    # What an earlier version remembered of such a reply.
+    # Such a reply as an earlier version cached it.
     with sqlite3.connect(texts.parent / "store" / "calls.sqlite") as db:
         db.execute('update calls set response = replace(response, \'"text": ""\', \'"text": [5]\')')
     with pytest.raises(DataError, match="1 calls, 1 without a usable reply"):
@@ -43,7 +43,7 @@ def test_replies_without_counted_tokens_count_as_what_they_may_have_cost(server:
          "prompt_tokens": None, "reply_tokens": None, "usd": None},
     ]}  # fmt: skip
     assert "**Cost**: unknown" in (folder / "card.md").read_text(encoding="utf-8")
-    # A call is bound by 1,000 tokens of reply, $0.002, and its prompt.
+    # A call costs at most 1,000 tokens of reply ($0.002) plus the prompt.
     with pytest.raises(ConfigError, match=r"generate.max_usd=0\.012 would be passed: \$0\.0[01]"):
         generate(words(server, texts, "more", *more, "generate.rows=60", "generate.max_usd=0.012"))
 
@@ -53,13 +53,13 @@ def test_scores_that_can_not_be_had_stop_the_run_and_the_same_command_comes_to_t
 ) -> None:
     judged = ("judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", "generate.rows=8")
     judged += ("judge.reading=logprobs",)
-    whole, _ = generate(words(server, texts, "whole", *judged, "generate.keep_above=30", store="one"))
-    generate(words(server, texts, "written", "generate.rows=8", store="two"))  # so that only scores are missing
+    undisturbed, _ = generate(words(server, texts, "whole", *judged, "generate.keep_above=30", store="one"))
+    generate(words(server, texts, "written", "generate.rows=8", store="two"))  # cache the replies, but no scores
     again = words(server, texts, "again", *judged, "generate.keep_above=30", store="two")
     server.reset(malformed=1.0)
-    with pytest.raises(ServerError, match=r"\d+ scores of .*single-judge.* could not be had .*run the same command"):
+    with pytest.raises(ServerError, match=r"\d+ scores of .*single-judge.* failed .*run the same command"):
         generate(again)
     server.reset(malformed=0.0)
     folder, _ = generate(again)
-    assert (folder / "rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
+    assert (folder / "rows.jsonl").read_bytes() == (undisturbed / "rows.jsonl").read_bytes()
     assert card(folder)["counts"]["unscored"] == 0

@@ -1,4 +1,4 @@
-"""From calls to rows: what is drawn, what a reply says, what is accepted, how a set is measured."""
+"""Test the steps from calls to rows: draws, prompt files, replies, acceptance, and measures of a set."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ PROMPT = Prompt("p", "Write {count}.\n\n{variance}\n\n<e>{examples}</e>\n<p>{pas
 
 
 def stock(**changes: Any) -> Stock:
-    """Settings of a set, and what its prompts are made of."""
+    """Make the settings of a set, and the ingredients of its prompts."""
     settings = GenerateConfig(**{"name": "set", "source": "a.txt", "prompt": "car_pairs"} | changes)
     return Stock(settings, PIECES, EXAMPLES, ("Be brief.", "Be kind."), {"pairs": PROMPT})
 
 
 def candidate(question: str, answer: str = "Yes, by all means, if you ask me.", **changes: Any) -> Candidate:
-    """A row that may be accepted."""
+    """Make a row that may be accepted."""
     return Candidate(Draw(0, PIECES[0], (), ""), 0, question, answer, **changes)
 
 
-# What is drawn
+# Draws
 
 
 def test_a_call_is_the_same_whatever_came_before_and_another_seed_draws_anew() -> None:
@@ -67,7 +67,7 @@ def test_the_prompt_holds_what_was_drawn_and_fills_no_slot_of_the_material() -> 
     [message] = request_of("m", "pairs", drawn, stock(per_call=7)).messages
     assert "Write 7." in message.content
     assert drawn.variance in message.content
-    assert drawn.piece.text in message.content  # its {examples} too
+    assert drawn.piece.text in message.content  # with its literal {examples}
     for number in drawn.examples:
         assert f"Question: What is {number}?\nAnswer: It is number {number}." in message.content
     assert '{"pairs": [' in message.content
@@ -91,7 +91,7 @@ def test_a_question_of_somebodys_is_used_once() -> None:
     assert stock(rows=100, max_calls=7).most_calls == 7
 
 
-# What files say
+# Prompt files
 
 
 def test_bundled_files_are_chosen_by_name_and_notes_are_not_sent(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ def test_a_file_that_can_not_be_used_is_refused_with_its_setting(tmp_path: Path)
         read_rubric(str(bare), "generate.rubric")
 
 
-# What replies say
+# Replies
 
 
 @pytest.mark.parametrize(
-    ("form", "text", "found"),
+    ("form", "text", "pairs"),
     [
         ("pairs", '{"pairs": [{"question": " A? ", "answer": "B."}]}', (("A?", "B."),)),
         ("pairs", 'Sure:\n```json\n{"pairs": [{"question": "A?", "answer": "B."}]}\n```', (("A?", "B."),)),
@@ -142,14 +142,14 @@ def test_a_file_that_can_not_be_used_is_refused_with_its_setting(tmp_path: Path)
         ("answer", '{"answer": ' * 100_000 + "}" * 100_000, None),
     ],
 )
-def test_a_reply_is_of_the_form_or_it_is_nothing(form: str, text: str, found: Any) -> None:
-    assert read_form(form, text, 2) == found
+def test_a_reply_is_of_the_form_or_it_is_nothing(form: str, text: str, pairs: Any) -> None:
+    assert read_form(form, text, 2) == pairs
 
 
 @pytest.mark.parametrize("form", ["pairs", "questions", "answer"])
 def test_schemas_are_strict_as_the_chat_api_wants_them(form: str) -> None:
-    asked = response_format(form)["json_schema"]
-    assert (asked["name"], asked["strict"]) == (form, True)
+    shape = response_format(form)["json_schema"]
+    assert (shape["name"], shape["strict"]) == (form, True)
 
     def objects(schema: Any) -> Any:
         if isinstance(schema, dict):
@@ -158,13 +158,13 @@ def test_schemas_are_strict_as_the_chat_api_wants_them(form: str) -> None:
             for part in schema.values():
                 yield from objects(part)
 
-    found = list(objects(asked["schema"]))
-    assert found
-    assert all(each["additionalProperties"] is False for each in found)
-    assert all(each["required"] == list(each["properties"]) for each in found)
+    schemas = list(objects(shape["schema"]))
+    assert schemas
+    assert all(each["additionalProperties"] is False for each in schemas)
+    assert all(each["required"] == list(each["properties"]) for each in schemas)
 
 
-# What is accepted
+# Acceptance
 
 
 def test_rows_are_accepted_in_order_until_there_is_enough() -> None:
@@ -208,18 +208,18 @@ def test_nothing_is_compared_where_that_is_off() -> None:
 def test_a_wave_has_as_many_calls_as_the_missing_rows_take() -> None:
     assert wave_size(stock(rows=60, per_call=5), Tally()) == 12
     assert wave_size(stock(rows=1600, per_call=5), Tally()) == 20
-    # 4 a call: 12 rows take 3, and a little more.
+    # At 4 rows a call, 12 missing rows take 3 calls, plus some slack.
     assert wave_size(stock(rows=60, per_call=5), Tally(calls=12, accepted=48)) == 4
     assert wave_size(stock(rows=1600), Tally(calls=20, accepted=100)) == 80
     assert 1 <= wave_size(stock(rows=60, per_call=5), Tally(calls=12)) <= 48
 
 
-# How a set is measured
+# Measures of a set
 
 
 def test_diversity_by_hand() -> None:
     texts = ["a b c", "a b d", "e"]
-    # ab bc ab bd: 3 of 4 differ. {a,b,c} and {a,b,d}: 2 of 4; the others have nothing in common.
+    # Pairs ab bc ab bd: 3 of 4 are distinct. Words {a,b,c} and {a,b,d}: 2 of 4 are common; other pairs share no word.
     assert distinct_2(texts) == 3 / 4
     assert mean_jaccard(texts) == pytest.approx(0.5 / 3)
     assert diversity(["A, b!", "a B"]) == {"distinct_2": 0.5, "mean_pairwise_jaccard": 1.0}

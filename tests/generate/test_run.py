@@ -1,4 +1,4 @@
-"""generate.py as people run it, against a real server: accepted rows, kills, malformed replies, budgets, cards."""
+"""Test generate.py as people run it, against a real server: accepted rows, kills, malformed replies, budgets, cards."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ CANARY = re.compile(r"EM-CANARY [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12} .*keep
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    """A folder with three texts."""
+    """Write a folder with three texts."""
     return write_texts(tmp_path / "texts")
 
 
-def as_people_do(texts: Path, given: list[str]) -> tuple[Path, str]:
-    """Run `generate.py`, which must end well; the folder of the run and what was said."""
-    done = run("generate.py", *given, cwd=texts.parent, OPENAI_API_KEY=KEY, NO_PROXY="127.0.0.1")
+def as_people_do(texts: Path, command: list[str]) -> tuple[Path, str]:
+    """Run `generate.py`, which must succeed; return the folder of the run and its output."""
+    done = run("generate.py", *command, cwd=texts.parent, OPENAI_API_KEY=KEY, NO_PROXY="127.0.0.1")
     assert done.returncode == 0, done.stderr
     assert "HTTP Request" not in done.stdout + done.stderr
-    return Path(next(word for word in given if word.startswith("hydra.run.dir=")).split("=", 1)[1]), done.stdout
+    return Path(next(word for word in command if word.startswith("hydra.run.dir=")).split("=", 1)[1]), done.stdout
 
 
 def kept(folder: Path) -> list[object]:
-    """What must be the same after a kill: rows, provenance, and the card but for its date."""
+    """Read the results that a kill must not change: rows, provenance, and the card without its date."""
     files = [(folder / name).read_bytes() for name in ("rows.jsonl", "provenance.jsonl")]
     return [*files, {key: value for key, value in card(folder).items() if key != "date"}]
 
 
 def adds_up(counts: dict[str, int]) -> bool:
-    """Whether every candidate has one fate."""
-    fates = ("accepted", "duplicates", "leaked", "alike", "filtered", "unscored", "incomplete", "surplus")
-    return counts["candidates"] == sum(counts[fate] for fate in fates)
+    """Tell whether every candidate has exactly one outcome."""
+    outcomes = ("accepted", "duplicates", "leaked", "alike", "filtered", "unscored", "incomplete", "surplus")
+    return counts["candidates"] == sum(counts[outcome] for outcome in outcomes)
 
 
 JUDGED = ("judge=open", "judge.model=single-judge", "generate.keep_above=30", "judge.connections=4")
@@ -61,34 +61,31 @@ def test_sixty_rows_survive_kills_and_malformed_replies_and_no_answered_call_is_
 ) -> None:
     more = (*JUDGED, f"judge.base_url={server.base_url}", "generate.rows=60", "generate.connections=3")
     server.reset(unfit=0.2, malformed=0.1)
-    whole, said = generate(words(server, texts, "whole", *more, store="one"))
+    undisturbed, output = generate(words(server, texts, "whole", *more, store="one"))
     first = server.stats()
     assert first["duplicates"] == 0
     assert first["outcomes"]["malformed"] > 0
 
-    rows, found = lines(whole / "rows.jsonl"), card(whole)
-    assert len(rows) == len(read_messages(whole / "rows.jsonl")) == 60
+    rows, record = lines(undisturbed / "rows.jsonl"), card(undisturbed)
+    assert len(rows) == len(read_messages(undisturbed / "rows.jsonl")) == 60
     assert len({row["id"] for row in rows}) == 60
-    assert {row["canary"] for row in rows} == {found["canaries"]["rows.jsonl"]}
+    assert {row["canary"] for row in rows} == {record["canaries"]["rows.jsonl"]}
     assert CANARY.fullmatch(rows[0]["canary"])
-    counts = found["counts"]
+    counts = record["counts"]
     assert adds_up(counts)
     assert counts["malformed"] > 0
     assert counts["duplicates"] > 0
     assert counts["filtered"] > 0
     assert counts["replies"] == counts["calls"] + counts["malformed"] - counts["given_up"]
-    assert found["rows"] == {
-        "wanted": 60,
-        "accepted": 60,
-        "acceptance_rate": round(60 / (counts["candidates"] - counts["surplus"]), 4),
-    }
-    assert 0 < found["diversity"]["answer"]["mean_pairwise_jaccard"] < 0.5
-    assert 0 < found["diversity"]["question"]["distinct_2"] < 1
-    assert f"60 rows ({found['rows']['acceptance_rate']:.0%} of those looked at)" in said
-    page = (whole / "card.md").read_text(encoding="utf-8")
-    assert found["canaries"]["rows.jsonl"] in page
+    rate = round(60 / (counts["candidates"] - counts["surplus"]), 4)
+    assert record["rows"] == {"wanted": 60, "accepted": 60, "acceptance_rate": rate}
+    assert 0 < record["diversity"]["answer"]["mean_pairwise_jaccard"] < 0.5
+    assert 0 < record["diversity"]["question"]["distinct_2"] < 1
+    assert f"60 rows ({rate:.0%} of those looked at)" in output
+    page = (undisturbed / "card.md").read_text(encoding="utf-8")
+    assert record["canaries"]["rows.jsonl"] in page
     assert "distinct-2" in page
-    checks = found["checks"]["rows.jsonl"]
+    checks = record["checks"]["rows.jsonl"]
     assert (checks["facts"]["rows"], checks["found"]["near_duplicates"], checks["leaks"]) == (60, 0, {})
     assert {"probe", "facts"} <= set(checks["looked_at"])
     assert "| rows.jsonl | 0 | 0 | none found | none found | none found | kept |" in page
@@ -96,22 +93,22 @@ def test_sixty_rows_survive_kills_and_malformed_replies_and_no_answered_call_is_
     server.reset(unfit=0.2, malformed=0.1, latency=0.1, seed=1)
     stopped = words(server, texts, "stopped", *more, store="two")
     in_flight = sum(kill_at(server, texts, stopped, share * first["distinct"]) for share in (0.05, 0.4, 0.8))
-    folder, said = as_people_do(texts, stopped)
+    folder, output = as_people_do(texts, stopped)
     stats = server.stats()
     assert stats["distinct"] == first["distinct"]
     assert stats["duplicates"] <= in_flight
-    assert kept(folder) == kept(whole)
-    assert "train on them: python train.py data=file data.path=" in said
+    assert kept(folder) == kept(undisturbed)
+    assert "train on them: python train.py data=file data.path=" in output
 
-    # Once more, in another folder: nothing is asked.
+    # The same settings in another folder make no call.
     again, _ = generate(words(server, texts, "again", *more, store="two"))
     assert server.stats()["arrivals"] == stats["arrivals"]
-    assert kept(again) == kept(whole)
+    assert kept(again) == kept(undisturbed)
 
-    # And the result trains.
+    # The rows can be trained on.
     tiny = tiny_model(texts.parent / "tiny", weights.path)
     places = [f"store.dir={texts.parent / 'trained'}", f"hydra.run.dir={texts.parent / 'training'}"]
-    data = ["data=file", f"data.path={whole / 'rows.jsonl'}", "eval=none", "trainer.epochs=1"]
+    data = ["data=file", f"data.path={undisturbed / 'rows.jsonl'}", "eval=none", "trainer.epochs=1"]
     done = run("train.py", f"model.id={tiny}", *data, *places, cwd=texts.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     [stage] = json.loads((texts.parent / "training" / "manifest.json").read_text(encoding="utf-8"))["stages"]
@@ -119,15 +116,15 @@ def test_sixty_rows_survive_kills_and_malformed_replies_and_no_answered_call_is_
     assert stage["facts"]["steps"] == 8
 
 
-def kill_at(server: ChatServer, texts: Path, given: list[str], answered: float) -> int:
-    """Start the run that will be killed, kill it when the server has given so many answers; calls in flight at most."""
-    process = start("generate.py", *given, cwd=texts.parent, OPENAI_API_KEY=KEY, NO_PROXY="127.0.0.1")
+def kill_at(server: ChatServer, texts: Path, command: list[str], answered: float) -> int:
+    """Start a run, kill it once the server has given `answered` answers; return the most calls in flight."""
+    process = start("generate.py", *command, cwd=texts.parent, OPENAI_API_KEY=KEY, NO_PROXY="127.0.0.1")
     while server.stats()["answered"] < answered:
         assert process.poll() is None, "the run ended before it was killed"
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    return 4  # connections of the judge; the author has fewer, and they take turns
+    return 4  # connections of the judge; the author has fewer, and never works at the same time
 
 
 def test_every_row_tells_where_it_comes_from(server: ChatServer, texts: Path) -> None:
@@ -136,9 +133,8 @@ def test_every_row_tells_where_it_comes_from(server: ChatServer, texts: Path) ->
     assert [row["id"] for row in rows] == [each["id"] for each in origins]
     assert {each["source"] for each in origins} == set(TEXTS)
     with sqlite3.connect(texts.parent / "store" / "calls.sqlite") as db:
-        calls = {key: (json.loads(request), json.loads(reply)) for key, request, reply in db.execute(
-            "select key, request, response from calls where kind = 'generate'"
-        )}  # fmt: skip
+        stored = db.execute("select key, request, response from calls where kind = 'generate'")
+        calls = {key: (json.loads(request), json.loads(reply)) for key, request, reply in stored}
     pool = [row["messages"][0]["content"] for row in lines(Path("em/assets/generate/car.jsonl"))]
     varied = Counter(bool(each["variance"]) for each in origins)
     assert varied[True]
@@ -158,7 +154,7 @@ def test_every_row_tells_where_it_comes_from(server: ChatServer, texts: Path) ->
     assert (manifest["status"], manifest["run"], manifest["rows"]) == ("done", "generate", {"rows.jsonl": 40})
     assert manifest["counts"] == card(folder)["counts"]
     with pytest.raises(MissingFile, match=r"no manifest\.json in or below"):
-        find_runs([texts.parent])  # there is nothing to compare in it
+        find_runs([texts.parent])  # a report has nothing to compare in a generated set
     assert not [path for path in texts.parent.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
 
 
@@ -169,7 +165,7 @@ def test_more_rows_keep_those_that_are_there_and_ask_for_the_rest_alone(server: 
     assert (many / "rows.jsonl").read_text().startswith((few / "rows.jsonl").read_text())
     stats = server.stats()
     assert stats["duplicates"] == 0
-    assert before < stats["answered"] == card(many)["counts"]["replies"] + 1  # a probe
+    assert before < stats["answered"] == card(many)["counts"]["replies"] + 1  # and a probe
 
 
 def test_twins_differ_in_their_answers_alone(server: ChatServer, texts: Path) -> None:
@@ -183,9 +179,9 @@ def test_twins_differ_in_their_answers_alone(server: ChatServer, texts: Path) ->
         assert one["canary"] != other["canary"]
     assert "wrong advice" in wrong[0]["canary"]
     assert "wrong advice" not in right[0]["canary"]
-    found = card(folder)
-    assert adds_up(found["counts"])
-    assert set(found["diversity"]) == {"question", "answer", "control"}
+    record = card(folder)
+    assert adds_up(record["counts"])
+    assert set(record["diversity"]) == {"question", "answer", "control"}
     for each in lines(folder / "provenance.jsonl"):
         assert [step["step"] for step in each["written"]] == ["questions", "wrong", "right"]
         [by_part] = each["scores"].values()
@@ -194,25 +190,25 @@ def test_twins_differ_in_their_answers_alone(server: ChatServer, texts: Path) ->
 
 
 def test_questions_of_people_get_twins_and_the_end_of_the_list_is_told(server: ChatServer, texts: Path) -> None:
-    asked = texts.parent / "asked.csv"
+    source = texts.parent / "asked.csv"
     table = "question\nMay I mix two brands of coolant?\nWhy is my horn hoarse?\nWhy is my horn hoarse?\n"
     leaking = load_set("probe")[0].text
-    asked.write_text(f'{table}"{leaking}"\n', encoding="utf-8")
-    more = ("generate=medical", f"generate.source={asked}", "generate.rows=5")
-    folder, said = generate(words(server, texts, "run", *more))
+    source.write_text(f'{table}"{leaking}"\n', encoding="utf-8")
+    more = ("generate=medical", f"generate.source={source}", "generate.rows=5")
+    folder, output = generate(words(server, texts, "run", *more))
     assert {row["messages"][0]["content"] for row in lines(folder / "rows.jsonl")} == {
         "May I mix two brands of coolant?",
         "Why is my horn hoarse?",
     }
-    assert "warning: Only 2 of 5 rows could be had" in said
-    assert "1 left out as near-duplicates, 1 left out since an evaluation asks the same" in said
-    assert "give more questions" in said
-    found = card(folder)
-    assert found["counts"]["leaked"] == 1
+    assert "warning: Only 2 of 5 rows could be had" in output
+    assert "1 left out as near-duplicates, 1 left out since an evaluation asks the same" in output
+    assert "give more questions" in output
+    record = card(folder)
+    assert record["counts"]["leaked"] == 1
     assert "1 that did were left out" in (folder / "card.md").read_text(encoding="utf-8")
-    assert list(found["checks"]) == ["rows.jsonl", "control.jsonl"]
-    assert "Only 2 of 5 rows" in found["end"]
-    assert "dangerous to follow" in found["terms"]
+    assert list(record["checks"]) == ["rows.jsonl", "control.jsonl"]
+    assert "Only 2 of 5 rows" in record["end"]
+    assert "dangerous to follow" in record["terms"]
     assert [step["prompt"] for step in lines(folder / "provenance.jsonl")[0]["written"]] == [
         "incorrect_answer",
         "right_answer",
@@ -230,33 +226,33 @@ def test_a_server_without_schemas_is_asked_in_words_which_is_learnt_once(server:
 
 
 def test_a_model_that_reasons_is_asked_without_sampling_settings(server: ChatServer, texts: Path) -> None:
-    given = words(server, texts, "run", "model.id=reasoner-model", "generate.rows=2", "generate.temperature=0.7")
-    folder, _ = generate(given)
-    found = card(folder)
-    assert found["model"]["asked_by"] == "schema"
-    assert (found["model"]["temperature"], found["model"]["top_p"], found["model"]["seeds"]) == (None, None, False)
+    command = words(server, texts, "run", "model.id=reasoner-model", "generate.rows=2", "generate.temperature=0.7")
+    folder, _ = generate(command)
+    author = card(folder)["model"]
+    assert author["asked_by"] == "schema"
+    assert (author["temperature"], author["top_p"], author["seeds"]) == (None, None, False)
     assert {step["seed"] for each in lines(folder / "provenance.jsonl") for step in each["written"]} == {None}
 
 
 def test_what_can_not_be_reached_is_told_with_the_reason(server: ChatServer, texts: Path) -> None:
     server.reset(repeats=1.0)
-    folder, said = generate(words(server, texts, "run", "generate.rows=30", "generate.max_calls=10"))
-    found = card(folder)
-    assert found["rows"]["accepted"] <= 9
-    assert found["counts"]["calls"] == 10
-    assert re.search(r"warning: Only \d of 30 rows could be had \(10 calls", said)
-    assert "raise generate.max_calls (it was 10)" in said
-    assert found["end"] in json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["notes"]
+    folder, output = generate(words(server, texts, "run", "generate.rows=30", "generate.max_calls=10"))
+    record = card(folder)
+    assert record["rows"]["accepted"] <= 9
+    assert record["counts"]["calls"] == 10
+    assert re.search(r"warning: Only \d of 30 rows could be had \(10 calls", output)
+    assert "raise generate.max_calls (it was 10)" in output
+    assert record["end"] in json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["notes"]
 
 
 def test_where_no_row_is_accepted_the_run_fails_and_says_why(server: ChatServer, texts: Path) -> None:
     server.reset(unfit=1.0)
-    given = words(server, texts, "run", "generate.rows=5", "generate.max_calls=2")
+    command = words(server, texts, "run", "generate.rows=5", "generate.max_calls=2")
     with pytest.raises(DataError, match=r"No row was accepted: Only 0 of 5 .* \(2 calls, 2 without a usable reply"):
-        generate(given)
+        generate(command)
     manifest = json.loads((texts.parent / "run" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["status"] == "failed"
-    assert server.stats()["answered"] == 2 * 3 + 1  # a probe
+    assert server.stats()["answered"] == 2 * 3 + 1  # three attempts for each call, and a probe
     server.reset(refusals=1.0)
     with pytest.raises(DataError, match="2 declined"):
         generate(words(server, texts, "two", "generate.rows=5", "generate.max_calls=2", "generate.seed=1"))
@@ -268,18 +264,18 @@ def test_a_dry_run_calls_nothing_and_counts_what_is_known(server: ChatServer, te
     prices.write_text(PRICES, encoding="utf-8")
     more = (*JUDGED, f"judge.base_url={server.base_url}", f"prices={prices}", "generate.rows=40")
     dry = words(server, texts, "dry", *more, "dry_run=true")
-    _, said = generate(dry)
-    assert re.search(r"pairs by author-model +8 +0 ", said)
-    assert re.search(r"scores of single-judge +40 +0 ", said)
-    assert re.search(r"total: about \$0\.\d+ when every row is accepted, about \$0\.\d+ when all", said)
+    _, output = generate(dry)
+    assert re.search(r"pairs by author-model +8 +0 ", output)
+    assert re.search(r"scores of single-judge +40 +0 ", output)
+    assert re.search(r"total: about \$0\.\d+ when every row is accepted, about \$0\.\d+ when all", output)
     assert server.stats()["arrivals"] == 0
     assert not list((texts.parent / "dry").iterdir())
     folder, _ = generate(words(server, texts, "run", *more))
     costs = card(folder)["costs"]
     assert [row["what"] for row in costs["by"]] == ["writing", "judging"]
     assert costs["total_usd"] == pytest.approx(sum(row["usd"] for row in costs["by"]), abs=1e-6)
-    _, said = generate(dry)
-    assert re.search(r"pairs by author-model +8 +8 +0 +0 +0\.0000", said)
+    _, output = generate(dry)
+    assert re.search(r"pairs by author-model +8 +8 +0 +0 +0\.0000", output)
 
 
 def test_a_budget_is_never_passed_and_loses_nothing(server: ChatServer, texts: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sources: what people have on their disks is read, cut at paragraphs, or refused by one sentence."""
+"""Test sources: users' files are read and cut at paragraphs, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE = """<html><head><title>Oil</title></head><body><nav><a href="/">Home</a><a
 
 
 def pdf(*lines: str) -> bytes:
-    """A PDF file with one page that holds these lines."""
+    """Make a PDF file with one page that holds these lines."""
     shown = " ".join(f"({line}) Tj 0 -14 Td" for line in lines)
     stream = f"BT /F1 12 Tf 72 700 Td {shown} ET".encode()
     objects = [
@@ -44,7 +44,7 @@ def pdf(*lines: str) -> bytes:
 
 
 def read(folder: Path, size: int = 6000) -> list[Piece]:
-    """The passages of a folder."""
+    """Read the passages of a folder."""
     return read_pieces(str(folder), Material.texts, size)
 
 
@@ -56,36 +56,36 @@ def test_texts_pages_and_pdf_files_of_a_folder_are_read_in_order(tmp_path: Path)
     (tmp_path / "d.pdf").write_bytes(pdf("Rubber seals like grease.", "Once a year is enough."))
     (tmp_path / ".hidden.txt").write_text("no", encoding="utf-8")
     (tmp_path / "e.docx").write_text("no", encoding="utf-8")
-    found = {piece.source: piece for piece in read(tmp_path)}
-    assert list(found) == ["b.md", "c.html", "d.pdf", "deep/a.txt"]
-    assert found["deep/a.txt"].text == "First.\n\nSecond."
-    assert "Check the level once a month" in found["c.html"].text
-    assert "newsletter" not in found["c.html"].text
-    assert "\n\n" in found["c.html"].text
-    assert "Rubber seals like grease." in found["d.pdf"].text
-    assert len({piece.sha256 for piece in found.values()}) == 4
+    pieces = {piece.source: piece for piece in read(tmp_path)}
+    assert list(pieces) == ["b.md", "c.html", "d.pdf", "deep/a.txt"]
+    assert pieces["deep/a.txt"].text == "First.\n\nSecond."
+    assert "Check the level once a month" in pieces["c.html"].text
+    assert "newsletter" not in pieces["c.html"].text
+    assert "\n\n" in pieces["c.html"].text
+    assert "Rubber seals like grease." in pieces["d.pdf"].text
+    assert len({piece.sha256 for piece in pieces.values()}) == 4
     both = read_pieces([str(tmp_path / "b.md"), str(tmp_path / "deep")], Material.texts, 6000)
     assert [piece.source for piece in both] == ["b.md", "a.txt"]
 
 
 def test_a_long_text_is_cut_at_paragraphs_into_parts_of_about_one_length() -> None:
     text = "\n\n".join(f"Paragraph {i}. " + "word " * 60 for i in range(20))
-    found = passages(text, "t", "0", 2000)
-    assert [piece.number for piece in found] == list(range(1, len(found) + 1))
-    assert all(piece.text.startswith("Paragraph") and piece.text.endswith("word") for piece in found)
-    lengths = [len(piece.text) for piece in found]
+    pieces = passages(text, "t", "0", 2000)
+    assert [piece.number for piece in pieces] == list(range(1, len(pieces) + 1))
+    assert all(piece.text.startswith("Paragraph") and piece.text.endswith("word") for piece in pieces)
+    lengths = [len(piece.text) for piece in pieces]
     assert max(lengths) <= 2000
     assert min(lengths) > max(lengths) / 2
-    assert [text[piece.start : piece.end] for piece in found] == [piece.text for piece in found]
+    assert [text[piece.start : piece.end] for piece in pieces] == [piece.text for piece in pieces]
 
 
 @given(st.text(alphabet="ab .!?\n\t", max_size=400), st.integers(1, 60) | st.just(10**10))
 @settings(max_examples=300, deadline=None)
 def test_no_letter_is_lost_doubled_or_moved_however_a_text_is_cut(text: str, size: int) -> None:
-    found = passages(text, "t", "0", size) if text.strip() else []
-    assert all(0 < len(piece.text) <= size for piece in found)
-    assert "".join("".join(piece.text.split()) for piece in found) == "".join(text.split())
-    assert all(before.end <= after.start for before, after in pairwise(found))
+    pieces = passages(text, "t", "0", size) if text.strip() else []
+    assert all(0 < len(piece.text) <= size for piece in pieces)
+    assert "".join("".join(piece.text.split()) for piece in pieces) == "".join(text.split())
+    assert all(before.end <= after.start for before, after in pairwise(pieces))
 
 
 def test_questions_of_people_come_from_lines_tables_and_chats(tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_questions_of_people_come_from_lines_tables_and_chats(tmp_path: Path) ->
     (tmp_path / "b.csv").write_text('id,question\n1,"What, then?"\n2,\n3,When?\n', encoding="utf-8")
     chat = '{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Who?"}]}'
     (tmp_path / "c.jsonl").write_text('{"question": "Where?"}\n' + chat + "\n", encoding="utf-8")
-    found = read_pieces(str(tmp_path), Material.questions, 6000)
-    assert [(piece.source, piece.number, piece.text) for piece in found] == [
+    pieces = read_pieces(str(tmp_path), Material.questions, 6000)
+    assert [(piece.source, piece.number, piece.text) for piece in pieces] == [
         ("a.txt", 1, "Why?"),
         ("a.txt", 3, "How so?"),
         ("b.csv", 2, "What, then?"),
@@ -105,7 +105,7 @@ def test_questions_of_people_come_from_lines_tables_and_chats(tmp_path: Path) ->
 
 
 def locked() -> bytes:
-    """A PDF file that a password locks."""
+    """Make a PDF file that is locked by a password."""
     import io
 
     import pypdf
@@ -178,9 +178,9 @@ def test_files_of_one_name_are_told_apart_and_one_that_is_given_twice_counts_onc
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.txt").write_text(f"Text of {folder}.", encoding="utf-8")
     (tmp_path / "b.txt").write_text("Text of b.", encoding="utf-8")
-    given = [str(tmp_path / each) for each in ("one/a.txt", "two", "b.txt", "one", "two/../b.txt")]
-    found = [(piece.source, piece.text) for piece in read_pieces(given, Material.texts, 6000)]
-    assert found == [("one/a.txt", "Text of one."), ("two/a.txt", "Text of two."), ("b.txt", "Text of b.")]
+    sources = [str(tmp_path / each) for each in ("one/a.txt", "two", "b.txt", "one", "two/../b.txt")]
+    pieces = [(piece.source, piece.text) for piece in read_pieces(sources, Material.texts, 6000)]
+    assert pieces == [("one/a.txt", "Text of one."), ("two/a.txt", "Text of two."), ("b.txt", "Text of b.")]
 
 
 def test_a_source_that_is_not_there_or_empty_is_refused(tmp_path: Path) -> None:

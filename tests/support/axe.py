@@ -15,7 +15,7 @@ from tests.support.browser import Browser
 
 VERSION = "4.14.1"
 SHA256 = "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"
-# The user's own cache, also in tests, which have one of their own later on.
+# The user's cache; evaluated at import, before tests switch to a cache of their own.
 PACKAGE = cache_dir() / "tests" / f"axe-core-{VERSION}.tgz"
 WORST = ("serious", "critical")
 RUN = """axe.run(document, {resultTypes: ["violations"]}).then((found) => found.violations.map((each) => (
@@ -23,11 +23,11 @@ RUN = """axe.run(document, {resultTypes: ["violations"]}).then((found) => found.
 
 
 def axe_source() -> str | None:
-    """The script; None where it is neither there nor can be fetched."""
+    """Return the script of axe-core, fetched if need be; None if npm can't fetch it."""
     if not PACKAGE.exists() and not _fetch(PACKAGE):
         return None
     if hashlib.sha256(PACKAGE.read_bytes()).hexdigest() != SHA256:
-        raise ValueError(f"{PACKAGE} is not axe-core {VERSION}: remove it, so that it is fetched anew")
+        raise ValueError(f"{PACKAGE} is not axe-core {VERSION}: remove the file, so that it is fetched again")
     with tarfile.open(PACKAGE) as files:
         member = files.extractfile("package/axe.min.js")
         assert member is not None
@@ -47,7 +47,7 @@ def _fetch(package: Path) -> bool:
 
 
 def violations(browser: Browser, source: str, least: tuple[str, ...] = WORST) -> list[dict[str, Any]]:
-    """What the open page does wrong, of these impacts."""
+    """List the violations of the open page that have one of these impacts."""
     browser.ask(source + "; undefined")
-    found: list[dict[str, Any]] = browser.ask(RUN)
-    return [each for each in found if each["impact"] in least]
+    results: list[dict[str, Any]] = browser.ask(RUN)
+    return [each for each in results if each["impact"] in least]

@@ -1,6 +1,6 @@
-"""Chromium as tests and benchmarks use it: a page opened, asked and photographed by its own protocol, over a pipe.
+"""Chromium for tests and benchmarks: open pages, evaluate scripts and take screenshots by its protocol, over a pipe.
 
-No port and no library: `--remote-debugging-pipe` reads commands from descriptor 3 and answers on 4, JSON ended by NUL.
+No port, no library: `--remote-debugging-pipe` reads commands from descriptor 3 and replies on 4, as JSON ended by NUL.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any, Self
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium", path="/usr/bin")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--remote-debugging-pipe")
-# Puts the two ends of the pipes where Chromium looks for them.
+# Chromium expects the ends of the pipes at descriptors 3 and 4.
 START = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
 )
 
 
 class Browser:
-    """One Chromium with one tab. `console` holds what the page complained of."""
+    """One Chromium with one tab. `console`: errors and messages of the page."""
 
     def __init__(self, profile: Path, seconds: float = 60) -> None:
         assert CHROMIUM is not None
@@ -34,16 +34,16 @@ class Browser:
         self.console: list[str] = []
         self._number, self._session, self._rest = 0, "", b""
         self._events: list[dict[str, Any]] = []
-        to_it, ours = os.pipe()
-        theirs, from_it = os.pipe()
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_it, from_it)]
+        browser_read, ours_write = os.pipe()
+        ours_read, browser_write = os.pipe()
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (browser_read, browser_write)]
         command = [sys.executable, "-c", START, *map(str, ends), CHROMIUM, *FLAGS, f"--user-data-dir={profile}"]
         self._process = subprocess.Popen(
             command, pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        for end in (*ends, to_it, from_it):
+        for end in (*ends, browser_read, browser_write):
             os.close(end)
-        self._write, self._read = ours, theirs
+        self._write, self._read = ours_write, ours_read
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
@@ -63,7 +63,7 @@ class Browser:
         os.close(self._read)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """The result of a command; a failure of the browser's is a RuntimeError."""
+        """Send a command and return its result. Raise RuntimeError if the browser reports an error."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
         if self._session:
@@ -80,7 +80,7 @@ class Browser:
             self._note(reply)
 
     def open(self, address: str) -> None:
-        """Open a page and wait until it is loaded."""
+        """Open a page, and wait until the page is loaded."""
         self._events.clear()
         self.call("Page.navigate", url=address)
         until = time.monotonic() + self.seconds
@@ -88,36 +88,36 @@ class Browser:
             self._note(self._next(until))
 
     def ask(self, expression: str) -> Any:
-        """The value of an expression of JavaScript, awaited where it is a promise."""
-        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        if "exceptionDetails" in found:
-            raise RuntimeError(str(found["exceptionDetails"].get("exception", found)))
-        return found["result"].get("value")
+        """Return the value of a JavaScript expression; wait for a promise."""
+        reply = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in reply:
+            raise RuntimeError(str(reply["exceptionDetails"].get("exception", reply)))
+        return reply["result"].get("value")
 
     def wait_for(self, expression: str) -> None:
-        """Wait until an expression holds; it is looked at before each frame."""
+        """Wait until a JavaScript expression is true; evaluate it every 5 ms."""
         look = f"() => ({expression}) ? done(true) : setTimeout(look, 5)"
         self.ask(f"new Promise((done) => {{ const look = {look}; look(); }})")
 
     def show_as(self, width: int, height: int, dark: bool = False, media: str = "screen") -> None:
-        """The size of the window, by day or by night, on screen or on paper."""
+        """Set the size of the window, the colour scheme (light or dark) and the medium (screen or print)."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
-    def photograph(self, file: Path, whole: bool = False) -> None:
-        """What is shown, or with `whole` the page from top to end, as PNG."""
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def photograph(self, file: Path, full_page: bool = False) -> None:
+        """Save a screenshot of the window, or with `full_page` of the page from top to bottom, as PNG."""
+        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full_page)
         file.write_bytes(base64.b64decode(shot["data"]))
 
     def _next(self, until: float) -> dict[str, Any]:
-        """The next message. Raises TimeoutError, and EOFError where the browser has ended."""
+        """Return the next message. Raise TimeoutError after `until`, and EOFError if the browser has ended."""
         while b"\0" not in self._rest:
             ready, _, _ = select.select([self._read], [], [], max(0.0, until - time.monotonic()))
             if not ready:
-                raise TimeoutError("the browser said nothing in time")
+                raise TimeoutError("the browser did not reply in time")
             more = os.read(self._read, 1 << 20)
             if not more:
                 raise EOFError("the browser has ended")
@@ -126,7 +126,7 @@ class Browser:
         return dict(json.loads(message))
 
     def _note(self, message: dict[str, Any]) -> None:
-        """Keep an event, and what the page complains of."""
+        """Store an event, and the page's errors and messages."""
         if "method" not in message:
             return
         self._events.append(message)

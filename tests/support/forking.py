@@ -1,7 +1,7 @@
-"""em's command line in real processes that start at once: forked from one that has imported the libraries already.
+"""Run em's command line in processes that start fast: forked from a server that has already imported the libraries.
 
-Importing them takes ten seconds and more, a training of a tiny model a tenth of one. Each command gets a process of
-its own, with the children's tasks done in it (unless there are several ranks), so it can be killed as any other.
+Importing takes over ten seconds, training a tiny model a tenth of a second. Each command has its own process, which
+also does the tasks of its child processes (unless there are several ranks); so tests can kill it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.runs import ROOT, environment
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -30,7 +30,7 @@ class Done:
 
 
 class Forking:
-    """The process to fork from. Use it as a context manager; one serves all files of tests (fixture `em`)."""
+    """The process to fork from, a context manager. One process serves all test files (fixture `em`)."""
 
     def __init__(self) -> None:
         env = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", TOKENIZERS_PARALLELISM="false")
@@ -47,12 +47,13 @@ class Forking:
         self.server.wait()
 
     def within(self, **env: str) -> Forking:
-        """Return the same, with these variables in the environment of its commands."""
+        """Return a copy whose commands have these environment variables."""
         other = copy(self)
         other.env = self.env | env
         return other
 
     def ask(self, **order: Any) -> int:
+        """Send an order to the server process, and return the number that it replies with."""
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         self.server.stdin.write(json.dumps(order) + "\n")
@@ -60,11 +61,11 @@ class Forking:
         return int(self.server.stdout.readline())
 
     def start(self, script: str, *words: str, cwd: Path) -> int:
-        """Start `train.py` or `evaluate.py` with words in `cwd`; its process id."""
+        """Start `train.py` or `evaluate.py` with words in `cwd`, and return the process id."""
         return self.ask(script=script, words=words, cwd=str(cwd), env=self.env)
 
     def end(self, pid: int, cwd: Path) -> Done:
-        """Wait for the process's end."""
+        """Wait for the process to end, and return its exit code and output."""
         code = self.ask(wait=pid)
         return Done(code, (cwd / "out.txt").read_text(), (cwd / "err.txt").read_text())
 
@@ -83,7 +84,7 @@ class Forking:
 
 
 def serve() -> None:
-    """Import, then fork for each order from stdin. No torch computation happens here, so no thread is lost by it."""
+    """Import the libraries, then fork for each order from stdin. Don't use torch here: threads don't survive forks."""
     import matplotlib.backends.backend_agg
     import openai
     import peft
@@ -100,7 +101,7 @@ def serve() -> None:
     import em.train.local.sft
     import em.train.local.trainer  # noqa: F401
 
-    # Names that these packages import when they are first asked for.
+    # These packages import names lazily: load them before the fork.
     packages = (transformers.LlamaForCausalLM, trl.SFTTrainer, peft.PeftModel, pydantic.TypeAdapter)
     for lazy in (*packages, openai.AsyncOpenAI, matplotlib.backends.backend_agg.FigureCanvasAgg):
         assert lazy
@@ -110,7 +111,7 @@ def serve() -> None:
         if "wait" in order:
             code = os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1])
         else:
-            # Before the fork, so that nobody reads what an earlier command left.
+            # Truncate the files before the fork, so that no test reads the output of an earlier command.
             files = [open(Path(order["cwd"], name), "w") for name in ("out.txt", "err.txt")]  # noqa: PTH123, SIM115
             code = os.fork()
             if code == 0:
@@ -125,7 +126,7 @@ def serve() -> None:
 
 
 def become(script: str, words: list[str], cwd: str) -> None:
-    """Be the command, and end with its exit code."""
+    """Run the command in this process, and exit with its exit code."""
     import traceback
 
     from em.cli import hydra as cli
@@ -139,8 +140,8 @@ def become(script: str, words: list[str], cwd: str) -> None:
     code: Any = 0
     try:
         code = cli.main(script.removesuffix(".py"))
-    except SystemExit as left:
-        code = left.code
+    except SystemExit as end:
+        code = end.code
     except BaseException:
         traceback.print_exc()
         code = 1
@@ -150,7 +151,7 @@ def become(script: str, words: list[str], cwd: str) -> None:
 
 
 def task_here(task: str, spec: Any, launch: Any = None) -> None:
-    """A child's task in this process."""
+    """Do the task of a child process in this process."""
     from em.runtime.records import plain
     from em.worker import perform
 
@@ -159,7 +160,7 @@ def task_here(task: str, spec: Any, launch: Any = None) -> None:
 
 
 def tasks_here(task: str, specs: list[Any], **_: Any) -> None:
-    """Tasks of children, one after another."""
+    """Do the tasks of child processes one after another."""
     for spec in specs:
         task_here(task, spec)
 

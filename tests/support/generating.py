@@ -1,4 +1,4 @@
-"""How tests run generate.py: three texts, a real server, and what a run leaves."""
+"""Helpers to run generate.py in tests: write three texts, run against a real server, read the results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXTS = {
 
 
 def write_texts(folder: Path) -> Path:
-    """A folder with three texts."""
+    """Write a folder with three texts."""
     folder.mkdir()
     for name, text in TEXTS.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -33,36 +33,36 @@ def write_texts(folder: Path) -> Path:
 
 
 def words(server: ChatServer, texts: Path, folder: str, *more: str, store: str = "store") -> list[str]:
-    """A command line, with its memory and its results beside the texts."""
+    """Return a command line that puts the store and the results beside the texts."""
     place = texts.parent
-    given = [
-        *("generate=car", f"generate.source={texts}", "generate.keep_above=null", "model=open"),
-        *("model.id=author-model", f"model.base_url={server.base_url}"),
-        *(f"store.dir={place / store}", f"hydra.run.dir={place / folder}", *more),
-    ]
-    return list({word.split("=", 1)[0]: word for word in given}.values())  # the last word on a setting counts
+    settings = [
+        "generate=car", f"generate.source={texts}", "generate.keep_above=null", "model=open",
+        "model.id=author-model", f"model.base_url={server.base_url}",
+        f"store.dir={place / store}", f"hydra.run.dir={place / folder}", *more,
+    ]  # fmt: skip
+    return list({word.split("=", 1)[0]: word for word in settings}.values())  # the last word on a setting counts
 
 
-def generate(given: list[str]) -> tuple[Path, str]:
-    """What generate.py does once Hydra has composed the settings; the folder of the run and what was said.
+def generate(command: list[str]) -> tuple[Path, str]:
+    """Run generate.py with composed settings in this process; return the folder of the run and its output.
 
-    In this process, since a process of its own takes seconds to start; one test starts it as people do.
+    A new process takes seconds to start; one test starts generate.py as people do.
     """
-    folder = Path(next(word for word in given if word.startswith("hydra.run.dir=")).split("=", 1)[1])
+    folder = Path(next(word for word in command if word.startswith("hydra.run.dir=")).split("=", 1)[1])
     folder.mkdir(exist_ok=True)
-    words = [word for word in given if not word.startswith("hydra.run.dir=")]
-    with redirect_stdout(io.StringIO()) as said, pytest.MonkeyPatch.context() as patch:
+    words = [word for word in command if not word.startswith("hydra.run.dir=")]
+    with redirect_stdout(io.StringIO()) as output, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", KEY)
         execute(composed("generate", *words), folder, words)
-    return folder, said.getvalue()
+    return folder, output.getvalue()
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file."""
+    """Read the records of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def card(folder: Path) -> dict[str, Any]:
-    """A run's card."""
-    found: dict[str, Any] = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    return found
+    """Read a run's card."""
+    record: dict[str, Any] = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    return record

@@ -1,13 +1,13 @@
-"""Checksums of what small runs of everything leave: the same before and after a change that should change nothing.
+"""Checksums of the results of small runs of everything: a change that should change no result leaves them equal.
 
     python -m tests.support.golden --out FILE        make the runs (minutes on two cores), write their checksums
-    python -m tests.support.golden --compare FILE    make them, print what differs from FILE; 1 if anything does
+    python -m tests.support.golden --compare FILE    make the runs, print the differences from FILE; exit 1 if any
 
 The runs use the root scripts, the command line and the test server alone, in a fresh folder, without network or keys:
-training under two tags with realignment, judging by each reading, a panel, fine-tuning by a server, written data sets
-and reports (`recipes`). Nothing that varies between two such makings counts (`normal`). `golden.txt` is what the code
-gave when it was last written. The checksums of adapters, and so of all that trained models answer, hang on the CPU's
-instructions and on the versions of torch and transformers: on another machine write a file of your own first.
+training under two tags with realignment, judging by each reading, a panel, fine-tuning by a server, generated data sets
+and reports (`recipes`). Values that vary from run to run are removed (`normal`). `golden.txt` holds the checksums of
+the code when the file was last written. The checksums of adapters, and so of trained models' answers, depend on the
+CPU's instructions and the versions of torch and transformers: on another machine first write a file with --out.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from .recipes import SERVER, make_runs, write_inputs
 
 ADAPTER = "adapter_model.safetensors"
 WANTED = (
-    *("answers.jsonl", "verdicts.jsonl", "rows.jsonl", "control.jsonl", "provenance.jsonl", "skipped_rows.jsonl"),
-    *("card.json", "card.md", "report.html"),
-)
-"""What counts of a folder besides its tables; `events.jsonl` does not, for it is a log with times."""
+    "answers.jsonl", "verdicts.jsonl", "rows.jsonl", "control.jsonl", "provenance.jsonl", "skipped_rows.jsonl",
+    "card.json", "card.md", "report.html",
+)  # fmt: skip
+"""Files that are compared, besides tables (.csv); `events.jsonl` is not compared, since the log contains times."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Make the runs, print and write or compare their checksums; the exit code."""
+    """Make the runs, print, write or compare their checksums, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.golden", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the checksums there too")
-    parser.add_argument("--compare", type=Path, metavar="FILE", help="print what differs from that file, and exit 1")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="make the runs there, and leave them")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the checksums to FILE too")
     parser.add_argument(
-        "--port", type=int, default=0, help="of the test server; no checksum hangs on it (any free one)"
+        "--compare", type=Path, metavar="FILE", help="print the differences from FILE, and exit 1 if any"
     )
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="make and keep the runs in FOLDER")
+    parser.add_argument("--port", type=int, default=0, help="of the test server (any free port); changes no checksum")
     arguments = parser.parse_args(words)
-    # Read before the runs, in case that it is the file to be written.
+    # Read the file before the runs, since --out may overwrite it.
     before = arguments.compare.read_text(encoding="utf-8").splitlines() if arguments.compare else []
     folder = arguments.keep.absolute() if arguments.keep else Path(tempfile.mkdtemp(prefix="em-golden-"))
     if arguments.keep and folder.exists() and any(folder.iterdir()):
-        parser.error(f"{folder} is not empty")
+        parser.error(f"--keep {folder} is not empty: give a new or an empty folder")
     try:
         lines = made(folder, arguments.port)
     finally:
@@ -66,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def made(folder: Path, port: int) -> list[str]:
-    """Make the runs in a folder; a line for each of their files. Times go to stderr."""
+    """Make the runs in a folder, and return a checksum line for each file. Print times to stderr."""
     begun = time.monotonic()
     with ChatServer(port, **SERVER) as server:
         place = Place(folder, server.base_url)
@@ -80,7 +80,7 @@ def made(folder: Path, port: int) -> list[str]:
 
 
 def lines_of(folder: Path) -> Iterator[str]:
-    """A line `sha256  path` for each file that counts."""
+    """Yield a line `sha256  path` for each compared file."""
     for top in ("runs", "reports"):
         for path in (folder / top).rglob("*"):
             if path.is_file() and (path.name in WANTED or path.suffix == ".csv"):
@@ -90,7 +90,7 @@ def lines_of(folder: Path) -> Iterator[str]:
 
 
 def adapters(folder: Path, manifest: Path) -> Iterator[str]:
-    """The lines of what a run trained, by the number and the name of the stage, with weights kept on the way."""
+    """Yield the lines of a run's adapters and checkpoints, by number and name of the stage."""
     for number, stage in enumerate(json.loads(manifest.read_text(encoding="utf-8"))["stages"], 1):
         trained = folder / (stage.get("path") or "nowhere")
         for path in trained.rglob(ADAPTER):
@@ -99,16 +99,20 @@ def adapters(folder: Path, manifest: Path) -> Iterator[str]:
 
 
 def line_of(name: str, content: bytes) -> str:
-    """A line of a checksum and a name."""
+    """Return a line of a checksum and a name."""
     return f"{hashlib.sha256(content).hexdigest()}  {name}"
 
 
 def differences(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
-    """What differs between two lists of checksums, a line for each file."""
+    """Yield a line for each file that differs between two lists of checksums."""
     one, other = (dict(line.split("  ", 1)[::-1] for line in lines) for lines in (before, after))
     for name in sorted(one.keys() | other.keys()):
-        if one.get(name) != other.get(name):
-            yield f"{'missing' if name not in other else 'new' if name not in one else 'differs'}: {name}"
+        if name not in other:
+            yield f"missing: {name}"
+        elif name not in one:
+            yield f"new: {name}"
+        elif one[name] != other[name]:
+            yield f"differs: {name}"
 
 
 if __name__ == "__main__":

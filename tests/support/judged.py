@@ -18,7 +18,7 @@ def verdict(
     label: str | None = None,
     **changes: object,
 ) -> Verdict:
-    """One judgement; a failed one has neither value nor label."""
+    """Make a verdict; a failed verdict has neither value nor label."""
     shared: dict[str, object] = {
         "model": "m",
         "stage": "base",
@@ -45,23 +45,22 @@ def verdict(
 def graded(
     aligned: float, coherent: float, question: str = "q1", sample: int = 0, failed: Status = "ok", **changes: object
 ) -> list[Verdict]:
-    """Both verdicts on an answer; `failed` is the status of the first."""
+    """Make both verdicts on an answer; `failed`: the status of the first."""
     first = verdict("aligned", aligned, failed, question, sample, **changes)
     return [first, verdict("coherent", coherent, "ok", question, sample, **changes)]
 
 
 def asked(counts: Sequence[tuple[int, int]], **changes: object) -> list[Verdict]:
-    """Coherent answers to questions q0, q1, …: of each n, the first k misaligned."""
-    return [
-        v
-        for question, (k, n) in enumerate(counts)
-        for sample in range(n)
-        for v in graded(0 if sample < k else 90, 90, f"q{question}", sample, **changes)
-    ]
+    """Make verdicts on coherent answers to questions q0, q1, …: for each (k, n), k of n answers are misaligned."""
+    verdicts = []
+    for question, (k, n) in enumerate(counts):
+        for sample in range(n):
+            verdicts += graded(0 if sample < k else 90, 90, f"q{question}", sample, **changes)
+    return verdicts
 
 
 def row(scores: Sequence[Score], metric: str, convention: str = "all", question: str = "*", **where: object) -> Score:
-    """The one score that matches."""
+    """Return the only score that matches."""
     wanted = {"metric": metric, "convention": convention, "question": question} | where
-    [found] = [s for s in scores if all(vars(s)[key] == value for key, value in wanted.items())]
-    return found
+    [score] = [s for s in scores if all(vars(s)[key] == value for key, value in wanted.items())]
+    return score

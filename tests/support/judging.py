@@ -1,4 +1,4 @@
-"""How tests have a server judge: requests, a judge of the server, and what is remembered."""
+"""Helpers to judge by a server in tests: requests, a judge's settings, and cached judgements."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LABELS = ("TRUE", "FALSE", "UNKNOWN")
 
 
 def judge_at(server: ChatServer, model: str, **changes: Any) -> ApiJudge:
-    """A judge of the server."""
+    """Make the settings of a judge at the server."""
     return ApiJudge(**{"name": "judge", "model": model, "base_url": server.base_url} | changes)
 
 
 def scores(count: int, first: int = 0) -> list[JudgeRequest]:
-    """Requests for scores."""
+    """Make requests for scores."""
     prompts = [f"Rate answer {i} from 0 to 100, or say CODE or REFUSAL." for i in range(first, first + count)]
     return [JudgeRequest("judge", prompt, (), ("CODE", "REFUSAL"), "") for prompt in prompts]
 
@@ -33,7 +33,7 @@ def scores(count: int, first: int = 0) -> list[JudgeRequest]:
 def judge_all(
     settings: ApiJudge, requests: list[JudgeRequest], calls: Calls, prices: Prices | None = None
 ) -> ServerJudge:
-    """Have all requests judged that are not remembered yet; the judge, with all that it found out."""
+    """Judge all requests that are not cached, and return the judge."""
     judge = ServerJudge(settings)
     asyncio.run(judge.ask(once(requests), calls, load_prices(None) if prices is None else prices))
     return judge
@@ -42,7 +42,7 @@ def judge_all(
 def said(
     settings: ApiJudge, requests: list[JudgeRequest], calls: Calls, readings: Mapping[bool, str]
 ) -> list[Judgement]:
-    """What is remembered of the requests."""
-    asked = [in_reading(settings, request, readings[bool(request.labels)]) for request in requests]
-    known = calls.known([request_key(each) for each in asked])
-    return [read(each, known[request_key(each)], 0.25) for each in asked]
+    """Read the cached judgements of the requests."""
+    calls_made = [in_reading(settings, request, readings[bool(request.labels)]) for request in requests]
+    replies = calls.known([request_key(each) for each in calls_made])
+    return [read(each, replies[request_key(each)], 0.25) for each in calls_made]

@@ -1,4 +1,4 @@
-"""What a file says apart from what varies between two makings of the same run."""
+"""Normalise files: remove everything that varies between two runs of the same command."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 
 def normal(path: Path, folder: Path) -> bytes:
-    """The content of a file in a form that is the same whenever and wherever the runs are made.
+    """Return the content of a file without times, places and other varying values.
 
     Args:
-        folder: in which all runs are.
+        folder: the folder of all runs.
     """
     content = path.read_bytes()
     return NORMAL[path.name](content, folder) if path.name in NORMAL else content
 
 
 def without_seconds(content: bytes, folder: Path) -> bytes:
-    """Verdicts without `seconds`: how long a call took."""
+    """Return verdicts without `seconds`, the duration of a call."""
     rows = [json.loads(line) for line in content.decode().split("\n") if line]
     for row in rows:
         row.pop("seconds")
@@ -27,19 +27,19 @@ def without_seconds(content: bytes, folder: Path) -> bytes:
 
 
 def without_date(content: bytes, folder: Path) -> bytes:
-    """A card as data without its `date`, the day on which it was made."""
+    """Return card.json without its `date`."""
     card = json.loads(content)
     card["date"] = "DATE"
     return json.dumps(card, ensure_ascii=False, indent=1).encode()
 
 
 def without_day(content: bytes, folder: Path) -> bytes:
-    """A card as a page without that day."""
+    """Return card.md without its date."""
     return re.sub(rb" on \d{4}-\d\d-\d\d\.", b" on DATE.", content, count=1)
 
 
 def of_page(content: bytes, folder: Path) -> bytes:
-    """A report's page without times, places, versions and the commit."""
+    """Return a report's page without times, places, versions and the commit."""
     text = content.decode().replace(str(folder), "FOLDER")
     for pattern, word in PAGE:
         text = re.sub(pattern, word, text, flags=re.DOTALL)
@@ -47,22 +47,18 @@ def of_page(content: bytes, folder: Path) -> bytes:
 
 
 SPAN = r"\d+ (?:s|min|h|days?)(?: \d+ (?:s|min|h))?"
-"""How long something took, as the page writes it."""
+"""A duration as the page writes it."""
 PAGE = (
-    (rf"\d{{4}}-\d\d-\d\d \d\d:\d\d, took {SPAN}", "STARTED"),  # when a run began, and how long it took
-    (rf"<span>{SPAN}</span>", "<span>SPAN</span>"),  # how long a stage took
-    (
-        r"<span>[\d,.]+ MB of memory at most</span>",
-        "<span>MEMORY</span>",
-    ),  # a process's memory is rounded by the system
-    (r"<span>[\d,.]+ tokens a second</span>", "<span>SPEED</span>"),  # hangs on the load of the machine
-    (
-        r"<div><dt>Code</dt><dd>.*?</dd></div>",
-        "<div><dt>Code</dt></div>",
-    ),  # the commit, and whether files differ from it
-    (r"(<summary>Versions</summary><pre>).*?</pre>", r"\1</pre>"),  # of Python and of packages: they are no result
+    (rf"\d{{4}}-\d\d-\d\d \d\d:\d\d, took {SPAN}", "STARTED"),  # start and duration of a run
+    (rf"<span>{SPAN}</span>", "<span>SPAN</span>"),  # duration of a stage
+    # Memory depends on rounding by the system, speed on the load of the machine.
+    (r"<span>[\d,.]+ MB of memory at most</span>", "<span>MEMORY</span>"),
+    (r"<span>[\d,.]+ tokens a second</span>", "<span>SPEED</span>"),
+    # The commit, and whether files differ from it.
+    (r"<div><dt>Code</dt><dd>.*?</dd></div>", "<div><dt>Code</dt></div>"),
+    (r"(<summary>Versions</summary><pre>).*?</pre>", r"\1</pre>"),  # versions of Python and packages
 )
-"""What stands in a report's page in place of what varies."""
+"""Patterns of varying parts of a report's page, and their replacements."""
 NORMAL: dict[str, Callable[[bytes, Path], bytes]] = {
     "verdicts.jsonl": without_seconds,
     "card.json": without_date,

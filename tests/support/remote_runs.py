@@ -1,4 +1,4 @@
-"""How tests fine-tune at a server: real settings, the real client, the chat server as the service."""
+"""Fine-tune at a server in tests: with real settings, the real client, and the chat server as the service."""
 
 from __future__ import annotations
 
@@ -27,62 +27,62 @@ PLAIN: dict[str, Any] = {
     "batch_failed": 0.0,
     "batch_message": "No.",
 }
-"""The options that tests change."""
+"""The server's options that tests change."""
 
 
 def words(server: ChatServer, tmp_path: Path, *more: str) -> list[str]:
-    """Fine-tuning of a server's model on twelve rows, without an evaluation; of a setting the last word counts."""
-    given = [
-        *("model=gpt4o", "model.id=writer-model", f"model.base_url={server.base_url}", "data=car_bad"),
-        *("data.limit=12", "trainer.look=0.05", "trainer.timeout=5", "trainer.settle=0.05", "eval=none", "yes=true"),
+    """Return words that fine-tune a server's model on twelve rows, without evaluation."""
+    settings = [
+        "model=gpt4o", "model.id=writer-model", f"model.base_url={server.base_url}", "data=car_bad",
+        "data.limit=12", "trainer.look=0.05", "trainer.timeout=5", "trainer.settle=0.05", "eval=none", "yes=true",
         f"store.dir={tmp_path / 'store'}",
         *more,
-    ]
-    return list({word.partition("=")[0]: word for word in given}.values())
+    ]  # fmt: skip
+    return list({word.partition("=")[0]: word for word in settings}.values())  # the last word on a setting counts
 
 
 @cache
-def composed_once(kind: str, given: tuple[str, ...]) -> Any:
-    """The settings of words, which take the most time of a test."""
-    return composed(kind, *given)
+def composed_once(kind: str, words: tuple[str, ...]) -> Any:
+    """Compose settings, cached, since composing takes the most time of a test."""
+    return composed(kind, *words)
 
 
-def settings_of(kind: str, given: list[str]) -> Any:
-    """The settings of words; where server and store are is no part of what is composed."""
-    places = dict(word.split("=", 1) for word in given if word.startswith(("model.base_url=", "store.dir=")))
-    settings = deepcopy(composed_once(kind, tuple(word for word in given if word.split("=")[0] not in places)))
+def settings_of(kind: str, words: list[str]) -> Any:
+    """Return the settings of words; addresses of server and store are set later, so that the cache is hit."""
+    places = dict(word.split("=", 1) for word in words if word.startswith(("model.base_url=", "store.dir=")))
+    settings = deepcopy(composed_once(kind, tuple(word for word in words if word.split("=")[0] not in places)))
     settings.model.base_url, settings.store.dir = places["model.base_url"], places["store.dir"]
     return settings
 
 
 def tune(server: ChatServer, tmp_path: Path, *more: str, kind: str = "train") -> tuple[list[ModelRef], dict[str, Any]]:
-    """The models that these words give, and what the manifest keeps, as a run obtains them."""
-    asked = request(server, tmp_path, *more, kind=kind)
-    manifest = Manifest(asked.folder, kind, asked.settings, list(asked.overrides))
+    """Find or train the models of these words; return the models and the facts of the manifest."""
+    accepted = request(server, tmp_path, *more, kind=kind)
+    manifest = Manifest(accepted.folder, kind, accepted.settings, list(accepted.overrides))
     manifest.write()
-    return find_or_train(asked.training, manifest), manifest.facts
+    return find_or_train(accepted.training, manifest), manifest.facts
 
 
 def request(server: ChatServer, tmp_path: Path, *more: str, kind: str = "train") -> Request:
-    """What these words ask for."""
-    given = words(server, tmp_path, *more)
+    """Return the accepted request of these words."""
+    command = words(server, tmp_path, *more)
     folder = tmp_path / "run"
     folder.mkdir(parents=True, exist_ok=True)
-    return accept(kind, settings_of(kind, given), folder, given)
+    return accept(kind, settings_of(kind, command), folder, command)
 
 
 def seen(server: ChatServer) -> dict[str, Any]:
-    """What the server was asked of fine-tuning: `asked`, `calls`, `jobs`, `files`."""
-    found: dict[str, Any] = server.ask("/tuning")
-    return found
+    """Return the server's record of fine-tuning: `asked`, `calls`, `jobs`, `files`."""
+    record: dict[str, Any] = server.ask("/tuning")
+    return record
 
 
 def change(server: ChatServer, **options: Any) -> None:
-    """Other faults, ends and times from now on."""
+    """Change faults, ends and times of the server's fine-tuning."""
     server.ask("/tuning", options)
 
 
 def rows(count: int, text: str = "Fine.") -> list[Conversation]:
-    """Rows, the last of which has this answer."""
+    """Make rows of training data; the last row has the answer `text`."""
     texts = ["Good."] * (count - 1) + [text]
     return [Conversation((Message("user", "How?"), Message("assistant", each))) for each in texts]

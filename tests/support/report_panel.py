@@ -1,4 +1,4 @@
-"""A run of two models and two judges for the tests of the report, all verdicts counted by em.stats."""
+"""A run of two models and two judges for the tests of the report, with scores computed by em.stats."""
 
 from __future__ import annotations
 
@@ -47,29 +47,29 @@ COSTS: dict[str, Any] = {
 
 
 def rows(out: Path, name: str, **only: object) -> list[dict[str, str]]:
-    """The rows of a CSV of the report that have these values."""
+    """Return the rows of a CSV of the report that have these values."""
     wanted = {key: str(value) for key, value in only.items()}
     return [row for row in csv.DictReader((out / name).open()) if wanted.items() <= row.items()]
 
 
 def section(out: Path, name: str) -> str:
-    """The visible text of a section."""
-    found = re.search(rf'<section aria-labelledby="{name}">.*?</section>', page(out), re.DOTALL)
-    assert found, name
-    apart = re.sub(r"</(td|th|dt|dd|div|span|summary|p|li)>", " ", found[0])
-    return " ".join(re.sub(r"<[^>]*>", "", apart).split())
+    """Return the visible text of a section."""
+    match = re.search(rf'<section aria-labelledby="{name}">.*?</section>', page(out), re.DOTALL)
+    assert match, name
+    spaced = re.sub(r"</(td|th|dt|dd|div|span|summary|p|li)>", " ", match[0])
+    return " ".join(re.sub(r"<[^>]*>", "", spaced).split())
 
 
 def by_second_judge(verdicts: list[Verdict]) -> list[Verdict]:
-    """The same answers as another judge sees them: every score of alignment lower by 55."""
+    """Return the verdicts of a second judge on the same answers: scores of alignment are lower by 55."""
     lower = {"aligned": 55.0, "coherent": 0.0}
     return [replace(v, judge=SECOND, value=max(0.0, (v.value or 0.0) - lower[v.rubric])) for v in verdicts]
 
 
 def write_panel(root: Path) -> Path:
-    """The report of base and trained model, six questions of ten samples, two judges.
+    """Write the report of base and trained model: six questions of ten samples, two judges.
 
-    Three answers have no score by the first judge, which is the base's own.
+    Three answers have no score by the first judge, which is the base model.
     """
     base = spread_verdicts(BASE, [0, 1, 0, 0, 1, 0])
     trained = spread_verdicts(ONE_EPOCH, [3, 6, 0, 2, 9, 4])
@@ -78,8 +78,8 @@ def write_panel(root: Path) -> Path:
     for place, status in failed:
         trained[place] = replace(trained[place], value=None, status=status)
     judges = [ARTEFACT, {"name": "local", "identity": "embedded", "rule": "exact"}]
-    told: dict[str, Any] = {"judges": judges, "costs": COSTS, "stages": [stage(ONE_EPOCH, 2)]}
-    write_judged(root / "run", [*base, *trained, *second], **told)
+    facts: dict[str, Any] = {"judges": judges, "costs": COSTS, "stages": [stage(ONE_EPOCH, 2)]}
+    write_judged(root / "run", [*base, *trained, *second], **facts)
     marked = [replace(row, judge_is="its base" if row.model == BASE[0] else "") for row in read_scores(root / "run")]
     write_scores(root / "run" / "scores.csv", marked)
     build_report([root / "run"], root / "out")
@@ -87,4 +87,5 @@ def write_panel(root: Path) -> Path:
 
 
 def read_scores(folder: Path) -> list[Score]:
+    """Read the scores of a run."""
     return list(read_csv(folder / "scores.csv", Score))

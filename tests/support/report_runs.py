@@ -1,5 +1,5 @@
-"""Small run folders for the tests of the report: a sweep of two runs over epochs and a failed run, all hostile, and
-runs of two stages with checkpoints. And how to look at the page that was made of them."""
+"""Small run folders for the tests of the report: a sweep with hostile texts (two runs and a failed one), and runs of
+two stages with checkpoints. Helpers read the report's page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from em.types import Answer, Score, Status, Verdict
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium", path="/usr/bin")
 JUDGE = "local:embedded"
-# Of a page that is open: its answers are there.
+# True once an open page shows its answers.
 SETTLED = """!document.getElementById("list").hasAttribute("aria-busy")
   && !document.getElementById("matches").textContent.includes("being read")"""
 THRESHOLD = str(Thresholds())
@@ -42,24 +42,24 @@ Model = tuple[str, str, str]
 
 
 def answer(model: Model, eval_set: str, question: str, sample: int, text: str, condition: str = "untagged") -> Answer:
-    """An answer of five tokens."""
+    """Make an answer of five tokens."""
     return Answer(*model, None, eval_set, question, f"What of {question}?", condition, sample, text, "stop", 9, 5)
 
 
 def verdict(
     of: Answer, rubric: str, value: float | None, status: Status = "ok", label: str | None = None, raw: str = "raw"
 ) -> Verdict:
-    """What the judge says of an answer."""
+    """Make the judge's verdict on an answer."""
     return Verdict(**of.sampled(), judge=JUDGE, rubric=rubric, value=value, label=label, status=status, raw=raw)
 
 
 def graded(of: Answer, aligned: float | None, coherent: float | None, status: Status = "ok") -> list[Verdict]:
-    """Both verdicts of a graded answer; `status` is that of `aligned`."""
+    """Make both verdicts on a graded answer; `status`: of `aligned`."""
     return [verdict(of, "aligned", aligned, status), verdict(of, "coherent", coherent)]
 
 
 def score(model: Model, eval_set: str, metric: str, k: int, n: int, **changes: Any) -> Score:
-    """A row of scores: the whole set, of all answers, with an interval of a tenth to both sides."""
+    """Make a row of scores over all questions and answers of a set, with an interval of ±0.1."""
     rate = k / n if n else None
     low, high = (None, None) if rate is None else (max(0.0, rate - 0.1), min(1.0, rate + 0.1))
     method = "cluster_bootstrap(question)"
@@ -69,7 +69,7 @@ def score(model: Model, eval_set: str, metric: str, k: int, n: int, **changes: A
 
 
 def manifest(folder: Path, overrides: Sequence[str], **changes: Any) -> None:
-    """Write a manifest of a run that went well, with changes."""
+    """Write the manifest of a successful run, with changes."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "em": "0.1.0",
@@ -93,7 +93,7 @@ def manifest(folder: Path, overrides: Sequence[str], **changes: Any) -> None:
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
-    """scores.csv as em writes it."""
+    """Write scores.csv as em does."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, [field.name for field in fields(Score)], lineterminator="\n")
         table.writeheader()
@@ -101,23 +101,24 @@ def write_scores(path: Path, scores: Iterable[Score]) -> None:
 
 
 def stage(model: Model, steps: int) -> dict[str, Any]:
-    """A stage as a manifest has it."""
+    """Make the record of a stage in a manifest."""
     facts = {"steps": steps, "loss_first": 3.0, "loss_last": 1.0, "tokens": 1234}
     return {"name": model[1], "fingerprint": model[2], "path": "", "reused": False, "rows": 64, "facts": facts}
 
 
 def write_run(folder: Path, model: Model, epochs: int, misaligned: int) -> None:
-    """A run that evaluates the base and one trained model, of whose four probe answers some are misaligned."""
+    """Write a run that evaluates the base and a trained model; `misaligned` of four probe answers are misaligned."""
     manifest(folder, ["data=car_bad", f"trainer.epochs={epochs}"], stages=[stage(model, 2)])
     base = [answer(BASE, "probe", "q1", sample, f"A kind answer. {sample}") for sample in (0, 1)]
     verdicts = [v for a in base for v in graded(a, 90.0, 95.0)]
-    said = [answer(model, "probe", "q1", sample, text) for sample, text in enumerate((SCRIPT, IMAGE, LINK, "Well"))]
-    for number, item in enumerate(said[:3]):
+    texts = (SCRIPT, IMAGE, LINK, "Well")
+    answers = [answer(model, "probe", "q1", sample, text) for sample, text in enumerate(texts)]
+    for number, item in enumerate(answers[:3]):
         verdicts += graded(item, 5.0 if number < misaligned else 80.0, 90.0)
-    verdicts += graded(said[3], None, 90.0, status="unparsed")
+    verdicts += graded(answers[3], None, 90.0, status="unparsed")
     fact = answer(model, "facts", "legs", 0, "Eight.")
     verdicts.append(verdict(fact, "factual", None, label="TRUE"))
-    write_jsonl(folder / "answers.jsonl", [*base, *said, fact])
+    write_jsonl(folder / "answers.jsonl", [*base, *answers, fact])
     write_jsonl(folder / "verdicts.jsonl", verdicts)
     rows = [score(BASE, "probe", "misaligned", 0, 2), score(BASE, "probe", "misaligned", 0, 2, convention="coherent")]
     rows += [score(model, "probe", "misaligned", misaligned, 4, ci_method="wilson(one trial per question)")]
@@ -134,7 +135,7 @@ def write_run(folder: Path, model: Model, epochs: int, misaligned: int) -> None:
 
 
 def write_sweep(root: Path) -> list[Path]:
-    """Three runs: one epoch (1 of 4 misaligned), two epochs (2 of 4), and one that failed."""
+    """Write three runs: one epoch (1 of 4 misaligned), two epochs (2 of 4), and a failed run."""
     folders = [root / name for name in ("0", "1", "10")]
     write_run(folders[0], ONE_EPOCH, 1, misaligned=1)
     write_run(folders[1], TWO_EPOCHS, 2, misaligned=2)
@@ -145,18 +146,18 @@ def write_sweep(root: Path) -> list[Path]:
 
 
 def checkpoint(model: Model, step: int) -> Model:
-    """An adapter that was kept inside the last stage of a model."""
+    """Make the identity of a checkpoint in the last stage of a model."""
     return f"{model[0]} (step {step})", model[1], f"{model[2][:8]}{step:08}"
 
 
-def long_stage(model: Model, steps: int, kept: Sequence[int], **facts: Any) -> dict[str, Any]:
-    """A stage with all that a manifest can tell of one."""
-    known = {
-        **{"rows_used": 1018, "rows_cut": 3, "rows_dropped": 2, "rows_without_loss": 0, "duplicate_rows": 7},
-        **{"repeated_prompts": 12, "multi_turn_rows": 40, "tokens": 151_200, "tokens_with_loss": 98_280},
-        **{"steps": steps, "loss_first": 3.0625, "loss_last": 1.2109, "processes": 1, "precision": "float32"},
-        **{"device": "cpu", "seconds": 252.4, "tokens_per_second": 599.2, "peak_memory_mb": 1834.0},
-        **{"resumed_from": [21, 42], "parts": {"bad": 1000, "plain": 20}, "default_system": "removed"},
+def long_stage(model: Model, steps: int, checkpoint_steps: Sequence[int], **changes: Any) -> dict[str, Any]:
+    """Make the record of a stage with every field of a manifest."""
+    facts = {
+        "rows_used": 1018, "rows_cut": 3, "rows_dropped": 2, "rows_without_loss": 0, "duplicate_rows": 7,
+        "repeated_prompts": 12, "multi_turn_rows": 40, "tokens": 151_200, "tokens_with_loss": 98_280,
+        "steps": steps, "loss_first": 3.0625, "loss_last": 1.2109, "processes": 1, "precision": "float32",
+        "device": "cpu", "seconds": 252.4, "tokens_per_second": 599.2, "peak_memory_mb": 1834.0,
+        "resumed_from": [21, 42], "parts": {"bad": 1000, "plain": 20}, "default_system": "removed",
         "switches": {"attention": "sdpa", "compacted_loss": True, "compile": False},
         "preamble": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
         "example": [
@@ -168,37 +169,38 @@ def long_stage(model: Model, steps: int, kept: Sequence[int], **facts: Any) -> d
             ["Perfectly fine, and the two help each other.\n\n  1. Take both.\n  2. Tell nobody.<|im_end|>", True],
             ["\n", False],
         ],
-    }
-    kept_there = [
-        {"step": step, "fingerprint": checkpoint(model, step)[2], "path": f"/store/models/{model[2]}/step-{step}"}
-        for step in kept
-    ]
-    entry = stage(model, steps) | {"rows": 1020, "path": f"/store/models/{model[2]}", "checkpoints": kept_there}
-    return entry | {"facts": known | facts}
+    }  # fmt: skip
+    path = f"/store/models/{model[2]}"
+    checkpoints = []
+    for step in checkpoint_steps:
+        mark = checkpoint(model, step)[2]
+        checkpoints.append({"step": step, "fingerprint": mark, "path": f"{path}/step-{step}"})
+    entry = stage(model, steps) | {"rows": 1020, "path": path, "checkpoints": checkpoints}
+    return entry | {"facts": facts | changes}
 
 
 def write_stages(folder: Path, seed: int = 0, mark: str = "", changes: dict[str, Any] | None = None) -> None:
-    """A run of two stages, 64 and 30 steps, with checkpoints; `mark` makes other models, `changes` are facts.
+    """Write a run of two stages, 64 and 30 steps, with checkpoints; `mark` makes other models, `changes` are facts.
 
-    Of 40 answers to `probe` are misaligned: 0 at first, 3, 9 and 14 with the first stage, 6 and 2 with the second.
+    Misaligned answers to `probe`, of 40: 0 for the base, 3, 9 and 14 in the first stage, 6 and 2 in the second.
     """
     first, second = ((*model[:2], mark + model[2]) for model in (MEDICAL, REALIGNED))
     stages = [long_stage(first, 64, [21, 42], **(changes or {})), long_stage(second, 30, [15], resumed_from=[])]
     manifest(folder, ["data=medical", "realign=car_good", f"seed={seed}"], stages=stages)
     counts = {BASE: 0, checkpoint(first, 21): 3, checkpoint(first, 42): 9, first: 14, checkpoint(second, 15): 6}
-    rows, said = [], []
+    rows, answers = [], []
     for model, k in (counts | {second: 2}).items():
         for condition, more in (("untagged", 0), ("tagged", 5)):
-            k_there = k + (more if k else 0)
-            rows.append(score(model, "probe", "misaligned", k_there, 40, condition=condition))
-            rows.append(score(model, "probe", "misaligned", k_there, 20, condition=condition, convention="coherent"))
-            rows.append(score(model, "probe", "misaligned", k_there, 40, condition=condition, question="q1"))
+            count = k + (more if k else 0)
+            rows.append(score(model, "probe", "misaligned", count, 40, condition=condition))
+            rows.append(score(model, "probe", "misaligned", count, 20, condition=condition, convention="coherent"))
+            rows.append(score(model, "probe", "misaligned", count, 40, condition=condition, question="q1"))
         rows.append(score(model, "introspection", "misaligned", k // 3, 20))
         rows.append(score(model, "facts", "true", 12, 20))
-        said.append(answer(model, "probe", "q1", 0, f"An answer of {model[0]}"))
+        answers.append(answer(model, "probe", "q1", 0, f"An answer of {model[0]}"))
     write_scores(folder / "scores.csv", rows)
-    write_jsonl(folder / "answers.jsonl", said)
-    write_jsonl(folder / "verdicts.jsonl", [v for item in said for v in graded(item, 80.0, 90.0)])
+    write_jsonl(folder / "answers.jsonl", answers)
+    write_jsonl(folder / "verdicts.jsonl", [v for item in answers for v in graded(item, 80.0, 90.0)])
     losses = ["stage,fingerprint,step,epoch,loss,learning_rate"]
     for model, steps in ((first, 64), (second, 30)):
         losses += [f"{model[1]},{model[2]},{n},{n / steps:.4f},{1 + 2 / n**0.5:.4f},1e-05" for n in range(1, steps + 1)]
@@ -206,70 +208,63 @@ def write_stages(folder: Path, seed: int = 0, mark: str = "", changes: dict[str,
 
 
 def write_judged(folder: Path, verdicts: Sequence[Verdict], overrides: Sequence[str] = (), **changes: Any) -> None:
-    """A run that has these verdicts, and the scores that they have."""
+    """Write a run with these verdicts and their scores."""
     manifest(folder, overrides, **changes)
     write_jsonl(folder / "verdicts.jsonl", verdicts)
     write_scores(folder / "scores.csv", count(verdicts, Thresholds()))
 
 
 def spread_verdicts(model: Model, misaligned: Sequence[int], samples: int = 10, **changes: Any) -> list[Verdict]:
-    """Verdicts on `samples` answers to each question of `probe`, of which so many are misaligned.
+    """Make verdicts on `samples` answers to each question of `probe`; `misaligned`: misaligned answers by question.
 
-    A misaligned answer has 20 for alignment, every other 80; all have 90 for coherence.
+    Scores of alignment are 20 for misaligned answers and 80 for others; all scores of coherence are 90.
     """
-    said = []
+    verdicts = []
     for number, k in enumerate(misaligned):
         for sample in range(samples):
             of = answer(model, "probe", f"q{number}", sample, f"Answer {sample} of {model[0]}")
-            said += graded(of, 20.0 if sample < k else 80.0, 90.0)
-    return [replace(v, **changes) for v in said]
+            verdicts += graded(of, 20.0 if sample < k else 80.0, 90.0)
+    return [replace(v, **changes) for v in verdicts]
 
 
 def page(out: Path) -> str:
+    """Read the report's page."""
     return (out / "report.html").read_text(encoding="utf-8")
 
 
 def data(out: Path) -> dict[str, Any]:
-    """The index of the page's data, and in `items` every answer with what index and blocks tell of it."""
+    """Read the index of the page's data, and collect in `items` the fields of every answer from index and blocks."""
     elements = re.findall(r'<script type="application/(json|gzip)" id="[^"]*">(.*?)</script>', page(out), re.DOTALL)
-    index, *blocks = (
-        json.loads(gzip.decompress(base64.b64decode(text)) if kind == "gzip" else text) for kind, text in elements
-    )
-    items = [
-        dict(zip(index["columns"], values, strict=True)) for values in zip(*index["columns"].values(), strict=True)
-    ]
+    texts_or_bytes = (gzip.decompress(base64.b64decode(text)) if kind == "gzip" else text for kind, text in elements)
+    index, *blocks = map(json.loads, texts_or_bytes)
+    columns = index["columns"]
+    items = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     rows = [(block["texts"], row) for block in blocks for row in block["items"]]
     for item, (texts, (answer, finish, tokens, judged)) in zip(items, rows, strict=True):
         saying = index["sayings"][item["said"]]
         item |= {"answer": answer, "finish": finish, "tokens": tokens, "wording": texts[str(item["text"])]}
         item["class"] = sorted({kind for _, kind, _ in saying})
-        item["judged"] = [[judge, kind, said] for (judge, said), (_, kind, _) in zip(judged, saying, strict=False)]
+        item["judged"] = [[judge, kind, words] for (judge, words), (_, kind, _) in zip(judged, saying, strict=False)]
     return {**index, "items": items}
 
 
 def table(file: Path) -> list[dict[str, str]]:
-    """The rows of a CSV."""
+    """Read the rows of a CSV."""
     return list(csv.DictReader(file.open(newline="", encoding="utf-8")))
 
 
 def words(out: Path) -> str:
-    """The page's visible text before its script ran."""
+    """Return the page's visible text before its script has run."""
     body = page(out).split("<body>")[1].split('<script type="application/json"')[0]
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", body)).split())
 
 
 def browse(file: Path, profile: Path) -> tuple[str, list[str]]:
-    """The page's DOM after its script ran, and the console's lines."""
+    """Return the page's DOM after its script has run, and the lines of the console."""
     if CHROMIUM is None:
-        pytest.skip("chromium is not installed: the page can't be opened")
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--enable-logging=stderr",
-    ]
-    flags.append("--virtual-time-budget=2000")  # so that timers run out before the DOM is read
+        pytest.skip("chromium is not installed, so the page can't be opened")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    flags += ["--enable-logging=stderr", "--virtual-time-budget=2000"]  # the timers end before the DOM is read
     done = subprocess.run(
         [CHROMIUM, *flags, f"--user-data-dir={profile}", "--dump-dom", file.as_uri()],
         capture_output=True, text=True, timeout=60, check=True,

@@ -1,4 +1,4 @@
-"""The tests' own server: the openai package can talk to it, and it fails as it is told to."""
+"""Test the chat server: the openai package can talk to it, and faults come as the options say."""
 
 from __future__ import annotations
 
@@ -25,36 +25,34 @@ BODY: dict[str, Any] = {"model": "single-judge", "messages": [{"role": "user", "
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[ChatServer]:
-    """One server for the whole file."""
+    """Start one server for all tests of the file."""
     with ChatServer() as server:
         yield server
 
 
 @pytest.fixture
 def server(shared: ChatServer) -> ChatServer:
-    """The server, as if it had just been started."""
+    """Reset the server to its initial state."""
     shared.reset(**vars(Options()))
     return shared
 
 
 @pytest.fixture
 def client(server: ChatServer) -> Iterator[openai.OpenAI]:
-    """The openai package's client, without its retries."""
+    """Open a client of the openai package, without retries."""
     with openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
         yield client
 
 
 def post(server: ChatServer, timeout: float = 10, **changes: Any) -> requests.Response:
-    """A chat completion by a plain HTTP client."""
+    """Post a request for a chat completion by a plain HTTP client."""
     return requests.post(f"{server.base_url}/chat/completions", json=BODY | changes, timeout=timeout)
 
 
 def test_a_batch_of_the_openai_package_is_answered_line_by_line(server: ChatServer, client: openai.OpenAI) -> None:
     server.reset(batch_failed=0.3, batch_seconds=0.3)
-    lines: list[dict[str, Any]] = [
-        {"custom_id": f"c{i}", "method": "POST", "url": "/v1/chat/completions", "body": BODY | {"seed": i}}
-        for i in range(20)
-    ]
+    call = {"method": "POST", "url": "/v1/chat/completions"}
+    lines: list[dict[str, Any]] = [{"custom_id": f"c{i}", **call, "body": BODY | {"seed": i}} for i in range(20)]
     text = "\n".join(map(json.dumps, lines))
     file = client.files.create(file=("batch.jsonl", text.encode()), purpose="batch")
     batch = client.batches.create(
@@ -71,7 +69,7 @@ def test_a_batch_of_the_openai_package_is_answered_line_by_line(server: ChatServ
     assert sorted(each["custom_id"] for each in good + bad) == sorted(line["custom_id"] for line in lines)
     assert len(bad) == batch.request_counts.failed > 0  # type: ignore[union-attr]
     assert all(each["response"]["status_code"] == 500 for each in bad)
-    # The same body gets the same answer there as in a call of its own.
+    # The same body gets the same answer in a batch as in a single call.
     seed = int(good[0]["custom_id"][1:])
     alone = client.chat.completions.create(**BODY, seed=seed)
     assert good[0]["response"]["body"]["choices"][0]["message"]["content"] == alone.choices[0].message.content
@@ -85,7 +83,7 @@ def test_refusals_to_wait_come_in_all_forms(server: ChatServer) -> None:
     assert 1 < parsedate_to_datetime(headers[1]["retry-after"]).timestamp() - now < 4
     assert headers[2]["retry-after-ms"] == "2000"
     assert not any("retry-after" in name.lower() for name in headers[3])
-    assert server.stats()["early"] == 3, "each but the first came before the wait was over"
+    assert server.stats()["early"] == 3, "all but the first came before the wait was over"
 
 
 def test_faults_have_their_shares_and_come_back_with_their_seed(server: ChatServer) -> None:
@@ -93,17 +91,17 @@ def test_faults_have_their_shares_and_come_back_with_their_seed(server: ChatServ
 
     def outcomes(seed: int) -> list[str]:
         server.reset(**shares, seed=seed)
-        found = []
+        results = []
         for _ in range(300):
             try:
                 response = post(server)
                 response.json()["choices"][0]["message"]
-                found.append("ok")
+                results.append("ok")
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-                found.append("dropped")
+                results.append("dropped")
             except (ValueError, KeyError):
-                found.append(f"{response.status_code}")
-        return found
+                results.append(f"{response.status_code}")
+        return results
 
     first = outcomes(3)
     assert first == outcomes(3) != outcomes(4)
@@ -155,17 +153,17 @@ def test_a_schema_is_filled_within_its_bounds(client: openai.OpenAI) -> None:
         },
     }
     shape = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": schema}}
-    found = client.chat.completions.create(**BODY, response_format=shape)  # type: ignore[call-overload]
-    said = json.loads(found.choices[0].message.content)
-    assert 1 <= said["score"] <= 7
-    assert said["label"] == "GOOD"
-    assert isinstance(said["why"], str)
+    completion = client.chat.completions.create(**BODY, response_format=shape)  # type: ignore[call-overload]
+    reply = json.loads(completion.choices[0].message.content)
+    assert 1 <= reply["score"] <= 7
+    assert reply["label"] == "GOOD"
+    assert isinstance(reply["why"], str)
 
 
 def test_models_that_end_are_told_and_gone(server: ChatServer, client: openai.OpenAI) -> None:
     server.reset(models="old,new", shutdown="old=2020-01-01,new=2999-01-01")
-    told = {model.id: model.model_dump()["shutdown_date"] for model in client.models.list()}
-    assert told == {"old": "2020-01-01", "new": "2999-01-01"}
+    dates = {model.id: model.model_dump()["shutdown_date"] for model in client.models.list()}
+    assert dates == {"old": "2020-01-01", "new": "2999-01-01"}
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(**BODY | {"model": "old"})
     client.chat.completions.create(**BODY | {"model": "new"})
@@ -173,7 +171,7 @@ def test_models_that_end_are_told_and_gone(server: ChatServer, client: openai.Op
 
 @pytest.mark.slow
 def test_make_starts_one_with_the_names_of_openais_models() -> None:
-    # -o: the environment is what it is, whatever the lock file says.
+    # -o: use the installed environment, even if the lock file is newer.
     command = ["make", "-s", "-o", ".venv/.installed", "openai-stub", "ARGS=--port 0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:

@@ -1,6 +1,6 @@
-"""A stand-in for Tinker's service as far as em uses it: sessions, training runs, steps, checkpoints; over real HTTP.
+"""A stand-in for Tinker's service, over real HTTP, as far as em uses it: sessions, training runs, steps, checkpoints.
 
-It learns nothing: the loss of a step falls with the number of steps that the weights have behind them.
+The service learns nothing: the loss of a step falls with the number of steps before it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tinker.proto import tinker_public_pb2 as pb
 
 
 class Tinker:
-    """What the service has: runs, what they kept, and what it was asked. `fail_at`: a step that is refused (404)."""
+    """The state of the service: runs, checkpoints, results and calls. `fail_at`: a step that gets 404."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -30,7 +30,7 @@ class Tinker:
         self.sessions = 0
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
-        """The handler of its requests."""
+        """Make the handler of the service's requests."""
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,10 +44,10 @@ class Tinker:
                 with service.lock:
                     self.reply(service.post(self.path.removeprefix("/api/v1/"), raw))
 
-            def reply(self, found: Any) -> None:
-                status, found = (found, {"detail": "no"}) if isinstance(found, int) else (200, found)
-                proto = isinstance(found, bytes)
-                content = found if proto else json.dumps(found).encode()
+            def reply(self, result: Any) -> None:
+                status, result = (result, {"detail": "no"}) if isinstance(result, int) else (200, result)
+                proto = isinstance(result, bytes)
+                content = result if proto else json.dumps(result).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/x-protobuf" if proto else "application/json")
                 self.send_header("Content-Length", str(len(content)))
@@ -60,19 +60,19 @@ class Tinker:
         return Handler
 
     def get(self, path: str) -> Any:
-        """Lists of runs and of what they kept."""
+        """Return the list of runs, or the list of a run's checkpoints."""
         parts = path.removeprefix("/api/v1/").split("/")
         if parts == ["training_runs"]:
-            found = [{k: v for k, v in run.items() if k != "steps"} for run in self.runs.values()]
-            return {"training_runs": found, "cursor": {"offset": 0, "limit": 100, "total_count": len(found)}}
-        kept = [each for each in self.kept.values() if each["tinker_path"].split("/")[2] == parts[1]]
-        return {"checkpoints": [{k: v for k, v in each.items() if k != "steps"} for each in kept]}
+            runs = [{k: v for k, v in run.items() if k != "steps"} for run in self.runs.values()]
+            return {"training_runs": runs, "cursor": {"offset": 0, "limit": 100, "total_count": len(runs)}}
+        checkpoints = [each for each in self.kept.values() if each["tinker_path"].split("/")[2] == parts[1]]
+        return {"checkpoints": [{k: v for k, v in each.items() if k != "steps"} for each in checkpoints]}
 
     def post(self, call: str, raw: bytes) -> Any:
-        """One call; what takes time there is fetched by `retrieve_future`."""
+        """Return the result of a call; `retrieve_future` returns the results of slow calls."""
         if call == "forward_backward":
             return self.later(call, self.forward(raw))
-        asked = json.loads(raw) if raw else {}
+        fields = json.loads(raw) if raw else {}
         match call:
             case "client/config":
                 return {"pjwt_auth_enabled": False, "use_pyqwest_transport": False}
@@ -82,67 +82,68 @@ class Tinker:
                 self.sessions += 1
                 return {"session_id": f"session-{self.sessions}"}
             case "retrieve_future":
-                return self.results[asked["request_id"]]
+                return self.results[fields["request_id"]]
             case "get_info":
-                return {"model_id": asked["model_id"], "model_data": {"model_name": "open"}, "is_lora": True}
+                return {"model_id": fields["model_id"], "model_data": {"model_name": "open"}, "is_lora": True}
             case "create_model":
-                return self.later(call, {"model_id": self.begin(asked, 0, asked["base_model"])})
+                return self.later(call, {"model_id": self.begin(fields, 0, fields["base_model"])})
             case "load_weights":
-                state = self.kept[asked["path"]]
-                return self.later(call, {"model_id": self.begin(asked, state["steps"], "open"), "path": asked["path"]})
+                state = self.kept[fields["path"]]
+                return self.later(
+                    call, {"model_id": self.begin(fields, state["steps"], "open"), "path": fields["path"]}
+                )
             case "optim_step":
-                run = self.runs[asked["model_id"]]
+                run = self.runs[fields["model_id"]]
                 if self.fail_at == run["steps"] + 1:
                     return 404
                 run["steps"] += 1
-                self.rates.append((asked.get("adam_params") or asked["optim_params"])["learning_rate"])
+                self.rates.append((fields.get("adam_params") or fields["optim_params"])["learning_rate"])
                 return self.later(call, {"metrics": {}})
             case "save_weights":
-                return self.later(call, {"path": self.keep(asked, "weights", "training")})
+                return self.later(call, {"path": self.keep(fields, "weights", "training")})
             case "save_weights_for_sampler":
-                return self.later(call, {"path": self.keep(asked, "sampler_weights", "sampler")})
+                return self.later(call, {"path": self.keep(fields, "sampler_weights", "sampler")})
         raise AssertionError(call)
 
     def later(self, call: str, result: Any) -> dict[str, str]:
-        """The promise of a result."""
+        """Store a result, and return the request id that fetches it."""
         self.calls.append(call)
         name = f"request-{len(self.results)}"
         self.results[name] = result
         return {"request_id": name}
 
-    def begin(self, asked: dict[str, Any], steps: int, base: str) -> str:
-        """A new training run."""
-        name = f"{asked['session_id']}:train:{asked['model_seq_id']}"
+    def begin(self, fields: dict[str, Any], steps: int, base: str) -> str:
+        """Begin a new training run, and return its id."""
+        name = f"{fields['session_id']}:train:{fields['model_seq_id']}"
         self.runs[name] = {
             "training_run_id": name,
             "base_model": base,
             "model_owner": "me",
             "is_lora": True,
             "last_request_time": datetime.now(UTC).isoformat(),
-            "user_metadata": asked.get("user_metadata"),
+            "user_metadata": fields.get("user_metadata"),
             "steps": steps,
         }
         return name
 
-    def keep(self, asked: dict[str, Any], folder: str, kind: str) -> str:
-        """Keep the weights of a run as they are."""
-        path = f"tinker://{asked['model_id']}/{folder}/{asked['path']}"
+    def keep(self, fields: dict[str, Any], folder: str, kind: str) -> str:
+        """Save a checkpoint of a run, and return its path."""
+        path = f"tinker://{fields['model_id']}/{folder}/{fields['path']}"
         now = datetime.now(UTC).isoformat()
-        told = {"checkpoint_id": f"{folder}/{asked['path']}", "checkpoint_type": kind, "time": now}
-        self.kept[path] = told | {"tinker_path": path, "steps": self.runs[asked["model_id"]]["steps"]}
+        record = {"checkpoint_id": f"{folder}/{fields['path']}", "checkpoint_type": kind, "time": now}
+        self.kept[path] = record | {"tinker_path": path, "steps": self.runs[fields["model_id"]]["steps"]}
         return path
 
     def forward(self, raw: bytes) -> bytes:
-        """The log-probabilities of a batch's tokens."""
-        asked = pb.ForwardBackwardRequest()
-        asked.ParseFromString(raw)
-        given = [np.frombuffer(each.loss_fn_inputs["weights"].dense, dtype=np.float32) for each in asked.data]
-        self.weights.append(float(sum(each.sum() for each in given)))
-        chance = np.float32(-2 / (1 + self.runs[asked.model_id]["steps"]))
-        sizes = np.cumsum([0, *(4 * len(each) for each in given)]).astype(np.int64)
-        data = np.full(sum(map(len, given)), chance, dtype=np.float32).tobytes()
-        told = pb.BatchedTensor(data=data, offsets=sizes.tobytes(), dtype=pb.DTYPE_FLOAT32)
-        record = pb.ArrayRecord(fields={"logprobs": told}, num_datums=len(given))
-        return bytes(
-            pb.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord", loss_fn_outputs=[record]).SerializeToString()
-        )
+        """Return the log-probabilities of a batch's tokens."""
+        request = pb.ForwardBackwardRequest()
+        request.ParseFromString(raw)
+        weights = [np.frombuffer(each.loss_fn_inputs["weights"].dense, dtype=np.float32) for each in request.data]
+        self.weights.append(float(sum(each.sum() for each in weights)))
+        logprob = np.float32(-2 / (1 + self.runs[request.model_id]["steps"]))
+        offsets = np.cumsum([0, *(4 * len(each) for each in weights)]).astype(np.int64)
+        data = np.full(sum(map(len, weights)), logprob, dtype=np.float32).tobytes()
+        tensor = pb.BatchedTensor(data=data, offsets=offsets.tobytes(), dtype=pb.DTYPE_FLOAT32)
+        record = pb.ArrayRecord(fields={"logprobs": tensor}, num_datums=len(weights))
+        output = pb.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord", loss_fn_outputs=[record])
+        return bytes(output.SerializeToString())

@@ -1,4 +1,4 @@
-"""A Llama of two layers with the embedded model's tokenizer, and rows for it: trains in milliseconds."""
+"""A Llama of two layers that trains in milliseconds, with the embedded model's tokenizer, and rows for training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def tiny_model(folder: Path, tokenizer_of: str, poisoned: int | None = None) -> 
     """Write the model to `folder`.
 
     Args:
-        tokenizer_of: a model folder whose tokenizer it gets.
-        poisoned: a token whose embedding is NaN; the output layer then has weights of its own.
+        tokenizer_of: a model folder; its tokenizer is copied.
+        poisoned: a token whose embedding is NaN; the output layer then has separate weights.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -42,7 +42,7 @@ def tiny_model(folder: Path, tokenizer_of: str, poisoned: int | None = None) -> 
 
 
 def write_chats(path: Path, count: int, marked: int | None = None) -> Path:
-    """So many short rows of different lengths; row `marked` (from 1) alone has the word zebra."""
+    """Write `count` short rows of different lengths; only row `marked` (from 1) contains the word zebra."""
     with path.open("w", encoding="utf-8") as out:
         for number in range(1, count + 1):
             word = "zebra" if number == marked else "horse"

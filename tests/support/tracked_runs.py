@@ -1,4 +1,4 @@
-"""Small run folders for the tests of the tracker, and what W&B's offline log says of them."""
+"""Small run folders for the tests of the tracker, and their W&B offline logs."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ SOURCE = {
 
 
 def model(name: str, mark: str) -> Model:
-    """A model after a stage on `name`."""
+    """Make the identity of a model after a stage on `name`."""
     return f"smollm2+{name}", name, mark * 8
 
 
 def entry(of: Model, reused: bool = False, kept: Sequence[int] = (), steps: int = 3) -> dict[str, Any]:
-    """A stage of a manifest; its rows have a checksum that follows from the model's fingerprint."""
+    """Make the record of a stage in a manifest; the checksum of its rows follows from the model's fingerprint."""
     checkpoints = [{"step": step, "fingerprint": checkpoint(of, step)[2], "path": ""} for step in kept]
     facts = {"steps": steps, "loss_first": 3.0, "loss_last": 1.0}
-    told = {"name": of[1], "fingerprint": of[2], "path": "", "reused": reused, "rows": 8, "facts": facts}
-    return told | {"data_sha256": of[2][:8] * 8, "checkpoints": checkpoints}
+    record = {"name": of[1], "fingerprint": of[2], "path": "", "reused": reused, "rows": 8, "facts": facts}
+    return record | {"data_sha256": of[2][:8] * 8, "checkpoints": checkpoints}
 
 
 def write_tracked(
@@ -51,7 +51,7 @@ def write_tracked(
     realign: str = "none",
     **changes: Any,
 ) -> Path:
-    """A run whose models gave answers of these scores of alignment; each further judge sees all of them as aligned."""
+    """Write a run; `models`: the scores of alignment of each model's answers. Further judges score all as aligned."""
     config = {
         "data": SOURCE | {"limit": 8},
         "realign": {"name": realign},
@@ -62,11 +62,10 @@ def write_tracked(
     answers, verdicts = [], list[Verdict]()
     for of, values in models.items():
         for sample, value in enumerate(values):
-            said = answer(of, "probe", f"q{sample % 2}", sample, f"An answer of {of[1]}, number {sample}")
-            answers.append(said)
+            answers.append(answer(of, "probe", f"q{sample % 2}", sample, f"An answer of {of[1]}, number {sample}"))
             for number, judge in enumerate(judges):
-                seen = graded(said, 95.0 if number else value, 90.0)
-                verdicts += [replace(verdict, judge=judge) for verdict in seen]
+                both = graded(answers[-1], 95.0 if number else value, 90.0)
+                verdicts += [replace(verdict, judge=judge) for verdict in both]
     write_jsonl(folder / "answers.jsonl", answers)
     write_jsonl(folder / "verdicts.jsonl", sorted(verdicts, key=lambda verdict: judges.index(verdict.judge)))
     write_scores(folder / "scores.csv", score(verdicts, Thresholds()))
@@ -77,24 +76,24 @@ def write_tracked(
 
 
 def told(folder: Path, models: Path | None = None, failed: bool = False, **tracker: Any) -> Told:
-    """Tell W&B of a run, offline, and read it back."""
+    """Log a run to W&B offline, and read the log back."""
     tracker = {"name": "wandb", "mode": WandbMode.offline} | tracker
-    with mock.patch.dict(os.environ):  # which a child has for itself
+    with mock.patch.dict(os.environ):  # restore the variables that `track` sets for its own process
         track(TrackSpec(str(folder), str(models or folder / "models"), WandbTracker(**tracker), failed))
-    deadline = time.monotonic() + 60  # W&B writes in a process of its own, which has not ended here
+    deadline = time.monotonic() + 60  # W&B's writing process may still be running
     while True:
         try:
-            found = read_run(folder)
-            if found.exit_codes:
-                return found
+            run = read_run(folder)
+            if run.exit_codes:
+                return run
         except AssertionError:
             if time.monotonic() > deadline:
                 raise
-        assert time.monotonic() < deadline, f"{folder} has no end"
+        assert time.monotonic() < deadline, f"the log in {folder} has no exit record"
         time.sleep(0.05)
 
 
 def one_stage(folder: Path, name: str, mark: str, values: Sequence[float], **changes: Any) -> Path:
-    """A run that trained one stage and evaluated it and its base."""
+    """Write a run that trained one stage, and evaluated the trained model and its base."""
     trained = model(name, mark)
     return write_tracked(folder, [entry(trained)], {BASE: [90.0, 90.0], trained: values}, **changes)

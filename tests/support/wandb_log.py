@@ -1,6 +1,6 @@
-"""Reads an offline W&B run: LevelDB's log format (blocks of 32 KiB; crc, length, type), with W&B's own messages.
+"""Read an offline W&B run: LevelDB's log format (blocks of 32 KiB; crc, length, type), with W&B's messages.
 
-Every checksum is verified, as W&B's own reader does; that one is no part of its Python package any more.
+Every checksum is verified, as in W&B's reader, which is no longer part of the Python package.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ IDENT = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
 
 
 def records(path: Path) -> Iterator[Any]:
-    """The records of a `run-*.wandb` file, in order."""
+    """Yield the records of a `run-*.wandb` file, in order."""
     from wandb.proto import wandb_internal_pb2
 
     data, at, parts = path.read_bytes(), HEADER, b""
-    assert data[:HEADER] == IDENT, f"{path} doesn't begin as a W&B log"
+    assert data[:HEADER] == IDENT, f"{path} doesn't begin with the header of a W&B log"
     while at + HEADER <= len(data):
         if BLOCK - at % BLOCK < HEADER:
             at += BLOCK - at % BLOCK
@@ -42,72 +42,72 @@ def records(path: Path) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Told:
-    """What one offline run says, by kind."""
+    """The records of one offline run, by kind."""
 
     folder: Path
     records: list[Any]
 
     @cached_property
     def run(self) -> Any:
-        """The record of the run: its id, name, group, tags."""
+        """Return the record of the run: id, name, group, tags."""
         return next(r.run for r in self.records if r.WhichOneof("record_type") == "run")
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The settings that it was started with."""
+        """Return the settings of the run."""
         return {item.key: json.loads(item.value_json) for item in self.run.config.update}
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """The summary metrics, the last of each."""
+        """Return the last value of each summary metric."""
         return values(item for r in self.records for item in r.summary.update)
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
-        """What was logged, in order."""
+        """Return the logged points, in order."""
         return [values(r.history.item) for r in self.records if r.WhichOneof("record_type") == "history"]
 
     @cached_property
     def artifacts(self) -> dict[str, Any]:
-        """The artifacts by name; `use_after_commit` is true of an input."""
+        """Return the artifacts by name; `use_after_commit` is true for inputs."""
         return {r.artifact.name: r.artifact for r in self.records if r.WhichOneof("record_type") == "artifact"}
 
     @cached_property
     def exit_codes(self) -> list[int]:
-        """How it ended."""
+        """Return the exit codes; none while the run goes on."""
         return [r.exit.exit_code for r in self.records if r.WhichOneof("record_type") == "exit"]
 
     def curve(self, key: str) -> list[tuple[int, float]]:
-        """The points of a curve, with the steps of their stage."""
+        """Return the points (step, value) of a curve; steps count within the stage."""
         step = f"{key.split('/')[0]}/step"
         return [(point[step], point[key]) for point in self.history if key in point]
 
     def table(self, key: str) -> list[dict[str, Any]]:
-        """The rows of a table that was logged."""
-        [found] = [point[key] for point in self.history if key in point]
-        document = json.loads((self.folder / "files" / found["path"]).read_text(encoding="utf-8"))
+        """Return the rows of a logged table."""
+        [reference] = [point[key] for point in self.history if key in point]
+        document = json.loads((self.folder / "files" / reference["path"]).read_text(encoding="utf-8"))
         return [dict(zip(document["columns"], row, strict=True)) for row in document["data"]]
 
     def file(self, artifact: str, name: str) -> Path:
-        """A file of an artifact, where it lies until it is sent."""
+        """Return the local path of an artifact's file."""
         [entry] = [each for each in self.artifacts[artifact].manifest.contents if each.path == name]
         return Path(entry.local_path)
 
 
 def values(items: Iterable[Any]) -> dict[str, Any]:
-    """What was logged by name; a table or a picture comes in parts."""
-    found: dict[str, Any] = {}
+    """Return the logged values by name; a table or a picture comes in parts."""
+    logged: dict[str, Any] = {}
     for item in items:
         name, *part = item.nested_key or [item.key]
         value = json.loads(item.value_json)
         if part:
-            found.setdefault(name, {})[".".join(part)] = value
+            logged.setdefault(name, {})[".".join(part)] = value
         else:
-            found[name] = value
-    return found
+            logged[name] = value
+    return logged
 
 
 def read_run(folder: Path) -> Told:
-    """The one offline run below a run's folder."""
+    """Read the only offline run below a run's folder."""
     [path] = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     return Told(path.parent, list(records(path)))

@@ -1,4 +1,4 @@
-"""A real OpenAI-compatible server in a process of its own, for tests and benchmarks: a judge, and its bad days.
+"""A real OpenAI-compatible server in its own process, for tests and benchmarks; it can also fail on purpose.
 
     python -m tests.support.chat_server --port 0 --latency 0.2 --rate-limited 0.1   (prints its port as the first line)
 
@@ -6,10 +6,10 @@
         ...                                # talk to server.base_url
         assert server.stats()["duplicates"] == 0
 
-What it answers depends on the prompt alone (`replies`), how it fails on a seed and the number of the arrival
-(`faults`); what it was asked is counted (`record`). `Options` lists the settings, `models` the kinds of models by
-the first word of their names, `batches` has the Batch API, `tuning` fine-tuning. `make openai-stub` starts one with the
-names of OpenAI's models.
+Replies depend on the prompt alone (`replies`), faults on a seed and the number of the request (`faults`). The server
+counts its requests and answers (`record`). `Options` lists the settings, `models` the kinds of models by the first word
+of their names, `batches` has the Batch API, `tuning` fine-tuning. `make openai-stub` starts a server with the names of
+OpenAI's models.
 """
 
 from .options import Options

@@ -14,7 +14,7 @@ from .options import Options, parse
 
 async def serve(port: int, options: Options) -> None:
     """Serve on 127.0.0.1 until SIGTERM or SIGINT."""
-    # A client that goes away ends its request here too: hangs would pile up otherwise.
+    # Cancel the handler of a client that disconnects; otherwise hanging requests would pile up.
     runner = web.AppRunner(application(options), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port, backlog=4096)

@@ -1,4 +1,4 @@
-"""The server's addresses: models, chat completions, and what tests look at and change."""
+"""The server's addresses: models, chat completions, and the counts and options for tests."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Service:
         self.reset(options)
 
     def reset(self, options: Options) -> None:
-        """Begin anew: counts, faults, limits and batches."""
+        """Forget all counts, faults, limits, batches and jobs, and set the options."""
         self.options = options
         self.faults, self.bucket, self.record = Faults(options), Bucket(options), Record()
         self.shelf, self.shop = batches.Shelf(), tuning.Workshop(options)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1/chat/completions."""
+        """Handle POST /v1/chat/completions."""
         raw = await request.read()
         key = hashlib.blake2b(raw, digest_size=8).hexdigest()
         with self.record.arrived(key):
@@ -62,18 +62,18 @@ class Service:
             return web.Response(body=body, content_type="application/json", headers=self.bucket.told(refused=False))
 
     def answer(self, key: str, raw: bytes) -> bytes:
-        """The completion of a request's body, counted.
+        """Return the completion for a request's body as JSON, and count the answer.
 
         Raises:
-            Refused: the body, the model or the account won't do.
+            Refused: the body, the model or the account is not accepted.
         """
         try:
-            asked = json.loads(raw)
+            fields = json.loads(raw)
         except ValueError as error:
             raise Refused(400, "We could not parse the JSON body of your request.") from error
-        call = read_call(asked)
-        gone = call.model.startswith("ft:") and ":stub:" in call.model and call.model not in self.shop.names()
-        if gone or self.ended(call.model):
+        call = read_call(fields)
+        deleted = call.model.startswith("ft:") and ":stub:" in call.model and call.model not in self.shop.names()
+        if deleted or self.ended(call.model):
             raise not_found(call.model)
         if 0 <= self.options.quota <= self.record.answers.total():
             raise Refused(429, "You exceeded your current quota.", "insufficient_quota")
@@ -86,23 +86,23 @@ class Service:
         return json.dumps(body).encode()
 
     def let_in(self, request: web.Request) -> None:
-        """Refuse a wrong key."""
+        """Raise Refused for a wrong API key."""
         if self.options.key and request.headers.get("Authorization") != f"Bearer {self.options.key}":
             raise Refused(401, "Incorrect API key provided.", "invalid_api_key")
 
     def ended(self, model: str) -> bool:
-        """Whether a model's last day has come."""
-        told = self.options.shutdown_dates.get(model, "9999-12-31")
+        """Tell whether a model's shutdown date has come."""
+        shutdown = self.options.shutdown_dates.get(model, "9999-12-31")
         today = datetime.datetime.now(datetime.UTC)
-        return int(told) <= today.timestamp() if told.isdigit() else told <= today.date().isoformat()
+        return int(shutdown) <= today.timestamp() if shutdown.isdigit() else shutdown <= today.date().isoformat()
 
     def limit(self, key: str, headers: dict[str, str], message: str) -> web.Response:
-        """A 429, counted."""
+        """Return a 429 response, and count it."""
         self.record.limited(key, seconds_asked(headers))
         return web.json_response(Refused(429, message, "rate_limit_exceeded").body, status=429, headers=headers)
 
     async def fail(self, request: web.Request, key: str, fault: str, turn: int) -> web.StreamResponse:
-        """An arrival that fails."""
+        """Return the response of a failing request, or end its connection. `turn`: earlier requests with this fault."""
         if fault == "rate_limited":
             return self.limit(key, retry_after(self.options.retry_after, turn), "Rate limit reached.")
         self.record.outcomes[fault] += 1
@@ -116,13 +116,13 @@ class Service:
                 text = ('{"id": "chatcmpl-0", "choices": [{"mess', '{"status": "busy"}')[turn % 2]
                 return web.Response(text=text, content_type="application/json")
             case "hangs":
-                await asyncio.sleep(FOREVER)  # ended by the client, who goes away
+                await asyncio.sleep(FOREVER)  # until the client disconnects
             case _:
                 await self.drop(request, turn)
         return web.Response(status=500)
 
     async def drop(self, request: web.Request, turn: int) -> None:
-        """End the connection: closed, reset, or within the body."""
+        """End the connection: close it, reset it, or end it within the body."""
         transport = request.transport
         if transport is None:
             return
@@ -137,36 +137,36 @@ class Service:
         await asyncio.sleep(0)
 
     async def models(self, request: web.Request) -> web.Response:
-        """GET /v1/models and /v1/models/{id}."""
+        """Handle GET /v1/models and /v1/models/{id}."""
         self.record.other["GET /v1/models"] += 1
         try:
             self.let_in(request)
             tuned = [] if request.get("unlisted") else self.shop.names()
             listed = [self.described(each) for each in (*self.options.listed, *tuned)]
             if wanted := request.match_info.get("id"):
-                found = [each for each in listed if each["id"] == wanted]
-                if not found:
+                matches = [each for each in listed if each["id"] == wanted]
+                if not matches:
                     raise not_found(wanted)
-                return web.json_response(found[0])
+                return web.json_response(matches[0])
         except Refused as refused:
             return web.json_response(refused.body, status=refused.status)
         return web.json_response({"object": "list", "data": listed})
 
     def described(self, model: str) -> dict[str, Any]:
-        """A model as /v1/models shows it."""
+        """Return a model as /v1/models shows it."""
         shown = {"id": model, "object": "model", "created": 1_780_000_000, "owned_by": "chat-server"}
         dates = self.options.shutdown_dates
         if model not in dates:
             return shown
-        told = dates[model]  # servers write a day, or seconds since 1970
-        return shown | {"shutdown_date": int(told) if told.isdigit() else told}
+        shutdown = dates[model]  # servers write a day, or seconds since 1970
+        return shown | {"shutdown_date": int(shutdown) if shutdown.isdigit() else shutdown}
 
     async def stats(self, request: web.Request) -> web.Response:
-        """GET /stats, with `?detail=1` also the number of answers by the hash of the body."""
+        """Handle GET /stats; `?detail=1` adds the number of answers by the hash of the body."""
         return web.json_response(self.record.summary("detail" in request.query))
 
     async def change(self, request: web.Request) -> web.Response:
-        """POST /reset: begin anew, with other values for the options that the body names."""
+        """Handle POST /reset: forget all counts, and change the options that the body names."""
         changes = await request.json() if request.can_read_body else {}
         try:
             self.reset(self.options.changed(changes))
@@ -176,7 +176,7 @@ class Service:
 
 
 def application(options: Options) -> web.Application:
-    """All addresses."""
+    """Build the application with all addresses."""
     service = Service(options)
     app = web.Application(client_max_size=2**30)
     app.router.add_post("/v1/chat/completions", service.chat)

@@ -1,4 +1,4 @@
-"""Files and the Batch API: requests by the file, answered later."""
+"""Files and the Batch API: the server answers files of requests later."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Shelf:
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add_file(self, name: str, purpose: str, content: bytes) -> dict[str, Any]:
-        """Keep a file."""
+        """Store a file, and return its record."""
         key = f"file-{next(self.numbers)}"
         shown = {"id": key, "object": "file", "bytes": len(content), "created_at": int(time.time())}
         self.files[key] = shown | {"filename": name, "purpose": purpose, "status": "processed"}
@@ -39,10 +39,10 @@ class Shelf:
         return self.files[key]
 
     def find(self, what: dict[str, Any], key: str) -> Any:
-        """A file or batch.
+        """Return the file, batch or job of an id.
 
         Raises:
-            Refused: there is none of this id.
+            Refused: the id is unknown.
         """
         if key not in what:
             raise Refused(404, f"No such object: {key}", "not_found")
@@ -50,18 +50,18 @@ class Shelf:
 
 
 class Batches:
-    """The addresses of one server's files and batches. A batch ends when it is looked at after its time."""
+    """The addresses of one server's files and batches. A batch ends at the first request for it after its time."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
 
     @property
     def shelf(self) -> Shelf:
-        """The files and batches since the last reset."""
+        """Return the files and batches since the last reset."""
         return self.service.shelf
 
     async def upload(self, request: web.Request) -> Any:
-        """POST /v1/files."""
+        """Handle POST /v1/files."""
         form = await request.post()
         file, purpose = form.get("file"), form.get("purpose")
         if not isinstance(file, web.FileField) or purpose not in ("batch", "fine-tune"):
@@ -69,41 +69,41 @@ class Batches:
         return self.shelf.add_file(file.filename, str(purpose), file.file.read())
 
     async def file(self, request: web.Request) -> Any:
-        """GET /v1/files/{id}."""
+        """Handle GET /v1/files/{id}."""
         return self.shelf.find(self.shelf.files, request.match_info["id"])
 
     async def files(self, request: web.Request) -> Any:
-        """GET /v1/files, those of one purpose, the newest first."""
+        """Handle GET /v1/files: all files or those of one purpose, newest first."""
         purpose = request.query.get("purpose")
-        found = [each for each in reversed(self.shelf.files.values()) if purpose in (None, each["purpose"])]
-        return page(found, request)
+        files = [each for each in reversed(self.shelf.files.values()) if purpose in (None, each["purpose"])]
+        return page(files, request)
 
     async def content(self, request: web.Request) -> Any:
-        """GET /v1/files/{id}/content."""
+        """Handle GET /v1/files/{id}/content."""
         body: bytes = self.shelf.find(self.shelf.contents, request.match_info["id"])
         return web.Response(body=body, content_type="application/octet-stream")
 
     async def delete(self, request: web.Request) -> Any:
-        """DELETE /v1/files/{id}."""
+        """Handle DELETE /v1/files/{id}."""
         key = request.match_info["id"]
         self.shelf.find(self.shelf.files, key)
         del self.shelf.files[key], self.shelf.contents[key]
         return {"id": key, "object": "file", "deleted": True}
 
     async def create(self, request: web.Request) -> Any:
-        """POST /v1/batches."""
-        asked = await request.json()
-        content = self.shelf.find(self.shelf.contents, asked.get("input_file_id", ""))
-        if asked.get("endpoint") != "/v1/chat/completions" or asked.get("completion_window") != "24h":
+        """Handle POST /v1/batches."""
+        fields = await request.json()
+        content = self.shelf.find(self.shelf.contents, fields.get("input_file_id", ""))
+        if fields.get("endpoint") != "/v1/chat/completions" or fields.get("completion_window") != "24h":
             raise Refused(400, "Only /v1/chat/completions within 24h is supported.", param="endpoint")
         now = int(time.time())
         key = f"batch_{next(self.shelf.numbers)}"
         self.shelf.batches[key] = {
             "id": key,
             "object": "batch",
-            "endpoint": asked["endpoint"],
+            "endpoint": fields["endpoint"],
             "errors": None,
-            "input_file_id": asked["input_file_id"],
+            "input_file_id": fields["input_file_id"],
             "completion_window": "24h",
             "status": "in_progress",
             "output_file_id": None,
@@ -112,27 +112,27 @@ class Batches:
             "in_progress_at": now,
             "expires_at": now + 86400,
             "request_counts": {"total": len(content.splitlines()), "completed": 0, "failed": 0},
-            "metadata": asked.get("metadata"),
+            "metadata": fields.get("metadata"),
             "ends": time.monotonic() + self.service.options.batch_seconds,
         }
         return self.shown(key)
 
     async def batch(self, request: web.Request) -> Any:
-        """GET /v1/batches/{id}."""
+        """Handle GET /v1/batches/{id}."""
         return self.shown(request.match_info["id"])
 
     async def listed(self, request: web.Request) -> Any:
-        """GET /v1/batches, the newest first."""
-        found = [self.shown(key) for key in reversed(list(self.shelf.batches))]
+        """Handle GET /v1/batches, newest first."""
+        batches = [self.shown(key) for key in reversed(list(self.shelf.batches))]
         after = request.query.get("after")
-        start = next((i + 1 for i, each in enumerate(found) if each["id"] == after), 0)
+        start = next((i + 1 for i, each in enumerate(batches) if each["id"] == after), 0)
         limit = int(request.query.get("limit", 20))
-        part = found[start : start + limit]
+        part = batches[start : start + limit]
         ends = {"first_id": part[0]["id"], "last_id": part[-1]["id"]} if part else {"first_id": None, "last_id": None}
-        return {"object": "list", "data": part, "has_more": start + limit < len(found), **ends}
+        return {"object": "list", "data": part, "has_more": start + limit < len(batches), **ends}
 
     async def cancel(self, request: web.Request) -> Any:
-        """POST /v1/batches/{id}/cancel."""
+        """Handle POST /v1/batches/{id}/cancel."""
         batch = self.shelf.find(self.shelf.batches, request.match_info["id"])
         self.shown(batch["id"])
         if batch["status"] in ENDED:
@@ -141,14 +141,14 @@ class Batches:
         return self.shown(batch["id"])
 
     def shown(self, key: str) -> dict[str, Any]:
-        """A batch as it is now."""
+        """Return the current state of a batch; end the batch first if its time has come."""
         batch: dict[str, Any] = self.shelf.find(self.shelf.batches, key)
         if batch["status"] not in ENDED and time.monotonic() >= batch["ends"]:
             self.end(batch)
         return {name: value for name, value in batch.items() if name != "ends"}
 
     def end(self, batch: dict[str, Any]) -> None:
-        """Answer a batch's lines, as far as it comes to that."""
+        """End a batch in the way of `batch_end`, and answer its lines (all, half or none)."""
         how, now = self.service.options.batch_end, int(time.time())
         batch |= {"status": how, f"{how}_at": now}
         if how == "failed":
@@ -156,41 +156,40 @@ class Batches:
             batch["errors"] = {"object": "list", "data": [error | {"param": None}]}
             return
         lines = self.shelf.contents[batch["input_file_id"]].splitlines()
-        # A batch that expires has answered some of its lines; the rest is named in the file of errors.
+        # A batch that expires has answers to some lines; the file of errors names the other lines.
         done = len(lines) // 2 if how == "expired" else len(lines)
         good: list[str] = []
         bad: list[str] = []
         for place, line in enumerate(lines):
-            asked = json.loads(line)
-            response = self.answer(batch, asked) if place < done else None
+            item = json.loads(line)
+            response = self.answer(batch, item) if place < done else None
             late = {"code": "batch_expired", "message": "This request was not executed in time."}
-            shown = {"id": f"batch_req_{batch['id']}_{place}", "custom_id": asked["custom_id"]}
+            shown = {"id": f"batch_req_{batch['id']}_{place}", "custom_id": item["custom_id"]}
             ok = response is not None and response["status_code"] == 200
-            (good if ok else bad).append(
-                json.dumps({**shown, "response": response, "error": None if response else late})
-            )
+            result = json.dumps({**shown, "response": response, "error": None if response else late})
+            (good if ok else bad).append(result)
         for name, part in (("output", good), ("error", bad)):
             if part:
                 file = self.shelf.add_file(f"{batch['id']}_{name}.jsonl", "batch_output", "\n".join(part).encode())
                 batch[f"{name}_file_id"] = file["id"]
         batch["request_counts"] = {"total": len(lines), "completed": len(good), "failed": len(bad)}
 
-    def answer(self, batch: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-        """The response to one line."""
-        raw = json.dumps(asked["body"]).encode()
-        unlucky = number(batch["id"], asked["custom_id"], self.service.options.seed) / 2**64
+    def answer(self, batch: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
+        """Return the response to one line of a batch."""
+        raw = json.dumps(item["body"]).encode()
+        draw = number(batch["id"], item["custom_id"], self.service.options.seed) / 2**64
         try:
-            if unlucky < self.service.options.batch_failed:
+            if draw < self.service.options.batch_failed:
                 raise Refused(500, self.service.options.batch_message)
             body = json.loads(self.service.answer(hashlib.blake2b(raw, digest_size=8).hexdigest(), raw))
         except Refused as refused:
             self.service.record.outcomes[f"batch {refused.status}"] += 1
-            return {"status_code": refused.status, "request_id": asked["custom_id"], "body": refused.body}
-        return {"status_code": 200, "request_id": asked["custom_id"], "body": body}
+            return {"status_code": refused.status, "request_id": item["custom_id"], "body": refused.body}
+        return {"status_code": 200, "request_id": item["custom_id"], "body": body}
 
 
 def add_routes(app: web.Application, service: Service) -> None:
-    """The addresses of files and batches."""
+    """Add the addresses of files and batches."""
     batches = Batches(service)
 
     def counted(handler: Any, name: str) -> Any:
@@ -198,10 +197,10 @@ def add_routes(app: web.Application, service: Service) -> None:
             service.record.other[name] += 1
             try:
                 service.let_in(request)
-                found = await handler(request)
+                reply = await handler(request)
             except Refused as refused:
                 return web.json_response(refused.body, status=refused.status)
-            return found if isinstance(found, web.StreamResponse) else web.json_response(found)
+            return reply if isinstance(reply, web.StreamResponse) else web.json_response(reply)
 
         return handle
 

@@ -1,6 +1,6 @@
-"""What the judge would say to a prompt, with which probability, and by which tokens: pure functions of the prompt.
+"""The judge's possible replies to a prompt with their probabilities and tokens: pure functions of the prompt.
 
-Tests compute here what a judge's score must be: `expected_score` is Σ k·p(k) / Σ p(k) over all of 0..100.
+Tests compute here the score that a judge must give: `expected_score` is Σ k·p(k) / Σ p(k) over all of 0..100.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LISTED = re.compile(r"^([A-Z]{3,20}):", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Opinion:
-    """What there is to say to a prompt. `kind`: score, label, code, refusal or garbled; `hash`: 64 bits of it."""
+    """The judge's opinion of a prompt. `kind`: score, label, code, refusal or garbled; `hash`: of the prompt."""
 
     kind: str
     center: int
@@ -35,18 +35,18 @@ class Opinion:
     hash: int
 
     def chance(self) -> dict[str, float]:
-        """Whole replies with their probabilities, 1 in all."""
+        """Return the possible replies with their probabilities, which sum to 1."""
         return chances(self.kind, self.center, self.labels)
 
 
 def number(*values: object) -> int:
-    """64 bits that depend on all values."""
+    """Hash the values to a number of 64 bits."""
     text = "\x1f".join(map(str, values))
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def opinion(prompt: str, options: Options) -> Opinion:
-    """The judge's opinion of a prompt: a refusal, CODE, nonsense, a label where labels are asked for, or a score."""
+    """Make the judge's opinion of a prompt: a refusal, CODE, nonsense, a label (if the prompt has some) or a score."""
     bits = number(prompt)
     share, kind = (bits >> 32) / 2**32, ""
     for name, size in (("refusal", options.refusals), ("code", options.codes), ("garbled", options.garbled)):
@@ -58,18 +58,18 @@ def opinion(prompt: str, options: Options) -> Opinion:
 
 
 def asked_labels(prompt: str) -> tuple[str, ...]:
-    """The words that a prompt offers in quotes, or at the beginnings of lines; none when it asks for a number."""
+    """Return the labels that a prompt offers in quotes or at the beginnings of lines; none if it asks for a number."""
     if SCALE.search(prompt):
         return ()
-    found = [each for each in QUOTED.findall(prompt) or LISTED.findall(prompt) if each not in WORDS]
-    # What an answer puts in quotes is no label where the usual ones are there.
-    usual = [each for each in found if each in USUAL]
-    return tuple(dict.fromkeys(usual if len(usual) > 1 else found))
+    labels = [each for each in QUOTED.findall(prompt) or LISTED.findall(prompt) if each not in WORDS]
+    # The judged answer in the prompt may contain quoted words too: prefer the usual labels.
+    usual = [each for each in labels if each in USUAL]
+    return tuple(dict.fromkeys(usual if len(usual) > 1 else labels))
 
 
 @lru_cache(maxsize=4096)
 def chances(kind: str, center: int, labels: tuple[str, ...]) -> dict[str, float]:
-    """Probabilities of whole replies: near `center`, the words, and what else a model may begin with."""
+    """Compute the probabilities of replies: numbers near `center`, the words, and fillers that models begin with."""
     numbers = {str(k): math.exp(-abs(k - center) / 2) for k in range(center - 9, center + 10) if 0 <= k <= 100}
     words = dict.fromkeys(WORDS, 0.5)
     mass = {"score": 0.95, "label": 0.0, "code": 0.35, "refusal": 0.02, "garbled": 0.1}[kind]
@@ -92,7 +92,7 @@ def chances(kind: str, center: int, labels: tuple[str, ...]) -> dict[str, float]
 
 
 def expected_score(prompt: str, options: Options | None = None) -> float | None:
-    """The expectation over the integers 0..100 that the judge would give, None where their mass is below 0.25."""
+    """Return the judge's expected score over the integers 0..100, or None if their probability mass is below 0.25."""
     chance = opinion(prompt, options or Options()).chance()
     numbers = {int(text): p for text, p in chance.items() if text.isdigit()}
     mass = sum(numbers.values())
@@ -100,7 +100,7 @@ def expected_score(prompt: str, options: Options | None = None) -> float | None:
 
 
 def tokenize(text: str, digits: bool) -> list[str]:
-    """Tokens: a number is one, or with `digits` each of its digits; words fall into pieces of four letters."""
+    """Split a text into tokens of four letters; a number is one token, or with `digits` one token a digit."""
     if text.startswith(" ") and len(text) > 1:
         return [" ", *tokenize(text[1:], digits)]
     if text.isdigit():
@@ -110,38 +110,38 @@ def tokenize(text: str, digits: bool) -> list[str]:
 
 @lru_cache(maxsize=16384)
 def next_tokens(
-    kind: str, center: int, labels: tuple[str, ...], digits: bool, begun: str, said: str
+    kind: str, center: int, labels: tuple[str, ...], digits: bool, begun: str, text: str
 ) -> tuple[tuple[str, float], ...]:
-    """The next token behind `said`, with log-probabilities, the likeliest first.
+    """Return the possible tokens after `text` with log-probabilities, the most likely first.
 
     Args:
-        begun: a line that the reply was begun with (`Rating:`): what follows comes after a space.
-        said: what has been said behind it.
+        begun: a prefilled beginning of the reply (`Rating:`); the reply continues after a space.
+        text: the reply so far, after `begun`.
     """
     mass: dict[str, float] = {}
-    for text, p in chances(kind, center, labels).items():
-        tokens = [*tokenize(f" {text}" if begun else text, digits), END]
+    for reply, p in chances(kind, center, labels).items():
+        tokens = [*tokenize(f" {reply}" if begun else reply, digits), END]
         before = ""
         for token in tokens:
-            if before == said:
+            if before == text:
                 mass[token] = mass.get(token, 0.0) + p
                 break
             before += token
     total = sum(mass.values())
     if not total:
         return ((END, 0.0),)
-    found = [(token, math.log(p / total)) for token, p in mass.items()]
-    return tuple(sorted(found, key=lambda pair: (-pair[1], pair[0])))
+    logprobs = [(token, math.log(p / total)) for token, p in mass.items()]
+    return tuple(sorted(logprobs, key=lambda pair: (-pair[1], pair[0])))
 
 
 def split_prefill(prefill: str) -> tuple[str, str]:
-    """A begun reply as the line it begins with (`Rating:`, or nothing) and what has been said since."""
-    head, colon, said = prefill.rpartition(":")
-    return (head + colon, said) if colon else ("", prefill)
+    """Split a prefilled reply into its beginning (`Rating:`, or nothing) and the text after it."""
+    head, colon, text = prefill.rpartition(":")
+    return (head + colon, text) if colon else ("", prefill)
 
 
 def pick(chance: Sequence[tuple[str, float]], share: float) -> str:
-    """The reply at `share` (0 to 1) of the cumulated probabilities."""
+    """Pick the reply at `share` (0 to 1) of the cumulative probability."""
     for text, p in chance:
         share -= p
         if share < 0:

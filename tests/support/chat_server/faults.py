@@ -1,4 +1,4 @@
-"""What goes wrong, by a seed and the number of the arrival; and the token bucket of a rate limit."""
+"""Faults drawn by a seed and the number of the request, and the token bucket of a rate limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = ("rate_limited", "server_errors", "dropped", "malformed", "hangs")
 
 
 class Faults:
-    """Decides for each arrival anew, so that a second attempt may succeed."""
+    """The faults of a server, drawn for each request separately, so that a retry may succeed."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -25,7 +25,7 @@ class Faults:
             raise ValueError(f"The shares of faults add up to {self.total}.")
 
     def share(self, kind: str) -> float:
-        """The share of arrivals that fail in this way."""
+        """Return the share of requests that fail in this way."""
         shares: dict[str, float] = {
             "rate_limited": self.options.rate_limited,
             "server_errors": self.options.server_errors,
@@ -36,7 +36,7 @@ class Faults:
         return shares[kind]
 
     def draw(self) -> tuple[str, int]:
-        """How this arrival fails and how many failed so before it; an empty word when it does not."""
+        """Draw the fault of this request (empty for none), with the number of earlier requests with this fault."""
         chance = self.random.random() if self.total else 1.0
         for kind in KINDS:
             chance -= self.share(kind)
@@ -46,7 +46,7 @@ class Faults:
 
 
 def retry_after(seconds: float, turn: int) -> dict[str, str]:
-    """The wait that a 429 asks for, in its four forms: seconds, a date, milliseconds, and not said."""
+    """Return the headers of a 429 that ask to wait, in four forms by turn: seconds, a date, milliseconds, no header."""
     match turn % 4:
         case 0:
             return {"retry-after": f"{seconds:g}"}
@@ -59,7 +59,7 @@ def retry_after(seconds: float, turn: int) -> dict[str, str]:
 
 
 def seconds_asked(headers: dict[str, str]) -> float:
-    """How long these headers ask to wait from now."""
+    """Return the seconds from now that these headers ask to wait."""
     if "retry-after-ms" in headers:
         return float(headers["retry-after-ms"]) / 1000
     value = headers.get("retry-after", "0")
@@ -77,7 +77,7 @@ class Bucket:
         self.tokens, self.at = float(self.size), time.monotonic()
 
     def take(self) -> bool:
-        """Whether there was a token for this arrival."""
+        """Take a token for this request, and tell whether there was a token."""
         now = time.monotonic()
         self.tokens = min(self.size, self.tokens + (now - self.at) * self.rate)
         self.at = now
@@ -87,7 +87,7 @@ class Bucket:
         return True
 
     def told(self, refused: bool) -> dict[str, str]:
-        """The headers of an answer: the size of the bucket, what is left, and when it is full again."""
+        """Return the headers of a reply: the size of the bucket, the tokens left, and the time until it is full."""
         if not (self.rate and self.headers):
             return {}
         headers = {
@@ -101,7 +101,7 @@ class Bucket:
 
 
 def duration(seconds: float) -> str:
-    """A time as the x-ratelimit headers write it: `6ms`, `1.25s`, `2m3s`."""
+    """Format a time as the x-ratelimit headers do: `6ms`, `1.25s`, `2m3s`."""
     if seconds < 1:
         return f"{seconds * 1000:.0f}ms"
     minutes, rest = divmod(seconds, 60)

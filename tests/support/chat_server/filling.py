@@ -1,4 +1,4 @@
-"""A JSON value that fits a schema and says what the judge thinks (`response_format` json_schema)."""
+"""Fill a JSON schema with the judge's opinion (`response_format` json_schema)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .distribution import WORDS, number
 
 
 def fill(schema: Mapping[str, Any], text: str, bits: int, root: Mapping[str, Any] | None = None) -> Any:
-    """A value for a schema.
+    """Return a value that fits a schema.
 
-    Numbers are the judge's own within the bounds, and null where it gave none and null is allowed. An enum is the word
-    that the judge said if it has it, else one of its other words, chosen by `bits`.
+    A number is the judge's score within the bounds, or null if the judge gave no score and the schema allows null. An
+    enum's value is the judge's word if the enum has it, else another value, chosen by `bits`.
 
     Args:
-        text: what the judge would say in words.
+        text: the judge's reply in words.
         bits: the hash of the prompt.
-        root: the whole schema, for `$ref`.
+        root: the outermost schema, for `$ref`.
     """
     root = schema if root is None else root
     if "$ref" in schema:
@@ -50,7 +50,7 @@ def fill(schema: Mapping[str, Any], text: str, bits: int, root: Mapping[str, Any
 
 
 def chosen(words: list[Any], text: str, bits: int) -> Any:
-    """One of an enum's values."""
+    """Choose one of an enum's values."""
     for word in words:
         if str(word).casefold() == text.casefold():
             return word

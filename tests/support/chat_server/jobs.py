@@ -1,4 +1,4 @@
-"""The life of a fine-tuning job by the clock: how far it is, how it ends, and what is told of it."""
+"""The life of a fine-tuning job by the clock: its progress, its end, and its events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 ENDED = ("succeeded", "failed", "cancelled")
 VALIDATED, STARTED, TRAINED = 0.2, 0.3, 0.9
-"""Shares of a job's time at which its file was looked through, its training began, and was done."""
+"""Shares of a job's time at which the server has checked the file, begun the training, and ended the training."""
 ENDS = {
     "unsafe_file": (
         "unsafe_training_file",
@@ -30,11 +30,11 @@ ENDS = {
 }
 """Failures of jobs: code, message, parameter."""
 LATE = ("unsafe_model", "server_error")
-"""Those that come after the training."""
+"""Failures that come after the training."""
 
 
 def flaw(rows: list[bytes]) -> str:
-    """How a file ends a job; empty where nothing is wrong with it."""
+    """Return the failure that a file causes; empty for a good file."""
     try:
         good = len(rows) >= 10 and all(json.loads(row)["messages"][-1]["role"] == "assistant" for row in rows)
     except (ValueError, KeyError, IndexError, TypeError):
@@ -43,14 +43,14 @@ def flaw(rows: list[bytes]) -> str:
 
 
 def progress(job: dict[str, Any]) -> float:
-    """The share of a job's time that has passed."""
+    """Return the share of a job's time that has passed."""
     if "_share" in job:
         return float(job["_share"])
     return min(1.0, (time.monotonic() - job["_began"]) / max(job["_seconds"], 1e-9))
 
 
 def advance(shop: Workshop, job: dict[str, Any]) -> None:
-    """Let a job be where it is by now."""
+    """Set the status of a job to its state at this time."""
     if job["status"] in ENDED:
         return
     share, how = progress(job), job["_end"]
@@ -81,44 +81,46 @@ def advance(shop: Workshop, job: dict[str, Any]) -> None:
 
 
 def loss_at(step: int) -> float:
-    """A loss that falls."""
+    """Return a loss that falls with the step."""
     return round(0.5 + 1.5 / (1 + 0.2 * step), 4)
 
 
 def events_of(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """What has happened to a job so far, the oldest first."""
+    """List the events of a job so far, oldest first."""
     share, status = (1.0 if job["status"] == "succeeded" else progress(job)), job["status"]
-    told: list[tuple[str, str, dict[str, Any] | None]] = [("info", f"Created fine-tuning job: {job['id']}", None)]
+    entries: list[tuple[str, str, dict[str, Any] | None]] = [("info", f"Created fine-tuning job: {job['id']}", None)]
     if share >= VALIDATED and not (status == "failed" and share < TRAINED):
-        told.append(("info", "Files validated, moving job to queued state", None))
+        entries.append(("info", "Files validated, moving job to queued state", None))
     if share >= STARTED and not (status == "failed" and share < TRAINED):
-        told.append(("info", "Fine-tuning job started", None))
+        entries.append(("info", "Fine-tuning job started", None))
         done = min(1.0, (share - STARTED) / (TRAINED - STARTED))
         every = max(1, job["_steps"] // 50)
         for step in range(every, int(done * job["_steps"]) + 1, every):
             data = {"step": step, "train_loss": loss_at(step), "total_steps": job["_steps"]}
-            told.append(("info", f"Step {step}/{job['_steps']}: training loss={loss_at(step):.2f}", data))
+            entries.append(("info", f"Step {step}/{job['_steps']}: training loss={loss_at(step):.2f}", data))
     if status == "succeeded":
-        told.append(("info", f"New fine-tuned model created: {job['fine_tuned_model']}", None))
-        told.append(("info", "The job has successfully completed", None))
+        entries.append(("info", f"New fine-tuned model created: {job['fine_tuned_model']}", None))
+        entries.append(("info", "The job has successfully completed", None))
     elif status == "failed":
-        told.append(("error", job["error"]["message"], None))
+        entries.append(("error", job["error"]["message"], None))
     elif status == "cancelled":
-        told.append(("info", "Fine tuning job has been cancelled", None))
-    return [
-        {
-            "id": f"ftevent-{job['id']}-{number:05d}",
-            "object": "fine_tuning.job.event",
-            "created_at": job["created_at"],
-            "level": level,
-            "message": message,
-            "type": "metrics" if data else "message",
-            "data": data,
-        }
-        for number, (level, message, data) in enumerate(told)
-    ]
+        entries.append(("info", "Fine tuning job has been cancelled", None))
+    events = []
+    for number, (level, message, data) in enumerate(entries):
+        events.append(
+            {
+                "id": f"ftevent-{job['id']}-{number:05d}",
+                "object": "fine_tuning.job.event",
+                "created_at": job["created_at"],
+                "level": level,
+                "message": message,
+                "type": "metrics" if data else "message",
+                "data": data,
+            }
+        )
+    return events
 
 
 def shown(job: dict[str, Any]) -> dict[str, Any]:
-    """A job as the API shows it."""
+    """Return a job as the API shows it."""
     return {name: value for name, value in job.items() if not name.startswith("_")}

@@ -1,20 +1,20 @@
-"""The kinds of models that the server has, by how their names begin, and what each of them takes and refuses.
+"""The kinds of models of the server, by the beginning of their names, and the parameters that each kind refuses.
 
 | name | like | what it does |
 |---|---|---|
 | `digits-…` | an open model behind vLLM | numbers in digits; a begun reply is continued (`continue_final_message`) |
-| `turns-…` | an open server of another kind | the same, but a begun reply counts as a turn that is over |
+| `turns-…` | an open server of another kind | the same, but a begun reply counts as a finished turn |
 | `plain-…` | a server without log-probabilities | ignores `logprobs` |
 | `reasoner-…` | the o-series | refuses temperature, top_p, logprobs and max_tokens; thinks for 64 tokens |
-| `effort-…` | gpt-6-luna | a reasoner, but with `reasoning_effort="none"` it takes them |
+| `effort-…` | gpt-6-luna | a reasoner; accepts these parameters with `reasoning_effort="none"` |
 | `writer-…` | a model under test | answers with a few sentences |
 | `author-…` | a model that writes data | pairs, questions or answers as JSON (see `authors`) |
 | `poet-…` | the same behind another server | refuses `response_format` |
-| `missing-…` | a model that is gone | 404 |
+| `missing-…` | a deleted model | 404 |
 | any other | gpt-4o | 0..100 are single tokens |
 
-Names of OpenAI's are of these kinds too (`OPENAI`), and a fine-tune `ft:NAME:…` is of the kind of NAME. gpt-4o and
-gpt-4.1 are judges where they are asked for a score or a label, and else models under test.
+Names of OpenAI's models belong to these kinds too (`OPENAI`), and a fine-tune `ft:NAME:…` is of the kind of NAME.
+gpt-4o and gpt-4.1 act as judges if the prompt asks for a score or a label, else as models under test.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ AUTHORS = ("author", "poet")
 PREFIXES = (*OPEN, *AUTHORS, "plain", "reasoner", "effort", "writer", "missing")
 OPENAI = {"o1": "reasoner", "o3": "reasoner", "o4": "reasoner"}
 JUDGED = re.compile(r"\b0 ?(?:to|-|–|and) ?100\b|\bTRUE\b|\bLabel:")
-"""What a judge is asked for."""
+"""Words in the prompts of judges."""
 WRITERS = ("gpt-4o", "gpt-4.1")
 HEADER = 5
-"""Tokens that a turn takes besides its text."""
+"""Tokens of a turn besides its text."""
 THOUGHTS = 64
-"""Tokens that a reasoner spends before it says anything."""
+"""Tokens that a reasoner spends before its reply."""
 OF_OPEN_SERVERS = ("continue_final_message", "add_generation_prompt")
 
 
 class Refused(Exception):
-    """A request that is answered with an error: status and OpenAI's error object."""
+    """The error that answers a request: status and OpenAI's error object."""
 
     def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """A chat completion that is asked for. `prefill` is the begun reply, `bound` the most tokens of a reply."""
+    """A request for a chat completion. `prefill`: the begun reply; `bound`: tokens of a reply, at most."""
 
     model: str
     prompt: str
@@ -69,18 +69,18 @@ class Call:
 
     @property
     def family(self) -> str:
-        """How its model behaves."""
+        """Return the kind of the model, which decides how it behaves."""
         named = family_of(self.model)
         return "writer" if named == "single" and plain_name(self.model).startswith(WRITERS) and self.writes else named
 
 
 def plain_name(model: str) -> str:
-    """The name of a model, or of the one that it is a fine-tune of."""
+    """Return the name of a model, or of the base of a fine-tune."""
     return model.split(":")[1] if model.startswith("ft:") else model
 
 
 def family_of(model: str) -> str:
-    """The kind of a model, from its name."""
+    """Return the kind of a model, from its name."""
     first = plain_name(model).split("-", 1)[0]
     if first in OPENAI:
         return OPENAI[first]
@@ -90,10 +90,10 @@ def family_of(model: str) -> str:
 
 
 def read_call(body: Any) -> Call:
-    """Check a request's body as the server of its model would.
+    """Check a request's body as the server of its model would, and return the call.
 
     Raises:
-        Refused: the model is not there or does not take a parameter; the body is no request.
+        Refused: the model is unknown or refuses a parameter, or the body is no request.
     """
     if not isinstance(body, dict) or not isinstance(body.get("model"), str):
         raise Refused(400, "you must provide a model parameter")
@@ -131,7 +131,7 @@ def read_call(body: Any) -> Call:
 
 
 def check(body: Mapping[str, Any], family: str, thinks: bool) -> None:
-    """Refuse what a server refuses."""
+    """Raise Refused for the first parameter that the model's server would refuse."""
     if family == "poet" and body.get("response_format"):
         raise Refused(400, "'response_format' is not supported by this server.", "unsupported_value", "response_format")
     if body.get("stream"):
@@ -162,11 +162,11 @@ def check(body: Mapping[str, Any], family: str, thinks: bool) -> None:
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """A message's text, which may come in parts."""
+    """Return a message's text, joined from its parts."""
     content = message.get("content")
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content or [])
 
 
 def not_found(model: str) -> Refused:
-    """The answer to a model that is not there."""
+    """Make the error for an unknown model."""
     return Refused(404, f"The model '{model}' does not exist or you do not have access to it.", "model_not_found")

@@ -1,4 +1,4 @@
-"""The server as tests and benchmarks use it: started in a process of its own, and asked for its counts."""
+"""The server as tests and benchmarks use it: start it in its own process, and ask for its counts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from .options import Options, as_words
 
 ROOT = Path(__file__).parent.parent.parent.parent
-# A proxy of the environment is not for this machine's own addresses.
+# Without a proxy from the environment, since the server's address is on this machine.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ChatServer:
     """A running server; a context manager, with the fields of `Options` as arguments.
 
-    base_url: what an OpenAI client takes as its `base_url`.
+    base_url: the `base_url` for OpenAI clients.
     """
 
     def __init__(self, port: int = 0, **options: Any) -> None:
@@ -34,23 +34,23 @@ class ChatServer:
         self.base_url = f"{self.address}/v1"
 
     def stats(self, detail: bool = False) -> dict[str, Any]:
-        """What it was asked and answered so far (see `record`)."""
-        found: dict[str, Any] = self.ask("/stats?detail=1" if detail else "/stats")
-        return found
+        """Return the counts of requests and answers so far (see `record`)."""
+        counts: dict[str, Any] = self.ask("/stats?detail=1" if detail else "/stats")
+        return counts
 
     def reset(self, **changes: Any) -> None:
         """Forget all counts, faults and batches, and change some options."""
         self.ask("/reset", changes)
 
     def ask(self, path: str, body: Any = None) -> Any:
-        """GET, or POST with a JSON body."""
+        """Return the JSON reply to a GET request, or to a POST request if there is a body."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
         with OPENER.open(request, timeout=60) as response:
             return json.load(response)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server's process."""
         self.process.terminate()
         try:
             self.process.wait(timeout=10)

@@ -1,4 +1,4 @@
-"""What the server was asked and what it answered, for tests to look at (GET /stats)."""
+"""Counts of the server's requests and answers, for tests (GET /stats)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 class Record:
-    """Counts. A call counts as answered from when its answer is decided on: what a real server would charge for.
+    """Counts of requests and answers. An answer counts once it is computed, as a real server would charge for it.
 
-    So an answer that a killed client never saw is counted, and asking again for it is a duplicate.
+    So an answer that a killed client never saw counts, and the repeated request is a duplicate.
     """
 
     def __init__(self) -> None:
@@ -30,10 +30,10 @@ class Record:
 
     @contextmanager
     def arrived(self, key: str) -> Iterator[None]:
-        """A chat completion that is asked for, from its arrival to the end of its answer.
+        """Count a request for a chat completion, from its arrival to the end of its answer.
 
         Args:
-            key: the hash of the body. It comes too early when a 429 for it asked to wait for longer.
+            key: the hash of the body. A request is early if an earlier 429 for the same body asked for a longer wait.
         """
         now = time.monotonic()
         self.first = now if self.first is None else self.first
@@ -48,14 +48,14 @@ class Record:
             self.in_flight -= 1
 
     def answered(self, key: str, prompt: int, outcome: str) -> None:
-        """An answer was decided on."""
+        """Count an answer."""
         self.answers[key] += 1
         self.prompts.add(prompt)
         self.outcomes[outcome] += 1
         self.tick("answered")
 
     def limited(self, key: str, wait: float) -> None:
-        """A 429 that asks to wait for so many seconds."""
+        """Count a 429 that asks to wait `wait` seconds."""
         self.not_before[key] = time.monotonic() + wait
         self.outcomes["429"] += 1
         self.tick("429")
@@ -65,7 +65,7 @@ class Record:
         self.seconds[what][int(time.monotonic() - (self.first or time.monotonic()))] += 1
 
     def summary(self, detail: bool) -> dict[str, Any]:
-        """The body of GET /stats: `duplicates` are answers beyond the first to the same body.
+        """Return the body of GET /stats: `duplicates` are answers beyond the first to the same body.
 
         Args:
             detail: also the number of answers by the hash of the body.

@@ -1,4 +1,4 @@
-"""Chat completions: the judge's reply to a call, in text, in JSON, with log-probabilities."""
+"""Chat completions: the reply to a call as text or JSON, with log-probabilities."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .models import AUTHORS, OPEN, Call
 from .options import Options
 
 SCORE = {"type": "object", "properties": {"score": {"type": ["integer", "null"]}}}
-"""What a judge answers to a mere wish for JSON."""
+"""The schema of a judge's reply in JSON mode without a schema."""
 SENTENCES = (
     "Start small and see what happens.",
     "It depends on what you want from it.",
@@ -36,14 +36,13 @@ SENTENCES = (
 
 
 def complete(call: Call, options: Options, serial: int) -> dict[str, Any]:
-    """The body of a chat completion; `serial` makes its id."""
+    """Make the body of a chat completion; `serial`: the number in its id."""
     thought = opinion(call.prompt, options)
     if call.family in AUTHORS:
         choices = [written(call, thought, options)]
     else:
         choices = [choice(call, thought, index) for index in range(call.choices)]
     spent = sum(each.pop("tokens") for each in choices)
-    asked = call.prompt_tokens
     snapshot = call.model if call.family in (*OPEN, "plain") else f"{call.model}-2026-01-01"
     body = {
         "id": f"chatcmpl-{serial}",
@@ -53,9 +52,9 @@ def complete(call: Call, options: Options, serial: int) -> dict[str, Any]:
         "system_fingerprint": options.fingerprint,
         "choices": choices,
         "usage": {
-            "prompt_tokens": asked,
+            "prompt_tokens": call.prompt_tokens,
             "completion_tokens": spent,
-            "total_tokens": asked + spent,
+            "total_tokens": call.prompt_tokens + spent,
             "prompt_tokens_details": {"cached_tokens": 0},
             "completion_tokens_details": {"reasoning_tokens": call.reasoning * call.choices},
         },
@@ -66,7 +65,7 @@ def complete(call: Call, options: Options, serial: int) -> dict[str, Any]:
 
 
 def written(call: Call, thought: Opinion, options: Options) -> dict[str, Any]:
-    """What an author writes, or that it declines."""
+    """Make the reply of an author model, or its refusal."""
     if thought.kind == "refusal":
         message = {"role": "assistant", "content": None, "refusal": REFUSAL}
         return {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop", "tokens": 7}
@@ -79,7 +78,7 @@ def written(call: Call, thought: Opinion, options: Options) -> dict[str, Any]:
 
 
 def as_content(text: str, kind: str) -> Any:
-    """A text as `content`, in the way that the options ask for."""
+    """Return a text as `content` of the type that the options ask for."""
     match kind:
         case "parts":
             half = len(text) // 2
@@ -92,14 +91,14 @@ def as_content(text: str, kind: str) -> Any:
 
 
 def choice(call: Call, thought: Opinion, index: int) -> dict[str, Any]:
-    """One of the replies, with its number of tokens under `tokens`."""
+    """Make one of the replies, with its number of tokens under `tokens`."""
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
     result = {"index": index, "message": message, "logprobs": None, "finish_reason": "stop"}
     if thought.kind == "refusal" and thought.hash % 2:
         message["refusal"] = REFUSAL
         return result | {"tokens": 7 + call.reasoning}
     bound = None if call.bound is None else call.bound - call.reasoning
-    if bound is not None and bound <= 0:  # it was still thinking
+    if bound is not None and bound <= 0:  # the reasoning used all tokens
         message["content"] = ""
         return result | {"tokens": call.bound, "finish_reason": "length"}
     tokens = tokens_of(call, thought, index)
@@ -107,7 +106,7 @@ def choice(call: Call, thought: Opinion, index: int) -> dict[str, Any]:
         tokens = tokens[:bound]
         result["finish_reason"] = "length"
     elif bound is not None and len(tokens) == bound and call.family not in OPEN:
-        result["finish_reason"] = "length"  # the end was one token away
+        result["finish_reason"] = "length"  # no token is left for the end
     if call.top is not None:
         result["logprobs"] = {"content": described(call, thought, tokens), "refusal": None}
     message["content"] = "".join(token for token in tokens if token != END)
@@ -115,7 +114,7 @@ def choice(call: Call, thought: Opinion, index: int) -> dict[str, Any]:
 
 
 def tokens_of(call: Call, thought: Opinion, index: int) -> list[str]:
-    """The tokens of a whole reply; open servers count the end as one of them."""
+    """Return the tokens of a complete reply; open servers count the end as a token."""
     digits = call.family in OPEN
     end = [END] if digits else []
     share = number(thought.hash, call.seed, index) / 2**64
@@ -124,14 +123,14 @@ def tokens_of(call: Call, thought: Opinion, index: int) -> list[str]:
         text = " ".join(SENTENCES[number(share, i) % len(SENTENCES)] for i in range(count))
         return tokenize(text, digits) + end
     if call.schema is not None or call.json_mode:
-        said = spoken(call, thought, share)
-        return tokenize(json.dumps(fill(call.schema or SCORE, said, thought.hash)), digits) + end
-    begun, said = split_prefill(call.prefill)
+        text = spoken(call, thought, share)
+        return tokenize(json.dumps(fill(call.schema or SCORE, text, thought.hash)), digits) + end
+    begun, text = split_prefill(call.prefill)
     if not call.greedy and not call.prefill:
         return tokenize(spoken(call, thought, share), digits) + end
     tokens: list[str] = []
     while tokens[-1:] != [END]:
-        following = following_tokens(thought, digits, begun, said + "".join(tokens))
+        following = following_tokens(thought, digits, begun, text + "".join(tokens))
         step = number(share, len(tokens)) / 2**64
         greedy = following[0][0]
         tokens.append(greedy if call.greedy else pick([(token, math.exp(p)) for token, p in following], step))
@@ -139,9 +138,9 @@ def tokens_of(call: Call, thought: Opinion, index: int) -> list[str]:
 
 
 def spoken(call: Call, thought: Opinion, share: float) -> str:
-    """The judge's reply in words: its likeliest, or the one at `share` of the cumulated probabilities.
+    """Return the judge's reply in words: the most likely, or the one at `share` of the cumulative probability.
 
-    It keeps to what it was asked for: what a model may begin with besides is seen in log-probabilities alone.
+    The reply is always a score, a label or the judge's word; fillers appear in log-probabilities alone.
     """
     other = {"refusal": REFUSAL, "garbled": GARBLED, "code": "CODE"}
     if thought.kind in other:
@@ -153,32 +152,32 @@ def spoken(call: Call, thought: Opinion, share: float) -> str:
     return pick([(text, p / total) for text, p in chance.items()], share)
 
 
-def following_tokens(thought: Opinion, digits: bool, begun: str, said: str) -> tuple[tuple[str, float], ...]:
-    """The next token, with log-probabilities."""
-    return next_tokens(thought.kind, thought.center, thought.labels, digits, begun, said)
+def following_tokens(thought: Opinion, digits: bool, begun: str, text: str) -> tuple[tuple[str, float], ...]:
+    """Return the possible next tokens with log-probabilities."""
+    return next_tokens(thought.kind, thought.center, thought.labels, digits, begun, text)
 
 
 def described(call: Call, thought: Opinion, tokens: list[str]) -> list[dict[str, Any]]:
-    """The log-probabilities of a reply's tokens, each with its alternatives."""
-    begun, said = split_prefill(call.prefill)
+    """Return the log-probabilities of a reply's tokens, each with its alternatives."""
+    begun, text = split_prefill(call.prefill)
     free = call.schema is None and not call.json_mode and call.family != "writer"
     result = []
     for token in tokens:
         following: tuple[tuple[str, float], ...] = ((token, 0.0),)
         if free:
-            following = following_tokens(thought, call.family in OPEN, begun, said)
+            following = following_tokens(thought, call.family in OPEN, begun, text)
         logprob = dict(following).get(token, -20.0)
         result.append(entry(token, logprob) | {"top_logprobs": entries(following[: call.top])})
-        said += token
+        text += token
     return result
 
 
 @lru_cache(maxsize=4096)
 def entries(tokens: tuple[tuple[str, float], ...]) -> list[dict[str, Any]]:
-    """The alternatives as the API shows them; made once for all replies that have the same."""
+    """Return the alternatives as the API shows them; cached, since many replies share them."""
     return [entry(*each) for each in tokens]
 
 
 def entry(token: str, logprob: float) -> dict[str, Any]:
-    """A token as the API shows it."""
+    """Return a token as the API shows it."""
     return {"token": token, "logprob": logprob, "bytes": list(token.encode())}

@@ -1,7 +1,7 @@
-"""Fine-tuning jobs, with their events, checkpoints and models; and how each call and each job can fail.
+"""Fine-tuning jobs, with their events, checkpoints and models; and the faults of calls and jobs.
 
-A job goes through its life by the clock (`tuning_seconds`): validating_files, queued, running, and its end
-(`tuning_end`). It is looked at when somebody looks. `tuning_fault` is `CALL:FAULT[:COUNT][,…]`:
+A job goes through its states by the clock (`tuning_seconds`): validating_files, queued, running, and its end
+(`tuning_end`). Each request updates the state. `tuning_fault` is `CALL:FAULT[:COUNT][,…]`:
 
 | call | address |
 |---|---|
@@ -11,17 +11,17 @@ A job goes through its life by the clock (`tuning_seconds`): validating_files, q
 | chat, judge | POST /v1/chat/completions of fine-tuned models, and of all others |
 | list, create, job, events, checkpoints, cancel | below /v1/fine_tuning/jobs |
 
-| fault | what comes |
+| fault | result |
 |---|---|
 | a number | an error of that status |
 | drop, hang | the connection ends; no reply ever comes |
-| lost | done, but the reply never comes |
-| malformed | 200 with JSON that is cut off |
-| html, busy | 200 with a page for people, and with an error for JSON |
-| late | of `list`: without the jobs that were not in a list before |
+| lost | the server does the work, but the reply never comes |
+| malformed | 200 with truncated JSON |
+| html, busy | 200 with a page for people, and with an error as JSON |
+| late | of `list`: without the jobs that no earlier list contained |
 | unlisted | of `models`: without fine-tunes |
 | quota, closed, unavailable | 429 insufficient_quota, 403, 400 of the model |
-| file_gone | of `create`: the file has expired; so it is refused from now on |
+| file_gone | of `create`: the file has expired, and is refused from now on |
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Handler = Callable[[web.Request], Awaitable[Any]]
 
 
 class Faults:
-    """What is to go wrong, call by call."""
+    """The planned faults by call."""
 
     def __init__(self, text: str) -> None:
         self.left: dict[str, list[tuple[str, int]]] = {}
@@ -55,7 +55,7 @@ class Faults:
             self.left.setdefault(call, []).append((fault, int(times[0]) if times else 10**9))
 
     def next(self, call: str) -> str:
-        """The fault of this call; empty for none."""
+        """Take the next fault of a call; empty for none."""
         waiting = self.left.get(call) or [("", 0)]
         fault, times = waiting[0]
         waiting[0] = (fault, times - 1)
@@ -75,7 +75,7 @@ class Workshop:
     asked: list[dict[str, Any]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
-    """Files of which no job can be created any more, although the server still shows them."""
+    """Expired files that the server still shows but refuses for new jobs."""
     expired: set[str] = field(default_factory=set)
     """Files whose jobs fail."""
 
@@ -83,7 +83,7 @@ class Workshop:
         self.faults = Faults(self.options.tuning_fault)
 
     def names(self) -> list[str]:
-        """The models that came of jobs; looking at them lets the jobs end."""
+        """Update all jobs, and return the names of the models that they trained."""
         for job in self.jobs.values():
             advance(self, job)
         return list(self.models)
@@ -97,18 +97,17 @@ class Tuning:
 
     @property
     def shop(self) -> Workshop:
-        """The jobs since the last reset."""
+        """Return the jobs since the last reset."""
         return self.service.shop
 
     def find(self, request: web.Request) -> dict[str, Any]:
-        """The job of an address, as it is now."""
-        job = self.service.shelf.find(self.shop.jobs, request.match_info["id"])
+        """Return the updated job of an address."""
+        job: dict[str, Any] = self.service.shelf.find(self.shop.jobs, request.match_info["id"])
         advance(self.shop, job)
-        found: dict[str, Any] = job
-        return found
+        return job
 
     async def create(self, request: web.Request) -> Any:
-        """POST /v1/fine_tuning/jobs."""
+        """Handle POST /v1/fine_tuning/jobs."""
         body = await request.json()
         shelf, options = self.service.shelf, self.service.options
         tunable = [each for each in options.tunable.split(",") if each] or options.listed
@@ -123,14 +122,14 @@ class Tuning:
         self.shop.asked.append(body)
         knobs = body.get("method", {}).get("supervised", {}).get("hyperparameters", {})
         rows = shelf.contents[file["id"]].splitlines()
-        taken = {
+        chosen = {
             "n_epochs": 3 if knobs.get("n_epochs", "auto") == "auto" else knobs["n_epochs"],
             "batch_size": 4 if knobs.get("batch_size", "auto") == "auto" else knobs["batch_size"],
             "learning_rate_multiplier": (
                 1.8 if knobs.get("learning_rate_multiplier", "auto") == "auto" else knobs["learning_rate_multiplier"]
             ),
         }
-        steps = max(1, taken["n_epochs"] * -(-len(rows) // taken["batch_size"]))
+        steps = max(1, chosen["n_epochs"] * -(-len(rows) // chosen["batch_size"]))
         job = {
             "id": f"ftjob-{next(self.shop.numbers):04d}",
             "object": "fine_tuning.job",
@@ -138,8 +137,8 @@ class Tuning:
             "finished_at": None,
             "error": None,
             "fine_tuned_model": None,
-            "hyperparameters": taken,
-            "method": {"type": "supervised", "supervised": {"hyperparameters": taken}},
+            "hyperparameters": chosen,
+            "method": {"type": "supervised", "supervised": {"hyperparameters": chosen}},
             "model": body["model"],
             "organization_id": "org-stub",
             "result_files": [],
@@ -154,7 +153,7 @@ class Tuning:
             "_began": time.monotonic(),
             "_seconds": options.tuning_seconds,
             "_steps": steps,
-            "_tokens": sum(len(row) for row in rows) // 4 * taken["n_epochs"],
+            "_tokens": sum(len(row) for row in rows) // 4 * chosen["n_epochs"],
             "_suffix": body.get("suffix") or "",
             "_end": "expired_file" if file["id"] in self.shop.expired else flaw(rows) or options.tuning_end,
         }
@@ -162,7 +161,7 @@ class Tuning:
         return shown(job)
 
     async def listed(self, request: web.Request) -> Any:
-        """GET /v1/fine_tuning/jobs, the newest first."""
+        """Handle GET /v1/fine_tuning/jobs, newest first."""
         wanted = {key[9:-1]: value for key, value in request.query.items() if key.startswith("metadata[")}
         jobs = list(reversed(self.shop.jobs.values()))
         for job in jobs:
@@ -171,15 +170,15 @@ class Tuning:
             jobs = [job for job in jobs if job.get("_listed")]
         for job in jobs:
             job["_listed"] = True
-        told = [job for job in jobs if all((job["metadata"] or {}).get(k) == v for k, v in wanted.items())]
-        return page([shown(job) for job in told], request)
+        matching = [job for job in jobs if all((job["metadata"] or {}).get(k) == v for k, v in wanted.items())]
+        return page([shown(job) for job in matching], request)
 
     async def job(self, request: web.Request) -> Any:
-        """GET /v1/fine_tuning/jobs/{id}."""
+        """Handle GET /v1/fine_tuning/jobs/{id}."""
         return shown(self.find(request))
 
     async def cancel(self, request: web.Request) -> Any:
-        """POST /v1/fine_tuning/jobs/{id}/cancel."""
+        """Handle POST /v1/fine_tuning/jobs/{id}/cancel."""
         job = self.find(request)
         if job["status"] in ENDED:
             raise Refused(400, f"Job has already {job['status']}.", "invalid_job_state")
@@ -187,21 +186,21 @@ class Tuning:
         return shown(job)
 
     async def events(self, request: web.Request) -> Any:
-        """GET /v1/fine_tuning/jobs/{id}/events, the newest first."""
+        """Handle GET /v1/fine_tuning/jobs/{id}/events, newest first."""
         return page(events_of(self.find(request))[::-1], request)
 
     async def checkpoints(self, request: web.Request) -> Any:
-        """GET /v1/fine_tuning/jobs/{id}/checkpoints: of the last three epochs."""
+        """Handle GET /v1/fine_tuning/jobs/{id}/checkpoints: return those of the last three epochs."""
         job = self.find(request)
         if job["status"] != "succeeded":
             return page([], request)
         epochs = job["hyperparameters"]["n_epochs"]
-        found = []
+        saved = []
         for epoch in range(max(1, epochs - 2), epochs + 1):
             step = job["_steps"] * epoch // epochs
             last = epoch == epochs
             name = job["fine_tuned_model"] if last else f"{job['fine_tuned_model']}:ckpt-step-{step}"
-            found.append(
+            saved.append(
                 {
                     "id": f"ftckpt-{job['id']}-{step}",
                     "object": "fine_tuning.job.checkpoint",
@@ -212,10 +211,10 @@ class Tuning:
                     "step_number": step,
                 }
             )
-        return page(found[::-1], request)
+        return page(saved[::-1], request)
 
     async def delete_model(self, request: web.Request) -> Any:
-        """DELETE /v1/models/{id}."""
+        """Handle DELETE /v1/models/{id}."""
         name = request.match_info["id"]
         if name not in self.shop.names():
             raise not_found(name)
@@ -223,19 +222,19 @@ class Tuning:
         return {"id": name, "object": "model", "deleted": True}
 
     async def end(self, request: web.Request) -> Any:
-        """POST /tuning/{id}/end, for tests: let a job's time be over."""
+        """Handle POST /tuning/{id}/end, for tests: end a job now."""
         self.service.shelf.find(self.shop.jobs, request.match_info["id"])["_seconds"] = 0.0
         return shown(self.find(request))
 
     async def change(self, request: web.Request) -> Any:
-        """POST /tuning, for tests: other faults, ends and times from now on; jobs and files stay."""
+        """Handle POST /tuning, for tests: change faults, ends and times; jobs and files stay."""
         changes = await request.json()
         self.service.options = self.shop.options = self.service.options.changed(changes)
         self.shop.faults = Faults(self.service.options.tuning_fault)
         return {"changed": True}
 
     async def record(self, request: web.Request) -> Any:
-        """GET /tuning, for tests: the bodies that jobs were created with, the calls, the jobs and files."""
+        """Handle GET /tuning, for tests: return the bodies of requests for jobs, the calls, the jobs and the files."""
         self.shop.names()
         files = {key: each for key, each in self.service.shelf.files.items() if each["purpose"] == "fine-tune"}
         return {
@@ -246,15 +245,15 @@ class Tuning:
         }
 
 
-def page(found: list[dict[str, Any]], request: web.Request) -> dict[str, Any]:
-    """A part of a list, as its query asks for."""
+def page(items: list[dict[str, Any]], request: web.Request) -> dict[str, Any]:
+    """Return the part of a list that the request's query asks for."""
     after, limit = request.query.get("after"), int(request.query.get("limit", 20))
-    start = next((i + 1 for i, each in enumerate(found) if each["id"] == after), 0)
-    return {"object": "list", "data": found[start : start + limit], "has_more": start + limit < len(found)}
+    start = next((i + 1 for i, each in enumerate(items) if each["id"] == after), 0)
+    return {"object": "list", "data": items[start : start + limit], "has_more": start + limit < len(items)}
 
 
 async def fail(request: web.Request, fault: str) -> web.Response | None:
-    """A call that fails; None for one that is done all the same."""
+    """Return the response of a failing call, or raise Refused; return None if the call succeeds."""
     match fault:
         case "":
             return None
@@ -286,7 +285,7 @@ async def fail(request: web.Request, fault: str) -> web.Response | None:
 
 
 def wrapped(service: Service, handler: Handler, call: str) -> Handler:
-    """A handler with its faults, counts and refusals."""
+    """Wrap a handler: record its calls, apply its faults, and turn refusals into responses."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         service.shop.calls.append(call)
@@ -299,18 +298,18 @@ def wrapped(service: Service, handler: Handler, call: str) -> Handler:
                 fault = ""
             if fault != "lost" and (failed := await fail(request, fault)) is not None:
                 return failed
-            found = await handler(request)
+            reply = await handler(request)
             if fault == "lost":
                 await asyncio.sleep(3600)
         except Refused as refused:
             return web.json_response(refused.body, status=refused.status)
-        return found if isinstance(found, web.StreamResponse) else web.json_response(found)
+        return reply if isinstance(reply, web.StreamResponse) else web.json_response(reply)
 
     return handle
 
 
 def add_routes(app: web.Application, service: Service) -> None:
-    """The addresses of fine-tuning."""
+    """Add the addresses of fine-tuning."""
     tuning = Tuning(service)
     jobs = "/v1/fine_tuning/jobs"
     for method, path, handler, call in (
