@@ -120,7 +120,7 @@ def test_a_server_that_continues_no_begun_reply_is_named_where_mass_was_asked_fo
     server: ChatServer, calls: Calls
 ) -> None:
     asked = judge_at(server, "turns-judge", reading=Reading.mass)
-    with pytest.raises(ServerError, match=r"continues no begun reply: set judge\.reading=structured"):
+    with pytest.raises(ServerError, match=r"can.t continue a begun reply: set judge\.reading=structured"):
         judge_all(asked, scores(3), calls)
 
 
