@@ -210,7 +210,7 @@ def test_answers_by_batch_are_those_that_are_asked_one_by_one(server: ChatServer
 
 def test_answers_that_a_batch_did_not_bring_are_asked_for_anew(server: ChatServer, calls: Calls) -> None:
     server.reset(batch_end="expired")
-    with pytest.raises(ServerError, match=r"3 of 6 answers of writer-model did not come: run the same command again"):
+    with pytest.raises(ServerError, match=r"3 of 6 answers of writer-model failed: run the same command again"):
         sample(server, answers(6), calls)
     server.ask("/tuning", {"batch_end": "completed"})
     sample(server, answers(6), calls)
