@@ -154,17 +154,17 @@ QUESTIONS = ("Name a colour.", "What is the capital of France? Answer with one w
 
 
 @pytest.fixture(scope="module")
-def left(weights: Weights) -> Any:
+def left_tokenizer(weights: Weights) -> Any:
     """The tokenizer of the sampler, which pads on the left."""
     return load_tokenizer(weights.path, padding_side="left")
 
 
 @pytest.fixture(scope="module")
-def answered(model: Any, left: Any) -> dict[SampleRequest, dict[str, Any]]:
+def batch_answers(model: Any, left_tokenizer: Any) -> dict[SampleRequest, dict[str, Any]]:
     """Six answers of one batch, by request."""
     requests = [request(question, number) for number in (0, 1) for question in QUESTIONS]
     with torch.inference_mode():
-        return dict(zip(requests, answer_batch(model, left, requests, [2]), strict=True))
+        return dict(zip(requests, answer_batch(model, left_tokenizer, requests, [2]), strict=True))
 
 
 def greedy(model: Any, tokenizer: Any, question: str, tokens: int) -> list[int]:
@@ -177,55 +177,55 @@ def greedy(model: Any, tokenizer: Any, question: str, tokens: int) -> list[int]:
 
 
 def test_the_same_batch_gives_the_same_answers_again(
-    model: Any, left: Any, answered: dict[SampleRequest, dict[str, Any]]
+    model: Any, left_tokenizer: Any, batch_answers: dict[SampleRequest, dict[str, Any]]
 ) -> None:
     with torch.inference_mode():
-        assert answer_batch(model, left, list(answered), [2]) == list(answered.values())
+        assert answer_batch(model, left_tokenizer, list(batch_answers), [2]) == list(batch_answers.values())
 
 
 def test_a_request_alone_has_the_answer_that_it_has_in_a_batch(
-    model: Any, left: Any, answered: dict[SampleRequest, dict[str, Any]]
+    model: Any, left_tokenizer: Any, batch_answers: dict[SampleRequest, dict[str, Any]]
 ) -> None:
     with torch.inference_mode():
-        for each, response in answered.items():
-            assert answer_batch(model, left, [each], [2]) == [response]
+        for each, response in batch_answers.items():
+            assert answer_batch(model, left_tokenizer, [each], [2]) == [response]
 
 
-def test_different_samples_of_a_question_differ(answered: dict[SampleRequest, dict[str, Any]]) -> None:
-    assert len({response["answer"] for response in answered.values()}) == 6
+def test_different_samples_of_a_question_differ(batch_answers: dict[SampleRequest, dict[str, Any]]) -> None:
+    assert len({response["answer"] for response in batch_answers.values()}) == 6
 
 
 def test_prompt_tokens_are_those_of_the_rendered_prompt(
-    left: Any, answered: dict[SampleRequest, dict[str, Any]]
+    left_tokenizer: Any, batch_answers: dict[SampleRequest, dict[str, Any]]
 ) -> None:
-    for each, response in answered.items():
-        text = render(left, Conversation(each.messages).as_dicts(), answer_next=True)
-        assert response["prompt_tokens"] == len(encode(left, text))
+    for each, response in batch_answers.items():
+        text = render(left_tokenizer, Conversation(each.messages).as_dicts(), answer_next=True)
+        assert response["prompt_tokens"] == len(encode(left_tokenizer, text))
         assert 0 < response["answer_tokens"] <= 8
 
 
-def test_temperature_0_is_greedy_and_the_finish_reason_is_true(model: Any, left: Any) -> None:
+def test_temperature_0_is_greedy_and_the_finish_reason_is_true(model: Any, left_tokenizer: Any) -> None:
     requests = [request(q, n, temperature=0.0, max_new_tokens=8) for q in QUESTIONS[1:] for n in (0, 1)]
     with torch.inference_mode():
-        responses = answer_batch(model, left, requests, [2])
-        expected = [greedy(model, left, question, 8) for question in QUESTIONS[1:]]
+        responses = answer_batch(model, left_tokenizer, requests, [2])
+        expected = [greedy(model, left_tokenizer, question, 8) for question in QUESTIONS[1:]]
     for ids, first, second in zip(expected, responses[::2], responses[1::2], strict=True):
         assert first == second
         stopped = ids[-1] == 2
-        assert first["answer"] == left.decode(ids[:-1] if stopped else ids)
+        assert first["answer"] == left_tokenizer.decode(ids[:-1] if stopped else ids)
         assert first["finish_reason"] == ("stop" if stopped else "length")
         assert first["answer_tokens"] == len(ids)
     assert {r["finish_reason"] for r in responses} == {"stop", "length"}
 
 
-def test_the_models_own_generation_settings_do_not_count(model: Any, left: Any) -> None:
+def test_the_models_own_generation_settings_do_not_count(model: Any, left_tokenizer: Any) -> None:
     from transformers import GenerationConfig
 
     requests = [request(temperature=0.0)]
     with torch.inference_mode():
-        plain = answer_batch(model, left, requests, [2])
+        plain = answer_batch(model, left_tokenizer, requests, [2])
         model.generation_config = GenerationConfig(do_sample=True, temperature=5.0, repetition_penalty=9.0, top_k=3)
-        assert answer_batch(model, left, requests, [2]) == plain
+        assert answer_batch(model, left_tokenizer, requests, [2]) == plain
 
 
 def rows(store: Path) -> list[tuple[Any, ...]]:
