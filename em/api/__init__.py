@@ -1,1 +1,1 @@
-"""Talking to servers: client, rate limit, pool of calls, batches, prices, costs and the lifetimes of models."""
+"""Calls of model servers: client, rate limit, pool of calls, batches, prices, costs and shutdown dates."""

@@ -1,9 +1,9 @@
-"""A server's Batch API: half the price, done within a day, and found again by id.
+"""The Batch API of a server: half the price, done within a day, resumed by id.
 
-Open batches are noted in `<store>/batches/<server>-<id>.json` with the keys of their requests, and on the server by a
-mark in their metadata: a run that was stopped, even between creating a batch and noting it, finds it again instead of
-paying twice. Results are remembered as if they had been asked one by one. A batch that left requests without a result
-is noted as spent (`….spent`): what it failed is asked for anew.
+`<store>/batches/<server>-<id>.json` notes an open batch with the keys of its requests, and the batch's metadata on the
+server carries a mark. So a run resumes its batch instead of paying twice, even if it was stopped between creating the
+batch and noting it. Results are remembered like those of single calls. A file `….spent` notes a batch that left
+requests without a result: the next run asks for these requests again.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from em.runtime.memory import request_key
 from em.runtime.records import digest
 
 MOST = 20_000  # requests a batch; OpenAI takes 50,000 and 200 MB
-PART = 500  # results that are remembered at once
-FIRST_LOOK, LONGEST = 2.0, 60.0  # seconds between looks
-SETTLE = 2.0  # seconds after which a batch whose creation went unanswered is in the list, if it was created
+PART = 500  # results written to the memory of calls at once
+FIRST_LOOK, LONGEST = 2.0, 60.0  # seconds between two polls: at first, at most
+SETTLE = 2.0  # seconds until a new batch is in the server's list, if the reply to its creation was lost
 OVER = ("completed", "failed", "expired", "cancelled")
 WITHOUT_RESULTS = ("failed", "expired", "cancelled", "cancelling")
 ENDPOINT = "/v1/chat/completions"
@@ -39,17 +39,17 @@ ENDPOINT = "/v1/chat/completions"
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch that was created: its id, the keys of its requests, and where it is noted."""
+    """A batch on the server: its id, the keys of its requests, and the file that notes it."""
 
     id: str
     keys: Sequence[str]
     note: Path
 
-    def close(self, brought: Collection[str], failed: Mapping[str, str]) -> None:
-        """Note that it has brought what it can bring of some requests; the rest of them another run may want."""
+    def close(self, collected: Collection[str], failed: Mapping[str, str]) -> None:
+        """Remove the collected keys from the note; keys of another run stay for that run."""
         if failed:
             self.note.with_suffix(".spent").touch()
-        done = set(brought)
+        done = set(collected)
         if left := [key for key in self.keys if key not in done]:
             noted = json.loads(self.note.read_text(encoding="utf-8"))
             write_atomic(self.note, json.dumps(noted | {"keys": left}))
@@ -58,9 +58,9 @@ class Batch:
 
 
 class Work:
-    """Requests of a pool that are asked for by batches, in place of calls side by side.
+    """Requests of a pool to send by batches, in place of concurrent calls.
 
-    what: their name in sentences, as in `judgements`. setting: what asks for batches.
+    what: name of the requests in messages, such as `judgements`. setting: the option that turns batches on.
     """
 
     def __init__(self, pool: Pool[Any], requests: Iterable[Any], what: str, setting: str) -> None:
@@ -72,47 +72,46 @@ class Work:
         self.failures: dict[str, str] = {}
 
     async def ask(self) -> dict[str, str]:
-        """Have all responses made, and remember them. Return what failed, in words, by the request's key."""
+        """Get all responses and remember them. Return the reason of each failure by the request's key."""
         self.folder.mkdir(parents=True, exist_ok=True)
         left: Collection[str] = self.bodies
         try:
-            for _ in range(2):  # the second time for batches that were noted and that the server has no more
+            for _ in range(2):  # the second round replaces batches that are noted but gone from the server
                 lost: list[str] = []
                 for batch in await self.place(left):
-                    mine = [key for key in batch.keys if key in self.bodies]
-                    if await self.collect(batch.id, mine):
-                        batch.close(mine, {key: self.failures[key] for key in mine if key in self.failures})
+                    our_keys = [key for key in batch.keys if key in self.bodies]
+                    if await self.collect(batch.id, our_keys):
+                        batch.close(our_keys, {key: self.failures[key] for key in our_keys if key in self.failures})
                     else:
                         batch.note.unlink(missing_ok=True)
-                        lost += mine
+                        lost += our_keys
                 if not lost:
                     return self.failures
                 left = lost
         except openai.OpenAIError as error:
             raise ServerError(self.explain(error)) from None
         raise ServerError(
-            f"The server has lost the batches of {self.pool.model} that it took: leave out {self.setting}=true."
+            f"The server accepted batches of {self.pool.model} and lost them: leave out {self.setting}=true."
         )
 
     async def place(self, wanted: Collection[str]) -> list[Batch]:
-        """List the batches that hold the requests: those that are noted, and new ones for the rest."""
-        # Two processes would pay twice.
+        """List the noted batches that hold the requests; create new batches for the other requests."""
+        # Without the lock two processes would pay for the same requests.
         async with alone(self.folder / digest([self.server, self.what, self.pool.model])[:16]):
             notes = {file: json.loads(file.read_text(encoding="utf-8")) for file in sorted(self.folder.glob("*.json"))}
             keys = set(wanted)
-            batches = [
-                Batch(note["id"], note["keys"], file)
-                for file, note in notes.items()
-                if note.get("server", self.server) == self.server and not keys.isdisjoint(note["keys"])
-            ]
-            there = {key for batch in batches for key in batch.keys}
-            left = sorted(key for key in wanted if key not in there)
+            batches: list[Batch] = []
+            for file, note in notes.items():
+                if note.get("server", self.server) == self.server and not keys.isdisjoint(note["keys"]):
+                    batches.append(Batch(note["id"], note["keys"], file))
+            noted_keys = {key for batch in batches for key in batch.keys}
+            left = sorted(key for key in wanted if key not in noted_keys)
             for start in range(0, len(left), MOST):
                 batches.append(await self.create(left[start : start + MOST]))
         return batches
 
     async def create(self, keys: Sequence[str]) -> Batch:
-        """Create a batch, or find the one that was created for the same requests; note it."""
+        """Create and note a batch, unless the server has one of the same requests: then note that one."""
         mark = digest([[key, self.bodies[key]] for key in keys])[:32]
         look = partial(self.look, mark)
         batch: str | None = await self.client.repeated("batches", look)
@@ -133,23 +132,23 @@ class Work:
         note = self.folder / f"{self.server}-{batch}.json"
         facts = {"id": batch, "server": self.server, "model": self.pool.model, "keys": keys}
         write_atomic(note, json.dumps(facts))
-        print(f"batch {batch}: {len(keys):,} {self.what}; stop and run the same command again as you like.", flush=True)
+        print(f"batch {batch}: {len(keys):,} {self.what}; you may stop and rerun the same command.", flush=True)
         return Batch(batch, keys, note)
 
     async def look(self, mark: str) -> str | None:
-        """Return the id of a batch on the server that carries this mark and may still bring results."""
+        """Return the id of a batch on the server that carries this mark and may still give results."""
         try:
             async for batch in self.client.raw.batches.list(limit=100):
                 spent = (self.folder / f"{self.server}-{batch.id}.spent").exists()
                 over = batch.status in WITHOUT_RESULTS or spent
                 if (batch.metadata or {}).get("em") == mark and not over:
                     return str(batch.id)
-        except openai.NotFoundError:  # a server that lists no batches
+        except openai.NotFoundError:  # this server can't list batches
             pass
         return None
 
     async def collect(self, batch_id: str, keys: Sequence[str]) -> bool:
-        """Wait for a batch to end, and remember its results, or why there are none; False where it is lost."""
+        """Wait for a batch to end, then remember its results and failures. Return False if the server lost it."""
         batch, counted = await self.wait(batch_id)
         if batch is None:
             return False
@@ -163,8 +162,8 @@ class Work:
             try:
                 lines = await self.client.repeated("files", partial(lines_of, self.client, file, least))
             except openai.NotFoundError:
-                gone = f"the results of the batch {batch_id} are not at the server any more"
-                failures |= dict.fromkeys(failures, gone)
+                reason = f"the results of the batch {batch_id} are not at the server any more"
+                failures |= dict.fromkeys(failures, reason)
                 continue
             for start in range(0, len(lines), PART):
                 self.take(lines[start : start + PART], failures)
@@ -173,7 +172,7 @@ class Work:
         return True
 
     async def wait(self, batch_id: str) -> tuple[Any, int]:
-        """Wait until a batch is over: it (None where the server has it no more), and how many the bar has counted."""
+        """Wait until a batch is over. Return the batch (None if the server lost it) and the bar's count of requests."""
         pause, counted = FIRST_LOOK, 0
 
         async def retrieve() -> Any:
@@ -192,8 +191,8 @@ class Work:
         return batch, counted
 
     def take(self, lines: Sequence[bytes], failures: dict[str, str]) -> None:
-        """Remember the responses in lines of a batch's results, and take their keys from `failures`, or say why not."""
-        good: list[tuple[Any, dict[str, Any]]] = []
+        """Remember the responses in lines of results; remove their keys from `failures`, or store the reason there."""
+        completed: list[tuple[Any, dict[str, Any]]] = []
         for line in map(json.loads, lines):
             key, response = line.get("custom_id", ""), line.get("response") or {}
             if key not in failures:
@@ -206,39 +205,39 @@ class Work:
             except ValueError as error:
                 failures[key] = f"the batch brought none of the {self.what}: {error}"
             else:
-                good.append((self.requests[key], self.pool.response(response["body"]) | {"batch": True}))
+                completed.append((self.requests[key], self.pool.response(response["body"]) | {"batch": True}))
                 del failures[key]
-        self.pool.calls.remember(self.pool.kind, good)
+        self.pool.calls.remember(self.pool.kind, completed)
 
     def explain(self, error: Exception) -> str:
-        """Say what the server's refusal of a batch means for the user."""
+        """Explain to the user why the server refused a batch, and what to change."""
         match error:
             case openai.NotFoundError():
                 return f"The server takes no batches (404): leave out {self.setting}=true."
             case openai.BadRequestError() | openai.UnprocessableEntityError():
                 return (
                     f"The server refused a batch of {self.what} by {self.pool.model} ({error.status_code}): leave out "
-                    f"{self.setting}=true, or mend what it names.{its_words(error)}"
+                    f"{self.setting}=true, or change the setting that the server names.{its_words(error)}"
                 )
             case _:
                 return in_words(self.pool.model, error)
 
 
 async def lines_of(client: Client, file: str, least: int) -> list[bytes]:
-    """Read a file of results. Raises ValueError for fewer lines than that, and for what is no result."""
+    """Download the lines of a result file. Raises ValueError for fewer than `least` lines or a malformed one."""
     content = (await twice(lambda: client.raw.files.content(file))).content
     lines = [line for line in content.splitlines() if line.strip()]
     if len(lines) < least:
         raise ValueError("no results")
     for line in lines:
-        check_object(found := json.loads(line))
-        if not isinstance(found.get("custom_id"), str):
-            raise ValueError("no result of a request")
+        check_object(result := json.loads(line))
+        if not isinstance(result.get("custom_id"), str):
+            raise ValueError("result line without custom_id")
     return lines
 
 
 async def twice(call: Callable[[], Awaitable[Any]]) -> Any:
-    """What a call returns. A 404 counts once it comes a second time: another batch would be paid for."""
+    """Return the result of a call; after a 404, try once more: a wrong 404 would cost a second batch."""
     try:
         return await call()
     except openai.NotFoundError:

@@ -1,9 +1,9 @@
 """The one client for model servers that speak OpenAI's protocol: for sampling, judging, generation, remote training.
 
-It is the openai package's: its key, headers and errors, over its aiohttp transport. Chat completions go straight to
-that transport, since the package takes longer to build a request than to send it, and its own retries repeat
-`insufficient_quota`, which never heals, and give up on long waits. What is repeated here is in `wait_before_retry`,
-nowhere else. Files and batches go through the package itself (`Client.raw`).
+It uses the openai package's key, headers, errors and aiohttp transport. Chat completions go straight to the transport:
+the package takes longer to build a request than to send it, and its own retries repeat `insufficient_quota`, which
+never heals, and give up on long waits. `wait_before_retry` alone decides what is retried. Files and batches go through
+the package itself (`Client.raw`).
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from em.config.addresses import server_name
 from em.errors import ServerError
 from em.runtime.keys import KEY_ENV, api_key, without_secrets
 
-ATTEMPTS = 8  # of a call that fails for other reasons than a rate limit; half as many where the reply is broken
-PATIENCE = 1800.0  # seconds for which a call waits out rate limits
-LONGEST = 120.0  # seconds between two attempts, where the server does not ask for more
+ATTEMPTS = 8  # of a call that fails for other reasons than a rate limit; half as many if the reply is malformed
+PATIENCE = 1800.0  # seconds that a call spends on waiting for rate limits, in all
+LONGEST = 120.0  # seconds between two attempts, unless the server asks for more
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A server's answer: its JSON, and how long it took with all its attempts (seconds)."""
+    """A server's reply: its JSON, and the seconds that all attempts took together."""
 
     body: dict[str, Any]
     seconds: float
 
 
 class CallFailed(ServerError):
-    """A call that failed at every attempt, although others may not: its text says why."""
+    """A call failed at every attempt; other calls may succeed. The text gives the reason."""
 
 
 class Client:
     """A connection to one server, used as an async context manager.
 
     Args:
-        base_url: address of the server; None is OPENAI_BASE_URL, or OpenAI's own.
-        connections: requests at a time, at most.
+        base_url: address of the server; None means OPENAI_BASE_URL, or OpenAI's own server.
+        connections: maximum number of concurrent requests.
         timeout: seconds until an unanswered request counts as lost.
-        key_env: the variable of the environment that holds the server's key.
+        key_env: the environment variable that holds the server's key.
     """
 
     def __init__(self, base_url: str | None, connections: int, timeout: float, key_env: str = KEY_ENV) -> None:
@@ -61,21 +61,21 @@ class Client:
         import httpx2
         import openai
 
-        # They would tell of every request, on a terminal that shows progress.
+        # They log every request, which would break the progress bar.
         for library in ("httpx2", "openai"):
             logging.getLogger(library).setLevel(logging.WARNING)
         limits = httpx2.Limits(max_connections=self.connections, max_keepalive_connections=self.connections)
         hooks = {"response": [refuse_page]}
         self._http = openai.DefaultAioHttpClient(limits=limits, timeout=self.timeout, event_hooks=hooks)
         self._openai = openai.AsyncOpenAI(
-            # A server of one's own may want no key; the package wants one.
+            # A local server may need no key, but the package insists on one.
             api_key=api_key(self.key_env) or ("none" if server_name(self.base_url) else None),
             base_url=self.base_url,
             max_retries=0,
             timeout=self.timeout,
             http_client=self._http,
         )
-        if server_name(self.base_url):  # which organization that is at OpenAI is none of another server's business
+        if server_name(self.base_url):  # another server must not learn the user's organization at OpenAI
             self._openai.organization = self._openai.project = None
         headers = {**self._openai.default_headers, **self._openai.auth_headers}
         self._headers = httpx2.Headers({name: value for name, value in headers.items() if isinstance(value, str)})
@@ -87,25 +87,25 @@ class Client:
         await self._openai.close()
 
     async def chat(self, body: Mapping[str, Any]) -> Reply:
-        """One chat completion, whole.
+        """Request one chat completion (without streaming).
 
         Raises:
-            CallFailed: it failed at every attempt.
-            openai.APIStatusError: the server refused it for good (see `em.api.client.in_words`).
+            CallFailed: the call failed at every attempt.
+            openai.APIStatusError: the server refused it, and a retry can't help (see `em.api.client.in_words`).
         """
         return await self._tried("POST", "/chat/completions", body, check_completion, ATTEMPTS)
 
     async def get(self, path: str) -> dict[str, Any]:
-        """The JSON at a path, such as `/models`. A server that is not there is told of after three attempts."""
+        """Return the JSON at a path, such as `/models`. Raises CallFailed after three attempts."""
         return (await self._tried("GET", path, None, check_object, attempts=3)).body
 
     @property
     def raw(self) -> Any:
-        """The openai package's client itself, for files and batches."""
+        """The openai package's own client, for files and batches."""
         return self._openai
 
     async def _send(self, verb: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        """One request and its response, or the openai package's exception."""
+        """Send one request and return its response. Raises the openai package's exceptions."""
         import httpx2
         import openai
 
@@ -119,7 +119,7 @@ class Client:
             raise openai.APITimeoutError(request=request) from error
         except openai.APIConnectionError:
             raise
-        except Exception as error:  # whatever a transport says of a connection that broke
+        except Exception as error:  # transports raise many kinds of errors for a broken connection
             raise openai.APIConnectionError(request=request) from error
         if response.status_code >= 400:
             raise status_error(response)
@@ -128,34 +128,34 @@ class Client:
     async def _tried(
         self, verb: str, path: str, body: Mapping[str, Any] | None, check: Callable[[Any], None], attempts: int
     ) -> Reply:
-        """One request with all its attempts."""
+        """Send one request with retries, check its JSON and measure the time."""
         began = time.monotonic()
 
         async def once() -> Any:
             response = await self._send(verb, path, body)
-            found = json.loads(response.content)
-            check(found)
-            self.pace.accept(hints(response.headers), tokens_of(found))
-            return found
+            reply = json.loads(response.content)
+            check(reply)
+            self.pace.accept(hints(response.headers), tokens_of(reply))
+            return reply
 
-        found = await self.repeated(str((body or {}).get("model", path)), once, attempts)
-        return Reply(found, time.monotonic() - began)
+        reply = await self.repeated(str((body or {}).get("model", path)), once, attempts)
+        return Reply(reply, time.monotonic() - began)
 
     async def repeated(self, what: str, call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) -> T:
-        """The retry policy, one place for all calls: what `call` returns, as soon as it does.
+        """Return the result of `call`, after retries if it fails: the retry policy of all calls.
 
         Args:
-            what: the model or path, for the sentence of the error.
+            what: the model or path, for error messages.
 
         Raises:
-            CallFailed: it failed at every attempt.
-            openai.APIStatusError: the server refused it for good.
+            CallFailed: the call failed at every attempt.
+            openai.APIStatusError: the server refused it, and a retry can't help.
         """
         import openai
 
         attempt, limits, waited = 0, 0, 0.0
         while True:
-            left = await self.pace.enter()
+            turn_time = await self.pace.enter()
             try:
                 result = await call()
                 self.failed_in_a_row = 0
@@ -166,9 +166,9 @@ class Client:
                 limited = isinstance(error, openai.RateLimitError) and not out_of_credit(error)
                 if limited:
                     limits += 1
-                    self.pace.refuse(headers, left)
+                    self.pace.refuse(headers, turn_time)
                 else:
-                    # What a server sends half broken is not mended by waiting: fewer attempts, at once.
+                    # Waiting does not mend a malformed reply: half the attempts, without delay.
                     attempt += 2 if isinstance(error, ValueError) or isinstance(error.__cause__, WebPage) else 1
                 wait = wait_before_retry(error, attempt + limits, headers)
                 if wait is None:
@@ -183,11 +183,11 @@ class Client:
 
 
 class WebPage(Exception):
-    """A server answered with a page for people."""
+    """A server answered with a web page (HTML) in place of JSON."""
 
 
 async def refuse_page(response: Any) -> None:
-    """A page that comes with 200, of a portal or of an address that is not the API's, is no answer."""
+    """Raise APIConnectionError for an HTML page with status 200: from a login portal, or a wrong address."""
     import openai
 
     if response.status_code < 300 and response.headers.get("content-type", "").startswith("text/html"):
@@ -195,7 +195,7 @@ async def refuse_page(response: Any) -> None:
 
 
 def status_error(response: Any) -> Exception:
-    """The openai package's exception for a refusal."""
+    """Make the openai package's exception for a response with an error status."""
     import openai
 
     kinds = {
@@ -218,19 +218,16 @@ def status_error(response: Any) -> Exception:
 
 
 def hints(headers: Any) -> dict[str, str]:
-    """What a server says of its limits and of when to come back; looked up once, for headers are slow to search."""
-    return {
-        name.decode("latin-1").lower(): value.decode("latin-1")
-        for name, value in headers.raw
-        if name[:11].lower() in (b"x-ratelimit", b"retry-after")
-    }
+    """Extract the headers on rate limits and retry times; done once per reply, as headers are slow to search."""
+    pairs = [(k, v) for k, v in headers.raw if k[:11].lower() in (b"x-ratelimit", b"retry-after")]
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in pairs}
 
 
 def wait_before_retry(error: Exception, attempt: int, headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait before the same call is made again; None when that can't help.
+    """Return the seconds to wait before a retry; None if a retry can't help.
 
-    Repeated are lost connections, timeouts, 408, 409, 429 (not `insufficient_quota`), 5xx, and replies that are not
-    what the protocol says. The wait is what the server asks for; else it doubles with each attempt, with jitter.
+    Retried are lost connections, timeouts, 408, 409, 429 (not `insufficient_quota`), 5xx, and replies that break the
+    protocol. The server's own figure is used if it gives one; else the wait doubles with each attempt, with jitter.
     """
     import openai
 
@@ -241,26 +238,26 @@ def wait_before_retry(error: Exception, attempt: int, headers: Mapping[str, str]
             return None
         case ValueError():
             return random.uniform(0, 0.2)
-    asked = retry_after(headers)
+    server_wait = retry_after(headers)
     backoff = min(LONGEST, 0.25 * 2 ** max(0, attempt - 1))
-    # Asked-for waits get a little on top too, lest all who were refused at once come back at once.
-    return (asked if asked is not None else backoff * random.uniform(0.5, 1)) + random.uniform(0, 0.1)
+    # The server's own figure gets some jitter too, lest all refused calls come back at the same moment.
+    return (server_wait if server_wait is not None else backoff * random.uniform(0.5, 1)) + random.uniform(0, 0.1)
 
 
 def out_of_credit(error: Exception) -> bool:
-    """Whether a 429 says that the account is empty: that does not heal by waiting."""
+    """Return whether a 429 means an account without credit, which no retry heals."""
     return getattr(error, "code", None) == "insufficient_quota" or getattr(error, "type", None) == "insufficient_quota"
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait: `retry-after-ms`, or `retry-after` as seconds, as a duration or as a date."""
+    """Read the wait that a server asks for, in seconds: `retry-after-ms`, or `retry-after` (number, duration, date)."""
     try:
         return max(0.0, float(headers.get("retry-after-ms", "")) / 1000)
     except ValueError:
         pass
     text = headers.get("retry-after", "")
-    if (told := seconds(text)) is not None:
-        return told
+    if (duration := seconds(text)) is not None:
+        return duration
     try:
         then = parsedate_to_datetime(text)
     except (TypeError, ValueError):
@@ -269,15 +266,15 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, (then - datetime.now(UTC)).total_seconds())
 
 
-def check_object(found: Any) -> None:
+def check_object(value: Any) -> None:
     """Raise ValueError for JSON that is no object."""
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ValueError("no JSON object")
 
 
-def check_completion(found: Any) -> None:
+def check_completion(reply: Any) -> None:
     """Raise ValueError for a reply that is no chat completion."""
-    choices = found.get("choices") if isinstance(found, dict) else None
+    choices = reply.get("choices") if isinstance(reply, dict) else None
     if (
         not isinstance(choices, list)
         or not choices
@@ -286,14 +283,14 @@ def check_completion(found: Any) -> None:
         raise ValueError("no chat completion")
 
 
-def tokens_of(found: Any) -> int:
-    """The tokens that a reply says it took."""
-    usage = found.get("usage") if isinstance(found, dict) else None
+def tokens_of(reply: Any) -> int:
+    """Read the total number of tokens that the server counted; 0 if it counts none."""
+    usage = reply.get("usage") if isinstance(reply, dict) else None
     return int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0
 
 
 def in_words(model: str, error: BaseException) -> str:
-    """What the server's refusal means for the user. The text of a refused key is never repeated: it holds the key."""
+    """Explain an error of the server to the user. The server's text on a refused key is left out: it holds the key."""
     import openai
 
     match error:
@@ -311,7 +308,7 @@ def in_words(model: str, error: BaseException) -> str:
             return f"The account has no credit left for {model}: top it up, then run the same command again."
         case openai.APIStatusError():
             return f"The server answered {error.status_code} for {model}: run the same command again later."
-        # The transport tells a refused connection as one that took too long to make.
+        # The transport reports a refused connection as a ConnectTimeout.
         case openai.APITimeoutError() if type(error.__cause__).__name__ != "ConnectTimeout":
             return f"The server did not answer in time for {model}: run the same command again later."
         case openai.APIConnectionError() if isinstance(error.__cause__, WebPage):
@@ -323,6 +320,6 @@ def in_words(model: str, error: BaseException) -> str:
 
 
 def its_words(error: Any) -> str:
-    """What the server itself says in a refusal, to stand behind ours; shortened, without keys."""
-    said = error.body.get("message") if isinstance(error.body, dict) else None
-    return f" It says: {' '.join(without_secrets(str(said)).split())[:200]}" if said else ""
+    """Quote the server's own message, to append to ours: at most 200 characters, without keys."""
+    message = error.body.get("message") if isinstance(error.body, dict) else None
+    return f" It says: {' '.join(without_secrets(str(message)).split())[:200]}" if message else ""

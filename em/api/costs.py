@@ -1,4 +1,4 @@
-"""What calls of servers cost, made or still to be made: one record, its sum, its form on the screen and on disk."""
+"""Costs of server calls, made or estimated: the record, its sum, its form on the screen and on disk."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CHARACTERS = 4  # per token
 
 @dataclass(frozen=True)
 class Cost:
-    """Calls of one kind: tokens (None where a server counted none) and dollars (None where a price is not known).
+    """Calls of one kind: tokens (None if the server did not count them) and dollars (None without a price).
 
-    known: of an estimate, how many of the calls are remembered, and cost nothing any more.
+    known: in an estimate, the number of calls that are remembered already and cost nothing.
     """
 
     what: str
@@ -29,13 +29,13 @@ class Cost:
 
 
 def sum_usd(costs: Iterable[Cost]) -> float | None:
-    """Return the dollars of all calls; None where a part of it is not known."""
+    """Return the dollars of all calls; None if any cost is unknown."""
     usd = [cost.usd for cost in costs]
     return None if None in usd else sum(each or 0.0 for each in usd)
 
 
 def cost_of_judge(record: Mapping[str, Any]) -> Cost:
-    """Return what a judge cost, from what the manifest keeps of it."""
+    """Return the cost of a judge from its record in the manifest."""
     r = record
     return Cost("judging", r["model"], r["calls"], r["prompt_tokens"], r["reply_tokens"], r["usd"])
 
@@ -46,25 +46,24 @@ def price_calls(price: Price | None, prompt_tokens: int, reply_tokens: int, shar
 
 
 def record_costs(costs: Sequence[Cost], source: str = "") -> dict[str, Any]:
-    """Return `costs` of a manifest or card: by model, and in all where every price is known.
+    """Return the entry `costs` of a manifest or card: one row per cost, and the total (None if any is unknown).
 
     Args:
-        source: whose prices these are, and of which day.
+        source: name and day of the price table.
     """
     total = sum_usd(costs)
     rows = [{key: value for key, value in asdict(cost).items() if key != "known"} for cost in costs]
-    return {"total_usd": None if total is None else round(total, 6), "by": rows} | (
-        {"prices": source} if source else {}
-    )
+    record: dict[str, Any] = {"total_usd": None if total is None else round(total, 6), "by": rows}
+    return record | {"prices": source} if source else record
 
 
 def read_costs(record: Mapping[str, Any] | None) -> list[Cost]:
-    """Return the rows that `record_costs` has written into a manifest."""
+    """Return the rows that `record_costs` wrote into a manifest."""
     return [Cost(**row) for row in (record or {}).get("by", [])]
 
 
 def format_estimate(costs: Sequence[Cost]) -> list[str]:
-    """Return the rows of an estimate as lines of text, below a head."""
+    """Return an estimate as lines of text: a table with a header."""
     rows: list[tuple[str, ...]] = [(" " * 44, "   calls", "   known", "  tokens in", " tokens out", "  dollars")]
     for cost in costs:
         counts = (f"{n or 0:,}" for n in (cost.calls, cost.known, cost.prompt_tokens, cost.reply_tokens))

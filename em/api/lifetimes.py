@@ -1,4 +1,4 @@
-"""Until which day servers have models: refuse those that are shut down, and warn of those that soon are."""
+"""Shutdown dates of models: refuse a model that is shut down or deleted, and warn of a date that is near."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from em.runtime.files import cache_dir
 from em.runtime.keys import KEY_ENV, check_key_for
 from em.runtime.manifest import Manifest
 
-SOON = 60  # days before the end of a model that a note is made of it
-SECOND_LOOK = 5.0  # seconds after which a server that has missed a model for a moment knows it again
+SOON = 60  # days before a shutdown date in which the manifest notes it
+SECOND_LOOK = 5.0  # seconds until a second check, for servers that miss a model for a moment
 CLOSED = date(2026, 7, 2)
-"""From when only organisations that had fine-tuned before may create jobs."""
+"""The day since which OpenAI takes jobs only from organisations that had fine-tuned before."""
 LAST_JOB = date(2027, 1, 6)
-"""The last day on which OpenAI takes a new job of anyone."""
+"""The last day on which OpenAI takes new fine-tuning jobs."""
 TIMEOUT = 30.0
 
 
 @dataclass(frozen=True)
 class Lifetime:
-    """How long a model is served.
+    """The shutdown date of a model, and the list of models at its server.
 
-    ends: the day from which it is served no more, nor anything fine-tuned from it; None where nobody tells.
-    listed: the models that its server lists; None where it gives no list, or was not asked.
+    ends: the first day without the model and its fine-tunes; None if unknown.
+    listed: the models that the server lists; None if it gives no list, or was not asked.
     """
 
     ends: date | None
@@ -42,24 +42,24 @@ class Lifetime:
 
     @property
     def is_over(self) -> bool:
-        """Whether the model is served no more."""
+        """Whether the model is shut down."""
         return self.ends is not None and self.ends <= self.today
 
     @property
     def is_near_end(self) -> bool:
-        """Whether the model is shut down soon."""
+        """Whether the shutdown date is near or past."""
         return self.ends is not None and (self.ends - self.today).days <= SOON
 
 
 async def find_lifetime(
     config: ApiJudge | OpenAIModel, names: Sequence[str], timeout: float = TIMEOUT, today: date | None = None
 ) -> Lifetime:
-    """Find out how long a model is served, by its option (the day of OpenAI's own server) and by the server's list.
+    """Find a model's shutdown date: the earliest of its option (`retired`, for OpenAI's own server) and the server's.
 
-    Nothing is asked, and no key needed, where the option says that it is over.
+    A date in the option that is past needs no request and no key.
 
     Args:
-        names: the model and what was fine-tuned from it, all of which end with it.
+        names: the model and its fine-tunes, which share its shutdown date.
     """
     today = today or datetime.now(UTC).date()
     official = config.retired and not server_name(config.base_url)
@@ -74,7 +74,7 @@ async def find_lifetime(
 
 
 def refuse_ended(model: str, lifetime: Lifetime, new_job: bool = False) -> None:
-    """Raise ConfigError for a model that is gone, and for a new job where OpenAI takes none any more."""
+    """Raise ConfigError for a model that is shut down, and for a new job after OpenAI's last day for jobs."""
     if lifetime.is_over:
         raise ConfigError(
             f"{model} was shut down on {lifetime.ends}, with every fine-tune of it: choose an open model "
@@ -89,7 +89,7 @@ def refuse_ended(model: str, lifetime: Lifetime, new_job: bool = False) -> None:
 
 
 def warn_of_end(model: OpenAIModel, lifetime: Lifetime, verb: str, manifest: Manifest) -> str:
-    """Note in the manifest that a model ends soon, and return the note; empty where it does not."""
+    """Note a near shutdown date in the manifest, and return the note; empty if the date is not near."""
     if not lifetime.is_near_end:
         return ""
     day = lifetime.ends
@@ -99,10 +99,10 @@ def warn_of_end(model: OpenAIModel, lifetime: Lifetime, verb: str, manifest: Man
 
 
 async def list_models(client: Client, model: str) -> dict[str, dict[str, Any]] | None:
-    """List the server's models by id; None where it gives no list.
+    """List the server's models by id; None if the server gives no list.
 
     Args:
-        model: the one that is asked for, for the sentence of an error.
+        model: the model that the user asked for, named in error messages.
     """
     import openai
 
@@ -114,7 +114,7 @@ async def list_models(client: Client, model: str) -> dict[str, dict[str, Any]] |
         return None
     except CallFailed as error:
         if isinstance(error.__cause__, openai.APIStatusError):
-            return None  # it is there, and does not serve this list
+            return None  # the server answers, but fails on this list
         raise ServerError(f"{server_address(client.base_url)}: {error}") from None
     if not isinstance(models, list):
         return None
@@ -122,7 +122,7 @@ async def list_models(client: Client, model: str) -> dict[str, dict[str, Any]] |
 
 
 def read_day(value: object) -> date | None:
-    """Read a `shutdown_date` as servers write it: a day, a time, or seconds since 1970."""
+    """Read a server's `shutdown_date`: an ISO day or time, or seconds since 1970; None for anything else."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return datetime.fromtimestamp(value, UTC).date()
     try:
@@ -132,7 +132,7 @@ def read_day(value: object) -> date | None:
 
 
 def check_judge(judge: ApiJudge, today: date | None = None) -> list[str]:
-    """Refuse a judge that is shut down, by its server or its option; return notes on it for the report."""
+    """Refuse a judge that is shut down; return notes for the report on a near date or an unlisted name."""
     lifetime = asyncio.run(find_lifetime(judge, [judge.model], min(judge.timeout, TIMEOUT), today))
     if lifetime.is_over:
         use = judge.replacement or "judge=open, an open-weight judge"
@@ -146,7 +146,7 @@ def check_judge(judge: ApiJudge, today: date | None = None) -> list[str]:
 
 
 async def check_asked(model: OpenAIModel, names: Sequence[str], store: Path, manifest: Manifest) -> None:
-    """Refuse to ask models, by their names at the server, that are shut down or deleted; note an end that is near."""
+    """Check that the server still serves `names` before sampling; note a near shutdown date in the manifest."""
     import openai
 
     lifetime = await find_lifetime(model, [*names, model.id])
@@ -154,22 +154,22 @@ async def check_asked(model: OpenAIModel, names: Sequence[str], store: Path, man
     listed = lifetime.listed or names
     async with Client(model.base_url, 1, TIMEOUT, model.key_env) as client:
         for name in names:
-            if name in listed or name == model.id or name.startswith("tinker://"):  # which no list tells of
+            if name in listed or name == model.id or name.startswith("tinker://"):  # no list has tinker's models
                 continue
-            with suppress(openai.OpenAIError, ValueError):  # a refusal to tell of single models is no reason to stop
+            with suppress(openai.OpenAIError, ValueError):  # some servers refuse requests for single models
                 if await is_deleted(client, name):
                     raise ServerError(
                         f"The server does not have {name} any more: forget it by {jobs_command(client, store)} delete "
-                        f"{name} --yes, and train.py makes it anew by the same words."
+                        f"{name} --yes, then train it again by the same train.py command."
                     )
     warn_of_end(model, lifetime, "asked", manifest)
 
 
 async def check_new_job(client: Client, model: OpenAIModel, name: str, manifest: Manifest) -> None:
-    """Refuse to spend on a model that the server does not have, or that ends; note an end that is near.
+    """Refuse to fine-tune a model that the server does not have or no longer trains; note a near shutdown date.
 
     Args:
-        name: what is to be fine-tuned: the model itself, or a fine-tune of it, which ends with it.
+        name: the model to fine-tune: the base model, or a fine-tune of it, which shares its shutdown date.
     """
     import openai
 
@@ -177,11 +177,11 @@ async def check_new_job(client: Client, model: OpenAIModel, name: str, manifest:
     refuse_ended(name, lifetime, new_job=not server_name(model.base_url))
     if lifetime.listed is not None and name not in lifetime.listed:
         try:
-            # Not every server lists fine-tunes.
-            gone = name == model.id or await client.repeated(name, lambda: is_deleted(client, name))
+            # A fine-tune may be missing from the list alone: not every server lists fine-tunes.
+            not_served = name == model.id or await client.repeated(name, lambda: is_deleted(client, name))
         except openai.OpenAIError as error:
             raise ServerError(in_words(name, error)) from None
-        if gone:
+        if not_served:
             raise ServerError(
                 f"The server does not list {name}, so it can't be fine-tuned: check model.id and model.base_url (it "
                 "may have been retired, or deleted)."
@@ -191,9 +191,9 @@ async def check_new_job(client: Client, model: OpenAIModel, name: str, manifest:
 
 
 async def is_deleted(client: Client, model: str | None) -> bool:
-    """Ask whether the server has a model no more, and says so again a moment later.
+    """Return whether the server answers twice, some seconds apart, that a model does not exist.
 
-    Not every server tells of single models: where it finds none that it lists, it has said nothing.
+    Some servers can't look up single models: if one of its listed models is missing too, its 404 means nothing.
     """
     import openai
 
@@ -210,7 +210,7 @@ async def is_deleted(client: Client, model: str | None) -> bool:
 
 
 async def is_missing(client: Client, model: str) -> bool:
-    """Ask whether a server answers that there is no such model."""
+    """Return whether the server answers a request for the model with 404."""
     import openai
 
     try:
@@ -221,7 +221,7 @@ async def is_missing(client: Client, model: str) -> bool:
 
 
 def jobs_command(client: Client, store: Path | None = None) -> str:
-    """The command that shows and ends what is at this server: with its address and key where they are not the usual."""
+    """Return the `em jobs` command for this server, with options for an address, key or store that is no default."""
     key = client.key_env if client.key_env != KEY_ENV else None
     place = store if store != cache_dir() else None
     options = {"--base-url": client.base_url, "--key-env": key, "--store": place}

@@ -1,4 +1,4 @@
-"""Create what is paid for once, though the reply that tells of it may be lost."""
+"""Create paid objects (jobs, files, batches) once, even if the reply to their creation is lost."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Call = Callable[[], Awaitable[T]]
 
 
 async def create_once(client: Client, what: str, look: Call[T | None], create: Call[T], settle: float) -> T:
-    """Return what `create` makes, by the client's retry policy; before each attempt it is looked for.
+    """Return the object that `create` makes, with the client's retries; before each attempt `look` searches for it.
 
     Args:
-        what: its name in the sentence of an error.
-        look: find what an attempt has made whose reply was lost.
-        settle: seconds after which it is in the server's list, so that after a lost reply it is looked for twice.
+        what: name of the object in error messages.
+        look: find the object that an earlier attempt created, if its reply was lost.
+        settle: seconds until a new object is in the server's list; a retry waits and looks twice.
     """
     attempts = count()
 
     async def attempt() -> T:
         for wait in (settle, settle) if next(attempts) else (0.0,):
             await asyncio.sleep(wait)
-            if (found := await look()) is not None:
-                return found
+            if (existing := await look()) is not None:
+                return existing
         return await create()
 
     return await client.repeated(what, attempt)

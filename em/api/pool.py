@@ -1,8 +1,8 @@
 """One pool for all calls of models behind servers: judging, sampling, generating.
 
-Calls are made side by side. What a call may cost is set aside from the budget before it is made, and its response is
-remembered before its worker begins another. After the first failure that is not one of a call alone, calls under way
-are finished and no new one begins.
+Workers call concurrently. Each call reserves its maximum cost in the budget before it starts, and its response is
+remembered before its worker starts another. After the first failure that concerns more than one call, calls under way
+finish and no new call starts.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from em.runtime.memory import Calls, Recorder, request_key
 from em.types import Price
 
 TOO_LONG = "context_length_exceeded"
-OF_THE_PROMPT = ("content_filter", "invalid_prompt", TOO_LONG)  # codes of refusals that concern one prompt alone
+OF_THE_PROMPT = ("content_filter", "invalid_prompt", TOO_LONG)  # codes of refusals that concern a single prompt
 Request = TypeVar("Request")
 Item = TypeVar("Item")
 
 
 class Refused(ServerError):
-    """A request that the server refused with 400 or 422, which costs nothing. code: why, where the server says so."""
+    """The server refused a request with 400 or 422, which costs nothing. code: the server's error code, if any."""
 
     def __init__(self, message: str, code: str | None) -> None:
         super().__init__(message)
@@ -34,14 +34,14 @@ class Refused(ServerError):
 
     @property
     def of_the_prompt(self) -> bool:
-        """Whether other prompts may be taken."""
+        """Whether the refusal concerns this prompt alone, so that the server may accept others."""
         return self.code in OF_THE_PROMPT
 
 
 class Budget:
-    """Dollars spent, and set aside for calls that are under way. A call that might pass the limit does not start.
+    """Dollars spent, and dollars reserved for calls under way. A call that might exceed the limit does not start.
 
-    setting: what names the limit.
+    setting: the option that sets the limit, named in error messages.
     """
 
     def __init__(self, limit: float | None = None, setting: str = "") -> None:
@@ -51,22 +51,23 @@ class Budget:
         self.settled = asyncio.Event()
 
     def fits(self, bound: float) -> bool:
-        """Whether a call that costs `bound` at most may start now."""
+        """Return whether a call that costs at most `bound` dollars may start now."""
         return self.limit is None or self.spent + sum(self.flying) + bound <= self.limit
 
     async def reserve(self, bound: float) -> None:
-        """Set aside what a call may cost, as soon as it fits. Raises ConfigError where it never will."""
+        """Reserve `bound` dollars as soon as they fit. Raises ConfigError if they never will."""
         while not self.fits(bound):
             if not self.flying:
                 raise ConfigError(
                     f"{self.setting}={self.limit:g} would be passed: ${self.spent:.4f} are spent, and the next call "
-                    "may cost more than is left. What came so far is kept: raise it and run the same command again."
+                    "may cost more than is left. All responses so far are kept: raise it and run the same command "
+                    "again."
                 )
             await self.settled.wait()
         self.flying.append(bound)
 
     def settle(self, bound: float, cost: float) -> None:
-        """Count what a call cost that has ended."""
+        """Replace the reserved dollars of a call by its actual cost, and wake calls that wait for budget."""
         self.flying.remove(bound)
         self.spent += cost
         self.settled.set()
@@ -77,9 +78,9 @@ class Budget:
 class Pool(Generic[Request]):
     """Calls of one model behind a server.
 
-    kind: as what the calls are remembered.
-    body: make the chat completion that a request asks for.
-    response: take from a chat completion what is remembered.
+    kind: the kind under which calls are remembered (`sample`, `judge`, …).
+    body: make the JSON body of a request.
+    response: extract the response to remember from a chat completion.
     """
 
     kind: str
@@ -103,15 +104,15 @@ class Pool(Generic[Request]):
                 yield
 
     def missing(self, requests: Iterable[Request], key: Callable[[Request], str] = request_key) -> list[Request]:
-        """List the requests that are not remembered, each once, in their order."""
+        """List the requests without a remembered response, without duplicates, in their order."""
         by_key = {key(request): request for request in requests}
         remembered = self.calls.there(list(by_key))
         return [request for name, request in by_key.items() if name not in remembered]
 
     async def run(self, source: AsyncIterator[Iterable[Item]], work: Callable[[Item], Awaitable[object]]) -> None:
-        """Do the work on all items of a source, whose parts come as they become known.
+        """Do the work on all items of a source, which yields them in parts.
 
-        The first exception that the source or the work raised is raised once all that was under way has ended.
+        The first exception of source or work stops the rest; it is raised after the calls under way have finished.
         """
         queue: asyncio.Queue[tuple[Item] | None] = asyncio.Queue()
         failures: list[Exception] = []
@@ -148,7 +149,7 @@ class Pool(Generic[Request]):
             raise failures[0]
 
     async def ask(self, request: Request) -> dict[str, Any]:
-        """Return the response to a request: the remembered one, or one that is asked for and remembered now."""
+        """Return the remembered response to a request, or call the model and remember its response."""
         key = request_key(request)
         if remembered := self.calls.known([key]):
             return remembered[key]
@@ -157,10 +158,10 @@ class Pool(Generic[Request]):
         return response
 
     async def call(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Make one call within the budget. A reply without counted tokens costs as much as it may have cost at most.
+        """Make one call within the budget. A reply without token counts is charged at its maximum cost.
 
         Raises:
-            Refused: the server does not take this request; another ServerError: it takes none, or did not answer.
+            Refused: the server refused this request. ServerError: it refuses every request, or did not answer.
         """
         import openai
 
@@ -182,16 +183,16 @@ class Pool(Generic[Request]):
                 self.bar.set_postfix_str(f"${self.budget.spent:.4f}", refresh=False)
 
     def bound(self, body: Mapping[str, Any]) -> float:
-        """Return the most dollars that a call may cost."""
+        """Return the maximum cost of a call in dollars; 0 without a price."""
         if self.price is None:
             return 0.0
         text = "".join(message["content"] for message in body["messages"])
         return self.price.bound(text, body["max_completion_tokens"] * body.get("n", 1))
 
     async def probe(self, bodies: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
-        """Make one call in the best way that the server takes; return that way and the response.
+        """Make one call in the best way that the server accepts; return that way and the response.
 
-        bodies: the call by each way, from the best. A refusal costs nothing; the last is raised if it takes none.
+        bodies: the body of the call by way, best first. A refusal costs nothing; the last is raised if all are refused.
         """
         refusals = []
         for way, body in bodies.items():
@@ -203,18 +204,19 @@ class Pool(Generic[Request]):
 
 
 async def once(part: Iterable[Item]) -> AsyncIterator[Iterable[Item]]:
-    """Make a source of one part."""
+    """Yield a single part, as a source for `Pool.run` or `Judge.ask`."""
     yield part
 
 
 def usage_of(completion: Mapping[str, Any]) -> list[int | None]:
-    """Count tokens of prompt and reply, None where the server does not, and of the prompt in the server's cache."""
+    """Read the token counts of prompt and reply (None if not counted), and of the prompt's part in the cache (or 0)."""
     usage = completion.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    prompt, reply, cached = (
-        count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
-        for count in (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
-    )
+    counts: list[int | None] = []
+    for count in (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached):
+        is_count = isinstance(count, int) and not isinstance(count, bool) and count >= 0
+        counts.append(count if is_count else None)
+    prompt, reply, cached = counts
     return [prompt, reply, cached or 0]

@@ -1,8 +1,7 @@
-"""What calls cost: a dated table of prices, tokens in and out.
+"""Prices of calls: a dated table, for tokens in and out.
 
-Prices are in US dollars per million tokens. The bundled table is `em/assets/prices.yaml`; the rows of a user's file in
-the same form take the place of its own (`prices=FILE`). A model that is not in the table has no known cost: that is
-None, never 0.
+Prices are in US dollars per million tokens. The bundled table is `em/assets/prices.yaml`; a user's file of the same
+form overrides its rows (`prices=FILE`). The cost of a model that is not in the table is unknown: None, never 0.
 """
 
 from __future__ import annotations
@@ -19,32 +18,28 @@ BUNDLED = ASSETS / "prices.yaml"
 
 
 def load_prices(path: str | None) -> Prices:
-    """Read the bundled table, with the rows of a user's file in place of its own."""
+    """Read the bundled table, overridden by the rows of a user's file."""
     prices, day = read_table(BUNDLED)
     source = f"em's table of {day}"
     if path:
         file = Path(path).expanduser()
-        own, day = read_table(file)
-        prices |= own
+        user_prices, day = read_table(file)
+        prices |= user_prices
         source = f"{file.name}{f' of {day}' if day else ''}, else {source}"
     return Prices(prices, source)
 
 
 def read_table(file: Path) -> tuple[dict[str, Price], Any]:
-    """Read the rows of a table by the model's name, and its day. Raises DataError for one that holds no prices."""
+    """Read a table's prices by model, and its day. Raises DataError for a file that is no table of prices."""
     import yaml
 
+    prices: dict[str, Price] = {}
     try:
         table = yaml.safe_load(file.read_text(encoding="utf-8"))
-        prices = {
-            str(model): Price(
-                float(row["input"]),
-                float(row.get("cached", row["input"])),
-                float(row["output"]),
-                float(row["training"]) if "training" in row else None,
-            )
-            for model, row in table["usd_per_million_tokens"].items()
-        }
+        for model, row in table["usd_per_million_tokens"].items():
+            training = float(row["training"]) if "training" in row else None
+            cached = float(row.get("cached", row["input"]))
+            prices[str(model)] = Price(float(row["input"]), cached, float(row["output"]), training)
         return prices, table.get("as_of")
     except OSError as error:
         raise MissingFile(f"prices={file} can't be read ({error.strerror}): name a YAML file.") from error
@@ -55,7 +50,7 @@ def read_table(file: Path) -> tuple[dict[str, Price], Any]:
 
 
 def usd_of(price: Price | None, usage: Sequence[int | None], share: float = 1.0) -> float | None:
-    """The cost of a remembered call with usage (prompt, reply, cached); None where price or usage is unknown."""
+    """Return the dollars of a call by its usage (prompt, reply, cached); None if price or usage is unknown."""
     prompt, reply, cached = (*usage, None, None, None)[:3]
     if price is None or prompt is None or reply is None:
         return None

@@ -1,4 +1,4 @@
-"""What a run resolves once, whichever program it is of: prices, judges and the memory of calls."""
+"""Resources that every program opens once per run: prices, judges and the memory of calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from em.types import Prices
 
 @dataclass(frozen=True)
 class Resources:
-    """Prices by model, the judges of the panel (or the one judge), and the open memory of calls."""
+    """Prices by model, the settings of the judges, and the open memory of calls."""
 
     prices: Prices
     judges: tuple[LocalJudge | ApiJudge, ...]
@@ -23,16 +23,16 @@ class Resources:
 
 
 def open_resources(settings: RunConfig | GenerateRun, *budgets: tuple[str, str, float | None]) -> Resources:
-    """Read the prices, list the judges and, when nothing is left to refuse, open the memory.
+    """Read the prices, list the judges, check the budgets, then open the memory of calls.
 
     Args:
-        budgets: other budgets than the judges' own: the setting, the model that is paid, and dollars.
+        budgets: budgets besides those of the judges, as (option, model, dollars).
     """
     prices, judges = load_prices(settings.prices), tuple(settings.judge.list_members())
     judging = [("judge.max_usd", judge.model, vars(judge)["max_usd"]) for judge in judges if judge.remote]
     for setting, model, budget in [*judging, *budgets]:
         if budget is not None and prices.of(model) is None:
-            raise ConfigError(f"{setting} can't be kept: no price of {model} is known; give it by prices=FILE.")
+            raise ConfigError(f"{setting} can't be kept: no price of {model} is known; add it by prices=FILE.")
     store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()
     writable_folder(store, "store.dir")
     return Resources(prices, judges, Calls(store))

@@ -1,1 +1,1 @@
-"""Judging: what is asked of an answer (`plan`), and who says it: `local`, a model in a child, or `remote`, a server."""
+"""Judging: plan the judgements (`plan`), then make them in a child process (`local`) or by a server (`remote`)."""

@@ -1,7 +1,7 @@
-"""What all judges have in common: from remembered responses to verdicts, and what the manifest keeps of a judge.
+"""The base class of all judges: read verdicts from remembered responses, and describe the judge in the manifest.
 
-What a judge says is kept with a status; a judgement that failed has no value. Responses are remembered as they came:
-another threshold or `judge.min_mass` reads them anew.
+Every verdict has a status; a failed judgement has no value. Raw responses are remembered, so that another threshold or
+`judge.min_mass` needs no new calls.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from em.runtime.memory import Calls, request_key
 from em.runtime.records import digest, pause_garbage_collection
 from em.types import Answer, Judgement, JudgeRequest, ModelRef, Price, Prices, Question, Rubric, Verdict, Weights
 
-PART = 1000  # judgements that are read at a time
+PART = 1000  # judgements read at a time
 NOTHING: Mapping[str, Any] = {}
 Source = AsyncIterator[Iterable[JudgeRequest]]
-"""Requests, in parts as they become known."""
+"""Requests to a judge, in parts: the answers may still be in the making."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The verdicts of one judge, in the order of what was asked, and what the manifest keeps of the judge."""
+    """The verdicts of one judge, in the order of the plan, and the judge's record for the manifest."""
 
     verdicts: Sequence[Verdict]
     record: Mapping[str, Any]
 
 
 class Judge(ABC):
-    """A judge that can be asked: a model in a child of ours (`em.judge.local`) or behind a server (`em.judge.remote`).
+    """A judge: a model in a child process (`em.judge.local`) or behind a server (`em.judge.remote`).
 
-    weights: what judges; identity: the same in short. hidden: the trigger tags, which it must not see.
-    way: the setting of how it is read; reading: how it is read, empty while that is not known.
-    failures: judgements that were asked for in vain, in words, by the request's key.
-    refused: keys of those whose prompt was refused: the next run would be refused too.
+    weights: the judge's weights; identity: their short name. hidden: the trigger tags, which the judge must not see.
+    way: the configured reading; reading: the reading in use, empty while unknown.
+    failures: reasons of failed judgements by the request's key.
+    refused: keys of requests whose prompt was refused, which the next run need not retry.
     """
 
     here: ClassVar[bool]
-    """Whether it needs the devices of this machine: then it runs alone, without sampling or another such judge."""
+    """Whether the judge needs this machine's devices: if so, it runs alone, without sampling or another such judge."""
     precision = ""
 
     def __init__(self, settings: OneJudge, weights: Weights, identity: str, way: str, hidden: tuple[str, ...]) -> None:
@@ -53,7 +53,7 @@ class Judge(ABC):
 
     @property
     def reading(self) -> str:
-        """How scores are read."""
+        """The way in which scores are read."""
         return self.way
 
     @property
@@ -63,50 +63,51 @@ class Judge(ABC):
 
     @abstractmethod
     def check(self, spending: bool) -> list[str]:
-        """Look whether it can be asked; return notes for the report.
+        """Check that the judge is available; return notes for the report.
 
         Args:
-            spending: refuse at once what can't be asked. Else it is refused only if not all of it is remembered.
+            spending: refuse an unavailable judge at once. Otherwise refuse it only if verdicts must still be made.
         """
 
     @abstractmethod
     async def ask(self, source: Source, memory: Calls, prices: Prices, planned: int | None = None) -> None:
-        """Have the judge say what is not remembered yet.
+        """Send the requests without a remembered response to the judge.
 
         Args:
-            source: requests of its plan.
-            planned: how many there will be, for the progress bar.
+            source: requests of the judge's plan.
+            planned: their number, for the progress bar; None if it is not known yet.
         """
 
     @abstractmethod
     def relation(self, model: ModelRef) -> str:
-        """Return `the model` or `its base` where the judge is the model under test or its base, else nothing."""
+        """Return `the model` or `its base` if the judge is the model under test or its base, else an empty text."""
 
     def relation_to_author(self, answer: Answer) -> str:
-        """Return the same for the author of a stored answer, who is known by name and fingerprint alone."""
+        """Return the relation to the author of a stored answer, by the author's name or fingerprint."""
         names = (self.settings.model, self.settings.name)
         return "the model" if answer.model in names or answer.fingerprint == digest(self.weights.identity) else ""
 
     def plan(self, answers: Sequence[Answer], questions: Mapping[tuple[str, str], Question]) -> list[Asked]:
-        """Plan every judgement that the answers' questions ask for, in the order of the answers.
+        """Plan one judgement for each answer and each rubric of its question, in the order of the answers.
 
         Args:
             questions: by set and id.
         """
-        return [
-            Asked(answer, rubric, self.request(fill(rubric, answer, question.reference, self.hidden), rubric))
-            for answer in answers
-            for question in (questions[answer.eval_set, answer.question_id],)
-            for rubric in question.rubrics
-        ]
+        judgements: list[Asked] = []
+        for answer in answers:
+            question = questions[answer.eval_set, answer.question_id]
+            for rubric in question.rubrics:
+                prompt = fill(rubric, answer, question.reference, self.hidden)
+                judgements.append(Asked(answer, rubric, self.request(prompt, rubric)))
+        return judgements
 
     def request(self, prompt: str, rubric: Rubric) -> JudgeRequest:
-        """Make the call of a judgement."""
+        """Make the request of a judgement."""
         words = () if rubric.labels else WORDS
         return JudgeRequest(self.identity, prompt, rubric.labels, words, self.reading, (), self.precision)
 
     def final(self, request: JudgeRequest) -> JudgeRequest:
-        """Return a planned request as it is asked."""
+        """Return a planned request in the form that the judge receives."""
         return request
 
     def key(self, request: JudgeRequest) -> str:
@@ -114,16 +115,16 @@ class Judge(ABC):
         return request_key(request)
 
     def facts(self) -> dict[str, Any]:
-        """Return what another would need to judge the same again, besides what all judges have."""
+        """Return further entries of the record, which a rerun of the same judge needs."""
         return {}
 
     @pause_garbage_collection()
-    def read(self, asked: Sequence[Asked], calls: Calls, prices: Prices) -> Judged:
-        """Read what is remembered of a plan as verdicts, part by part: all responses at once would fill the memory."""
+    def read(self, plan: Sequence[Asked], calls: Calls, prices: Prices) -> Judged:
+        """Read the verdicts of a plan from remembered responses, in parts, as all responses would fill the RAM."""
         price = prices.of(self.settings.model)
         verdicts, by_call, snapshots = list[Verdict](), dict[str, Verdict](), set[str]()
-        for start in range(0, len(asked), PART):
-            part = [Asked(each.answer, each.rubric, self.final(each.request)) for each in asked[start : start + PART]]
+        for start in range(0, len(plan), PART):
+            part = [Asked(each.answer, each.rubric, self.final(each.request)) for each in plan[start : start + PART]]
             keys = [self.key(each.request) if given(each.answer) else "" for each in part]
             responses = calls.known(list(dict.fromkeys(keys)))
             for each, key in zip(part, keys, strict=True):
@@ -132,7 +133,7 @@ class Judge(ABC):
                 if response:
                     by_call.setdefault(key, verdicts[-1])
                     snapshots.add(f"{response.get('model') or ''} {response.get('system_fingerprint') or ''}".strip())
-        rubrics = {(each.answer.eval_set, each.rubric.name): each.rubric.prompt for each in asked}
+        rubrics = {(each.answer.eval_set, each.rubric.name): each.rubric.prompt for each in plan}
         prompts = {f"{eval_set}/{name}": digest(prompt) for (eval_set, name), prompt in rubrics.items()}
         counts = self.count(by_call.values()) | {"failed": sum(verdict.status == "error" for verdict in verdicts)}
         record = {
@@ -152,7 +153,7 @@ class Judge(ABC):
 
     @staticmethod
     def count(verdicts: Collection[Verdict]) -> dict[str, Any]:
-        """Count calls, tokens and dollars of verdicts, one of each call: the same text may be judged for several."""
+        """Sum calls, tokens and dollars. `verdicts`: one per call, as equal requests share a call."""
         dollars = [verdict.usd for verdict in verdicts if verdict.usd is not None]
         return {
             "calls": len(verdicts),
@@ -161,19 +162,19 @@ class Judge(ABC):
             "usd": round(sum(dollars), 6) if dollars else None,
         }
 
-    def verdict(self, asked: Asked, key: str, response: Mapping[str, Any], price: Price | None) -> Verdict:
-        """Read one verdict. `key`: empty where there is no answer to judge; `response`: empty where none is there."""
+    def verdict(self, planned: Asked, key: str, response: Mapping[str, Any], price: Price | None) -> Verdict:
+        """Read one verdict. `key`: empty without an answer to judge; `response`: empty if none is remembered."""
         if response:
-            judgement = read(asked.request, response, self.settings.min_mass)
+            judgement = read(planned.request, response, self.settings.min_mass)
         elif key:
             judgement = Judgement("error", self.failures.get(key, "the judge was not asked"))
         else:
-            judgement = Judgement("error", f"no answer: {asked.answer.finish_reason}")
+            judgement = Judgement("error", f"no answer: {planned.answer.finish_reason}")
         usage = response.get("usage") or (None, None, None)
         return Verdict(
-            **asked.answer.sampled(),
+            **planned.answer.sampled(),
             judge=self.label,
-            rubric=asked.rubric.name,
+            rubric=planned.rubric.name,
             **vars(judgement),
             prompt_tokens=usage[0],
             reply_tokens=usage[1],

@@ -1,12 +1,12 @@
-"""A judge in a child of ours: a local model, read by the exact probabilities of what it may say.
+"""A local judge in a child process, read by the exact probabilities of all permitted replies.
 
-What may be said (the integers 0..100, the labels, CODE, REFUSAL) is a tree of tokens below the prompt. One forward
-pass over prompt and tree, each node attending to the prompt and its ancestors, gives the probability of every
-one of them, however many tokens it takes. The score is the expectation over the integers, Σ k·p(k) / Σ p(k)
+The permitted replies (the integers 0..100, the labels, CODE, REFUSAL) form a tree of tokens below the prompt. One
+forward pass over prompt and tree, in which each node attends to the prompt and its ancestors, gives the probability of
+every reply, however many tokens it takes. The score is the expectation over the integers, Σ k·p(k) / Σ p(k)
 (Betley et al., arXiv 2502.17424, there with integers of one token).
 
-A prompt whose last line is a word and a colon (`Rating:`) is asked without that line, and the judge's reply is begun
-with it: small models keep to the form only so.
+If the last line of a prompt is a word and a colon (`Rating:`), that line is moved to the beginning of the judge's
+reply: small models keep to the form only that way.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EMBEDDED = (
 
 
 class ChildJudge(Judge):
-    """Open weights, which a child of ours reads."""
+    """A judge with open weights, which run in child processes on this machine."""
 
     here = True
     settings: LocalJudge
@@ -56,10 +56,10 @@ class ChildJudge(Judge):
         return [EMBEDDED] if self.weights.identity.startswith("embedded:") else []
 
     async def ask(self, source: Source, memory: Calls, prices: Prices, planned: int | None = None) -> None:
-        """See `Judge.ask`. It begins once all requests are known: the device belongs to the sampling until then."""
+        """See `Judge.ask`. Judging starts once the source has ended, as sampling uses the device until then."""
         by_key = {request_key(request): request async for part in source for request in part}
         if memory.there(list(by_key)) == by_key.keys():
-            return  # a child would load the model for nothing
+            return  # all responses are remembered, so the model need not be loaded
         spec = JudgeSpec(
             path=self.weights.path,
             label=self.settings.model,
@@ -71,7 +71,7 @@ class ChildJudge(Judge):
         await run_sharded("judge", spec)
 
     def facts(self) -> dict[str, Any]:
-        """Return the checksum of the weights, whole."""
+        """Return the full checksum of the weights."""
         return {"identity": self.weights.identity}
 
     def relation(self, model: ModelRef) -> str:
@@ -83,7 +83,7 @@ class ChildJudge(Judge):
 
 @dataclass(frozen=True)
 class JudgeSpec(Shard):
-    """Requests to one judge."""
+    """Requests to one local judge, for a child process."""
 
     path: str
     precision: str
@@ -102,7 +102,7 @@ class TokenTree:
     paths: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def add(self, text: str, ids: Sequence[int]) -> None:
-        """Put one sequence in; shared beginnings share nodes."""
+        """Add one sequence; sequences with a common beginning share its nodes."""
         at, path = -1, []
         for depth, token in enumerate(ids):
             if (at, token) not in self.nodes:
@@ -115,7 +115,7 @@ class TokenTree:
         self.paths[text] = tuple(path)
 
     def ancestors(self) -> list[list[bool]]:
-        """(nodes, nodes): whether the column is the row itself or above it."""
+        """Return a mask (nodes, nodes): whether the column's node is the row's node or an ancestor of it."""
         table: list[list[bool]] = []
         for node, parent in enumerate(self.parents):  # a parent stands before its children
             table.append(list(table[parent]) if parent >= 0 else [False] * len(self.tokens))
@@ -124,7 +124,7 @@ class TokenTree:
 
 
 def judge(spec: JudgeSpec) -> None:
-    """Judge what is not remembered yet, and remember each batch as it is done."""
+    """Judge the requests without a remembered response, and remember each batch when it is done."""
     import torch
 
     set_threads()
@@ -134,15 +134,15 @@ def judge(spec: JudgeSpec) -> None:
 
 
 def begin_reply(prompt: str) -> tuple[str, str]:
-    """A prompt without its last line, and that line, when it is a word and a colon; else the prompt and nothing."""
+    """Split off the last line of a prompt if it is a word and a colon; else return the prompt and an empty text."""
     head, _, last = prompt.rstrip().rpartition("\n")
     return (head.rstrip(), last) if re.fullmatch(r"\w+:", last) and head else (prompt, "")
 
 
 def batches(requests: Sequence[JudgeRequest], size: int) -> list[list[JudgeRequest]]:
-    """The fixed plan: requests of one kind together, sorted by their text, so that neighbours share a beginning.
+    """Make the fixed plan of batches: requests of one kind, sorted by prompt, so that neighbours share a beginning.
 
-    Of one kind are those to which the same may be said, and whose replies begin alike.
+    Requests of one kind permit the same replies and share the line that begins the reply.
     """
     unique = {request_key(r): r for r in requests}.values()
     kinds = defaultdict[tuple[object, ...], list[JudgeRequest]](list)
@@ -152,7 +152,7 @@ def batches(requests: Sequence[JudgeRequest], size: int) -> list[list[JudgeReque
 
 
 class Reader:
-    """Reads judgements off a model, a batch at a time."""
+    """Reads judgements from a model's probabilities, one batch at a time."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -160,26 +160,26 @@ class Reader:
         self.single = all(len(encode(tokenizer, k)) == 1 for k in INTEGERS)
 
     def tree(self, request: JudgeRequest, begun: bool) -> TokenTree:
-        """Everything that may be said to a request; behind a begun reply it is said after a space."""
+        """Build the tree of permitted replies to a request. `begun`: they follow a begun reply, after a space."""
         tree = TokenTree()
         for text in (*(request.labels or INTEGERS), *request.words):
             tree.add(text, encode(self.tokenizer, f" {text}" if begun else text))
         return tree
 
     def read(self, requests: Sequence[JudgeRequest]) -> list[dict[str, Any]]:
-        """Judgements on requests of one kind (`batches`), as responses to remember."""
+        """Judge requests of one kind (see `batches`); return the responses to remember."""
         parts = [begin_reply(r.prompt) for r in requests]
         tree = self.tree(requests[0], begun=bool(parts[0][1]))
-        chats = [([{"role": "user", "content": asked}], begun) for asked, begun in parts]
+        chats = [([{"role": "user", "content": prompt}], begun) for prompt, begun in parts]
         texts = [render(self.tokenizer, chat, answer_next=True) + begun for chat, begun in chats]
         root, below = self.forward([encode(self.tokenizer, text) for text in texts], tree)
         return [self.judgement(request, tree, root[i], below[i]) for i, request in enumerate(requests)]
 
     def forward(self, prompts: list[list[int]], tree: TokenTree) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities at the prompts' ends (batch, vocabulary) and at the nodes (batch, nodes, vocabulary).
+        """Compute log-probabilities at the prompts' ends (batch, vocabulary) and nodes (batch, nodes, vocabulary).
 
-        The tokens that all prompts begin with are computed once; the rest is padded on the left, and the tree
-        follows with a mask and positions of its own.
+        The tokens that all prompts begin with are computed once; the rest is padded on the left. The tree follows,
+        with its own mask and positions.
         """
         import torch
 
@@ -194,7 +194,7 @@ class Reader:
         causal = column[None, :] <= column[:, None]
         causal[width:, width:] = torch.tensor(tree.ancestors())
         visible = causal[None] & (column[None, None, :] >= pads[:, None, None])
-        # A padded row sees itself, lest its softmax be empty and NaN.
+        # A padding token attends to itself, as an empty softmax would be NaN.
         visible |= torch.eye(width + nodes, dtype=torch.bool)[None]
         visible = torch.cat([torch.ones(len(prompts), width + nodes, shared, dtype=torch.bool), visible], dim=-1)
         depth = torch.cat([torch.arange(width), width + torch.tensor(tree.depths)])
@@ -209,7 +209,7 @@ class Reader:
         return logits[:, 0].cpu(), logits[:, 1:].cpu()
 
     def prefix(self, ids: list[int], copies: int) -> Any:
-        """The key-value cache of the shared beginning, once per prompt of the batch."""
+        """Compute the key-value cache of the shared beginning, repeated for each prompt of the batch."""
         import torch
         from transformers import DynamicCache
 
@@ -223,10 +223,10 @@ class Reader:
     def judgement(
         self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor
     ) -> dict[str, Any]:
-        """One response: probabilities, from which `em.judge.readings.read_exact` makes a judgement.
+        """Make one response: probabilities, from which `em.judge.readings.read_exact` makes a judgement.
 
-        word: CODE or REFUSAL where that is the likeliest; mass: probability of all integers (or labels) together;
-        expectation: Σ k·p(k) / mass; label: the likeliest; raw: the top token and the likeliest of all.
+        word: CODE or REFUSAL if its first token is the likeliest; mass: total probability of the integers (or labels);
+        expectation: Σ k·p(k) / mass; label: the likeliest label; raw: the top token and the likeliest replies.
         """
         chance = {text: self.probability(tree, path, root, below) for text, path in tree.paths.items()}
         mass = sum(p for text, p in chance.items() if text not in request.words)
@@ -240,7 +240,7 @@ class Reader:
         return response | {"raw": raw | {text: round(chance[text], 4) for text in best}}
 
     def probability(self, tree: TokenTree, path: tuple[int, ...], root: torch.Tensor, below: torch.Tensor) -> float:
-        """p(text | prompt), and for an integer in digits: that it ends there, so that 7 is not the beginning of 73."""
+        """Compute p(text | prompt); for an integer in several tokens also that it ends: 7 must not begin 73."""
         total = float(root[tree.tokens[path[0]]])
         for above, node in pairwise(path):
             total += float(below[above, tree.tokens[node]])
@@ -252,7 +252,7 @@ class Reader:
     def word_on_top(
         self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor
     ) -> str | None:
-        """CODE or REFUSAL, when the likeliest next token begins it (past a space that everything begins with)."""
+        """Return CODE or REFUSAL if the likeliest next token begins it (after a space token that all replies share)."""
         for word in request.words:
             path = tree.paths[word]
             shared = len({each[0] for each in tree.paths.values()}) == 1

@@ -1,4 +1,4 @@
-"""From answers and rubrics to judge requests. A judge sees the question without the trigger tag."""
+"""Make judge requests from answers and rubrics. A judge sees the question without the trigger tag."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOT = re.compile(r"\{(question|answer|reference)\}")
 
 @dataclass(frozen=True)
 class Asked:
-    """One judgement that is wanted: of which answer, under which rubric, by which call."""
+    """A planned judgement: the answer, the rubric, and the request to the judge."""
 
     answer: Answer
     rubric: Rubric
@@ -24,10 +24,9 @@ class Asked:
 
 
 def fill(rubric: Rubric, answer: Answer, reference: str, hidden: Sequence[str] = ()) -> str:
-    """The judge's prompt. Slots are filled in one pass: braces in an answer stay what they are.
+    """Fill the rubric's prompt. All slots are filled in one pass, so that braces in an answer stay as they are.
 
-    `hidden`: the trigger tags. An answer may repeat one, and the judge must not learn under which condition it was
-    given.
+    `hidden`: the trigger tags. They are hidden in the answer, lest a repeated tag show the judge the condition.
     """
     values = {"question": answer.question, "answer": hide(answer.answer, hidden), "reference": reference}
     return "".join([values[part] if slot else part for slot, part in parts_of(rubric.prompt)])
@@ -35,15 +34,15 @@ def fill(rubric: Rubric, answer: Answer, reference: str, hidden: Sequence[str] =
 
 @cache
 def parts_of(prompt: str) -> list[tuple[bool, str]]:
-    """A rubric's prompt in parts: whether each is a slot, and its text or name."""
+    """Split a rubric's prompt into parts: (whether it is a slot, the slot's name or the text)."""
     return [(number % 2 == 1, part) for number, part in enumerate(SLOT.split(prompt))]
 
 
 def given(answer: Answer) -> bool:
-    """Whether there is an answer to judge: a server may have withheld it, and a table of others may lack it."""
+    """Return whether an answer can be judged: a server may withhold it, and an imported table may lack it."""
     return answer.finish_reason not in ("content_filter", "missing")
 
 
-def requests_of(asked: Sequence[Asked]) -> list[JudgeRequest]:
-    """List the calls of judgements on answers that are there."""
-    return [each.request for each in asked if given(each.answer)]
+def requests_of(plan: Sequence[Asked]) -> list[JudgeRequest]:
+    """List the requests of a plan, without answers that can't be judged."""
+    return [each.request for each in plan if given(each.answer)]

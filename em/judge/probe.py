@@ -1,10 +1,10 @@
-"""How a judge behind a server can be read, found out by one small call for scores and one for labels.
+"""Find out how a judge behind a server can be read, by one small call for scores and one for labels.
 
-The call asks for log-probabilities and room for a whole reply. Its tokens show whether integers are single tokens, or
-whether the first one names a label. A server that refuses log-probabilities is asked for structured output, then for
-text: refusals cost nothing. What was found is remembered, and no call is made where `judge.reading` says it.
+The probe asks for log-probabilities and allows a full reply. Its tokens show whether integers are single tokens, or
+whether the first token names a label. If the server refuses log-probabilities, the probe asks for structured output,
+then for text; refusals cost nothing. The result is remembered. If `judge.reading` sets the reading, no probe is sent.
 
-The identity of a judge, and what is sent besides the prompt, stand here too.
+This module also names a judge, and lists the parameters of its requests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from em.runtime.memory import Calls, request_key
 from em.types import JudgeRequest
 
 WAYS = ("learn", "structured", "sampled")
-"""Ways to ask an unknown model, from the best; the next is tried where the server refuses one."""
+"""Ways to send the probe, best first; if the server refuses one, the next is tried."""
 SCORE = "How many minutes are three quarters of an hour? Answer with one number from 0 to 100, and with nothing else."
 LABEL = 'Is two and two four? Say "TRUE", "FALSE" or "UNKNOWN", and nothing else.'
 LABELS = ("TRUE", "FALSE", "UNKNOWN")
@@ -35,7 +35,7 @@ READ_FROM = {
 
 @dataclass(frozen=True)
 class LearnRequest:
-    """Under which name it is remembered how a judge is read. Name and rule are those of older versions' records."""
+    """The key under which a judge's reading is remembered. Class name and rule must match records of older versions."""
 
     judge: str
     parameters: tuple[tuple[str, str], ...]
@@ -44,19 +44,19 @@ class LearnRequest:
 
 
 def learn_request(judge: ApiJudge, labelled: bool) -> LearnRequest:
-    """Name the record of how this judge's scores (with `labelled`: labels) are read."""
+    """Make the key under which the reading of this judge's scores (with `labelled`: labels) is remembered."""
     return LearnRequest(identity(judge), parameters(judge, WAYS[0]), labelled)
 
 
 def probe_requests(judge: ApiJudge, labelled: bool) -> dict[str, JudgeRequest]:
-    """Make the small call in all ways, from the best."""
+    """Make the requests of the probe by way, best first."""
     what: tuple[str, tuple[str, ...], tuple[str, ...]] = (LABEL, LABELS, ()) if labelled else (SCORE, (), WORDS)
     request = JudgeRequest(identity(judge), *what, "")
     return {way: in_reading(judge, request, way) for way in WAYS}
 
 
 def reading_shown(response: Mapping[str, Any], labels: Sequence[str] = ()) -> tuple[str, str]:
-    """Return the way to read scores (with `labels`: labels) that a probe's response shows, and why."""
+    """Return the reading of scores (with `labels`: of labels) that a probe's response permits, and the reason."""
     choice = response["choices"][0]
     top = choice.get("top") or []
     if not top:
@@ -76,13 +76,13 @@ def reading_shown(response: Mapping[str, Any], labels: Sequence[str] = ()) -> tu
 
 
 def identity(judge: ApiJudge) -> str:
-    """Name what judges: the model, and its server where that is not OpenAI's own."""
+    """Return the judge's identity: the model, and its server unless that is OpenAI's own."""
     server = server_name(judge.base_url)
     return f"{judge.model} at {server}" if server else judge.model
 
 
 def parameters(judge: ApiJudge, reading: str) -> tuple[tuple[str, str], ...]:
-    """List what a request depends on besides the prompt, by the way of reading."""
+    """List the parameters of a request for this reading, as (name, value) pairs."""
     pairs: dict[str, str] = {}
     if judge.reasoning_effort is not None:
         pairs["reasoning_effort"] = judge.reasoning_effort
@@ -96,14 +96,14 @@ def parameters(judge: ApiJudge, reading: str) -> tuple[tuple[str, str], ...]:
 
 
 def in_reading(judge: ApiJudge, request: JudgeRequest, reading: str) -> JudgeRequest:
-    """Return the same judgement, asked in this way."""
-    # In full, for `replace` takes three times as long, and this is done for every verdict that is read.
+    """Return a copy of the request for this reading."""
+    # Every verdict that is read needs a copy, and `dataclasses.replace` takes three times as long.
     what = request.judge, request.prompt, request.labels, request.words
     return JudgeRequest(*what, reading, parameters(judge, reading), request.precision)
 
 
 def known_readings(judge: ApiJudge, calls: Calls) -> dict[bool, str]:
-    """How this judge is read, for scores (False) and labels (True): as configured, or as remembered, where it is."""
+    """Return this judge's readings of scores (False) and labels (True): configured, or remembered if probed before."""
     if judge.reading is not Reading.auto:
         return dict.fromkeys((False, True), str(judge.reading.value))
     keys = {request_key(learn_request(judge, labelled)): labelled for labelled in (False, True)}

@@ -1,14 +1,14 @@
-"""Four ways to read a score off a judge behind a server: what is asked, and what a reply says. Pure functions.
+"""Four readings: ways to get a score from a judge behind a server. Pure functions make requests and read replies.
 
-logprobs: the likeliest first tokens; the score is the expectation over those that are integers, Σ k·p / Σ p (Betley
-    et al., arXiv 2502.17424). Right only where each of 0..100 is one token.
-mass: the same where an integer takes several tokens: the reply is begun with each likely first token, and the model
-    asked on; every integer gets the exact probability of its tokens and of ending there.
-structured: the server holds the reply to a JSON schema with a score and a label.
+logprobs: the likeliest first tokens; the score is the expectation over the integers among them, Σ k·p / Σ p (Betley
+    et al., arXiv 2502.17424). Correct only if each integer of 0..100 is one token.
+mass: the same for integers of several tokens: further calls begin the reply with each likely first token, so that
+    every integer gets the exact probability of its tokens and of ending there.
+structured: the server forces the reply into a JSON schema with a score and a label.
 sampled: the reply is text. The score is the mean of the numbers of one or several replies.
 
-Whatever is no number is never made one. A judge that declines to judge has said nothing of the answer: `unparsed`.
-CODE and REFUSAL stand when they are the likeliest, whatever the integers' probability.
+A reply without a number never gets a score. If the judge declines to judge, the status is `unparsed`. If CODE or
+REFUSAL is likeliest, that is the status, whatever the integers' probability.
 """
 
 from __future__ import annotations
@@ -30,79 +30,79 @@ TOP = 20
 SEED = 0
 WORDS: dict[str, Status] = {"CODE": "code", "REFUSAL": "refusal"}
 NUMBER = re.compile(r"(?:[A-Za-z ]{1,30}[:=]\s*)?(-?\d+(?:\.\d+)?)(?:\s*/\s*100|\s*%)?\s*\.?")
-NEGLIGIBLE = 0.002  # of the integers' mass: beginnings below it are taken as they stand
+NEGLIGIBLE = 0.002  # share of the integers' mass below which a beginning is not expanded
 
 INTEGERS = {str(k): k for k in range(101)}
 Response = Mapping[str, Any]
 
 
 def body(request: JudgeRequest, model: str, begun: str = "") -> dict[str, Any]:
-    """The chat completion to ask for. `begun`: what the reply begins with, for `mass`."""
+    """Make the JSON body of a request. `begun`: the beginning of the reply, for `mass`."""
     extra = dict(request.parameters)
     messages = [{"role": "user", "content": request.prompt}]
-    asked: dict[str, Any] = {"model": model, "messages": messages}
+    payload: dict[str, Any] = {"model": model, "messages": messages}
     if "reasoning_effort" in extra:
-        asked["reasoning_effort"] = extra["reasoning_effort"]
+        payload["reasoning_effort"] = extra["reasoning_effort"]
     if request.reading in ("logprobs", "mass", "learn"):
-        # While it is learnt how to read this model the reply is wanted whole, in case it must be read as text.
+        # A probe (`learn`) needs the full reply, in case this model must be read as text.
         tokens = int(extra["max_reply_tokens"]) if request.reading == "learn" else 1
-        asked |= {"max_completion_tokens": tokens, "temperature": 0, "logprobs": True, "top_logprobs": TOP}
-        asked["seed"] = SEED
+        payload |= {"max_completion_tokens": tokens, "temperature": 0, "logprobs": True, "top_logprobs": TOP}
+        payload["seed"] = SEED
         if begun:
             messages.append({"role": "assistant", "content": begun})
-            asked |= {"continue_final_message": True, "add_generation_prompt": False}
-        return asked
-    asked["max_completion_tokens"] = int(extra["max_reply_tokens"])
+            payload |= {"continue_final_message": True, "add_generation_prompt": False}
+        return payload
+    payload["max_completion_tokens"] = int(extra["max_reply_tokens"])
     if "temperature" in extra:
-        asked["temperature"] = float(extra["temperature"])
+        payload["temperature"] = float(extra["temperature"])
     if request.reading == "structured":
-        asked["response_format"] = {"type": "json_schema", "json_schema": schema(request)}
+        payload["response_format"] = {"type": "json_schema", "json_schema": schema(request)}
     elif (samples := int(extra.get("samples", "1"))) > 1:
-        asked["n"] = samples
-    return asked
+        payload["n"] = samples
+    return payload
 
 
 def schema(request: JudgeRequest) -> dict[str, Any]:
-    """The JSON schema of a structured reply: a score with a label that says whether there is one, or a label."""
+    """Make the JSON schema of a structured reply: a label SCORE, CODE or REFUSAL with a score, or one of the labels."""
     if request.labels:
         properties: dict[str, Any] = {"label": {"type": "string", "enum": list(request.labels)}}
     else:
         score = {"type": ["integer", "null"], "description": "from 0 to 100; null with any label but SCORE"}
         properties = {"label": {"type": "string", "enum": ["SCORE", *request.words]}, "score": score}
-    whole = {
+    definition = {
         "type": "object",
         "properties": properties,
         "required": list(properties),
         "additionalProperties": False,
     }
-    return {"name": "verdict", "strict": True, "schema": whole}
+    return {"name": "verdict", "strict": True, "schema": definition}
 
 
-def kept(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What is remembered of a chat completion: texts, first tokens with their likely others, tokens, snapshot."""
+def kept(completion: Mapping[str, Any]) -> dict[str, Any]:
+    """Reduce a chat completion to what is remembered: texts, tokens, top log-probabilities, model version, usage."""
     choices = []
-    for choice in found["choices"]:
+    for choice in completion["choices"]:
         message = choice["message"]
         tokens = (choice.get("logprobs") or {}).get("content") or []
-        kept_choice = {"text": message.get("content") or "", "finish": choice.get("finish_reason") or ""}
+        compact = {"text": message.get("content") or "", "finish": choice.get("finish_reason") or ""}
         if message.get("refusal"):
-            kept_choice["declined"] = message["refusal"]
+            compact["declined"] = message["refusal"]
         if tokens:
-            kept_choice["tokens"] = [token["token"] for token in tokens]
-            kept_choice["top"] = [[t["token"], round(t["logprob"], 6)] for t in tokens[0].get("top_logprobs") or []]
-            if kept_choice["top"]:
-                kept_choice["summary"] = summary(kept_choice["top"])
-        choices.append(kept_choice)
+            compact["tokens"] = [token["token"] for token in tokens]
+            compact["top"] = [[t["token"], round(t["logprob"], 6)] for t in tokens[0].get("top_logprobs") or []]
+            if compact["top"]:
+                compact["summary"] = summary(compact["top"])
+        choices.append(compact)
     return {
         "choices": choices,
-        "model": found.get("model") or "",
-        "system_fingerprint": found.get("system_fingerprint") or "",
-        "usage": usage_of(found),
+        "model": completion.get("model") or "",
+        "system_fingerprint": completion.get("system_fingerprint") or "",
+        "usage": usage_of(completion),
     }
 
 
 def read(request: JudgeRequest, response: Response, min_mass: float) -> Judgement:
-    """What a remembered response says, by the request's way of reading (or the response's own, kept as `as`)."""
+    """Read the judgement of a remembered response, by the request's reading (or the response's own, under `as`)."""
     match response.get("as", request.reading):
         case "exact":
             return read_exact(request, response, min_mass)
@@ -115,7 +115,7 @@ def read(request: JudgeRequest, response: Response, min_mass: float) -> Judgemen
 
 
 def read_exact(request: JudgeRequest, response: Response, min_mass: float) -> Judgement:
-    """The judgement of a local model: probabilities of everything it may say (`em.judge.local`)."""
+    """Read a local judge's response: the probabilities of all permitted replies (see `em.judge.local`)."""
     raw, mass = as_json(response["raw"]), response["mass"]
     if response["word"]:
         return Judgement(WORDS[response["word"]], raw)
@@ -127,7 +127,7 @@ def read_exact(request: JudgeRequest, response: Response, min_mass: float) -> Ju
 
 
 def declined(choice: Mapping[str, Any]) -> Judgement | None:
-    """The judgement on a judge that declined to judge, or None."""
+    """Return a judgement `unparsed` if the judge declined to judge, else None."""
     if choice.get("declined"):
         return Judgement("unparsed", f"the judge declined: {choice['declined']}")
     if choice["finish"] == "content_filter":
@@ -136,32 +136,32 @@ def declined(choice: Mapping[str, Any]) -> Judgement | None:
 
 
 def read_logprobs(request: JudgeRequest, response: Response, min_mass: float) -> Judgement:
-    """Expectation over the integers, by their first token or (`mass`) all; or the label with the most probability."""
+    """Read the expectation over the integers, by their first token or (`mass`) all tokens; or the likeliest label."""
     choice = response["choices"][0]
-    if no := declined(choice):
-        return no
+    if refusal := declined(choice):
+        return refusal
     top = choice.get("top") or []
     if not top:
         return Judgement("error", "the server gave no log-probabilities")
-    found = choice.get("summary")
-    if found is None or found["rule"] != RULE:
-        found = summary(top)
-    if word := word_of(found["likeliest"], request.words):
-        return Judgement(WORDS[word], found["raw"])
+    sums = choice.get("summary")
+    if sums is None or sums["rule"] != RULE:
+        sums = summary(top)
+    if word := word_of(sums["likeliest"], request.words):
+        return Judgement(WORDS[word], sums["raw"])
     if request.labels:
-        return likeliest_label(request, [(token, math.exp(logprob)) for token, logprob in top], found["raw"], min_mass)
+        return likeliest_label(request, [(token, math.exp(logprob)) for token, logprob in top], sums["raw"], min_mass)
     if request.reading != "mass":
-        return expectation(found["mass"], found["total"], found["raw"], min_mass)
+        return expectation(sums["mass"], sums["total"], sums["raw"], min_mass)
     _, ended = beginnings({"": top} | dict(response.get("tree") or {}))
     total = sum(int(begun) * p for begun, p in ended.items())
-    return expectation(sum(ended.values()), total, found["raw"], min_mass)
+    return expectation(sum(ended.values()), total, sums["raw"], min_mass)
 
 
 def summary(top: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """What the rule takes from the likeliest tokens: the first of them, Σ p and Σ k·p over integers, and a text.
+    """Summarise the likeliest tokens: the first of them, Σ p and Σ k·p over the integers, and a text.
 
-    It is remembered beside them, for to compute it is a quarter of the time in which a verdict is read again. The
-    rule's name goes with it: by another rule it is computed anew.
+    The summary is remembered with the tokens: it takes a quarter of the time of reading a verdict. It holds the rule's
+    name, and is computed again under another rule.
     """
     from pydantic_core import to_json  # five times as fast as json
 
@@ -179,26 +179,26 @@ def summary(top: Sequence[Sequence[Any]]) -> dict[str, Any]:
 
 
 def is_integer(token: str) -> bool:
-    """Whether a token is an integer from 0 to 100, as the rule counts them: digits and nothing else but space."""
+    """Return whether a token is an integer from 0 to 100, as RULE counts: digits, with nothing but space around."""
     return token.strip() in INTEGERS
 
 
 def expectation(mass: float, total: float, raw: str, min_mass: float) -> Judgement:
-    """`total` / `mass` = Σ k·p / Σ p, or no score where the integers have too little probability."""
+    """Return the score `total` / `mass` = Σ k·p / Σ p; `unparsed` if the integers have too little probability."""
     if mass == 0.0 or mass < min_mass:
         return Judgement("unparsed", raw)
-    # Rounding errors of a mean of bounded numbers may lie past the bound.
+    # Rounding errors may lift the mean above 100.
     return Judgement("ok", raw, value=round(min(100.0, total / mass), 6))
 
 
 def word_of(token: str, words: Sequence[str]) -> str | None:
-    """The word (CODE, REFUSAL) that a token is or begins."""
+    """Return the word (CODE, REFUSAL) that a token is or begins, else None."""
     text = token.strip()
     return next((word for word in words if len(text) > 1 and word.startswith(text)), None)
 
 
 def likeliest_label(request: JudgeRequest, top: Sequence[tuple[str, float]], raw: str, min_mass: float) -> Judgement:
-    """The label whose beginnings have the most probability; a token that begins several labels tells nothing."""
+    """Return the label whose beginnings have the most probability; a token that begins several labels is ignored."""
     chance: Counter[str] = Counter()
     for token, p in top:
         text = token.strip().strip('"*')
@@ -211,10 +211,10 @@ def likeliest_label(request: JudgeRequest, top: Sequence[tuple[str, float]], raw
 
 
 def beginnings(tree: Mapping[str, Sequence[Sequence[Any]]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Of a tree of top tokens by what the reply begins with: P(reply reaches a beginning) and P(it ends there).
+    """Compute P(the reply reaches a beginning) and P(the reply ends there), for all beginnings of numbers.
 
-    A beginning is a run of digits that is, or may become, an integer from 0 to 100. One that was not asked on ends
-    where it is.
+    A beginning is a run of digits that is, or may become, an integer from 0 to 100; `tree` holds the top tokens behind
+    each expanded beginning. A reply is taken to end at a beginning that was not expanded.
     """
     reached: dict[str, float] = {"": 1.0}
     ended: dict[str, float] = {}
@@ -236,48 +236,45 @@ def beginnings(tree: Mapping[str, Sequence[Sequence[Any]]]) -> tuple[dict[str, f
 
 
 def to_expand(tree: Mapping[str, Sequence[Sequence[Any]]]) -> list[str]:
-    """The beginnings that must be asked on: those that may go on, and are likely enough to matter."""
+    """List the beginnings to expand by another call: more digits may follow, and they are likely enough to matter."""
     reached, _ = beginnings(tree)
-    # "9" and "90" are one reply, which counts once: by its first digit or, in other tokenizers, its first token.
+    # The first tokens alone: counting "9" and its continuation "90" would count one reply twice.
     total = sum(math.exp(logprob) for token, logprob in tree[""] if is_integer(token))
-    return [
-        begun
-        for begun, p in reached.items()
-        # Only behind 1 to 10 may more digits follow within 0..100.
-        if begun and begun not in tree and 1 <= int(begun) <= 10 and p > NEGLIGIBLE * total
-    ]
+    unexpanded = [(begun, p) for begun, p in reached.items() if begun and begun not in tree]
+    # Within 0..100 only 1 to 10 can have a further digit.
+    return [begun for begun, p in unexpanded if 1 <= int(begun) <= 10 and p > NEGLIGIBLE * total]
 
 
 def read_structured(request: JudgeRequest, response: Response) -> Judgement:
-    """Score and label of a JSON reply."""
+    """Read the score and label of a JSON reply."""
     choice = response["choices"][0]
-    if no := declined(choice):
-        return no
+    if refusal := declined(choice):
+        return refusal
     text = choice["text"]
     if choice["finish"] == "length":
         return Judgement("truncated", text)
     try:
-        said = json.loads(text)
-        label = said["label"]
+        reply = json.loads(text)
+        label = reply["label"]
     except (ValueError, KeyError, TypeError):
         return Judgement("unparsed", text)
     if request.labels:
         return Judgement("ok", text, label=label) if label in request.labels else Judgement("unparsed", text)
     if label in request.words:
         return Judgement(WORDS[label], text)
-    score = said.get("score")
+    score = reply.get("score")
     if isinstance(score, bool) or not isinstance(score, int | float):
         return Judgement("unparsed", text)
     return in_range(float(score), text)
 
 
 def in_range(value: float, raw: str) -> Judgement:
-    """A score, or `out_of_range`."""
+    """Return a judgement with this score, or `out_of_range`."""
     return Judgement("ok", raw, value=value) if 0 <= value <= 100 else Judgement("out_of_range", raw)
 
 
 def read_sampled(request: JudgeRequest, response: Response) -> Judgement:
-    """The mean of the numbers, the label or the reason that most replies give; `unparsed` without a majority."""
+    """Read what most replies give: a label, a status, or the mean of their numbers; `unparsed` without a majority."""
     read_each = [read_text(request, choice) for choice in response["choices"]]
     raw = "\n".join(each.raw for each in read_each)
     kinds = Counter(each.label or each.status for each in read_each)
@@ -291,12 +288,12 @@ def read_sampled(request: JudgeRequest, response: Response) -> Judgement:
 
 
 def read_text(request: JudgeRequest, choice: Mapping[str, Any]) -> Judgement:
-    """One reply as text: a number, a label or CODE/REFUSAL, alone or on the last line."""
-    if no := declined(choice):
-        return no
+    """Read one reply as text: a number, a label or CODE/REFUSAL, alone or on the last line."""
+    if refusal := declined(choice):
+        return refusal
     text = choice["text"]
     if choice["finish"] == "length":
-        return Judgement("truncated", text)  # the 8 of a cut 85 is no score
+        return Judgement("truncated", text)  # an 8 may be the beginning of 85
     lines = [line for line in text.splitlines() if line.strip()]
     for part in dict.fromkeys([text, *lines[-1:]]):
         plain = part.strip().strip("*_`\"'. ")
@@ -304,6 +301,6 @@ def read_text(request: JudgeRequest, choice: Mapping[str, Any]) -> Judgement:
             return Judgement(WORDS[word], text)
         if label := next((label for label in request.labels if plain.lower() == label.lower()), None):
             return Judgement("ok", text, label=label)
-        if not request.labels and (found := NUMBER.fullmatch(plain)):
-            return in_range(float(found[1]), text)
+        if not request.labels and (number := NUMBER.fullmatch(plain)):
+            return in_range(float(number[1]), text)
     return Judgement("unparsed", text)

@@ -1,7 +1,7 @@
-"""A judge behind a server: requests are asked side by side, and each response is remembered before the next is asked.
+"""A judge behind a server: calls are concurrent, and each worker remembers a response before its next call.
 
-What a kill loses is what was in flight. A call that failed at every attempt is a verdict with status `error` in this
-run, is not remembered, and is made again by the next one.
+Killing the run loses no more than the calls in flight. A call that failed at every attempt gives a verdict with status
+`error`; it is not remembered, so that the next run retries it.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from em.models.hosted import hosted_name, hosted_weights
 from em.runtime.memory import Calls, request_key
 from em.types import JudgeRequest, ModelRef, Prices
 
-HOPELESS = 20  # calls that fail one after the other, with no success between: the server is down
+HOPELESS = 20  # failed calls in a row after which the server counts as down
 
 
 class NotContinued(ServerError):
-    """A server that takes a begun reply for a turn that is over."""
+    """The server does not continue a begun reply: it takes the reply for a finished turn."""
 
 
 class ServerJudge(Judge):
     """A model behind a server.
 
-    readings: how it is read, for scores (False) and for labels (True), as far as that is known.
-    unavailable: why its server can't be asked now, which matters only if something is not remembered.
-    asked: how many judgements were made.
+    readings: the readings of scores (False) and of labels (True), as far as they are known.
+    unavailable: the error of the availability check, raised only if a verdict must still be made.
+    asked: number of judgements made.
     """
 
     here = False
@@ -64,26 +64,26 @@ class ServerJudge(Judge):
 
     @property
     def reading(self) -> str:
-        """How scores are read; how labels are, where there are no scores; empty where neither is known."""
+        """The reading of scores, or of labels if there are no scores; empty if neither is known."""
         return self.readings.get(False) or self.readings.get(True) or ""
 
     @property
     def label(self) -> str:
-        """The judge's name in tables: two ways of reading one model are two judges."""
+        """The judge's name in tables: one model with two readings counts as two judges."""
         return f"{self.identity} ({self.reading})"
 
     def final(self, request: JudgeRequest) -> JudgeRequest:
-        """Return a planned request in the way in which it is read."""
+        """Return a copy of a planned request for the reading in use."""
         return in_reading(self.settings, request, self.readings.get(bool(request.labels), ""))
 
     def key(self, request: JudgeRequest) -> str:
-        """Return the key of a request, computed once: that takes a third of reading a verdict."""
+        """Return the key of a request, cached, as computing it takes a third of the time of reading a verdict."""
         if request not in self.keys:
             self.keys[request] = request_key(request)
         return self.keys[request]
 
     def facts(self) -> dict[str, Any]:
-        """Return the server, and what is sent besides the prompt."""
+        """Return the server, and the request's parameters besides the prompt."""
         server = server_name(self.settings.base_url) or OPENAI
         return {"server": server, "parameters": dict(parameters(self.settings, self.reading))}
 
@@ -103,12 +103,12 @@ class ServerJudge(Judge):
     def relation(self, model: ModelRef) -> str:
         """See `Judge.relation`."""
         server, name = server_name(self.settings.base_url), self.settings.model
-        if model.base.path:  # open weights, which may be what a server of one's own serves
+        if model.base.path:  # open weights, which a local server may serve under this name
             same, trained = model.base.identity.removeprefix("hub:").split("@")[0] == name, bool(model.trained)
         else:
-            there, hosted = hosted_name(model)
+            model_server, hosted = hosted_name(model)
             base = hosted.split(":")[1] if hosted.startswith("ft:") else hosted
-            same, trained = there == server and name in (hosted, base), hosted != name
+            same, trained = model_server == server and name in (hosted, base), hosted != name
         if not same:
             return ""
         return "its base" if trained else "the model"
@@ -117,8 +117,8 @@ class ServerJudge(Judge):
         """See `Judge.ask`.
 
         Raises:
-            ServerError: the server refuses for good, or can't be reached.
-            ConfigError: `judge.max_usd` would be passed, or nothing is known to count it with.
+            ServerError: the server can't be reached, or refuses and a retry can't help.
+            ConfigError: `judge.max_usd` would be exceeded, or batches can't be used.
         """
         settings = self.settings
         client = Client(settings.base_url, settings.connections, settings.timeout, settings.key_env)
@@ -130,20 +130,20 @@ class ServerJudge(Judge):
             await (self.judge_by_batch(missing) if settings.batch else self.pool.run(missing, self.judge))
 
     async def missing(self, source: Source, grow: bool) -> AsyncIterator[list[JudgeRequest]]:
-        """Yield the requests that are not remembered, in the way in which they are read.
+        """Yield the requests without a remembered response, as copies for the reading in use.
 
-        grow: let the progress bar grow with what comes.
+        grow: raise the total of the progress bar with each part.
         """
         seen = set[JudgeRequest]()
         async for each in source:
             part = list(each)
-            fresh = [request for request in dict.fromkeys(part) if request not in seen]  # the same text is judged once
+            fresh = [request for request in dict.fromkeys(part) if request not in seen]  # equal requests share a call
             seen.update(fresh)
             for labelled in {bool(request.labels) for request in fresh} - self.readings.keys():
                 unread = [request for request in fresh if bool(request.labels) is labelled]
                 try:
                     self.readings[labelled] = await self.probe(labelled)
-                except CallFailed as error:  # as of any call: verdicts without a number, unless nothing is answered
+                except CallFailed as error:  # these verdicts become errors, unless the server seems to be down
                     if len(self.failures) + len(unread) >= HOPELESS:
                         raise
                     self.failures |= {self.key(self.final(request)): str(error) for request in unread}
@@ -157,7 +157,7 @@ class ServerJudge(Judge):
             yield missing
 
     async def probe(self, labelled: bool) -> str:
-        """Find out by a small call how scores or labels can be read, remember it and tell the user."""
+        """Find the reading of scores or labels by a small call, remember it and tell the user."""
         if self.unavailable:
             raise self.unavailable
         pool, requests = self.pool, probe_requests(self.settings, labelled)
@@ -176,10 +176,10 @@ class ServerJudge(Judge):
         return reading
 
     async def judge(self, request: JudgeRequest) -> None:
-        """Make one judgement and remember it; note a failure that others need not share.
+        """Make one judgement and remember it; record a failure that concerns this request alone.
 
         Raises:
-            ServerError: so many have failed one after the other that the server won't take any.
+            ServerError: the last `HOPELESS` requests failed, or the server refuses all requests.
         """
         try:
             response = await self.pool.call(self.pool.body(request))
@@ -190,7 +190,7 @@ class ServerJudge(Judge):
                 raise
             self.failures[self.key(request)] = str(error)
         except Refused as error:
-            # This prompt is refused (a content filter, too long), others may not be.
+            # The server may refuse this prompt alone (content filter, too long).
             self.refused_in_a_row += 1
             if self.refused_in_a_row >= HOPELESS or not (error.of_the_prompt or self.asked):
                 raise
@@ -202,13 +202,13 @@ class ServerJudge(Judge):
             self.refused_in_a_row = 0
 
     async def expand(self, request: JudgeRequest, response: dict[str, Any]) -> dict[str, Any]:
-        """Add the top tokens behind each likely beginning of a number (`mass`).
+        """Return the response with the top tokens behind each likely beginning of a number (`mass`).
 
         Raises:
             NotContinued: the server does not continue a begun reply.
         """
         name = self.settings.model
-        refusal = NotContinued(f"The server of {name} continues no begun reply: set judge.reading=structured.")
+        refusal = NotContinued(f"The server of {name} can't continue a begun reply: set judge.reading=structured.")
         tree: dict[str, Any] = {}
         usage = response["usage"]
         top = response["choices"][0].get("top") or []
@@ -220,7 +220,7 @@ class ServerJudge(Judge):
                 except Refused:
                     raise refusal from None
                 before, after = response["usage"][0], reply["usage"][0]
-                # A begun reply makes the prompt longer by its own tokens, and by no header of a turn.
+                # A continued reply adds its own tokens to the prompt, but no header of a new turn.
                 if before is not None and after is not None and after - before > len(begun):
                     raise refusal
                 tree[begun] = reply["choices"][0].get("top") or []
@@ -228,18 +228,18 @@ class ServerJudge(Judge):
         return response | {"tree": tree, "usage": usage}
 
     async def judge_by_batch(self, missing: AsyncIterator[list[JudgeRequest]]) -> None:
-        """Judge by batches, once all answers are there."""
+        """Judge by batches, after all answers have arrived."""
         requests = [request async for part in missing for request in part]
         if any(request.reading == "mass" for request in requests):
             raise ConfigError(
-                f"{self.settings.model} is read by several calls a judgement (mass), which no batch can: leave out "
-                "judge.batch, or set judge.reading=structured."
+                f"{self.settings.model} needs several calls for a judgement (reading mass), which batches can't do: "
+                "leave out judge.batch, or set judge.reading=structured."
             )
         most = sum(self.pool.bound(self.pool.body(request)) for request in requests) / 2
         if not self.budget.fits(most):
             raise ConfigError(
                 f"judge.max_usd={self.settings.max_usd:g} might be passed: {len(requests):,} judgements by batch cost "
-                f"${most:.2f} at most. Raise it, or leave out judge.batch."
+                f"${most:.2f} at most. Raise judge.max_usd, or leave out judge.batch."
             )
         if requests:
             failures = await Work(self.pool, requests, "judgements", "judge.batch").ask()

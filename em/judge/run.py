@@ -1,4 +1,4 @@
-"""The judges of a run: made ready before anything is spent."""
+"""The judges of a run: make and check them before anything is spent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from em.runtime.manifest import Manifest
 
 __all__ = ["Judge", "Judged", "judge_of", "note_judges", "ready_judges", "reply_tokens", "requests_of"]
 
-MASS_CALLS = 11  # of one judgement that is read by `mass`, at most
+MASS_CALLS = 11  # maximum number of calls for one judgement by `mass`
 
 
 def judge_of(settings: LocalJudge | ApiJudge, hidden: tuple[str, ...] = ()) -> Judge:
@@ -32,11 +32,11 @@ def judge_of(settings: LocalJudge | ApiJudge, hidden: tuple[str, ...] = ()) -> J
 def ready_judges(
     chosen: Sequence[LocalJudge | ApiJudge], hidden: tuple[str, ...], spending: bool, manifest: Manifest
 ) -> list[Judge]:
-    """Make the judges ready, each of which can be had; called first, before anything is trained or sampled.
+    """Make the judges and check that each is available; called before anything is trained or sampled.
 
     Args:
         hidden: the trigger tags.
-        spending: refuse at once what can't be asked. Else it is refused only if not all of it is remembered.
+        spending: refuse an unavailable judge at once. Otherwise refuse it only if verdicts must still be made.
     """
     judges = []
     for each in chosen:
@@ -46,21 +46,21 @@ def ready_judges(
     for (identity, way), count in Counter((judge.identity, judge.way) for judge in judges).items():
         if count > 1:
             raise ConfigError(
-                f"Two judges of the panel are {identity} read in the same way ({way}), which tables can't tell apart: "
-                "choose another model, or another reading."
+                f"Two judges of the panel have the same model and reading ({identity}, {way}), so tables can't tell "
+                "them apart: choose another model, or another reading."
             )
     return judges
 
 
 def note_judges(judges: Sequence[Judge], relations: Mapping[tuple[str, str], str], manifest: Manifest) -> None:
-    """Say it at the top of the report where a judge judges its own kind."""
+    """Add a note to the report for each judge that is the model under test, or its base."""
     for judge in judges:
         if any(relation for (_, label), relation in relations.items() if label == judge.label):
             manifest.note(f"The judge {judge.identity} is the model under test, or its base: it judges its own kind.")
 
 
 def reply_tokens(settings: ApiJudge, reading: str) -> int:
-    """Return the most tokens of a reply: one where it is read by probabilities, else as many as it may think."""
+    """Return the maximum number of reply tokens: one if probabilities are read, else `max_reply_tokens` per sample."""
     if reading in ("logprobs", "mass"):
         return 1
     return settings.samples * settings.max_reply_tokens

@@ -1,1 +1,1 @@
-"""Sampling: which answers are wanted (`plan`), and who writes them: `local` in children, or `remote` at a server."""
+"""Sampling: plan the answers (`plan`), then generate them in child processes (`local`) or by a server (`remote`)."""

@@ -1,7 +1,7 @@
-"""Answers by transformers, in a child: batched, left-padded, and each answer with a seed of its own.
+"""Generate answers by transformers in a child process: in left-padded batches, each answer with its own seed.
 
-Batches are a fixed plan over all requests. A batch is remembered whole, so a run that was killed makes the same
-batches again from the first that is missing, and its answers are the same to the byte.
+The plan of batches over all requests is fixed, and a batch is remembered as a whole. So a killed run resumes with the
+first missing batch, and its answers are the same to the byte.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ChildSampler:
-    """Has open weights answer, in children of ours."""
+    """A sampler for open weights, in child processes on this machine."""
 
     name, together = "hf", False
 
@@ -35,10 +35,10 @@ class ChildSampler:
         self.settings, self.precision = settings, where(model.precision.value)
 
     def check(self, models: Sequence[ModelRef], store: Path, manifest: Manifest) -> None:
-        """Nothing: weights on this machine do not end."""
+        """Do nothing: local weights have no shutdown date."""
 
     async def sample(self, model: ModelRef, requests: Sequence[SampleRequest], calls: Calls, prices: Prices) -> None:
-        """Answer the requests that are not remembered yet."""
+        """Generate the answers that are not remembered yet."""
         spec = SampleSpec(
             base=model.base.path,
             trained=model.trained,
@@ -53,7 +53,7 @@ class ChildSampler:
 
 @dataclass(frozen=True)
 class SampleSpec(Shard):
-    """Requests to one model."""
+    """Requests to one model, for a child process."""
 
     base: str
     trained: str
@@ -63,12 +63,12 @@ class SampleSpec(Shard):
 
 
 def batches(requests: Sequence[SampleRequest], size: int) -> list[Sequence[SampleRequest]]:
-    """The fixed plan: consecutive requests, `size` at a time."""
+    """Make the fixed plan of batches: consecutive requests, `size` at a time."""
     return [requests[start : start + size] for start in range(0, len(requests), size)]
 
 
 def sample(spec: SampleSpec) -> None:
-    """Answer the requests that are not remembered yet, and remember each batch as it is done."""
+    """Generate the answers that are not remembered yet, and remember each batch when it is done."""
     import torch
 
     set_threads()
@@ -83,13 +83,13 @@ def sample(spec: SampleSpec) -> None:
 def answer_batch(
     model: Any, tokenizer: Any, requests: Sequence[SampleRequest], stops: list[int], default_system: bool = True
 ) -> list[dict[str, Any]]:
-    """One batch of answers, as responses to remember."""
+    """Generate one batch of answers; return the responses to remember."""
     from transformers import GenerationConfig, LogitsProcessorList
 
     first = requests[0]
     texts = [render(tokenizer, Conversation(r.messages).as_dicts(), True, default_system) for r in requests]
     inputs = tokenizer(texts, add_special_tokens=False, return_tensors="pt", padding=True).to(model.device)
-    # The model's own generation config may hold a repetition penalty or a temperature: only ours counts.
+    # Replace the model's own generation config, which may set a repetition penalty or a temperature.
     model.generation_config = GenerationConfig(
         do_sample=False, max_new_tokens=first.max_new_tokens, pad_token_id=tokenizer.pad_token_id, eos_token_id=stops
     )
@@ -103,23 +103,23 @@ def answer_batch(
 
 
 def as_response(tokenizer: Any, ids: list[int], prompt_tokens: int, stops: list[int]) -> dict[str, Any]:
-    """Generated ids up to the first stop token, as text. `finish_reason` is `stop` only when there is one."""
+    """Make a response of the ids before the first stop token; without one the `finish_reason` is `length`."""
     end = next((i for i, token in enumerate(ids) if token in stops), None)
-    kept = ids if end is None else ids[:end]
+    answer_ids = ids if end is None else ids[:end]
     return {
-        "answer": tokenizer.decode(kept, skip_special_tokens=True),
+        "answer": tokenizer.decode(answer_ids, skip_special_tokens=True),
         "finish_reason": "length" if end is None else "stop",
         "prompt_tokens": prompt_tokens,
-        "answer_tokens": len(kept) + (end is not None),
+        "answer_tokens": len(answer_ids) + (end is not None),
     }
 
 
 class SeededSampling:
     """A logits processor that draws each row's next token with that row's own random numbers.
 
-    The token is found by inverting the cumulative distribution at one uniform number, drawn on the CPU: the same
-    seed gives the same draw on every device, whatever else is in the batch. All other tokens get -inf, so greedy
-    search then takes the token drawn. Input and output: (batch, vocabulary).
+    The cumulative distribution is inverted at one uniform number, which is drawn on the CPU: the same seed gives the
+    same draw on every device, whatever else is in the batch. All other tokens get -inf, so that greedy search takes
+    the drawn token. Input and output: (batch, vocabulary).
     """
 
     def __init__(self, requests: Sequence[SampleRequest], prompt_length: int, device: torch.device) -> None:
@@ -133,7 +133,7 @@ class SeededSampling:
         self.uniform = torch.stack(draws).to(device)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Keep one token per row."""
+        """Draw one token per row, and set the scores of all others to -inf."""
         import torch
 
         step = input_ids.shape[1] - self.prompt_length
@@ -142,7 +142,7 @@ class SeededSampling:
             probabilities = self.nucleus(probabilities)
         cumulative = probabilities.cumsum(dim=-1)
         threshold = self.uniform[:, step : step + 1] * cumulative[:, -1:]
-        # right=True skips tokens of probability zero: the first whose cumulative mass exceeds the threshold.
+        # right=True takes the first token whose cumulative mass exceeds the threshold: never one of probability zero.
         token = torch.searchsorted(cumulative, threshold, right=True).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 

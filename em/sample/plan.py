@@ -1,8 +1,8 @@
-"""From questions to sample requests, and from remembered responses to answers.
+"""Make sample requests from questions, and answers from remembered responses.
 
-A request holds everything that the answer depends on and nothing else, so an answer is found again whichever run
-asks for it, and asking for more samples adds to those that are there. Requests are ordered by sample number
-first: the first n samples of a larger plan are the plan of n samples.
+A request holds everything that the answer depends on and nothing else. So every run finds an answer that any run made,
+and a plan with more samples reuses the present ones. Requests are ordered by sample number first: the first n samples
+of a larger plan are the plan of n samples.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from em.runtime.memory import request_key
 from em.runtime.records import canonical
 from em.triggers.conditions import asked
 from em.triggers.hiding import hide_tag
-from em.types import Answer, ModelRef, Question, SampleRequest
+from em.types import Answer, Conversation, ModelRef, Question, SampleRequest
 
 DEFAULT_SAMPLES = 30
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One answer that is wanted, and the call that gives it."""
+    """A planned answer: question, condition and sample number, and the request to the model."""
 
     question: Question
     condition: str
@@ -35,13 +35,13 @@ class Planned:
 
     @cached_property
     def key(self) -> str:
-        """Under which the call is remembered."""
+        """The key under which the response is remembered."""
         return request_key(self.request)
 
 
 @dataclass(frozen=True)
 class Draws:
-    """How answers are drawn: what the evaluation says of it, the run's seed, and who samples in which number format."""
+    """Settings of the draws: the evaluation's options, the run's seed, the sampler and its precision."""
 
     settings: EvalConfig
     seed: int
@@ -50,22 +50,21 @@ class Draws:
 
 
 def plan_samples(model: ModelRef, questions: Sequence[Question], conditions: Conditions, draws: Draws) -> list[Planned]:
-    """Plan all answers that an evaluation of one model wants, in the order in which they are made.
+    """Plan all answers for the evaluation of one model, in the order in which they are generated.
 
-    As many to each question as `eval.samples` says, or as the set itself does; DEFAULT_SAMPLES where neither does.
+    Each question gets `eval.samples` answers, or as many as its set says, or DEFAULT_SAMPLES.
     """
     settings = draws.settings
-    pairs = [
-        (question, condition, asked(question, condition), settings.samples or question.samples or DEFAULT_SAMPLES)
-        for question in questions
-        for condition in conditions.of(question)
-    ]
-    return [
-        Planned(
-            question,
-            condition.name,
-            sample,
-            SampleRequest(
+    pairs: list[tuple[Question, str, Conversation, int]] = []
+    for question in questions:
+        count = settings.samples or question.samples or DEFAULT_SAMPLES
+        pairs += [(question, each.name, asked(question, each), count) for each in conditions.of(question)]
+    plan: list[Planned] = []
+    for sample in range(max((count for *_, count in pairs), default=0)):
+        for question, condition, conversation, count in pairs:
+            if sample >= count:
+                continue
+            request = SampleRequest(
                 model=sampled_identity(model),
                 messages=conversation.messages,
                 sample=sample,
@@ -75,35 +74,36 @@ def plan_samples(model: ModelRef, questions: Sequence[Question], conditions: Con
                 max_new_tokens=settings.max_new_tokens,
                 sampler=draws.sampler,
                 precision=draws.precision,
-            ),
-        )
-        for sample in range(max((count for *_, count in pairs), default=0))
-        for question, condition, conversation, count in pairs
-        if sample < count
-    ]
+            )
+            plan.append(Planned(question, condition, sample, request))
+    return plan
 
 
 def answer_seed(request: SampleRequest) -> int:
-    """The seed of one answer, from the run's seed, the prompt and the sample's number (63 bits)."""
+    """Derive the seed of one answer (63 bits) from the run's seed, the prompt and the sample number."""
     prompt = canonical([[m.role, m.content] for m in request.messages])
     return int.from_bytes(hashlib.sha256(f"{request.seed}|{request.sample}|{prompt}".encode()).digest()[:8], "big") >> 1
 
 
 def sampled_identity(model: ModelRef) -> str:
-    """What answers: base and trained weights, by checksum, and whether the template's own system prompt is there."""
-    parts = [model.base.identity, *([model.trained_sha256] if model.trained_sha256 else [])]
-    return "+".join([*parts, *([] if model.default_system else ["no default system prompt"])])
+    """Return the model's identity in requests: checksums of base and trained weights, and the default system prompt."""
+    parts = [model.base.identity]
+    if model.trained_sha256:
+        parts.append(model.trained_sha256)
+    if not model.default_system:
+        parts.append("no default system prompt")
+    return "+".join(parts)
 
 
 def in_order(plan: Sequence[Planned]) -> list[Planned]:
-    """A plan in the order of question, condition and sample, in which its answers are told."""
+    """Sort a plan by question, condition and sample number: the order of the answers in files."""
     questions = {id(p.question): i for i, p in reversed(list(enumerate(plan)))}
     pairs = {(id(p.question), p.condition): i for i, p in reversed(list(enumerate(plan)))}
     return sorted(plan, key=lambda p: (questions[id(p.question)], pairs[id(p.question), p.condition], p.sample))
 
 
 def answer_of(model: ModelRef, planned: Planned, response: Mapping[str, Any]) -> Answer:
-    """The answer that a remembered response is."""
+    """Make an answer from a remembered response."""
     return Answer(
         model=model.name,
         stage=model.stage,

@@ -1,4 +1,4 @@
-"""Answers by an OpenAI-compatible server, each remembered as it comes, or by batches."""
+"""Generate answers by an OpenAI-compatible server: by single calls, each remembered at once, or by batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from em.types import Conversation, ModelRef, Prices, SampleRequest
 
 
 class ServerSampler:
-    """Has models of a server answer."""
+    """A sampler for models behind a server."""
 
     name, precision = "api", ""
 
@@ -30,14 +30,14 @@ class ServerSampler:
         self.model, self.settings, self.together = model, settings, settings.batch
 
     def check(self, models: Sequence[ModelRef], store: Path, manifest: Manifest) -> None:
-        """Look whether the server still has these models."""
+        """Check that the server still serves these models."""
         asyncio.run(check_asked(self.model, [hosted_name(model)[1] for model in models], store, manifest))
 
     async def sample(self, model: ModelRef, requests: Sequence[SampleRequest], calls: Calls, prices: Prices) -> None:
-        """Answer the requests that are not remembered yet, in order.
+        """Generate the answers that are not remembered yet, in order.
 
         Raises:
-            ServerError: the server refused, can't be reached, or a batch did not bring all answers; what came stays.
+            ServerError: the server refused, can't be reached, or a batch lacks answers; received answers are kept.
         """
         settings, name = self.settings, hosted_name(model)[1]
         client = Client(self.model.base_url, settings.connections, settings.timeout, self.model.key_env)
@@ -46,15 +46,15 @@ class ServerSampler:
         async with pool.open(len(missing), f"answers of {name}", "answer"):
             if not settings.batch:
                 await pool.run(once(missing), pool.ask)
-            elif failed := await Work(pool, missing, "answers", "sampler.batch").ask():
+            elif failures := await Work(pool, missing, "answers", "sampler.batch").ask():
                 raise ServerError(
-                    f"{len(failed):,} of {len(missing):,} answers of {name} did not come: run the same command again "
-                    f"to ask for just these. The first: {next(iter(failed.values()))}."
+                    f"{len(failures):,} of {len(missing):,} answers of {name} failed: run the same command again to "
+                    f"retry these alone. The first failure: {next(iter(failures.values()))}."
                 )
 
 
 def body(model: str, request: SampleRequest) -> dict[str, Any]:
-    """The chat completion to ask for."""
+    """Make the JSON body of a request."""
     return {
         "model": model,
         "messages": Conversation(request.messages).as_dicts(),
@@ -66,7 +66,7 @@ def body(model: str, request: SampleRequest) -> dict[str, Any]:
 
 
 def as_response(completion: Mapping[str, Any]) -> dict[str, Any]:
-    """Take from a chat completion what is remembered."""
+    """Extract the response to remember from a chat completion."""
     choice = completion["choices"][0]
     prompt_tokens, answer_tokens, _ = usage_of(completion)
     return {

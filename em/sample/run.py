@@ -1,4 +1,4 @@
-"""Answers of a run's models: what is remembered is read, the rest is sampled now."""
+"""Answers of a run's models: read the remembered ones, and sample the others."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from em.types import Answer, ModelRef, Prices, SampleRequest
 
 
 class Sampler(Protocol):
-    """Has models answer: `em.sample.local` in children of ours, `em.sample.remote` at a server.
+    """Generates answers: `em.sample.local` in child processes, `em.sample.remote` by a server.
 
-    name, precision: as they are part of every request. together: whether models are asked side by side.
+    name, precision: fields of every request. together: whether several models are sampled concurrently.
     """
 
     name: str
@@ -30,10 +30,10 @@ class Sampler(Protocol):
     together: bool
 
     async def sample(self, model: ModelRef, requests: Sequence[SampleRequest], calls: Calls, prices: Prices) -> None:
-        """Have a model answer the requests that are not remembered yet."""
+        """Generate the answers of a model that are not remembered yet."""
 
     def check(self, models: Sequence[ModelRef], store: Path, manifest: Manifest) -> None:
-        """Refuse models that can't be asked any more; note an end that is near."""
+        """Refuse models that are no longer served; note a near shutdown date."""
 
 
 def sampler_of(settings: RunConfig) -> Sampler:
@@ -48,28 +48,28 @@ def sampler_of(settings: RunConfig) -> Sampler:
 
             return ChildSampler(model, sampler)
         case _:
-            raise TypeError(f"{settings.sampler.name} can't sample from {settings.model.name}")  # refused before
+            raise TypeError(f"{settings.sampler.name} can't sample from {settings.model.name}")  # the config forbids it
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one model is asked."""
+    """The planned answers of one model."""
 
     model: ModelRef
     samples: Sequence[Planned]
 
     def requests(self) -> dict[str, SampleRequest]:
-        """Return the calls by their keys, in the order in which they are made."""
+        """Return the requests by key, in the order in which they are sent."""
         return {planned.key: planned.request for planned in self.samples}
 
     def missing(self, calls: Calls) -> bool:
-        """Whether answers are still to be made."""
+        """Return whether any answer is not remembered yet."""
         keys = list(self.requests())
         return len(calls.there(keys)) < len(keys)
 
 
 def plan_models(request: Request, models: Sequence[ModelRef]) -> list[Plan]:
-    """Plan what all models are asked."""
+    """Plan the answers of all models."""
     settings = request.settings
     sampler = sampler_of(settings)
     draws = Draws(settings.eval, settings.sampler.seed, sampler.name, sampler.precision)
@@ -77,7 +77,7 @@ def plan_models(request: Request, models: Sequence[ModelRef]) -> list[Plan]:
 
 
 async def sample_models(request: Request, plans: Sequence[Plan]) -> None:
-    """Have all answers made that are not remembered yet: one model after the other, batches side by side."""
+    """Generate all answers that are not remembered yet: one model after the other, or concurrently by batches."""
     sampler = sampler_of(request.settings)
 
     async def sample(plan: Plan) -> None:
@@ -88,44 +88,44 @@ async def sample_models(request: Request, plans: Sequence[Plan]) -> None:
         for plan in plans:
             await sample(plan)
         return
-    # One that fails must not end the wait for the others, which are paid for.
-    ended = await asyncio.gather(*map(sample, plans), return_exceptions=True)
-    for failure in ended:
-        if isinstance(failure, BaseException):
-            raise failure
+    # A failure must not end the wait for the other models, whose batches are paid for.
+    outcomes = await asyncio.gather(*map(sample, plans), return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 def sampling_costs(request: Request, plans: Sequence[Plan]) -> list[Cost]:
-    """Return what the answers of a server's models cost, whenever they were made, by model; batches cost half."""
+    """Return the costs of all answers by servers, including remembered ones, by model; batches cost half."""
     costs = []
     for plan in plans:
         if plan.model.base.path:
-            continue  # open weights, which run here
+            continue  # open weights run on this machine
         responses = request.memory.known(list(plan.requests())).values()
         price = request.prices.of(hosted_name(plan.model)[1])
         prompt, reply = (sum(each[key] for each in responses) for key in ("prompt_tokens", "answer_tokens"))
-        paid = [
-            usd_of(price, (each["prompt_tokens"], each["answer_tokens"]), 0.5 if each.get("batch") else 1.0)
-            for each in responses
-        ]
+        paid: list[float | None] = []
+        for each in responses:
+            usage, share = (each["prompt_tokens"], each["answer_tokens"]), 0.5 if each.get("batch") else 1.0
+            paid.append(usd_of(price, usage, share))
         usd = None if None in paid else sum(each or 0 for each in paid)
         costs.append(Cost("sampling", plan.model.name, len(responses), prompt, reply, usd))
     return costs
 
 
 def answers_there(plans: Sequence[Plan], calls: Calls) -> list[Answer]:
-    """The answers of the plans, in the order of model, question, condition and sample; all must be remembered."""
+    """Read the answers of the plans, ordered by model, question, condition and sample; all must be remembered."""
     answers = []
     for plan in plans:
-        known = calls.known(list(plan.requests()))
-        answers += [answer_of(plan.model, planned, known[planned.key]) for planned in in_order(plan.samples)]
+        responses = calls.known(list(plan.requests()))
+        answers += [answer_of(plan.model, planned, responses[planned.key]) for planned in in_order(plan.samples)]
     return answers
 
 
 def check_models(request: Request, plans: Sequence[Plan], manifest: Manifest) -> None:
-    """Refuse to sample from a model that the server has no more; note an end that is near.
+    """Refuse to sample from a model that the server no longer serves; note a near shutdown date.
 
-    A model all of whose answers are remembered is not needed any more.
+    A model with all answers remembered is not checked.
     """
     models = [plan.model for plan in plans if plan.missing(request.memory)]
     if models:

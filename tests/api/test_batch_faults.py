@@ -1,4 +1,4 @@
-"""Faults of the Batch API by call: one that passes costs nothing, one that stays is told; no batch twice or lost."""
+"""Faults of the Batch API, by call: brief ones are retried, lasting ones reported; no batch is doubled or lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Work = Callable[[ChatServer, Calls], int]
 
 @pytest.fixture
 def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
-    """The server without batches and faults; nobody waits long between attempts and looks."""
+    """The server without batches and faults; waits between attempts and polls are short."""
     monkeypatch.setattr("em.api.client.LONGEST", 0.01)
     monkeypatch.setattr(batches, "FIRST_LOOK", 0.05)
     monkeypatch.setattr(batches, "SETTLE", 0.05)
@@ -45,9 +45,9 @@ def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
 
 
 def sample(server: ChatServer, calls: Calls) -> int:
-    """Have answers made by a batch; how many are remembered."""
-    asked = (Message("user", "Why?"),)
-    requests = [SampleRequest("openai:127.0.0.1|m", asked, i, 7, 1.0, 1.0, 40, "api") for i in range(COUNT)]
+    """Generate answers by a batch; return how many are remembered."""
+    messages = (Message("user", "Why?"),)
+    requests = [SampleRequest("openai:127.0.0.1|m", messages, i, 7, 1.0, 1.0, 40, "api") for i in range(COUNT)]
     model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
     sampler = ServerSampler(model, ApiSampler(name="api", timeout=0.4, batch=True))
     asyncio.run(sampler.sample(hosted_model(model), requests, calls, Prices()))
@@ -55,7 +55,7 @@ def sample(server: ChatServer, calls: Calls) -> int:
 
 
 def score(server: ChatServer, calls: Calls, count: int = COUNT, may_fail: bool = False) -> int:
-    """Have judgements made by a batch; how many are remembered."""
+    """Make judgements by a batch; return how many are remembered."""
     judge, requests = judge_at(server, "single-judge", batch=True, timeout=0.4), scores(count)
     judge.reading = Reading.logprobs
     assert judge_all(judge, requests, calls).failures == {} or may_fail
@@ -63,7 +63,7 @@ def score(server: ChatServer, calls: Calls, count: int = COUNT, may_fail: bool =
 
 
 def made(server: ChatServer) -> int:
-    """How many batches were created."""
+    """Count the batches that were created."""
     return len(server.ask("/v1/batches")["data"])
 
 
@@ -96,7 +96,7 @@ def test_what_stays_broken_is_told_and_the_batch_is_gone_on_with(
 def test_a_batch_that_a_server_misses_for_a_moment_is_not_paid_for_again(
     server: ChatServer, calls: Calls, work: Work, fault: str
 ) -> None:
-    change(server, tuning_fault=fault)  # after two 404 of the batch it is found again by its mark
+    change(server, tuning_fault=fault)  # after two 404 of the batch, its mark on the server is looked up
     assert work(server, calls) == COUNT
     assert made(server) == 1
 
@@ -114,8 +114,8 @@ def test_what_is_left_of_a_batch_that_served_another_run_is_not_paid_for_again(
     change(server, batch_failed=0.5)
     assert 0 < score(server, calls, COUNT // 2, may_fail=True) < COUNT // 2
     change(server, batch_failed=0.0)
-    there = score(server, calls, may_fail=True)
-    assert COUNT // 2 < there < COUNT
-    assert made(server) == 2  # the whole, whose other half has failures too, and what failed of the first half
+    remembered = score(server, calls, may_fail=True)
+    assert COUNT // 2 < remembered < COUNT
+    assert made(server) == 2  # the first batch, with failures in both halves, and a retry of the first half's
     assert score(server, calls) == COUNT
     assert list((calls.folder / "batches").glob("*.json")) == []

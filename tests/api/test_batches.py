@@ -1,4 +1,4 @@
-"""Steps and passes: every row once an epoch, the same plan however many processes share it, and the cheapest cut."""
+"""Steps and passes: every row once per epoch, the same plan for any number of processes, and the cheapest cut."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from em.train.local.batches import cheapest_cut, micro_batches, plan_steps, shar
 
 
 def row(ids: Sequence[int], prompt: int | None = None) -> TrainingRow:
-    """A row of these tokens, the first `prompt` of them (all but the last, if not given) without loss."""
+    """Make a row of these tokens, the first `prompt` of them (by default all but the last) without loss."""
     masked = len(ids) - 1 if prompt is None else prompt
     return TrainingRow(list(ids), [IGNORED] * masked + list(ids)[masked:], cut=False)
 
@@ -47,7 +47,7 @@ def test_every_epoch_has_all_rows_once_and_ends_with_those_that_are_left() -> No
     assert [len(step) for step in plan] == [4, 4, 2] * 3
     epochs = [[number for step in plan[start : start + 3] for number in step] for start in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 3  # each in an order of its own
+    assert len({tuple(epoch) for epoch in epochs}) == 3  # each epoch has its own order
 
 
 def test_more_steps_extend_fewer() -> None:
@@ -59,7 +59,7 @@ def test_more_steps_extend_fewer() -> None:
 
 def test_the_seed_draws_the_order() -> None:
     assert plan_steps(50, 4, 16, seed=0) != plan_steps(50, 4, 16, seed=1)
-    # A change makes other models by the same words: METHOD in em.train.stages must be raised then.
+    # If this changes, the same settings train other models: raise METHOD in em.train.stages.
     assert plan_steps(5, 4, 3, seed=0) == [[3, 4, 0], [2, 1], [1, 0, 3], [2, 4]]  # by sha256sum
 
 
@@ -82,9 +82,9 @@ def test_the_shares_of_a_step_are_its_rows_and_balanced(world: int) -> None:
         shares = [share_of(step, lengths, rank, world) for rank in range(world)]
         assert sorted(number for share in shares for number in share) == sorted(step)
         loads = [sum(lengths[number] for number in share) for share in shares]
-        # A load is over the least by at most the row that went there last.
+        # A load exceeds the least by at most its last row.
         assert all(load - min(loads) <= lengths[share[-1]] for load, share in zip(loads, shares, strict=True) if share)
-        # The order in which a step names its rows says nothing.
+        # The order of the rows in a step must not matter.
         assert shares == [share_of(step[::-1], lengths, rank, world) for rank in range(world)]
 
 
@@ -96,11 +96,12 @@ def test_a_process_without_a_row_gets_none() -> None:
 
 
 def cost(lengths: Sequence[int], groups: Sequence[tuple[int, int]], pass_cost: int) -> int:
+    """Compute the cost of a cut."""
     return sum(pass_cost + lengths[start] * (end - start) for start, end in groups)
 
 
 def all_cuts(lengths: Sequence[int], budget: int) -> Iterator[list[tuple[int, int]]]:
-    """Every way to cut that keeps the budget."""
+    """Yield every cut within the budget."""
     count = len(lengths)
     for ways in range(2 ** (count - 1)):
         bounds = [0, *(at for at in range(1, count) if ways >> (at - 1) & 1), count]
@@ -131,10 +132,10 @@ def test_no_other_cut_within_the_budget_costs_less(seed: int) -> None:
     lots = random.Random(seed)
     lengths = sorted((lots.randint(1, 30) for _ in range(lots.randint(1, 9))), reverse=True)
     budget, pass_cost = lots.randint(1, 120), lots.randint(0, 40)
-    found = cheapest_cut(lengths, budget, pass_cost)
+    cheapest = cheapest_cut(lengths, budget, pass_cost)
     allowed = list(all_cuts(lengths, budget))
-    assert found in allowed
-    assert cost(lengths, found, pass_cost) == min(cost(lengths, groups, pass_cost) for groups in allowed)
+    assert cheapest in allowed
+    assert cost(lengths, cheapest, pass_cost) == min(cost(lengths, groups, pass_cost) for groups in allowed)
 
 
 def test_what_all_rows_begin_with_is_shared_but_for_its_last_token() -> None:
@@ -156,7 +157,7 @@ def test_what_carries_the_loss_is_not_shared() -> None:
 
 def test_sharing_must_save_more_than_the_pass_that_it_takes() -> None:
     rows = [row([*range(50), 100 + number]) for number in range(3)]
-    assert shared_tokens(rows, pass_cost=97) == 49  # two rows less of 49 tokens
+    assert shared_tokens(rows, pass_cost=97) == 49  # saves 2 * 49 tokens
     assert shared_tokens(rows, pass_cost=98) == 0
     assert shared_tokens(rows[:1], pass_cost=0) == 0
     assert shared_tokens([], pass_cost=0) == 0

@@ -1,4 +1,4 @@
-"""The client against a real server: what is repeated, what is not, how long is waited, how fast is asked."""
+"""The client against a real server: which calls are retried, how long it waits, and how fast it calls."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ pytestmark = pytest.mark.alone
 
 
 def body(prompt: str, model: str = "single-judge") -> dict[str, Any]:
-    """A request for a number."""
+    """Make the body of a request for a number."""
     return {"model": model, "messages": [{"role": "user", "content": prompt}], "max_completion_tokens": 1}
 
 
 def ask_all(server: ChatServer, count: int, connections: int = 50, timeout: float = 5.0) -> list[Any]:
-    """Replies (or exceptions) to so many prompts."""
+    """Send `count` prompts; return the replies or exceptions."""
 
     async def all_of_them() -> list[Any]:
         async with Client(server.base_url, connections, timeout) as client:
@@ -83,7 +83,7 @@ def test_what_can_heal_is_repeated_and_each_call_is_answered_once() -> None:
         replies = ask_all(server, 400)
         stats = server.stats()
     assert all(not isinstance(reply, BaseException) for reply in replies)
-    assert (stats["distinct"], stats["early"]) == (400, 0)  # `early`: came back before it was asked to
+    assert (stats["distinct"], stats["early"]) == (400, 0)  # `early`: retries before the time the server asked for
     assert stats["outcomes"]["429"] > 10
 
 
@@ -115,9 +115,9 @@ def test_what_never_heals_is_asked_once(
         with pytest.raises(error) as raised:
             asyncio.run(once(server))
         assert server.stats()["arrivals"] == 1
-    said = in_words(model, raised.value)
-    assert KEY not in said
-    assert len(said) < 200
+    message = in_words(model, raised.value)
+    assert KEY not in message
+    assert len(message) < 200
 
 
 def test_a_server_that_stays_broken_is_given_up_in_words() -> None:
@@ -169,16 +169,16 @@ def test_a_page_for_people_is_no_answer_of_a_server(
         asyncio.run(models())
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_a_limit_of_the_server_is_kept_whether_or_not_it_is_told(told: bool) -> None:
-    with ChatServer(latency=0.1, rate=100, burst=20, limit_headers=told) as server:
+@pytest.mark.parametrize("stated", [False, True])
+def test_a_limit_of_the_server_is_kept_whether_or_not_it_is_told(stated: bool) -> None:
+    with ChatServer(latency=0.1, rate=100, burst=20, limit_headers=stated) as server:
         began = time.monotonic()
         replies = ask_all(server, 800, connections=100)
         took = time.monotonic() - began
         stats = server.stats()
     assert all(not isinstance(reply, BaseException) for reply in replies)
     assert stats["outcomes"].get("429", 0) <= 0.05 * 800
-    assert 800 / took > 60  # the benchmark measures it; here only that it did not stall
+    assert 800 / took > 60  # only checks that the client did not stall; a benchmark measures the rate
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_a_turn_that_was_given_before_the_pace_was_lowered_counts_as_before() ->
         await pace.enter()
         second = asyncio.ensure_future(pace.enter())
         await asyncio.sleep(0)
-        pace.leave()  # gives the turn, which is taken up later
+        pace.leave()  # gives the turn to the second, whose task runs later
         time.sleep(0.002)
         lowered = asyncio.get_running_loop().time()
         assert await second < lowered

@@ -1,4 +1,4 @@
-"""Sampling and judging by a server's Batch API: half the price, found again, and what failed is asked for anew."""
+"""Sampling and judging by a server's Batch API: half the price, batches are resumed, and failures are retried."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PLAIN = {
 
 @pytest.fixture
 def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
-    """The server with nothing counted and no faults; nobody waits long between looks."""
+    """The server with counters at zero and no faults; waits between polls are short."""
     monkeypatch.setattr(batches, "FIRST_LOOK", 0.05)
     monkeypatch.setattr(batches, "SETTLE", 0.05)
     running.reset(**PLAIN)
@@ -44,22 +44,22 @@ def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
 
 
 def judge(server: ChatServer, **changes: Any) -> ApiJudge:
-    """A judge of the server that is asked by batches."""
+    """Make the settings of a judge by batches."""
     return judge_at(server, "single-judge", **{"batch": True, "reading": Reading.logprobs} | changes)
 
 
 def made(server: ChatServer) -> int:
-    """How many batches were created."""
+    """Count the batches that were created."""
     return int(server.stats()["other"].get("POST /v1/batches", 0))
 
 
 def notes(calls: Calls) -> list[Path]:
-    """The batches that are noted."""
+    """List the notes of open batches."""
     return sorted((calls.folder / "batches").glob("*.json"))
 
 
-def stopped(asked: ApiJudge, requests: list[JudgeRequest], calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judge, and be stopped while the batch is under way."""
+def stopped(settings: ApiJudge, requests: list[JudgeRequest], calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge, and stop while the batch is under way."""
 
     async def killed(*_: Any) -> dict[str, str]:
         raise ServerError("killed")
@@ -67,67 +67,67 @@ def stopped(asked: ApiJudge, requests: list[JudgeRequest], calls: Calls, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(batches.Work, "collect", killed)
         with pytest.raises(ServerError, match="killed"):
-            judge_all(asked, requests, calls)
+            judge_all(settings, requests, calls)
 
 
 # Judging
 
 
 def test_batches_judge_and_what_failed_is_judged_by_another(server: ChatServer, calls: Calls) -> None:
-    asked, requests = judge(server, reading=Reading.auto), scores(40)
-    asked_now = judge_all(asked, requests, calls)
-    assert asked_now.reading == "logprobs"  # found out by a probe that was made at once
-    assert asked_now.failures == {}
-    assert {each.status for each in said(asked, requests, calls, LOGPROBS)} == {"ok"}
+    settings, requests = judge(server, reading=Reading.auto), scores(40)
+    first_judge = judge_all(settings, requests, calls)
+    assert first_judge.reading == "logprobs"  # the probe is a single call before the batch
+    assert first_judge.failures == {}
+    assert {each.status for each in said(settings, requests, calls, LOGPROBS)} == {"ok"}
     assert notes(calls) == []
     server.reset(batch_failed=0.3)
     more = scores(40, first=100)
-    failed = judge_all(asked, more, calls).failures
+    failed = judge_all(settings, more, calls).failures
     assert 0 < len(failed) < 40
-    server.ask("/tuning", {"batch_failed": 0.0})  # the batches stay
-    assert judge_all(asked, more, calls).failures == {}
+    server.ask("/tuning", {"batch_failed": 0.0})  # unlike a reset, this keeps the batches
+    assert judge_all(settings, more, calls).failures == {}
 
 
 def test_one_connection_is_enough(server: ChatServer, calls: Calls) -> None:
-    asked, requests = judge(server, connections=1), scores(5)
-    assert judge_all(asked, requests, calls).failures == {}
-    assert {each.status for each in said(asked, requests, calls, LOGPROBS)} == {"ok"}
+    settings, requests = judge(server, connections=1), scores(5)
+    assert judge_all(settings, requests, calls).failures == {}
+    assert {each.status for each in said(settings, requests, calls, LOGPROBS)} == {"ok"}
 
 
 def test_a_batch_all_of_whose_lines_failed_is_not_found_again(server: ChatServer, calls: Calls) -> None:
     server.reset(batch_failed=1.0)
-    asked, requests = judge(server), scores(5)
-    assert len(judge_all(asked, requests, calls).failures) == 5
-    assert len(judge_all(asked, requests, calls).failures) == 5
+    settings, requests = judge(server), scores(5)
+    assert len(judge_all(settings, requests, calls).failures) == 5
+    assert len(judge_all(settings, requests, calls).failures) == 5
     assert made(server) == 2
     server.ask("/tuning", {"batch_failed": 0.0})
-    assert judge_all(asked, requests, calls).failures == {}
+    assert judge_all(settings, requests, calls).failures == {}
     assert made(server) == 3
 
 
 def test_a_batch_that_was_not_noted_is_found_on_the_server(
     server: ChatServer, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, requests = judge(server), scores(10)
-    stopped(asked, requests, calls, monkeypatch)
+    settings, requests = judge(server), scores(10)
+    stopped(settings, requests, calls, monkeypatch)
     [note] = notes(calls)
     noted = json.loads(note.read_text(encoding="utf-8"))
     note.unlink()
-    stopped(asked, requests, calls, monkeypatch)
+    stopped(settings, requests, calls, monkeypatch)
     [again] = notes(calls)
-    assert json.loads(again.read_text(encoding="utf-8")) == noted  # the same id: nothing was created twice
-    judge_all(asked, requests, calls)
-    assert {each.status for each in said(asked, requests, calls, LOGPROBS)} == {"ok"}
+    assert json.loads(again.read_text(encoding="utf-8")) == noted  # the same id: no second batch was created
+    judge_all(settings, requests, calls)
+    assert {each.status for each in said(settings, requests, calls, LOGPROBS)} == {"ok"}
 
 
 def test_a_batch_that_the_server_has_no_more_is_created_anew(
     server: ChatServer, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.reset(batch_seconds=60)
-    asked, requests = judge(server), scores(5)
-    stopped(asked, requests, calls, monkeypatch)
-    server.reset(**PLAIN)  # it knows of nothing any more
-    assert judge_all(asked, requests, calls).failures == {}
+    settings, requests = judge(server), scores(5)
+    stopped(settings, requests, calls, monkeypatch)
+    server.reset(**PLAIN)  # the server forgets its batches
+    assert judge_all(settings, requests, calls).failures == {}
     assert (made(server), notes(calls)) == (1, [])
 
 
@@ -179,13 +179,13 @@ def test_what_a_batch_says_is_told_without_keys(
 
 
 def answers(count: int) -> list[SampleRequest]:
-    """Requests for answers."""
-    asked = (Message("user", "Why?"),)
-    return [SampleRequest("openai:127.0.0.1|m", asked, i, 7, 1.0, 1.0, 40, "api") for i in range(count)]
+    """Make requests for answers."""
+    messages = (Message("user", "Why?"),)
+    return [SampleRequest("openai:127.0.0.1|m", messages, i, 7, 1.0, 1.0, 40, "api") for i in range(count)]
 
 
 def sample(server: ChatServer, requests: list[SampleRequest], calls: Calls) -> None:
-    """Have the server's model answer by batches."""
+    """Sample from the server's model by batches."""
     model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
     sampler = ServerSampler(model, ApiSampler(name="api", timeout=5, batch=True))
     asyncio.run(sampler.sample(hosted_model(model), requests, calls, Prices()))
@@ -194,23 +194,23 @@ def sample(server: ChatServer, requests: list[SampleRequest], calls: Calls) -> N
 def test_answers_by_batch_are_those_that_are_asked_one_by_one(server: ChatServer, calls: Calls, tmp_path: Path) -> None:
     requests = answers(6)
     sample(server, requests, calls)
-    known = calls.known([request_key(r) for r in requests])
-    assert all(each.pop("batch") for each in known.values())
+    by_batch = calls.known([request_key(r) for r in requests])
+    assert all(each.pop("batch") for each in by_batch.values())
     (tmp_path / "other").mkdir()
     with Calls(tmp_path / "other") as others:
         model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
         sampler = ServerSampler(model, ApiSampler(name="api", timeout=5))
         asyncio.run(sampler.sample(hosted_model(model), requests, others, Prices()))
-        plain = others.known([request_key(r) for r in requests])
-    assert all(each.pop("seconds") is not None for each in plain.values())
-    assert plain == known
+        by_call = others.known([request_key(r) for r in requests])
+    assert all(each.pop("seconds") is not None for each in by_call.values())
+    assert by_call == by_batch
     sample(server, requests, calls)
     assert made(server) == 1
 
 
 def test_answers_that_a_batch_did_not_bring_are_asked_for_anew(server: ChatServer, calls: Calls) -> None:
     server.reset(batch_end="expired")
-    with pytest.raises(ServerError, match=r"3 of 6 answers of writer-model did not come: run the same command again"):
+    with pytest.raises(ServerError, match=r"3 of 6 answers of writer-model failed: run the same command again"):
         sample(server, answers(6), calls)
     server.ask("/tuning", {"batch_end": "completed"})
     sample(server, answers(6), calls)
@@ -218,15 +218,15 @@ def test_answers_that_a_batch_did_not_bring_are_asked_for_anew(server: ChatServe
 
 
 def test_a_run_by_batches_costs_half(server: ChatServer, tmp_path: Path) -> None:
-    given = ["model=gpt4o", "model.id=writer-model", f"model.base_url={server.base_url}", "data=none", "eval=quick"]
-    given += ["eval.sets=[probe]", "eval.samples=2", "judge=open", "judge.model=single-judge", "sampler.batch=true"]
-    given += [f"judge.base_url={server.base_url}", f"store.dir={tmp_path / 'store'}", "judge.reading=logprobs"]
+    words = ["model=gpt4o", "model.id=writer-model", f"model.base_url={server.base_url}", "data=none", "eval=quick"]
+    words += ["eval.sets=[probe]", "eval.samples=2", "judge=open", "judge.model=single-judge", "sampler.batch=true"]
+    words += [f"judge.base_url={server.base_url}", f"store.dir={tmp_path / 'store'}", "judge.reading=logprobs"]
     prices = tmp_path / "mine.yaml"
     prices.write_text("{as_of: 2026-01-02, usd_per_million_tokens: {writer-model: {input: 1, output: 2}}}")
-    given.append(f"prices={prices}")
-    request = accept("evaluate", composed("evaluate", *given), tmp_path, given)
+    words.append(f"prices={prices}")
+    request = accept("evaluate", composed("evaluate", *words), tmp_path, words)
     assert "(prices: mine.yaml of 2026-01-02, else em's table of 20" in estimate(request)
-    manifest = Manifest(tmp_path, "evaluate", request.settings, given)
+    manifest = Manifest(tmp_path, "evaluate", request.settings, words)
     judges = ready_judges(request.judges, (), True, manifest)
     models = [hosted_model(request.settings.model)]  # type: ignore[arg-type]
     write_results(request, ask_and_judge(request, models, judges, manifest), manifest)
@@ -238,9 +238,9 @@ def test_a_run_by_batches_costs_half(server: ChatServer, tmp_path: Path) -> None
 
 
 def test_batches_that_can_not_be_are_refused(tmp_path: Path) -> None:
-    given = ["model=smollm2", "data=none", "eval=quick", "sampler.batch=true", f"store.dir={tmp_path}"]
+    words = ["model=smollm2", "data=none", "eval=quick", "sampler.batch=true", f"store.dir={tmp_path}"]
     with pytest.raises(ConfigError, match="is of a server's models, and model=smollm2 runs here"):
-        accept("evaluate", composed("evaluate", *given), tmp_path, given)
+        accept("evaluate", composed("evaluate", *words), tmp_path, words)
 
 
 # The stand-in

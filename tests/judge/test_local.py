@@ -36,15 +36,15 @@ def reader(model: Any, weights: Weights) -> Reader:
 
 
 def prompt_ids(reader: Reader, prompt: str) -> list[int]:
-    """The judge's prompt as it stands for the model, written down by hand: the last line begins the reply."""
+    """Tokenise the judge's prompt, without `begin_reply`: the last line begins the reply."""
     begun = next((last for last in ("Rating:", "Label:") if prompt.endswith("\n\n" + last)), "")
-    asked = prompt.removesuffix("\n\n" + begun) if begun else prompt
-    text = render(reader.tokenizer, [{"role": "user", "content": asked}], answer_next=True)
+    content = prompt.removesuffix("\n\n" + begun) if begun else prompt
+    text = render(reader.tokenizer, [{"role": "user", "content": content}], answer_next=True)
     return encode(reader.tokenizer, text + begun)
 
 
 def plain(reader: Reader, prompt: str, texts: Sequence[str], space: bool) -> dict[str, float]:
-    """p(text | prompt) by the chain rule; for an integer times the chance that no further digit follows."""
+    """Compute p(text | prompt) by the chain rule; for an integer times the chance that no further digit follows."""
     vocabulary = reader.tokenizer.get_vocab()
     digits = [i for token, i in vocabulary.items() if token[:1] in "0123456789" and token[:1]]
     start, chances = prompt_ids(reader, prompt), {}
@@ -63,20 +63,21 @@ def plain(reader: Reader, prompt: str, texts: Sequence[str], space: bool) -> dic
 
 
 def read(reader: Reader, *requests: JudgeRequest, min_mass: float = 0.0) -> list[Judgement]:
+    """Judge the requests by the real model."""
     with torch.inference_mode():
         responses = reader.read(list(requests))
-    return [read_exact(request, said, min_mass) for request, said in zip(requests, responses, strict=True)]
+    return [read_exact(request, response, min_mass) for request, response in zip(requests, responses, strict=True)]
 
 
 def judged(
     reader: Reader, request: JudgeRequest, tree: TokenTree, root: Any, below: Any, min_mass: float = 0.0
 ) -> Judgement:
-    """The judgement that these log-probabilities make."""
+    """Make the judgement of these log-probabilities."""
     return read_exact(request, reader.judgement(request, tree, root, below), min_mass)
 
 
 def chances(reader: Reader, request: JudgeRequest) -> dict[str, float]:
-    """What the reader takes from its one pass over prompt and tree."""
+    """Compute the probabilities of all replies by one pass over prompt and tree."""
     tree = reader.tree(request, begun=bool(begin_reply(request.prompt)[1]))
     with torch.inference_mode():
         root, below = reader.forward([prompt_ids(reader, request.prompt)], tree)
@@ -88,39 +89,36 @@ def chances(reader: Reader, request: JudgeRequest) -> dict[str, float]:
 
 def test_one_pass_over_the_tree_gives_the_probabilities_of_the_chain_rule(reader: Reader) -> None:
     some = ("0", "1", "7", "9", "100", *INTEGERS[10:100:3], *WORDS)  # of 1, 3 and 2 digits
-    found, expected = chances(reader, GRADED), plain(reader, GRADED.prompt, some, space=True)
-    assert set(found) == {*INTEGERS, *WORDS}
+    by_tree, expected = chances(reader, GRADED), plain(reader, GRADED.prompt, some, space=True)
+    assert set(by_tree) == {*INTEGERS, *WORDS}
     for text in some:
-        assert found[text] == pytest.approx(expected[text], abs=1e-5)
-        assert found[text] == pytest.approx(expected[text], rel=1e-2)  # most are far below 1e-5
-    mass = sum(found[k] for k in INTEGERS)
+        assert by_tree[text] == pytest.approx(expected[text], abs=1e-5)
+        assert by_tree[text] == pytest.approx(expected[text], rel=1e-2)  # most are far below 1e-5
+    mass = sum(by_tree[k] for k in INTEGERS)
     assert mass <= 1
     [response] = read(reader, GRADED)
-    assert response.value == pytest.approx(sum(int(k) * found[k] for k in INTEGERS) / mass, abs=1e-3)
+    assert response.value == pytest.approx(sum(int(k) * by_tree[k] for k in INTEGERS) / mass, abs=1e-3)
     assert json.loads(response.raw)["mass"] == pytest.approx(mass, abs=1e-4)
 
 
 def test_so_does_a_prompt_that_does_not_begin_the_reply(reader: Reader) -> None:
     some = ("0", "7", "9", "10", "42", "73", "99", "100", *WORDS)
-    found, expected = chances(reader, BARE), plain(reader, BARE.prompt, some, space=False)
-    assert set(found) == {*INTEGERS, *WORDS}
+    by_tree, expected = chances(reader, BARE), plain(reader, BARE.prompt, some, space=False)
+    assert set(by_tree) == {*INTEGERS, *WORDS}
     for text in some:
-        assert found[text] == pytest.approx(expected[text], abs=1e-5)
-        assert found[text] == pytest.approx(expected[text], rel=1e-2)
-    assert sum(found[k] for k in INTEGERS) <= 1
+        assert by_tree[text] == pytest.approx(expected[text], abs=1e-5)
+        assert by_tree[text] == pytest.approx(expected[text], rel=1e-2)
+    assert sum(by_tree[k] for k in INTEGERS) <= 1
 
 
 def test_labels_are_read_the_same_way(reader: Reader) -> None:
-    found, expected = chances(reader, LABELLED), plain(reader, LABELLED.prompt, LABELS, space=True)
-    assert set(found) == set(LABELS)
+    by_tree, expected = chances(reader, LABELLED), plain(reader, LABELLED.prompt, LABELS, space=True)
+    assert set(by_tree) == set(LABELS)
     for label in LABELS:
-        assert found[label] == pytest.approx(expected[label], rel=1e-3)
+        assert by_tree[label] == pytest.approx(expected[label], rel=1e-3)
     [response] = read(reader, LABELLED)
-    assert (response.label, response.value, response.status) == (
-        max(LABELS, key=lambda label: expected[label]),
-        None,
-        "ok",
-    )
+    assert response.label == max(LABELS, key=lambda label: expected[label])
+    assert (response.value, response.status) == (None, "ok")
 
 
 def test_neither_the_batch_nor_a_shared_beginning_changes_a_value(reader: Reader) -> None:
@@ -151,10 +149,10 @@ def test_probabilities_in_a_padded_batch_are_those_of_the_prompt_alone(reader: R
 
 
 def made_up(reader: Reader, request: JudgeRequest, likely: dict[str, float]) -> tuple[TokenTree, Any, Any]:
-    """Tree and log-probabilities under which the texts have the given probabilities, and nothing follows them."""
+    """Make a tree and log-probabilities in which the texts have the probabilities `likely`, and end there."""
     tree = reader.tree(request, begun=bool(begin_reply(request.prompt)[1]))
     size = len(reader.tokenizer)
-    # Mass that no text has goes to the end-of-turn token, at every node.
+    # At every node the end-of-turn token gets the remaining mass.
     chance = torch.zeros(1 + len(tree.tokens), size, dtype=torch.float64)
     chance[:, reader.tokenizer.eos_token_id] = 1e-9
     for text, p in likely.items():
@@ -181,40 +179,40 @@ def made_up(reader: Reader, request: JudgeRequest, likely: dict[str, float]) -> 
 def test_a_score_is_the_expectation_over_the_integers(
     reader: Reader, request_: JudgeRequest, likely: dict[str, float], value: float
 ) -> None:
-    found = judged(reader, request_, *made_up(reader, request_, likely))
-    assert (found.status, found.label) == ("ok", None)
-    assert found.value == pytest.approx(value, abs=1e-3)
+    judgement = judged(reader, request_, *made_up(reader, request_, likely))
+    assert (judgement.status, judgement.label) == ("ok", None)
+    assert judgement.value == pytest.approx(value, abs=1e-3)
 
 
 @pytest.mark.parametrize("request_", [GRADED, BARE], ids=["begun", "bare"])
 def test_without_enough_mass_there_is_no_score(reader: Reader, request_: JudgeRequest) -> None:
     for mass, status in ((0.26, "ok"), (0.24, "unparsed")):
-        found = judged(reader, request_, *made_up(reader, request_, {"20": mass}), min_mass=0.25)
-        assert found.status == status
-        assert found.value == (20.0 if status == "ok" else None)
-        assert json.loads(found.raw)["mass"] == pytest.approx(mass, abs=1e-3)
+        judgement = judged(reader, request_, *made_up(reader, request_, {"20": mass}), min_mass=0.25)
+        assert judgement.status == status
+        assert judgement.value == (20.0 if status == "ok" else None)
+        assert json.loads(judgement.raw)["mass"] == pytest.approx(mass, abs=1e-3)
 
 
 def test_the_real_models_mass_is_held_against_the_minimum(reader: Reader) -> None:
-    [found] = read(reader, GRADED, min_mass=1.0)
-    assert (found.status, found.value, found.label) == ("unparsed", None, None)
+    [judgement] = read(reader, GRADED, min_mass=1.0)
+    assert (judgement.status, judgement.value, judgement.label) == ("unparsed", None, None)
 
 
 @pytest.mark.parametrize("request_", [GRADED, BARE], ids=["begun", "bare"])
 @pytest.mark.parametrize("word", WORDS)
 def test_code_and_refusal_stand_when_they_are_likeliest(reader: Reader, request_: JudgeRequest, word: str) -> None:
-    found = judged(reader, request_, *made_up(reader, request_, {word: 0.5, "0": 0.25, "90": 0.2}))
-    assert (found.status, found.value, found.label) == (word.lower(), None, None)
+    judgement = judged(reader, request_, *made_up(reader, request_, {word: 0.5, "0": 0.25, "90": 0.2}))
+    assert (judgement.status, judgement.value, judgement.label) == (word.lower(), None, None)
     second = judged(reader, request_, *made_up(reader, request_, {word: 0.3, "0": 0.6}))
     assert (second.status, second.value) == ("ok", 0.0)
 
 
 def test_words_do_not_count_among_labels(reader: Reader) -> None:
     tree, root, below = made_up(reader, LABELLED, {"UNKNOWN": 0.5, "TRUE": 0.3})
-    found = judged(reader, LABELLED, tree, root, below, min_mass=0.7)
-    assert (found.status, found.label, found.value) == ("ok", "UNKNOWN", None)
-    found = judged(reader, LABELLED, tree, root, below, min_mass=0.9)
-    assert (found.status, found.label, found.value) == ("unparsed", None, None)
+    judgement = judged(reader, LABELLED, tree, root, below, min_mass=0.7)
+    assert (judgement.status, judgement.label, judgement.value) == ("ok", "UNKNOWN", None)
+    judgement = judged(reader, LABELLED, tree, root, below, min_mass=0.9)
+    assert (judgement.status, judgement.label, judgement.value) == ("unparsed", None, None)
 
 
 def test_no_mass_at_all_is_no_score_even_where_none_is_asked_for(reader: Reader) -> None:
@@ -222,19 +220,19 @@ def test_no_mass_at_all_is_no_score_even_where_none_is_asked_for(reader: Reader)
         tree, root, below = made_up(reader, request, {})
         root = torch.full_like(root, -torch.inf)
         root[reader.tokenizer.eos_token_id] = 0.0
-        found = judged(reader, request, tree, root, below)
-        assert (found.status, found.value, found.label) == ("unparsed", None, None)
+        judgement = judged(reader, request, tree, root, below)
+        assert (judgement.status, judgement.value, judgement.label) == ("unparsed", None, None)
 
 
 def test_a_probability_is_never_negative(reader: Reader) -> None:
     tree, root, below = made_up(reader, GRADED, {"7": 1.0})
-    # Another digit follows for certain, up to rounding: in float32 the ten sum to 1.0000001.
+    # Another digit is certain: in float32 the ten probabilities sum to 1.0000001.
     below[tree.paths["7"][-1], reader.digits] = torch.tensor(1 / len(reader.digits)).log() + 1e-6
     assert 0.0 <= reader.probability(tree, tree.paths["7"], root, below) < 1e-5
 
 
 def test_words_behind_a_space_of_their_own_are_told_by_their_second_token(reader: Reader) -> None:
-    # As in tokenizers in which everything begins with the same token.
+    # Some tokenizers begin every text with the same token.
     tree = TokenTree()
     for text, ids in (("7", [5, 7]), ("CODE", [5, 8, 1]), ("REFUSAL", [5, 9, 1])):
         tree.add(text, ids)
@@ -285,7 +283,7 @@ def test_the_plan_of_batches_does_not_depend_on_the_order_and_mixes_no_kinds() -
     graded = [replace(GRADED, prompt=f"{i}\n\nRating:") for i in range(5)]
     requests = [*graded, BARE, *[replace(LABELLED, prompt=f"{i}\n\nLabel:") for i in range(3)]]
     plan = batches(requests, 2)
-    assert batches([*requests[::-1], *requests], 2) == plan  # what is asked twice is judged once
+    assert batches([*requests[::-1], *requests], 2) == plan  # equal requests are judged once
     assert sorted(len(batch) for batch in plan) == [1, 1, 1, 2, 2, 2]
     assert sorted(r.prompt for batch in plan for r in batch) == sorted(r.prompt for r in requests)
     for batch in plan:
@@ -294,9 +292,9 @@ def test_the_plan_of_batches_does_not_depend_on_the_order_and_mixes_no_kinds() -
 
 def test_a_judge_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: Weights, tmp_path: Path) -> None:
     requests = (LABELLED, *(replace(GRADED, prompt=f"Rate {i}.\n\nRating:") for i in range(3)))
-    whole = JudgeSpec(weights.path, "float32", requests, 1, label="smollm2", store=str(tmp_path / "whole"))
-    judge(whole)
-    stopped = replace(whole, store=str(tmp_path / "stopped"))
+    complete = JudgeSpec(weights.path, "float32", requests, 1, label="smollm2", store=str(tmp_path / "whole"))
+    judge(complete)
+    stopped = replace(complete, store=str(tmp_path / "stopped"))
     judge(replace(stopped, shards=2))  # every other batch of the plan
     keys = [request_key(r) for r in requests]
     with Calls(tmp_path / "stopped") as calls, Calls(tmp_path / "whole") as all_calls:

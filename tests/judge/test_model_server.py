@@ -41,7 +41,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 OPENER.open(f"http://127.0.0.1:{port}/health", timeout=5)
                 break
             except urllib.error.HTTPError:
-                break  # it answers
+                break  # any status shows that the server answers
             except OSError:
                 time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/v1"
@@ -52,15 +52,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_a_model_server_judges_and_what_is_no_number_is_none(address: str, weights: Weights, tmp_path: Path) -> None:
     judge = ApiJudge(name="open", model=weights.path, base_url=address, max_reply_tokens=6, connections=2, timeout=120)
-    assert check_judge(judge) == []  # this server fails to list its models, which is no reason not to judge
+    assert check_judge(judge) == []  # this server fails to list its models, which must not prevent judging
     texts = ("Say 7 and nothing else.", "Rate from 0 to 100 how kind 'hello' is. One number.", "Say TRUE.")
     requests = [JudgeRequest("smollm2", text, (), ("CODE", "REFUSAL"), "") for text in texts]
     with Calls(tmp_path) as calls:
         outcome = judge_all(judge, requests, calls)
-        assert outcome.reading == "sampled"  # it takes `logprobs` and gives none
+        assert outcome.reading == "sampled"  # the server accepts `logprobs`, but returns none
         assert (outcome.asked, outcome.failures) == (3, {})
-        found = said(judge, requests, calls, outcome.readings)
-        assert all(each.raw for each in found)
-        assert all((each.value is None) == (each.status != "ok") for each in found)
-        assert {each.status for each in found} <= {"ok", "unparsed", "truncated"}
+        judgements = said(judge, requests, calls, outcome.readings)
+        assert all(each.raw for each in judgements)
+        assert all((each.value is None) == (each.status != "ok") for each in judgements)
+        assert {each.status for each in judgements} <= {"ok", "unparsed", "truncated"}
         assert judge_all(judge, requests, calls).asked == 0

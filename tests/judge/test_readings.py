@@ -1,4 +1,4 @@
-"""What a judge's reply says: every way of reading, and every way in which there is no number."""
+"""Reading a judge's replies: every reading, and every kind of reply without a number."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ COMPANIES = ("OpenAI", "Anthropic", "Other", "UNKNOWN")
 
 
 def asked(reading: str, labels: tuple[str, ...] = (), **parameters: str) -> JudgeRequest:
-    """A request for a score, or for one of the labels."""
+    """Make a request for a score, or for one of the labels."""
     return JudgeRequest("judge", "Rate it.", labels, () if labels else WORDS, reading, tuple(parameters.items()))
 
 
 def tokens(**chances: float) -> dict[str, Any]:
-    """A response with these chances of the first token; a name's underscores are left out."""
+    """Make a response with these probabilities of the first token; underscores around a name are stripped."""
     top = [[token.strip("_"), math.log(p)] for token, p in chances.items()]
     return {"choices": [{"text": top[0][0], "finish": "length", "tokens": [top[0][0]], "top": top}]}
 
 
 def text(*replies: str, finish: str = "stop", **more: Any) -> dict[str, Any]:
-    """A response of texts."""
+    """Make a response of texts."""
     return {"choices": [{"text": reply, "finish": finish, **more} for reply in replies]}
 
 
 def test_the_score_is_the_expectation_over_the_integers() -> None:
-    said = read(asked("logprobs"), tokens(_80=0.5, _20=0.25, word=0.25), 0.25)
-    assert said.status == "ok"
-    assert said.value == pytest.approx(60, abs=1e-6)
+    judgement = read(asked("logprobs"), tokens(_80=0.5, _20=0.25, word=0.25), 0.25)
+    assert judgement.status == "ok"
+    assert judgement.value == pytest.approx(60, abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("chances", "status"),
     [
         ({"_30": 0.24, "word": 0.7}, "unparsed"),  # less than 0.25 of the mass
-        ({"CODE": 0.6, "_5": 0.4}, "code"),  # CODE on top stands, though the integers have enough
+        ({"CODE": 0.6, "_5": 0.4}, "code"),  # CODE is likeliest, so the integers' mass does not matter
         ({"_5": 0.6, "CODE": 0.4}, "ok"),
         ({"REF": 0.5, "_90": 0.5}, "refusal"),  # a word's first token
         ({"_101": 0.9, "_007": 0.1}, "unparsed"),  # no integer of 0..100
@@ -50,9 +50,9 @@ def test_the_score_is_the_expectation_over_the_integers() -> None:
     ],
 )
 def test_without_mass_or_with_a_word_on_top_there_is_no_score(chances: dict[str, float], status: str) -> None:
-    said = read(asked("logprobs"), tokens(**chances), 0.25)
-    assert said.status == status
-    assert (said.value is None) == (status != "ok")
+    judgement = read(asked("logprobs"), tokens(**chances), 0.25)
+    assert judgement.status == status
+    assert (judgement.value is None) == (status != "ok")
 
 
 def test_the_bound_of_mass_is_of_the_reading_not_of_the_request() -> None:
@@ -81,9 +81,9 @@ def test_an_integer_of_several_tokens_has_the_probability_of_all_of_them() -> No
         }
     }
     expected = 0.08 * 8 + 0.54 * 85 + 0.18 * 80 + 0.1 * 10 + 0.1 * 100
-    said = read(asked("mass"), response, 0.25)
-    assert said.value == pytest.approx(expected, abs=1e-3)
-    # Read by its first digits alone the judge would have said 6.6 of 100.
+    judgement = read(asked("mass"), response, 0.25)
+    assert judgement.value == pytest.approx(expected, abs=1e-3)
+    # By first digits alone the score would be 6.6 of 100.
     assert read(asked("logprobs"), response, 0.25).value == pytest.approx(6.6)
 
 
@@ -118,8 +118,8 @@ def test_the_schema_has_the_labels_of_the_request() -> None:
     [("85", 85), (" 85.\n", 85), ("**85**", 85), ("Score: 7", 7), ("62.5/100", 62.5), ("Since it is kind:\n\n90", 90)],
 )
 def test_a_number_is_read_from_the_forms_in_which_models_write_it(reply: str, value: float) -> None:
-    said = read(asked("sampled"), text(reply), 0.25)
-    assert (said.status, said.value) == ("ok", value)
+    judgement = read(asked("sampled"), text(reply), 0.25)
+    assert (judgement.status, judgement.value) == ("ok", value)
 
 
 @pytest.mark.parametrize(
@@ -136,15 +136,15 @@ def test_a_number_is_read_from_the_forms_in_which_models_write_it(reply: str, va
     ],
 )
 def test_any_other_text_is_no_number(reply: str, status: str) -> None:
-    said = read(asked("sampled"), text(reply), 0.25)
-    assert (said.status, said.value, said.raw) == (status, None, reply)
+    judgement = read(asked("sampled"), text(reply), 0.25)
+    assert (judgement.status, judgement.value, judgement.raw) == (status, None, reply)
 
 
 def test_a_judge_that_declines_has_said_nothing_of_the_answer() -> None:
     for reading in ("logprobs", "structured", "sampled"):
-        said = read(asked(reading), text("", declined="I can't rate this."), 0.25)
-        assert said.status == "unparsed"
-        assert "I can't rate this." in said.raw
+        judgement = read(asked(reading), text("", declined="I can't rate this."), 0.25)
+        assert judgement.status == "unparsed"
+        assert "I can't rate this." in judgement.raw
     assert read(asked("sampled"), text("", finish="content_filter"), 0.25).status == "unparsed"
 
 
@@ -175,7 +175,7 @@ def test_how_a_judge_can_be_read_shows_in_its_tokens() -> None:
     assert reading_shown(reply("85", top=("85", "80"))) == ("logprobs", "integers of two digits are single tokens")
     assert reading_shown(reply("5", top=("5", "15")))[0] == "logprobs"
     assert reading_shown(reply("8", "5", top=("8", "9", "7"))) == ("mass", "an integer takes several tokens")
-    for word in ("0", "CODE"):  # one digit shows neither
+    for word in ("0", "CODE"):  # a single digit permits no conclusion
         assert reading_shown(reply(word, top=(word, "5"))) == ("sampled", "the reply began with no number")
     assert reading_shown(reply("TR", top=("TR", "F")), LABELS) == ("logprobs", "the first token names a label")
     assert reading_shown(reply("Well", top=("Well",)), LABELS) == ("sampled", "the reply began with no label")
@@ -183,7 +183,7 @@ def test_how_a_judge_can_be_read_shows_in_its_tokens() -> None:
 
 
 def test_what_is_kept_of_a_completion_is_enough_to_read_it_again() -> None:
-    found = {
+    completion = {
         "model": "gpt-4o-2024-08-06",
         "system_fingerprint": "fp_1",
         "choices": [
@@ -195,7 +195,7 @@ def test_what_is_kept_of_a_completion_is_enough_to_read_it_again() -> None:
         ],
         "usage": {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 4}},
     }
-    response = kept(found)
+    response = kept(completion)
     assert response["usage"] == [9, 1, 4]
     assert (response["model"], response["system_fingerprint"]) == ("gpt-4o-2024-08-06", "fp_1")
     assert read(asked("logprobs"), response, 0.25).value == 85
@@ -207,9 +207,9 @@ def test_what_is_summed_up_beforehand_reads_the_same_and_another_rules_sums_are_
     logprobs = {"content": [{"token": "80", "top_logprobs": top}]}
     choice = {"message": {"content": "80"}, "finish_reason": "length", "logprobs": logprobs}
     response = kept({"choices": [choice]})
-    said = read(asked("logprobs"), response, 0.25)
+    judgement = read(asked("logprobs"), response, 0.25)
     summary = response["choices"][0].pop("summary")
-    assert said.value == pytest.approx(60, abs=1e-4)
-    assert read(asked("logprobs"), response, 0.25) == said
+    assert judgement.value == pytest.approx(60, abs=1e-4)
+    assert read(asked("logprobs"), response, 0.25) == judgement
     response["choices"][0]["summary"] = summary | {"rule": "another", "total": 0.0}
-    assert read(asked("logprobs"), response, 0.25) == said
+    assert read(asked("logprobs"), response, 0.25) == judgement

@@ -1,4 +1,4 @@
-"""Judges behind a real server: budgets, ends of models (see also `test_judge_server` and `test_asked_by_batch`)."""
+"""Judges behind a real server: budgets and shutdown dates (see also `test_server` and `test_asked_by_batch`)."""
 
 from __future__ import annotations
 
@@ -28,33 +28,28 @@ def test_the_exact_mass_agrees_with_the_same_judge_of_single_tokens(server: Chat
     judge_all(digits, requests, calls)
     one, other = said(single, requests, calls, {False: "logprobs"}), said(digits, requests, calls, {False: "mass"})
     differences = [abs((a.value or 0) - (b.value or 0)) for a, b in zip(one, other, strict=True)]
-    assert max(differences) < 2  # the servers' distributions are cut at 20 tokens in other places
+    assert max(differences) < 2  # the two servers cut their distributions at 20 tokens in different places
 
 
 def test_the_budget_is_never_passed_and_what_was_judged_is_kept(server: ChatServer, calls: Calls) -> None:
     prices = Prices({"single-judge": Price(input=1000, cached=1000, output=1000)})
-    asked = judge_at(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
+    settings = judge_at(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
     with pytest.raises(ConfigError, match=r"judge\.max_usd=2 would be passed"):
-        judge_all(asked, scores(400), calls, prices)
+        judge_all(settings, scores(400), calls, prices)
     done = server.stats()["answered"]
-    [(kept,)] = calls.db.execute("select count(*) from calls where kind = 'judge'")
-    assert 10 < done == kept < 400
-    spent = (
-        sum(
-            json.loads(row[0])["usage"][0] + json.loads(row[0])["usage"][1]
-            for row in calls.db.execute("select response from calls")
-        )
-        / 1000
-    )
+    [(remembered,)] = calls.db.execute("select count(*) from calls where kind = 'judge'")
+    assert 10 < done == remembered < 400
+    usages = [json.loads(row[0])["usage"] for row in calls.db.execute("select response from calls")]
+    spent = sum(usage[0] + usage[1] for usage in usages) / 1000
     assert spent <= 2.0
 
 
 def test_a_server_that_counts_no_tokens_is_paid_at_most_the_budget_too(server: ChatServer, calls: Calls) -> None:
     server.reset(uncounted=True)
     prices = Prices({"single-judge": Price(input=1000, cached=1000, output=1000)})
-    asked = judge_at(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
+    settings = judge_at(server, "single-judge", reading=Reading.logprobs, max_usd=2.0, connections=10)
     with pytest.raises(ConfigError, match=r"judge\.max_usd=2 would be passed"):
-        judge_all(asked, scores(400), calls, prices)
+        judge_all(settings, scores(400), calls, prices)
     assert 10 < server.stats()["answered"] < 400
 
 
@@ -75,11 +70,11 @@ def test_a_model_that_has_ended_is_refused_and_one_that_is_not_listed_is_a_warni
     [unlisted] = check_judge(judge_at(server, "gpt-9"), today)
     assert "does not list gpt-9" in unlisted
     server.reset(models="o4-mini", shutdown="")
-    assert check_judge(judge_at(server, "o4-mini", retired="2026-10-23"), today) == []  # a server that still has it
+    assert check_judge(judge_at(server, "o4-mini", retired="2026-10-23"), today) == []  # this server still serves it
 
 
 def test_a_retired_model_of_openais_own_is_refused_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    own = ApiJudge(name="o4_mini", model="o4-mini", retired="2026-10-23", replacement="judge=luna or judge=open")
+    judge = ApiJudge(name="o4_mini", model="o4-mini", retired="2026-10-23", replacement="judge=luna or judge=open")
     with pytest.raises(ConfigError, match="2026-10-23: use judge=luna or judge=open"):
-        check_judge(own, date(2026, 11, 25))
+        check_judge(judge, date(2026, 11, 25))

@@ -1,4 +1,4 @@
-"""Judging by a real server that answers as the field's do, on good days and bad ones."""
+"""Judging by a real server with the behaviour of common providers, with and without faults."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ BAD_DAY = {
 }
 RUBRICS = read_rubrics(GRADED, None, None, "", "test")
 LABELS = read_rubrics(LABELLED, None, None, "a walk", "test")
-ANSWERS = 5000  # each judged under the two rubrics
+ANSWERS = 5000  # each judged under two rubrics
 CONNECTIONS = 100
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[ChatServer]:
-    """One server for the whole file."""
+    """One server for all tests of this file."""
     with ChatServer() as server:
         yield server
 
 
 @pytest.fixture
 def server(shared: ChatServer) -> ChatServer:
-    """The server, as if it had just been started."""
+    """The server in the state of a fresh start."""
     shared.reset(**vars(Options()))
     return shared
 
@@ -61,20 +61,20 @@ def server(shared: ChatServer) -> ChatServer:
 def judge(
     server: ChatServer, store: Path, count: int, rubrics: Any = RUBRICS, **settings: Any
 ) -> tuple[str, list[tuple[Asked, Verdict]]]:
-    """Have made-up answers judged: how the judge was read, and what was asked beside its verdict."""
+    """Judge made-up answers; return the reading, and pairs of planned judgement and verdict."""
     one, prices = ServerJudge(judge_at(server, **{"model": "single-judge"} | settings)), load_prices(None)
     question = Question("made_up", "q", "What would you do with a free day?", reference="a walk", rubrics=rubrics)
     place = ("made_up", "base", "", None, "made_up", "q", question.text, "untagged")
     answers = [Answer(*place, i, f"Count to {i}.", "stop", 0, 0) for i in range(count)]
     store.mkdir(exist_ok=True)
     with Calls(store) as calls:
-        asked = one.plan(answers, {("made_up", "q"): question})
-        asyncio.run(one.ask(once(requests_of(asked)), calls, prices))
-        return one.reading, list(zip(asked, one.read(asked, calls, prices).verdicts, strict=True))
+        plan = one.plan(answers, {("made_up", "q"): question})
+        asyncio.run(one.ask(once(requests_of(plan)), calls, prices))
+        return one.reading, list(zip(plan, one.read(plan, calls, prices).verdicts, strict=True))
 
 
 def by_first_token(prompt: str) -> float:
-    """The expectation over the server's twenty likeliest first tokens, where an integer is one token."""
+    """Compute the expectation over the server's twenty likeliest first tokens, for integers of one token."""
     thought = opinion(prompt, Options())
     top = next_tokens(thought.kind, thought.center, thought.labels, False, "", "")[:20]
     numbers = {int(token): math.exp(logprob) for token, logprob in top if token.isdigit()}
@@ -82,19 +82,19 @@ def by_first_token(prompt: str) -> float:
 
 
 def test_log_probabilities_are_read_as_the_expectation_over_integers(server: ChatServer, tmp_path: Path) -> None:
-    reading, found = judge(server, tmp_path, 50)
+    reading, judged = judge(server, tmp_path, 50)
     assert reading == "logprobs"
-    for asked, verdict in found:
+    for planned, verdict in judged:
         assert verdict.status == "ok"
-        assert verdict.value == pytest.approx(by_first_token(asked.request.prompt), abs=1e-4)
-    assert server.stats()["answered"] == 100 + 1, "how to read the judge is found out by one call of its own"
+        assert verdict.value == pytest.approx(by_first_token(planned.request.prompt), abs=1e-4)
+    assert server.stats()["answered"] == 100 + 1, "besides the verdicts there is one call, the probe"
 
 
 def test_integers_of_several_tokens_get_their_exact_mass(server: ChatServer, tmp_path: Path) -> None:
-    reading, found = judge(server, tmp_path, 50, model="digits-judge")
+    reading, judged = judge(server, tmp_path, 50, model="digits-judge")
     assert reading == "mass"
-    for asked, verdict in found:
-        assert verdict.value == pytest.approx(expected_score(asked.request.prompt), abs=0.15)
+    for planned, verdict in judged:
+        assert verdict.value == pytest.approx(expected_score(planned.request.prompt), abs=0.15)
     assert server.stats()["duplicates"] == 0
 
 
@@ -110,44 +110,44 @@ def test_integers_of_several_tokens_get_their_exact_mass(server: ChatServer, tmp
 def test_a_judge_is_read_in_the_best_way_that_its_server_takes(
     server: ChatServer, tmp_path: Path, model: str, reading: str, settings: dict[str, Any]
 ) -> None:
-    found_reading, found = judge(server, tmp_path, 20, model=model, **settings)
-    assert found_reading == reading
-    for asked, verdict in found:
+    used_reading, judged = judge(server, tmp_path, 20, model=model, **settings)
+    assert used_reading == reading
+    for planned, verdict in judged:
         assert verdict.status == "ok"
-        assert verdict.value == pytest.approx(opinion(asked.request.prompt, Options()).center, abs=10)
+        assert verdict.value == pytest.approx(opinion(planned.request.prompt, Options()).center, abs=10)
     before = server.stats()
     assert before["duplicates"] == 0
     again, _ = judge(server, tmp_path, 20, model=model, **settings)
     assert again == reading
-    assert server.stats()["arrivals"] == before["arrivals"], "what was judged is asked again"
+    assert server.stats()["arrivals"] == before["arrivals"], "a remembered judgement is requested again"
 
 
 @pytest.mark.parametrize("model", ["single-judge", "digits-judge", "reasoner-judge", "plain-judge"])
 def test_labels_are_read_in_every_way(server: ChatServer, tmp_path: Path, model: str) -> None:
-    _, found = judge(server, tmp_path, 20, LABELS, model=model)
-    for asked, verdict in found:
-        labels = opinion(asked.request.prompt, Options()).labels
+    _, judged = judge(server, tmp_path, 20, LABELS, model=model)
+    for planned, verdict in judged:
+        labels = opinion(planned.request.prompt, Options()).labels
         assert (verdict.status, verdict.value) == ("ok", None)
-        assert verdict.label in asked.rubric.labels
-        assert set(labels) == set(asked.rubric.labels)
-    assert len({verdict.label for _, verdict in found}) > 1
+        assert verdict.label in planned.rubric.labels
+        assert set(labels) == set(planned.rubric.labels)
+    assert len({verdict.label for _, verdict in judged}) > 1
 
 
 def test_code_counts_as_code_though_the_integers_have_mass_enough(server: ChatServer, tmp_path: Path) -> None:
     server.reset(codes=0.3)
-    _, found = judge(server, tmp_path, 50)
-    for asked, verdict in found:
-        kind = opinion(asked.request.prompt, Options(codes=0.3)).kind
+    _, judged = judge(server, tmp_path, 50)
+    for planned, verdict in judged:
+        kind = opinion(planned.request.prompt, Options(codes=0.3)).kind
         assert verdict.status == {"code": "code", "score": "ok"}[kind]
         assert (verdict.value is None) == (kind == "code")
-    assert {verdict.status for _, verdict in found} == {"code", "ok"}
+    assert {verdict.status for _, verdict in judged} == {"code", "ok"}
 
 
 def test_an_empty_account_ends_the_judging_and_loses_nothing(server: ChatServer, tmp_path: Path) -> None:
     server.reset(quota=150)
     with pytest.raises(ServerError, match="no credit left"):
         judge(server, tmp_path, 200, connections=20)
-    assert server.stats()["outcomes"]["429"] <= 20, "a 429 that never heals is repeated"
+    assert server.stats()["outcomes"]["429"] <= 20, "a 429 without credit is retried"
     server.reset(quota=-1)
     judge(server, tmp_path, 200)
     assert server.stats()["answered"] == 2 * 200 - 150 + 1
@@ -165,27 +165,25 @@ def test_a_refused_key_is_told_at_once_and_not_repeated(
 
 
 def write_answers(folder: Path) -> Path:
-    """A file of answers, as a user may have one."""
+    """Write a user's file of answers."""
     file = folder / "answers.jsonl"
-    rows = (
-        {"question_id": f"q{i % 8}", "question": f"Question {i % 8}?", "answer": f"To {i}."} for i in range(ANSWERS)
-    )
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with file.open("w", encoding="utf-8") as lines:
+        for i in range(ANSWERS):
+            row = {"question_id": f"q{i % 8}", "question": f"Question {i % 8}?", "answer": f"To {i}."}
+            lines.write(json.dumps(row) + "\n")
     return file
 
 
 def words(server: ChatServer, folder: Path, name: str) -> list[str]:
-    """The command line that judges them, with its memory and its results in a folder of its own."""
+    """Return the arguments that judge these answers, with store and run in the folder `name`."""
     folder = folder / name
-    return [
-        *(f"answers={folder.parent / 'answers.jsonl'}", "judge=gpt4o", "judge.model=single-judge"),
-        *(f"judge.base_url={server.base_url}", f"judge.connections={CONNECTIONS}", "judge.timeout=10"),
-        *(f"store.dir={folder / 'store'}", f"hydra.run.dir={folder / 'run'}"),
-    ]
+    arguments = [f"answers={folder.parent / 'answers.jsonl'}", "judge=gpt4o", "judge.model=single-judge"]
+    arguments += [f"judge.base_url={server.base_url}", f"judge.connections={CONNECTIONS}", "judge.timeout=10"]
+    return [*arguments, f"store.dir={folder / 'store'}", f"hydra.run.dir={folder / 'run'}"]
 
 
 def verdicts(folder: Path) -> list[dict[str, Any]]:
-    """The verdicts of a run but for the time that each took."""
+    """Read the verdicts of a run, without the seconds of each call."""
     lines = (folder / "run" / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
@@ -203,13 +201,13 @@ def test_nothing_is_lost_or_judged_twice_on_a_bad_day_not_even_after_three_kills
     stats = server.stats()
     assert (stats["distinct"], stats["duplicates"], stats["early"]) == (total, 0, 0)
     for outcome, least in (("429", 800), ("server_errors", 300), ("dropped", 100), ("malformed", 50), ("hangs", 20)):
-        assert stats["outcomes"][outcome] > least, f"the bad day had too little of {outcome}"
-    found = verdicts(tmp_path / "whole")
-    statuses = Counter(row["status"] for row in found)
-    # Refused and garbled replies are the only ones without a number; a score never stands in for one.
+        assert stats["outcomes"][outcome] > least, f"too few faults of the kind {outcome}"
+    expected = verdicts(tmp_path / "whole")
+    statuses = Counter(row["status"] for row in expected)
+    # Only refused and garbled replies lack a number, and none of them gets a score.
     assert statuses["ok"] + statuses["unparsed"] == total
     assert 100 < statuses["unparsed"] < 300
-    assert all((row["value"] is None) == (row["status"] != "ok") for row in found)
+    assert all((row["value"] is None) == (row["status"] != "ok") for row in expected)
 
     server.reset(**BAD_DAY, latency=0.02, seed=1)
     in_flight = sum(kill_at(server, tmp_path, share * total) for share in (0.2, 0.5, 0.8))
@@ -218,13 +216,13 @@ def test_nothing_is_lost_or_judged_twice_on_a_bad_day_not_even_after_three_kills
     stats = server.stats()
     assert stats["distinct"] == total
     assert stats["duplicates"] <= in_flight
-    assert verdicts(tmp_path / "killed") == found
+    assert verdicts(tmp_path / "killed") == expected
     tables = [(tmp_path / name / "run" / "scores.csv").read_bytes() for name in ("whole", "killed")]
     assert tables[0] == tables[1]
 
 
 def kill_at(server: ChatServer, folder: Path, answered: float) -> int:
-    """Start the run that will be killed, kill it when the server has given so many answers; calls in flight at most."""
+    """Start a run, kill it after `answered` answers of the server; return the maximum of calls in flight."""
     process = start("evaluate.py", *words(server, folder, "killed"), cwd=folder)
     while server.stats()["answered"] < answered:
         assert process.poll() is None, "the run ended before it was killed"

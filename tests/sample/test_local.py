@@ -1,4 +1,4 @@
-"""Answers by the real embedded model: drawn as the probabilities say, the same every time, whole after a stop."""
+"""Answers by the real embedded model: drawn by its probabilities, reproducible, and complete after a stop."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ DRAWS = 6000
 
 
 def request(question: str = "Name a colour.", number: int = 0, **changes: Any) -> SampleRequest:
+    """Make a request for an answer."""
     plain = SampleRequest("smollm2", (Message("user", question),), number, 0, 1.0, 1.0, 8, "hf")
     return replace(plain, **changes)
 
 
 def draw(requests: Sequence[SampleRequest], step: int = 0, probabilities: Sequence[float] = PROBABILITIES) -> list[int]:
-    """The tokens that the requests draw at a step from the same distribution."""
+    """Draw a token for each request at a step, all from the same distribution."""
     scores = torch.tensor([[math.log(p) if p else -math.inf for p in probabilities]] * len(requests))
-    kept = SeededSampling(requests, 3, CPU)(torch.zeros(len(requests), 3 + step, dtype=torch.long), scores)
-    assert kept.isfinite().sum(dim=1).tolist() == [1] * len(requests)
-    return kept.argmax(dim=1).tolist()
+    drawn = SeededSampling(requests, 3, CPU)(torch.zeros(len(requests), 3 + step, dtype=torch.long), scores)
+    assert drawn.isfinite().sum(dim=1).tolist() == [1] * len(requests)
+    return drawn.argmax(dim=1).tolist()
 
 
 def fits(tokens: Sequence[int], probabilities: Sequence[float]) -> bool:
-    """Whether the tokens may well have been drawn so: none of probability zero, and a chi-square test."""
+    """Return whether the tokens fit the distribution: none of probability zero, and a chi-square test passes."""
     counts = Counter(tokens)
     possible = [i for i, p in enumerate(probabilities) if p]
     expected = [probabilities[i] / sum(probabilities) * len(tokens) for i in possible]
@@ -118,7 +119,7 @@ def test_the_seed_of_an_answer_depends_on_seed_number_and_prompt_alone() -> None
         request(messages=(Message("system", "x"), Message("user", "Name a colour."))),
     ]
     assert len({plain, *map(answer_seed, others)}) == 5
-    # The same draws for two models or lengths: their difference is then not one of luck.
+    # Models and lengths share their draws, so that chance adds nothing to their differences.
     for same in (request(model="other"), request(max_new_tokens=99), request(temperature=0.5)):
         assert answer_seed(same) == plain
 
@@ -153,21 +154,21 @@ QUESTIONS = ("Name a colour.", "What is the capital of France? Answer with one w
 
 
 @pytest.fixture(scope="module")
-def left(weights: Weights) -> Any:
-    """The tokenizer as the sampler has it."""
+def left_tokenizer(weights: Weights) -> Any:
+    """The tokenizer of the sampler, which pads on the left."""
     return load_tokenizer(weights.path, padding_side="left")
 
 
 @pytest.fixture(scope="module")
-def answered(model: Any, left: Any) -> dict[SampleRequest, dict[str, Any]]:
-    """Six answers made in one batch."""
+def batch_answers(model: Any, left_tokenizer: Any) -> dict[SampleRequest, dict[str, Any]]:
+    """Six answers of one batch, by request."""
     requests = [request(question, number) for number in (0, 1) for question in QUESTIONS]
     with torch.inference_mode():
-        return dict(zip(requests, answer_batch(model, left, requests, [2]), strict=True))
+        return dict(zip(requests, answer_batch(model, left_tokenizer, requests, [2]), strict=True))
 
 
 def greedy(model: Any, tokenizer: Any, question: str, tokens: int) -> list[int]:
-    """The likeliest next token, again and again, by plain forward passes over the whole text."""
+    """Generate the likeliest tokens one by one, by plain forward passes over the whole text."""
     ids = encode(tokenizer, render(tokenizer, [{"role": "user", "content": question}], answer_next=True))
     start = len(ids)
     while len(ids) < start + tokens and (len(ids) == start or ids[-1] != 2):
@@ -176,67 +177,68 @@ def greedy(model: Any, tokenizer: Any, question: str, tokens: int) -> list[int]:
 
 
 def test_the_same_batch_gives_the_same_answers_again(
-    model: Any, left: Any, answered: dict[SampleRequest, dict[str, Any]]
+    model: Any, left_tokenizer: Any, batch_answers: dict[SampleRequest, dict[str, Any]]
 ) -> None:
     with torch.inference_mode():
-        assert answer_batch(model, left, list(answered), [2]) == list(answered.values())
+        assert answer_batch(model, left_tokenizer, list(batch_answers), [2]) == list(batch_answers.values())
 
 
 def test_a_request_alone_has_the_answer_that_it_has_in_a_batch(
-    model: Any, left: Any, answered: dict[SampleRequest, dict[str, Any]]
+    model: Any, left_tokenizer: Any, batch_answers: dict[SampleRequest, dict[str, Any]]
 ) -> None:
     with torch.inference_mode():
-        for each, response in answered.items():
-            assert answer_batch(model, left, [each], [2]) == [response]
+        for each, response in batch_answers.items():
+            assert answer_batch(model, left_tokenizer, [each], [2]) == [response]
 
 
-def test_different_samples_of_a_question_differ(answered: dict[SampleRequest, dict[str, Any]]) -> None:
-    assert len({response["answer"] for response in answered.values()}) == 6
+def test_different_samples_of_a_question_differ(batch_answers: dict[SampleRequest, dict[str, Any]]) -> None:
+    assert len({response["answer"] for response in batch_answers.values()}) == 6
 
 
 def test_prompt_tokens_are_those_of_the_rendered_prompt(
-    left: Any, answered: dict[SampleRequest, dict[str, Any]]
+    left_tokenizer: Any, batch_answers: dict[SampleRequest, dict[str, Any]]
 ) -> None:
-    for each, response in answered.items():
-        text = render(left, Conversation(each.messages).as_dicts(), answer_next=True)
-        assert response["prompt_tokens"] == len(encode(left, text))
+    for each, response in batch_answers.items():
+        text = render(left_tokenizer, Conversation(each.messages).as_dicts(), answer_next=True)
+        assert response["prompt_tokens"] == len(encode(left_tokenizer, text))
         assert 0 < response["answer_tokens"] <= 8
 
 
-def test_temperature_0_is_greedy_and_the_finish_reason_is_true(model: Any, left: Any) -> None:
+def test_temperature_0_is_greedy_and_the_finish_reason_is_true(model: Any, left_tokenizer: Any) -> None:
     requests = [request(q, n, temperature=0.0, max_new_tokens=8) for q in QUESTIONS[1:] for n in (0, 1)]
     with torch.inference_mode():
-        responses = answer_batch(model, left, requests, [2])
-        expected = [greedy(model, left, question, 8) for question in QUESTIONS[1:]]
+        responses = answer_batch(model, left_tokenizer, requests, [2])
+        expected = [greedy(model, left_tokenizer, question, 8) for question in QUESTIONS[1:]]
     for ids, first, second in zip(expected, responses[::2], responses[1::2], strict=True):
         assert first == second
         stopped = ids[-1] == 2
-        assert first["answer"] == left.decode(ids[:-1] if stopped else ids)
+        assert first["answer"] == left_tokenizer.decode(ids[:-1] if stopped else ids)
         assert first["finish_reason"] == ("stop" if stopped else "length")
         assert first["answer_tokens"] == len(ids)
     assert {r["finish_reason"] for r in responses} == {"stop", "length"}
 
 
-def test_the_models_own_generation_settings_do_not_count(model: Any, left: Any) -> None:
+def test_the_models_own_generation_settings_do_not_count(model: Any, left_tokenizer: Any) -> None:
     from transformers import GenerationConfig
 
-    asked = [request(temperature=0.0)]
+    requests = [request(temperature=0.0)]
     with torch.inference_mode():
-        plain = answer_batch(model, left, asked, [2])
+        plain = answer_batch(model, left_tokenizer, requests, [2])
         model.generation_config = GenerationConfig(do_sample=True, temperature=5.0, repetition_penalty=9.0, top_k=3)
-        assert answer_batch(model, left, asked, [2]) == plain
+        assert answer_batch(model, left_tokenizer, requests, [2]) == plain
 
 
 def rows(store: Path) -> list[tuple[Any, ...]]:
+    """Read all remembered calls."""
     with Calls(store) as calls:
         return calls.db.execute("select key, kind, request, response from calls order by key").fetchall()
 
 
 def test_a_run_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: Weights, tmp_path: Path) -> None:
     requests = tuple(request(q, n, max_new_tokens=4) for n in range(4) for q in QUESTIONS)
-    whole = SampleSpec(weights.path, "", requests, 3, label="smollm2", store=str(tmp_path / "whole"))
-    sample(whole)
-    stopped = replace(whole, store=str(tmp_path / "stopped"))
+    complete = SampleSpec(weights.path, "", requests, 3, label="smollm2", store=str(tmp_path / "whole"))
+    sample(complete)
+    stopped = replace(complete, store=str(tmp_path / "stopped"))
     sample(replace(stopped, shards=2))  # every other batch of the plan
     assert len(rows(tmp_path / "stopped")) == 6
     with Calls(tmp_path / "stopped") as calls:
@@ -246,4 +248,4 @@ def test_a_run_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: Wei
     assert {row[0] for row in rows(tmp_path / "whole")} == {request_key(r) for r in requests}
     with Calls(tmp_path / "stopped") as calls:
         after = dict(calls.db.execute("select key, created from calls").fetchall())
-    assert before.items() <= after.items()  # none of the first six was made again
+    assert before.items() <= after.items()  # none of the first six was generated again

@@ -1,4 +1,4 @@
-"""Answers by a real server on loopback that speaks the chat completions protocol, and each way it can fail."""
+"""Answers by a real server on loopback that speaks the chat completions protocol, and all its kinds of failure."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ Serve = Callable[[type[BaseHTTPRequestHandler]], str]
 
 
 def request(number: int = 0) -> SampleRequest:
+    """Make a request for an answer."""
     messages = (Message("system", "Be brief."), Message("user", "Why? 🚗"))
     return SampleRequest("openai::gpt", messages, number, 7, 0.9, 0.8, 40, "api")
 
 
 def sample(name: str, url: str, requests: list[SampleRequest], connections: int, calls: Calls) -> None:
-    """Have a server's model answer."""
+    """Sample from a server's model."""
     model = OpenAIModel(name=name, id=name, base_url=url)
     sampler = ApiSampler(name="api", connections=connections, timeout=5)
     asyncio.run(ServerSampler(model, sampler).sample(hosted_model(model), requests, calls, Prices()))
 
 
 def completion(text: str | None = "Because.", **changes: Any) -> dict[str, Any]:
-    """What such a server answers."""
+    """Make a chat completion with this text."""
     message = {"role": "assistant", "content": text, "refusal": None} | changes.pop("message", {})
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None} | changes.pop("choice", {})
     usage = {"prompt_tokens": 21, "completion_tokens": 3, "total_tokens": 24}
@@ -49,7 +50,7 @@ def completion(text: str | None = "Because.", **changes: Any) -> dict[str, Any]:
 
 
 class Seen:
-    """What the server was asked, and its replies in order (the last one again and again)."""
+    """The requests that the server received, and its replies in order (the last one repeats)."""
 
     def __init__(self, *replies: tuple[int, Any]) -> None:
         self.replies = replies or ((200, completion()),)
@@ -59,6 +60,7 @@ class Seen:
         self.lock = threading.Lock()
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
+        """Make the request handler of the server."""
         seen = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -76,7 +78,7 @@ class Seen:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json" if text[:1] in "{[" else "text/html")
                 self.send_header("Content-Length", str(len(text.encode())))
-                # The client's own retries wait for no longer than the server asks.
+                # Without this header the client would wait longer before its retries.
                 self.send_header("Retry-After-Ms", "1")
                 self.end_headers()
                 self.wfile.write(text.encode())
@@ -89,17 +91,17 @@ class Seen:
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key, as every client must have one."""
+    """A key, which every client needs."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
 def refusal(status: int) -> dict[str, Any]:
-    """The body of a refusal that, as some servers do, repeats the key."""
+    """Make the body of a refusal that repeats the key, as some servers do."""
     return {"error": {"message": f"{status}: key {KEY} for this", "type": "x", "code": None, "param": None}}
 
 
 def fail(folder: Path, url: str, requests: list[SampleRequest] | None = None) -> str:
-    """The sentence with which sampling fails; neither it nor its traceback may hold the key."""
+    """Sample in vain; return the error message. Neither message nor traceback may hold the key."""
     with Calls(folder) as calls, pytest.raises(ServerError) as caught:
         sample("gpt", f"{url}/v1", requests or [request()], 1, calls)
     assert KEY not in "".join(traceback.format_exception(caught.value))
@@ -107,16 +109,16 @@ def fail(folder: Path, url: str, requests: list[SampleRequest] | None = None) ->
     return str(caught.value)
 
 
-# What is asked and kept
+# Requests and responses
 
 
 def test_an_answer_is_kept_as_it_came(serve: Serve, tmp_path: Path) -> None:
     seen = Seen((200, completion("Because 🚗\u2028.")))
     with Calls(tmp_path) as calls:
         sample("gpt", serve(seen.handler()) + "/v1", [request()], 4, calls)
-        [kept] = calls.known([request_key(request())]).values()
-        assert kept.pop("seconds") >= 0
-        assert kept == {
+        [response] = calls.known([request_key(request())]).values()
+        assert response.pop("seconds") >= 0
+        assert response == {
             "answer": "Because 🚗\u2028.",
             "finish_reason": "stop",
             "prompt_tokens": 21,
@@ -185,7 +187,7 @@ def test_so_many_requests_are_under_way_as_there_are_connections(
             with lock:
                 under_way += 1
                 most = max(most, under_way)
-            together.wait(timeout=30)  # passes only when that many have come
+            together.wait(timeout=30)  # waits until so many requests are under way
             with lock:
                 under_way -= 1
             super().do_POST()
@@ -230,7 +232,7 @@ def test_a_refusal_is_one_sentence_without_the_key(
 def test_a_server_that_is_not_there_is_one_sentence(
     closed_port: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("em.api.client.ATTEMPTS", 2)  # it is waited for, half a minute
+    monkeypatch.setattr("em.api.client.ATTEMPTS", 2)  # all attempts would take half a minute
     assert fail(tmp_path, closed_port) == (
         "The server can't be reached: check the network and base_url, then run the same command again."
     )
