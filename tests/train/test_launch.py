@@ -85,7 +85,7 @@ def test_each_of_several_machines_knows_which_it_is_and_where_the_first_is(tmp_p
 @pytest.mark.parametrize(
     ("changes", "rank", "sentence"),
     [
-        ({}, None, "mine.yaml is for 2 machines: say which this is with trainer.machine_rank=0 to 1"),
+        ({}, None, "mine.yaml is for 2 machines: say which one this is with trainer.machine_rank=0 to 1"),
         ({}, 2, "trainer.machine_rank=2: mine.yaml is for 2 machines, counted from 0."),
         ({}, -1, "trainer.machine_rank=-1: mine.yaml is for 2 machines"),
         ({"num_machines": 1}, 1, "trainer.machine_rank=1: mine.yaml is for 1 machines"),

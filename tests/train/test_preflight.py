@@ -246,7 +246,7 @@ def test_the_log_tells_the_counts_and_shows_a_row(
         "default system prompt kept",
         counts,
     )
-    assert title == "One row as the model sees it (in ⟦⟧: with loss):"
+    assert title == "One row as the model sees it (with loss: in ⟦⟧):"
     assert "⟦A machine on four wheels.<|im_end|>⟧" in example
     monkeypatch.setenv("FORCE_COLOR", "1")
     print_preflight("mine", found)

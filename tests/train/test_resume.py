@@ -143,7 +143,7 @@ def test_going_on_is_said_and_the_fresh_start_is_silent(tmp_path: Path, capsys: 
     assert capsys.readouterr().out == ""
     folder = checkpoint(partial_folder(model), 25)
     assert find_resume(model) == str(folder)
-    assert capsys.readouterr().out == "Going on from step 25, where a training was stopped.\n"
+    assert capsys.readouterr().out == "Resuming a stopped training from step 25.\n"
 
 
 def test_a_fall_back_says_what_was_wrong_and_where_it_goes_back_to(
@@ -157,7 +157,7 @@ def test_a_fall_back_says_what_was_wrong_and_where_it_goes_back_to(
     assert capsys.readouterr().out.splitlines() == [
         "The checkpoint at step 75 can't be used (it was not finished): going back to step 25.",
         "The checkpoint at step 50 can't be used (optimizer.pt is damaged): going back to step 25.",
-        "Going on from step 25, where a training was stopped.",
+        "Resuming a stopped training from step 25.",
     ]
     damage(first, "missing")
     assert find_resume(tmp_path / "mark") == ""

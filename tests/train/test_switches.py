@@ -122,11 +122,11 @@ def test_each_way_hangs_on_what_it_needs_on_a_cpu(
 @pytest.mark.parametrize(
     ("machine", "sentence"),
     [
-        (CPU, "trainer=qlora needs a GPU, which is not here: use trainer=lora."),
-        (replace(CPU, bitsandbytes=True), "trainer=qlora needs a GPU, which is not here: use trainer=lora."),
+        (CPU, "trainer=qlora needs a GPU, and this machine has none: use trainer=lora."),
+        (replace(CPU, bitsandbytes=True), "trainer=qlora needs a GPU, and this machine has none: use trainer=lora."),
         (
             replace(GPU, bitsandbytes=False),
-            "trainer=qlora needs the package bitsandbytes, which is not here: install it (make gpu, or the extra "
+            "trainer=qlora needs the package bitsandbytes, which is not installed: install it (make gpu, or the extra "
             "em-misalignment[gpu]), or use trainer=lora.",
         ),
     ],

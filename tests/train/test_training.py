@@ -256,7 +256,7 @@ def test_four_bits_without_a_gpu_are_refused_in_a_sentence(em: Forking, words: l
         pytest.skip("there is a GPU")
     done = em.run("train.py", *words, "trainer=qlora", *places(tmp_path), cwd=tmp_path)
     assert done.code == 2
-    assert "error: trainer=qlora needs a GPU, which is not here: use trainer=lora." in done.err
+    assert "error: trainer=qlora needs a GPU, and this machine has none: use trainer=lora." in done.err
     assert "Traceback" not in done.err
 
 
@@ -299,7 +299,7 @@ def test_adapters_that_were_kept_are_evaluated(
     assert "train with trainer.checkpoints=4" in done.err
     (stage,) = train(em, tmp_path, *ways, "eval=none", "trainer.checkpoints=2", number=3)
     said = (tmp_path / "out.txt").read_text()
-    assert "trained before, but without all of these checkpoints, so it is trained again." in said
+    assert "trained earlier, but without all of these checkpoints: training it again." in said
     assert stage["fingerprint"] == plain["fingerprint"]
     assert [each["step"] for each in stage["checkpoints"]] == [1, 2]
     kept = [adapter(Path(each["path"])) for each in stage["checkpoints"]]

@@ -42,7 +42,7 @@ def goes_on(em: Forking, words: list[str], folder: Path, undisturbed: dict[str, 
     """Run the same command again; it goes on from `step` and ends like an undisturbed run."""
     done = em.run("train.py", *words, *RESUMED, *places(folder), cwd=folder)
     assert done.code == 0, done.err[-3000:]
-    assert f"Going on from step {step}, where a training was stopped." in done.out
+    assert f"Resuming a stopped training from step {step}." in done.out
     (stage,) = stages(folder)
     assert stage["facts"]["resumed_from"] == [step]
     assert stage["facts"]["steps"] == 16
@@ -121,7 +121,7 @@ def test_checkpoints_that_are_asked_for_too_late_start_it_anew(
 ) -> None:
     shutil.copytree(stopped / "store", tmp_path / "store")
     (stage,) = train(em, tmp_path, *words, *RESUMED, "trainer.checkpoints=15")
-    assert "Starting anew after all: at step 1 the weights" in (tmp_path / "out.txt").read_text()
+    assert "Starting from the beginning instead: the weights of step 1," in (tmp_path / "out.txt").read_text()
     assert stage["facts"]["resumed_from"] == []
     assert [each["step"] for each in stage["checkpoints"]] == list(range(1, 16))
     assert same(adapter(stage), adapter(undisturbed))
