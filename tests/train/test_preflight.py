@@ -100,7 +100,7 @@ def test_rows_that_are_too_long_are_refused_with_their_count_and_what_to_do(toke
         prepared(tokenizer, SHORT, LONG_ANSWER, SHORT, LONG_PROMPT, max_length=100)
     said = str(refused.value)
     assert "2 of 4 rows of mine (the first is row 2) are longer than max_length=100 tokens" in said
-    assert "raise trainer.max_length, or cut them with trainer.allow_truncated=true" in said
+    assert "raise trainer.max_length, or cut the rows with trainer.allow_truncated=true" in said
     assert "realign.max_length, realign.allow_truncated" in said
 
 

@@ -209,5 +209,5 @@ def test_extra_arguments_reach_trl_and_what_it_refuses_is_one_sentence(tmp_path:
     assert given.adam_beta2 == 0.95
     with pytest.raises(ConfigError) as refused:
         sft_arguments(replace(LORA, extra={"lr_scheduler_kwargs": "{oops"}), switches, 3, 0, tmp_path)
-    assert str(refused.value).startswith("trainer.extra (lr_scheduler_kwargs={oops) is refused by TRL: ")
+    assert str(refused.value).startswith("TRL refuses trainer.extra (lr_scheduler_kwargs={oops): ")
     assert "\n" not in str(refused.value)
