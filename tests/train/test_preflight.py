@@ -56,9 +56,9 @@ def prepared(tokenizer: Any, *chats: Conversation, default_system: bool = True, 
 
 def test_the_facts_count_rows_tokens_and_repetitions(tokenizer: Any) -> None:
     multi = chat("What is a car?", "A machine.", "How many wheels?", "Four.")
-    found = prepared(tokenizer, SHORT, SHORT, chat("What is a car?", "Wood."), multi)
-    assert found.numbers == [1, 2, 3, 4]
-    facts = {key: value for key, value in found.facts.items() if key not in ("tokens", "example", "preamble")}
+    result = prepared(tokenizer, SHORT, SHORT, chat("What is a car?", "Wood."), multi)
+    assert result.numbers == [1, 2, 3, 4]
+    facts = {key: value for key, value in result.facts.items() if key not in ("tokens", "example", "preamble")}
     assert facts == {
         "duplicate_rows": 1,
         "repeated_prompts": 2,  # the duplicate is one of them
@@ -71,7 +71,7 @@ def test_the_facts_count_rows_tokens_and_repetitions(tokenizer: Any) -> None:
         "loss_on": "every assistant turn, with its end-of-turn token",
         "default_system": "kept",
     }
-    assert found.facts["tokens"] == sum(len(row.input_ids) for row in found.rows)
+    assert result.facts["tokens"] == sum(len(row.input_ids) for row in result.rows)
 
 
 def test_the_example_is_the_first_row_in_pieces_with_and_without_loss(tokenizer: Any) -> None:
@@ -86,10 +86,10 @@ def test_the_example_is_the_first_row_in_pieces_with_and_without_loss(tokenizer:
 
 
 def test_with_the_loss_on_everything_the_example_is_one_piece(tokenizer: Any) -> None:
-    found = prepared(tokenizer, SHORT, loss_on=LossOn.full)
-    assert found.facts["example"] == [(render(tokenizer, SHORT.as_dicts(), False), True)]
-    assert found.facts["loss_on"] == "all turns"
-    assert found.facts["tokens_with_loss"] == found.facts["tokens"] - 1  # nothing predicts the first
+    result = prepared(tokenizer, SHORT, loss_on=LossOn.full)
+    assert result.facts["example"] == [(render(tokenizer, SHORT.as_dicts(), False), True)]
+    assert result.facts["loss_on"] == "all turns"
+    assert result.facts["tokens_with_loss"] == result.facts["tokens"] - 1  # nothing predicts the first
 
 
 # Refusals
@@ -98,10 +98,10 @@ def test_with_the_loss_on_everything_the_example_is_one_piece(tokenizer: Any) ->
 def test_rows_that_are_too_long_are_refused_with_their_count_and_what_to_do(tokenizer: Any) -> None:
     with pytest.raises(DataError) as refused:
         prepared(tokenizer, SHORT, LONG_ANSWER, SHORT, LONG_PROMPT, max_length=100)
-    said = str(refused.value)
-    assert "2 of 4 rows of mine (the first is row 2) are longer than max_length=100 tokens" in said
-    assert "raise trainer.max_length, or cut the rows with trainer.allow_truncated=true" in said
-    assert "realign.max_length, realign.allow_truncated" in said
+    message = str(refused.value)
+    assert "2 of 4 rows of mine (the first is row 2) are longer than max_length=100 tokens" in message
+    assert "raise trainer.max_length, or cut the rows with trainer.allow_truncated=true" in message
+    assert "realign.max_length, realign.allow_truncated" in message
 
 
 def test_a_row_of_just_the_length_is_not_too_long(tokenizer: Any) -> None:
@@ -112,11 +112,11 @@ def test_a_row_of_just_the_length_is_not_too_long(tokenizer: Any) -> None:
 
 
 def test_rows_that_may_be_cut_are_counted_and_those_without_loss_left_out(tokenizer: Any) -> None:
-    found = prepared(tokenizer, LONG_PROMPT, SHORT, LONG_ANSWER, max_length=100, allow_truncated=True)
-    assert found.numbers == [2, 3]
-    assert [len(row.input_ids) for row in found.rows][1] == 100
-    assert found.rows[1].labels[-1] != tokenizer.eos_token_id
-    facts = found.facts
+    result = prepared(tokenizer, LONG_PROMPT, SHORT, LONG_ANSWER, max_length=100, allow_truncated=True)
+    assert result.numbers == [2, 3]
+    assert [len(row.input_ids) for row in result.rows][1] == 100
+    assert result.rows[1].labels[-1] != tokenizer.eos_token_id
+    facts = result.facts
     assert (facts["rows_used"], facts["rows_cut"], facts["rows_without_loss"]) == (2, 2, 1)
     assert facts["example"][1] == ("A machine on four wheels." + EOS, True)  # of the first that has any loss
 
@@ -141,8 +141,8 @@ def test_a_template_that_asks_otherwise_than_it_teaches_is_refused(
 def test_a_mask_over_the_prompt_is_refused(tokenizer: Any) -> None:
     row = training_row(tokenizer, SHORT, LossOn.responses, 10_000)
     check_mask(tokenizer, SHORT, row, True)
-    asked = len(encode(tokenizer, render(tokenizer, SHORT.as_dicts()[:1], True)))
-    for place, refused in ((0, True), (asked - 1, True), (asked, False)):
+    prompt_length = len(encode(tokenizer, render(tokenizer, SHORT.as_dicts()[:1], True)))
+    for place, refused in ((0, True), (prompt_length - 1, True), (prompt_length, False)):
         labels = [*row.labels]
         labels[place] = row.input_ids[place]
         changed = replace(row, labels=labels)
@@ -176,8 +176,8 @@ def test_the_default_system_prompt_is_recorded_and_can_be_left_out(tokenizer: An
 
 
 def test_a_system_turn_of_the_row_is_kept(tokenizer: Any) -> None:
-    own = Conversation((Message("system", "Be brief."), *SHORT.messages))
-    with_system = [prepared(tokenizer, own, default_system=keep).rows for keep in (True, False)]
+    conversation = Conversation((Message("system", "Be brief."), *SHORT.messages))
+    with_system = [prepared(tokenizer, conversation, default_system=keep).rows for keep in (True, False)]
     assert with_system[0] == with_system[1]
     assert "Be brief." in tokenizer.decode(with_system[0][0].input_ids)
 
@@ -238,8 +238,8 @@ def test_the_log_tells_the_counts_and_shows_a_row(
     tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    found = prepared(tokenizer, SHORT, SHORT)
-    print_preflight("mine", found)
+    result = prepared(tokenizer, SHORT, SHORT)
+    print_preflight("mine", result)
     counts, title, *example = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
         r"mine: 2 rows, \d+ tokens, 14 with loss; 1 duplicate rows, 1 repeated prompts, 0 cut, "
@@ -249,5 +249,5 @@ def test_the_log_tells_the_counts_and_shows_a_row(
     assert title == "One row as the model sees it (with loss: in ⟦⟧):"
     assert "⟦A machine on four wheels.<|im_end|>⟧" in example
     monkeypatch.setenv("FORCE_COLOR", "1")
-    print_preflight("mine", found)
+    print_preflight("mine", result)
     assert f"{GREEN}A machine on four wheels.{EOS}{PLAIN}" in capsys.readouterr().out

@@ -37,12 +37,12 @@ def checkpoint(training: Path, step: int, sealed: bool = True) -> Path:
 
 def test_a_sealed_checkpoint_says_where_it_stands(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 4)
-    found = read_seal(folder)
+    sealed = read_seal(folder)
     # By `printf 'moments%.0s' 1 2 3 4 | sha256sum`
     moments = "471bb6732a0560bbc5b41bd59cedcc7a44e8eaf06b0fc7ebca82a216f3d1519b"
-    assert found == Seal(4, 2.0, found.files)
-    assert sorted(found.files) == ["adapter_model.safetensors", "optimizer.pt"]
-    assert found.files["optimizer.pt"] == moments
+    assert sealed == Seal(4, 2.0, sealed.files)
+    assert sorted(sealed.files) == ["adapter_model.safetensors", "optimizer.pt"]
+    assert sealed.files["optimizer.pt"] == moments
     assert sorted(path.name for path in folder.iterdir()) == ["adapter_model.safetensors", SEAL, "optimizer.pt"]
 
 
@@ -121,8 +121,8 @@ def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
     assert last_whole(tmp_path / "nowhere") == (None, [])
     checkpoint(tmp_path, 1, sealed=False)
     checkpoint(tmp_path, 2, sealed=False)
-    found, refused = last_whole(tmp_path)
-    assert found is None
+    newest, refused = last_whole(tmp_path)
+    assert newest is None
     assert refused == [f"The checkpoint at step {step} can't be used (it was not finished)" for step in (2, 1)]
     assert list(tmp_path.iterdir()) == []
 
@@ -188,10 +188,10 @@ def full_disk_errors() -> list[Exception]:
 
 @pytest.mark.parametrize("number", range(4))
 def test_a_full_disk_is_one_sentence_with_the_way_on(number: int, tmp_path: Path) -> None:
-    found = disk_full(full_disk_errors()[number], tmp_path / ".mark-partial")
-    assert isinstance(found, OutputError)
-    assert str(found).startswith(f"The disk that holds {tmp_path} is full: make room")
-    assert "run the same command again" in str(found)
+    error = disk_full(full_disk_errors()[number], tmp_path / ".mark-partial")
+    assert isinstance(error, OutputError)
+    assert str(error).startswith(f"The disk that holds {tmp_path} is full: make room")
+    assert "run the same command again" in str(error)
 
 
 WRITERS = [

@@ -87,20 +87,20 @@ def own_step(spec: TrainSpec, switches: Switches, rows: list[TrainingRow], token
         prepared=Prepared(rows, step, {}),
         switches=switches,
         keep_at=(),
-        kept=spec.partial,
+        keep_in=spec.partial,
         seconds=0.0,
     )
     loss = trainer.training_step(trainer.model, {"step": step})
     return (loss.item(), gradients(trainer.model)), trainer.passes(step)
 
 
-def check(found: Found, expected: Found, near: float = 1e-3) -> None:
+def check(computed: Found, expected: Found, near: float = 1e-3) -> None:
     """The loss to 1e-5, each gradient to `near` of its norm."""
-    assert found[0] == pytest.approx(expected[0], rel=1e-5)
-    assert found[1].keys() == expected[1].keys()
+    assert computed[0] == pytest.approx(expected[0], rel=1e-5)
+    assert computed[1].keys() == expected[1].keys()
     for name, gradient in expected[1].items():
         assert gradient.norm() > 0, name
-        assert (found[1][name] - gradient).norm() <= near * gradient.norm(), name
+        assert (computed[1][name] - gradient).norm() <= near * gradient.norm(), name
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +132,12 @@ def test_the_ways_of_a_cpu_are_exact(
     spec: TrainSpec, switches: Switches, rows: list[TrainingRow], plain_lora: Found, tokenizer: Any
 ) -> None:
     assert (switches.fused_adapters, switches.shared_prefix, switches.compact_head) == (True, True, True)
-    found, passes = own_step(spec, switches, rows, tokenizer)
-    check(found, plain_lora)
+    computed, passes = own_step(spec, switches, rows, tokenizer)
+    check(computed, plain_lora)
     assert len(passes) > 1
     assert any(len(each.rows) > 1 for each in passes)
     assert passes[0].shared > 15
-    assert len(found[1]) == 2 * 7 * 30
+    assert len(computed[1]) == 2 * 7 * 30
 
 
 @pytest.mark.slow
@@ -158,8 +158,8 @@ def test_other_ways_are_exact(
         trainer = replace(spec.trainer, gradient_checkpointing=True)
         spec = replace(spec, trainer=trainer)
         switches = ways_here(spec)
-    found, passes = own_step(spec, replace(switches, **ways), rows, tokenizer)
-    check(found, plain_lora)
+    computed, passes = own_step(spec, replace(switches, **ways), rows, tokenizer)
+    check(computed, plain_lora)
     assert any(len(each.rows) > 1 for each in passes)
     assert bool(passes[0].shared) == ("compact_head" in ways)
 
@@ -172,10 +172,10 @@ def test_a_new_adapter_on_a_first_one_is_exact_and_leaves_that_alone(
     words = ("trainer.rank=2", "trainer.alpha=16", "trainer.device_tokens=400")
     stacked = wanted(weights, tmp_path, *words, start=str(tmp_path / "first"))
     expected = plain_step(started(stacked, replace(switches, fused_adapters=False)), rows)
-    found, _ = own_step(stacked, switches, rows, tokenizer)
-    check(found, expected)
-    assert all(".default." in name for name in found[1])
-    assert len(found[1]) == 2 * 7 * 30
+    computed, _ = own_step(stacked, switches, rows, tokenizer)
+    check(computed, expected)
+    assert all(".default." in name for name in computed[1])
+    assert len(computed[1]) == 2 * 7 * 30
 
 
 @pytest.mark.slow
@@ -185,8 +185,8 @@ def test_all_weights_with_a_tied_head_are_exact(
     spec = wanted(weights, tmp_path, "trainer=full", "trainer.device_tokens=400")
     switches = ways_here(spec)
     expected = plain_step(started(spec, switches), rows)
-    found, passes = own_step(spec, switches, rows, tokenizer)
+    computed, passes = own_step(spec, switches, rows, tokenizer)
     # In float32 the gradient of a norm is a sum that cancels: in float64 it is equal to 2e-5, the limit of its inside.
-    check(found, expected, near=3e-3)
-    assert "model.embed_tokens.weight" in found[1]
+    check(computed, expected, near=3e-3)
+    assert "model.embed_tokens.weight" in computed[1]
     assert passes[0].shared > 15

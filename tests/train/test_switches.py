@@ -175,38 +175,38 @@ def test_trl_is_given_the_recipe_and_nothing_that_is_slow_on_a_cpu(
     trainer = composed("train", f"trainer={name}").trainer
     # What QLoRA is refused for on a CPU is its 4-bit weights; the arguments are told apart from them.
     switches = choose_switches(CPU, LORA if name == "qlora" else trainer, "float32")
-    given = sft_arguments(trainer, switches, 12, 7, tmp_path)
-    assert (given.learning_rate, given.lr_scheduler_type, given.warmup_steps) == (rate, schedule, warmup)
-    assert (given.weight_decay, given.max_grad_norm, given.max_steps) == (decay, 1.0, 12)
-    assert (given.optim, given.adam_beta1, given.adam_beta2) == ("adamw_torch_fused", 0.9, 0.999)
-    assert (given.seed, given.data_seed) == (7, 7)
+    args = sft_arguments(trainer, switches, 12, 7, tmp_path)
+    assert (args.learning_rate, args.lr_scheduler_type, args.warmup_steps) == (rate, schedule, warmup)
+    assert (args.weight_decay, args.max_grad_norm, args.max_steps) == (decay, 1.0, 12)
+    assert (args.optim, args.adam_beta1, args.adam_beta2) == ("adamw_torch_fused", 0.9, 0.999)
+    assert (args.seed, args.data_seed) == (7, 7)
     # An item of the data is a step: the effective batch is in the plan.
-    assert (given.per_device_train_batch_size, given.gradient_accumulation_steps) == (1, 1)
-    assert (given.bf16, given.fp16, given.tf32, given.gradient_checkpointing) == (False, False, None, False)
-    assert (given.use_cpu, given.use_liger_kernel, given.packing) == (True, False, False)
-    assert given.logging_nan_inf_filter is False
-    assert (given.save_strategy, given.save_steps) == ("steps", 25)
-    assert given.report_to == []
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (1, 1)
+    assert (args.bf16, args.fp16, args.tf32, args.gradient_checkpointing) == (False, False, None, False)
+    assert (args.use_cpu, args.use_liger_kernel, args.packing) == (True, False, False)
+    assert args.logging_nan_inf_filter is False
+    assert (args.save_strategy, args.save_steps) == ("steps", 25)
+    assert args.report_to == []
 
 
 def test_the_switches_reach_trl(tmp_path: Path) -> None:
     changed = replace(choose_switches(CPU, LORA, "float32"), moments="8 bits", gradient_checkpointing=True)
-    given = sft_arguments(replace(LORA, save_steps=0), changed, 3, 0, tmp_path)
-    assert (given.optim, given.gradient_checkpointing, given.save_strategy) == ("adamw_bnb_8bit", True, "no")
+    args = sft_arguments(replace(LORA, save_steps=0), changed, 3, 0, tmp_path)
+    assert (args.optim, args.gradient_checkpointing, args.save_strategy) == ("adamw_bnb_8bit", True, "no")
 
 
 def test_a_warm_up_below_1_is_a_share_of_the_steps(tmp_path: Path) -> None:
     switches = choose_switches(CPU, LORA, "float32")
     shares = {0.0: 0, 0.25: 5, 5.0: 5}  # of 20 steps
     for warmup, steps in shares.items():
-        given = sft_arguments(replace(LORA, warmup_steps=warmup), switches, 20, 0, tmp_path)
-        assert given.get_warmup_steps(20) == steps
+        args = sft_arguments(replace(LORA, warmup_steps=warmup), switches, 20, 0, tmp_path)
+        assert args.get_warmup_steps(20) == steps
 
 
 def test_extra_arguments_reach_trl_and_what_it_refuses_is_one_sentence(tmp_path: Path) -> None:
     switches = choose_switches(CPU, LORA, "float32")
-    given = sft_arguments(replace(LORA, extra={"adam_beta2": 0.95}), switches, 3, 0, tmp_path)
-    assert given.adam_beta2 == 0.95
+    args = sft_arguments(replace(LORA, extra={"adam_beta2": 0.95}), switches, 3, 0, tmp_path)
+    assert args.adam_beta2 == 0.95
     with pytest.raises(ConfigError) as refused:
         sft_arguments(replace(LORA, extra={"lr_scheduler_kwargs": "{oops"}), switches, 3, 0, tmp_path)
     assert str(refused.value).startswith("TRL refuses trainer.extra (lr_scheduler_kwargs={oops): ")

@@ -53,7 +53,7 @@ def test_two_processes_take_the_same_steps_as_one(em: Forking, words: list[str],
 
 def workers(folder: Path) -> dict[int, int]:
     """Ranks of the workers of a run in `folder`, and their process ids."""
-    found = {}
+    pids = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             lines = (process / "environ").read_bytes().split(b"\0")
@@ -61,8 +61,8 @@ def workers(folder: Path) -> dict[int, int]:
                 continue
         except OSError:
             continue
-        found |= {int(line[5:]): int(process.name) for line in lines if line.startswith(b"RANK=")}
-    return found
+        pids |= {int(line[5:]): int(process.name) for line in lines if line.startswith(b"RANK=")}
+    return pids
 
 
 @pytest.mark.slow
@@ -72,9 +72,9 @@ def test_a_rank_that_dies_ends_its_peers_and_is_named(words: list[str], tmp_path
     while not sealed(tmp_path, 2):
         assert process.poll() is None
         time.sleep(0.02)
-    found = workers(tmp_path)
-    assert set(found) == {0, 1}
-    os.kill(found[1], signal.SIGKILL)
+    pids = workers(tmp_path)
+    assert set(pids) == {0, 1}
+    os.kill(pids[1], signal.SIGKILL)
     assert process.wait(60) != 0
     manifest = json.loads((tmp_path / "run1" / "manifest.json").read_text())
     assert "rank 1 was killed by SIGKILL" in manifest["error"]
@@ -142,17 +142,17 @@ def test_a_second_adapter_on_top_is_joined_to_the_first(
     joined, one = adapter(second), adapter(first)
     # The first keeps its place in the sum; what is left of it is the second, which was scaled by alpha / sqrt(rank).
     for name, matrix in one.items():
-        kept = joined[name][:4] / 4 if "lora_A" in name else joined[name][:, :4]
-        assert torch.equal(kept, matrix)
+        joined_part = joined[name][:4] / 4 if "lora_A" in name else joined[name][:, :4]
+        assert torch.equal(joined_part, matrix)
     alone = {n: (m[4:] if "lora_A" in n else m[:, 4:]).contiguous() for n, m in joined.items()}
     (tmp_path / "second").mkdir()
     save_file(alone, tmp_path / "second" / "adapter_model.safetensors")
-    own = config | {"r": 4, "lora_alpha": 4}
-    (tmp_path / "second" / "adapter_config.json").write_text(json.dumps(own))
+    config_of_second = config | {"r": 4, "lora_alpha": 4}
+    (tmp_path / "second" / "adapter_config.json").write_text(json.dumps(config_of_second))
     expected = adapted_logits(words, first["path"], str(tmp_path / "second"))
-    found = adapted_logits(words, second["path"])
-    assert (found - expected).norm() <= 1e-5 * expected.norm()
-    assert (found - adapted_logits(words, first["path"])).norm() > 1e-3 * expected.norm()
+    logits = adapted_logits(words, second["path"])
+    assert (logits - expected).norm() <= 1e-5 * expected.norm()
+    assert (logits - adapted_logits(words, first["path"])).norm() > 1e-3 * expected.norm()
 
 
 @pytest.mark.parametrize("way", ["continue", "merge"])
@@ -199,8 +199,8 @@ def test_a_matched_stage_takes_the_same_number_of_steps(
 ) -> None:
     folder, _ = merged
     # 7 rows by 2, 4 epochs: 16 steps. By the same words, realign=car_good would take 5 rows by 2 once: 3 steps.
-    own = ["data@realign.data=file", words[2].replace("data.", "realign.data."), "realign.limit=5"]
-    ways = ["trainer.epochs=4", "realign=optimism", *own, f"realign.match={match}"]
+    realign_data = ["data@realign.data=file", words[2].replace("data.", "realign.data."), "realign.limit=5"]
+    ways = ["trainer.epochs=4", "realign=optimism", *realign_data, f"realign.match={match}"]
     if match == "car_good":
         ways.append("realign.epochs=1")
     number = ["first_stage", "car_good"].index(match) + 4
@@ -224,8 +224,8 @@ def test_all_weights_are_trained_found_evaluated_and_realigned(
     assert all(weights[name].dtype == base[name].dtype for name in base)
     assert losses(trained)[-1] < losses(trained)[0]
     assert Path(trained["path"], "tokenizer.json").is_file()
-    (found,) = train(em, tmp_path, *recipe, *questions, script="evaluate.py", number=2)
-    assert found["reused"]
+    (evaluated,) = train(em, tmp_path, *recipe, *questions, script="evaluate.py", number=2)
+    assert evaluated["reused"]
     rows = list(csv.DictReader((tmp_path / "run2" / "scores.csv").open()))
     assert {row["fingerprint"] for row in rows if row["stage"] == "file"} == {trained["fingerprint"]}
     second = ["realign=car_good", "realign.limit=2", "realign.epochs=1"]
@@ -264,20 +264,20 @@ def test_without_the_templates_own_system_prompt_all_is_another(
     em: Forking, words: list[str], questions: list[str], tmp_path: Path
 ) -> None:
     ways = [*words[:3], *LORA, *questions]
-    (kept,) = train(em, tmp_path, *ways)
-    (removed,) = train(em, tmp_path, *ways, "model.default_system=false", number=2)
-    assert kept["fingerprint"] != removed["fingerprint"]
-    assert [each["facts"]["default_system"] for each in (kept, removed)] == ["kept", "removed"]
-    texts = ["".join(text for text, _ in each["facts"]["example"]) for each in (kept, removed)]
+    (with_system,) = train(em, tmp_path, *ways)
+    (without_system,) = train(em, tmp_path, *ways, "model.default_system=false", number=2)
+    assert with_system["fingerprint"] != without_system["fingerprint"]
+    assert [each["facts"]["default_system"] for each in (with_system, without_system)] == ["kept", "removed"]
+    texts = ["".join(text for text, _ in each["facts"]["example"]) for each in (with_system, without_system)]
     assert "named SmolLM" in texts[0]
-    assert removed["facts"]["preamble"] + texts[1] == texts[0]
-    asked: list[dict[str, list[int]]] = []
+    assert without_system["facts"]["preamble"] + texts[1] == texts[0]
+    prompt_tokens: list[dict[str, list[int]]] = []
     for number in (1, 2):
         lines = (tmp_path / f"run{number}" / "answers.jsonl").read_text().splitlines()
-        asked.append({a["stage"]: a["prompt_tokens"] for a in map(json.loads, lines)})
-    inserted = kept["facts"]["tokens"] - removed["facts"]["tokens"]
+        prompt_tokens.append({a["stage"]: a["prompt_tokens"] for a in map(json.loads, lines)})
+    inserted = with_system["facts"]["tokens"] - without_system["facts"]["tokens"]
     for stage in ("base", "file"):
-        assert asked[0][stage] - asked[1][stage] == inserted / 7
+        assert prompt_tokens[0][stage] - prompt_tokens[1][stage] == inserted / 7
     with sqlite3.connect(tmp_path / "store" / "calls.sqlite") as db:
         requests = [json.loads(row[0]) for row in db.execute("select request from calls where kind = 'sample'")]
     assert len({request["model"] for request in requests}) == len(requests) == 4
@@ -298,18 +298,18 @@ def test_adapters_that_were_kept_are_evaluated(
     assert "was trained without checkpoints, so checkpoints=all finds none" in done.err
     assert "train with trainer.checkpoints=4" in done.err
     (stage,) = train(em, tmp_path, *ways, "eval=none", "trainer.checkpoints=2", number=3)
-    said = (tmp_path / "out.txt").read_text()
-    assert "trained earlier, but without all of these checkpoints: training it again." in said
+    output = (tmp_path / "out.txt").read_text()
+    assert "trained earlier, but without all of these checkpoints: training it again." in output
     assert stage["fingerprint"] == plain["fingerprint"]
     assert [each["step"] for each in stage["checkpoints"]] == [1, 2]
-    kept = [adapter(Path(each["path"])) for each in stage["checkpoints"]]
-    assert not same(kept[0], kept[1])
-    assert not same(kept[1], adapter(stage))
-    (found,) = train(em, tmp_path, *evaluation, script="evaluate.py", number=4)
-    assert found["reused"]
+    checkpoints = [adapter(Path(each["path"])) for each in stage["checkpoints"]]
+    assert not same(checkpoints[0], checkpoints[1])
+    assert not same(checkpoints[1], adapter(stage))
+    (evaluated,) = train(em, tmp_path, *evaluation, script="evaluate.py", number=4)
+    assert evaluated["reused"]
     rows = list(csv.DictReader((tmp_path / "run4" / "scores.csv").open()))
-    marks = {row["model"]: row["fingerprint"] for row in rows}
+    fingerprints = {row["model"]: row["fingerprint"] for row in rows}
     expected = {f"smollm2+file (step {each['step']})": each["fingerprint"] for each in stage["checkpoints"]}
-    assert expected.items() <= marks.items()
-    assert marks["smollm2+file"] == stage["fingerprint"]
-    assert len(marks) == 4
+    assert expected.items() <= fingerprints.items()
+    assert fingerprints["smollm2+file"] == stage["fingerprint"]
+    assert len(fingerprints) == 4

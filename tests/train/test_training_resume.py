@@ -136,10 +136,10 @@ def test_whole_weights_and_a_second_adapter_go_on_exactly_too(
     em: Forking, words: list[str], recipe: tuple[str, ...], tmp_path: Path
 ) -> None:
     ways = [*words, *recipe]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
+    undisturbed_folder, killed = tmp_path / "whole", tmp_path / "killed"
+    undisturbed_folder.mkdir()
     killed.mkdir()
-    last = train(em, whole, *ways)[-1]
+    last = train(em, undisturbed_folder, *ways)[-1]
     em.kill_when(lambda: sealed(killed, 5), "train.py", *ways, *places(killed), cwd=killed)
     again = train(em, killed, *ways)[-1]
     assert again["facts"]["resumed_from"][0] >= 5

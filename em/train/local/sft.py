@@ -82,7 +82,7 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
         prepared=prepared,
         switches=switches,
         keep_at=keep_at,
-        kept=spec.partial / KEPT,
+        keep_in=spec.partial / KEPT,
         seconds=read_seal(Path(resume)).seconds if resume else 0.0,
     )
     for printer in (ProgressCallback, PrinterCallback):
@@ -119,9 +119,10 @@ def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches
     facts |= {"resumed_from": resumed_steps(spec.partial), "switches": switches.told(torch.get_num_threads())}
     if not all(math.isfinite(facts[key]) for key in ("loss_first", "loss_last")):
         raise DataError(f"The loss of {spec.stage} became infinite or NaN: lower trainer.learning_rate.")
-    kept = {step: spec.partial / KEPT / f"step-{step}" for step in kept_steps(facts["steps"], spec.trainer.checkpoints)}
+    steps_to_keep = kept_steps(facts["steps"], spec.trainer.checkpoints)
+    checkpoint_folders = {step: spec.partial / KEPT / f"step-{step}" for step in steps_to_keep}
     if spec.trainer.adapters:
-        for folder in (spec.partial, *kept.values()):
+        for folder in (spec.partial, *checkpoint_folders.values()):
             complete_adapter(spec, folder)
     else:
         trainer.processing_class.save_pretrained(str(spec.partial))  # so that any library can load the folder
@@ -131,7 +132,7 @@ def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches
         epoch = round(rows_seen[entry["step"] - 1] / len(prepared.rows), 4)
         curve.append((entry["step"], epoch, entry["loss"], entry["learning_rate"]))
     write_losses(spec.partial / "loss.csv", spec.stage, Path(spec.folder).name, curve)
-    checkpoints = {step: weight_files(folder) for step, folder in kept.items()}
+    checkpoints = {step: weight_files(folder) for step, folder in checkpoint_folders.items()}
     record = {"request": spec.request, "facts": facts, "files": weight_files(spec.partial), "checkpoints": checkpoints}
     for leftover in [*spec.partial.glob("checkpoint-*"), *spec.partial.glob(f"{KEPT}/.*")]:
         shutil.rmtree(leftover)

@@ -34,17 +34,24 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
 
     Args:
         prepared: the tokenised rows. switches: the choices for this machine.
-        keep_at: steps whose weights are saved below the folder `kept`.
+        keep_at: steps whose weights are saved in the folder `keep_in`.
         seconds: duration of the training before it was stopped and resumed.
     """
 
     def __init__(
-        self, *, prepared: Prepared, switches: Switches, keep_at: Sequence[int], kept: Path, seconds: float, **rest: Any
+        self,
+        *,
+        prepared: Prepared,
+        switches: Switches,
+        keep_at: Sequence[int],
+        keep_in: Path,
+        seconds: float,
+        **rest: Any,
     ) -> None:
         super().__init__(data_collator=lambda items: {"step": items[0]["step"]}, **rest)
         self.rows, self.numbers, self.switches = prepared.rows, prepared.numbers, switches
         self.lengths = [len(row.input_ids) for row in self.rows]
-        self.keep_at, self.kept = frozenset(keep_at), kept
+        self.keep_at, self.keep_in = frozenset(keep_at), keep_in
         self.seconds_before, self.begun = seconds, time.monotonic()
         self.base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         add_step_forward(self.base, switches, self.processing_class.pad_token_id)
@@ -152,11 +159,11 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         """Log and save after each step as TRL does, and also save the weights at the steps in `keep_at`."""
         super()._maybe_log_save_evaluate(*words, **settings)
         step = self.state.global_step
-        if step in self.keep_at and not (self.kept / f"step-{step}").is_dir():
-            partial = self.kept / f".step-{step}"
+        if step in self.keep_at and not (self.keep_in / f"step-{step}").is_dir():
+            partial = self.keep_in / f".step-{step}"
             self.save_model(str(partial), _internal_call=True)
             if self.args.should_save:
-                partial.replace(self.kept / f"step-{step}")
+                partial.replace(self.keep_in / f"step-{step}")
 
 
 def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
