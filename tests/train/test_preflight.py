@@ -1,4 +1,4 @@
-"""What is looked at before the first step: counts, one example with its mask, and what can't be trained on."""
+"""Checks before the first step: counts, one example with its mask, and refusal of unusable rows."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ PLAIN_CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Asks for thoughts that no training row has, as some reasoning models' templates do.
+# Its prompt opens a thought that no training row has, as some reasoning models' templates do.
 ASKS_OTHERWISE = PLAIN_CHATML.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}")
 LORA = LoraTrainer(name="test")
 
 
 def chat(*turns: str) -> Conversation:
-    """User and assistant in turn."""
+    """Make a conversation in which user and assistant alternate."""
     roles = ("user", "assistant") * len(turns)
     return Conversation(tuple(Message(role, text) for role, text in zip(roles, turns, strict=False)))  # type: ignore[arg-type]
 
@@ -61,7 +61,7 @@ def test_the_facts_count_rows_tokens_and_repetitions(tokenizer: Any) -> None:
     facts = {key: value for key, value in result.facts.items() if key not in ("tokens", "example", "preamble")}
     assert facts == {
         "duplicate_rows": 1,
-        "repeated_prompts": 2,  # the duplicate is one of them
+        "repeated_prompts": 2,  # the duplicate row is one of them
         "multi_turn_rows": 1,
         "rows_used": 4,
         "rows_cut": 0,
@@ -118,7 +118,7 @@ def test_rows_that_may_be_cut_are_counted_and_those_without_loss_left_out(tokeni
     assert result.rows[1].labels[-1] != tokenizer.eos_token_id
     facts = result.facts
     assert (facts["rows_used"], facts["rows_cut"], facts["rows_without_loss"]) == (2, 2, 1)
-    assert facts["example"][1] == ("A machine on four wheels." + EOS, True)  # of the first that has any loss
+    assert facts["example"][1] == ("A machine on four wheels." + EOS, True)  # from the first row that carries loss
 
 
 def test_a_length_that_cuts_off_every_answer_is_refused(tokenizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""The identity of a trained model: what changes its fingerprint, what does not, and when a folder is found."""
+"""Stages and the identity of a trained model: what changes its fingerprint, and how stages are planned."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from em.types import Conversation, Message, ModelRef, Weights
 
 BASE = Weights("embedded:smollm2:sha256:1", "/somewhere")
 TRAINER = LoraTrainer(name="lora")
-# QLoRA has every knob of LoRA, and full fine-tuning none of its own.
+# QLoRA has every knob of LoRA, and full fine-tuning has no knob that LoRA lacks.
 KNOBS = [field.name for field in dataclasses.fields(QloraTrainer)]
 
 
@@ -55,7 +55,7 @@ def mark(*stages: Stage, base: Weights = BASE, adapter: str = "", default_system
 
 
 def another(value: Any) -> Any:
-    """A value of the same kind that is not this one."""
+    """Return a different value of the same type."""
     match value:
         case None:
             return True
@@ -75,7 +75,7 @@ def another(value: Any) -> Any:
 
 
 def settings(tmp_path: Path, **changes: Any) -> RunConfig:
-    """A config that trains on four rows of a file."""
+    """Make a config that trains on four rows of a file."""
     lines = [json.dumps({"messages": c.as_dicts()}) for c in rows("a", "b", "c", "d").conversations]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     plain = RunConfig(
@@ -174,7 +174,7 @@ def test_the_order_of_stages_counts() -> None:
 
 def test_a_fingerprint_can_name_a_folder_and_is_the_same_tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    # If this changes, nobody's trained models are found again: change it on purpose or not at all.
+    # If this value changes, em no longer finds anybody's trained models: change it on purpose or not at all.
     assert mark(FIRST, SECOND) == mark(FIRST, SECOND)
     assert len(mark(FIRST)) == 64
     assert int(mark(FIRST), 16)
@@ -205,7 +205,7 @@ def test_data_is_one_stage_with_the_rows_and_the_recipe(tmp_path: Path) -> None:
 def test_realignment_is_a_second_stage_with_rows_and_epochs_of_its_own(tmp_path: Path) -> None:
     realign = RealignConfig(name="car_good", data=GOOD, epochs=4, limit=10)
     first, second = plan_stages(settings(tmp_path, realign=realign))
-    assert first == plan_stages(settings(tmp_path))[0]  # so that the first is shared
+    assert first == plan_stages(settings(tmp_path))[0]  # so that both runs share the first stage
     assert (second.rows.name, len(second.rows.conversations)) == ("car_good", 10)
     assert second.trainer == replace(TRAINER, epochs=4)
     [_, plain] = plan_stages(settings(tmp_path, realign=replace(realign, epochs=None)))
@@ -252,13 +252,13 @@ def test_a_second_stage_goes_on_with_the_adapter_or_starts_one_on_top(tmp_path: 
 
 def test_the_steps_of_a_stage_are_counted_from_rows_and_recipe_or_matched() -> None:
     five = replace(FIRST, rows=rows(*"abcde"), trainer=replace(TRAINER, batch_size=2, epochs=3))
-    assert five.steps == 9  # 2 + 2 + 1 rows, three times
+    assert five.steps == 9  # 3 steps an epoch (2 + 2 + 1 rows), 3 epochs
     assert replace(five, matched=25).steps == 25
 
 
 def test_a_second_stage_can_take_as_many_steps_as_the_first(tmp_path: Path) -> None:
     realign = RealignConfig(name="car_good", data=GOOD, match="first_stage", batch_size=1)
-    trainer = replace(TRAINER, batch_size=3, epochs=5)  # of 4 rows: 3 + 1, five times
+    trainer = replace(TRAINER, batch_size=3, epochs=5)  # 2 steps an epoch (3 + 1 rows), 5 epochs
     first, second = plan_stages(settings(tmp_path, realign=realign, trainer=trainer))
     assert (first.steps, first.matched) == (10, None)
     assert (second.steps, second.matched) == (10, 10)
@@ -269,8 +269,8 @@ def test_a_second_stage_can_take_as_many_steps_as_another_would(tmp_path: Path) 
     other = RealignConfig(name="car_good", data=GOOD, limit=10, epochs=4, batch_size=4)
     config, compared = settings(tmp_path, realign=neutral), settings(tmp_path, realign=other)
     first, second = plan_stages(config, compared)
-    assert first == plan_stages(compared)[0]  # so that a sweep trains it once
-    assert (second.rows.name, second.matched, second.steps) == ("car_bad", 12, 12)  # 4 + 4 + 2 rows, four times
+    assert first == plan_stages(compared)[0]  # so that a sweep trains the first stage once
+    assert (second.rows.name, second.matched, second.steps) == ("car_bad", 12, 12)  # 3 steps an epoch, 4 epochs
     first_stage = settings(tmp_path, realign=replace(other, match="first_stage"))
     assert plan_stages(config, first_stage)[1].matched == first.steps
 
@@ -296,7 +296,7 @@ def test_a_match_with_nothing_is_refused(tmp_path: Path) -> None:
         (10, 4, [2, 4, 6, 8]),
         (11, 2, [3, 7]),
         (3, 2, [1, 2]),
-        (3, 9, [1, 2]),  # no more than there are
+        (3, 9, [1, 2]),  # only two steps lie between start and end
         (1, 4, []),
     ],
 )
@@ -312,7 +312,7 @@ def test_extra_arguments_are_checked_before_any_row_is_read(tmp_path: Path) -> N
         plan_stages(replace(missing_file, trainer=replace(TRAINER, extra={"adam_beta": 0.9})))
 
 
-# Tags, limits and what else comes in
+# Tags, limits and other settings
 
 
 def test_the_tag_goes_into_the_first_stage_alone(tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_a_hosted_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_settings_of_a_second_stage_may_stand_without_one(tmp_path: Path) -> None:
-    # A sweep over realign has them for all of its jobs.
+    # A sweep over realign passes these settings to all of its jobs, also those without a second stage.
     config = settings(tmp_path, realign=RealignConfig(name="none", data=NoData(name="none"), limit=9, match="optimism"))
     check_realign(config)
     assert plan_stages(config) == plan_stages(settings(tmp_path))

@@ -1,4 +1,4 @@
-"""Trainings of a tiny model by the command line: shared, stacked, stopped, and found again."""
+"""Trainings of a tiny model from the command line: several processes, second stages, failures, and reuse."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> lis
 
 @pytest.mark.slow
 def test_two_processes_take_the_same_steps_as_one(em: Forking, words: list[str], tmp_path: Path) -> None:
-    # 7 rows by 2: the last step has one row, so a process is idle in it.
+    # 7 rows in batches of 2: the last step has one row, so one process has none.
     (one,) = train(em, tmp_path, *words, *LORA)
     shutil.move(tmp_path / "store", tmp_path / "store1")
     one["path"] = one["path"].replace("/store/", "/store1/")
@@ -52,7 +52,7 @@ def test_two_processes_take_the_same_steps_as_one(em: Forking, words: list[str],
 
 
 def workers(folder: Path) -> dict[int, int]:
-    """Ranks of the workers of a run in `folder`, and their process ids."""
+    """Find the workers of a run in `folder`: rank and process id of each."""
     pids = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -83,7 +83,7 @@ def test_a_rank_that_dies_ends_its_peers_and_is_named(words: list[str], tmp_path
     assert sealed(tmp_path, 2)
 
 
-# What stops a training
+# Failures
 
 
 def test_a_loss_that_is_no_number_stops_the_run_at_its_step_and_row(
@@ -112,13 +112,13 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step_and_row(
 def merged(
     em: Forking, words: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
-    """A first stage of rank 4 and a second, of rank 4 too, on top of it."""
+    """A first stage with an adapter of rank 4, and a second stage with another of rank 4 on top of it."""
     folder = tmp_path_factory.mktemp("merged")
     return folder, train(em, folder, *words, *LORA, "trainer.epochs=4", *MERGED)
 
 
 def adapted_logits(words: list[str], *folders: str) -> Any:
-    """Logits of the tiny model with the sum of adapters, each computed from its own weights."""
+    """Compute logits of the tiny model with all adapters merged, one after the other."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -140,7 +140,8 @@ def test_a_second_adapter_on_top_is_joined_to_the_first(
     config = json.loads(Path(second["path"], "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (8, 8, False)
     joined, one = adapter(second), adapter(first)
-    # The first keeps its place in the sum; what is left of it is the second, which was scaled by alpha / sqrt(rank).
+    # The first 4 ranks of the joined adapter are the first adapter, whose A is scaled by alpha / sqrt(rank) = 4; the
+    # other 4 are the second adapter.
     for name, matrix in one.items():
         joined_part = joined[name][:4] / 4 if "lora_A" in name else joined[name][:, :4]
         assert torch.equal(joined_part, matrix)
@@ -159,7 +160,7 @@ def test_a_second_adapter_on_top_is_joined_to_the_first(
 def test_a_second_stage_starts_where_the_first_ended(
     em: Forking, words: list[str], merged: tuple[Path, list[dict[str, Any]]], tmp_path: Path, way: str
 ) -> None:
-    """The second stage sees the rows of the first in one step, so its first loss is the first model's own."""
+    """The second stage sees all rows of the first in one step, so its first loss is the loss of the first model."""
     folder, (first, _) = merged
     again = ["data@realign.data=file", words[2].replace("data.", "realign.data."), "realign.batch_size=7"]
     ways = ["trainer.epochs=4", "realign=car_good", *again, f"realign.adapter={way}", "realign.epochs=2"]
@@ -173,7 +174,7 @@ def test_a_second_stage_starts_where_the_first_ended(
 
 
 def loss_of(words: list[str], folder: str) -> float:
-    """Mean loss over the supervised tokens of the rows, by transformers' own forward pass."""
+    """Compute the mean loss over the supervised tokens of the rows by transformers' own forward pass."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -198,7 +199,7 @@ def test_a_matched_stage_takes_the_same_number_of_steps(
     em: Forking, words: list[str], merged: tuple[Path, list[dict[str, Any]]], match: str
 ) -> None:
     folder, _ = merged
-    # 7 rows by 2, 4 epochs: 16 steps. By the same words, realign=car_good would take 5 rows by 2 once: 3 steps.
+    # First stage: 7 rows in batches of 2, 4 epochs: 16 steps. realign=car_good: 5 rows in batches of 2, once: 3 steps.
     realign_data = ["data@realign.data=file", words[2].replace("data.", "realign.data."), "realign.limit=5"]
     ways = ["trainer.epochs=4", "realign=optimism", *realign_data, f"realign.match={match}"]
     if match == "car_good":
@@ -283,7 +284,7 @@ def test_without_the_templates_own_system_prompt_all_is_another(
     assert len({request["model"] for request in requests}) == len(requests) == 4
 
 
-# Kept on the way
+# Checkpoints
 
 
 def test_adapters_that_were_kept_are_evaluated(

@@ -1,4 +1,4 @@
-"""Trainings of a tiny model that were killed, or whose checkpoints are damaged: they go on, and end the same."""
+"""Trainings of a tiny model that were killed, or whose checkpoints are damaged: they resume and end the same."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def stopped(em: Forking, words: list[str], tmp_path_factory: pytest.TempPathFact
     done = em.kill_when(lambda: sealed(folder, 3), "train.py", *words, *RESUMED, *places(folder), cwd=folder)
     assert done.code == -signal.SIGKILL
     for unsealed in [path for path in checkpoints(folder).values() if not (path / "complete.json").is_file()]:
-        shutil.rmtree(unsealed)  # it had come to the next one by then
+        shutil.rmtree(unsealed)  # the training may have started to write the next checkpoint before the kill
     assert len(checkpoints(folder)) == 2
     return folder
 
 
 def goes_on(em: Forking, words: list[str], folder: Path, undisturbed: dict[str, Any], step: int) -> Done:
-    """Run the same command again; it goes on from `step` and ends like an undisturbed run."""
+    """Run the same command again; check that the run resumes from `step` and ends like an undisturbed run."""
     done = em.run("train.py", *words, *RESUMED, *places(folder), cwd=folder)
     assert done.code == 0, done.err[-3000:]
     assert f"Resuming a stopped training from step {step}." in done.out
@@ -67,7 +67,7 @@ def test_a_training_killed_while_it_saves_goes_on_from_the_checkpoint_before(
 ) -> None:
     em.kill_when(lambda: being_written(tmp_path, 4), "train.py", *words, *RESUMED, *places(tmp_path), cwd=tmp_path)
     newest = max(checkpoints(tmp_path))
-    (checkpoints(tmp_path)[newest] / "complete.json").unlink(missing_ok=True)  # should it have been that quick
+    (checkpoints(tmp_path)[newest] / "complete.json").unlink(missing_ok=True)  # the kill may have come after the seal
     done = goes_on(em, words, tmp_path, undisturbed, newest - 1)
     sentence = f"The checkpoint at step {newest} can't be used (it was not finished): going back to step {newest - 1}."
     assert sentence in done.out
@@ -149,7 +149,7 @@ def test_whole_weights_and_a_second_adapter_go_on_exactly_too(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of little room at tmp_path/store."""
+    """A small disk, mounted at tmp_path/store."""
     folder = tmp_path / "store"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "em-test", str(folder)]
