@@ -165,14 +165,14 @@ def test_a_row_is_refused_by_its_length_alone() -> None:
 
 
 def test_the_default_system_prompt_is_recorded_and_can_be_left_out(tokenizer: Any) -> None:
-    kept, removed = prepared(tokenizer, SHORT), prepared(tokenizer, SHORT, default_system=False)
-    assert (kept.facts["preamble"], kept.facts["default_system"]) == (SYSTEM, "kept")
-    assert (removed.facts["preamble"], removed.facts["default_system"]) == (SYSTEM, "removed")
+    with_default, without_default = prepared(tokenizer, SHORT), prepared(tokenizer, SHORT, default_system=False)
+    assert (with_default.facts["preamble"], with_default.facts["default_system"]) == (SYSTEM, "kept")
+    assert (without_default.facts["preamble"], without_default.facts["default_system"]) == (SYSTEM, "removed")
     turn = "<|im_start|>user\nWhat is a car?<|im_end|>\n<|im_start|>assistant\n"
-    assert kept.facts["example"][0] == (SYSTEM + turn, False)
-    assert removed.facts["example"][0] == (turn, False)
-    assert removed.facts["tokens_with_loss"] == kept.facts["tokens_with_loss"]
-    assert kept.facts["tokens"] - removed.facts["tokens"] == len(encode(tokenizer, SYSTEM))
+    assert with_default.facts["example"][0] == (SYSTEM + turn, False)
+    assert without_default.facts["example"][0] == (turn, False)
+    assert without_default.facts["tokens_with_loss"] == with_default.facts["tokens_with_loss"]
+    assert with_default.facts["tokens"] - without_default.facts["tokens"] == len(encode(tokenizer, SYSTEM))
 
 
 def test_a_system_turn_of_the_row_is_kept(tokenizer: Any) -> None:
@@ -184,9 +184,9 @@ def test_a_system_turn_of_the_row_is_kept(tokenizer: Any) -> None:
 
 def test_a_template_without_a_default_has_none_to_leave_out(tokenizer: Any) -> None:
     tokenizer.chat_template = PLAIN_CHATML
-    kept, removed = prepared(tokenizer, SHORT), prepared(tokenizer, SHORT, default_system=False)
-    assert kept.rows == removed.rows
-    for facts in (kept.facts, removed.facts):
+    with_default, without_default = prepared(tokenizer, SHORT), prepared(tokenizer, SHORT, default_system=False)
+    assert with_default.rows == without_default.rows
+    for facts in (with_default.facts, without_default.facts):
         assert (facts["preamble"], facts["default_system"]) == ("", "none")
 
 
