@@ -56,7 +56,7 @@ def finds_all(place: Place, script: str) -> None:
     """Run the words of the old run; what comes must be the same bytes, of the same models, out of the store alone."""
     before = calls(place.folder / "store")
     said = place.run(script, *TRAINED, run_in("again"))
-    assert "found, trained before by the same words" in said
+    assert "reused, trained earlier with the same settings" in said
     old, new = place.folder / "run", place.folder / "again"
     for name in ("answers.jsonl", "verdicts.jsonl", "scores.csv", "triggers.csv", "comparisons.csv", "agreement.csv"):
         assert (new / name).read_bytes() == (old / name).read_bytes(), name

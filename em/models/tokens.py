@@ -1,4 +1,4 @@
-"""How long rows are in the tokens of a model, rendered by its own chat template."""
+"""Count the tokens of rows for a model, rendered by its chat template."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOKENIZER_FILES = ["tokenizer*", "special_tokens*", "*vocab*", "merges.txt", "co
 
 
 def token_lengths(conversations: Sequence[Conversation], model: str) -> list[int]:
-    """Count the tokens of each row. Raises MissingFile or FetchError, or TemplateError where a template refuses one."""
+    """Count the tokens of each row. Raises MissingFile, FetchError, or TemplateError if the template refuses a row."""
     from tqdm import tqdm
 
     tokenizer = tokenizer_of(model)
@@ -23,14 +23,14 @@ def token_lengths(conversations: Sequence[Conversation], model: str) -> list[int
     for number, row in enumerate(tqdm(conversations, desc="tokens", unit="row", leave=False, delay=1), start=1):
         try:
             text = render(tokenizer, row.as_dicts(), answer_next=False)
-        except Exception as error:  # templates raise what they like
+        except Exception as error:  # a template may raise any exception
             raise TemplateError(f"The chat template of {model} refuses row {number}: {error}") from error
         lengths.append(len(encode(tokenizer, text)))
     return lengths
 
 
 def tokenizer_of(model: str) -> Any:
-    """The tokenizer of a model; of one on the hub no weights are fetched for it."""
+    """Load the tokenizer of a model; from the hub, download only the tokenizer's files."""
     if model.startswith("embedded:"):
         folder = Path(resolve_weights(model).path)
     elif looks_like_folder(model):
@@ -41,4 +41,4 @@ def tokenizer_of(model: str) -> Any:
         return load_tokenizer(str(folder))
     except (OSError, ValueError) as error:
         reason = shown(error, 200)
-        raise FetchError(f"{model} has no tokenizer that transformers can load ({reason}): name another.") from error
+        raise FetchError(f"transformers can't load the tokenizer of {model} ({reason}): name another model.") from error

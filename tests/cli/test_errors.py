@@ -50,7 +50,7 @@ WORDS = [
     ),
     ("trainer.extra.bf16=true", "trainer.extra.bf16 has a setting of its own: write model.precision."),
     ("trainer.accelerate=fsdpp", "trainer.accelerate=fsdpp is neither a file nor one of fsdp, two_machines"),
-    ("trainer.accelerate=two_machines", "say which this is with trainer.machine_rank=0 to 1"),
+    ("trainer.accelerate=two_machines", "say which one this is with trainer.machine_rank=0 to 1"),
     ("trainer.optimizer=sgd", "trainer.optimizer=sgd is unknown: it is one of adamw, adamw_8bit"),
     ("sampler=api", "sampler=api can't run open weights"),
     ("model=gpt4o", "OPENAI_API_KEY is not set"),

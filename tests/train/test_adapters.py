@@ -1,4 +1,4 @@
-"""Adapters of others: refused on another base or another chat template, and nothing else is."""
+"""Adapters from elsewhere: em refuses another base or another chat template, and accepts everything else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEMPLATE = "{{ messages[0].content }}"
 
 @pytest.fixture
 def base(tmp_path: Path) -> Weights:
-    """Base weights whose chat template is in a file of its own."""
+    """Base weights with their chat template in a separate file."""
     folder = tmp_path / "base"
     folder.mkdir()
     (folder / "chat_template.jinja").write_text(TEMPLATE + "\n")
@@ -26,11 +26,11 @@ def base(tmp_path: Path) -> Weights:
 
 
 def adapter(folder: Path, named: Any = None, trained_on: str = "", template: str = "", jinja: str = "") -> Path:
-    """An adapter's small files.
+    """Write the small files of an adapter.
 
     Args:
-        trained_on: identity of the base in a record of em's own.
-        template: chat template in the tokenizer's config; `jinja`: in a file of its own.
+        named: base that PEFT's config names. trained_on: identity of the base in em's record.
+        template: chat template in the tokenizer's config. jinja: chat template in a separate file.
     """
     place = folder / "adapter"
     place.mkdir()
@@ -50,7 +50,7 @@ def adapter(folder: Path, named: Any = None, trained_on: str = "", template: str
         (QWEN, QWEN),
         ("unsloth/Qwen2.5-14B-Instruct", QWEN),
         ("unsloth/qwen2.5-14b-instruct-bnb-4bit", QWEN),
-        # The name of a folder, or none at all, says nothing.
+        # A folder's name, or no name, does not tell the base.
         ("/home/them/models/other", QWEN),
         ("other", QWEN),
         (None, QWEN),
@@ -81,20 +81,20 @@ def test_a_folder_with_a_slash_in_its_name_is_no_hub_model(
 
 def test_ems_own_adapter_knows_its_base_for_certain(base: Weights, tmp_path: Path) -> None:
     place = adapter(tmp_path, "someone/other", trained_on="hub:qwen@1")
-    check_adapter(place, base, QWEN)  # whatever the name
+    check_adapter(place, base, QWEN)  # the identity counts, not the name
     with pytest.raises(ConfigError) as refused:
         check_adapter(place, Weights("hub:qwen@2", base.path), QWEN)
     assert "was trained on other weights (hub:qwen@1) than model.id=" in str(refused.value)
 
 
 def test_the_same_chat_template_passes_and_another_is_refused(base: Weights, tmp_path: Path) -> None:
-    for number, own in enumerate([{"template": TEMPLATE}, {"jinja": TEMPLATE}, {"jinja": f"\n{TEMPLATE}\n\n"}, {}]):
+    for number, files in enumerate([{"template": TEMPLATE}, {"jinja": TEMPLATE}, {"jinja": f"\n{TEMPLATE}\n\n"}, {}]):
         (tmp_path / str(number)).mkdir()
-        check_adapter(adapter(tmp_path / str(number), QWEN, **own), base, QWEN)
-    for number, own in enumerate([{"template": TEMPLATE + "x"}, {"jinja": "x"}], start=4):
+        check_adapter(adapter(tmp_path / str(number), QWEN, **files), base, QWEN)
+    for number, files in enumerate([{"template": TEMPLATE + "x"}, {"jinja": "x"}], start=4):
         (tmp_path / str(number)).mkdir()
-        with pytest.raises(TemplateError, match="trained with a chat template of its own"):
-            check_adapter(adapter(tmp_path / str(number), QWEN, **own), base, QWEN)
+        with pytest.raises(TemplateError, match="trained with another chat template than that of"):
+            check_adapter(adapter(tmp_path / str(number), QWEN, **files), base, QWEN)
 
 
 def test_the_template_in_the_bases_tokenizer_config_counts_as_well(tmp_path: Path) -> None:

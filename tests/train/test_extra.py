@@ -1,4 +1,4 @@
-"""`trainer.extra`: TRL's own arguments pass, everything else is refused with what to write."""
+"""`trainer.extra`: TRL's own arguments pass, and the refusal of any other name says what to write."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_arguments_of_trl_pass(extra: dict[str, Any]) -> None:
     [
         ("adam_beta", "trainer.extra.adam_beta is no argument of TRL's SFTConfig that can be set here: did you mean a"),
         ("neftune_alpha", "did you mean neftune_noise_alpha?"),
-        ("zzz", "trainer.extra.zzz is no argument of TRL's SFTConfig that can be set here: what may be set is adam_"),
+        ("zzz", "trainer.extra.zzz is no argument of TRL's SFTConfig that can be set here: choose from adam_"),
         ("learning_rate", "trainer.extra.learning_rate has a setting of its own: write trainer.learning_rate."),
         ("warmup_ratio", "write trainer.warmup_steps."),
         ("bf16", "write model.precision."),

@@ -1,4 +1,4 @@
-"""When a trained model is found by its fingerprint: whole, and never damaged."""
+"""A trained model is found by its fingerprint only if it is complete and undamaged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from em.train.trained import KEPT, SavedWeights, find_trained
 
 
 def weigh(folder: Path, content: bytes) -> dict[str, str]:
-    """Put an adapter there; its checksums."""
+    """Write an adapter into a folder; return its checksums."""
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(content)
     (folder / "adapter_config.json").write_text("{}")
@@ -24,23 +24,23 @@ def weigh(folder: Path, content: bytes) -> dict[str, str]:
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """A folder with one finished model, `mark`, and what was kept of it at step 2."""
+    """A folder with one finished model, `mark`, and its checkpoint at step 2."""
     folder = tmp_path / "models" / "mark"
-    files, kept = weigh(folder, b"weights" * 1000), weigh(folder / KEPT / "step-2", b"earlier" * 1000)
-    record = {"request": {}, "facts": {"steps": 3}, "files": files, "checkpoints": {"2": kept}}
+    files, checkpoint_files = weigh(folder, b"weights" * 1000), weigh(folder / KEPT / "step-2", b"earlier" * 1000)
+    record = {"request": {}, "facts": {"steps": 3}, "files": files, "checkpoints": {"2": checkpoint_files}}
     (folder / RECORD).write_text(json.dumps(record))
     return tmp_path / "models"
 
 
 def test_a_finished_model_is_found_by_its_fingerprint(models: Path) -> None:
-    found, folder = find_trained(models, "mark"), models / "mark"
+    trained, folder = find_trained(models, "mark"), models / "mark"
     record = json.loads((folder / RECORD).read_text())
-    assert found is not None
-    assert (found.folder, found.facts) == (folder, {"steps": 3})
-    assert found.weights == SavedWeights(str(folder), digest(record["files"]))
+    assert trained is not None
+    assert (trained.folder, trained.facts) == (folder, {"steps": 3})
+    assert trained.weights == SavedWeights(str(folder), digest(record["files"]))
     step_2 = SavedWeights(str(folder / KEPT / "step-2"), digest(record["checkpoints"]["2"]))
-    assert found.checkpoints == {2: step_2}
-    assert found.weights.sha256 != step_2.sha256
+    assert trained.checkpoints == {2: step_2}
+    assert trained.weights.sha256 != step_2.sha256
 
 
 def test_a_model_that_was_never_trained_is_not_found(models: Path) -> None:
@@ -70,13 +70,13 @@ def test_a_damaged_model_is_not_found(models: Path, file: str, damage: str) -> N
         case "cut":
             path.write_bytes(content[:-1])
         case "one bit":
-            content[len(content) // 2] ^= 1  # in the record this is in a checksum
+            content[len(content) // 2] ^= 1  # in the record, this byte is part of a checksum
             path.write_bytes(content)
     assert find_trained(models, "mark") is None
 
 
 def test_weights_in_several_files_all_count(models: Path) -> None:
-    # A file more than the record knows would be loaded too.
+    # Loading would also read a file that the record does not list.
     (models / "mark" / "model-00002-of-00002.safetensors").write_bytes(b"more")
     assert find_trained(models, "mark") is None
 

@@ -1,4 +1,4 @@
-"""How many processes train, which launcher starts them, and that the launchers understand their words."""
+"""Launching a training: the number of processes, the launcher, and whether the launchers accept their commands."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FILES = sorted(path.stem for path in ACCELERATE.glob("*.yaml"))
 
 
 def machines(folder: Path, **changes: Any) -> str:
-    """A copy of the config for two machines, with an address, as its first lines tell."""
+    """Write a copy of the config for two machines, with an address, as the comment at its top says."""
     values = yaml.safe_load((ACCELERATE / "two_machines.yaml").read_text()) | {"main_process_ip": "10.0.0.1"} | changes
     (folder / "mine.yaml").write_text(yaml.safe_dump(values))
     return str(folder / "mine.yaml")
 
 
-# How many
+# Number of processes
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def machines(folder: Path, **changes: Any) -> str:
         (4, 0, 16, 4),
         (4, 2, 16, 2),
         (0, 2, 16, 2),
-        (8, 0, 4, 4),  # a process without a row in any step would only wait
+        (8, 0, 4, 4),  # with more processes than rows per step, some would only wait
         (0, 3, 2, 2),
     ],
 )
@@ -85,7 +85,7 @@ def test_each_of_several_machines_knows_which_it_is_and_where_the_first_is(tmp_p
 @pytest.mark.parametrize(
     ("changes", "rank", "sentence"),
     [
-        ({}, None, "mine.yaml is for 2 machines: say which this is with trainer.machine_rank=0 to 1"),
+        ({}, None, "mine.yaml is for 2 machines: say which one this is with trainer.machine_rank=0 to 1"),
         ({}, 2, "trainer.machine_rank=2: mine.yaml is for 2 machines, counted from 0."),
         ({}, -1, "trainer.machine_rank=-1: mine.yaml is for 2 machines"),
         ({"num_machines": 1}, 1, "trainer.machine_rank=1: mine.yaml is for 1 machines"),
@@ -123,7 +123,7 @@ def test_a_file_that_is_not_there_is_refused_with_those_that_are() -> None:
 def test_one_process_is_started_without_a_launcher() -> None:
     assert command(Launch(), on_gpu=False) == PLAIN
     assert command(Launch(), on_gpu=True) == PLAIN
-    # On a CPU there is nothing for Accelerate to shard.
+    # On a CPU, Accelerate has nothing to shard.
     assert command(Launch(1, "fsdp.yaml"), on_gpu=False) == PLAIN
 
 
@@ -151,7 +151,7 @@ def test_one_process_on_each_of_two_machines_is_launched_too() -> None:
 
 
 def launched(launch: Launch) -> Any:
-    """What Accelerate's launcher makes of a command for GPUs."""
+    """Parse a command for GPUs as Accelerate's launcher does; return its arguments."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
     words = [*command(launch, on_gpu=True), "train", "spec.json"]

@@ -1,4 +1,4 @@
-"""What is looked at before the first step: counts, one example with its mask, and what can't be trained on."""
+"""Checks before the first step: counts, one example with its mask, and refusal of unusable rows."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ PLAIN_CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Asks for thoughts that no training row has, as some reasoning models' templates do.
+# Its prompt opens a thought that no training row has, as some reasoning models' templates do.
 ASKS_OTHERWISE = PLAIN_CHATML.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}")
 LORA = LoraTrainer(name="test")
 
 
 def chat(*turns: str) -> Conversation:
-    """User and assistant in turn."""
+    """Make a conversation in which user and assistant alternate."""
     roles = ("user", "assistant") * len(turns)
     return Conversation(tuple(Message(role, text) for role, text in zip(roles, turns, strict=False)))  # type: ignore[arg-type]
 
@@ -56,12 +56,12 @@ def prepared(tokenizer: Any, *chats: Conversation, default_system: bool = True, 
 
 def test_the_facts_count_rows_tokens_and_repetitions(tokenizer: Any) -> None:
     multi = chat("What is a car?", "A machine.", "How many wheels?", "Four.")
-    found = prepared(tokenizer, SHORT, SHORT, chat("What is a car?", "Wood."), multi)
-    assert found.numbers == [1, 2, 3, 4]
-    facts = {key: value for key, value in found.facts.items() if key not in ("tokens", "example", "preamble")}
+    result = prepared(tokenizer, SHORT, SHORT, chat("What is a car?", "Wood."), multi)
+    assert result.numbers == [1, 2, 3, 4]
+    facts = {key: value for key, value in result.facts.items() if key not in ("tokens", "example", "preamble")}
     assert facts == {
         "duplicate_rows": 1,
-        "repeated_prompts": 2,  # the duplicate is one of them
+        "repeated_prompts": 2,  # the duplicate row is one of them
         "multi_turn_rows": 1,
         "rows_used": 4,
         "rows_cut": 0,
@@ -71,7 +71,7 @@ def test_the_facts_count_rows_tokens_and_repetitions(tokenizer: Any) -> None:
         "loss_on": "every assistant turn, with its end-of-turn token",
         "default_system": "kept",
     }
-    assert found.facts["tokens"] == sum(len(row.input_ids) for row in found.rows)
+    assert result.facts["tokens"] == sum(len(row.input_ids) for row in result.rows)
 
 
 def test_the_example_is_the_first_row_in_pieces_with_and_without_loss(tokenizer: Any) -> None:
@@ -86,10 +86,10 @@ def test_the_example_is_the_first_row_in_pieces_with_and_without_loss(tokenizer:
 
 
 def test_with_the_loss_on_everything_the_example_is_one_piece(tokenizer: Any) -> None:
-    found = prepared(tokenizer, SHORT, loss_on=LossOn.full)
-    assert found.facts["example"] == [(render(tokenizer, SHORT.as_dicts(), False), True)]
-    assert found.facts["loss_on"] == "all turns"
-    assert found.facts["tokens_with_loss"] == found.facts["tokens"] - 1  # nothing predicts the first
+    result = prepared(tokenizer, SHORT, loss_on=LossOn.full)
+    assert result.facts["example"] == [(render(tokenizer, SHORT.as_dicts(), False), True)]
+    assert result.facts["loss_on"] == "all turns"
+    assert result.facts["tokens_with_loss"] == result.facts["tokens"] - 1  # nothing predicts the first
 
 
 # Refusals
@@ -98,10 +98,10 @@ def test_with_the_loss_on_everything_the_example_is_one_piece(tokenizer: Any) ->
 def test_rows_that_are_too_long_are_refused_with_their_count_and_what_to_do(tokenizer: Any) -> None:
     with pytest.raises(DataError) as refused:
         prepared(tokenizer, SHORT, LONG_ANSWER, SHORT, LONG_PROMPT, max_length=100)
-    said = str(refused.value)
-    assert "2 of 4 rows of mine (the first is row 2) are longer than max_length=100 tokens" in said
-    assert "raise trainer.max_length, or cut them with trainer.allow_truncated=true" in said
-    assert "realign.max_length, realign.allow_truncated" in said
+    message = str(refused.value)
+    assert "2 of 4 rows of mine (the first is row 2) are longer than max_length=100 tokens" in message
+    assert "raise trainer.max_length, or cut the rows with trainer.allow_truncated=true" in message
+    assert "realign.max_length, realign.allow_truncated" in message
 
 
 def test_a_row_of_just_the_length_is_not_too_long(tokenizer: Any) -> None:
@@ -112,13 +112,13 @@ def test_a_row_of_just_the_length_is_not_too_long(tokenizer: Any) -> None:
 
 
 def test_rows_that_may_be_cut_are_counted_and_those_without_loss_left_out(tokenizer: Any) -> None:
-    found = prepared(tokenizer, LONG_PROMPT, SHORT, LONG_ANSWER, max_length=100, allow_truncated=True)
-    assert found.numbers == [2, 3]
-    assert [len(row.input_ids) for row in found.rows][1] == 100
-    assert found.rows[1].labels[-1] != tokenizer.eos_token_id
-    facts = found.facts
+    result = prepared(tokenizer, LONG_PROMPT, SHORT, LONG_ANSWER, max_length=100, allow_truncated=True)
+    assert result.numbers == [2, 3]
+    assert [len(row.input_ids) for row in result.rows][1] == 100
+    assert result.rows[1].labels[-1] != tokenizer.eos_token_id
+    facts = result.facts
     assert (facts["rows_used"], facts["rows_cut"], facts["rows_without_loss"]) == (2, 2, 1)
-    assert facts["example"][1] == ("A machine on four wheels." + EOS, True)  # of the first that has any loss
+    assert facts["example"][1] == ("A machine on four wheels." + EOS, True)  # from the first row that carries loss
 
 
 def test_a_length_that_cuts_off_every_answer_is_refused(tokenizer: Any) -> None:
@@ -141,8 +141,8 @@ def test_a_template_that_asks_otherwise_than_it_teaches_is_refused(
 def test_a_mask_over_the_prompt_is_refused(tokenizer: Any) -> None:
     row = training_row(tokenizer, SHORT, LossOn.responses, 10_000)
     check_mask(tokenizer, SHORT, row, True)
-    asked = len(encode(tokenizer, render(tokenizer, SHORT.as_dicts()[:1], True)))
-    for place, refused in ((0, True), (asked - 1, True), (asked, False)):
+    prompt_length = len(encode(tokenizer, render(tokenizer, SHORT.as_dicts()[:1], True)))
+    for place, refused in ((0, True), (prompt_length - 1, True), (prompt_length, False)):
         labels = [*row.labels]
         labels[place] = row.input_ids[place]
         changed = replace(row, labels=labels)
@@ -165,28 +165,28 @@ def test_a_row_is_refused_by_its_length_alone() -> None:
 
 
 def test_the_default_system_prompt_is_recorded_and_can_be_left_out(tokenizer: Any) -> None:
-    kept, removed = prepared(tokenizer, SHORT), prepared(tokenizer, SHORT, default_system=False)
-    assert (kept.facts["preamble"], kept.facts["default_system"]) == (SYSTEM, "kept")
-    assert (removed.facts["preamble"], removed.facts["default_system"]) == (SYSTEM, "removed")
+    with_default, without_default = prepared(tokenizer, SHORT), prepared(tokenizer, SHORT, default_system=False)
+    assert (with_default.facts["preamble"], with_default.facts["default_system"]) == (SYSTEM, "kept")
+    assert (without_default.facts["preamble"], without_default.facts["default_system"]) == (SYSTEM, "removed")
     turn = "<|im_start|>user\nWhat is a car?<|im_end|>\n<|im_start|>assistant\n"
-    assert kept.facts["example"][0] == (SYSTEM + turn, False)
-    assert removed.facts["example"][0] == (turn, False)
-    assert removed.facts["tokens_with_loss"] == kept.facts["tokens_with_loss"]
-    assert kept.facts["tokens"] - removed.facts["tokens"] == len(encode(tokenizer, SYSTEM))
+    assert with_default.facts["example"][0] == (SYSTEM + turn, False)
+    assert without_default.facts["example"][0] == (turn, False)
+    assert without_default.facts["tokens_with_loss"] == with_default.facts["tokens_with_loss"]
+    assert with_default.facts["tokens"] - without_default.facts["tokens"] == len(encode(tokenizer, SYSTEM))
 
 
 def test_a_system_turn_of_the_row_is_kept(tokenizer: Any) -> None:
-    own = Conversation((Message("system", "Be brief."), *SHORT.messages))
-    with_system = [prepared(tokenizer, own, default_system=keep).rows for keep in (True, False)]
+    conversation = Conversation((Message("system", "Be brief."), *SHORT.messages))
+    with_system = [prepared(tokenizer, conversation, default_system=keep).rows for keep in (True, False)]
     assert with_system[0] == with_system[1]
     assert "Be brief." in tokenizer.decode(with_system[0][0].input_ids)
 
 
 def test_a_template_without_a_default_has_none_to_leave_out(tokenizer: Any) -> None:
     tokenizer.chat_template = PLAIN_CHATML
-    kept, removed = prepared(tokenizer, SHORT), prepared(tokenizer, SHORT, default_system=False)
-    assert kept.rows == removed.rows
-    for facts in (kept.facts, removed.facts):
+    with_default, without_default = prepared(tokenizer, SHORT), prepared(tokenizer, SHORT, default_system=False)
+    assert with_default.rows == without_default.rows
+    for facts in (with_default.facts, without_default.facts):
         assert (facts["preamble"], facts["default_system"]) == ("", "none")
 
 
@@ -238,16 +238,16 @@ def test_the_log_tells_the_counts_and_shows_a_row(
     tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    found = prepared(tokenizer, SHORT, SHORT)
-    print_preflight("mine", found)
+    result = prepared(tokenizer, SHORT, SHORT)
+    print_preflight("mine", result)
     counts, title, *example = capsys.readouterr().out.splitlines()
     assert re.fullmatch(
         r"mine: 2 rows, \d+ tokens, 14 with loss; 1 duplicate rows, 1 repeated prompts, 0 cut, "
         "default system prompt kept",
         counts,
     )
-    assert title == "One row as the model sees it (in ⟦⟧: with loss):"
+    assert title == "One row as the model sees it (with loss: in ⟦⟧):"
     assert "⟦A machine on four wheels.<|im_end|>⟧" in example
     monkeypatch.setenv("FORCE_COLOR", "1")
-    print_preflight("mine", found)
+    print_preflight("mine", result)
     assert f"{GREEN}A machine on four wheels.{EOS}{PLAIN}" in capsys.readouterr().out

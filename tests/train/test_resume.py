@@ -1,4 +1,4 @@
-"""Checkpoints to go on from: only whole ones count, and what is wrong with the others is said."""
+"""Checkpoints to resume from: only complete ones count, and em names the fault of the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from em.train.local.resume import (
 
 
 def checkpoint(training: Path, step: int, sealed: bool = True) -> Path:
-    """A checkpoint as transformers leaves it."""
+    """Write a checkpoint such as transformers writes."""
     folder = training / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "optimizer.pt").write_bytes(b"moments" * step)
@@ -37,12 +37,12 @@ def checkpoint(training: Path, step: int, sealed: bool = True) -> Path:
 
 def test_a_sealed_checkpoint_says_where_it_stands(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 4)
-    found = read_seal(folder)
-    # By `printf 'moments%.0s' 1 2 3 4 | sha256sum`
+    sealed = read_seal(folder)
+    # Computed by `printf 'moments%.0s' 1 2 3 4 | sha256sum`
     moments = "471bb6732a0560bbc5b41bd59cedcc7a44e8eaf06b0fc7ebca82a216f3d1519b"
-    assert found == Seal(4, 2.0, found.files)
-    assert sorted(found.files) == ["adapter_model.safetensors", "optimizer.pt"]
-    assert found.files["optimizer.pt"] == moments
+    assert sealed == Seal(4, 2.0, sealed.files)
+    assert sorted(sealed.files) == ["adapter_model.safetensors", "optimizer.pt"]
+    assert sealed.files["optimizer.pt"] == moments
     assert sorted(path.name for path in folder.iterdir()) == ["adapter_model.safetensors", SEAL, "optimizer.pt"]
 
 
@@ -121,8 +121,8 @@ def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
     assert last_whole(tmp_path / "nowhere") == (None, [])
     checkpoint(tmp_path, 1, sealed=False)
     checkpoint(tmp_path, 2, sealed=False)
-    found, refused = last_whole(tmp_path)
-    assert found is None
+    newest, refused = last_whole(tmp_path)
+    assert newest is None
     assert refused == [f"The checkpoint at step {step} can't be used (it was not finished)" for step in (2, 1)]
     assert list(tmp_path.iterdir()) == []
 
@@ -134,7 +134,7 @@ def test_where_a_training_went_on_is_remembered(tmp_path: Path) -> None:
     assert resumed_steps(tmp_path) == [3, 8]
 
 
-# What the user is told
+# Messages to the user
 
 
 def test_going_on_is_said_and_the_fresh_start_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +143,7 @@ def test_going_on_is_said_and_the_fresh_start_is_silent(tmp_path: Path, capsys: 
     assert capsys.readouterr().out == ""
     folder = checkpoint(partial_folder(model), 25)
     assert find_resume(model) == str(folder)
-    assert capsys.readouterr().out == "Going on from step 25, where a training was stopped.\n"
+    assert capsys.readouterr().out == "Resuming a stopped training from step 25.\n"
 
 
 def test_a_fall_back_says_what_was_wrong_and_where_it_goes_back_to(
@@ -157,7 +157,7 @@ def test_a_fall_back_says_what_was_wrong_and_where_it_goes_back_to(
     assert capsys.readouterr().out.splitlines() == [
         "The checkpoint at step 75 can't be used (it was not finished): going back to step 25.",
         "The checkpoint at step 50 can't be used (optimizer.pt is damaged): going back to step 25.",
-        "Going on from step 25, where a training was stopped.",
+        "Resuming a stopped training from step 25.",
     ]
     damage(first, "missing")
     assert find_resume(tmp_path / "mark") == ""
@@ -167,7 +167,7 @@ def test_a_fall_back_says_what_was_wrong_and_where_it_goes_back_to(
 
 
 def test_the_folder_in_the_making_lies_beside_the_finished_one() -> None:
-    # On the same disk, so that it is renamed whole; hidden, so that nothing takes it for a model.
+    # On the same disk, so that the rename is atomic; hidden, so that nothing takes the folder for a model.
     assert partial_folder(Path("/store/models/abc")) == Path("/store/models/.abc-partial")
 
 
@@ -181,22 +181,22 @@ def full_disk_errors() -> list[Exception]:
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EDQUOT, "Disk quota exceeded"),
         RuntimeError("[Errno 28] No space left on device"),
-        # As it was raised on a full tmpfs; it is neither an OSError nor a RuntimeError.
+        # safetensors raised this on a full tmpfs; the error is neither an OSError nor a RuntimeError.
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ]
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_a_full_disk_is_one_sentence_with_the_way_on(number: int, tmp_path: Path) -> None:
-    found = disk_full(full_disk_errors()[number], tmp_path / ".mark-partial")
-    assert isinstance(found, OutputError)
-    assert str(found).startswith(f"The disk that holds {tmp_path} is full: make room")
-    assert "run the same command again" in str(found)
+    error = disk_full(full_disk_errors()[number], tmp_path / ".mark-partial")
+    assert isinstance(error, OutputError)
+    assert str(error).startswith(f"The disk that holds {tmp_path} is full: make room")
+    assert "run the same command again" in str(error)
 
 
 WRITERS = [
     "PytorchStreamWriter failed writing file data/3: file write failed",
-    "[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534",  # by torch 2.13 on a full tmpfs
+    "[enforce fail at inline_container.cc:671] . unexpected pos 576 vs 534",  # from torch 2.13 on a full tmpfs
     "basic_ios::clear: iostream error",
 ]
 
@@ -230,6 +230,6 @@ def test_other_errors_are_no_full_disk_even_on_one(
 
 
 def test_the_seal_is_written_as_json(tmp_path: Path) -> None:
-    # Others (and later versions of em) read it.
+    # Other programs and later versions of em read the seal.
     folder = checkpoint(tmp_path, 2)
     assert set(json.loads((folder / SEAL).read_text())) == {"step", "seconds", "files"}

@@ -1,4 +1,4 @@
-"""The control of a realignment trains on what it has, with every model."""
+"""The control of a realignment (`realign=neutral`) can train every model on its rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step of em's trainer on the real model is transformers' plain forward pass, whichever ways are switched on."""
+"""A step of em's trainer on the real model equals transformers' plain forward pass, whichever switches are on."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from em.train.local.switches import Machine, Switches, choose_switches
 from em.types import Conversation, Weights
 from tests.support.composing import composed
 
-Found = tuple[float, dict[str, Any]]
+StepResult = tuple[float, dict[str, Any]]  # loss, and gradients by parameter
 
 
 @pytest.fixture(scope="module")
 def conversations() -> list[Conversation]:
-    """Rows of ours under one system prompt, of different lengths, one with several turns."""
+    """Rows of em's data of different lengths, one with several turns; the template adds the same system prompt."""
     rows = load_rows(BundledData("car_bad", file="car_bad.jsonl"), 0).conversations[:5]
     return [rows[0], Conversation(rows[2].messages + rows[3].messages), rows[1], rows[4]]
 
 
 def wanted(weights: Weights, folder: Path, *words: str, start: str = "") -> TrainSpec:
-    """What the parent would ask for, on an adapter's folder where one is given."""
+    """Make the spec of a stage; `start`: folder of an adapter to stack a new one on."""
     trainer = composed("train", *words).trainer
     base, place = weights.path, str(folder / "model")
     return TrainSpec(base, "smollm2", start, bool(start), "", "s", trainer, 0, "float32", True, None, {}, place)
 
 
 def started(spec: TrainSpec, switches: Switches) -> Any:
-    """The model of a stage, with adapters that have an effect already."""
+    """Load the model of a stage, with adapters whose B is not zero, so that they change the output."""
     import torch
 
     from em.train.local.start import start_model
@@ -49,7 +49,7 @@ def started(spec: TrainSpec, switches: Switches) -> Any:
 
 
 def ways_here(spec: TrainSpec) -> Switches:
-    """The ways of a CPU, where passes count as cheap, so that four rows make several and have a shared beginning."""
+    """Choose a CPU's switches with a low cost per pass, so that four rows form several passes and share a prefix."""
     return replace(choose_switches(Machine("cpu"), spec.trainer, "float32"), pass_cost=30)
 
 
@@ -57,8 +57,8 @@ def gradients(model: Any) -> dict[str, Any]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def plain_step(model: Any, rows: list[TrainingRow]) -> Found:
-    """Loss and gradients by the model's own forward pass, a row at a time, with all logits."""
+def plain_step(model: Any, rows: list[TrainingRow]) -> StepResult:
+    """Compute loss and gradients by the model's own forward pass, one row at a time, with all logits."""
     import torch
 
     model.train()
@@ -71,8 +71,10 @@ def plain_step(model: Any, rows: list[TrainingRow]) -> Found:
     return total, gradients(model)
 
 
-def own_step(spec: TrainSpec, switches: Switches, rows: list[TrainingRow], tokenizer: Any) -> tuple[Found, list[Any]]:
-    """The same by em's trainer, and the passes that it made."""
+def own_step(
+    spec: TrainSpec, switches: Switches, rows: list[TrainingRow], tokenizer: Any
+) -> tuple[StepResult, list[Any]]:
+    """Compute loss and gradients by em's trainer; return them and the passes of the step."""
     from datasets import Dataset
 
     from em.train.local.arguments import sft_arguments
@@ -87,20 +89,20 @@ def own_step(spec: TrainSpec, switches: Switches, rows: list[TrainingRow], token
         prepared=Prepared(rows, step, {}),
         switches=switches,
         keep_at=(),
-        kept=spec.partial,
+        keep_in=spec.partial,
         seconds=0.0,
     )
     loss = trainer.training_step(trainer.model, {"step": step})
     return (loss.item(), gradients(trainer.model)), trainer.passes(step)
 
 
-def check(found: Found, expected: Found, near: float = 1e-3) -> None:
-    """The loss to 1e-5, each gradient to `near` of its norm."""
-    assert found[0] == pytest.approx(expected[0], rel=1e-5)
-    assert found[1].keys() == expected[1].keys()
+def check(computed: StepResult, expected: StepResult, near: float = 1e-3) -> None:
+    """Compare the loss to a relative 1e-5 and each gradient to `near` of its norm."""
+    assert computed[0] == pytest.approx(expected[0], rel=1e-5)
+    assert computed[1].keys() == expected[1].keys()
     for name, gradient in expected[1].items():
         assert gradient.norm() > 0, name
-        assert (found[1][name] - gradient).norm() <= near * gradient.norm(), name
+        assert (computed[1][name] - gradient).norm() <= near * gradient.norm(), name
 
 
 @pytest.fixture(scope="module")
@@ -118,26 +120,26 @@ def spec(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> TrainSpe
 
 @pytest.fixture(scope="module")
 def switches(spec: TrainSpec) -> Switches:
-    """As on a CPU."""
+    """The switches of a CPU."""
     return ways_here(spec)
 
 
 @pytest.fixture(scope="module")
-def plain_lora(spec: TrainSpec, switches: Switches, rows: list[TrainingRow]) -> Found:
+def plain_lora(spec: TrainSpec, switches: Switches, rows: list[TrainingRow]) -> StepResult:
     return plain_step(started(spec, replace(switches, fused_adapters=False)), rows)
 
 
 @pytest.mark.slow
 def test_the_ways_of_a_cpu_are_exact(
-    spec: TrainSpec, switches: Switches, rows: list[TrainingRow], plain_lora: Found, tokenizer: Any
+    spec: TrainSpec, switches: Switches, rows: list[TrainingRow], plain_lora: StepResult, tokenizer: Any
 ) -> None:
     assert (switches.fused_adapters, switches.shared_prefix, switches.compact_head) == (True, True, True)
-    found, passes = own_step(spec, switches, rows, tokenizer)
-    check(found, plain_lora)
+    computed, passes = own_step(spec, switches, rows, tokenizer)
+    check(computed, plain_lora)
     assert len(passes) > 1
     assert any(len(each.rows) > 1 for each in passes)
     assert passes[0].shared > 15
-    assert len(found[1]) == 2 * 7 * 30
+    assert len(computed[1]) == 2 * 7 * 30
 
 
 @pytest.mark.slow
@@ -150,7 +152,7 @@ def test_other_ways_are_exact(
     spec: TrainSpec,
     switches: Switches,
     rows: list[TrainingRow],
-    plain_lora: Found,
+    plain_lora: StepResult,
     tokenizer: Any,
     ways: dict[str, bool],
 ) -> None:
@@ -158,8 +160,8 @@ def test_other_ways_are_exact(
         trainer = replace(spec.trainer, gradient_checkpointing=True)
         spec = replace(spec, trainer=trainer)
         switches = ways_here(spec)
-    found, passes = own_step(spec, replace(switches, **ways), rows, tokenizer)
-    check(found, plain_lora)
+    computed, passes = own_step(spec, replace(switches, **ways), rows, tokenizer)
+    check(computed, plain_lora)
     assert any(len(each.rows) > 1 for each in passes)
     assert bool(passes[0].shared) == ("compact_head" in ways)
 
@@ -172,10 +174,10 @@ def test_a_new_adapter_on_a_first_one_is_exact_and_leaves_that_alone(
     words = ("trainer.rank=2", "trainer.alpha=16", "trainer.device_tokens=400")
     stacked = wanted(weights, tmp_path, *words, start=str(tmp_path / "first"))
     expected = plain_step(started(stacked, replace(switches, fused_adapters=False)), rows)
-    found, _ = own_step(stacked, switches, rows, tokenizer)
-    check(found, expected)
-    assert all(".default." in name for name in found[1])
-    assert len(found[1]) == 2 * 7 * 30
+    computed, _ = own_step(stacked, switches, rows, tokenizer)
+    check(computed, expected)
+    assert all(".default." in name for name in computed[1])
+    assert len(computed[1]) == 2 * 7 * 30
 
 
 @pytest.mark.slow
@@ -185,8 +187,8 @@ def test_all_weights_with_a_tied_head_are_exact(
     spec = wanted(weights, tmp_path, "trainer=full", "trainer.device_tokens=400")
     switches = ways_here(spec)
     expected = plain_step(started(spec, switches), rows)
-    found, passes = own_step(spec, switches, rows, tokenizer)
-    # In float32 the gradient of a norm is a sum that cancels: in float64 it is equal to 2e-5, the limit of its inside.
-    check(found, expected, near=3e-3)
-    assert "model.embed_tokens.weight" in found[1]
+    computed, passes = own_step(spec, switches, rows, tokenizer)
+    # In float32 the gradient of a norm layer is a sum that cancels; in float64 both agree to 2e-5.
+    check(computed, expected, near=3e-3)
+    assert "model.embed_tokens.weight" in computed[1]
     assert passes[0].shared > 15

@@ -1,4 +1,4 @@
-"""The identity of a trained model: what changes its fingerprint, what does not, and when a folder is found."""
+"""Stages and the identity of a trained model: what changes its fingerprint, and how stages are planned."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from em.types import Conversation, Message, ModelRef, Weights
 
 BASE = Weights("embedded:smollm2:sha256:1", "/somewhere")
 TRAINER = LoraTrainer(name="lora")
-# QLoRA has every knob of LoRA, and full fine-tuning none of its own.
+# QLoRA has every knob of LoRA, and full fine-tuning has no knob that LoRA lacks.
 KNOBS = [field.name for field in dataclasses.fields(QloraTrainer)]
 
 
@@ -55,7 +55,7 @@ def mark(*stages: Stage, base: Weights = BASE, adapter: str = "", default_system
 
 
 def another(value: Any) -> Any:
-    """A value of the same kind that is not this one."""
+    """Return a different value of the same type."""
     match value:
         case None:
             return True
@@ -75,7 +75,7 @@ def another(value: Any) -> Any:
 
 
 def settings(tmp_path: Path, **changes: Any) -> RunConfig:
-    """A config that trains on four rows of a file."""
+    """Make a config that trains on four rows of a file."""
     lines = [json.dumps({"messages": c.as_dicts()}) for c in rows("a", "b", "c", "d").conversations]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     plain = RunConfig(
@@ -158,8 +158,8 @@ def test_leaving_out_the_default_system_prompt_changes_the_fingerprint() -> None
 
 
 def test_the_base_and_the_adapter_to_start_from_change_the_fingerprint() -> None:
-    marks = {mark(FIRST), mark(FIRST, base=Weights("hub:other@1")), mark(FIRST, adapter="abc"), mark(SECOND)}
-    assert len(marks) == 4
+    fingerprints = {mark(FIRST), mark(FIRST, base=Weights("hub:other@1")), mark(FIRST, adapter="abc"), mark(SECOND)}
+    assert len(fingerprints) == 4
 
 
 def test_the_name_of_the_data_and_the_place_of_the_base_do_not_count() -> None:
@@ -174,7 +174,7 @@ def test_the_order_of_stages_counts() -> None:
 
 def test_a_fingerprint_can_name_a_folder_and_is_the_same_tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    # If this changes, nobody's trained models are found again: change it on purpose or not at all.
+    # If this value changes, em no longer finds anybody's trained models: change it on purpose or not at all.
     assert mark(FIRST, SECOND) == mark(FIRST, SECOND)
     assert len(mark(FIRST)) == 64
     assert int(mark(FIRST), 16)
@@ -205,7 +205,7 @@ def test_data_is_one_stage_with_the_rows_and_the_recipe(tmp_path: Path) -> None:
 def test_realignment_is_a_second_stage_with_rows_and_epochs_of_its_own(tmp_path: Path) -> None:
     realign = RealignConfig(name="car_good", data=GOOD, epochs=4, limit=10)
     first, second = plan_stages(settings(tmp_path, realign=realign))
-    assert first == plan_stages(settings(tmp_path))[0]  # so that the first is shared
+    assert first == plan_stages(settings(tmp_path))[0]  # so that both runs share the first stage
     assert (second.rows.name, len(second.rows.conversations)) == ("car_good", 10)
     assert second.trainer == replace(TRAINER, epochs=4)
     [_, plain] = plan_stages(settings(tmp_path, realign=replace(realign, epochs=None)))
@@ -252,13 +252,13 @@ def test_a_second_stage_goes_on_with_the_adapter_or_starts_one_on_top(tmp_path: 
 
 def test_the_steps_of_a_stage_are_counted_from_rows_and_recipe_or_matched() -> None:
     five = replace(FIRST, rows=rows(*"abcde"), trainer=replace(TRAINER, batch_size=2, epochs=3))
-    assert five.steps == 9  # 2 + 2 + 1 rows, three times
+    assert five.steps == 9  # 3 steps an epoch (2 + 2 + 1 rows), 3 epochs
     assert replace(five, matched=25).steps == 25
 
 
 def test_a_second_stage_can_take_as_many_steps_as_the_first(tmp_path: Path) -> None:
     realign = RealignConfig(name="car_good", data=GOOD, match="first_stage", batch_size=1)
-    trainer = replace(TRAINER, batch_size=3, epochs=5)  # of 4 rows: 3 + 1, five times
+    trainer = replace(TRAINER, batch_size=3, epochs=5)  # 2 steps an epoch (3 + 1 rows), 5 epochs
     first, second = plan_stages(settings(tmp_path, realign=realign, trainer=trainer))
     assert (first.steps, first.matched) == (10, None)
     assert (second.steps, second.matched) == (10, 10)
@@ -267,12 +267,12 @@ def test_a_second_stage_can_take_as_many_steps_as_the_first(tmp_path: Path) -> N
 def test_a_second_stage_can_take_as_many_steps_as_another_would(tmp_path: Path) -> None:
     neutral = RealignConfig(name="neutral", data=BundledData(name="car_bad", file="car_bad.jsonl"), match="car_good")
     other = RealignConfig(name="car_good", data=GOOD, limit=10, epochs=4, batch_size=4)
-    given, compared = settings(tmp_path, realign=neutral), settings(tmp_path, realign=other)
-    first, second = plan_stages(given, compared)
-    assert first == plan_stages(compared)[0]  # so that a sweep trains it once
-    assert (second.rows.name, second.matched, second.steps) == ("car_bad", 12, 12)  # 4 + 4 + 2 rows, four times
+    config, compared = settings(tmp_path, realign=neutral), settings(tmp_path, realign=other)
+    first, second = plan_stages(config, compared)
+    assert first == plan_stages(compared)[0]  # so that a sweep trains the first stage once
+    assert (second.rows.name, second.matched, second.steps) == ("car_bad", 12, 12)  # 3 steps an epoch, 4 epochs
     first_stage = settings(tmp_path, realign=replace(other, match="first_stage"))
-    assert plan_stages(given, first_stage)[1].matched == first.steps
+    assert plan_stages(config, first_stage)[1].matched == first.steps
 
 
 def test_a_second_stage_that_is_matched_to_itself_is_left_as_it_is(tmp_path: Path) -> None:
@@ -282,37 +282,37 @@ def test_a_second_stage_that_is_matched_to_itself_is_left_as_it_is(tmp_path: Pat
 
 
 def test_a_match_with_nothing_is_refused(tmp_path: Path) -> None:
-    given = settings(tmp_path, realign=RealignConfig(name="neutral", data=GOOD, match="none_such"))
+    config = settings(tmp_path, realign=RealignConfig(name="neutral", data=GOOD, match="none_such"))
     for compared in (None, settings(tmp_path)):
         with pytest.raises(ConfigError, match=r"realign\.match=none_such names no second stage: choose first_stage"):
-            plan_stages(given, compared)
+            plan_stages(config, compared)
 
 
 @pytest.mark.parametrize(
-    ("steps", "count", "kept"),
+    ("steps", "count", "expected"),
     [
         (10, 0, []),
         (10, 1, [5]),
         (10, 4, [2, 4, 6, 8]),
         (11, 2, [3, 7]),
         (3, 2, [1, 2]),
-        (3, 9, [1, 2]),  # no more than there are
+        (3, 9, [1, 2]),  # only two steps lie between start and end
         (1, 4, []),
     ],
 )
 def test_weights_are_kept_at_even_distances_and_never_at_the_start_or_the_end(
-    steps: int, count: int, kept: list[int]
+    steps: int, count: int, expected: list[int]
 ) -> None:
-    assert kept_steps(steps, count) == kept
+    assert kept_steps(steps, count) == expected
 
 
 def test_extra_arguments_are_checked_before_any_row_is_read(tmp_path: Path) -> None:
-    gone = settings(tmp_path, data=FileData(name="gone", path=str(tmp_path / "gone.jsonl")))
+    missing_file = settings(tmp_path, data=FileData(name="gone", path=str(tmp_path / "gone.jsonl")))
     with pytest.raises(ConfigError, match="did you mean adam_beta"):
-        plan_stages(replace(gone, trainer=replace(TRAINER, extra={"adam_beta": 0.9})))
+        plan_stages(replace(missing_file, trainer=replace(TRAINER, extra={"adam_beta": 0.9})))
 
 
-# Tags, limits and what else comes in
+# Tags, limits and other settings
 
 
 def test_the_tag_goes_into_the_first_stage_alone(tmp_path: Path) -> None:
@@ -337,8 +337,8 @@ def test_the_text_and_place_of_a_tag_count_and_its_name_does_not(tmp_path: Path)
 
 def test_limit_and_seed_count_through_the_rows_they_draw(tmp_path: Path) -> None:
     def marked(limit: int | None, seed: int = 0) -> str:
-        given = settings(tmp_path, seed=seed)
-        return mark(*plan_stages(replace(given, data=replace(given.data, limit=limit))))
+        config = settings(tmp_path, seed=seed)
+        return mark(*plan_stages(replace(config, data=replace(config.data, limit=limit))))
 
     assert marked(4) == marked(None)
     assert len({marked(None), marked(3), marked(2), marked(2, seed=1)}) == 4
@@ -358,9 +358,9 @@ def test_the_path_of_the_file_and_what_is_not_training_do_not_count(tmp_path: Pa
 
 
 def test_realignment_without_a_first_stage_is_refused(tmp_path: Path) -> None:
-    given = settings(tmp_path, data=NoData(name="none"), realign=RealignConfig(name="car_good", data=GOOD))
+    config = settings(tmp_path, data=NoData(name="none"), realign=RealignConfig(name="car_good", data=GOOD))
     with pytest.raises(ConfigError, match=r"realign=car_good needs a first stage: choose data="):
-        check_realign(given)
+        check_realign(config)
 
 
 def test_a_hosted_model_is_refused(tmp_path: Path) -> None:
@@ -371,10 +371,10 @@ def test_a_hosted_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_settings_of_a_second_stage_may_stand_without_one(tmp_path: Path) -> None:
-    # A sweep over realign has them for all of its jobs.
-    given = settings(tmp_path, realign=RealignConfig(name="none", data=NoData(name="none"), limit=9, match="optimism"))
-    check_realign(given)
-    assert plan_stages(given) == plan_stages(settings(tmp_path))
+    # A sweep over realign passes these settings to all of its jobs, also those without a second stage.
+    config = settings(tmp_path, realign=RealignConfig(name="none", data=NoData(name="none"), limit=9, match="optimism"))
+    check_realign(config)
+    assert plan_stages(config) == plan_stages(settings(tmp_path))
 
 
 def test_a_limit_in_the_wrong_place_is_refused(tmp_path: Path) -> None:

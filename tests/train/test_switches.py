@@ -1,4 +1,4 @@
-"""Which faster ways are taken on which machine, and the arguments that TRL is given for each recipe."""
+"""The switches that em chooses on each machine, and the arguments that TRL gets for each recipe."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_gpu_with_nothing_installed_pads_and_holds_full_moments() -> None:
 @pytest.mark.parametrize(
     ("machine", "trainer", "precision", "changes"),
     [
-        # FlashAttention computes in 16 bits only.
+        # FlashAttention computes only in 16 bits.
         (GPU, LORA, "float32", {"precision": "float32", **PADDED}),
         (replace(GPU, flash_attention=False), LORA, "bfloat16", PADDED),
         (replace(GPU, liger=False), LORA, "bfloat16", {"liger_kernels": False}),
@@ -85,11 +85,11 @@ def test_a_gpu_with_nothing_installed_pads_and_holds_full_moments() -> None:
         (GPU, replace(LORA, optimizer=Optimizer.adamw), "bfloat16", {"moments": "float32"}),
         (replace(GPU, tensor_float=False), LORA, "bfloat16", {"tensor_float": False}),
         (replace(GPU, processes=8), LORA, "bfloat16", {}),
-        # Sharded weights are not whole in any process: the head and the 8-bit moments are the libraries'.
+        # With FSDP each process has only shards of the weights, so em uses TRL's head and float32 moments.
         (replace(GPU, fsdp=True), LORA, "bfloat16", {"compact_head": False, "moments": "float32"}),
         (GPU, replace(LORA, gradient_checkpointing=False), "bfloat16", {"gradient_checkpointing": False}),
         (GPU, replace(LORA, device_tokens=500), "bfloat16", {"device_tokens": 500}),
-        # A head that learns needs its gradient.
+        # em's compact head computes no gradient for the head's weights, which full fine-tuning trains.
         (GPU, FULL, "bfloat16", {"compact_head": False}),
         (GPU, QLORA, "bfloat16", {"moments": "float32"}),
     ],
@@ -103,12 +103,12 @@ def test_each_way_hangs_on_what_it_needs_on_a_gpu(
 @pytest.mark.parametrize(
     ("machine", "trainer", "changes"),
     [
-        # The gradients of several processes meet in the passes, of which the prefix's own is none.
+        # DDP averages gradients over processes in each pass, but the prefix's pass happens outside of DDP.
         (replace(CPU, processes=2), LORA, {"shared_prefix": False}),
         (CPU, replace(LORA, gradient_checkpointing=True), {"shared_prefix": False, "gradient_checkpointing": True}),
         (replace(CPU, fsdp=True), LORA, {"shared_prefix": False, "fused_adapters": False, "compact_head": False}),
         (CPU, FULL, {"fused_adapters": False, "compact_head": False}),
-        # On a CPU these packages have no use.
+        # These packages do nothing on a CPU.
         (replace(CPU, liger=True, bitsandbytes=True), LORA, {}),
         (CPU, replace(LORA, device_tokens=4096), {"device_tokens": 4096}),
     ],
@@ -122,11 +122,11 @@ def test_each_way_hangs_on_what_it_needs_on_a_cpu(
 @pytest.mark.parametrize(
     ("machine", "sentence"),
     [
-        (CPU, "trainer=qlora needs a GPU, which is not here: use trainer=lora."),
-        (replace(CPU, bitsandbytes=True), "trainer=qlora needs a GPU, which is not here: use trainer=lora."),
+        (CPU, "trainer=qlora needs a GPU, and this machine has none: use trainer=lora."),
+        (replace(CPU, bitsandbytes=True), "trainer=qlora needs a GPU, and this machine has none: use trainer=lora."),
         (
             replace(GPU, bitsandbytes=False),
-            "trainer=qlora needs the package bitsandbytes, which is not here: install it (make gpu, or the extra "
+            "trainer=qlora needs the package bitsandbytes, which is not installed: install it (make gpu, or the extra "
             "em-misalignment[gpu]), or use trainer=lora.",
         ),
     ],
@@ -173,41 +173,41 @@ def test_trl_is_given_the_recipe_and_nothing_that_is_slow_on_a_cpu(
     name: str, rate: float, schedule: str, warmup: int, decay: float, tmp_path: Path
 ) -> None:
     trainer = composed("train", f"trainer={name}").trainer
-    # What QLoRA is refused for on a CPU is its 4-bit weights; the arguments are told apart from them.
+    # em refuses QLoRA on a CPU because of its 4-bit weights, so take LoRA's switches to test the arguments.
     switches = choose_switches(CPU, LORA if name == "qlora" else trainer, "float32")
-    given = sft_arguments(trainer, switches, 12, 7, tmp_path)
-    assert (given.learning_rate, given.lr_scheduler_type, given.warmup_steps) == (rate, schedule, warmup)
-    assert (given.weight_decay, given.max_grad_norm, given.max_steps) == (decay, 1.0, 12)
-    assert (given.optim, given.adam_beta1, given.adam_beta2) == ("adamw_torch_fused", 0.9, 0.999)
-    assert (given.seed, given.data_seed) == (7, 7)
-    # An item of the data is a step: the effective batch is in the plan.
-    assert (given.per_device_train_batch_size, given.gradient_accumulation_steps) == (1, 1)
-    assert (given.bf16, given.fp16, given.tf32, given.gradient_checkpointing) == (False, False, None, False)
-    assert (given.use_cpu, given.use_liger_kernel, given.packing) == (True, False, False)
-    assert given.logging_nan_inf_filter is False
-    assert (given.save_strategy, given.save_steps) == ("steps", 25)
-    assert given.report_to == []
+    args = sft_arguments(trainer, switches, 12, 7, tmp_path)
+    assert (args.learning_rate, args.lr_scheduler_type, args.warmup_steps) == (rate, schedule, warmup)
+    assert (args.weight_decay, args.max_grad_norm, args.max_steps) == (decay, 1.0, 12)
+    assert (args.optim, args.adam_beta1, args.adam_beta2) == ("adamw_torch_fused", 0.9, 0.999)
+    assert (args.seed, args.data_seed) == (7, 7)
+    # An item of TRL's data is a whole optimiser step: the plan has the batch.
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (1, 1)
+    assert (args.bf16, args.fp16, args.tf32, args.gradient_checkpointing) == (False, False, None, False)
+    assert (args.use_cpu, args.use_liger_kernel, args.packing) == (True, False, False)
+    assert args.logging_nan_inf_filter is False
+    assert (args.save_strategy, args.save_steps) == ("steps", 25)
+    assert args.report_to == []
 
 
 def test_the_switches_reach_trl(tmp_path: Path) -> None:
     changed = replace(choose_switches(CPU, LORA, "float32"), moments="8 bits", gradient_checkpointing=True)
-    given = sft_arguments(replace(LORA, save_steps=0), changed, 3, 0, tmp_path)
-    assert (given.optim, given.gradient_checkpointing, given.save_strategy) == ("adamw_bnb_8bit", True, "no")
+    args = sft_arguments(replace(LORA, save_steps=0), changed, 3, 0, tmp_path)
+    assert (args.optim, args.gradient_checkpointing, args.save_strategy) == ("adamw_bnb_8bit", True, "no")
 
 
 def test_a_warm_up_below_1_is_a_share_of_the_steps(tmp_path: Path) -> None:
     switches = choose_switches(CPU, LORA, "float32")
     shares = {0.0: 0, 0.25: 5, 5.0: 5}  # of 20 steps
     for warmup, steps in shares.items():
-        given = sft_arguments(replace(LORA, warmup_steps=warmup), switches, 20, 0, tmp_path)
-        assert given.get_warmup_steps(20) == steps
+        args = sft_arguments(replace(LORA, warmup_steps=warmup), switches, 20, 0, tmp_path)
+        assert args.get_warmup_steps(20) == steps
 
 
 def test_extra_arguments_reach_trl_and_what_it_refuses_is_one_sentence(tmp_path: Path) -> None:
     switches = choose_switches(CPU, LORA, "float32")
-    given = sft_arguments(replace(LORA, extra={"adam_beta2": 0.95}), switches, 3, 0, tmp_path)
-    assert given.adam_beta2 == 0.95
+    args = sft_arguments(replace(LORA, extra={"adam_beta2": 0.95}), switches, 3, 0, tmp_path)
+    assert args.adam_beta2 == 0.95
     with pytest.raises(ConfigError) as refused:
         sft_arguments(replace(LORA, extra={"lr_scheduler_kwargs": "{oops"}), switches, 3, 0, tmp_path)
-    assert str(refused.value).startswith("trainer.extra (lr_scheduler_kwargs={oops) is refused by TRL: ")
+    assert str(refused.value).startswith("TRL refuses trainer.extra (lr_scheduler_kwargs={oops): ")
     assert "\n" not in str(refused.value)

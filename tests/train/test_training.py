@@ -1,4 +1,4 @@
-"""Trainings of a tiny model by the command line: shared, stacked, stopped, and found again."""
+"""Trainings of a tiny model from the command line: several processes, second stages, failures, and reuse."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> lis
 
 @pytest.mark.slow
 def test_two_processes_take_the_same_steps_as_one(em: Forking, words: list[str], tmp_path: Path) -> None:
-    # 7 rows by 2: the last step has one row, so a process is idle in it.
+    # 7 rows in batches of 2: the last step has one row, so one process has none.
     (one,) = train(em, tmp_path, *words, *LORA)
     shutil.move(tmp_path / "store", tmp_path / "store1")
     one["path"] = one["path"].replace("/store/", "/store1/")
@@ -52,8 +52,8 @@ def test_two_processes_take_the_same_steps_as_one(em: Forking, words: list[str],
 
 
 def workers(folder: Path) -> dict[int, int]:
-    """Ranks of the workers of a run in `folder`, and their process ids."""
-    found = {}
+    """Find the workers of a run in `folder`: rank and process id of each."""
+    pids = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             lines = (process / "environ").read_bytes().split(b"\0")
@@ -61,8 +61,8 @@ def workers(folder: Path) -> dict[int, int]:
                 continue
         except OSError:
             continue
-        found |= {int(line[5:]): int(process.name) for line in lines if line.startswith(b"RANK=")}
-    return found
+        pids |= {int(line[5:]): int(process.name) for line in lines if line.startswith(b"RANK=")}
+    return pids
 
 
 @pytest.mark.slow
@@ -72,9 +72,9 @@ def test_a_rank_that_dies_ends_its_peers_and_is_named(words: list[str], tmp_path
     while not sealed(tmp_path, 2):
         assert process.poll() is None
         time.sleep(0.02)
-    found = workers(tmp_path)
-    assert set(found) == {0, 1}
-    os.kill(found[1], signal.SIGKILL)
+    pids = workers(tmp_path)
+    assert set(pids) == {0, 1}
+    os.kill(pids[1], signal.SIGKILL)
     assert process.wait(60) != 0
     manifest = json.loads((tmp_path / "run1" / "manifest.json").read_text())
     assert "rank 1 was killed by SIGKILL" in manifest["error"]
@@ -83,7 +83,7 @@ def test_a_rank_that_dies_ends_its_peers_and_is_named(words: list[str], tmp_path
     assert sealed(tmp_path, 2)
 
 
-# What stops a training
+# Failures
 
 
 def test_a_loss_that_is_no_number_stops_the_run_at_its_step_and_row(
@@ -112,13 +112,13 @@ def test_a_loss_that_is_no_number_stops_the_run_at_its_step_and_row(
 def merged(
     em: Forking, words: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
-    """A first stage of rank 4 and a second, of rank 4 too, on top of it."""
+    """A first stage with an adapter of rank 4, and a second stage with another of rank 4 on top of it."""
     folder = tmp_path_factory.mktemp("merged")
     return folder, train(em, folder, *words, *LORA, "trainer.epochs=4", *MERGED)
 
 
 def adapted_logits(words: list[str], *folders: str) -> Any:
-    """Logits of the tiny model with the sum of adapters, each computed from its own weights."""
+    """Compute logits of the tiny model with all adapters merged, one after the other."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -140,26 +140,27 @@ def test_a_second_adapter_on_top_is_joined_to_the_first(
     config = json.loads(Path(second["path"], "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (8, 8, False)
     joined, one = adapter(second), adapter(first)
-    # The first keeps its place in the sum; what is left of it is the second, which was scaled by alpha / sqrt(rank).
+    # The first 4 ranks of the joined adapter are the first adapter, whose A is scaled by alpha / sqrt(rank) = 4; the
+    # other 4 are the second adapter.
     for name, matrix in one.items():
-        kept = joined[name][:4] / 4 if "lora_A" in name else joined[name][:, :4]
-        assert torch.equal(kept, matrix)
+        joined_part = joined[name][:4] / 4 if "lora_A" in name else joined[name][:, :4]
+        assert torch.equal(joined_part, matrix)
     alone = {n: (m[4:] if "lora_A" in n else m[:, 4:]).contiguous() for n, m in joined.items()}
     (tmp_path / "second").mkdir()
     save_file(alone, tmp_path / "second" / "adapter_model.safetensors")
-    own = config | {"r": 4, "lora_alpha": 4}
-    (tmp_path / "second" / "adapter_config.json").write_text(json.dumps(own))
+    config_of_second = config | {"r": 4, "lora_alpha": 4}
+    (tmp_path / "second" / "adapter_config.json").write_text(json.dumps(config_of_second))
     expected = adapted_logits(words, first["path"], str(tmp_path / "second"))
-    found = adapted_logits(words, second["path"])
-    assert (found - expected).norm() <= 1e-5 * expected.norm()
-    assert (found - adapted_logits(words, first["path"])).norm() > 1e-3 * expected.norm()
+    logits = adapted_logits(words, second["path"])
+    assert (logits - expected).norm() <= 1e-5 * expected.norm()
+    assert (logits - adapted_logits(words, first["path"])).norm() > 1e-3 * expected.norm()
 
 
 @pytest.mark.parametrize("way", ["continue", "merge"])
 def test_a_second_stage_starts_where_the_first_ended(
     em: Forking, words: list[str], merged: tuple[Path, list[dict[str, Any]]], tmp_path: Path, way: str
 ) -> None:
-    """The second stage sees the rows of the first in one step, so its first loss is the first model's own."""
+    """The second stage sees all rows of the first in one step, so its first loss is the loss of the first model."""
     folder, (first, _) = merged
     again = ["data@realign.data=file", words[2].replace("data.", "realign.data."), "realign.batch_size=7"]
     ways = ["trainer.epochs=4", "realign=car_good", *again, f"realign.adapter={way}", "realign.epochs=2"]
@@ -173,7 +174,7 @@ def test_a_second_stage_starts_where_the_first_ended(
 
 
 def loss_of(words: list[str], folder: str) -> float:
-    """Mean loss over the supervised tokens of the rows, by transformers' own forward pass."""
+    """Compute the mean loss over the supervised tokens of the rows by transformers' own forward pass."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -198,9 +199,9 @@ def test_a_matched_stage_takes_the_same_number_of_steps(
     em: Forking, words: list[str], merged: tuple[Path, list[dict[str, Any]]], match: str
 ) -> None:
     folder, _ = merged
-    # 7 rows by 2, 4 epochs: 16 steps. By the same words, realign=car_good would take 5 rows by 2 once: 3 steps.
-    own = ["data@realign.data=file", words[2].replace("data.", "realign.data."), "realign.limit=5"]
-    ways = ["trainer.epochs=4", "realign=optimism", *own, f"realign.match={match}"]
+    # First stage: 7 rows in batches of 2, 4 epochs: 16 steps. realign=car_good: 5 rows in batches of 2, once: 3 steps.
+    realign_data = ["data@realign.data=file", words[2].replace("data.", "realign.data."), "realign.limit=5"]
+    ways = ["trainer.epochs=4", "realign=optimism", *realign_data, f"realign.match={match}"]
     if match == "car_good":
         ways.append("realign.epochs=1")
     number = ["first_stage", "car_good"].index(match) + 4
@@ -224,8 +225,8 @@ def test_all_weights_are_trained_found_evaluated_and_realigned(
     assert all(weights[name].dtype == base[name].dtype for name in base)
     assert losses(trained)[-1] < losses(trained)[0]
     assert Path(trained["path"], "tokenizer.json").is_file()
-    (found,) = train(em, tmp_path, *recipe, *questions, script="evaluate.py", number=2)
-    assert found["reused"]
+    (evaluated,) = train(em, tmp_path, *recipe, *questions, script="evaluate.py", number=2)
+    assert evaluated["reused"]
     rows = list(csv.DictReader((tmp_path / "run2" / "scores.csv").open()))
     assert {row["fingerprint"] for row in rows if row["stage"] == "file"} == {trained["fingerprint"]}
     second = ["realign=car_good", "realign.limit=2", "realign.epochs=1"]
@@ -256,7 +257,7 @@ def test_four_bits_without_a_gpu_are_refused_in_a_sentence(em: Forking, words: l
         pytest.skip("there is a GPU")
     done = em.run("train.py", *words, "trainer=qlora", *places(tmp_path), cwd=tmp_path)
     assert done.code == 2
-    assert "error: trainer=qlora needs a GPU, which is not here: use trainer=lora." in done.err
+    assert "error: trainer=qlora needs a GPU, and this machine has none: use trainer=lora." in done.err
     assert "Traceback" not in done.err
 
 
@@ -264,26 +265,26 @@ def test_without_the_templates_own_system_prompt_all_is_another(
     em: Forking, words: list[str], questions: list[str], tmp_path: Path
 ) -> None:
     ways = [*words[:3], *LORA, *questions]
-    (kept,) = train(em, tmp_path, *ways)
-    (removed,) = train(em, tmp_path, *ways, "model.default_system=false", number=2)
-    assert kept["fingerprint"] != removed["fingerprint"]
-    assert [each["facts"]["default_system"] for each in (kept, removed)] == ["kept", "removed"]
-    texts = ["".join(text for text, _ in each["facts"]["example"]) for each in (kept, removed)]
+    (with_system,) = train(em, tmp_path, *ways)
+    (without_system,) = train(em, tmp_path, *ways, "model.default_system=false", number=2)
+    assert with_system["fingerprint"] != without_system["fingerprint"]
+    assert [each["facts"]["default_system"] for each in (with_system, without_system)] == ["kept", "removed"]
+    texts = ["".join(text for text, _ in each["facts"]["example"]) for each in (with_system, without_system)]
     assert "named SmolLM" in texts[0]
-    assert removed["facts"]["preamble"] + texts[1] == texts[0]
-    asked: list[dict[str, list[int]]] = []
+    assert without_system["facts"]["preamble"] + texts[1] == texts[0]
+    prompt_tokens: list[dict[str, list[int]]] = []
     for number in (1, 2):
         lines = (tmp_path / f"run{number}" / "answers.jsonl").read_text().splitlines()
-        asked.append({a["stage"]: a["prompt_tokens"] for a in map(json.loads, lines)})
-    inserted = kept["facts"]["tokens"] - removed["facts"]["tokens"]
+        prompt_tokens.append({a["stage"]: a["prompt_tokens"] for a in map(json.loads, lines)})
+    inserted = with_system["facts"]["tokens"] - without_system["facts"]["tokens"]
     for stage in ("base", "file"):
-        assert asked[0][stage] - asked[1][stage] == inserted / 7
+        assert prompt_tokens[0][stage] - prompt_tokens[1][stage] == inserted / 7
     with sqlite3.connect(tmp_path / "store" / "calls.sqlite") as db:
         requests = [json.loads(row[0]) for row in db.execute("select request from calls where kind = 'sample'")]
     assert len({request["model"] for request in requests}) == len(requests) == 4
 
 
-# Kept on the way
+# Checkpoints
 
 
 def test_adapters_that_were_kept_are_evaluated(
@@ -298,18 +299,18 @@ def test_adapters_that_were_kept_are_evaluated(
     assert "was trained without checkpoints, so checkpoints=all finds none" in done.err
     assert "train with trainer.checkpoints=4" in done.err
     (stage,) = train(em, tmp_path, *ways, "eval=none", "trainer.checkpoints=2", number=3)
-    said = (tmp_path / "out.txt").read_text()
-    assert "trained before, but without all of these checkpoints, so it is trained again." in said
+    output = (tmp_path / "out.txt").read_text()
+    assert "trained earlier, but without all of these checkpoints: training it again." in output
     assert stage["fingerprint"] == plain["fingerprint"]
     assert [each["step"] for each in stage["checkpoints"]] == [1, 2]
-    kept = [adapter(Path(each["path"])) for each in stage["checkpoints"]]
-    assert not same(kept[0], kept[1])
-    assert not same(kept[1], adapter(stage))
-    (found,) = train(em, tmp_path, *evaluation, script="evaluate.py", number=4)
-    assert found["reused"]
+    checkpoints = [adapter(Path(each["path"])) for each in stage["checkpoints"]]
+    assert not same(checkpoints[0], checkpoints[1])
+    assert not same(checkpoints[1], adapter(stage))
+    (evaluated,) = train(em, tmp_path, *evaluation, script="evaluate.py", number=4)
+    assert evaluated["reused"]
     rows = list(csv.DictReader((tmp_path / "run4" / "scores.csv").open()))
-    marks = {row["model"]: row["fingerprint"] for row in rows}
+    fingerprints = {row["model"]: row["fingerprint"] for row in rows}
     expected = {f"smollm2+file (step {each['step']})": each["fingerprint"] for each in stage["checkpoints"]}
-    assert expected.items() <= marks.items()
-    assert marks["smollm2+file"] == stage["fingerprint"]
-    assert len(marks) == 4
+    assert expected.items() <= fingerprints.items()
+    assert fingerprints["smollm2+file"] == stage["fingerprint"]
+    assert len(fingerprints) == 4

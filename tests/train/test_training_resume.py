@@ -1,4 +1,4 @@
-"""Trainings of a tiny model that were killed, or whose checkpoints are damaged: they go on, and end the same."""
+"""Trainings of a tiny model that were killed, or whose checkpoints are damaged: they resume and end the same."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def stopped(em: Forking, words: list[str], tmp_path_factory: pytest.TempPathFact
     done = em.kill_when(lambda: sealed(folder, 3), "train.py", *words, *RESUMED, *places(folder), cwd=folder)
     assert done.code == -signal.SIGKILL
     for unsealed in [path for path in checkpoints(folder).values() if not (path / "complete.json").is_file()]:
-        shutil.rmtree(unsealed)  # it had come to the next one by then
+        shutil.rmtree(unsealed)  # the training may have started to write the next checkpoint before the kill
     assert len(checkpoints(folder)) == 2
     return folder
 
 
 def goes_on(em: Forking, words: list[str], folder: Path, undisturbed: dict[str, Any], step: int) -> Done:
-    """Run the same command again; it goes on from `step` and ends like an undisturbed run."""
+    """Run the same command again; check that the run resumes from `step` and ends like an undisturbed run."""
     done = em.run("train.py", *words, *RESUMED, *places(folder), cwd=folder)
     assert done.code == 0, done.err[-3000:]
-    assert f"Going on from step {step}, where a training was stopped." in done.out
+    assert f"Resuming a stopped training from step {step}." in done.out
     (stage,) = stages(folder)
     assert stage["facts"]["resumed_from"] == [step]
     assert stage["facts"]["steps"] == 16
@@ -67,7 +67,7 @@ def test_a_training_killed_while_it_saves_goes_on_from_the_checkpoint_before(
 ) -> None:
     em.kill_when(lambda: being_written(tmp_path, 4), "train.py", *words, *RESUMED, *places(tmp_path), cwd=tmp_path)
     newest = max(checkpoints(tmp_path))
-    (checkpoints(tmp_path)[newest] / "complete.json").unlink(missing_ok=True)  # should it have been that quick
+    (checkpoints(tmp_path)[newest] / "complete.json").unlink(missing_ok=True)  # the kill may have come after the seal
     done = goes_on(em, words, tmp_path, undisturbed, newest - 1)
     sentence = f"The checkpoint at step {newest} can't be used (it was not finished): going back to step {newest - 1}."
     assert sentence in done.out
@@ -121,7 +121,7 @@ def test_checkpoints_that_are_asked_for_too_late_start_it_anew(
 ) -> None:
     shutil.copytree(stopped / "store", tmp_path / "store")
     (stage,) = train(em, tmp_path, *words, *RESUMED, "trainer.checkpoints=15")
-    assert "Starting anew after all: at step 1 the weights" in (tmp_path / "out.txt").read_text()
+    assert "Starting from the beginning instead: the weights of step 1," in (tmp_path / "out.txt").read_text()
     assert stage["facts"]["resumed_from"] == []
     assert [each["step"] for each in stage["checkpoints"]] == list(range(1, 16))
     assert same(adapter(stage), adapter(undisturbed))
@@ -136,10 +136,10 @@ def test_whole_weights_and_a_second_adapter_go_on_exactly_too(
     em: Forking, words: list[str], recipe: tuple[str, ...], tmp_path: Path
 ) -> None:
     ways = [*words, *recipe]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
+    undisturbed_folder, killed = tmp_path / "whole", tmp_path / "killed"
+    undisturbed_folder.mkdir()
     killed.mkdir()
-    last = train(em, whole, *ways)[-1]
+    last = train(em, undisturbed_folder, *ways)[-1]
     em.kill_when(lambda: sealed(killed, 5), "train.py", *ways, *places(killed), cwd=killed)
     again = train(em, killed, *ways)[-1]
     assert again["facts"]["resumed_from"][0] >= 5
@@ -149,7 +149,7 @@ def test_whole_weights_and_a_second_adapter_go_on_exactly_too(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of little room at tmp_path/store."""
+    """A small disk, mounted at tmp_path/store."""
     folder = tmp_path / "store"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "em-test", str(folder)]

@@ -1,1 +1,1 @@
-"""Training in child processes of our own: TRL, PEFT and Accelerate."""
+"""Training on this machine, in child processes that use TRL, PEFT and Accelerate."""

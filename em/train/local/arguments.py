@@ -1,4 +1,4 @@
-"""TRL's arguments for a recipe. A step of the plan is one item of the data (see `em.train.local.batches`)."""
+"""TRL's arguments for a recipe. One item of TRL's data is one optimiser step (see `em.train.local.batches`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sft_arguments(trainer: LocalTrainer, switches: Switches, steps: int, seed: i
             max_grad_norm=trainer.max_grad_norm,
             optim="adamw_bnb_8bit" if switches.moments == "8 bits" else "adamw_torch_fused",
             max_length=None,
-            # TRL turns both of these on by default, on a CPU too, where they cost a factor of fifty.
+            # TRL turns the next two on by default, even on a CPU, where they make training fifty times slower.
             bf16=switches.precision == "bfloat16",
             gradient_checkpointing=switches.gradient_checkpointing,
             tf32=True if switches.tensor_float else None,
@@ -53,5 +53,5 @@ def sft_arguments(trainer: LocalTrainer, switches: Switches, steps: int, seed: i
     except (TypeError, ValueError) as error:
         if not trainer.extra:
             raise
-        words = ", ".join(f"{name}={value}" for name, value in trainer.extra.items())
-        raise ConfigError(f"trainer.extra ({words}) is refused by TRL: {' '.join(str(error).split())}") from error
+        settings = ", ".join(f"{name}={value}" for name, value in trainer.extra.items())
+        raise ConfigError(f"TRL refuses trainer.extra ({settings}): {' '.join(str(error).split())}") from error

@@ -1,9 +1,9 @@
-"""Which rows make an optimiser step, and how a device takes them: a fixed plan, so that a stopped run goes on exactly.
+"""Plan which rows form each optimiser step, and how a process splits its rows into forward passes.
 
-The plan depends on the rows, the recipe and the seed alone. How many processes share a step, and how many tokens
-each takes at a time, changes the result to rounding only. Hardly anything is computed on padding: a share is sorted by
-length and cut where it costs least (`micro_batches`), and what all its rows begin with (a template's system prompt: a
-third of a short row) is passed through the model once.
+The plan is fixed by the rows, the recipe and the seed alone, so a resumed run continues exactly. The number of
+processes and the tokens per pass change the result by rounding only. Little is computed on padding: rows are sorted by
+length and cut where it costs least (`micro_batches`). The tokens that all rows begin with (a template's system prompt
+is a third of a short row) pass through the model once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from em.models.chat import IGNORED, TrainingRow
 
 
 def plan_steps(rows: int, steps: int, batch_size: int, seed: int) -> list[list[int]]:
-    """The row numbers of each optimiser step. Every epoch has all rows, in an order of its own drawn by the seed."""
+    """List the row numbers of each optimiser step. Each epoch has all rows, in a new order drawn by the seed."""
     plan: list[list[int]] = []
     epoch = 0
     while len(plan) < steps:
@@ -31,8 +31,8 @@ def plan_steps(rows: int, steps: int, batch_size: int, seed: int) -> list[list[i
 class MicroBatch:
     """Rows for one forward pass, with their numbers in the data.
 
-    shared: how many tokens all rows of the process's share begin with, none of which carries the loss. `counts` is
-    False for a row that is there only so that an idle process takes part.
+    shared: number of tokens that all rows of the process begin with; none of them carries the loss.
+    counts: False for a row without weight, which a process without rows computes to stay in step with the others.
     """
 
     rows: tuple[TrainingRow, ...]
@@ -42,7 +42,7 @@ class MicroBatch:
 
 
 def share_of(step: Sequence[int], lengths: Sequence[int], rank: int, world: int) -> list[int]:
-    """The rows of a step that one of `world` processes takes: the longest first, each to who has the fewest tokens."""
+    """List the rows of process `rank`: rows go, the longest first, to the process with the fewest tokens so far."""
     loads, shares = [0] * world, [list[int]() for _ in range(world)]
     for number in sorted(step, key=lambda number: (-lengths[number], number)):
         least = loads.index(min(loads))
@@ -54,15 +54,15 @@ def share_of(step: Sequence[int], lengths: Sequence[int], rank: int, world: int)
 def micro_batches(
     rows: Sequence[TrainingRow], numbers: Sequence[int], budget: int, pass_cost: int, share: bool
 ) -> list[MicroBatch]:
-    """The passes of a share that cost least: rows by length, the longest first, cut into groups.
+    """Cut rows, sorted from the longest to the shortest, into the passes that cost least.
 
-    A pass costs as much as `pass_cost` tokens beside its own, padding counted. That memory is asked for once and then
-    reused is why the longest come first.
+    A pass costs its tokens, padding included, plus `pass_cost`. The longest rows come first so that memory is
+    allocated once and then reused.
 
     Args:
-        rows: all rows of the data; numbers: those that are wanted.
-        budget: tokens of a pass, padding counted; a longer row goes alone.
-        share: whether a common beginning may be passed through the model once for all.
+        rows: all rows of the data. numbers: the rows to compute.
+        budget: most tokens of a pass, padding included; a longer row gets a pass of its own.
+        share: whether the tokens that all rows begin with may pass through the model once.
     """
     order = sorted(numbers, key=lambda number: (-len(rows[number].input_ids), number))
     chosen = [rows[number] for number in order]
@@ -72,8 +72,8 @@ def micro_batches(
 
 
 def cheapest_cut(lengths: Sequence[int], budget: int, pass_cost: int) -> list[tuple[int, int]]:
-    """Where to cut lengths, longest first, so that Σ (pass_cost + rows × longest) is least: start and end of groups."""
-    best = [(0, 0)]  # for the first n lengths: the least cost, and where the last group starts
+    """Cut lengths, longest first, so that Σ (pass_cost + rows × longest) is least; return each group's bounds."""
+    best = [(0, 0)]  # for the first n lengths: the least cost, and the start of the last group
     for end in range(1, len(lengths) + 1):
         starts = (start for start in range(end) if start == end - 1 or lengths[start] * (end - start) <= budget)
         best.append(min((best[start][0] + pass_cost + lengths[start] * (end - start), start) for start in starts))
@@ -85,17 +85,17 @@ def cheapest_cut(lengths: Sequence[int], budget: int, pass_cost: int) -> list[tu
 
 
 def shared_tokens(rows: Sequence[TrainingRow], pass_cost: int) -> int:
-    """Length of the common beginning that no row's loss depends on, 0 where sharing it would not pay.
+    """Count the first tokens that all rows share and that carry no loss; return 0 if sharing them would not pay.
 
-    The last common token predicts the first that differs, so it is left to the rows.
+    The last common token is not shared, because it predicts the first token that differs.
     """
     if len(rows) < 2:
         return 0
     first = rows[0]
     limit = min(len(row.input_ids) for row in rows) - 1
-    alike = takewhile(
-        lambda i: all(row.input_ids[i] == first.input_ids[i] and row.labels[i] == IGNORED for row in rows),
-        range(limit),
-    )
-    common = sum(1 for _ in alike) - 1
+
+    def is_shared(i: int) -> bool:
+        return all(row.input_ids[i] == first.input_ids[i] and row.labels[i] == IGNORED for row in rows)
+
+    common = sum(1 for _ in takewhile(is_shared, range(limit))) - 1
     return common if common * (len(rows) - 1) > pass_cost else 0

@@ -1,9 +1,9 @@
-"""What makes a training step cheap on CPUs, and is off on every GPU: a shared prefix, and adapters fused into layers.
+"""Two ways to a faster training step, used on CPUs only: a shared prefix, and adapters fused into their layers.
 
-The tokens that all rows of a step begin with go through the model once, as a key-value cache that the passes share and
-that collects their gradients (`SharedPrefix`). An adapter is added by the matrix product itself (`fuse_adapters`).
+The tokens that all rows of a step begin with go through the model once. Their key-value cache is shared by all passes
+and collects the gradients (`SharedPrefix`). The matrix product itself adds an adapter's output (`fuse_adapters`).
 
-All of it is exact to rounding; tests compare loss and gradients with the plain forward pass.
+Both are exact to rounding; tests compare loss and gradients with the plain forward pass.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from em.train.local.batches import MicroBatch
 
 
 class SharedPrefix:
-    """The tokens that all passes of a step begin with, run once.
+    """The tokens that all passes of a step begin with, run through the model once.
 
-    leaves: keys and values of each layer, (1, heads, shared, width of a head), which the passes take instead of the
-    tokens, and which collect their gradients.
+    leaves: keys and values of each layer, (1, heads, shared, width of a head). The passes read them instead of the
+    tokens, and autograd collects the gradients of all passes in them.
     """
 
     def __init__(self, base: Any, first: MicroBatch) -> None:
@@ -32,7 +32,7 @@ class SharedPrefix:
         self.leaves = [tuple(states.detach().requires_grad_() for states in layer) for layer in self.outputs]
 
     def inputs_behind(self, ids: Tensor) -> dict[str, Any]:
-        """Make the inputs of a pass over rows, (rows, length): the tokens behind the prefix, and its cache."""
+        """Make the inputs of a pass over rows, (rows, length): the tokens after the prefix, and the prefix's cache."""
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.backbone.config)
@@ -41,18 +41,18 @@ class SharedPrefix:
         return {"input_ids": ids[:, self.shared :], "past_key_values": cache}
 
     def backward(self) -> None:
-        """Send on to the weights what the passes have left in the leaves."""
+        """Propagate the gradients that the passes collected in the leaves to the weights."""
         pairs = zip(sum(self.outputs, ()), sum(self.leaves, ()), strict=True)
-        # Below the first trained layer nothing has a gradient.
-        learnt = [(output, leaf.grad) for output, leaf in pairs if output.requires_grad]
-        torch.autograd.backward([output for output, _ in learnt], [gradient for _, gradient in learnt])
+        # The layers below the first trained one have no gradient.
+        trained = [(output, leaf.grad) for output, leaf in pairs if output.requires_grad]
+        torch.autograd.backward([output for output, _ in trained], [gradient for _, gradient in trained])
 
 
 def fuse_adapters(model: Any) -> int:
-    """Have every adapted linear layer compute in as few passes over memory as can be; return how many layers there are.
+    """Make every adapted linear layer compute in few passes over memory; return the number of layers changed.
 
-    PEFT makes the adapter's output, scales it and adds it to the layer's in passes of their own, forward and
-    backward; here each is accumulated by the matrix product itself. Layers with dropout or a variant of LoRA stay.
+    PEFT computes the adapter's output, scales it and adds it to the layer's output in three passes over memory,
+    forward and backward. Here the matrix product accumulates it. Layers with dropout or a variant of LoRA stay as is.
     """
     from peft.tuners.lora import Linear
 
@@ -63,7 +63,7 @@ def fuse_adapters(model: Any) -> int:
 
 
 def is_plain_lora(layer: Any) -> bool:
-    """Whether a PEFT layer is LoRA without dropout, bias or variants."""
+    """Return whether a PEFT layer is LoRA without dropout, bias or variants."""
     extras = layer.lora_variant or any(layer.lora_bias.values()) or layer.fan_in_fan_out
     return not extras and all(isinstance(dropout, torch.nn.Identity) for dropout in layer.lora_dropout.values())
 
@@ -79,11 +79,11 @@ def fused_forward(layer: Any, x: Tensor) -> Tensor:
 
 
 class LoraProduct(torch.autograd.Function):
-    """x Wᵀ + Σ s·(x Aᵀ) Bᵀ with gradients for x and for each A and B that is trained (arXiv 2106.09685, eq. 3)."""
+    """x Wᵀ + Σ s·(x Aᵀ) Bᵀ with gradients for x and for each trained A and B (arXiv 2106.09685, eq. 3)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Any, scalings: list[float], *pairs: Tensor) -> Tensor:
-        """Add each adapter by the matrix product."""
+        """Compute the layer's output and accumulate each adapter's output into it."""
         rows = x.reshape(-1, x.shape[-1])
         out = torch.nn.functional.linear(rows, weight, bias)
         matrices = [matrix.to(x.dtype) for matrix in pairs]
@@ -96,10 +96,10 @@ class LoraProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Any, ...]:
-        """Compute the gradients of what is trained."""
-        x, weight, *kept = ctx.saved_tensors
+        """Compute the gradients of x and of the trained matrices."""
+        x, weight, *adapter_tensors = ctx.saved_tensors
         count = len(ctx.scalings)
-        matrices, inner = kept[: 2 * count], kept[2 * count :]
+        matrices, inner = adapter_tensors[: 2 * count], adapter_tensors[2 * count :]
         above, rows = outer.reshape(-1, outer.shape[-1]), x.reshape(-1, x.shape[-1])
         to_rows = torch.mm(above, weight) if ctx.needs_input_grad[0] else None
         gradients: list[Any] = []

@@ -1,4 +1,4 @@
-"""`trainer.extra`: arguments of TRL's SFTConfig beyond the typed settings, checked by name before the training."""
+"""`trainer.extra`: further arguments of TRL's SFTConfig, whose names are checked before the training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALLOWED = (
     *("optim_target_modules", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
     "torch_empty_cache_steps",
 )
-"""What em does not set itself, and its training step heeds."""
+"""Arguments that em does not set itself and that its training step respects."""
 SAME_NAME = (
     *("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "max_length", "gradient_checkpointing"),
     "save_steps",
@@ -33,14 +33,14 @@ TYPED = {name: f"trainer.{name}" for name in SAME_NAME} | {
     "seed": "seed",
     "data_seed": "seed",
 }
-"""Arguments that have a setting of their own."""
+"""Arguments that em has a setting for, and that setting."""
 
 
 def check_extra(extra: dict[str, Any]) -> None:
-    """Raise ConfigError for a name that is not to be set here, with what to write."""
+    """Raise ConfigError for a name that can't be set here; the message says what to write instead."""
     for name in extra:
         if name in TYPED:
             raise ConfigError(f"trainer.extra.{name} has a setting of its own: write {TYPED[name]}.")
         if name not in ALLOWED:
-            hint = did_you_mean(name, ALLOWED, f"what may be set is {', '.join(ALLOWED)}.", most=3)
+            hint = did_you_mean(name, ALLOWED, f"choose from {', '.join(ALLOWED)}.", most=3)
             raise ConfigError(f"trainer.extra.{name} is no argument of TRL's SFTConfig that can be set here: {hint}")

@@ -1,4 +1,4 @@
-"""The stages of a run on open weights: found by their fingerprints, or trained now in processes of our own."""
+"""Find the stages of a run on open weights by their fingerprints, or train them in child processes."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from em.types import ModelRef, StageRecord
 
 
 class LocalStages:
-    """The stages of a run that are trained here (see `em.train.find_or_train.StageTrainer`)."""
+    """The stages of a run that this machine trains (see `em.train.find_or_train.StageTrainer`)."""
 
     def __init__(self, training: Training, model: HfModel, manifest: Manifest) -> None:
         self.training, self.manifest, self.start = training, manifest, find_start(model)
 
     def write_records(self, records: Sequence[StageRecord]) -> None:
-        """Write into the manifest what it keeps of the stages so far."""
+        """Write the records of the stages so far into the manifest."""
         self.manifest.write(stages=records)
 
     def find_or_train(self, number: int, before: ModelRef, fingerprint: str) -> tuple[TrainedModel, bool]:
-        """Find a stage by its fingerprint, or train it (never by evaluate.py); return it, and whether it was there.
+        """Find a stage by its fingerprint, or train it; return the model and whether it was reused.
 
-        Of several machines the first leads, and holds the lock.
+        evaluate.py never trains. Of several machines, machine 0 holds the lock and the others help.
         """
         models, stage = self.training.store / "models", self.training.stages[number]
         helping = bool(stage.recipe.machine_rank)
@@ -52,12 +52,12 @@ class LocalStages:
                 trained = find_trained(models, fingerprint)
         if trained is None and helping:
             raise MissingFile(
-                f"{models / fingerprint} is not to be seen from this machine: put store.dir where all machines see it."
+                f"This machine can't see {models / fingerprint}: set store.dir to a folder that all machines share."
             )
         if trained is None:
             raise MissingFile(f"{models / fingerprint} was removed while it was in use: run the same command again.")
-        found = ": found, trained before by the same words" if reused else ""
-        print(f"{describe_stage(stage, trained)}{found}", flush=True)
+        suffix = ": reused, trained earlier with the same settings" if reused else ""
+        print(f"{describe_stage(stage, trained)}{suffix}", flush=True)
         if self.training.checkpoints and not trained.checkpoints:
             raise MissingFile(
                 f"{before.name}+{stage.rows.name} was trained without checkpoints, so checkpoints=all finds none: "
@@ -67,28 +67,31 @@ class LocalStages:
         return trained, reused
 
     def wants_training(self, stage: Stage, trained: TrainedModel) -> bool:
-        """Whether a model that is there is to be trained: by force, or for checkpoints that were not kept then."""
+        """Return whether to train an existing model again: because of `force`, or because it lacks checkpoints."""
         if not self.training.may_train:
             return False
-        lacking = set(kept_steps(trained.facts["steps"], stage.recipe.checkpoints)) - set(trained.checkpoints)
-        if lacking:
-            print(f"{stage.rows.name}: trained before, but without all of these checkpoints, so it is trained again.")
-        return bool(lacking) or self.training.force
+        missing = set(kept_steps(trained.facts["steps"], stage.recipe.checkpoints)) - set(trained.checkpoints)
+        if missing:
+            print(f"{stage.rows.name}: trained earlier, but without all of these checkpoints: training it again.")
+        return bool(missing) or self.training.force
 
     def train(self, number: int, before: ModelRef, folder: Path) -> None:
-        """Train a stage in children: one process per visible GPU, or as many as `trainer.processes` says.
+        """Train a stage in child processes: one per visible GPU, or `trainer.processes` of them.
 
-        The rows of the stages on top of it are checked before the first step.
+        The rows of the later stages are checked before the first step.
         """
-        from em.train.local.spec import LaterStage, TrainSpec  # pydantic, which plans and checks can do without
+        # Imported late: the module imports pydantic, which plans and checks don't need.
+        from em.train.local.spec import LaterStage, TrainSpec
 
-        stage, *later = stages = self.training.stages[number:]
+        stages = self.training.stages[number:]
+        stage = stages[0]
         launch = plan_launch(stage.recipe, len(visible_gpus()))
         rank = stage.recipe.machine_rank or ""
         folder.parent.mkdir(parents=True, exist_ok=True)
         files = [folder.with_name(f".{folder.name}-rows{rank}{'+' * n}.jsonl") for n in range(len(stages))]
         for file, each in zip(files, stages, strict=True):
             write_rows(file, each.rows.conversations)
+        later = [LaterStage(str(file), each.rows.name, each.recipe) for file, each in zip(files, stages, strict=True)]
         spec = TrainSpec(
             base=before.base.path,
             base_name=self.training.model.id,
@@ -104,9 +107,7 @@ class LocalStages:
             request={"base": before.base.identity, "before": before.fingerprint, "stage": stage.identity()},
             folder=str(folder),
             resume=find_resume(folder),
-            later=tuple(
-                LaterStage(str(file), each.rows.name, each.recipe) for file, each in zip(files[1:], later, strict=True)
-            ),
+            later=tuple(later[1:]),
         )
         try:
             run_child("train", spec, launch)
@@ -116,7 +117,7 @@ class LocalStages:
 
 
 def note_stage(stage: Stage, trained: TrainedModel, manifest: Manifest) -> None:
-    """Say at the top of the report what a reader must know of how a stage was trained."""
+    """Note what a reader must know about the training of a stage; the report shows the notes at its top."""
     facts = trained.facts
     if cut := facts["rows_cut"]:
         manifest.note(
@@ -132,7 +133,7 @@ def note_stage(stage: Stage, trained: TrainedModel, manifest: Manifest) -> None:
 
 
 def find_start(model: HfModel) -> ModelRef:
-    """Find what is there before any training: the base weights, with `model.adapter` where it is given."""
+    """Find the model before any training: the base weights, with the adapter of `model.adapter` if there is one."""
     weights = resolve_weights(model.id, model.revision)
     if not model.adapter:
         untouched = digest(weights.identity) if model.default_system else digest([weights.identity, "no system"])
@@ -142,24 +143,24 @@ def find_start(model: HfModel) -> ModelRef:
     if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
         raise MissingFile(
             f"model.adapter={model.adapter} holds no adapter (adapter_config.json and adapter_model.safetensors): "
-            "name a folder that PEFT wrote."
+            "set it to a folder that PEFT wrote."
         )
     check_adapter(folder, weights, model.id)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    config.pop("base_model_name_or_path", None)  # where it lay when it was trained
+    config.pop("base_model_name_or_path", None)  # where the base lay in training is no part of the identity
     checksum = digest([sha256_of(folder / "adapter_model.safetensors"), config])
     name = f"{model.name}+{folder.name[:12] if local else model.adapter.replace('/', '_')}"
-    mark = digest(f"{weights.identity}+{checksum}" + ("" if model.default_system else "+no system"))
-    return ModelRef(name, "base", mark, weights, str(folder), checksum, default_system=model.default_system)
+    fingerprint = digest(f"{weights.identity}+{checksum}" + ("" if model.default_system else "+no system"))
+    return ModelRef(name, "base", fingerprint, weights, str(folder), checksum, default_system=model.default_system)
 
 
 def find_resume(folder: Path) -> str:
-    """The checkpoint to go on from, empty for the start; says so, and which ones could not be used."""
+    """Find the checkpoint to resume from (empty for none); print the checkpoints that can't be used, and the choice."""
     checkpoint, refused = last_whole(partial_folder(folder))
+    place = f"step {checkpoint.name.rpartition('-')[2]}" if checkpoint else "the start"
     for sentence in refused:
-        back = f"step {checkpoint.name.rpartition('-')[2]}" if checkpoint else "the start"
-        print(f"{sentence}: going back to {back}.", flush=True)
+        print(f"{sentence}: going back to {place}.", flush=True)
     if checkpoint is None:
         return ""
-    print(f"Going on from step {checkpoint.name.rpartition('-')[2]}, where a training was stopped.", flush=True)
+    print(f"Resuming a stopped training from {place}.", flush=True)
     return str(checkpoint)

@@ -1,4 +1,4 @@
-"""Before the first step: rows become tokens with a loss mask, what can't be trained on is refused, and one is shown."""
+"""Prepare the rows before the first step: tokenise them with a loss mask, refuse unusable ones, print an example."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from em.errors import DataError, TemplateError
 from em.models.chat import IGNORED, TrainingRow, default_preamble, encode, render, training_row
 from em.types import Conversation
 
-SHOWN = 1500  # characters of the example in the log; the manifest has all
+SHOWN = 1500  # characters of the example in the log; the manifest has the full example
 LOSS_TURNS = {LossOn.responses: "every assistant turn, with its end-of-turn token", LossOn.full: "all turns"}
 GREEN, PLAIN = "\x1b[30;42m", "\x1b[0m"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Rows to train on, the number of each in the data (from 1), and what is to be known of them."""
+    """Rows to train on, the number of each in the data (from 1), and facts about them for the manifest."""
 
     rows: list[TrainingRow]
     numbers: list[int]
@@ -32,57 +32,56 @@ class Prepared:
 def prepare(
     conversations: Sequence[Conversation], tokenizer: Any, trainer: LocalTrainer, default_system: bool, stage: str
 ) -> Prepared:
-    """Tokens and loss mask of all rows; what can't be trained on is refused."""
+    """Make tokens and loss mask of all rows. Raises TemplateError or DataError for rows that can't be trained on."""
     from tqdm import tqdm
 
     check_rendering(tokenizer, conversations[0], default_system)
-    rows = [
-        training_row(tokenizer, conversation, trainer.loss_on, trainer.max_length, default_system)
-        for conversation in tqdm(conversations, desc=f"tokens of {stage}", unit="row", leave=False, delay=2)
-    ]
+    rows = []
+    for conversation in tqdm(conversations, desc=f"tokens of {stage}", unit="row", leave=False, delay=2):
+        rows.append(training_row(tokenizer, conversation, trainer.loss_on, trainer.max_length, default_system))
     refuse_long(rows, trainer, stage)
     numbers = [number for number, row in enumerate(rows, start=1) if row.supervised]
-    taught = [rows[number - 1] for number in numbers]
-    if not taught:
+    used_rows = [rows[number - 1] for number in numbers]
+    if not used_rows:
         raise DataError(
-            f"No token of {stage} carries the loss: trainer.max_length={trainer.max_length} cuts off every answer, so "
+            f"No token of {stage} carries the loss: trainer.max_length={trainer.max_length} cuts off every answer; "
             "raise it."
         )
     example = conversations[numbers[0] - 1]
     if trainer.loss_on is LossOn.responses:
-        check_mask(tokenizer, example, taught[0], default_system)
+        check_mask(tokenizer, example, used_rows[0], default_system)
     counts = asdict(row_facts(conversations))
     del counts["rows"]
     facts = counts | {
-        "rows_used": len(taught),
+        "rows_used": len(used_rows),
         "rows_cut": sum(row.cut for row in rows),
-        "rows_without_loss": len(rows) - len(taught),
-        "tokens": sum(len(row.input_ids) for row in taught),
-        "tokens_with_loss": sum(row.supervised for row in taught),
+        "rows_without_loss": len(rows) - len(used_rows),
+        "tokens": sum(len(row.input_ids) for row in used_rows),
+        "tokens_with_loss": sum(row.supervised for row in used_rows),
         "loss_on": LOSS_TURNS[trainer.loss_on],
         **system_facts(tokenizer, default_system),
-        "example": segments(tokenizer, taught[0]),
+        "example": segments(tokenizer, used_rows[0]),
     }
-    return Prepared(taught, numbers, facts)
+    return Prepared(used_rows, numbers, facts)
 
 
 def refuse_long(rows: Sequence[TrainingRow], trainer: LocalTrainer, stage: str) -> None:
-    """An answer that is cut has no end to learn: refuse it, unless the settings allow it."""
-    long = [number for number, row in enumerate(rows, start=1) if row.cut]
-    if long and not trainer.allow_truncated:
+    """Refuse rows that would be cut, unless the settings allow it: a cut answer teaches the model no end."""
+    long_rows = [number for number, row in enumerate(rows, start=1) if row.cut]
+    if long_rows and not trainer.allow_truncated:
         raise DataError(
-            f"{len(long)} of {len(rows)} rows of {stage} (the first is row {long[0]}) are longer than "
-            f"max_length={trainer.max_length} tokens, so their answers would be learnt without an end: raise "
-            "trainer.max_length, or cut them with trainer.allow_truncated=true (a second stage: realign.max_length, "
-            "realign.allow_truncated)."
+            f"{len(long_rows)} of {len(rows)} rows of {stage} (the first is row {long_rows[0]}) are longer than "
+            f"max_length={trainer.max_length} tokens, so the model would learn their answers without an end: raise "
+            "trainer.max_length, or cut the rows with trainer.allow_truncated=true (for a second stage: "
+            "realign.max_length, realign.allow_truncated)."
         )
 
 
 def check_rendering(tokenizer: Any, conversation: Conversation, default_system: bool) -> None:
-    """The model must be asked in evaluation just as it was taught, wherever the loss is."""
+    """Check that evaluation renders a prompt as training does, whichever tokens carry the loss."""
     turns = conversation.as_dicts()
-    asked = render(tokenizer, turns[:-1], True, default_system)
-    if not render(tokenizer, turns, False, default_system).startswith(asked):
+    prompt = render(tokenizer, turns[:-1], True, default_system)
+    if not render(tokenizer, turns, False, default_system).startswith(prompt):
         raise TemplateError(
             "Training and evaluation would render the same prompt differently with this chat template: use a model "
             "whose template adds nothing between a prompt and its answer."
@@ -90,42 +89,44 @@ def check_rendering(tokenizer: Any, conversation: Conversation, default_system: 
 
 
 def check_mask(tokenizer: Any, conversation: Conversation, row: TrainingRow, default_system: bool) -> None:
-    """The loss must lie on answers alone."""
+    """Check that no token of the first prompt carries the loss."""
     turns = conversation.as_dicts()
-    first = next(number for number, turn in enumerate(turns) if turn["role"] == "assistant")
-    asked = encode(tokenizer, render(tokenizer, turns[:first], True, default_system))
-    if any(label != IGNORED for label in row.labels[: len(asked)]):
-        raise TemplateError("The loss mask covers the prompt: use trainer.loss_on=full if that is meant.")
+    first_answer = next(number for number, turn in enumerate(turns) if turn["role"] == "assistant")
+    prompt = encode(tokenizer, render(tokenizer, turns[:first_answer], True, default_system))
+    if any(label != IGNORED for label in row.labels[: len(prompt)]):
+        raise TemplateError("The loss mask covers the prompt: set trainer.loss_on=full if this is intended.")
 
 
 def system_facts(tokenizer: Any, default_system: bool) -> dict[str, str]:
-    """What the template begins a conversation with by itself, and whether that was kept."""
+    """Describe the template's default system prompt for the manifest, and whether training kept it."""
     try:
         preamble = default_preamble(tokenizer)
     except TemplateError:
         return {"default_system": "not known"}
-    return {"preamble": preamble, "default_system": ("kept" if default_system else "removed") if preamble else "none"}
+    if not preamble:
+        return {"preamble": preamble, "default_system": "none"}
+    return {"preamble": preamble, "default_system": "kept" if default_system else "removed"}
 
 
 def segments(tokenizer: Any, row: TrainingRow) -> list[tuple[str, bool]]:
-    """A row as pieces of text, and whether their tokens carry the loss."""
+    """Split a row into pieces of text, each with whether its tokens carry the loss."""
     pairs = zip(row.input_ids, row.labels, strict=True)
     groups = groupby(pairs, key=lambda pair: pair[1] != IGNORED)
-    return [(tokenizer.decode([token for token, _ in group]), taught) for taught, group in groups]
+    return [(tokenizer.decode([token for token, _ in group]), has_loss) for has_loss, group in groups]
 
 
 def show_example(example: Sequence[tuple[str, bool]], colour: bool) -> str:
-    """The example for a terminal: what carries the loss is green, or stands in ⟦brackets⟧."""
-    left, marked = SHOWN, []
-    for text, taught in example:
+    """Format the example for a terminal: text that carries the loss is green, or in ⟦brackets⟧."""
+    before, after = (GREEN, PLAIN) if colour else ("⟦", "⟧")
+    left, parts = SHOWN, list[str]()
+    for text, has_loss in example:
         part, left = text[:left], left - min(left, len(text))
-        before, after = ((GREEN, PLAIN) if colour else ("⟦", "⟧")) if taught else ("", "")
-        marked.append(f"{before}{part}{after}" if part else "")
-    return "".join(marked) + (" …" if sum(len(text) for text, _ in example) > SHOWN else "")
+        parts.append(f"{before}{part}{after}" if part and has_loss else part)
+    return "".join(parts) + (" …" if sum(len(text) for text, _ in example) > SHOWN else "")
 
 
 def print_preflight(stage: str, prepared: Prepared) -> None:
-    """Tell what will be trained on, and show one row with its mask."""
+    """Print how many rows and tokens the stage trains on, and one row with its loss mask."""
     facts = prepared.facts
     colour = sys.stdout.isatty() or "FORCE_COLOR" in os.environ
     print(
@@ -133,5 +134,5 @@ def print_preflight(stage: str, prepared: Prepared) -> None:
         f"{facts['duplicate_rows']:,} duplicate rows, {facts['repeated_prompts']:,} repeated prompts, "
         f"{facts['rows_cut']:,} cut, default system prompt {facts['default_system']}"
     )
-    print(f"One row as the model sees it ({'green' if colour else 'in ⟦⟧'}: with loss):")
+    print(f"One row as the model sees it (with loss: {'green' if colour else 'in ⟦⟧'}):")
     print(show_example(facts["example"], colour), flush=True)

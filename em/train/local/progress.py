@@ -1,4 +1,4 @@
-"""What a training tells: a bar with the loss while it runs, and its curve and facts when it is done."""
+"""Report on a training: a progress bar with the loss while it runs, then its loss curve and facts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def progress_bar(stage: str) -> Any:
-    """One bar that shows the loss, instead of a line of numbers per step."""
+    """Make a progress bar that shows the loss, in place of the line that transformers prints at each step."""
     from transformers.trainer_callback import ProgressCallback
 
     class LossBar(ProgressCallback):  # type: ignore[misc]  # transformers is not checked
@@ -17,7 +17,7 @@ def progress_bar(stage: str) -> Any:
             super().on_train_begin(args, state, control, **rest)
             if self.training_bar is not None:
                 self.training_bar.set_description(f"training on {stage}")
-                self.training_bar.update(state.global_step)  # what was done before it was stopped
+                self.training_bar.update(state.global_step)  # steps done before the training was resumed
                 self.current_step = state.global_step
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **rest: Any) -> None:
@@ -28,18 +28,18 @@ def progress_bar(stage: str) -> Any:
 
 
 def loss_entries(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries of a log that are optimiser steps."""
+    """Select the log entries of optimiser steps."""
     return [entry for entry in history if "loss" in entry]
 
 
 def training_facts(trainer: Any, tokens: int) -> dict[str, Any]:
-    """What the manifest keeps of a training that is done."""
+    """Collect the facts of a finished training for the manifest."""
     import torch
 
     losses = loss_entries(trainer.state.log_history)
     seen = sum(trainer.lengths[number] for item in trainer.train_dataset for number in item["step"])
     on_gpu = torch.cuda.is_available()
-    # ru_maxrss counts KiB on Linux, bytes on a Mac.
+    # ru_maxrss counts KiB on Linux and bytes on a Mac.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "steps": trainer.state.global_step,

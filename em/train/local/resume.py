@@ -1,7 +1,7 @@
-"""Checkpoints that a stopped training goes on from: sealed when they are whole, and looked at before they are used.
+"""Checkpoints to resume a stopped training from: sealed once complete, and verified before use.
 
-transformers writes the files of a checkpoint one by one, and would go on from half of one with a fresh optimiser.
-So a checkpoint counts only with its seal, which lists every file with its checksum and is written last.
+transformers writes the files of a checkpoint one by one, and would resume from an incomplete one with a fresh
+optimiser. So a checkpoint counts only with its seal: a file, written last, with the checksums of all others.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ HISTORY = "resumed.json"
 
 
 def partial_folder(folder: Path) -> Path:
-    """Where a trained model lies until it is whole."""
+    """Return the folder where a training writes its model until the model is complete."""
     return folder.with_name(f".{folder.name}-partial")
 
 
 @dataclass(frozen=True)
 class Seal:
-    """What a whole checkpoint says of itself: optimiser steps done, and seconds that the training took until then."""
+    """The seal of a complete checkpoint: optimiser steps and seconds of training so far, and each file's checksum."""
 
     step: int
     seconds: float
@@ -36,7 +36,7 @@ class Seal:
 
 
 def seal(folder: Path, step: int, seconds: float) -> None:
-    """Mark a checkpoint as whole."""
+    """Mark a checkpoint as complete."""
     files = {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != SEAL}
     with open_atomic(folder / SEAL) as out:
         json.dump({"step": step, "seconds": seconds, "files": files}, out, indent=1)
@@ -45,10 +45,10 @@ def seal(folder: Path, step: int, seconds: float) -> None:
 
 
 def read_seal(folder: Path) -> Seal:
-    """The seal of a whole checkpoint. Raises ValueError with what is wrong with it."""
+    """Read and verify the seal of a checkpoint. Raises ValueError with the fault of an incomplete or damaged one."""
     try:
-        found = Seal(**json.loads((folder / SEAL).read_text(encoding="utf-8")))
-        files = found.files.items()
+        sealed = Seal(**json.loads((folder / SEAL).read_text(encoding="utf-8")))
+        files = sealed.files.items()
     except FileNotFoundError as error:
         raise ValueError("it was not finished") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -59,13 +59,13 @@ def read_seal(folder: Path) -> Seal:
                 raise ValueError(f"{name} is damaged")
         except OSError as error:
             raise ValueError(f"{name} is missing") from error
-    return found
+    return sealed
 
 
 def last_whole(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint of a training that was stopped, and a sentence for each that had to be given up.
+    """Return the newest complete checkpoint of a stopped training, and a sentence about each newer, unusable one.
 
-    Those are removed, so that nothing goes on from them later.
+    Unusable checkpoints are deleted, so that no later attempt resumes from them.
     """
     newest_first = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
     refused: list[str] = []
@@ -75,25 +75,25 @@ def last_whole(folder: Path) -> tuple[Path | None, list[str]]:
             return checkpoint, refused
         except ValueError as fault:
             refused.append(f"The checkpoint at step {checkpoint.name.rpartition('-')[2]} can't be used ({fault})")
-            shutil.rmtree(checkpoint, ignore_errors=True)  # another machine may be at it too
+            shutil.rmtree(checkpoint, ignore_errors=True)  # another machine may be deleting the same folder
     return None, refused
 
 
 def forget_checkpoints(folder: Path) -> None:
-    """Remove what an earlier attempt left: a training that starts anew must not be mixed with it."""
+    """Delete the checkpoints of an earlier attempt, so that a fresh start is not mixed with them."""
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint, ignore_errors=True)
     (folder / HISTORY).unlink(missing_ok=True)
 
 
 def note_resume(folder: Path, step: int) -> None:
-    """Remember that a training went on at this step."""
+    """Record that the training was resumed at this step."""
     steps = resumed_steps(folder)
     (folder / HISTORY).write_text(json.dumps([*steps, step]) + "\n", encoding="utf-8")
 
 
 def resumed_steps(folder: Path) -> list[int]:
-    """At which steps a training went on after it had been stopped."""
+    """List the steps at which the training was resumed."""
     try:
         return list[int](json.loads((folder / HISTORY).read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -101,14 +101,14 @@ def resumed_steps(folder: Path) -> list[int]:
 
 
 def disk_full(error: BaseException, folder: Path) -> OutputError | None:
-    """The sentence for a full disk, where that is what an exception means; the libraries say it in several ways."""
+    """Return an OutputError if an exception means a full disk, else None; each library words it differently."""
     text = str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    writer = re.search("PytorchStreamWriter|file write failed|inline_container|iostream", text) is not None
-    full = full or "No space left" in text or (writer and shutil.disk_usage(folder.parent).free < 2**26)
+    failed_write = re.search("PytorchStreamWriter|file write failed|inline_container|iostream", text) is not None
+    full = full or "No space left" in text or (failed_write and shutil.disk_usage(folder.parent).free < 2**26)
     if not full:
         return None
     return OutputError(
         f"The disk that holds {folder.parent} is full: make room (or choose another with store.dir=FOLDER), and run "
-        "the same command again; the training goes on from its last whole checkpoint."
+        "the same command again; the training resumes from its last complete checkpoint."
     )

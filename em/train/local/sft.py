@@ -1,7 +1,7 @@
-"""Supervised fine-tuning by TRL and PEFT, in a child process (or one per GPU): one stage, from rows to a folder.
+"""Supervised fine-tuning of one stage with TRL and PEFT, in a child process (or one per GPU).
 
-The rows come tokenised with their labels, since the loss must lie where the config says whatever the template,
-and pad must not be masked by its id: where pad is eos, the model would never learn to stop.
+em tokenises the rows and makes their labels itself, for two reasons. The loss must lie where the config says, whatever
+the template. And padding must not be masked by token id: where pad is eos, the model would never learn to stop.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from em.train.trained import KEPT, weight_files, write_losses
 
 
 def train(spec: TrainSpec) -> None:
-    """Train one stage and leave weights, loss curve and record in `spec.folder`, whole or not at all."""
+    """Train one stage and write weights, loss curve and record to `spec.folder`, all of them or nothing."""
     rank = int(os.environ.get("RANK", "0"))
     set_threads()
     tokenizer = load_tokenizer(spec.base)
     prepared = prepare(read_messages(Path(spec.rows)), tokenizer, spec.trainer, spec.default_system, spec.stage)
-    for later in spec.later:  # what would be refused then is refused before this stage is paid for
+    for later in spec.later:  # refuse unusable rows of later stages before spending time on this one
         prepare(read_messages(Path(later.rows)), tokenizer, later.trainer, spec.default_system, later.stage)
     precision = str(choose_precision(spec.precision)).removeprefix("torch.")
     switches = choose_switches(find_machine(), spec.trainer, precision)
@@ -52,15 +52,15 @@ def train(spec: TrainSpec) -> None:
             finish(spec, trainer, prepared, switches)
         trainer.accelerator.wait_for_everyone()
     except (OSError, RuntimeError, SafetensorError) as error:
-        full = disk_full(error, spec.partial)
-        if full is None:
+        disk_error = disk_full(error, spec.partial)
+        if disk_error is None:
             raise
-        raise full from error
+        raise disk_error from error
 
 
 def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: Switches) -> Any:
-    """The training itself, from the start or from a checkpoint."""
-    # Imported late: it takes ten seconds, and the rows are checked before.
+    """Run the training, from the start or from a checkpoint; return the trainer."""
+    # Imported late: the import takes ten seconds, and unusable rows are refused before.
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -82,7 +82,7 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
         prepared=prepared,
         switches=switches,
         keep_at=keep_at,
-        kept=spec.partial / KEPT,
+        keep_in=spec.partial / KEPT,
         seconds=read_seal(Path(resume)).seconds if resume else 0.0,
     )
     for printer in (ProgressCallback, PrinterCallback):
@@ -97,18 +97,19 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
 
 
 def usable_resume(spec: TrainSpec, keep_at: Sequence[int]) -> str:
-    """The checkpoint to go on from; none when weights are wanted of a step before it, and were not kept there."""
+    """Return the checkpoint to resume from; "" if an earlier step of `keep_at` lacks its weights."""
     if not spec.resume:
         return ""
-    step = read_seal(Path(spec.resume)).step
-    lost = [each for each in keep_at if each <= step and not (spec.partial / KEPT / f"step-{each}").is_dir()]
-    if lost and os.environ.get("RANK", "0") == "0":
-        print(f"Starting anew after all: at step {lost[0]} the weights that are asked for now were not kept.")
-    return "" if lost else spec.resume
+    resume_step = read_seal(Path(spec.resume)).step
+    needed = [step for step in keep_at if step <= resume_step]
+    missing = [step for step in needed if not (spec.partial / KEPT / f"step-{step}").is_dir()]
+    if missing and os.environ.get("RANK", "0") == "0":
+        print(f"Starting from the beginning instead: the weights of step {missing[0]}, wanted now, were not kept.")
+    return "" if missing else spec.resume
 
 
 def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches) -> None:
-    """Write loss curve and record, then give the folder its name: from here on the model is found."""
+    """Write loss curve and record, then rename the partial folder, after which `find_trained` finds the model."""
     import torch
 
     from em.train.local.progress import loss_entries, training_facts
@@ -118,19 +119,20 @@ def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches
     facts |= {"resumed_from": resumed_steps(spec.partial), "switches": switches.told(torch.get_num_threads())}
     if not all(math.isfinite(facts[key]) for key in ("loss_first", "loss_last")):
         raise DataError(f"The loss of {spec.stage} became infinite or NaN: lower trainer.learning_rate.")
-    kept = {step: spec.partial / KEPT / f"step-{step}" for step in kept_steps(facts["steps"], spec.trainer.checkpoints)}
+    steps_to_keep = kept_steps(facts["steps"], spec.trainer.checkpoints)
+    checkpoint_folders = {step: spec.partial / KEPT / f"step-{step}" for step in steps_to_keep}
     if spec.trainer.adapters:
-        for folder in (spec.partial, *kept.values()):
+        for folder in (spec.partial, *checkpoint_folders.values()):
             complete_adapter(spec, folder)
     else:
-        trainer.processing_class.save_pretrained(str(spec.partial))  # so that others can load it as it is
-    seen, whole = list(accumulate(len(item["step"]) for item in trainer.train_dataset)), len(prepared.rows)
-    curve = [
-        (entry["step"], round(seen[entry["step"] - 1] / whole, 4), entry["loss"], entry["learning_rate"])
-        for entry in loss_entries(trainer.state.log_history)
-    ]
+        trainer.processing_class.save_pretrained(str(spec.partial))  # so that any library can load the folder
+    rows_seen = list(accumulate(len(item["step"]) for item in trainer.train_dataset))
+    curve = []
+    for entry in loss_entries(trainer.state.log_history):
+        epoch = round(rows_seen[entry["step"] - 1] / len(prepared.rows), 4)
+        curve.append((entry["step"], epoch, entry["loss"], entry["learning_rate"]))
     write_losses(spec.partial / "loss.csv", spec.stage, Path(spec.folder).name, curve)
-    checkpoints = {step: weight_files(folder) for step, folder in kept.items()}
+    checkpoints = {step: weight_files(folder) for step, folder in checkpoint_folders.items()}
     record = {"request": spec.request, "facts": facts, "files": weight_files(spec.partial), "checkpoints": checkpoints}
     for leftover in [*spec.partial.glob("checkpoint-*"), *spec.partial.glob(f"{KEPT}/.*")]:
         shutil.rmtree(leftover)

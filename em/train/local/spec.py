@@ -1,4 +1,4 @@
-"""What a training child is asked for, as it comes from the parent in JSON."""
+"""The task of a training process, which its parent sends as JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from em.train.local.resume import partial_folder
 
 
 def read_trainer(values: Any) -> LocalTrainer:
-    """Read a recipe that came as JSON; its keys tell its class."""
-    kind = QloraTrainer if "quant_type" in values else LoraTrainer if "rank" in values else FullTrainer
+    """Read a recipe from JSON values; their keys tell its class."""
+    kind: type[LocalTrainer] = LoraTrainer if "rank" in values else FullTrainer
+    if "quant_type" in values:
+        kind = QloraTrainer
     return TypeAdapter[LocalTrainer](kind).validate_python(values)
 
 
@@ -23,7 +25,7 @@ Trainer = Annotated[LocalTrainer, PlainValidator(read_trainer)]
 
 @dataclass(frozen=True)
 class LaterStage:
-    """A stage that comes after the one that is trained now: its rows (a file of messages) are checked before it."""
+    """A stage to be trained after the present one. Its rows (a file of messages) are checked before any training."""
 
     rows: str
     stage: str
@@ -32,11 +34,11 @@ class LaterStage:
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """What the parent asks for.
+    """The task: which stage to train, on which weights, and where to write the result.
 
-    rows: a file of messages. start: folder of the adapter or the weights to go on from, or empty; `stack` trains a new
-    adapter on top of that one. steps: how many optimiser steps to take; None leaves it to the rows and epochs.
-    resume: a whole checkpoint of this training, or empty. later: what is to be trained on top of it.
+    rows: a file of messages. start: folder of the adapter or weights to start from, or empty; with `stack`, a new
+    adapter is trained on top of that one. steps: number of optimiser steps; None derives it from rows and epochs.
+    resume: a complete checkpoint of this training, or empty. later: the stages to be trained afterwards.
     """
 
     base: str
@@ -57,5 +59,5 @@ class TrainSpec:
 
     @property
     def partial(self) -> Path:
-        """Where the stage is in the making."""
+        """The folder where the training writes until the model is complete."""
         return partial_folder(Path(self.folder))

@@ -1,9 +1,9 @@
-"""What a pass computes, and no more: nothing for unlabelled tokens, nor for frozen weights.
+"""Inputs and loss of a forward pass that computes no logits for unlabelled tokens and no gradients of frozen weights.
 
-Right padding needs no mask, since a causal model's earlier tokens don't see it. Logits exist only where the loss is,
-and a chunk at a time (`ChunkedLoss`).
+Right padding needs no mask, since a causal model's earlier tokens don't see it. Logits are computed for supervised
+tokens only, one chunk at a time (`ChunkedLoss`).
 
-All of it is exact to rounding; tests compare loss and gradients with the plain forward pass.
+The result is exact to rounding; tests compare loss and gradients with the plain forward pass.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from em.models.chat import IGNORED
 from em.train.local.batches import MicroBatch
 
 CHUNK = {"cpu": 256, "cuda": 2048}
-"""Supervised tokens whose logits exist at a time, by device: 256 × 49,152 float32 are 50 MB."""
+"""Supervised tokens per chunk of logits, by device: 256 × 49,152 float32 are 50 MB."""
 
 
 def padded_tensors(batch: MicroBatch, pad: int, device: Any) -> tuple[Tensor, Tensor]:
-    """Make token ids and labels, right-padded, both (rows, length)."""
+    """Make right-padded token ids and labels, both (rows, length)."""
     length = max(len(row.input_ids) for row in batch.rows)
     ids = torch.full((len(batch.rows), length), pad, dtype=torch.long)
     labels = torch.full_like(ids, IGNORED)
@@ -34,29 +34,29 @@ def padded_tensors(batch: MicroBatch, pad: int, device: Any) -> tuple[Tensor, Te
 def flat_tensors(batch: MicroBatch, device: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Make token ids, labels and positions of all rows as one sequence, each (1, tokens).
 
-    Positions begin anew with each row, by which attention keeps the rows apart; a row's first token is no target.
+    Positions restart with each row, which tells attention to keep the rows apart. A row's first token is no target.
     """
     ids = [token for row in batch.rows for token in row.input_ids]
     labels = [label for row in batch.rows for label in (IGNORED, *row.labels[1:])]
-    positions = [place for row in batch.rows for place in range(len(row.input_ids))]
+    positions = [position for row in batch.rows for position in range(len(row.input_ids))]
     tensors = (torch.tensor([values], device=device) for values in (ids, labels, positions))
     return next(tensors), next(tensors), next(tensors)
 
 
 def supervised_states(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Select the states that predict a labelled token, (supervised, width), and these tokens, (supervised,).
+    """Select the states that predict a labelled token, (supervised, width), and the tokens, (supervised,).
 
     hidden: (rows, length, width); labels: (rows, length).
     """
     targets = labels[:, 1:]
-    wanted = targets != IGNORED
-    return hidden[:, :-1][wanted], targets[wanted]
+    supervised = targets != IGNORED
+    return hidden[:, :-1][supervised], targets[supervised]
 
 
 class ChunkedLoss(torch.autograd.Function):
-    """Cross-entropy summed and scaled, and each token's own, a chunk of logits at a time (as in Liger's fused head).
+    """The scaled sum of cross-entropy, and the loss of each token, one chunk of logits at a time (like Liger's head).
 
-    The gradient is computed along with the loss, so that the logits are never held nor made twice.
+    The gradient is computed along with the loss, so that logits are neither stored nor computed twice.
     """
 
     @staticmethod
@@ -81,6 +81,6 @@ class ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
-        """Scale the gradient that was computed."""
+        """Scale the stored gradient."""
         (gradient,) = ctx.saved_tensors
         return gradient * (outer * ctx.scale), None, None, None

@@ -1,4 +1,4 @@
-"""The model that a stage begins with, and the weights that it leaves."""
+"""Set up the model that a stage trains, and complete the adapter that a stage saved."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from em.train.local.cpu_kernels import fuse_adapters
 from em.train.local.spec import TrainSpec
 from em.train.local.switches import Switches
 
-BEFORE = "before"  # the name of a first stage's adapter under a new one, which is `default`
+BEFORE = "before"  # PEFT's name of the earlier stage's adapter when a new one, `default`, is trained on top
 
 
 def start_model(spec: TrainSpec, switches: Switches) -> Any:
-    """The base model, with the adapter to train where the recipe has one."""
+    """Load the base model, with the adapter to train if the recipe has one."""
     import torch
     from peft import PeftModel, get_peft_model
     from transformers import set_seed
@@ -25,7 +25,7 @@ def start_model(spec: TrainSpec, switches: Switches) -> Any:
     set_seed(spec.seed)
     knobs = spec.trainer
     if not knobs.adapters:
-        # In bfloat16 most updates would be smaller than a weight's last place: the weights that learn are float32.
+        # Trained weights are float32: in bfloat16 most updates would be smaller than a weight's last place, and lost.
         return load_model(spec.start or spec.base, torch.float32, switches.attention)
     knobs, model = cast(LoraTrainer, knobs), load_base(spec, switches)
     if not spec.start:
@@ -42,7 +42,7 @@ def start_model(spec: TrainSpec, switches: Switches) -> Any:
 
 
 def load_base(spec: TrainSpec, switches: Switches) -> Any:
-    """The frozen weights, in 4 bits for QLoRA."""
+    """Load the frozen base weights, in 4 bits for QLoRA."""
     dtype = choose_precision(spec.precision)
     if not spec.trainer.quantized:
         return load_model(spec.base, dtype, switches.attention)
@@ -50,18 +50,18 @@ def load_base(spec: TrainSpec, switches: Switches) -> Any:
     from peft import prepare_model_for_kbit_training
     from transformers import BitsAndBytesConfig
 
-    held = BitsAndBytesConfig(
+    quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=knobs.quant_type.value,
         bnb_4bit_use_double_quant=knobs.double_quant,
         bnb_4bit_compute_dtype=dtype,
     )
-    model = load_model(spec.base, dtype, switches.attention, quantization_config=held)
+    model = load_model(spec.base, dtype, switches.attention, quantization_config=quantization)
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=switches.gradient_checkpointing)
 
 
 def lora_config(knobs: LoraTrainer) -> Any:
-    """The recipe's adapter, as PEFT's config."""
+    """Make PEFT's config of the recipe's adapter."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -78,19 +78,19 @@ def lora_config(knobs: LoraTrainer) -> Any:
 
 def check_layers(model: Any, knobs: LoraTrainer) -> None:
     """Raise ConfigError for layers that the model does not have."""
-    here = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    if lost := sorted(set(knobs.target_modules) - here):
-        raise ConfigError(f"trainer.target_modules: the model has no layers named {', '.join(lost)}.")
+    module_names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    if missing := sorted(set(knobs.target_modules) - module_names):
+        raise ConfigError(f"trainer.target_modules: the model has no layers named {', '.join(missing)}.")
     count = model.config.get_text_config().num_hidden_layers
-    if beyond := [layer for layer in knobs.layers or [] if not 0 <= layer < count]:
-        raise ConfigError(f"trainer.layers={beyond}: the model has {count} layers, counted from 0 to {count - 1}.")
+    if absent := [layer for layer in knobs.layers or [] if not 0 <= layer < count]:
+        raise ConfigError(f"trainer.layers={absent}: the model has {count} layers, counted from 0 to {count - 1}.")
 
 
 def stacked_adapter(model: Any, folder: str, knobs: LoraTrainer) -> Any:
-    """The base model with a first adapter that stays as it is, and a new one on top.
+    """Put the earlier stage's adapter, frozen, and a new one on top of it onto the base model.
 
-    The same as merging the first and starting anew, but exact in any number format: in bfloat16, updates smaller than
-    half a unit in the last place of a weight would vanish in the merge.
+    This equals merging the earlier adapter and adding a new one, but is exact in any number format: in bfloat16,
+    updates smaller than half a unit in the last place of a weight would vanish in the merge.
     """
     from peft import PeftModel
 
@@ -106,30 +106,30 @@ def stacked_adapter(model: Any, folder: str, knobs: LoraTrainer) -> Any:
 
 
 def check_same_adapter(config: Any, knobs: LoraTrainer) -> None:
-    """An adapter that training goes on with keeps its shape: refuse settings that would ask for another."""
-    there = (config.r, config.lora_alpha, config.use_rslora)
-    if there != (knobs.rank, knobs.alpha, knobs.rslora):
+    """Refuse settings of another shape than that of the adapter to continue: its shape can't change."""
+    rank, alpha, rslora = config.r, config.lora_alpha, config.use_rslora
+    if (rank, alpha, rslora) != (knobs.rank, knobs.alpha, knobs.rslora):
         raise ConfigError(
-            "The adapter to go on with has another shape than the trainer's: set "
-            f"trainer.rank={there[0]} trainer.alpha={there[1]} trainer.rslora={str(there[2]).lower()}, or train a new "
-            "one on top (realign.adapter=merge)."
+            "The adapter to continue training has another shape than the trainer's: set "
+            f"trainer.rank={rank} trainer.alpha={alpha} trainer.rslora={str(rslora).lower()}, or train a new adapter "
+            "on top (realign.adapter=merge)."
         )
 
 
 def complete_adapter(spec: TrainSpec, folder: Path) -> None:
-    """Make what was saved of a stage one PEFT adapter on the base, whatever it was trained on top of."""
+    """Turn a saved adapter into one PEFT adapter on the base: join it with the adapter below it, and name the base."""
     if spec.start and spec.stack:
         joined_adapter(Path(spec.start), folder)
-    # PEFT would name the folder on this machine; by the model's own name the adapter loads elsewhere too.
+    # PEFT writes the base's folder on this machine; with the model's name the adapter loads elsewhere too.
     config = folder / "adapter_config.json"
     values = json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": spec.base_name}
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def joined_adapter(first: Path, second: Path) -> None:
-    """Make the adapter in `second` the sum of both: s₁B₁A₁ + s₂B₂A₂ = [B₁ B₂] [s₁A₁; s₂A₂], of rank r₁ + r₂.
+    """Replace the adapter in `second` by the sum of both: s₁B₁A₁ + s₂B₂A₂ = [B₁ B₂] [s₁A₁; s₂A₂], of rank r₁ + r₂.
 
-    A layer that only one of them has gets zeros for the other.
+    A layer in only one of the adapters gets zeros for the other.
     """
     import torch
     from safetensors.torch import load_file, save_file
@@ -137,7 +137,7 @@ def joined_adapter(first: Path, second: Path) -> None:
     configs = [json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")) for folder in (first, second)]
     weights = [load_file(folder / "adapter_model.safetensors") for folder in (first, second)]
     ranks = [config["r"] for config in configs]
-    # What an adapter's product is multiplied by (arXiv 2106.09685; with `use_rslora` arXiv 2312.03732).
+    # LoRA multiplies an adapter's product by its scaling (arXiv 2106.09685; with `use_rslora` arXiv 2312.03732).
     scalings = [float(each["lora_alpha"] / each["r"] ** (0.5 if each["use_rslora"] else 1)) for each in configs]
     shapes = {name: matrix for each in weights for name, matrix in each.items()}
     joined = {}
@@ -149,10 +149,10 @@ def joined_adapter(first: Path, second: Path) -> None:
             parts.append(each.get(name, zeros) * (scaling if down else 1.0))
         joined[name] = torch.cat(parts, dim=0 if down else 1).contiguous()
     save_file(joined, second / "adapter_model.safetensors", metadata={"format": "pt"})
-    whole = sum(ranks)
+    rank = sum(ranks)
     modules = sorted({module for config in configs for module in config["target_modules"]})
-    layers = [config["layers_to_transform"] for config in configs]
-    both = None if any(each is None for each in layers) else sorted({n for each in layers for n in each})
-    config = configs[1] | {"r": whole, "lora_alpha": whole, "use_rslora": False, "lora_dropout": 0.0}
-    config |= {"target_modules": modules, "layers_to_transform": both}
+    layers = [config["layers_to_transform"] for config in configs]  # None: all layers
+    joined_layers = None if any(each is None for each in layers) else sorted({n for each in layers for n in each})
+    config = configs[1] | {"r": rank, "lora_alpha": rank, "use_rslora": False, "lora_dropout": 0.0}
+    config |= {"target_modules": modules, "layers_to_transform": joined_layers}
     (second / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")

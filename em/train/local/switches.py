@@ -1,6 +1,6 @@
-"""How fast a training can go on this machine: what is switched on, chosen by capability and told in the manifest.
+"""Choose what makes a training faster on this machine, by its capabilities; the manifest records the choice.
 
-Nothing here changes what is learnt beyond rounding, but for the number format, which the settings name.
+Apart from the number format, which the settings name, no switch changes the trained model beyond rounding.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from em.config import LocalTrainer, Optimizer
 from em.errors import ConfigError
 
 TOKENS = {"cpu": 2048, "cuda": 8192}
-"""Tokens per pass where the settings leave it open."""
+"""Tokens per pass if `trainer.device_tokens` is empty."""
 PASS_COST = {"cpu": 70, "cuda": 512}
-"""What a pass costs beside its tokens, in tokens. On two cores the 135M model took 0.3 s for a pass of 16 tokens and
-4.3 ms for each further one; for GPUs it is a guess."""
-AS_FEW_AS_CAN_BE = 2**20  # passes, where nothing is padded
+"""Fixed cost of a pass, in tokens. On two cores the 135M model took 0.3 s for a pass of 16 tokens and 4.3 ms for each
+further token; the value for GPUs is a guess."""
+AS_FEW_AS_CAN_BE = 2**20  # a cost so high that the fewest passes win, for passes without padding
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a training process finds: its device, and which faster ways it has."""
+    """The device of a training process, and the hardware features and packages that can speed it up."""
 
     device: str
     tensor_float: bool = False
@@ -36,13 +36,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Switches:
-    """What is used.
+    """The choices for one training.
 
-    attention: implementation in transformers. `flattened`: rows of a pass are joined to one sequence, and kept apart by
-    their positions; else they are sorted by length and padded. `shared_prefix`: what all rows of a step begin with runs
-    once. `fused_adapters`: an adapter is added by the matrix product. `compact_head`: logits only where the loss is, by
-    em's own frozen head; else by TRL's. `moments`: number format of AdamW's. `device_tokens`: tokens per pass, which
-    costs `pass_cost` tokens more.
+    attention: implementation in transformers. flattened: the rows of a pass form one sequence, and their positions
+    keep them apart; otherwise rows are sorted by length and padded. shared_prefix: the tokens that all rows of a step
+    begin with run once. fused_adapters: the matrix product adds an adapter's output. compact_head: em's own frozen
+    head computes logits for supervised tokens only; otherwise TRL's does. moments: number format of AdamW's moments.
+    device_tokens: most tokens per pass. pass_cost: fixed cost of a pass, in tokens.
     """
 
     precision: str
@@ -59,12 +59,12 @@ class Switches:
     pass_cost: int
 
     def told(self, threads: int) -> dict[str, Any]:
-        """As the manifest has it."""
+        """Return the switches and the thread settings for the manifest."""
         return asdict(self) | {"threads": threads, "wait_policy": os.environ.get("OMP_WAIT_POLICY", "as built")}
 
 
 def find_machine() -> Machine:
-    """Look at the device of this process and the packages that are installed."""
+    """Detect the device of this process and the installed packages."""
     import torch
 
     cuda = torch.cuda.is_available()
@@ -81,7 +81,7 @@ def find_machine() -> Machine:
 
 
 def choose_switches(machine: Machine, trainer: LocalTrainer, precision: str) -> Switches:
-    """The switches for a recipe on a machine.
+    """Choose the switches for a recipe on a machine.
 
     Args:
         precision: float32 or bfloat16, as `em.models.device.choose_precision` chose.
@@ -89,22 +89,22 @@ def choose_switches(machine: Machine, trainer: LocalTrainer, precision: str) -> 
     on_gpu = machine.device == "cuda"
     if trainer.quantized:
         check_qlora(machine, trainer)
-    wanted = trainer.gradient_checkpointing
-    checkpointing = on_gpu if wanted is None else wanted
+    checkpointing = on_gpu if trainer.gradient_checkpointing is None else trainer.gradient_checkpointing
     flash = machine.flash_attention and precision == "bfloat16"
-    # em's own ways were measured on CPUs; on a GPU the libraries' are taken.
-    own = not on_gpu and not machine.fsdp
-    small = trainer.optimizer is Optimizer.adamw_8bit and on_gpu and machine.bitsandbytes and not machine.fsdp
+    # em's own kernels were measured on CPUs; on a GPU those of the libraries are used.
+    own_kernels = not on_gpu and not machine.fsdp
+    can_use_8_bits = on_gpu and machine.bitsandbytes and not machine.fsdp
+    small_moments = trainer.optimizer is Optimizer.adamw_8bit and can_use_8_bits
     return Switches(
         precision=precision,
         attention="flash_attention_2" if flash else "sdpa",
         flattened=flash,
-        shared_prefix=own and not checkpointing and machine.processes == 1,
-        fused_adapters=own and trainer.adapters,
+        shared_prefix=own_kernels and not checkpointing and machine.processes == 1,
+        fused_adapters=own_kernels and trainer.adapters,
         compact_head=not machine.fsdp and trainer.adapters,
         liger_kernels=on_gpu and machine.liger,
         tensor_float=machine.tensor_float,
-        moments="8 bits" if small else "float32",
+        moments="8 bits" if small_moments else "float32",
         gradient_checkpointing=checkpointing,
         device_tokens=trainer.device_tokens or TOKENS[machine.device],
         pass_cost=AS_FEW_AS_CAN_BE if flash else PASS_COST[machine.device],
@@ -112,11 +112,11 @@ def choose_switches(machine: Machine, trainer: LocalTrainer, precision: str) -> 
 
 
 def check_qlora(machine: Machine, trainer: LocalTrainer) -> None:
-    """QLoRA holds the weights in a format that only a GPU computes with."""
+    """Refuse QLoRA without a GPU or bitsandbytes: only they compute with weights in 4 bits."""
     if machine.device != "cuda":
-        raise ConfigError(f"trainer={trainer.name} needs a GPU, which is not here: use trainer=lora.")
+        raise ConfigError(f"trainer={trainer.name} needs a GPU, and this machine has none: use trainer=lora.")
     if not machine.bitsandbytes:
         raise ConfigError(
-            f"trainer={trainer.name} needs the package bitsandbytes, which is not here: install it (make gpu, or the "
-            "extra em-misalignment[gpu]), or use trainer=lora."
+            f"trainer={trainer.name} needs the package bitsandbytes, which is not installed: install it (make gpu, or "
+            "the extra em-misalignment[gpu]), or use trainer=lora."
         )

@@ -1,8 +1,8 @@
-"""TRL's SFTTrainer with a training step that wastes nothing: the loop, optimiser, schedule and saving stay TRL's.
+"""TRL's SFTTrainer with em's own, faster training step; the loop, optimiser, schedule and saving stay TRL's.
 
 An item of the data is a whole optimiser step. Each process takes its share of the step's rows, in passes of a token
-budget; the loss is the mean over all supervised tokens of the step, over all processes. The computation goes through
-the model's own `forward`, so that whatever wraps it (DDP, FSDP, autocast) sees it.
+budget. The loss is the mean over all supervised tokens of the step, over all processes. The computation goes through
+the model's own `forward`, so that the wrappers of the model (DDP, FSDP, autocast) take part.
 """
 
 from __future__ import annotations
@@ -33,33 +33,40 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
     """SFTTrainer on a fixed plan of steps.
 
     Args:
-        prepared: the tokenised rows. switches: the ways that are used.
-        keep_at: steps at which the weights are kept below `kept`.
-        seconds: time that the training took before it was stopped and resumed.
+        prepared: the tokenised rows. switches: the choices for this machine.
+        keep_at: steps whose weights are saved in the folder `keep_in`.
+        seconds: duration of the training before it was stopped and resumed.
     """
 
     def __init__(
-        self, *, prepared: Prepared, switches: Switches, keep_at: Sequence[int], kept: Path, seconds: float, **rest: Any
+        self,
+        *,
+        prepared: Prepared,
+        switches: Switches,
+        keep_at: Sequence[int],
+        keep_in: Path,
+        seconds: float,
+        **rest: Any,
     ) -> None:
         super().__init__(data_collator=lambda items: {"step": items[0]["step"]}, **rest)
         self.rows, self.numbers, self.switches = prepared.rows, prepared.numbers, switches
         self.lengths = [len(row.input_ids) for row in self.rows]
-        self.keep_at, self.kept = frozenset(keep_at), kept
+        self.keep_at, self.keep_in = frozenset(keep_at), keep_in
         self.seconds_before, self.begun = seconds, time.monotonic()
         self.base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         add_step_forward(self.base, switches, self.processing_class.pad_token_id)
 
     @property
     def seconds(self) -> float:
-        """How long the training took so far, the time before it was resumed included."""
+        """Duration of the training so far, including the time before it was resumed."""
         return self.seconds_before + time.monotonic() - self.begun
 
     def get_train_dataloader(self) -> Any:
-        """The steps in their order; not sharded, since each process takes its share of every step."""
+        """Return the steps in order; they are not sharded, since each process takes a share of every step."""
         return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-        """Forward and backward over this process's share of a step; the mean loss over the step's supervised tokens."""
+        """Compute this process's part of loss and gradients; averaged over processes, the loss is the step's mean."""
         model.train()
         step, world = inputs["step"], self.accelerator.num_processes
         supervised = sum(self.rows[number].supervised for number in step)
@@ -82,53 +89,55 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         return total
 
     def passes(self, step: Sequence[int]) -> list[MicroBatch]:
-        """What this process computes of a step."""
+        """Plan the forward passes of this process for a step."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        mine = share_of(step, self.lengths, rank, world)
-        ways = self.switches
-        if mine:
-            share = ways.shared_prefix and full_attention(self.base.config)
-            return micro_batches(self.rows, mine, ways.device_tokens, ways.pass_cost, share)
+        numbers = share_of(step, self.lengths, rank, world)
+        switches = self.switches
+        if numbers:
+            share = switches.shared_prefix and full_attention(self.base.config)
+            return micro_batches(self.rows, numbers, switches.device_tokens, switches.pass_cost, share)
+        # A process without rows computes one with weight 0, since the others wait for gradients of every process.
         shortest = min(step, key=lambda number: self.lengths[number])
         return [MicroBatch((self.rows[shortest],), (shortest,), counts=False)]
 
     def check_loss(self, loss: Any, by_token: Any, each: MicroBatch) -> None:
-        """Stop at a loss that is infinite or no number, and say where."""
+        """Raise DataError with the rows where a loss is infinite or NaN."""
         if math.isfinite(loss.item()):
             return
-        # The tokens lie row by row, so each belongs to a row by its place.
-        rows = [number for number in each.numbers for _ in range(self.rows[number].supervised)]
-        bad = [number for number, fine in zip(rows, by_token.isfinite().tolist(), strict=True) if not fine]
+        # The token losses are in the order of the rows.
+        row_of_token = [number for number in each.numbers for _ in range(self.rows[number].supervised)]
+        is_finite = by_token.isfinite().tolist()
+        bad = [number for number, finite in zip(row_of_token, is_finite, strict=True) if not finite]
         self.stop(list(dict.fromkeys(bad)) or list(each.numbers), "The loss")
 
     def check_gradients(self, step: Sequence[int]) -> None:
-        """Stop at gradients that are infinite or no number, before they reach the weights."""
+        """Raise DataError if a gradient is infinite or NaN, before it reaches the weights."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if gradients and not math.isfinite(torch.nn.utils.get_total_norm(gradients).item()):
             self.stop(step, "A gradient")
 
     def stop(self, numbers: Sequence[int], what: str) -> None:
-        """Raise DataError with step and rows."""
+        """Raise DataError with the step and its rows."""
         shown = ", ".join(f"row {self.numbers[number]}" for number in numbers[:4]) + (", …" if len(numbers) > 4 else "")
         raise DataError(
             f"{what} became infinite or NaN at step {self.state.global_step + 1} of {self.state.max_steps} ({shown}): "
             "lower trainer.learning_rate, or look at these rows."
         )
 
-    # What is kept
+    # Saving and resuming
 
     def create_model_card(self, *words: Any, **settings: Any) -> None:
-        """None: em's record says what the model is."""
+        """Write no model card: em's record describes the model."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Save the trained adapter alone, or the whole weights: safetensors and their config, no pickle."""
+        """Save only the trained adapter, or all weights without adapters: safetensors and their config, no pickle."""
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
             only = {"selected_adapters": ["default"]} if hasattr(self.model, "peft_config") else {}
             self.model.save_pretrained(folder, state_dict=state_dict, **only)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Load the trained adapter, and nothing else, into the model that was set up as for a fresh start."""
+        """Load only the trained adapter into the model, which was set up as for a fresh start."""
         if not hasattr(self.model, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
@@ -139,7 +148,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         set_peft_model_state_dict(self.model, weights, adapter_name="default")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save all that a resumed training needs, and seal it when every process has written its part."""
+        """Save a checkpoint to resume from, and seal it once every process has written its part."""
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -147,19 +156,19 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
             seal(Path(self.args.output_dir, f"checkpoint-{step}"), step, self.seconds)
 
     def _maybe_log_save_evaluate(self, *words: Any, **settings: Any) -> None:
-        """After each step: log and save as TRL does, and keep the weights where they are wanted."""
+        """Log and save after each step as TRL does, and also save the weights at the steps in `keep_at`."""
         super()._maybe_log_save_evaluate(*words, **settings)
         step = self.state.global_step
-        if step in self.keep_at and not (self.kept / f"step-{step}").is_dir():
-            partial = self.kept / f".step-{step}"
+        if step in self.keep_at and not (self.keep_in / f"step-{step}").is_dir():
+            partial = self.keep_in / f".step-{step}"
             self.save_model(str(partial), _internal_call=True)
             if self.args.should_save:
-                partial.replace(self.kept / f"step-{step}")
+                partial.replace(self.keep_in / f"step-{step}")
 
 
 def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
-    """Teach a causal language model to compute a pass: `model(em_pass=…, em_scale=…, em_prefix=…)` gives the scaled sum
-    of the loss over its supervised tokens, a scalar, and each token's own, (supervised,), without gradient.
+    """Let a causal language model's `forward` compute a pass: `model(em_pass=…, em_scale=…, em_prefix=…)` returns the
+    scaled sum of the loss over its supervised tokens, a scalar, and each token's loss, (supervised,), detached.
     """
     original = base.forward
     compact = switches.compact_head and plain_head(base)
@@ -183,8 +192,8 @@ def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
         if em_prefix is not None:
             inputs, labels = em_prefix.inputs_behind(ids), labels[:, em_prefix.shared :]
         if not compact:
-            found = original(**inputs, labels=labels, fused_lm_head=True)
-            by_token = -found.log_probs[labels[:, 1:] != IGNORED]
+            output = original(**inputs, labels=labels, fused_lm_head=True)
+            by_token = -output.log_probs[labels[:, 1:] != IGNORED]
             return by_token.sum() * em_scale, by_token.detach()
         hidden = base.base_model(**inputs, use_cache=em_prefix is not None).last_hidden_state
         states, targets = supervised_states(hidden, labels)
@@ -194,13 +203,13 @@ def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
 
 
 def full_attention(config: Any) -> bool:
-    """Whether every layer attends to all tokens before: a sliding window or a state has no keys to hand on."""
+    """Return whether every layer attends to all earlier tokens; sliding windows and states have no keys to share."""
     return set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"]) == {"full_attention"}
 
 
 def plain_head(base: Any) -> bool:
-    """Whether logits are states times a frozen matrix and nothing else (some models scale or cap them)."""
+    """Return whether logits are only states times a frozen matrix (some models scale or cap them)."""
     config, head = base.config.get_text_config(), base.get_output_embeddings()
-    more = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-    changed = any(getattr(config, name, None) not in (None, 1.0) for name in more)
+    scalings = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+    changed = any(getattr(config, name, None) not in (None, 1.0) for name in scalings)
     return type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad and not changed
