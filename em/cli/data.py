@@ -47,10 +47,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    arguments = argparse.ArgumentParser(
+    top_level = argparse.ArgumentParser(
         prog="em data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = arguments.add_subparsers(dest="command", required=True)
+    commands = top_level.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="list all sets")
     show_ = commands.add_parser("show", help="show one set in full")
     show_.add_argument("name", help="a set, a file of yours, or a data set of the Hugging Face hub")
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     verify_ = commands.add_parser("verify", help="check sets; all sets if none is named")
     verify_.add_argument("names", nargs="*", metavar="NAME")
     verify_.add_argument("--profile", action="store_true", help="profile the rows, as show does")
-    return arguments
+    return top_level
 
 
 def show(arguments: argparse.Namespace) -> str:
@@ -117,7 +117,7 @@ def wanted(names: list[str], everything: bool) -> dict[str, Source]:
             case _:
                 source = None
         if source is None:
-            print(f"{name} has nothing to fetch: it comes with em, is read where it is, or only you may have it.")
+            print(f"{name} has nothing to fetch: it comes with em, is on the hub, or is read from your own copy.")
         else:
             files[name] = source
     return files
@@ -158,7 +158,7 @@ def terms_of(names: Iterable[str]) -> Iterator[str]:
     by_terms: dict[tuple[str, str], list[str]] = {}
     for name in names:
         each = find_set(name)
-        if isinstance(each, str):  # written for em, and published as em is
+        if isinstance(each, str):  # written for em, under the licence of em
             continue
         licensed = each.config if isinstance(each, DataSet) else each
         by_terms.setdefault((licensed.licence, " ".join(licensed.terms.split())), []).append(name)

@@ -42,7 +42,7 @@ def test_the_size_is_told_by_kind_and_model(store: Path, capsys: pytest.CaptureF
 
 def test_show_names_what_looks_inside_instead(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--store", str(store), "show", "--contains", "answer 2", "--limit", "3"]) == 2
-    sentence = f"error: em memory show is gone: use sqlite3 {store}/calls.sqlite, table calls.\n"
+    sentence = f"error: em memory show was removed: use sqlite3 {store}/calls.sqlite, table calls.\n"
     assert capsys.readouterr().err == sentence
     with pytest.raises(SystemExit, match="2"):
         main(["--store", str(store), "size", "--limit", "3"])

@@ -130,7 +130,7 @@ def test_the_command_prints_a_table() -> None:
     assert int(lines["20"].split("|")[2]) == samples_needed(Design(0.2, 0.4), 20)
     assert f"{power_of(Design(0.2, 0.4), 20, 30):.0%}" in lines["20"]
     assert "no number is enough" in lines["8"]
-    assert f"{questions_needed(Design(0.2, 0.4), 30)} questions with 30 answers each see it" in done.stdout
+    assert f"{questions_needed(Design(0.2, 0.4), 30)} questions with 30 answers each detect it" in done.stdout
 
 
 def test_how_questions_differ_is_taken_from_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
