@@ -74,9 +74,8 @@ def list_answers(request: Request, plans: Sequence[Plan]) -> Sequence[Answer]:
 async def sample_and_judge(request: Request, plans: Sequence[Plan], judges: Sequence[Judge]) -> None:
     """Sample while the judges behind servers judge; then run the local judges."""
     sampling = asyncio.create_task(sample_models(request, plans))
-    remote = [
-        asyncio.create_task(judge_as_they_come(request, plans, judge, sampling)) for judge in judges if not judge.here
-    ]
+    remote_judges = [judge for judge in judges if not judge.here]
+    remote = [asyncio.create_task(judge_as_they_come(request, plans, judge, sampling)) for judge in remote_judges]
     try:
         # If one judge fails, sampling and the other judges go on: their results are cached for the next attempt.
         outcomes = await asyncio.gather(sampling, *remote, return_exceptions=True)
