@@ -17,7 +17,7 @@ from em import config
 from em.cli.hydra import CONF, MINI, compared_settings, register_schemas
 from tests.support.composing import composed
 
-# Without conf/accelerate, whose files are for Accelerate (see tests/train/test_launch.py), and without W&B's sweep file.
+# Without conf/accelerate, whose files are for Accelerate (see tests/train/test_launch.py), and the sweep file of W&B.
 FILES = [path for path in CONF.glob("*/*.yaml") if path.parent.name != "accelerate"]
 OPTIONS = sorted((path.parent.name, path.stem) for path in FILES if path != CONF / "sweep" / "wandb.yaml")
 # Words that a user must add to options for their own data.
