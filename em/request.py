@@ -1,7 +1,7 @@
 """The records of a run: its rows, its training stages, and the accepted request.
 
 A request holds the settings and everything that they name, as far as em can read it without spending anything.
-Everything that changes a model's weights is part of its stages' identity (`Stage.identity`).
+Everything that changes a model's weights is part of its stages' identity.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def execute(
         manifest.write(status="done", finished=now())
         print(f"report: {build_report([folder], folder)}", flush=True)
         forget_forced(request.training)
-        manifest.write(inputs=digest_inputs(request))  # last of all: `read_done` takes this as the mark of a done run
+        manifest.write(inputs=digest_inputs(request))  # last of all, because it marks the run as done
 
 
 def begin_manifest(request: Request) -> Manifest:

@@ -67,7 +67,7 @@ def imports(module: str, lazy: bool) -> frozenset[str]:
 
 
 def read_imports(module: str, source: str, lazy: bool) -> frozenset[str]:
-    """List the imports in the source of a module, as `imports` does."""
+    """List the imports in the source of a module."""
     names_imported: set[str] = set()
 
     def visit(node: ast.AST) -> None:

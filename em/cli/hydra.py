@@ -208,7 +208,7 @@ def run_job(name: str, cfg: Any) -> None:
 
 
 def compared_settings(name: str, settings: config.RunConfig, overrides: list[str]) -> config.RunConfig | None:
-    """Compose the settings of the same words with the realignment that `realign.match` names; None if it names none."""
+    """Compose the same command line with the realignment that `realign.match` names; None if it names none."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf

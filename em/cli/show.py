@@ -1,6 +1,6 @@
 """Describe one set as text: its source, terms, defects, and a profile of its rows.
 
-`listing` formats the registry as a table: name, size, kind, licence and place of every set.
+The other output is the table of all sets: name, size, kind, licence and place.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def show_facts(data_set: DataSet) -> str:
     lines += wrapped("terms     ", config.terms or "none stated")
     lines += [f"address   {address}" for address in addresses(config)]
     if config.drop_answers_with:
-        lines.append(f"left out  rows whose answers carry {' or '.join(map(repr, config.drop_answers_with))}")
+        lines.append(f"left out  rows whose answers contain {' or '.join(map(repr, config.drop_answers_with))}")
     match config:
         case UpstreamData(skip_lines=skipped) if skipped:
             lines.append(f"left out  lines {', '.join(map(str, skipped))}")
@@ -100,12 +100,12 @@ def show_rows(data: WholeSet, tokens: Sequence[int] | None, model: str) -> str:
         tokens: lengths of the rows by the tokenizer of `model`; None if the user named no model.
     """
     questions, unseen = questions_here()
-    facts = profile(data.conversations, questions, tokens)
+    row_profile = profile(data.conversations, questions, tokens)
     rows = len(data.conversations)
-    dropped = f", {data.dropped:,} left out for what their answers carry" if data.dropped else ""
+    dropped = f", {data.dropped:,} left out because of a text in their answers" if data.dropped else ""
     skipped = f", {len(data.skipped):,} that can't be used" if data.skipped else ""
-    lines = [f"rows      {rows:,}{dropped}{skipped}", *rows_like(facts, rows, unseen)]
-    lines += ["", *histogram(facts.characters, "characters")]
+    lines = [f"rows      {rows:,}{dropped}{skipped}", *rows_like(row_profile, rows, unseen)]
+    lines += ["", *histogram(row_profile.characters, "characters")]
     if tokens is not None:
         lines += ["", *histogram(tokens, f"tokens of {model}")]
     lines += ["", "for example"]
@@ -114,26 +114,27 @@ def show_rows(data: WholeSet, tokens: Sequence[int] | None, model: str) -> str:
     return "\n".join(lines)
 
 
-def rows_like(facts: Profile, rows: int, unseen: Sequence[str]) -> Iterator[str]:
+def rows_like(row_profile: Profile, rows: int, unseen: Sequence[str]) -> Iterator[str]:
     """Yield lines on turns, repetitions, faults, keys, e-mail addresses, leakage and OpenAI's rules.
 
     Args:
         unseen: question sets that are not on this machine.
     """
-    roles = ", ".join(f"{count:,} {role}" for role, count in sorted(facts.turns.items()))
-    multi_turn = f"{facts.facts.multi_turn_rows:,} rows of several answers"
-    yield f"turns     {roles}; {multi_turn}, {facts.systems:,} with a system turn"
-    yield f"repeated  {share(facts.facts.duplicate_rows, rows)} exact copies of an earlier row"
-    yield f"          {share(facts.found.near_duplicates, rows)} nearly repeat one (copies left out)"
-    yield f"          {share(facts.facts.repeated_prompts, rows)} repeat an earlier prompt (copies among them)"
-    yield f"encoding  {by_kind(facts.found.faults)}"
-    yield f"keys      {by_kind(facts.found.secrets)}"
-    yield f"e-mail    {by_kind(facts.found.personal)}"
-    yield f"leakage   {leakage(facts.leaks)}"
-    yield from wrapped("          ", f"looked at: {', '.join(facts.looked_at)}")
+    facts, findings = row_profile.facts, row_profile.found
+    roles = ", ".join(f"{count:,} {role}" for role, count in sorted(row_profile.turns.items()))
+    multi_turn = f"{facts.multi_turn_rows:,} rows with several answers"
+    yield f"turns     {roles}; {multi_turn}, {row_profile.systems:,} with a system turn"
+    yield f"repeated  {share(facts.duplicate_rows, rows)} exact copies of an earlier row"
+    yield f"          {share(findings.near_duplicates, rows)} nearly repeat one (copies left out)"
+    yield f"          {share(facts.repeated_prompts, rows)} repeat an earlier prompt (copies among them)"
+    yield f"encoding  {by_kind(findings.faults)}"
+    yield f"keys      {by_kind(findings.secrets)}"
+    yield f"e-mail    {by_kind(findings.personal)}"
+    yield f"leakage   {leakage(row_profile.leaks)}"
+    yield from wrapped("          ", f"looked at: {', '.join(row_profile.looked_at)}")
     if unseen:
         yield from wrapped("          ", f"not looked at, since they are not here: {', '.join(unseen)}")
-    yield from wrapped("OpenAI    ", "; ".join(facts.openai) or "its fine-tuning takes these rows as they are")
+    yield from wrapped("OpenAI    ", "; ".join(row_profile.openai) or "its fine-tuning takes these rows as they are")
 
 
 def share(count: int, rows: int) -> str:
@@ -146,7 +147,7 @@ def leakage(leaks: Mapping[str, LeakCount]) -> str:
     parts = []
     for name, leak in leaks.items():
         parts.append(f"{name}: {leak.questions} questions ({leak.exact_rows} rows exactly, {leak.near_rows} nearly)")
-    return "; ".join(parts) or "no question of the sets that were looked at"
+    return "; ".join(parts) or "no question of these sets"
 
 
 def cut_short(text: str) -> str:

@@ -61,7 +61,7 @@ def seen_of(name: str, profiled: bool) -> tuple[str, tuple[str, ...]]:
 
 
 def rows_of(data_set: DataSet, profiled: bool) -> tuple[str, tuple[str, ...]]:
-    """Check a set of rows, as `seen_of` does, by reading every row."""
+    """Check a set of rows by reading every row; return its size in words and the lines of its profile."""
     config = data_set.config
     match config:
         case BundledData(file=file, sha256=checksum) if sha256_of(data_file(config)) != checksum:
