@@ -42,7 +42,7 @@ from em.train.remote.find_or_train import forget_forced
 from em.types import ModelRef
 
 SKIPPED = "skipped_rows.jsonl"
-UNTOLD = "W&B has not been told"
+NOT_TRACKED = "W&B has not been told"
 
 
 def execute(
@@ -179,7 +179,7 @@ def note_skipped(request: Request, manifest: Manifest) -> None:
 
 
 def note_findings(request: Request, manifest: Manifest) -> None:
-    """Search the training rows for secrets, personal data and faults; print and note the findings."""
+    """Search the training rows for near-duplicates, faults, keys and addresses; print and note the findings."""
     counts = {}
     for stage in trained_here(request):
         stage_findings = findings(stage.rows.conversations)
@@ -199,11 +199,11 @@ def track(request: Request, failed: bool) -> None:
     try:
         run_child("track", spec)
     except EmError as error:
-        sentence = f"{UNTOLD} of this run, whose results are whole here: {without_secrets(str(error))}"
+        sentence = f"{NOT_TRACKED} of this run, whose results are whole here: {without_secrets(str(error))}"
         print(f"warning: {sentence} Run the same command to try again.", file=sys.stderr, flush=True)
-        amend(folder, UNTOLD, [sentence])
+        amend(folder, NOT_TRACKED, [sentence])
     else:
-        amend(folder, UNTOLD, tracked=tracker)
+        amend(folder, NOT_TRACKED, tracked=tracker)
 
 
 def read_done(request: Request, manifest: Manifest) -> dict[str, Any] | None:
