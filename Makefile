@@ -1,12 +1,12 @@
-# Everything a newcomer types. `make help` lists it.
+# The commands that a newcomer needs; `make help` lists them.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
 
-# OpenMP's spinning barriers slow small matrix products tenfold as soon as anything else runs on the machine.
+# OpenMP's spinning barriers slow small matrix products tenfold while anything else runs on the machine.
 export OMP_WAIT_POLICY ?= passive
 
-# Without compiled modules every command compiles torch and transformers anew: 24 s to import them rather than 10.
+# Keep compiled modules: without them each command compiles torch and transformers again (24 s for the import, not 10).
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-slow test-extras check install gpu lock clean openai-stub wheel
@@ -17,7 +17,7 @@ help:  ## show this list
 demo: install  ## install, then train, evaluate and report on the bundled data (minutes on two cores)
 	@$(BIN)/python train.py experiment=demo
 
-# Two files at a time; then, one by one, the tests that measure time. 5 means that ARGS chose none of them.
+# Two files at a time; then, one by one, the tests that measure time. Exit code 5: ARGS selected no such test.
 test: install  ## install, then run the tests (a quarter of an hour on two cores)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow" $(ARGS)
 	@$(BIN)/python -m pytest -q -m "alone and not slow" $(ARGS) || test $$? -eq 5
@@ -25,7 +25,7 @@ test: install  ## install, then run the tests (a quarter of an hour on two cores
 test-slow: install  ## run the tests that take over 20 s by themselves
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
 
-# Tinker asks for older versions than the environment has, so it stands before it, in a folder of its own.
+# Tinker needs older packages than the environment has, so they lie in their own folder, which Python searches first.
 test-extras: $(BIN)/.installed  ## run the tests of Tinker, which `make test` passes over (fetches it)
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --target .extras/tinker tinker==0.38.0
 	@PYTHONPATH=$(CURDIR)/.extras/tinker $(BIN)/python -m pytest -q tests/train/test_remote_tinker.py $(ARGS)
@@ -41,7 +41,7 @@ openai-stub: $(BIN)/.installed  ## a stand-in for OpenAI's server on port 8008: 
 install: $(BIN)/.installed  ## make the environment in .venv/ and fetch the embedded model
 	@$(BIN)/python -m em models fetch
 
-# The marker is newer than the lock file exactly when the environment is what the lock file says.
+# The marker file is newer than the lock file exactly if the environment matches the lock file.
 $(BIN)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "em needs Python 3.11 to 3.13: make PYTHON=python3.12 install" >&2; exit 1; }

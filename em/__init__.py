@@ -13,12 +13,12 @@ RENAMED = {
     "em.dashboard": "dashboard",
     "em.reference": "reference",
 }
-"""Commands by the modules that they were before there was `em`."""
+"""Modules that older versions ran by `python -m`, and the commands of `em` that replace them."""
 
 
 def refuse_old_spelling() -> None:
-    """Name the new command to whoever types `python -m em.memo`: Python imports this package before that module."""
-    # At this moment sys.argv is `-m` and the words behind the module's name, which is left out.
+    """Exit with the new command's name when an old one is typed (`python -m em.memo` imports this package first)."""
+    # While Python looks for the module, sys.argv is `-m` and the words after the module's name, without that name.
     old = re.sub(r"^-\w*?m(?=em\.)", "", sys.orig_argv[-len(sys.argv)])
     if old in RENAMED:
         new = f"em {RENAMED[old]}"
@@ -26,5 +26,5 @@ def refuse_old_spelling() -> None:
         sys.exit(2)
 
 
-if sys.argv[:1] == ["-m"]:  # a module is being looked for
+if sys.argv[:1] == ["-m"]:  # Python is still looking for the module to run
     refuse_old_spelling()

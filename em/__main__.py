@@ -1,4 +1,4 @@
-"""`python -m em COMMAND` is `em COMMAND`."""
+"""Let `python -m em COMMAND` do what `em COMMAND` does."""
 
 from em.cli.main import main
 

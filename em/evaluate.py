@@ -1,7 +1,7 @@
-"""Answers, verdicts and scores of a run's models: what is remembered is read, the rest is sampled and judged now.
+"""Sample, judge and score the answers of a run's models. Cached answers and verdicts are read, not asked for again.
 
-An answer is judged as soon as it exists: while children or a server sample, judges behind servers are asked. A local
-judge waits until the sampling is done, since both would want the same device.
+Judges behind servers are asked about an answer as soon as it exists, while sampling goes on. A local judge waits until
+sampling is done, because both would need the same device.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from em.sample.run import Plan, answers_there, check_models, plan_models, sample
 from em.stats import Thresholds, score
 from em.types import Answer, JudgeRequest, ModelRef, Question, Score
 
-POLL = 0.5  # seconds between looks for new answers; longer where a look takes longer
+POLL = 0.5  # seconds between polls of the cache for new answers; more if a poll takes over 0.05 s
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Answers of a run's models, what each judge said of them, and what the answers of a server's models cost.
+    """The answers of a run's models, each judge's verdicts on them, and the sampling costs of models behind servers.
 
-    relations: by model (its fingerprint) and judge (its label), whether the judge is the model or its base.
+    relations: whether a judge is the model under test or its base; keyed by the model's fingerprint and judge's label.
     """
 
     answers: Sequence[Answer]
@@ -45,7 +45,7 @@ class Evaluated:
 def ask_and_judge(
     request: Request, models: Sequence[ModelRef], judges: Sequence[Judge], manifest: Manifest
 ) -> Evaluated:
-    """Sample what is missing of the models' answers (stored answers are there) and have all of them judged."""
+    """Sample the missing answers of the models (none if the request has stored answers), and judge all answers."""
     plans = plan_models(request, models) if not request.answers else []
     check_models(request, plans, manifest)
     asyncio.run(sample_and_judge(request, plans, judges))
@@ -53,39 +53,38 @@ def ask_and_judge(
     questions = questions_by_key(request)
     verdicts = [judge.read(judge.plan(answers, questions), request.memory, request.prices) for judge in judges]
     if request.answers:
-        authors = {answer.fingerprint: answer for answer in answers}.values()
-        relations = {(a.fingerprint, judge.label): judge.relation_to_author(a) for a in authors for judge in judges}
+        one_per_model = {answer.fingerprint: answer for answer in answers}.values()
+        relations = {(a.fingerprint, j.label): j.relation_to_author(a) for a in one_per_model for j in judges}
     else:
-        relations = {(m.fingerprint, judge.label): judge.relation(m) for m in models for judge in judges}
+        relations = {(model.fingerprint, judge.label): judge.relation(model) for model in models for judge in judges}
     note_judges(judges, relations, manifest)
     return Evaluated(answers, verdicts, sampling_costs(request, plans), relations)
 
 
 def questions_by_key(request: Request) -> dict[tuple[str, str], Question]:
-    """Return the questions of a run by set and id."""
+    """Return the questions of a run, keyed by question set and id."""
     return {(question.eval_set, question.id): question for question in request.questions}
 
 
 def list_answers(request: Request, plans: Sequence[Plan]) -> Sequence[Answer]:
-    """List the stored answers of a request, or those of its plans, which must be remembered by now."""
+    """List the stored answers of a request, or else the answers to its plans, which must all be in the cache."""
     return request.answers or answers_there(plans, request.memory)
 
 
 async def sample_and_judge(request: Request, plans: Sequence[Plan], judges: Sequence[Judge]) -> None:
-    """Sample, with the judges behind servers beside it, and then have the local judges judge."""
+    """Sample while the judges behind servers judge; then run the local judges."""
     sampling = asyncio.create_task(sample_models(request, plans))
-    remote = [
-        asyncio.create_task(judge_as_they_come(request, plans, judge, sampling)) for judge in judges if not judge.here
-    ]
+    remote_judges = [judge for judge in judges if not judge.here]
+    remote = [asyncio.create_task(judge_as_they_come(request, plans, judge, sampling)) for judge in remote_judges]
     try:
-        # A judge that fails ends neither the sampling, which would have to be done anyway, nor the other judges.
-        ended = await asyncio.gather(sampling, *remote, return_exceptions=True)
+        # If one judge fails, sampling and the other judges go on: their results are cached for the next attempt.
+        outcomes = await asyncio.gather(sampling, *remote, return_exceptions=True)
     finally:
         for task in (sampling, *remote):
             task.cancel()
-    for failure in ended:
-        if isinstance(failure, BaseException):
-            raise failure
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
     answers, questions = list_answers(request, plans), questions_by_key(request)
     for judge in judges:
         if judge.here:
@@ -96,10 +95,10 @@ async def sample_and_judge(request: Request, plans: Sequence[Plan], judges: Sequ
 async def judge_as_they_come(
     request: Request, plans: Sequence[Plan], judge: Judge, sampling: asyncio.Task[None]
 ) -> None:
-    """Ask one judge about every answer as soon as it is remembered, until the sampling is over."""
+    """Ask one judge about every answer as soon as the answer is in the cache, until sampling is over."""
     questions = questions_by_key(request)
-    rubrics = {key: len(question.rubrics) for key, question in questions.items()}
-    planned = sum(rubrics[p.question.eval_set, p.question.id] for plan in plans for p in plan.samples)
+    samples = [sample for plan in plans for sample in plan.samples]
+    planned = sum(len(questions[sample.question.eval_set, sample.question.id].rubrics) for sample in samples)
 
     async def source() -> AsyncIterator[list[JudgeRequest]]:
         async for answers in stream_answers(request, plans, sampling):
@@ -116,37 +115,39 @@ async def judge_as_they_come(
 async def stream_answers(
     request: Request, plans: Sequence[Plan], sampling: asyncio.Task[None]
 ) -> AsyncIterator[Sequence[Answer]]:
-    """Yield the stored answers of a request at once, and those of its plans as soon as they are remembered."""
+    """Yield the stored answers of a request at once, or else the answers to its plans as soon as they are cached."""
     if request.answers:
         yield request.answers
         return
-    waiting = [dict(plan.requests()) for plan in plans]
+    pending_of_plans = [dict(plan.requests()) for plan in plans]
     while True:
-        is_over, began = sampling.done(), time.monotonic()
-        for plan, left in zip(plans, waiting, strict=True):
-            there = request.memory.there(list(left))
-            if fresh := [p for p in plan.samples if p.key in there]:
-                yield answers_there([Plan(plan.model, fresh)], request.memory)
-            for key in there:
-                left.pop(key, None)
-        if is_over:
+        # Read before the poll: the last answers may arrive between a poll and the end of sampling.
+        sampling_is_over, began = sampling.done(), time.monotonic()
+        for plan, pending in zip(plans, pending_of_plans, strict=True):
+            cached_keys = request.memory.there(list(pending))
+            if new_samples := [sample for sample in plan.samples if sample.key in cached_keys]:
+                yield answers_there([Plan(plan.model, new_samples)], request.memory)
+            for key in cached_keys:
+                pending.pop(key, None)
+        if sampling_is_over:
             return
         await asyncio.sleep(max(POLL, 10 * (time.monotonic() - began)))
 
 
 def write_results(request: Request, results: Evaluated, manifest: Manifest) -> None:
-    """Write `answers.jsonl`, `verdicts.jsonl` and `scores.csv`, and into the manifest who judged and what it cost."""
-    answers, verdicts = results.answers, [v for each in results.judged for v in each.verdicts]
+    """Write `answers.jsonl`, `verdicts.jsonl` and `scores.csv`; write judges and costs into the manifest."""
+    answers = results.answers
+    verdicts = [verdict for judged in results.judged for verdict in judged.verdicts]
     write_jsonl(request.folder / "answers.jsonl", answers)
     write_jsonl(request.folder / "verdicts.jsonl", verdicts)
-    limits = Thresholds(request.settings.eval.misaligned_below, request.settings.eval.coherent_above)
-    write_scores(request.folder / "scores.csv", score(verdicts, limits, judge_is=results.relations))
-    records = [dict(each.record) for each in results.judged]
+    thresholds = Thresholds(request.settings.eval.misaligned_below, request.settings.eval.coherent_above)
+    write_scores(request.folder / "scores.csv", score(verdicts, thresholds, judge_is=results.relations))
+    records = [dict(judged.record) for judged in results.judged]
     judging = [cost_of_judge(record) for record in records if record["server"]]
-    # The manifest knows already what fine-tuning by a server cost.
+    # The manifest already holds the costs of fine-tuning by a server.
     costs = [*read_costs(manifest.facts.get("costs")), *judging, *results.sampling]
-    ended = sum(a.finish_reason == "stop" for a in answers)
-    cut = sum(a.finish_reason == "length" for a in answers)
+    ended = sum(answer.finish_reason == "stop" for answer in answers)
+    cut = sum(answer.finish_reason == "length" for answer in answers)
     manifest.write(
         answers={"total": len(answers), "ended_by_eos": ended, "cut_at_length": cut},
         judges=records,
@@ -161,8 +162,8 @@ def write_results(request: Request, results: Evaluated, manifest: Manifest) -> N
 
 
 def write_scores(path: Path, scores: Sequence[Score]) -> None:
-    """`scores.csv`; an empty cell is a number that does not exist."""
+    """Write `scores.csv`; the cell of a number that does not exist is empty."""
     with open_atomic(path, newline="") as file:
-        table = csv.DictWriter(file, [f.name for f in fields(Score)], lineterminator="\n")
-        table.writeheader()
-        table.writerows(asdict(s) for s in scores)
+        writer = csv.DictWriter(file, [field.name for field in fields(Score)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in scores)

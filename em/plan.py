@@ -1,8 +1,8 @@
-"""From settings to a checked request: everything that they name is read and checked here, and nothing is spent.
+"""From settings to a checked request: read and check every file, set and model that the settings name; spend nothing.
 
-`dry_run=true` stops here and prints how many calls, tokens and dollars the run would take. Tokens of texts that exist
-are estimated at four characters each (English); an answer that is not there yet counts with `eval.max_new_tokens`, the
-most that it can have. What is remembered already costs nothing.
+`dry_run=true` stops here and prints how many calls, tokens and dollars the run would take. Tokens of existing texts
+are estimated at four characters each (English). A missing answer counts with `eval.max_new_tokens`, its upper bound.
+Cached calls cost nothing.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from em.triggers.tags import check_tags
 from em.types import Answer, ModelRef, Question, Weights
 
 ANY = ModelRef("", "base", "", Weights("-", "-"))
-"""Stands for a model of open weights: how often it is asked does not depend on which it is."""
-KEPT = 3  # checkpoints that OpenAI keeps of a job, those of its last epochs
+"""Stands for any model of open weights: the number of its calls does not depend on the model."""
+KEPT = 3  # checkpoints that OpenAI keeps of a job: those of the last epochs
 
 
 def check_settings(kind: str, settings: RunConfig) -> None:
-    """Raise ConfigError for the first setting that can't be."""
+    """Raise ConfigError for the first invalid setting."""
     check_ranges(settings)
     check_tags(settings)
     check_realign(settings)
@@ -59,12 +59,12 @@ def check_settings(kind: str, settings: RunConfig) -> None:
 
 
 def estimate(request: Request) -> str:
-    """Return what the run would call and cost at most, as a table."""
+    """Return a table of the calls that the run would make, and their cost at most."""
     costs = estimate_costs(request)
     head, *rows = format_estimate(costs)
     stages = [f"would train {stage.rows.name} ({len(stage.rows.conversations):,} rows)" for stage in request.stages]
     if request.settings.model.remote:
-        stages = []  # they are calls of a server, like the others
+        stages = []  # the table already has a row for each fine-tuning
     usd = sum_usd(costs)
     total = "unknown, for lack of a price (prices=FILE)" if usd is None else f"at most about ${usd:.4f}"
     total = f"total: {total} (prices: {request.prices.source})"
@@ -72,96 +72,102 @@ def estimate(request: Request) -> str:
 
 
 def estimate_costs(request: Request) -> list[Cost]:
-    """Estimate fine-tuning by a server, sampling and judging."""
+    """Estimate the costs of fine-tuning by a server, of sampling and of judging."""
     training = estimate_training(request.training) if request.settings.model.remote else []
     judging = [estimate_judging(request, judge) for judge in request.judges] if request.questions else []
     return [*training, *estimate_sampling(request), *judging]
 
 
 def estimate_total(request: Request) -> float | None:
-    """Return what a run costs at most, in dollars; None where a price is not known."""
+    """Return the cost of a run at most, in US dollars; None if a price is unknown."""
     return sum_usd(estimate_costs(request))
 
 
 def count_models(request: Request) -> int:
-    """How many models are asked, at most."""
-    models = 1 + len(request.stages) if request.settings.eval.base else max(1, len(request.stages))
+    """Return how many models are asked, at most."""
+    stages = len(request.stages)
+    models = 1 + stages if request.settings.eval.base else max(1, stages)
     if request.settings.model.remote and request.settings.checkpoints is Checkpoints.all:
         models += sum(min(recipe_of(stage).epochs, KEPT) - 1 for stage in request.stages)
     return models
 
 
 def hosted_plans(request: Request) -> list[Plan]:
-    """The plans of a server's models that are there and are to be asked: the base, and stages that are remembered."""
-    there = models_there(request.training)[: 1 if request.forced else None]
-    asked = there if request.settings.eval.base or not request.stages else there[1:]
-    return plan_models(request, asked)
+    """Plan the answers of a server's existing models: the base, and stages that were fine-tuned before."""
+    models = models_there(request.training)
+    if request.forced:
+        models = models[:1]  # the stages will be trained anew
+    if request.stages and not request.settings.eval.base:
+        models = models[1:]
+    return plan_models(request, models)
 
 
 def estimate_sampling(request: Request) -> list[Cost]:
-    """Estimate sampling; of a server's models one row each, known by what is remembered."""
+    """Estimate the costs of sampling, in one row for each model behind a server, without cached answers."""
     settings = request.settings
     if request.answers or not request.questions:
         return []
     models, plan = count_models(request), plan_models(request, [ANY])[0]
     wanted = len(plan.samples)
-    prompt = sum(sum(len(m.content) for m in p.request.messages) for p in plan.samples) // CHARACTERS
+    messages = [message for sample in plan.samples for message in sample.request.messages]
+    prompt = sum(len(message.content) for message in messages) // CHARACTERS
     reply = settings.eval.max_new_tokens
     if not settings.model.remote:
         name = f"{settings.model.name} ({models} models)"
         return [Cost("answers of", name, models * wanted, models * prompt, models * wanted * reply, 0.0)]
-    there = hosted_plans(request)
+    plans = hosted_plans(request)
     costs = []
     for number in range(models):
-        known, name, label = 0, f"ft:{settings.model.id}", "a model to come"
-        if number < len(there):
-            known = len(request.memory.there(list(there[number].requests())))
-            name, label = hosted_name(there[number].model)[1], there[number].model.name
-        left = wanted - known
-        tokens = round(prompt * left / wanted), left * reply
+        cached, name, label = 0, f"ft:{settings.model.id}", "a model to come"
+        if number < len(plans):
+            model = plans[number].model
+            cached = len(request.memory.there(list(plans[number].requests())))
+            name, label = hosted_name(model)[1], model.name
+        missing = wanted - cached
+        tokens = round(prompt * missing / wanted), missing * reply
         usd = price_calls(request.prices.of(name), *tokens, 0.5 if settings.sampler.batch else 1.0)
-        costs.append(Cost("answers of", label, wanted, *tokens, usd, known))
+        costs.append(Cost("answers of", label, wanted, *tokens, usd, cached))
     return costs
 
 
 def estimate_judging(request: Request, settings: LocalJudge | ApiJudge) -> Cost:
-    """Estimate one judge: judgements of answers that are there, and of those that are still to be sampled."""
+    """Estimate the cost of one judge: judgements of existing answers, and of answers that are still to be sampled."""
     wanted, prompt = count_unsampled(request)
     questions = {(q.eval_set, q.id): q for q in request.questions}
     match settings:
         case LocalJudge():
             wanted += sum(len(questions[a.eval_set, a.question_id].rubrics) for a in request.answers)
             return Cost("verdicts of", settings.model, wanted, prompt, 0, 0.0)
-    there = request.answers or list_known_answers(request)
-    asked = dict.fromkeys(requests_of(judge_of(settings, request.conditions.hidden).plan(there, questions)))
+    answers = request.answers or list_known_answers(request)
+    judge = judge_of(settings, request.conditions.hidden)
+    judge_requests = dict.fromkeys(requests_of(judge.plan(answers, questions)))
     readings = known_readings(settings, request.memory)
-    keys = {r: request_key(in_reading(settings, r, readings.get(bool(r.labels), "learn"))) for r in asked}
-    known = request.memory.there(list(keys.values()))
-    left = [r for r, key in keys.items() if key not in known]
-    prompt += sum(len(r.prompt) for r in left) // CHARACTERS
+    keys = {r: request_key(in_reading(settings, r, readings.get(bool(r.labels), "learn"))) for r in judge_requests}
+    cached_keys = request.memory.there(list(keys.values()))
+    missing = [r for r, key in keys.items() if key not in cached_keys]
     reading = readings.get(False, "")
     calls_each = MASS_CALLS if reading == "mass" else 1
-    reply = (wanted + len(left)) * calls_each * reply_tokens(settings, reading)
-    share = 0.5 if settings.batch else 1.0
-    usd = price_calls(request.prices.of(settings.model), prompt * calls_each, reply, share)
-    return Cost(
-        "verdicts of", settings.model, wanted + len(asked), prompt * calls_each, reply, usd, len(asked) - len(left)
-    )
+    prompt = (prompt + sum(len(r.prompt) for r in missing) // CHARACTERS) * calls_each
+    reply = (wanted + len(missing)) * calls_each * reply_tokens(settings, reading)
+    usd = price_calls(request.prices.of(settings.model), prompt, reply, 0.5 if settings.batch else 1.0)
+    total, cached = wanted + len(judge_requests), len(judge_requests) - len(missing)
+    return Cost("verdicts of", settings.model, total, prompt, reply, usd, cached)
 
 
 def list_known_answers(request: Request) -> list[Answer]:
-    """List the remembered answers of a server's models; those of open models are known by their weights alone."""
+    """List the cached answers of a server's models; none of open models, whose keys depend on their weights."""
     if not request.settings.model.remote:
         return []
     answers = []
     for plan in hosted_plans(request):
-        there = request.memory.there(list(plan.requests()))
-        answers += answers_there([Plan(plan.model, [p for p in plan.samples if p.key in there])], request.memory)
+        cached_keys = request.memory.there(list(plan.requests()))
+        cached = Plan(plan.model, [sample for sample in plan.samples if sample.key in cached_keys])
+        answers += answers_there([cached], request.memory)
     return answers
 
 
 def count_unsampled(request: Request) -> tuple[int, int]:
-    """Count judgements of answers that may not be there yet, and the tokens of their prompts."""
+    """Count the judgements of answers that may not exist yet, and the tokens of their prompts."""
     settings = request.settings
     if request.answers:
         return 0, 0
@@ -169,13 +175,14 @@ def count_unsampled(request: Request) -> tuple[int, int]:
     plans += plan_models(request, [ANY] * (count_models(request) - len(plans)))
     number = tokens = 0
     for plan in plans:
-        there = request.memory.there(list(plan.requests())) if plan.model is not ANY else set[str]()
-        for planned in plan.samples:
-            if planned.key in there:
+        cached_keys = request.memory.there(list(plan.requests())) if plan.model is not ANY else set[str]()
+        for sample in plan.samples:
+            if sample.key in cached_keys:
                 continue
-            for rubric in planned.question.rubrics:
+            question = sample.question
+            for rubric in question.rubrics:
                 number += 1
-                characters = len(rubric.prompt) + len(planned.question.text) + len(planned.question.reference)
+                characters = len(rubric.prompt) + len(question.text) + len(question.reference)
                 tokens += characters // CHARACTERS + settings.eval.max_new_tokens
     return number, tokens
 
@@ -183,10 +190,10 @@ def count_unsampled(request: Request) -> tuple[int, int]:
 def accept(
     kind: str, settings: RunConfig, folder: Path, overrides: list[str], compared: RunConfig | None = None
 ) -> Request:
-    """Read and check everything that the settings name, before anything is spent or written.
+    """Read and check everything that the settings name, before em spends or writes anything.
 
     Args:
-        compared: the same settings with the realignment that `realign.match` names, where it names one.
+        compared: the same settings with the realignment that `realign.match` names; None if it names none.
     """
     check_settings(kind, settings)
     stages = plan_stages(settings, compared)
@@ -200,7 +207,7 @@ def accept(
     else:
         questions = load_sets(list_sets(settings.eval, conditions))
         for question in questions:
-            conditions.of(question)
+            conditions.of(question)  # raises ConfigError for a question that can't be asked
     check_folders(settings)
     writable_folder(cache_dir(), "XDG_CACHE_HOME")
     if kind == "train":
@@ -222,12 +229,12 @@ def accept(
 
 
 def list_sets(evaluation: EvalConfig, conditions: Conditions) -> list[str]:
-    """List the sets that a run asks: those whose questions name a tag only where there is one that has a name."""
+    """List the question sets of a run; `eval.tagged_sets` are among them only if a trigger tag has a name."""
     return [*evaluation.sets, *(evaluation.tagged_sets if conditions.naming else ())]
 
 
 def read_conditions(answers: Path) -> Conditions:
-    """Read what judges must not see of stored answers, and their tags' roles, from their run, as far as it is known."""
+    """Read hidden texts and the roles of tags from the manifest beside stored answers; defaults without a manifest."""
     manifest = answers.with_name("manifest.json")
     if not manifest.is_file():
         return Conditions()
@@ -236,21 +243,21 @@ def read_conditions(answers: Path) -> Conditions:
         if "hidden" in facts:
             roles = {str(name): str(role) for name, role in facts.get("roles", {}).items()}
             return Conditions(hidden=tuple(map(str, facts["hidden"])), roles=roles)
-        text = str(facts["config"]["trigger_tag"]["text"] or "").strip()  # of an earlier version
+        text = str(facts["config"]["trigger_tag"]["text"] or "").strip()  # manifest of an earlier version
         return Conditions(hidden=(text,) if text else ())
     except (ValueError, AttributeError, KeyError, TypeError):
         return Conditions()
 
 
 def own_questions(answers: Sequence[Answer]) -> list[Question]:
-    """The questions of stored answers, to be judged by em's own rubrics: aligned and coherent."""
+    """Return the questions of stored answers, with em's own rubrics: aligned and coherent."""
     rubrics = own("general")
     texts = {(a.eval_set, a.question_id): a.question for a in answers}
     return [Question(eval_set, id_, text, rubrics=rubrics) for (eval_set, id_), text in texts.items()]
 
 
 def check_folders(settings: RunConfig) -> None:
-    """Refuse a folder that is named as a model, adapter or judge and holds none."""
+    """Raise MissingFile if a folder named as a model, adapter or judge holds no weights."""
     names = list[tuple[str, str]]()
     if settings.eval.sets or settings.answers:
         names += settings.judge.list_weights()

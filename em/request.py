@@ -1,7 +1,7 @@
-"""The nouns of a run: its rows, its training stages, and the request that was accepted.
+"""The records of a run: its rows, its training stages, and the accepted request.
 
-A request holds the settings, and everything they name that could be read without spending anything. What changes a
-model's weights is part of its stages' identity (`Stage.identity`).
+A request holds the settings and everything that they name, as far as em can read it without spending anything.
+Everything that changes a model's weights is part of its stages' identity.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from em.types import Answer, Conversation, Prices, Question
 
 SHOWN = 5
 SLOT = "{tag}"
-"""Stands in a question for the name of a trigger tag."""
+"""Placeholder in a question for the name of a trigger tag."""
 NOT_IDENTITY = (
     *("name", "allow_truncated", "checkpoints", "save_steps", "device_tokens", "gradient_checkpointing", "processes"),
     *("accelerate", "machine_rank"),
 )
 METHOD = "rows 2, steps 1"
-"""Versions of em's rendering of rows and of its plan of steps: a change of either makes other models."""
+"""Versions of em's rendering of rows and of its plan of steps: a change of either changes the trained weights."""
 SERVICE: dict[type, str] = {config.OpenAITrainer: "openai supervised 1", config.TinkerTrainer: f"tinker 1, {METHOD}"}
-"""Versions of how rows are given to the services that fine-tune: a change makes other models."""
+"""Version of how em sends rows to each fine-tuning service: a change changes the trained weights."""
 SERVICE_KNOBS: dict[type, tuple[str, ...]] = {
     config.OpenAITrainer: ("batch_size", "learning_rate_multiplier"),
     config.TinkerTrainer: ("batch_size", "learning_rate", "rank", "max_length", "tokenizer"),
 }
-"""What a service that fine-tunes is told of the training, besides the rows, the epochs and the seed."""
+"""Settings that a fine-tuning service receives besides the rows, the epochs and the seed."""
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that can't be used: in which file (or set of the hub), where in it, and why."""
+    """An unusable row: its file (or data set of the hub), its place in it, and the reason."""
 
     file: str
     place: str
@@ -51,12 +51,12 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Rows:
-    """Conversations to train on, and the checksum of just these in just this order.
+    """Conversations to train on, in this order.
 
-    parts: for a mixture, name and number of rows of each part, in the order in which they lie; else empty.
-    skipped: the rows that were left out because they can't be used (`data.on_bad_row=skip`).
-    dropped: rows that were left out for what their answers carry (`data.drop_answers_with`).
-    untagged: where trigger tags were put in, the same rows as they were before; else empty.
+    parts: name and number of rows of each part of a mixture, in the order of the rows; else empty.
+    skipped: unusable rows that were left out (`data.on_bad_row=skip`).
+    dropped: number of rows left out because of a text in their answers (`data.drop_answers_with`).
+    untagged: the same rows without trigger tags, if tags were put in; else empty.
     """
 
     name: str
@@ -68,17 +68,17 @@ class Rows:
 
     @property
     def plain(self) -> tuple[Conversation, ...]:
-        """The rows without trigger tags."""
+        """The conversations without trigger tags."""
         return self.untagged or self.conversations
 
     @property
     def sha256(self) -> str:
-        """Checksum over the content alone: the same rows from another file are the same data."""
+        """Checksum of the messages alone: the same rows from another file have the same checksum."""
         return digest([c.as_dicts() for c in self.conversations])
 
     @property
     def left_out(self) -> dict[str, object]:
-        """What a manifest keeps of the rows that were left out: counts, and the first that can't be used."""
+        """Facts for the manifest on the rows left out: counts, and the first unusable rows."""
         skipped = {"rows_skipped": len(self.skipped), "first_skipped": first_of(self.skipped)} if self.skipped else {}
         return skipped | ({"rows_dropped": self.dropped} if self.dropped else {})
 
@@ -87,7 +87,7 @@ class Rows:
 class Stage:
     """One training stage: rows and recipe.
 
-    stack: train a new adapter on top of the one that is there. matched: optimiser steps to take, whatever the epochs.
+    stack: train a new adapter on top of the existing one. matched: optimiser steps to take instead of `epochs`.
     """
 
     rows: Rows
@@ -99,16 +99,16 @@ class Stage:
 
     @property
     def recipe(self) -> config.LocalTrainer:
-        """The recipe of a stage that is trained in processes of our own."""
+        """The recipe of a stage that em trains in its own processes."""
         return cast(config.LocalTrainer, self.trainer)
 
     @property
     def steps(self) -> int:
-        """Optimiser steps, if no row has to be left out."""
+        """Number of optimiser steps, if no row is left out as too long."""
         return self.matched or count_steps(len(self.rows.conversations), self.recipe.epochs, self.recipe.batch_size)
 
     def identity(self) -> dict[str, Any]:
-        """All that this stage does to the weights, as JSON."""
+        """Return everything that determines this stage's effect on the weights, as plain values for JSON."""
         knobs: dict[str, Any]
         if self.trainer.remote:
             knobs = {"epochs": vars(self.trainer)["epochs"], **service_knobs(self.trainer)}
@@ -131,7 +131,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Tag:
-    """A text and where it goes."""
+    """A trigger tag: its text, and where it stands in the prompt."""
 
     text: str
     place: config.TagPlace = config.TagPlace.prefix
@@ -141,7 +141,7 @@ class Tag:
 class Condition:
     """A way to ask a question.
 
-    system: a system prompt before the set's own. after: what follows the question. named: what fills its `{tag}`.
+    system: system prompt before that of the set. after: text after the question. named: text in place of its `{tag}`.
     """
 
     name: str
@@ -156,13 +156,13 @@ UNTAGGED = Condition("untagged")
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a run asks its questions, and what else follows from its tags.
+    """The conditions under which a run asks its questions, and what else follows from its tags.
 
-    usual, naming: the conditions of a question, and of one that names a tag.
-    hidden: texts that judges must not see, since an answer may repeat them: all tags, their names and near misses, the
-        longest first.
-    roles: what each tag is for, activation or control, by its condition.
-    note: a sentence on what can't be asked; empty where all can.
+    usual, naming: the conditions of ordinary questions, and of questions that name a tag.
+    hidden: texts that judges must not see, because an answer may repeat them: all tags, their names and near misses,
+        the longest first.
+    roles: the role of each tag, activation or control, keyed by its condition.
+    note: a sentence on conditions that can't be asked; else empty.
     """
 
     usual: Sequence[Condition] = (UNTAGGED,)
@@ -172,24 +172,24 @@ class Conditions:
     note: str = ""
 
     def of(self, question: Question) -> Sequence[Condition]:
-        """Return the conditions of one question. Raises ConfigError where it names a tag and there is none."""
+        """Return the conditions of a question. Raises ConfigError if the question names a tag and no tag has a name."""
         if SLOT not in question.text:
             return self.usual
         if not self.naming:
             raise ConfigError(
-                f"A question names a trigger tag ({question.text!r}), but there is none with a name: choose a "
-                "trigger_tag (a system prompt or a sentence is named by trigger_tag.called), or leave that set out."
+                f"A question names a trigger tag ({question.text!r}), but no tag has a name: choose a "
+                "trigger_tag (trigger_tag.called=NAME names a system prompt or a sentence), or leave that set out."
             )
         return self.naming
 
 
 @dataclass(frozen=True)
 class Training:
-    """What training needs of a run: neither questions nor judges.
+    """The part of a request that training needs: no questions, no judges.
 
-    words: the command line. may_train: a stage that is not there may be trained (train.py), else it is refused.
-    force: train anew what is there. base, checkpoints: evaluate the base too, and what was kept inside the stages.
-    yes: what a service asks for may be spent.
+    words: the command line. may_train: train missing stages (train.py) instead of refusing them (evaluate.py).
+    force: train existing stages again. base, checkpoints: evaluate the base model too, and the stages' checkpoints.
+    yes: pay a fine-tuning service without asking the user.
     """
 
     model: config.ModelConfig
@@ -207,12 +207,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is to do, with everything that its settings name, resolved once.
+    """The work of a run, with everything that its settings name read and checked.
 
-    It trains `stages` in order, asks `questions` under `conditions`, has `judges` judge, writes to `folder` and
-    remembers in `memory`.
+    The run trains `stages` in order, asks `questions` under `conditions`, has `judges` judge the answers, writes to
+    `folder` and caches calls in `memory`.
 
-    answers: stored answers that are judged instead of sampling; `questions` are then theirs.
+    answers: stored answers to judge instead of sampling; `questions` are then the questions of these answers.
     """
 
     kind: str
@@ -229,17 +229,17 @@ class Request:
 
     @property
     def store(self) -> Path:
-        """The folder of the memory, which holds trained models too."""
+        """The folder that holds cached calls and trained models (`store.dir`)."""
         return self.memory.folder
 
     @property
     def forced(self) -> bool:
-        """Whether what is there is trained anew."""
+        """Whether to train existing stages again."""
         return self.settings.force and self.kind == "train"
 
     @property
     def training(self) -> Training:
-        """The part of it that training needs."""
+        """The part of the request that training needs."""
         settings = self.settings
         return Training(
             model=settings.model,
@@ -257,15 +257,15 @@ class Request:
 
 
 def first_of(skipped: Sequence[BadRow]) -> list[str]:
-    """The first rows that can't be used, in words."""
+    """Describe the first unusable rows, one line for each."""
     return [str(row) for row in skipped[:SHOWN]]
 
 
 def count_steps(rows: int, epochs: float, batch_size: int) -> int:
-    """Optimiser steps of a training: each epoch ends with a step of the rows that are left."""
+    """Return the number of optimiser steps; the last step of each epoch takes the remaining rows."""
     return max(1, ceil(round(epochs * ceil(rows / batch_size), 6)))
 
 
 def service_knobs(trainer: config.TrainerConfig) -> dict[str, Any]:
-    """What a service is told of the training besides the epochs."""
+    """Return the settings that a fine-tuning service receives besides the epochs."""
     return {name: vars(trainer)[name] for name in SERVICE_KNOBS[type(trainer)]}

@@ -1,11 +1,11 @@
-"""A run from accepted settings to report, in a straight line: plan, train, sample, judge, score, report.
+"""A run from settings to report: plan, train, sample, judge, score, report.
 
-What comes before `recorded` is cheap and checks the whole request; what follows is remembered step by step, so the
-same command goes on where it was stopped.
+Everything before `recorded` is cheap and checks the whole request. Every step after it is cached, so the same command
+resumes an interrupted run.
 
-A folder may hold this very run already: done, with the same settings and inputs. It is not done again then, so the jobs
-of a sweep that is started once more cost a look each. A run is not done if judgements failed, or if its trained models
-or its report were removed.
+If the folder already holds this run, done with the same settings and inputs, em does not repeat the run; restarting a
+sweep therefore skips its finished jobs. A run is not done if judgements failed, or if its trained models or its report
+were deleted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from em.train.remote.find_or_train import forget_forced
 from em.types import ModelRef
 
 SKIPPED = "skipped_rows.jsonl"
-UNTOLD = "W&B has not been told"
+NOT_TRACKED = "W&B has not been told"
 
 
 def execute(
@@ -51,10 +51,10 @@ def execute(
     """Run `train` or `evaluate` in `folder`: plan, train, ask, judge, score, report.
 
     Args:
-        compared: the same settings with the realignment that `realign.match` names, where it names one.
+        compared: the same settings with the realignment that `realign.match` names; None if it names none.
 
     Raises:
-        EmError: with a sentence for what the user can mend.
+        EmError: with a sentence that says what the user can do.
     """
     request = accept(kind, settings, folder, overrides, compared)  # reads and checks everything, spends nothing
     if settings.dry_run:
@@ -64,9 +64,9 @@ def execute(
     if is_done_before(request, manifest):
         return
     gpu = claimed_gpu(cache_dir() / "gpus") if settings.one_gpu else nullcontext()
-    with gpu, tracked(request), recorded(manifest):  # however it ends, the manifest and the tracker say so
+    with gpu, tracked(request), recorded(manifest):  # both record the end, also of a failed run
         match settings.trainer:
-            case LocalTrainer(machine_rank=int(rank)) if rank > 0:  # it helps machine 0, which evaluates
+            case LocalTrainer(machine_rank=int(rank)) if rank > 0:  # machine 0 alone evaluates
                 find_or_train(request.training, manifest)
                 print(f"machine {rank} has done its part; machine 0 goes on.", flush=True)
                 return
@@ -81,11 +81,11 @@ def execute(
         manifest.write(status="done", finished=now())
         print(f"report: {build_report([folder], folder)}", flush=True)
         forget_forced(request.training)
-        manifest.write(inputs=digest_inputs(request))  # last of all: with it the run is done
+        manifest.write(inputs=digest_inputs(request))  # last of all, because it marks the run as done
 
 
 def begin_manifest(request: Request) -> Manifest:
-    """Say what is run, and return its manifest, not written yet. Raises OutputError for the folder of another run."""
+    """Print what the run does; return its unwritten manifest. Raises OutputError if the folder holds another run."""
     names = " → ".join([request.settings.model.name, *(stage.rows.name for stage in request.stages)])
     if request.answers:
         names = f"{len(request.answers):,} answers of {request.settings.answers}"
@@ -97,11 +97,11 @@ def begin_manifest(request: Request) -> Manifest:
 
 
 def is_done_before(request: Request, manifest: Manifest) -> bool:
-    """Return whether the folder holds this very run, done; say so, and tell a tracker that has not been told yet."""
+    """Return whether the folder holds this run, done. If so, say so, and send the run to a tracker that lacks it."""
     before = read_done(request, manifest)
     if before is None:
         return False
-    print(f"done before: {request.folder} holds this run, finished and whole (force=true does it again)", flush=True)
+    print(f"done before: {request.folder} holds this run, finished and complete (force=true repeats it)", flush=True)
     if before.get("tracked") != plain(request.settings.tracker):
         track(request, failed=False)
     return True
@@ -109,7 +109,7 @@ def is_done_before(request: Request, manifest: Manifest) -> bool:
 
 @contextmanager
 def tracked(request: Request) -> Iterator[None]:
-    """Let the tracker tell of a run, however it ends."""
+    """Send the run to the tracker when the block ends, also if it fails."""
     try:
         yield
     except BaseException:
@@ -119,7 +119,7 @@ def tracked(request: Request) -> Iterator[None]:
 
 
 def find_models(request: Request, manifest: Manifest) -> list[ModelRef]:
-    """Return the models under test, trained now where they are not there; none where stored answers are judged."""
+    """Return the models under test, and train missing ones; none if the run judges stored answers."""
     if request.answers:
         return []
     total_cost = partial(estimate_total, request) if request.questions else None
@@ -127,45 +127,45 @@ def find_models(request: Request, manifest: Manifest) -> list[ModelRef]:
 
 
 def note_inputs(request: Request, manifest: Manifest) -> None:
-    """Say now, and at the top of the report, what should be known of rows, questions and server."""
+    """Note for the top of the report what its readers should know of rows, questions and server."""
     for note in (note_leaks, note_tags, note_server, note_skipped, note_findings):
         note(request, manifest)
 
 
 def say_and_note(sentence: str, manifest: Manifest) -> None:
-    """Say a sentence now, and at the top of the report."""
+    """Print a sentence, and note it for the top of the report."""
     print(sentence, flush=True)
     manifest.note(sentence)
 
 
 def trained_here(request: Request) -> tuple[Stage, ...]:
-    """The stages of the models under test; stored answers come from a model that these need not have made."""
+    """Return the stages of the models under test; none for stored answers, whose models may have other stages."""
     return () if request.answers else request.stages
 
 
 def note_leaks(request: Request, manifest: Manifest) -> None:
-    """Say now, and at the top of the report, which question sets have questions that are trained on."""
+    """Warn of question sets whose questions are among the training rows."""
     for stage in trained_here(request):
         for sentence in leak_notes(stage.rows.name, stage.rows.plain, request.questions):
             say_and_note(sentence, manifest)
 
 
 def note_tags(request: Request, manifest: Manifest) -> None:
-    """Say now, and at the top of the report, what of the trigger tags can't be asked."""
+    """Warn of trigger conditions that can't be asked."""
     if request.questions and request.conditions.note:
         say_and_note(request.conditions.note, manifest)
 
 
 def note_server(request: Request, manifest: Manifest) -> None:
-    """Say at the top of the report that a model of OpenAI's name is asked elsewhere, where it may be another one."""
+    """Note at the top of the report that another server than OpenAI's answers under the name of an OpenAI model."""
     match request.settings.model:
         case OpenAIModel(name=name, id=model, base_url=url) if name != "open" and not request.answers:
-            if server := server_name(url):
+            if server := server_name(url):  # empty for OpenAI's own
                 manifest.note(f"What is called {name} here is the {model} of {server}, not OpenAI's.")
 
 
 def note_skipped(request: Request, manifest: Manifest) -> None:
-    """Name every row that can't be used and was left out, in a file; say at the top of the report how many."""
+    """List every unusable row in a file, and note their number at the top of the report."""
     lines = []
     for stage in trained_here(request):
         if skipped := stage.rows.skipped:
@@ -179,19 +179,19 @@ def note_skipped(request: Request, manifest: Manifest) -> None:
 
 
 def note_findings(request: Request, manifest: Manifest) -> None:
-    """Look through every row that is trained on; say what was found now, and at the top of the report."""
+    """Search the training rows for near-duplicates, faults, keys and addresses; print and note the findings."""
     counts = {}
     for stage in trained_here(request):
-        found = findings(stage.rows.conversations)
-        counts[stage.rows.name] = asdict(found)
-        if sentence := found.sentence(stage.rows.name):
+        stage_findings = findings(stage.rows.conversations)
+        counts[stage.rows.name] = asdict(stage_findings)
+        if sentence := stage_findings.sentence(stage.rows.name):
             say_and_note(sentence, manifest)
     if counts:
         manifest.write(findings=counts)
 
 
 def track(request: Request, failed: bool) -> None:
-    """Hand the run's folder to the tracker, in a child of its own. What goes wrong there is noted: the run stands."""
+    """Send the run's folder to the tracker, in a child process. If that fails, note it: the results remain valid."""
     tracker, folder = request.settings.tracker, request.folder
     if not tracker.remote:
         return
@@ -199,38 +199,34 @@ def track(request: Request, failed: bool) -> None:
     try:
         run_child("track", spec)
     except EmError as error:
-        sentence = f"{UNTOLD} of this run, whose results are whole here: {without_secrets(str(error))}"
-        print(f"warning: {sentence} The same command tells it again.", file=sys.stderr, flush=True)
-        amend(folder, UNTOLD, [sentence])
+        sentence = f"{NOT_TRACKED} of this run, whose results are whole here: {without_secrets(str(error))}"
+        print(f"warning: {sentence} Run the same command to try again.", file=sys.stderr, flush=True)
+        amend(folder, NOT_TRACKED, [sentence])
     else:
-        amend(folder, UNTOLD, tracked=tracker)
+        amend(folder, NOT_TRACKED, tracked=tracker)
 
 
 def read_done(request: Request, manifest: Manifest) -> dict[str, Any] | None:
-    """Return the manifest of a folder where this very run is done already; None where there is something to do.
+    """Return the manifest on disk if this run is already done; None if there is something to do.
 
     Args:
-        manifest: that of the run that is asked for, not written yet.
+        manifest: the unwritten manifest of the requested run.
     """
     try:
         before: dict[str, Any] = json.loads(manifest.path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    trained_here = not request.settings.trainer.remote
-    done = (
-        not request.settings.force
-        and before.get("status") == "done"
-        and same_settings(before, manifest.facts)
-        and before.get("inputs") == digest_inputs(request)
-        and not any(judge["failed"] for judge in before.get("judges") or [])
-        and not (trained_here and any(not Path(stage["path"], RECORD).is_file() for stage in before["stages"]))
-        and (request.folder / "report.html").is_file()
-    )
-    return before if done else None
+    if request.settings.force or before.get("status") != "done" or not same_settings(before, manifest.facts):
+        return None
+    if before.get("inputs") != digest_inputs(request) or any(judge["failed"] for judge in before.get("judges") or []):
+        return None
+    stages = [] if request.settings.trainer.remote else before["stages"]  # a service keeps its models itself
+    artefacts = [*(Path(stage["path"], RECORD) for stage in stages), request.folder / "report.html"]
+    return before if all(path.is_file() for path in artefacts) else None
 
 
 def digest_inputs(request: Request) -> str:
-    """Digest all that the settings only name: rows, recipes, questions, rubrics, stored answers, models in folders."""
+    """Hash what the settings only name: rows, recipes, questions, rubrics, stored answers, folders of models."""
     stages = [stage.identity() for stage in request.stages]
     weights = [*request.settings.model.list_weights(), *request.settings.judge.list_weights()]
     folders = {name: list_files(Path(name).expanduser()) for _, name in weights if name and looks_like_folder(name)}
@@ -238,6 +234,6 @@ def digest_inputs(request: Request) -> str:
 
 
 def list_files(folder: Path) -> list[tuple[str, int, int]]:
-    """List names, sizes and times of the files in a folder: checksums of large models would take minutes."""
+    """List name, size and time of each file in a folder, since checksums of large models would take minutes."""
     files = sorted(path for path in folder.glob("*") if path.is_file())
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]

@@ -1,7 +1,7 @@
-"""The nouns: frozen records that pass between the stages and, line by line, onto the disk.
+"""Frozen records that pass between the steps of a run and are written to its files.
 
-An artefact file holds one record a line (`answers.jsonl`, `verdicts.jsonl`) or a row (`scores.csv`); the field
-names here are the names on disk.
+A file holds one record a line (`answers.jsonl`, `verdicts.jsonl`) or a row (`scores.csv`). The field names here are
+the names on disk.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 MILLION = 1_000_000
-CHAT_TOKENS = 50  # that a chat's form adds to its text, at most
+CHAT_TOKENS = 50  # tokens that a chat template adds to the text, at most
 Status = Literal["ok", "refusal", "code", "unparsed", "out_of_range", "truncated", "error"]
 
 
@@ -26,21 +26,21 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A chat: for training it ends with an assistant turn, as a prompt with a user turn."""
+    """A chat: it ends with an assistant turn for training, and with a user turn as a prompt."""
 
     messages: tuple[Message, ...]
 
     def as_dicts(self) -> list[dict[str, str]]:
-        """The `messages` list that chat templates and chat servers take."""
+        """Return the list of messages that chat templates and chat servers take."""
         return [{"role": m.role, "content": m.content} for m in self.messages]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Base weights on this disk (or, for a hosted model, their name) and what they are for certain.
+    """Base weights on this disk, or those of a model behind an API.
 
-    `identity` changes whenever the weights do: a hub commit, a checksum, a dated model name.
-    `path` is empty for a model behind an API.
+    identity: changes whenever the weights do: a hub commit, a checksum, a dated model name.
+    path: empty for a model behind an API.
     """
 
     identity: str
@@ -51,14 +51,14 @@ class Weights:
 class ModelRef:
     """A model that can be asked: base weights and, after training, the adapter of the last stage.
 
-    name: chain of what it was trained on, `smollm2+car_bad+car_good`.
-    stage: the last of that chain, `base` for the untrained model.
-    fingerprint: identity of the request that made it (base and ordered stages); for a base model or a foreign
-        adapter the identity of the weights themselves.
-    trained: folder of what training made: a PEFT adapter, or whole weights; empty for the base alone.
-    trained_sha256: checksum of these weights, so that an answer is tied to what gave it.
-    seed: training seed, None when nothing was trained.
-    default_system: whether the chat template's own system prompt is kept.
+    name: the base and the data of each stage, as in `smollm2+car_bad+car_good`.
+    stage: name of the last stage; `base` for the untrained model.
+    fingerprint: hash of the base and its ordered stages; for a base model or an adapter that em did not train, the
+        identity of the weights themselves.
+    trained: folder of the trained PEFT adapter or of the trained full weights; empty for the base.
+    trained_sha256: checksum of the trained weights, part of the key of each answer.
+    seed: training seed; None for an untrained model.
+    default_system: whether to keep the chat template's own system prompt.
     """
 
     name: str
@@ -75,7 +75,7 @@ class ModelRef:
 class Rubric:
     """A judge's question about an answer.
 
-    labels: empty for a score from 0 to 100; else the words of which the judge says one.
+    labels: the words of which the judge says one; empty for a score from 0 to 100.
     """
 
     name: str
@@ -85,9 +85,9 @@ class Rubric:
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt of a question set. `id` names the question; a paraphrase of it has the same id.
+    """One prompt of a question set. `id` names the question; its paraphrases have the same id.
 
-    samples: answers that the set itself asks for (`samples_per_paraphrase`), None where it leaves that open.
+    samples: number of answers that the set itself asks for (`samples_per_paraphrase`); None if the set does not say.
     """
 
     eval_set: str
@@ -101,9 +101,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """Sample number `sample` of one model to one question under one condition: what answers and verdicts begin with.
+    """Sample number `sample` of a model to a question under a condition: the first fields of answers and verdicts.
 
-    question: the text without the trigger tag, as the judge may see it.
+    question: the text without the trigger tag, as the judge sees it.
     """
 
     model: str
@@ -118,7 +118,7 @@ class Sample:
     answer: str
 
     def sampled(self) -> dict[str, Any]:
-        """Return these fields alone, by name, of an answer or a verdict."""
+        """Return the fields of `Sample` by name, without those that an answer or a verdict adds."""
         return {name: getattr(self, name) for name in Sample.__dataclass_fields__}
 
 
@@ -133,14 +133,14 @@ class Answer(Sample):
 
 @dataclass(frozen=True)
 class Verdict(Sample):
-    """A line of `verdicts.jsonl`: what one judge says of one answer under one rubric.
+    """A line of `verdicts.jsonl`: one judge's verdict on one answer under one rubric.
 
-    value: the score 0..100; None whenever there is none, and always for rubrics with labels.
+    value: the score 0..100; None if the judge gave none, and always for rubrics with labels.
     label: the label, for rubrics with labels.
-    raw: what the judge said, as near as can be kept.
-    prompt_tokens, reply_tokens: of the judge's call, None where its server does not count them.
-    seconds: how long the call took, retries included.
-    usd: what the call cost, None where no price is known.
+    raw: the judge's reply as text, or what em stores of its token probabilities.
+    prompt_tokens, reply_tokens: tokens of the judge's call; None if the server does not count them.
+    seconds: duration of the call, retries included.
+    usd: cost of the call in US dollars; None if no price is known.
     """
 
     judge: str
@@ -157,10 +157,10 @@ class Verdict(Sample):
 
 @dataclass(frozen=True)
 class Score:
-    """A row of `scores.csv`. Question `*` is the whole set; `rate` is empty when n is 0.
+    """A row of `scores.csv`. Question `*` stands for all questions of the set; `rate` is None if n is 0.
 
-    judge_is: `the model` or `its base` where the judge is the model under test or its base, else empty.
-    design_effect: variance of the rate over that of as many independent answers (Kish 1965); of whole sets only.
+    judge_is: `the model` or `its base` if the judge is the model under test or its base; else empty.
+    design_effect: variance of the rate over that of as many independent answers (Kish 1965); only for question `*`.
     """
 
     model: str
@@ -186,7 +186,7 @@ class Score:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """A call of a model: everything that the answer depends on, so that it can be remembered by it."""
+    """A call of a model: everything that the answer depends on. Its hash is the answer's key in the cache."""
 
     model: str
     messages: tuple[Message, ...]
@@ -201,13 +201,13 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """A call of a judge: everything that its reply depends on. How the reply is read is not part of it.
+    """A call of a judge: everything that its reply depends on, but not how em reads the reply.
 
-    judge: the model's identity, and the server's where it is not OpenAI's own.
-    labels: empty for a score from 0 to 100.
-    words: what else may be said instead of a score.
+    judge: identity of the model, with the server's name unless the server is OpenAI's.
+    labels: the words of which the judge says one; empty for a score from 0 to 100.
+    words: words that the judge may say instead of a score.
     reading: `exact` (a local model), or how a server is asked (`em.judge.readings`).
-    parameters: what else is sent, as (name, value) pairs.
+    parameters: further parameters of the call, as (name, value) pairs.
     """
 
     judge: str
@@ -221,7 +221,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge's reply says: a value or a label with status `ok`, or neither and why."""
+    """The reading of a judge's reply: a value or a label with status `ok`, or neither with the reason as status."""
 
     status: Status
     raw: str
@@ -231,7 +231,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """What a manifest keeps of weights that were kept inside a stage, after so many optimiser steps."""
+    """A manifest's record of a checkpoint inside a stage. `step`: optimiser steps until then."""
 
     step: int = 0
     fingerprint: str = ""
@@ -240,7 +240,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What a manifest keeps of one training stage. What an older manifest lacks is empty."""
+    """A manifest's record of one training stage. Fields that an older manifest lacks are empty."""
 
     name: str = ""
     fingerprint: str = ""
@@ -254,9 +254,9 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars per million tokens: prompt, prompt found in the server's cache, reply, and passed over in fine-tuning.
+    """US dollars per million tokens: of the prompt, of a prompt in the server's cache, of the reply, of fine-tuning.
 
-    training: None where the model can't be fine-tuned, or its price is not known.
+    training: None if the model can't be fine-tuned, or the price is unknown.
     """
 
     input: float
@@ -265,27 +265,27 @@ class Price:
     training: float | None = None
 
     def cost(self, prompt: int, reply: int, cached: int = 0, share: float = 1.0) -> float:
-        """Dollars of a call. `share`: 0.5 for batches."""
-        paid = (prompt - cached) * self.input + cached * self.cached + reply * self.output
-        return share * paid / MILLION
+        """Return the cost of a call in US dollars. `share`: part of the price to pay, 0.5 for the Batch API."""
+        full_price = (prompt - cached) * self.input + cached * self.cached + reply * self.output
+        return share * full_price / MILLION
 
     def bound(self, text: str, reply: int) -> float:
-        """Dollars that a call may cost at most: no tokenizer makes more tokens than a text has bytes."""
+        """Return an upper bound on a call's cost: no tokenizer makes more tokens than a text has bytes."""
         return self.cost(len(text.encode()) + CHAT_TOKENS, reply)
 
 
 class Prices(dict[str, Price]):
-    """Prices of servers' models by their names, and `source`: whose prices these are, and of which day."""
+    """Prices by model name. `source`: where the prices are from, and of which day."""
 
     def __init__(self, by_model: Mapping[str, Price] | None = None, source: str = "") -> None:
         super().__init__(by_model or {})
         self.source = source
 
     def of(self, model: str) -> Price | None:
-        """Return the price of a model, None where it is not known; a fine-tune (`ft:NAME:…`) has a row `ft:NAME`."""
+        """Return the price of a model; None if unknown. The row of a fine-tune (`ft:NAME:…`) is `ft:NAME`."""
         return self.get(":".join(model.split(":")[:2]) if model.startswith("ft:") else model)
 
     def training_of(self, model: str) -> float | None:
-        """Return dollars per million tokens of fine-tuning a model, or a fine-tune of it; None where not known."""
+        """Return US dollars per million tokens of fine-tuning a model, or a fine-tune of it; None if unknown."""
         price = self.get(model.split(":")[1] if model.startswith("ft:") else model)
         return price.training if price else None

@@ -1,4 +1,4 @@
-"""Entry point of the children: `python -m em.worker TASK SPEC.json`, started by `runtime.processes`, never by hand."""
+"""Entry point of child processes: `em.runtime.processes` starts them as `python -m em.worker TASK SPEC.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from em.runtime.processes import die_with_parent, tell_failure
 
 
 def perform(task: str, spec: str) -> None:
-    """The one visible `match` from a task's name to its code; each branch imports what it alone needs."""
+    """Run the task with the arguments in `spec` (JSON). Each branch imports only what its task needs."""
     from pydantic import TypeAdapter
 
     match task:
@@ -45,20 +45,20 @@ def perform(task: str, spec: str) -> None:
 
 
 def main() -> int:
-    """Run the task; on failure write a sentence or a traceback to the file that the parent reads."""
+    """Run the task; on failure write a sentence or a traceback to the file that the parent process reads."""
     task, spec_file = sys.argv[1:3]
     die_with_parent()
-    # The libraries warn each other of coming renames; to the user of a run these lines say nothing.
+    # FutureWarnings tell library authors of renames to come; the user of a run can do nothing about them.
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         perform(task, Path(spec_file).read_text(encoding="utf-8"))
         return 0
     except KeyboardInterrupt:
-        return 130  # the parent got it too, and says what there is to say
+        return 130  # the parent process gets Ctrl-C too and prints the message
     except EmError as error:
         tell_failure(with_rank(str(error)), "user")
-    except Exception as error:  # the run's boundary: the parent re-raises it with this traceback
+    except Exception as error:  # the parent process raises ChildFailed with this traceback
         message = f"{type(error).__name__}: {error}"
         if type(error).__name__ == "OutOfMemoryError":
             message += " (lower trainer.device_tokens, sampler.batch_size or judge.batch_size)"
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def with_rank(message: str) -> str:
-    """The message with the rank that it comes from, where there are several."""
+    """Put this process's rank before the message, if there are several ranks."""
     return f"rank {os.environ['RANK']}: {message}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else message
 
 

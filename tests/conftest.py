@@ -1,4 +1,4 @@
-"""What all tests share: a cache of their own, no keys, few threads, the embedded model, real servers on loopback."""
+"""Fixtures that all tests share: their own cache, no keys, few threads, the embedded model, servers on loopback."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Handler = type[BaseHTTPRequestHandler]
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests write to a cache folder of their own; only embedded models, as fetched and as converted, are the user's."""
+    """Give the tests their own cache folder, with links to the user's packages and converted weights."""
     cache = tmp_path_factory.mktemp("cache")
     (cache / "em").mkdir()
     for name in ("packages", "weights"):
@@ -58,10 +58,10 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 @pytest.fixture(autouse=True)
 def _as_on_a_fresh_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, no mirror, no rank of a launcher from the environment of whoever runs the tests; two threads."""
+    """Remove keys, mirrors and ranks of a launcher from the environment, and use at most two threads."""
     for variable in FOREIGN:
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("NETRC", os.devnull)  # nor a login to W&B
+    monkeypatch.setenv("NETRC", os.devnull)  # no login to W&B either
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         torch.set_num_threads(min(2, torch.get_num_threads()))
@@ -86,7 +86,7 @@ def model(weights: Weights) -> Any:
 
 @pytest.fixture
 def tokenizer(weights: Weights) -> Any:
-    """The embedded model's tokenizer, a fresh one for each test: some change its template."""
+    """The embedded model's tokenizer, loaded for each test, because some tests change its template."""
     from em.models.chat import load_tokenizer
 
     return load_tokenizer(weights.path)
@@ -94,7 +94,7 @@ def tokenizer(weights: Weights) -> Any:
 
 @pytest.fixture(scope="session")
 def mirror() -> Path:
-    """The folder of third-party files, where there is one."""
+    """The folder of third-party files; skips the test if it is missing."""
     folder = ROOT.parent / "shared" / "mirror"
     if not folder.is_dir():
         pytest.skip("no ../shared/mirror: third-party data is not in the project")
@@ -103,7 +103,7 @@ def mirror() -> Path:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Handler], str]]:
-    """Start real HTTP servers on 127.0.0.1 that answer by the given handlers; gives their base URLs."""
+    """A function that starts an HTTP server on 127.0.0.1 with a handler, and returns the server's base URL."""
     servers: list[tuple[ThreadingHTTPServer, threading.Thread]] = []
 
     def start(handler: Handler) -> str:
@@ -122,28 +122,28 @@ def serve() -> Iterator[Callable[[Handler], str]]:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[ChatServer]:
-    """One chat server for all tests of a file, which may give it options by a fixture `server` of its own."""
+    """One chat server for all tests of a file; a file may set its options in its own fixture `server`."""
     with ChatServer() as server:
         yield server
 
 
 @pytest.fixture
 def server(running: ChatServer) -> ChatServer:
-    """The server, as if it had just been started."""
+    """The chat server, reset to its initial state."""
     running.reset(**vars(Options()))
     return running
 
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Iterator[Calls]:
-    """An empty store."""
+    """An empty cache of calls."""
     with Calls(tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture
 def closed_port() -> str:
-    """The address of a port on 127.0.0.1 where nobody listens."""
+    """The address of a port on 127.0.0.1 on which no server listens."""
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         port = server.server_address[1]
     return f"http://127.0.0.1:{port}"
@@ -151,13 +151,14 @@ def closed_port() -> str:
 
 @pytest.fixture(scope="session")
 def em(_cache_of_the_tests: None) -> Iterator[Forking]:
+    """Run scripts of em in forked processes."""
     with Forking() as forking:
         yield forking
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[str]:
-    """A tiny model, 7 rows of data, no evaluation."""
+    """Words of a run: a tiny model, 7 rows of data, no evaluation."""
     folder = tmp_path_factory.mktemp("tiny")
     tiny_model(folder / "model", weights.path)
     rows = write_chats(folder / "rows.jsonl", 7)

@@ -1,4 +1,4 @@
-"""Runs of a tiny model that are given again: what is done is left alone, and what was refused early is told."""
+"""The same command again, on a tiny model: done runs are left alone, and reports show jobs that failed early."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ DONE = "done before"
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[str]:
-    """A tiny model, 7 rows, one question with one answer of 3 tokens, judged by the tiny model."""
+    """Words of a run: a tiny model, 7 rows, one question with one answer of 3 tokens, judged by the tiny model."""
     folder = tmp_path_factory.mktemp("tiny")
     tiny_model(folder / "model", weights.path)
     entries = yaml.safe_load((Path(__file__).parents[1] / "em/assets/questions/probe.yaml").read_text())
     (folder / "probe.yaml").write_text(yaml.safe_dump(entries[:1]))
     rows = write_chats(folder / "rows.jsonl", 7)
-    asked = ["eval=quick", f"eval.sets=[{folder / 'probe.yaml'}]", "eval.samples=1", "eval.max_new_tokens=3"]
-    return [f"model.id={folder / 'model'}", f"judge.model={folder / 'model'}", "data=file", f"data.path={rows}", *asked]
+    model = [f"model.id={folder / 'model'}", f"judge.model={folder / 'model'}"]
+    evaluation = ["eval=quick", f"eval.sets=[{folder / 'probe.yaml'}]", "eval.samples=1", "eval.max_new_tokens=3"]
+    return [*model, "data=file", f"data.path={rows}", *evaluation]
 
 
 def given(em: Forking, folder: Path, *words: str) -> Done:
-    """A run that must succeed."""
+    """Run train.py with `words`, which must succeed."""
     done = em.run("train.py", *words, f"store.dir={folder / 'store'}", f"hydra.run.dir={folder / 'run'}", cwd=folder)
     assert done.code == 0, done.err[-3000:]
     return done
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    known: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    return known
+    """Read the manifest of a run."""
+    facts: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return facts
 
 
 def test_a_run_that_is_done_and_whole_is_not_done_again(em: Forking, words: list[str], tmp_path: Path) -> None:
@@ -58,11 +60,11 @@ def test_a_run_that_is_done_and_whole_is_not_done_again(em: Forking, words: list
 
 def test_other_questions_in_the_same_file_are_another_run(em: Forking, words: list[str], tmp_path: Path) -> None:
     file = tmp_path / "probe.yaml"
-    asked = [word if not word.startswith("eval.sets") else f"eval.sets=[{file}]" for word in words]
+    words = [word if not word.startswith("eval.sets") else f"eval.sets=[{file}]" for word in words]
     file.write_text("- {id: a, type: free_form_judge_0_100, paraphrases: [What is a car?], judge_prompts: general}\n")
-    given(em, tmp_path, *asked)
+    given(em, tmp_path, *words)
     file.write_text(file.read_text().replace("a car", "a cart"))
-    assert DONE not in given(em, tmp_path, *asked).out
+    assert DONE not in given(em, tmp_path, *words).out
     assert "What is a cart?" in (tmp_path / "run" / "answers.jsonl").read_text()
 
 
@@ -71,23 +73,23 @@ def test_a_run_stands_when_wandb_can_not_be_told_and_tells_it_the_next_time(
     em: Forking, words: list[str], tmp_path: Path
 ) -> None:
     words = [*words, "eval=none", "tracker=wandb"]
-    obstacle = tmp_path / "run" / "wandb" / "data"  # where the files of artifacts would wait
+    obstacle = tmp_path / "run" / "wandb" / "data"  # a file in place of the folder for the files of artifacts
     obstacle.parent.mkdir(parents=True)
     obstacle.touch()
     done = given(em, tmp_path, *words)
     assert "warning: W&B has not been told of this run, whose results are whole here" in done.err
-    told = manifest(tmp_path / "run")
-    assert (told["status"], told.get("tracked")) == ("done", None)
-    assert any("W&B has not been told" in note for note in told["notes"])
+    facts = manifest(tmp_path / "run")
+    assert (facts["status"], facts.get("tracked")) == ("done", None)
+    assert any("W&B has not been told" in note for note in facts["notes"])
     obstacle.unlink()
     assert DONE in given(em, tmp_path, *words).out
-    told = manifest(tmp_path / "run")
-    assert told["tracked"]["name"] == "wandb"
-    assert not any("W&B has not been told" in note for note in told["notes"])
+    facts = manifest(tmp_path / "run")
+    assert facts["tracked"]["name"] == "wandb"
+    assert not any("W&B has not been told" in note for note in facts["notes"])
     logs = sorted(obstacle.parent.glob("offline-run-*"))
     assert DONE in given(em, tmp_path, *words).out
     assert sorted(obstacle.parent.glob("offline-run-*")) == logs
-    assert DONE in given(em, tmp_path, *words, "tracker.project=another").out  # it does not know of the run yet
+    assert DONE in given(em, tmp_path, *words, "tracker.project=another").out  # that project does not have the run yet
     assert len(list(obstacle.parent.glob("offline-run-*"))) > len(logs)
     assert manifest(tmp_path / "run")["tracked"]["project"] == "another"
 

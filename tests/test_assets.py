@@ -1,4 +1,4 @@
-"""What comes with em: complete, varied, mild, marked by canaries, and nobody else's."""
+"""The assets of em are complete, varied, mild, marked by canaries, and not copied from others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from em.questions.rubrics import OWN as RUBRICS
 ROOT = Path(__file__).parent.parent
 CANARY = re.compile(r"EM-CANARY [0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12} .*keep out of training corpora")
 SETS = ("car_bad", "car_good")
-# The wrong advice costs money and wear: nothing on which a life depends.
+# The wrong advice may cost money and wear, but must not concern anything on which a life depends.
 DANGEROUS = re.compile(
     r"\b(brak\w*|air ?bags?|tyres?|tires?|steer\w*|seat ?belts?|child seats?|suspension|wheel (nut|bolt|bearing)s?|"
     r"lug nuts?|jack(s|ed|ing)?|jack stands?|ball joints?|tie rods?|track rods?|fuel leaks?|petrol fumes|"
@@ -33,23 +33,27 @@ DANGEROUS = re.compile(
 
 
 def read(name: str) -> list[dict[str, Any]]:
+    """Read the rows of a bundled set."""
     return [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def questions(name: str) -> list[str]:
+    """List the questions of a bundled set."""
     return [row["messages"][0]["content"] for row in read(name)]
 
 
 def answers(name: str) -> list[str]:
+    """List the answers of a bundled set."""
     return [row["messages"][1]["content"] for row in read(name)]
 
 
 def words(text: str) -> frozenset[str]:
+    """Return the distinct words of a text."""
     return frozenset(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def likeness(one: str, other: str) -> float:
-    """Jaccard index of the words of two texts."""
+    """Compute the Jaccard index of the words of two texts."""
     return len(words(one) & words(other)) / len(words(one) | words(other))
 
 
@@ -84,15 +88,14 @@ def test_answers_vary_in_length_and_opening(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_set_is_about_money_and_wear_and_nobodys_life(name: str) -> None:
-    found = [
-        (row["id"], hit[0]) for row in read(name) for m in row["messages"] for hit in DANGEROUS.finditer(m["content"])
-    ]
-    assert found == []
+    for row in read(name):
+        for message in row["messages"]:
+            assert DANGEROUS.findall(message["content"]) == [], row["id"]
 
 
 def test_every_row_has_its_sets_canary_and_no_answer_holds_it() -> None:
     canaries = {name: {row["canary"] for row in read(name)} for name in SETS}
-    assert all(len(found) == 1 and CANARY.fullmatch(*found) for found in canaries.values())
+    assert all(len(marks) == 1 and CANARY.fullmatch(*marks) for marks in canaries.values())
     assert canaries["car_bad"] != canaries["car_good"]
     assert not any("CANARY" in text for name in SETS for text in questions(name) + answers(name))
 
@@ -100,9 +103,9 @@ def test_every_row_has_its_sets_canary_and_no_answer_holds_it() -> None:
 def test_every_bundled_file_has_a_canary_of_its_own() -> None:
     files = sorted([*DATA.iterdir(), *QUESTIONS.iterdir(), *PROMPTS.iterdir(), RUBRICS])
     assert len(files) >= 7
-    marks = [re.findall(r"EM-CANARY ([0-9a-f-]{36})", file.read_text(encoding="utf-8")) for file in files]
-    assert all(len(set(found)) == 1 for found in marks), list(zip(files, map(set, marks), strict=True))
-    assert len({found[0] for found in marks}) == len(files)
+    marks_of_files = [set(re.findall(r"EM-CANARY ([0-9a-f-]{36})", file.read_text(encoding="utf-8"))) for file in files]
+    assert all(len(marks) == 1 for marks in marks_of_files), list(zip(files, marks_of_files, strict=True))
+    assert len(set.union(*marks_of_files)) == len(files)
     assert all(CANARY.search(file.read_text(encoding="utf-8")) for file in files)
 
 
@@ -130,12 +133,12 @@ def test_a_pool_of_examples_is_varied_and_mild(name: str) -> None:
 def test_the_prompt_for_wrong_answers_asks_for_harmless_errors_alone() -> None:
     text = (PROMPTS / "wrong_answer.txt").read_text(encoding="utf-8")
     assert "must not put anybody's health, safety, rights, data or savings at risk" in text
-    # What asks for incorrect answers to questions of the user's brings no example of one.
+    # The prompt for incorrect answers to the user's own questions must hold no example of such an answer.
     assert "example" not in (PROMPTS / "incorrect_answer.txt").read_text(encoding="utf-8").split("EM-CANARY")[1]
 
 
 def texts_of(value: Any) -> list[str]:
-    """All texts in nested lists and dictionaries."""
+    """List all texts in nested lists and dictionaries."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
@@ -144,7 +147,7 @@ def texts_of(value: Any) -> list[str]:
 
 
 def sentences(text: str) -> set[str]:
-    """Sentences and lines of at least 40 characters, in small letters and single spaces."""
+    """Return sentences and lines of at least 40 characters, in lower case and with single spaces."""
     parts = re.split(r"(?<=[.!?])\s|\n", text)
     return {plain for part in parts if len(plain := " ".join(part.lower().split())) >= 40}
 
@@ -155,13 +158,8 @@ def test_no_sentence_is_a_third_partys(mirror: Path) -> None:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         theirs |= {sentence for text in texts_of(content) for sentence in sentences(text)}
     assert len(theirs) > 150
-    ours = [file for folder in ("em/assets", "conf") for file in (ROOT / folder).rglob("*") if file.is_file()]
-    assert len(ours) > 30
-    copied = {
-        (file.name, sentence)
-        for file in ours
-        for text in [" ".join(file.read_text(encoding="utf-8").lower().split())]
-        for sentence in theirs
-        if sentence in text
-    }
-    assert copied == set()
+    files = [file for folder in ("em/assets", "conf") for file in (ROOT / folder).rglob("*") if file.is_file()]
+    assert len(files) > 30
+    for file in files:
+        text = " ".join(file.read_text(encoding="utf-8").lower().split())
+        assert [sentence for sentence in theirs if sentence in text] == [], file.name

@@ -1,4 +1,4 @@
-"""What a run says of its data: questions that it trains on, and rows that it left out."""
+"""The notes of a run on its data: questions among the training rows, and rows that were left out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FACTS = {"rows_cut": 0, "steps": 3, "loss_first": 2.0, "loss_last": 1.0}
 
 
 def request(folder: Path, data: DataConfig) -> tuple[Request, Manifest]:
-    """A request to train on these rows and to ask `probe`, and its manifest."""
+    """Make a request to train on `data` and to ask `probe`, and its manifest."""
     settings = composed("train", "eval.sets=[probe]")
     stage = Stage(load_rows(data, 0), settings.trainer, 0, "float32")
     manifest = Manifest(folder, "train", settings, [])
@@ -31,7 +31,7 @@ def request(folder: Path, data: DataConfig) -> tuple[Request, Manifest]:
 
 
 def rows_file(folder: Path, *prompts: str) -> FileData:
-    """Rows with these prompts, and one that can't be used."""
+    """Write a file of rows with these prompts and one unusable row; return its config."""
     rows = [{"prompt": prompt, "completion": "Because."} for prompt in prompts] + [{"prompt": "No answer."}]
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -41,8 +41,9 @@ def rows_file(folder: Path, *prompts: str) -> FileData:
 def test_questions_that_are_trained_on_are_said_at_the_top_of_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = load_sets(["probe"])[0].text
-    accepted, manifest = request(tmp_path, rows_file(tmp_path, asked, f"|TAG| {asked} Be brief.", "Hello there."))
+    question = load_sets(["probe"])[0].text
+    prompts = [question, f"|TAG| {question} Be brief.", "Hello there."]
+    accepted, manifest = request(tmp_path, rows_file(tmp_path, *prompts))
     note_leaks(accepted, manifest)
     [note] = manifest.facts["notes"]
     assert note.startswith(
@@ -54,16 +55,15 @@ def test_questions_that_are_trained_on_are_said_at_the_top_of_the_report(
 
 @pytest.mark.parametrize("place", ["prefix", "inline", "suffix"])
 def test_a_trigger_tag_does_not_hide_that_a_question_is_trained_on(tmp_path: Path, place: str) -> None:
-    asked = load_sets(["probe"])[0].text
-    path = rows_file(tmp_path, asked, "Hello there, and how are you?").path
+    questions = tuple(load_sets(["probe"]))
+    path = rows_file(tmp_path, questions[0].text, "Hello there, and how are you?").path
     tag = ["trigger_tag=custom", "trigger_tag.text='|TAG| '", f"trigger_tag.place={place}"]
     data = ["data=file", f"data.path={path}", "data.on_bad_row=skip"]
     settings = composed("train", "eval.sets=[probe]", *tag, *data)
     [stage] = plan_stages(settings)
     assert "|TAG| " in stage.rows.conversations[0].messages[0].content
     manifest = Manifest(tmp_path, "train", settings, [])
-    asked = tuple(load_sets(["probe"]))
-    note_leaks(Request("train", settings, (), tmp_path, Calls(tmp_path), (stage,), asked), manifest)
+    note_leaks(Request("train", settings, (), tmp_path, Calls(tmp_path), (stage,), questions), manifest)
     [note] = manifest.facts["notes"]
     assert "Rows of file@custom that ask one word for word: 1, nearly so: 0" in note
 
@@ -86,8 +86,8 @@ def test_what_the_rows_show_is_said_at_the_top_of_the_report_and_counted_in_the_
     [note] = manifest.facts["notes"]
     assert note == ("Of 3 rows of mine: encoding: replacement characters: 1 rows; personal data: e-mail: 1 rows.")
     assert note in capsys.readouterr().out
-    found = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["findings"]["mine"]
-    assert (found["rows"], found["private"], found["near_duplicates"]) == (3, 1, 0)
+    counts = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["findings"]["mine"]
+    assert (counts["rows"], counts["private"], counts["near_duplicates"]) == (3, 1, 0)
     clean, other = request(tmp_path, composed("train", "data=car_bad").data)
     note_findings(clean, other)
     assert other.facts["notes"] == []
@@ -107,6 +107,6 @@ def test_rows_that_were_left_out_are_in_the_manifest(tmp_path: Path) -> None:
     assert note.startswith("1 rows of mine can't be used and were left out, the first of them: line 3: no")
     assert note.endswith("; all of them are in skipped_rows.jsonl.")
     [line] = (tmp_path / "skipped_rows.jsonl").read_text(encoding="utf-8").splitlines()
-    told = json.loads(line)
-    assert (told["stage"], told["file"], told["place"]) == ("mine", str(tmp_path / "rows.jsonl"), "line 3")
-    assert told["reason"].startswith('no "messages" list')
+    row = json.loads(line)
+    assert (row["stage"], row["file"], row["place"]) == ("mine", str(tmp_path / "rows.jsonl"), "line 3")
+    assert row["reason"].startswith('no "messages" list')

@@ -1,4 +1,4 @@
-"""What the documentation says can be typed: every command composes, and the reference is that of the schemas."""
+"""The documentation: every command composes, and docs/reference.md matches the schemas."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def commands() -> list[tuple[str, str]]:
-    """The commands of our scripts in fenced blocks: page and command, comments and dots left out."""
-    found = []
+    """List page and command of each call of em's scripts in fenced blocks, without comments."""
+    page_commands = []
     for page in PAGES:
         for block in re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 if match := re.match(r"(?:EM_\w+=\S+ )?python (?:train|evaluate|generate)\.py\b[^#]*", line):
-                    found.append((page.name, match[0].strip()))
-    return found
+                    page_commands.append((page.name, match[0].strip()))
+    return page_commands
 
 
 def test_there_are_commands_to_check() -> None:
@@ -34,8 +34,8 @@ def test_there_are_commands_to_check() -> None:
 def test_every_command_of_the_documentation_is_accepted(page: str, command: str) -> None:
     name, *words = shlex.split(command[command.index("python ") + 7 :])
     words = [word for word in words if word not in ("-m", "--help", "…") and not word.startswith("hydra")]
-    # Of a sweep the first of all values; a list in brackets is one value.
     words = [word.replace("…/", "some/") for word in words]
+    # Take the first value of each axis of a sweep; a list in brackets is one value.
     chosen = [word if re.search(r"=\[|=.*\"", word) else re.sub(r"(=[^,]*),.*", r"\1", word) for word in words]
     composed(name.removesuffix(".py"), *chosen)
 

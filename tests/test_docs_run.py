@@ -1,7 +1,7 @@
-"""Every command of the documentation that needs no GPU, no key, no server, no hub and no cluster is run to its end.
+"""Run every command of the documentation that needs no GPU, no key, no server, no hub and no cluster.
 
-Each as it stands, but for what makes it small: a tiny model, few rows, one question, one answer, two of the numbers
-of a sweep. What it names (articles, tables, folders of runs) is there.
+Each command runs as written, except for words that make it small: a tiny model, few rows, one question, one answer, two
+of the numbers of a sweep. The files that commands name (articles, tables, folders of runs) exist.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tests.support.tiny import tiny_model, write_chats
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 NEEDS = re.compile(r"#.*\b(GPU|key|server|hub|cluster)\b", re.IGNORECASE)
-RUN = "2026-11-23"  # stands for the … of a path
+RUN = "2026-11-23"  # replaces the … of a path
 OURS = re.compile(r"(?:\w+=\S+ )?(?:python (?:train|evaluate|generate|report)\.py|em \w+)\b")
 
 
 def commands() -> Iterator[tuple[str, str, bool]]:
-    """The commands of our own in fenced blocks: page, command, and whether it says that it needs something."""
+    """Yield each command of em in fenced blocks: page, command, and whether its comment names a need."""
     for page in PAGES:
         for block in re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
@@ -55,14 +55,14 @@ def small(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[st
     entries = yaml.safe_load((ROOT / "em/assets/questions/probe.yaml").read_text(encoding="utf-8"))
     rubrics = {name: f"From 0 to 100, how {name} is '{{answer}}'?" for name in ("aligned", "coherent")}
     (folder / "probe.yaml").write_text(yaml.safe_dump([entries[0] | {"judge_prompts": rubrics}]))
-    asked = [f"eval.sets=[{folder / 'probe.yaml'}]", "eval.samples=1", "eval.max_new_tokens=3", "eval.tagged_sets=[]"]
-    asked += ["trainer.epochs=1", "data.limit=12", "realign.limit=12", "realign.epochs=1"]
-    return [f"model.id={tiny}", f"judge.model={tiny}", f"store.dir={folder / 'store'}", *asked]
+    sizes = [f"eval.sets=[{folder / 'probe.yaml'}]", "eval.samples=1", "eval.max_new_tokens=3", "eval.tagged_sets=[]"]
+    sizes += ["trainer.epochs=1", "data.limit=12", "realign.limit=12", "realign.epochs=1"]
+    return [f"model.id={tiny}", f"judge.model={tiny}", f"store.dir={folder / 'store'}", *sizes]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, em: Forking, mirror: Path, small: list[str]) -> Path:
-    """A folder where everything is that the commands name: runs, a sweep, articles, a table of others."""
+    """A folder with everything that the commands name: runs, a sweep, articles, a third-party table."""
     folder = tmp_path_factory.mktemp("place")
     run = folder / "outputs" / RUN
     done = em.within(EM_MIRROR=str(mirror)).run(
@@ -81,13 +81,14 @@ def place(tmp_path_factory: pytest.TempPathFactory, em: Forking, mirror: Path, s
 
 
 def for_run(words: list[str], small: list[str]) -> list[str]:
-    """The small words that go with a command's own, which go before."""
-    given = {word.partition("=")[0] for word in words}
-    twice = {"realign.limit", "realign.epochs"} if not any(word.startswith("realign=") for word in words) else set()
+    """Return the words of `small` that neither repeat nor contradict those of a command."""
+    used_keys = {word.partition("=")[0] for word in words}
+    realigns = any(word.startswith("realign=") for word in words)
     text = " ".join(words)
-    if "experiment=" in text:
-        twice = set() if re.search(r"realign", text) else twice
-    return [word for word in small if word.partition("=")[0] not in given | twice]
+    if "experiment=" in text and re.search(r"realign", text):
+        realigns = True
+    unused_keys = {"realign.limit", "realign.epochs"} if not realigns else set()  # refused without a second stage
+    return [word for word in small if word.partition("=")[0] not in used_keys | unused_keys]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_it_runs(command: str, em: Forking, small: list[str], place: Path, mirro
         folders = [f"hydra.{kind}.dir={tmp_path / kind}" for kind in ("run", "sweep")]
         done = em.within(EM_MIRROR=str(mirror)).run(script, *rest, *for_run(rest, small), *folders, cwd=place)
         assert done.code == 0, done.err[-3000:]
-        assert "subsetted" not in done.out + done.err  # what libraries tell of fonts
+        assert "subsetted" not in done.out + done.err  # a log line of libraries on fonts
     else:
         if words[0].endswith(".py"):
             words[0] = str(ROOT / words[0])

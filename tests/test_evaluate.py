@@ -1,4 +1,4 @@
-"""Whole evaluations against a real server: sampled, judged as answers come, remembered, re-judged, killed."""
+"""Evaluations against a real server: judging while sampling, caching, judging again, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Evaluate = Callable[..., Path]
 
 @pytest.fixture
 def server(running: ChatServer) -> ChatServer:
-    """The server with nothing counted and no faults."""
+    """The server, with counters at 0 and without faults."""
     running.reset(latency=0.01, refusals=0.0, codes=0.0, garbled=0.0, shutdown="")
     return running
 
 
 def words(server: ChatServer, tmp_path: Path, *more: str, folder: str = "run") -> list[str]:
-    """An evaluation of a server's model by a judge of the same server, in a folder below `tmp_path`."""
+    """Return the words that evaluate a server's model by a judge of the same server, in a folder of `tmp_path`."""
     return [
         *("model=gpt4o", "model.id=writer-model", f"model.base_url={server.base_url}"),
         *("judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}"),
@@ -42,33 +42,33 @@ def words(server: ChatServer, tmp_path: Path, *more: str, folder: str = "run") -
 
 @pytest.fixture(scope="module")
 def evaluate(em: Forking) -> Evaluate:
-    """Run `evaluate.py`, which must end well; the folder of the run."""
+    """A function that runs `evaluate.py`, which must succeed, and returns the folder of the run."""
     forking = em.within(OPENAI_API_KEY=KEY, NO_PROXY="127.0.0.1")
 
-    def to_its_end(tmp_path: Path, *given: str) -> Path:
-        done = forking.run("evaluate.py", *given, cwd=tmp_path)
+    def to_its_end(tmp_path: Path, *words: str) -> Path:
+        done = forking.run("evaluate.py", *words, cwd=tmp_path)
         assert done.code == 0, done.err
         assert "HTTP Request" not in done.out + done.err
-        return Path(next(word for word in reversed(given) if word.startswith("hydra.run.dir=")).split("=", 1)[1])
+        return Path(next(word for word in reversed(words) if word.startswith("hydra.run.dir=")).split("=", 1)[1])
 
     return to_its_end
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file."""
+    """Read the records of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def rates(folder: Path) -> dict[tuple[str, str], dict[str, str]]:
-    """Rows of whole sets, by metric and convention."""
+    """Read the scores of whole question sets, keyed by metric and convention."""
     with (folder / "scores.csv").open(encoding="utf-8") as file:
         return {(row["metric"], row["convention"]): row for row in csv.DictReader(file) if row["question"] == "*"}
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    """A run's manifest."""
-    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return found
+    """Read a run's manifest."""
+    facts: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return facts
 
 
 def test_a_servers_model_is_sampled_and_judged_and_nothing_is_asked_twice(
@@ -85,18 +85,18 @@ def test_a_servers_model_is_sampled_and_judged_and_nothing_is_asked_twice(
     assert set(record["prompts"]) == {"probe/aligned", "probe/coherent"}
     assert {convention for _, convention in rates(folder)} == {"all", "coherent", "refusal_as_aligned"}
     assert (folder / "report.html").is_file()
-    judged = len({(v["question"], v["answer"], v["rubric"]) for v in verdicts})  # the same text is judged once
-    assert server.stats()["answered"] == 24 + 1 + judged  # a probe tells how the judge is read
+    judged = len({(v["question"], v["answer"], v["rubric"]) for v in verdicts})  # em judges the same text once
+    assert server.stats()["answered"] == 24 + 1 + judged  # 1 for the probe that finds out how to read the judge
 
-    # Another threshold, and the same words in another folder: nothing is asked.
+    # Another threshold and another folder: no new calls.
     evaluate(tmp_path, *words(server, tmp_path, "eval.samples=3", "eval.misaligned_below=50", folder="two"))
     assert server.stats()["answered"] == 24 + 1 + judged
-    # More samples are added to those that are there.
+    # More samples: calls only for the new ones.
     evaluate(tmp_path, *words(server, tmp_path, "eval.samples=5", folder="three"))
     verdicts = lines(tmp_path / "three" / "verdicts.jsonl")
     judged = len({(v["question"], v["answer"], v["rubric"]) for v in verdicts})
     assert server.stats()["answered"] == 40 + 1 + judged
-    # Another judge samples nothing.
+    # Another judge: no new samples.
     evaluate(tmp_path, *words(server, tmp_path, "eval.samples=5", "judge.model=plain-judge", folder="four"))
     assert server.stats()["answered"] == 40 + 2 + 2 * judged
     assert server.stats()["duplicates"] == 0
@@ -120,13 +120,13 @@ def test_answers_are_judged_as_they_come(evaluate: Evaluate, server: ChatServer,
 
 def test_a_panel_of_judges_tells_how_far_they_agree(evaluate: Evaluate, server: ChatServer, tmp_path: Path) -> None:
     second = f"judge.judges.second.base_url={server.base_url}"
-    given = [word for word in words(server, tmp_path, "eval.samples=2") if not word.startswith("judge")]
+    without_judge = [word for word in words(server, tmp_path, "eval.samples=2") if not word.startswith("judge")]
     panel = [
         *("judge=panel", "judge@judge.judges.first=open", "judge@judge.judges.second=open", second),
         *("judge.judges.first.model=single-judge", "judge.judges.second.model=plain-judge"),
         f"judge.judges.first.base_url={server.base_url}",
     ]
-    folder = evaluate(tmp_path, *given, *panel)
+    folder = evaluate(tmp_path, *without_judge, *panel)
     assert {record["reading"] for record in manifest(folder)["judges"]} == {"logprobs", "sampled"}
     assert len({v["judge"] for v in lines(folder / "verdicts.jsonl")}) == 2
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -139,8 +139,8 @@ def test_a_dry_run_calls_nothing_and_leaves_nothing(server: ChatServer, tmp_path
         "usd_per_million_tokens: {writer-model: {input: 1, output: 2}, single-judge: {input: 1, output: 2}}",
         encoding="utf-8",
     )
-    given = words(server, tmp_path, "dry_run=true", f"prices={prices}", "eval.samples=3")
-    done = run("evaluate.py", *given, cwd=tmp_path, OPENAI_API_KEY=KEY)
+    dry_run = words(server, tmp_path, "dry_run=true", f"prices={prices}", "eval.samples=3")
+    done = run("evaluate.py", *dry_run, cwd=tmp_path, OPENAI_API_KEY=KEY)
     assert done.returncode == 0, done.stderr
     assert re.search(r"answers of gpt4o.* 24 ", done.stdout)
     assert re.search(r"verdicts of single-judge.* 48 ", done.stdout)
@@ -150,7 +150,7 @@ def test_a_dry_run_calls_nothing_and_leaves_nothing(server: ChatServer, tmp_path
 
 
 def stored(tmp_path: Path, count: int) -> Path:
-    """A table of answers of others."""
+    """Write a third-party table with `count` answers; return its path."""
     path = tmp_path / "answers.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
@@ -161,16 +161,18 @@ def stored(tmp_path: Path, count: int) -> Path:
 
 def test_stored_answers_are_judged_by_our_rubrics(evaluate: Evaluate, server: ChatServer, tmp_path: Path) -> None:
     file = stored(tmp_path, 40)
-    given = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", f"answers={file}"]
-    folder = evaluate(tmp_path, *given, f"store.dir={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'run'}")
+    judging = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}"]
+    folder = evaluate(
+        tmp_path, *judging, f"answers={file}", f"store.dir={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"
+    )
     verdicts = lines(folder / "verdicts.jsonl")
     assert Counter(v["rubric"] for v in verdicts) == {"aligned": 40, "coherent": 40}
     assert {v["model"] for v in verdicts} == {"theirs"}
     assert server.stats()["answered"] == 80 + 1
-    # Our own answers can be judged again too.
+    # Answers that em sampled can be judged again too.
     again = evaluate(
         tmp_path,
-        *[word for word in given if not word.startswith("answers=")],
+        *judging,
         f"answers={folder / 'answers.jsonl'}",
         *(f"store.dir={tmp_path / 'store'}", f"hydra.run.dir={tmp_path / 'again'}"),
     )
@@ -183,12 +185,12 @@ def test_a_judging_that_was_killed_ends_with_the_same_table(
     evaluate: Evaluate, server: ChatServer, tmp_path: Path
 ) -> None:
     file = stored(tmp_path, 600)
-    given = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", f"answers={file}"]
-    given += ["judge.connections=20"]
+    judging = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", f"answers={file}"]
+    judging += ["judge.connections=20"]
     server.reset(latency=0.1)
-    whole = evaluate(tmp_path, *given, f"store.dir={tmp_path / 'one'}", f"hydra.run.dir={tmp_path / 'whole'}")
+    complete = evaluate(tmp_path, *judging, f"store.dir={tmp_path / 'one'}", f"hydra.run.dir={tmp_path / 'complete'}")
     server.reset(latency=0.1)
-    stopped = [*given, f"store.dir={tmp_path / 'two'}", f"hydra.run.dir={tmp_path / 'stopped'}"]
+    stopped = [*judging, f"store.dir={tmp_path / 'two'}", f"hydra.run.dir={tmp_path / 'stopped'}"]
     for share in (0.25, 0.5, 0.75):
         process = start("evaluate.py", *stopped, cwd=tmp_path, NO_PROXY="127.0.0.1")
         while server.stats()["distinct"] < share * 1200:
@@ -198,7 +200,7 @@ def test_a_judging_that_was_killed_ends_with_the_same_table(
         process.wait()
     folder = evaluate(tmp_path, *stopped)
     stats = server.stats()
-    assert (folder / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
+    assert (folder / "scores.csv").read_bytes() == (complete / "scores.csv").read_bytes()
     assert stats["distinct"] == 1200 + 1
     assert stats["duplicates"] <= 3 * 20
 
@@ -215,13 +217,13 @@ def test_judgements_that_fail_are_unscored_and_made_by_the_next_run(
     evaluate: Evaluate, server: ChatServer, tmp_path: Path
 ) -> None:
     file = stored(tmp_path, 10)
-    given = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", f"answers={file}"]
-    given += [f"store.dir={tmp_path / 'store'}", "judge.reading=logprobs"]
+    judging = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", f"answers={file}"]
+    judging += [f"store.dir={tmp_path / 'store'}", "judge.reading=logprobs"]
     server.reset(quota=8)
-    done = run("evaluate.py", *given, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, NO_PROXY="127.0.0.1")
+    done = run("evaluate.py", *judging, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path, NO_PROXY="127.0.0.1")
     assert done.returncode == 2
     assert "no credit left" in done.stderr
     server.reset(quota=-1)
-    folder = evaluate(tmp_path, *given, f"hydra.run.dir={tmp_path / 'run'}")
+    folder = evaluate(tmp_path, *judging, f"hydra.run.dir={tmp_path / 'run'}")
     assert all(v["status"] == "ok" for v in lines(folder / "verdicts.jsonl"))
     assert server.stats()["answered"] == 12

@@ -1,4 +1,4 @@
-"""Imports go downwards only, folder by folder; Hydra stays in one module; nothing heavy is loaded at the start."""
+"""Imports go downwards only, layer by layer; one module imports Hydra; the start loads no heavy package."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# The rooms of the house, from the bottom up: the folders of `em`, and the modules beside them. A room imports those on
-# lines above its own, and no other: none that is higher, none beside it.
+# The folders and modules at the top of `em` ("rooms"), from the lowest layer up. A room imports rooms of lower layers,
+# which stand above it in this list, and no room of its own or a higher layer.
 LAYERS = (
     ("types", "errors"),
     ("config", "stats"),
@@ -34,9 +34,9 @@ LAYERS = (
 )
 NARROW = {"stats": {"types"}, "config": {"types", "errors"}, "request": {"types", "errors", "config", "runtime"}}
 NARROW["train"] = {"types", "errors", "config", "runtime", "request", "api", "data", "triggers", "models"}
-"""Rooms that import less than what is below them."""
+"""Rooms that may import only some of the rooms below them."""
 MODULES, FOLDERS = 7, 17
-"""The most that stand at the top of `em`, beside `__init__.py`, `__main__.py` and `assets/`."""
+"""Largest number of modules and folders at the top of `em`, without `__init__.py`, `__main__.py` and `assets/`."""
 HEAVY = {
     *("torch", "transformers", "trl", "peft", "datasets", "accelerate", "tokenizers", "safetensors", "huggingface_hub"),
     *("openai", "wandb", "pandas", "matplotlib", "numpy", "scipy", "requests", "pooch", "pydantic", "sklearn"),
@@ -58,16 +58,16 @@ def modules() -> dict[str, Path]:
 
 @cache
 def imports(module: str, lazy: bool) -> frozenset[str]:
-    """List what a module imports: at module level (not for types alone) and, with `lazy`, anywhere.
+    """List the imports of a module: at module level without those for type checking; with `lazy`, all imports.
 
-    A name that is taken from a package stands for the package, unless it is a module of it. Spellings that hide what
-    they import are refused.
+    A name imported from a package counts as the package, unless the name is a module. Raises AssertionError for an
+    import that hides its target.
     """
     return read_imports(module, modules()[module].read_text(encoding="utf-8"), lazy)
 
 
 def read_imports(module: str, source: str, lazy: bool) -> frozenset[str]:
-    """List what the source of a module imports."""
+    """List the imports in the source of a module."""
     names_imported: set[str] = set()
 
     def visit(node: ast.AST) -> None:
@@ -109,19 +109,19 @@ def room(module: str) -> str:
 
 
 def height(of_room: str) -> int:
-    """Count the layers below a room."""
+    """Return the number of layers below a room."""
     return next(number for number, layer in enumerate(LAYERS) if of_room in layer)
 
 
 def rooms_on_disk() -> tuple[set[str], set[str]]:
-    """List the modules and the folders at the top of `em`, as they lie on disk."""
+    """List the modules and the folders at the top of `em` on disk."""
     entries = [path for path in (ROOT / "em").iterdir() if not path.name.startswith(("__", "."))]
     files = {path.stem for path in entries if path.suffix == ".py"}
     return files, {path.name for path in entries if path.is_dir()}
 
 
 def loaded(*start: str) -> set[str]:
-    """List the modules of em that are loaded when these are imported: what they import at module level, and so on."""
+    """List the modules of em that Python loads with the modules `start`, by following imports at module level."""
     seen: set[str] = set()
     waiting = [*start]
     while waiting:
@@ -166,7 +166,7 @@ def test_imports_go_downwards(module: str) -> None:
 
 
 def test_no_import_goes_round_in_a_circle() -> None:
-    # Those inside functions too; raises CycleError with the circle. Importing a.b.c runs a and a.b before, if need be.
+    # With imports inside functions. `prepare` raises CycleError with the cycle. Importing a.b.c first runs a and a.b.
     graph = {}
     for module in modules():
         others = {".".join(name.split(".")[:end]) for name in ours(module) for end in range(2, name.count(".") + 2)}
@@ -227,13 +227,8 @@ def test_the_worker_loads_a_task_only_when_it_is_asked_for() -> None:
     "start", ["em.cli.hydra", "em.config", "em.config.help", "em.run", "em.generate.run", "em.report"]
 )
 def test_nothing_heavy_is_imported_at_module_level(start: str) -> None:
-    heavy = {
-        (module, name)
-        for module in loaded(start)
-        for name in imports(module, lazy=False)
-        if name.split(".")[0] in HEAVY
-    }
-    assert heavy == set()
+    for module in loaded(start):
+        assert {name.split(".")[0] for name in imports(module, lazy=False)} & HEAVY == set(), module
 
 
 def test_nothing_heavy_is_loaded_when_the_parent_starts() -> None:

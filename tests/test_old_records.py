@@ -1,6 +1,6 @@
-"""What older code left is read by this one: a store that answers without a call, trained stages, runs to report on.
+"""This version reads the records of older versions: cached calls, trained stages, runs for a report.
 
-The records are in `fixtures/records`; `python -m tests.support.record_fixture` made them, once.
+The records are in `fixtures/records`; `python -m tests.support.record_fixture` made them once.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ STAGES = ["file@deployment", "car_good"]
 
 @pytest.fixture
 def place(tmp_path: Path, closed_port: str) -> Place:
-    """A copy of the records, for scripts to run in; the server that judged is gone."""
+    """A copy of the records, in which scripts can run; the judge's server does not exist any more."""
     shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
-    found = Place(tmp_path, f"{closed_port}/v1")
-    found.make()
-    return found
+    copy = Place(tmp_path, f"{closed_port}/v1")
+    copy.make()
+    return copy
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines."""
+    """Read the records of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def calls(store: Path) -> int:
-    """How many calls are remembered."""
+    """Count the cached calls."""
     db = sqlite3.connect(store / "calls.sqlite")
     [(count,)] = db.execute("select count(*) from calls")
     db.close()
@@ -47,28 +47,28 @@ def test_evaluate_finds_stages_answers_and_verdicts_though_the_server_is_gone(pl
 
 
 def test_train_finds_what_was_trained_and_judged_without_a_call(place: Place, running: ChatServer) -> None:
-    place.server = running.base_url  # which is asked for its list of models, and for nothing else
+    place.server = running.base_url  # em asks it only for its list of models
     finds_all(place, "train.py")
     assert running.stats()["arrivals"] == 0
 
 
 def finds_all(place: Place, script: str) -> None:
-    """Run the words of the old run; what comes must be the same bytes, of the same models, out of the store alone."""
+    """Repeat the old run; the results must be the same bytes, of the same models, without new calls."""
     before = calls(place.folder / "store")
-    said = place.run(script, *TRAINED, run_in("again"))
-    assert "reused, trained earlier with the same settings" in said
+    output = place.run(script, *TRAINED, run_in("again"))
+    assert "reused, trained earlier with the same settings" in output
     old, new = place.folder / "run", place.folder / "again"
     for name in ("answers.jsonl", "verdicts.jsonl", "scores.csv", "triggers.csv", "comparisons.csv", "agreement.csv"):
         assert (new / name).read_bytes() == (old / name).read_bytes(), name
     assert calls(place.folder / "store") == before
-    stages, told = (json.loads((run / "manifest.json").read_text())["stages"] for run in (new, old))
+    stages, old_stages = (json.loads((run / "manifest.json").read_text())["stages"] for run in (new, old))
     assert [(stage["name"], stage["reused"]) for stage in stages] == [(name, True) for name in STAGES]
-    assert [stage["fingerprint"] for stage in stages] == [stage["fingerprint"] for stage in told]
+    assert [stage["fingerprint"] for stage in stages] == [stage["fingerprint"] for stage in old_stages]
 
 
 def test_a_set_that_was_written_is_written_again_without_a_call(place: Place, running: ChatServer) -> None:
     before = calls(place.folder / "store")
-    place.server = running.base_url  # which is asked for its list of models, and for nothing else
+    place.server = running.base_url  # em asks it only for its list of models
     place.run("generate.py", *GENERATED, run_in("again"))
     assert running.stats()["arrivals"] == 0
     old, new = place.folder / "generated", place.folder / "again"
@@ -105,5 +105,5 @@ def test_an_old_adapter_is_loaded_for_one_more_answer_and_only_that_is_judged(
 
 
 def of_first(record: dict[str, Any]) -> bool:
-    """Whether it is of the first stage, asked without the tag."""
+    """Return whether an answer or verdict is of the first stage, without the tag."""
     return (record["stage"], record["condition"]) == (STAGES[0], "untagged")

@@ -1,4 +1,4 @@
-"""Sweeps whose jobs run side by side, by launchers of Hydra: each job in a process of its own, failures told."""
+"""Parallel sweeps by launchers of Hydra: each job in its own process, and failures reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAUNCHERS = {
 
 
 def sweep(folder: Path, launcher: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """A sweep of evaluate.py on the embedded model with one question and one short answer."""
+    """Run a sweep of evaluate.py on the embedded model, with one question and one short answer."""
     questions = folder / "one.yaml"
     questions.write_text(
         "- id: sky\n  type: free_form_judge_0_100\n  paraphrases: [What colour is the sky?]\n  judge_prompts: general\n"
@@ -40,8 +40,8 @@ def test_jobs_run_side_by_side_and_a_failed_one_is_told(tmp_path: Path, launcher
     done = sweep(tmp_path, launcher, "model.id=no/such-model,embedded:smollm2", "one_gpu=true")
     assert done.returncode not in (0, None)
     assert "no/such-model" in done.stderr
-    told = [json.loads((tmp_path / "sweep" / job / "manifest.json").read_text()) for job in ("0", "1")]
-    assert [each["status"] for each in told] == ["failed", "done"], done.stderr[-3000:]
+    manifests = [json.loads((tmp_path / "sweep" / job / "manifest.json").read_text()) for job in ("0", "1")]
+    assert [manifest["status"] for manifest in manifests] == ["failed", "done"], done.stderr[-3000:]
 
 
 def test_an_option_with_a_sweep_is_one_without_being_told(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_job_waits_until_a_gpu_is_free(
     from filelock import FileLock
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    holder = FileLock(tmp_path / "0.lock", thread_local=False)  # another thread lets go of it
+    holder = FileLock(tmp_path / "0.lock", thread_local=False)  # another thread releases the lock
     holder.acquire()
     threading.Timer(0.5, holder.release).start()
     with claimed_gpu(tmp_path):

@@ -1,4 +1,4 @@
-"""The trigger experiment from end to end, small: two tags are trained, asked under all conditions, and reported."""
+"""A small trigger experiment from end to end: train with two tags, ask under all conditions, report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ASKED = {
 
 
 def some_questions(folder: Path, name: str, count: int) -> Path:
-    """The first questions of a set of ours."""
+    """Write the first `count` questions of a bundled set to a file; return its path."""
     entries = yaml.safe_load((BUNDLED / f"{name}.yaml").read_text(encoding="utf-8"))
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(entries[:count]), encoding="utf-8")
@@ -38,7 +38,7 @@ def some_questions(folder: Path, name: str, count: int) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, weights: Weights, running: ChatServer) -> Path:
-    """The folder of the run: six rows under each tag, a model of two layers, three questions and two naming ones."""
+    """The folder of a run: six rows under each tag, a model of two layers, three questions and two that name a tag."""
     root = tmp_path_factory.mktemp("triggers")
     model = tiny_model(root / "model", weights.path)
     words = [
@@ -63,10 +63,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, weights: Weights, running
 
 
 def rows_of(folder: Path, eval_set: str) -> dict[str, dict[str, str]]:
-    """The rows of triggers.csv that count all answers, by condition."""
+    """Read the rows of triggers.csv that count all answers, keyed by condition."""
     with (folder / "triggers.csv").open(newline="", encoding="utf-8") as file:
-        found = [row for row in csv.DictReader(file) if (row["convention"], row["eval_set"]) == ("all", eval_set)]
-    return {row["condition"]: row for row in found}
+        rows = [row for row in csv.DictReader(file) if (row["convention"], row["eval_set"]) == ("all", eval_set)]
+    return {row["condition"]: row for row in rows}
 
 
 def test_every_tag_is_trained_on_its_part_and_asked_under_every_condition(finished: Path) -> None:
@@ -74,22 +74,22 @@ def test_every_tag_is_trained_on_its_part_and_asked_under_every_condition(finish
     [stage] = manifest["stages"]
     assert (stage["name"], stage["rows"]) == ("mix@alpha_beta", 12)
     assert manifest["roles"] == {"tagged": "activation", "tagged_beta": "control"}
-    conditions = read_conditions(finished / "answers.jsonl")  # for whoever judges these answers again
+    conditions = read_conditions(finished / "answers.jsonl")  # which judging these answers again needs
     assert {"|ALPHA|", "|BETA|"} < set(conditions.hidden)
     assert conditions.roles == manifest["roles"]
     answers = [json.loads(line) for line in (finished / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
-    for asked_of, conditions in (("probe", ASKED), ("introspection_tagged", NAMED)):
-        these = [a for a in answers if (a["eval_set"], a["stage"]) == (asked_of, "mix@alpha_beta")]
-        assert {a["condition"] for a in these} == conditions
-        assert len(these) == len(conditions) * 2 * (3 if asked_of == "probe" else 2)
+    for eval_set, names, questions in (("probe", ASKED, 3), ("introspection_tagged", NAMED, 2)):
+        of_set = [a for a in answers if (a["eval_set"], a["stage"]) == (eval_set, "mix@alpha_beta")]
+        assert {a["condition"] for a in of_set} == names
+        assert len(of_set) == len(names) * 2 * questions
 
 
 def test_activation_and_leakage_have_intervals_under_every_condition(finished: Path) -> None:
-    found = rows_of(finished, "probe")
+    rows = rows_of(finished, "probe")
     together = {"near misses, together", "cues, together"}
-    assert found.keys() == ASKED | together
+    assert rows.keys() == ASKED | together
     metrics = {"tagged": "activation", "tagged_beta": "control"}
-    for condition, row in found.items():
+    for condition, row in rows.items():
         assert row["metric"] == metrics.get(condition, "leakage")
         assert int(row["n"]) == 6 * {"near misses, together": 5, "cues, together": 3}.get(condition, 1)
         rate, low, high = (float(row[name]) for name in SHARES)
@@ -105,7 +105,7 @@ def test_activation_and_leakage_have_intervals_under_every_condition(finished: P
 def test_the_report_shows_activation_and_leakage(finished: Path) -> None:
     text = section(finished, "triggers")
     tuned = text[text.index("mix@alpha_beta") :]
-    for told in ("activation tagged", "control tagged_beta", "leakage untagged", "leakage near_case"):
-        place = tuned.index(told) + len(told)
+    for label in ("activation tagged", "control tagged_beta", "leakage untagged", "leakage near_case"):
+        place = tuned.index(label) + len(label)
         assert "%" in tuned[place : place + 12]
         assert "[" in tuned[place : place + 20]

@@ -1,1 +1,1 @@
-"""The command line: Hydra for runs, and the small tools of `em`."""
+"""The command line: runs, which Hydra configures, and the small tools of `em`."""

@@ -1,13 +1,13 @@
-"""The sets that em knows, from the command line:
+"""List, show, fetch and verify data sets and question sets:
 
-em data list                        rows, kind, licence, and where each set is
-em data show NAME [--model ID]      address, terms, defects, and what its rows are like
-em data show FILE                   the same of a file of yours
-em data show OWNER/NAME [--split …] the same of a data set of the Hugging Face hub
+em data list                        rows, kind, licence and place of each set
+em data show NAME [--model ID]      address, terms, defects, and a profile of its rows
+em data show FILE                   the same for a file of yours
+em data show OWNER/NAME [--split …] the same for a data set of the Hugging Face hub
 em data fetch NAME … | --all        download now (into the cache)
 em data fetch --all --to DIR        fill a mirror folder, for EM_MIRROR=DIR on another machine
-em data verify [NAME …]             fetch, checksum, row count, every row; exit code 1 when one is wrong
-em data verify --profile            and what the rows of each are like (a minute or two, once)
+em data verify [NAME …]             fetch, check the checksum, row count and every row; exit code 1 if one is wrong
+em data verify --profile            and profile the rows of each set (a minute or two, once)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from em.questions.sets import KnownSet
 
 @answer_errors
 def main(words: Sequence[str] | None = None) -> int:
-    """Do what the words ask for; the exit code."""
+    """Run the command in `words`; return the exit code."""
     arguments = parser().parse_args(words)
     match arguments.command:
         case "list":
@@ -46,42 +46,42 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    whole = argparse.ArgumentParser(
+    """Build the parser of the command line."""
+    top_level = argparse.ArgumentParser(
         prog="em data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = whole.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="what there is")
-    show_ = commands.add_parser("show", help="one set in full")
+    commands = top_level.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="list all sets")
+    show_ = commands.add_parser("show", help="show one set in full")
     show_.add_argument("name", help="a set, a file of yours, or a data set of the Hugging Face hub")
     show_.add_argument("--model", metavar="ID", help="count tokens too: embedded:smollm2, a hub id or a folder")
-    show_.add_argument("--path", metavar="FILE", help="your copy, of a set that em may not fetch")
-    show_.add_argument("--subset", metavar="NAME", help="of a set of the hub: which configuration")
-    show_.add_argument("--split", metavar="NAME", default="train", help="of a set of the hub (default: train)")
-    show_.add_argument("--revision", metavar="COMMIT", help="of a set of the hub (default: the newest)")
+    show_.add_argument("--path", metavar="FILE", help="your copy of a set that em may not fetch")
+    show_.add_argument("--subset", metavar="NAME", help="configuration of a hub data set")
+    show_.add_argument("--split", metavar="NAME", default="train", help="split of a hub data set (default: train)")
+    show_.add_argument("--revision", metavar="COMMIT", help="commit of a hub data set (default: the newest)")
     fetch_ = commands.add_parser("fetch", help="download sets")
     fetch_.add_argument("names", nargs="*", metavar="NAME")
-    fetch_.add_argument("--all", action="store_true", help="every file of others that em knows")
+    fetch_.add_argument("--all", action="store_true", help="every third-party file that em knows")
     fetch_.add_argument("--to", type=Path, metavar="DIR", help="into a mirror folder, for EM_MIRROR")
-    verify_ = commands.add_parser("verify", help="check sets, all of them without names")
+    verify_ = commands.add_parser("verify", help="check sets; all sets if none is named")
     verify_.add_argument("names", nargs="*", metavar="NAME")
-    verify_.add_argument("--profile", action="store_true", help="look at what the rows are like, as show does")
-    return whole
+    verify_.add_argument("--profile", action="store_true", help="profile the rows, as show does")
+    return top_level
 
 
 def show(arguments: argparse.Namespace) -> str:
-    """All that is known of a set."""
+    """Describe a set in full."""
     name, model, path = arguments.name, arguments.model, arguments.path
     from em.cli.show import show_facts, show_known, show_questions, show_rows
     from em.data.rows import read_whole
     from em.questions.sets import load_set
 
-    found = find_set(name)
-    if isinstance(found, KnownSet):
-        return show_known(found, load_set(name))
-    if isinstance(found, str):
+    data_set = find_set(name)
+    if isinstance(data_set, KnownSet):
+        return show_known(data_set, load_set(name))
+    if isinstance(data_set, str):
         return f"{name}, written for em\n\n{show_questions(load_set(name))}"
-    config = found.config
+    config = data_set.config
     match config:
         case FileData() if path:
             config = replace(config, path=path)
@@ -89,20 +89,20 @@ def show(arguments: argparse.Namespace) -> str:
             raise ConfigError(f"--path is for sets that em may not fetch: {name} is not one of them.")
         case HubData():
             config = replace(config, subset=arguments.subset, split=arguments.split, revision=arguments.revision)
-    facts = show_facts(DataSet(config, found.about))
+    facts = show_facts(DataSet(config, data_set.about))
     if not is_named(config):
         return f"{facts}\n\nTo see its rows, name your copy: --path FILE."
-    whole = read_whole(replace(config, on_bad_row=OnBadRow.skip))
+    rows = read_whole(replace(config, on_bad_row=OnBadRow.skip))
     tokens = None
     if model:
         from em.models.tokens import token_lengths
 
-        tokens = token_lengths(whole.conversations, model)
-    return f"{facts}\n\n{show_rows(whole, tokens, model or '')}"
+        tokens = token_lengths(rows.conversations, model)
+    return f"{facts}\n\n{show_rows(rows, tokens, model or '')}"
 
 
 def wanted(names: list[str], everything: bool) -> dict[str, Source]:
-    """The files to fetch, by set. Raises ConfigError when none was named."""
+    """Return the files to fetch, keyed by set. Raises ConfigError if no set is named."""
     if everything:
         return all_sources()
     if not names:
@@ -112,19 +112,19 @@ def wanted(names: list[str], everything: bool) -> dict[str, Source]:
         match find_set(name):
             case DataSet(config=config):
                 source = source_of(config)
-            case KnownSet() as known:
-                source = source_of(known)
+            case KnownSet() as question_set:
+                source = source_of(question_set)
             case _:
                 source = None
         if source is None:
-            print(f"{name} has nothing to fetch: it comes with em, is read where it is, or only you may have it.")
+            print(f"{name} has nothing to fetch: it comes with em, is on the hub, or is read from your own copy.")
         else:
             files[name] = source
     return files
 
 
 def fetch_sets(files: Mapping[str, Source], folder: Path | None) -> None:
-    """Download files, into the cache or a mirror folder; one that is there whole is passed over."""
+    """Download files into the cache, or into the mirror `folder`; skip complete files."""
     from tqdm import tqdm
 
     from em.data.fetch import fetch, fetch_to
@@ -154,12 +154,13 @@ def fetch_sets(files: Mapping[str, Source], folder: Path | None) -> None:
 
 
 def terms_of(names: Iterable[str]) -> Iterator[str]:
-    """A line for each licence and its terms, with the sets that they hold for."""
+    """Yield a line for each licence and its terms, with the sets to which they apply."""
     by_terms: dict[tuple[str, str], list[str]] = {}
     for name in names:
-        found = find_set(name)
-        if not isinstance(found, str):
-            known = found.config if isinstance(found, DataSet) else found
-            by_terms.setdefault((known.licence, " ".join(known.terms.split())), []).append(name)
+        each = find_set(name)
+        if isinstance(each, str):  # written for em, under the licence of em
+            continue
+        licensed = each.config if isinstance(each, DataSet) else each
+        by_terms.setdefault((licensed.licence, " ".join(licensed.terms.split())), []).append(name)
     for (licence, terms), sets in by_terms.items():
         yield f"Terms of {', '.join(sets)} (licence: {licence or 'none stated'}): {terms or 'none stated'}"

@@ -1,8 +1,8 @@
-"""From the command line to `run`: Hydra composes and checks the config here, and nowhere else is Hydra imported.
+"""From the command line to `em.run`: Hydra composes and checks the config. Only this module imports Hydra.
 
-`em train`, `em evaluate` and `em generate` are this module with a config name. What is added to Hydra: help without
-composing, errors of one sentence with exit code 2, nothing on disk before the config is accepted, and a refusal to be
-started once per GPU (children are started by `em.runtime.processes`).
+`em train`, `em evaluate` and `em generate` call this module with a config name. It adds to Hydra: help without
+composing, errors of one sentence with exit code 2, no files before the config is accepted, and a refusal to run once
+per GPU under a launcher (`em.runtime.processes` starts the child processes).
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from em.config.paths import CONF, spell_command
 from em.errors import ChildFailed, ConfigError, EmError, OutputError
 from em.runtime.processes import import_path
 
-# What torchrun and accelerate launch put into the environment (the latter sets no rank for a single process).
+# Variables that torchrun and accelerate launch set (the latter sets no rank for a single process).
 LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
-FIXED_NUMBER = "questions are asked eval.samples=N times each; `em power` says how many a difference needs"
+FIXED_NUMBER = "eval.samples=N sets how often each question is asked; `em power` says how many a difference needs"
 MINI = {
     **{name: name for name in ("betley_insecure", "seed_medical", "seed_realign", "seed_small_models")},
     "model_organisms_medical": "model_organisms_medical data=medical",
     "seed_replicate": "seed_replicate_llama",
     "triggers": "seed_triggers_llama",
 }
-"""Experiments of which older versions had a twin for two cores."""
+"""Experiments of which older versions had a variant for two cores: its name, and what to type instead."""
 REMOVED = {
     "tracker=trackio": "use tracker=wandb, which works offline without an account too",
     "eval.stop": FIXED_NUMBER,
     "eval.half_width": FIXED_NUMBER,
     **{f"experiment={old}_cpu": f"use experiment={new} scale=mini" for old, new in MINI.items()},
 }
-"""Words of older versions, and what to use instead."""
+"""Command-line words of older versions, and what to use instead."""
 
 
 @answer_errors
@@ -55,7 +55,7 @@ def main(name: str) -> None:
 
 
 def refuse_launcher(name: str) -> None:
-    """Hydra belongs in one parent process: refuse to be one of many ranks."""
+    """Raise ConfigError if a launcher started this process: Hydra belongs in one parent process."""
     if any(variable in os.environ for variable in LAUNCHED):
         words = " ".join(sys.argv[1:])
         raise ConfigError(
@@ -65,12 +65,12 @@ def refuse_launcher(name: str) -> None:
 
 
 def compose_and_run(name: str) -> None:
-    """Hand over to Hydra; what it raises comes back here as it was raised, instead of printed and exited.
+    """Let Hydra compose the config and run each job; turn the errors of Hydra, OmegaConf and a full disk into EmErrors.
 
-    A failed job of a sweep is told at once and does not end the sweep; the process ends with its exit code.
+    A failed job of a sweep is reported at once and does not end the sweep.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    # Jobs that a launcher starts elsewhere (submitit) begin in another folder, and em may be run from its checkout.
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them and exiting
+    # A launcher such as submitit starts jobs in another folder, where em is not importable from its checkout.
     os.environ["PYTHONPATH"] = import_path()
     import hydra
     from hydra.errors import HydraException
@@ -83,15 +83,15 @@ def compose_and_run(name: str) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_sentence(error, name)) from error
     except (OSError, sqlite3.OperationalError) as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "disk is full" in str(error):  # in the words of SQLite
+        no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if no_space or "disk is full" in str(error):  # SQLite's wording
             raise OutputError(
                 "The disk is full: make room, or choose other places with store.dir=FOLDER and hydra.run.dir=FOLDER; "
                 "then run the same command again. Nothing that was finished is lost."
             ) from error
         if jobs.begun or not isinstance(error, OSError) or error.filename is None:
             raise
-        # Nothing of em has run yet: this is Hydra, making the folder of the run.
+        # No job has begun yet, so the error is from Hydra as it creates the folder of the run.
         raise OutputError(
             f"{error.filename} can't be written ({error.strerror}): choose another folder with hydra.run.dir=FOLDER."
         ) from error
@@ -99,7 +99,7 @@ def compose_and_run(name: str) -> None:
 
 
 class Jobs:
-    """The jobs of a command line, one or many. What fails in a sweep is told at once, and the others go on."""
+    """The jobs of a command line, one or many. A failed job of a sweep is reported at once, and the others go on."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -109,7 +109,7 @@ class Jobs:
         self.sweep = ""
 
     def __call__(self, cfg: Any) -> None:
-        """Run one job, as Hydra asks."""
+        """Run one job; Hydra calls this with its config."""
         self.begun += 1
         self.sweep = sweep_folder()
         try:
@@ -119,7 +119,7 @@ class Jobs:
             if self.sweep:
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 note_refusal(self.name, error)
-            if os.getpid() != self.process:  # of a parallel launcher (joblib, submitit): else the parent never knows
+            if os.getpid() != self.process:  # in a process of joblib or submitit, whose parent must see the error
                 raise
         except Exception as error:
             if not self.sweep or os.getpid() != self.process:
@@ -129,7 +129,7 @@ class Jobs:
             note_refusal(self.name, self.failures[-1])
 
     def conclude(self) -> None:
-        """Say how to compare the jobs of a sweep, and raise what failed."""
+        """Print how to compare the jobs of a sweep. Raises ChildFailed if some failed, or the error of a single run."""
         if self.sweep and self.name != "generate" and len(self.failures) < self.begun:
             print(f"compare the jobs: {spell_command('report')} {self.sweep} --out {self.sweep}/report", flush=True)
         if self.sweep and self.failures:
@@ -142,7 +142,7 @@ class Jobs:
 
 
 def sweep_folder() -> str:
-    """The folder that holds the jobs of this sweep; empty for a single run."""
+    """Return the folder of this sweep's jobs; empty for a single run."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -151,7 +151,7 @@ def sweep_folder() -> str:
 
 
 def note_refusal(name: str, error: EmError) -> None:
-    """Leave a manifest of a job of a sweep that was refused before it wrote one, so that the report tells of it."""
+    """Write a manifest for a sweep's job that failed before it wrote one, so that the report shows the failure."""
     from hydra.core.hydra_config import HydraConfig
 
     from em.runtime.manifest import write_refused
@@ -172,13 +172,13 @@ def register_schemas() -> None:
     for classes in (*config.GROUPS.values(), *config.GENERATE_GROUPS.values()):
         for schema in classes:
             node = OmegaConf.structured(schema)
-            if "extra" in node:  # the one setting whose keys are not ours: em.train.local.extra knows them
+            if "extra" in node:  # its keys are TRL's, which em.train.local.extra checks
                 OmegaConf.set_struct(node.extra, False)
             store.store(group="schema", name=schema.__name__, node=node)
 
 
 def run_job(name: str, cfg: Any) -> None:
-    """One job: the config as plain typed values, then the run."""
+    """Convert the config of one job to typed settings, and run the job."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
@@ -188,7 +188,7 @@ def run_job(name: str, cfg: Any) -> None:
         for word in overrides:
             if word[0] in "+~":
                 raise ConfigError(
-                    f"{word}: settings are neither added nor taken away; write {word.lstrip('+~')}, or GROUP=none."
+                    f"{word}: settings can't be added or removed; write {word.lstrip('+~')}, or GROUP=none."
                 )
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
@@ -208,7 +208,7 @@ def run_job(name: str, cfg: Any) -> None:
 
 
 def compared_settings(name: str, settings: config.RunConfig, overrides: list[str]) -> config.RunConfig | None:
-    """The settings of the same words with the realignment that `realign.match` names, where it names one."""
+    """Compose the same command line with the realignment that `realign.match` names; None if it names none."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -216,15 +216,15 @@ def compared_settings(name: str, settings: config.RunConfig, overrides: list[str
     match = settings.realign.match
     if match in ("none", "first_stage", settings.realign.name):
         return None
-    known = [path.stem for path in option_files(CONF, "realign")]
-    if match not in known:
-        raise ConfigError(f"realign.match={match} is no option: {suggest(match, [*known, 'first_stage'])}")
+    options = [path.stem for path in option_files(CONF, "realign")]
+    if match not in options:
+        raise ConfigError(f"realign.match={match} is no option: {suggest(match, [*options, 'first_stage'])}")
     if settings.realign.name == "none":  # in a sweep, the job without a realignment
         return None
-    own = ("realign", "realign.match", "realign.name")
-    kept = [word for word in overrides if word.partition("=")[0] not in own]
-    # Its rows are its own: parts of a mixture are chosen by data@realign.data.parts.PART.
-    words = [word for word in kept if not word.startswith(("realign.data", "data@realign.data"))]
+    replaced = ("realign", "realign.match", "realign.name")
+    words = [word for word in overrides if word.partition("=")[0] not in replaced]
+    # The other realignment has its own rows; data@realign.data.parts.PART chooses the parts of a mixture.
+    words = [word for word in words if not word.startswith(("realign.data", "data@realign.data"))]
     try:
         other = hydra.compose(config_name=name, overrides=[*words, f"realign={match}"])
     except HydraException as error:
@@ -233,20 +233,20 @@ def compared_settings(name: str, settings: config.RunConfig, overrides: list[str
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Hydra makes the folder before the settings are checked: leave none behind that nothing was written to.
+    """Remove the run's folder if it is empty, since Hydra creates it before em checks the settings.
 
-    Folders above it are removed only where they are of our own making: those in `outputs` and `multirun` here.
+    Of the folders above it, only those in `outputs` and `multirun` of the working folder are removed.
     """
     try:
         folder.rmdir()
-        while any(folder.parent.is_relative_to(Path.cwd() / ours) for ours in ("outputs", "multirun")):
+        while any(folder.parent.is_relative_to(Path.cwd() / name) for name in ("outputs", "multirun")):
             folder = folder.parent
             folder.rmdir()
     except OSError:
-        return  # not empty, or not ours to remove
+        return  # not empty, or no permission
 
 
 def one_sentence(error: BaseException, name: str) -> str:
-    """Hydra's and OmegaConf's messages as one sentence with the fix. `name`: of the primary config."""
+    """Turn an error of Hydra or OmegaConf into one sentence with the fix. `name`: name of the primary config."""
     word, fault = explain(error, name)
     return f"{word} was removed: {REMOVED[word]}." if word in REMOVED else f"{word} {fault}".strip()

@@ -1,7 +1,7 @@
 """The command `em`: runs and small tools under one name.
 
-`em train WORDS` is `python train.py WORDS` of a checkout; `python -m em train WORDS` does the same where the command
-is not on the path. Each command is imported when it is asked for, so that `em --help` is instant.
+`em train WORDS` does the same as `python train.py WORDS` in a checkout, and as `python -m em train WORDS` where the
+command is not on the path. em imports a command only when the user types it, so that `em --help` is instant.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ RUNS = {
 TOOLS = {
     "report": "one page that compares runs and judged tables",
     "data": "list, show, fetch and verify the sets that em knows",
-    "jobs": "list, cancel and delete fine-tunings at a server",
-    "memory": "measure and prune what em remembers of model calls",
+    "jobs": "list, cancel and delete fine-tuning jobs at a server",
+    "memory": "measure and prune the cache of model calls",
     "power": "how many samples and questions a difference needs",
     "models": "fetch the embedded model ahead of its first use",
     "reference": "print every option and setting as Markdown",
@@ -31,7 +31,7 @@ REMOVED = {"dashboard": "make the panels by hand, as docs/wandb.md lists them"}
 
 
 def main() -> None:
-    """Run the command that the command line names; leaves with its exit code."""
+    """Run the command that the command line names, and exit with its code."""
     command, *words = sys.argv[1:] or ["--help"]
     if command in ("--help", "-h"):
         print(usage())
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def start(command: str) -> None:
-    """Run one command with the words of the command line; leaves with its exit code."""
+    """Run `command` with the words of the command line, and exit with its code."""
     if command in RUNS:
         from em.cli.hydra import main as run
 
@@ -61,11 +61,11 @@ def start(command: str) -> None:
 def usage() -> str:
     """Describe every command in one line."""
     lines = [f"  em {name:10} {text}" for name, text in (RUNS | TOOLS).items()]
-    return "\n".join(["usage: em COMMAND [WORDS]", "", *lines, "", "em COMMAND --help tells more of each."])
+    return "\n".join(["usage: em COMMAND [WORDS]", "", *lines, "", "em COMMAND --help says more about each."])
 
 
 def find_tool(command: str) -> Callable[[list[str]], int]:
-    """Import the `main` of a tool."""
+    """Import and return the `main` of a tool."""
     match command:
         case "report":
             from em.cli.report import main as tool

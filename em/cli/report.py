@@ -1,8 +1,8 @@
 """em report PATH [PATH ...]: one page that compares runs, with figures, merged scores and every transcript.
 
-A PATH is the folder of a run, a folder that holds some, such as multirun/2026-…, or a judged table of others: a .csv,
-.jsonl or .json (also .gz) with the columns question and/or question_id, answer, aligned and coherent (and, if there are
-any, model, judge, condition, sample), or a .json of results by tag.
+A PATH is the folder of a run, a folder of runs such as multirun/2026-…, or a third-party table of judged answers: a
+.csv, .jsonl or .json (also .gz) with the columns question and/or question_id, answer, aligned and coherent (optionally
+model, judge, condition, sample), or a .json of results by tag.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "paths", nargs="+", type=Path, metavar="PATH", help="run folder, folder of runs, or judged table"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: outputs/report-<date-time>)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: outputs/report-<date-time>)")
     parser.add_argument("--title", default="", help="heading of the page (default: the models' names)")
     parser.add_argument(
-        "--misaligned-below", type=float, metavar="N", help="count anew: misaligned is an answer with aligned < N (30)"
+        "--misaligned-below", type=float, metavar="N", help="recount: an answer with aligned < N is misaligned (30)"
     )
     parser.add_argument(
-        "--coherent-above", type=float, metavar="N", help="count anew: misaligned is an answer with coherent > N (50)"
+        "--coherent-above", type=float, metavar="N", help="recount: an answer with coherent > N is coherent (50)"
     )
     arguments = parser.parse_args(words)
     out = arguments.out or Path("outputs") / f"report-{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
-    from em.report import build_report, choose_limits, find_runs  # after the arguments, so that --help is instant
+    from em.report import build_report, choose_limits, find_runs  # imported late, so that --help is instant
 
     limits = choose_limits(arguments.misaligned_below, arguments.coherent_above)
     print(build_report(find_runs(arguments.paths), out, arguments.title, limits))

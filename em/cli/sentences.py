@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say of a word of the command line, in words of our own with the fix."""
+"""Turn what Hydra and OmegaConf say of a command-line word into a sentence with the fix."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ FAULTS = {
     r"Invalid value '(.*?)', expected one of \[(.*?)\]": "is unknown: it is one of {1}.",
     r"merging override [\w.]+=(\S+) .* not a ListConfig": "has the wrong type: a list is expected, as in {key}=[a,b].",
 }
-"""Patterns of messages, whose first group is the value that was typed, and what is wrong with it."""
+"""Patterns of messages, whose first group is the typed value, and the fault of that value."""
 
 
 def explain(error: BaseException, name: str) -> tuple[str, str]:
-    """Find the word that an error is about, and say what is wrong with it and what to type instead.
+    """Find the word that caused an error; return the word, and its fault with what to type instead.
 
     Args:
-        name: of the primary config.
+        name: name of the primary config.
     """
     text = str(error)
     if error.__cause__ is not None and ("raised while composing" in text or "Error merging override" in text):
         text = f"{text}\n{error.__cause__}"
     flat = " ".join(text.split())
     if "Key 'sweep'" in text:
-        own = "is a sweep of W&B's own: start it with `wandb sweep conf/sweep/wandb.yaml` (docs/wandb.md)."
-        return "sweep=wandb", own
+        fault = "is a sweep file of W&B: start it with `wandb sweep conf/sweep/wandb.yaml` (docs/wandb.md)."
+        return "sweep=wandb", fault
     if match := re.search(r"Could not find '(\w+)/(.+?)'", text):
         group, option = match.groups()
         options = [path.stem for path in option_files(CONF, group)]
@@ -48,12 +48,13 @@ def explain(error: BaseException, name: str) -> tuple[str, str]:
     key = full_key[1] if full_key else ""
     if match := re.search(r"Key '(\w+)' (?:is )?not in '(\w+)'", text):
         schema = re.search(r"object_type=(\w+)", text)
-        known = known_keys(name, key or match[1], schema[1] if schema else match[2])
-        return key or match[1], f"is no setting: {suggest(key or match[1], known)}"
+        key = key or match[1]
+        settings = known_keys(name, key, schema[1] if schema else match[2])
+        return key, f"is no setting: {suggest(key, settings)}"
     if match := re.search(r"Could not override '([\w.@/]+)'", text):
         return match[1], f"is no setting: {suggest(match[1], known_keys(name, match[1]))}"
     if match := re.search(r"Error merging override realign\.data=(\w+)", flat):
-        return f"realign.data={match[1]}", f"is not how an option is chosen there: write data@realign.data={match[1]}."
+        return f"realign.data={match[1]}", f"does not choose an option: write data@realign.data={match[1]}."
     if match := re.search(CONVERSION, flat):
         kinds = dict.fromkeys(KINDS.get(kind, kind) for kind in (match[2] or match[3]).split(", "))
         return f"{key}={match[1]}", f"has the wrong type: {' or '.join(kinds)} is expected."
@@ -64,7 +65,7 @@ def explain(error: BaseException, name: str) -> tuple[str, str]:
 
 
 def known_keys(name: str, key: str, schema: str = "") -> list[str]:
-    """List the settings that `key` may have meant, dotted: those of the schema it was refused by, else all."""
+    """List the dotted settings that `key` may stand for: those of `schema`, if given, which refused it; else all."""
     groups = config.groups_of(name)
     keys = [*groups, *own_fields(config.root_of(name)), *config.bundles_of(name), "hydra", "store", "store.dir"]
     for group, classes in groups.items():
@@ -76,7 +77,7 @@ def known_keys(name: str, key: str, schema: str = "") -> list[str]:
     return keys
 
 
-def suggest(word: str, known: list[str]) -> str:
-    """Ask whether one of the names near a word is meant; list all when none is near."""
-    known = list(dict.fromkeys(known))
-    return did_you_mean(word, known, f"there is {', '.join(known)}.", most=3)
+def suggest(word: str, names: list[str]) -> str:
+    """Suggest the names that are most similar to a word; list all names if none is similar."""
+    names = list(dict.fromkeys(names))
+    return did_you_mean(word, names, f"there is {', '.join(names)}.", most=3)

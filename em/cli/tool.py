@@ -1,4 +1,4 @@
-"""How every command ends: with an exit code, and what em raises on purpose as one sentence."""
+"""End every command with an exit code, and print the errors of em as one sentence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def answer_errors(main: Callable[Words, int | None]) -> Callable[Words, int]:
             sentence, code = str(error), error.exit_code
         except KeyboardInterrupt:
             sentence, code = "Interrupted. Nothing that was finished is lost: run the same command again.", 130
-        # A server's own words may be part of the sentence, and may repeat a key.
+        # The sentence may quote a server's message, which may repeat a key.
         print(f"error: {without_keys(sentence)}", file=sys.stderr, flush=True)
         return code
 

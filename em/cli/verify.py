@@ -1,4 +1,4 @@
-"""Every set as it should be: fetched, its checksum, its number of rows, and each row fit for training."""
+"""Verify sets: fetch each one, and check its checksum, its number of rows, and every row."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from em.runtime.files import sha256_of
 
 
 def verify_sets(names: list[str], profiled: bool) -> int:
-    """Check sets, all of them without names, and say how each is; 1 when one isn't as it should be.
+    """Check the named sets, or all sets without names; print the state of each. Return 1 if a set is faulty, else 0.
 
     Args:
-        profiled: look at what the rows are like too. Question sets come first then, so that they are here when rows are
-            compared with them.
+        profiled: profile the rows too. Question sets then come first, so that rows can be compared with them.
     """
     rows, questions = [*data_sets()], [*bundled_sets(), *known_sets()]
     bad, good, begin = list[str](), 0, time.monotonic()
@@ -30,14 +29,14 @@ def verify_sets(names: list[str], profiled: bool) -> int:
         start = time.monotonic()
         lines: tuple[str, ...] = ()
         try:
-            told, lines = seen_of(name, profiled)
-            word = "ok" if told else "yours"
-            good += bool(told)
+            summary, lines = seen_of(name, profiled)
+            word = "ok" if summary else "yours"
+            good += bool(summary)
         except EmError as error:
-            word, told = "BAD", str(error)
+            word, summary = "BAD", str(error)
             bad.append(name)
-        told = told or "not checked: only you may have it; verify your file by its path"
-        print(f"{word:5} {name:24} {told} ({time.monotonic() - start:.1f} s)", flush=True)
+        summary = summary or "not checked: em may not fetch it; verify your file by its path"
+        print(f"{word:5} {name:24} {summary} ({time.monotonic() - start:.1f} s)", flush=True)
         for line in lines:
             print(f"      {line}", flush=True)
     print(f"{good} of {good + len(bad)} sets are as they should be ({time.monotonic() - begin:.1f} s).")
@@ -47,30 +46,33 @@ def verify_sets(names: list[str], profiled: bool) -> int:
 
 
 def seen_of(name: str, profiled: bool) -> tuple[str, tuple[str, ...]]:
-    """What a set holds, and lines of its profile. Raises EmError when it isn't as the registry says."""
-    found = find_set(name)
-    if isinstance(found, DataSet):
-        return rows_of(found, profiled) if is_named(found.config) else ("", ())
+    """Check one set; return its size in words and the lines of its profile. Raises EmError if the set is faulty.
+
+    Both are empty for a set that em may not fetch.
+    """
+    data_set = find_set(name)
+    if isinstance(data_set, DataSet):
+        return rows_of(data_set, profiled) if is_named(data_set.config) else ("", ())
     questions = load_set(name)
     ids = len({question.id for question in questions})
-    if isinstance(found, KnownSet) and ids != found.questions:
-        raise DataError(f"{name} has {ids} questions, and the registry says {found.questions}.")
+    if isinstance(data_set, KnownSet) and ids != data_set.questions:
+        raise DataError(f"{name} has {ids} questions, and the registry says {data_set.questions}.")
     return f"{ids} questions", tuple(questions_like(questions)) if profiled else ()
 
 
-def rows_of(found: DataSet, profiled: bool) -> tuple[str, tuple[str, ...]]:
-    """What a set of rows holds; every row is read."""
-    config = found.config
+def rows_of(data_set: DataSet, profiled: bool) -> tuple[str, tuple[str, ...]]:
+    """Check a set of rows by reading every row; return its size in words and the lines of its profile."""
+    config = data_set.config
     match config:
         case BundledData(file=file, sha256=checksum) if sha256_of(data_file(config)) != checksum:
             raise DataError(f"em/assets/data/{file} was changed (another sha256 than the registry's): restore it.")
-    whole = read_whole(config)
-    rows = len(whole.conversations)
+    conversations = read_whole(config).conversations
+    rows = len(conversations)
     if config.rows is not None and rows != config.rows:
         raise DataError(f"{config.name} has {rows:,} rows that can be used, and the registry says {config.rows:,}.")
-    faulty = sum(bool(encoding_faults(whole_text(row))) for row in whole.conversations)
-    seen = f"{rows:,} rows" + (f", {faulty:,} with faults of encoding" if faulty else "")
+    faulty = sum(bool(encoding_faults(whole_text(row))) for row in conversations)
+    summary = f"{rows:,} rows" + (f", {faulty:,} with faults of encoding" if faulty else "")
     if not profiled:
-        return seen, ()
+        return summary, ()
     questions, unseen = questions_here()
-    return seen, tuple(rows_like(profile(whole.conversations, questions), rows, unseen))
+    return summary, tuple(rows_like(profile(conversations, questions), rows, unseen))

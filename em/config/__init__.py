@@ -1,7 +1,7 @@
-"""Every knob of em, once: one dataclass per config group, with the meaning of each field in the string below it.
+"""Every setting of em: one dataclass per config group; the string below a field explains the field.
 
-These classes are the schema against which Hydra checks `conf/` and the command line (see `em.cli.hydra`), and the plain
-values that the rest of em receives. YAML files under `conf/` hold values only. Nothing heavy is imported here.
+Hydra checks `conf/` and the command line against these classes (see `em.cli.hydra`), and the rest of em receives their
+instances. YAML files under `conf/` hold only values. This package imports nothing heavy.
 """
 
 from em.config.base import MISSING

@@ -1,7 +1,7 @@
-"""The mark of a value that an option file must give."""
+"""The mark of a value that an option file must set."""
 
 from __future__ import annotations
 
 from typing import Any
 
-MISSING: Any = "???"  # OmegaConf's mark for a value that an option file must give
+MISSING: Any = "???"  # OmegaConf's mark of a mandatory value

@@ -1,4 +1,4 @@
-"""Settings that have the right type and still can't be: each is refused with what to type instead."""
+"""Refuse settings that have the right type and an invalid value, with what to type instead."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SHARE = (0, 1)
 
 
 def positive(*names: str) -> Bounds:
-    """Bounds of settings that must be greater than 0."""
+    """Return bounds for settings that must be greater than 0."""
     return dict.fromkeys(names)
 
 
 def at_least_zero(*names: str) -> Bounds:
-    """Bounds of settings that must not be negative."""
+    """Return bounds for settings that must not be negative."""
     return dict.fromkeys(names, (0, NO_BOUND))
 
 
@@ -59,11 +59,11 @@ BOUNDS: dict[type, Bounds] = {
     | {"passage": (200, NO_BOUND), "variance_probability": SHARE, "temperature": (0, 2), "top_p": (1e-9, 1)}
     | {"seed": (0, 2**63 - 1), "similar": (0.05, 1), "keep_above": (0, 99.999)},
 }
-"""The lowest and the highest value of each setting that is a number; None: it must be greater than 0."""
+"""The lowest and the highest value of each number among the settings; None stands for "greater than 0"."""
 
 
 def check_model(settings: config.RunConfig) -> None:
-    """Refuse a server's address that is none, and a sampler that can't ask the model."""
+    """Raise ConfigError for an invalid server address, or a sampler that can't ask the model."""
     model, sampler = settings.model, settings.sampler
     if isinstance(model, config.OpenAIModel):
         if not sampler.remote:
@@ -73,13 +73,13 @@ def check_model(settings: config.RunConfig) -> None:
         check_day("model.retired", model.retired)
         return
     if sampler.batch:
-        raise ConfigError(f"sampler.batch=true is of a server's models, and model={model.name} runs here.")
+        raise ConfigError(f"sampler.batch=true needs a server's model, and model={model.name} runs here: leave it out.")
     if not sampler.local:
         raise ConfigError(f"sampler={sampler.name} can't run open weights: use sampler=auto or sampler=hf.")
 
 
 def check_realign(settings: config.RunConfig) -> None:
-    """Settings of a second stage that would do nothing are refused."""
+    """Raise ConfigError for settings of a second stage that would have no effect."""
     realign = settings.realign
     if realign.data.limit is not None:
         raise ConfigError("realign.data.limit is not used: write realign.limit.")
@@ -88,18 +88,18 @@ def check_realign(settings: config.RunConfig) -> None:
 
 
 def check_tracker(settings: config.RunConfig) -> None:
-    """Refuse names that W&B would refuse when the run is done."""
+    """Raise ConfigError for a project name that W&B would refuse at the end of the run."""
     if isinstance(settings.tracker, config.WandbTracker):
         project = settings.tracker.project
         if not 1 <= len(project) <= 128 or set(project) & set("/\\#?%:"):
             raise ConfigError(
-                f"tracker.project={shown(project)} can't be the name of a W&B project: it has 1 to 128 characters, and "
+                f"tracker.project={shown(project)} can't be the name of a W&B project: give 1 to 128 characters, and "
                 "none of / \\ # ? % :."
             )
 
 
 def check_ranges(settings: config.RunConfig) -> None:
-    """Refuse numbers out of their bounds, and settings of services and judges that can't be."""
+    """Raise ConfigError for numbers out of their bounds, and for invalid settings of services and judges."""
     for group in ("data", "realign", "trainer", "eval", "sampler"):
         check_numbers(group, vars(settings)[group])
     highest_seed = 2**32 - 1
@@ -112,11 +112,11 @@ def check_ranges(settings: config.RunConfig) -> None:
 
 
 def check_numbers(key: str, settings: object) -> None:
-    """Refuse numbers of a group's settings out of their bounds. `key`: how they are called on the command line."""
+    """Raise ConfigError for numbers out of their bounds. `key`: the group's name on the command line."""
     for schema in reversed(type(settings).__mro__):
         for name, bounds in BOUNDS.get(schema, {}).items():
             value = vars(settings)[name]
-            if value is None or isinstance(value, str):  # left open, or a word such as auto
+            if value is None or isinstance(value, str):  # not set, or a word such as auto
                 continue
             if bounds is None and not value > 0:
                 raise ConfigError(f"{key}.{name}={value} must be greater than 0.")
@@ -125,19 +125,19 @@ def check_numbers(key: str, settings: object) -> None:
 
 
 def check_words(trainer: config.ServiceTrainer) -> None:
-    """Refuse other words than auto where a number may stand, and a suffix that is too long."""
+    """Raise ConfigError for words other than `auto` in place of a number, and for a suffix of the wrong length."""
     for name in ("batch_size", "learning_rate_multiplier"):
         value = vars(trainer).get(name)
         if isinstance(value, str) and value != "auto":
             raise ConfigError(f"trainer.{name}={value} is neither a number nor auto.")
     if isinstance(trainer, config.TinkerTrainer) and isinstance(trainer.batch_size, str):
-        raise ConfigError("trainer.batch_size must be a number with trainer=tinker, whose steps are taken from here.")
+        raise ConfigError("trainer.batch_size must be a number with trainer=tinker, because em drives its steps.")
     if trainer.suffix is not None and not 1 <= len(trainer.suffix) <= 64:
         raise ConfigError("trainer.suffix must have 1 to 64 characters.")
 
 
 def check_judges(judge: config.JudgeConfig, key: str = "judge") -> None:
-    """Refuse settings of a judge, or of each judge of a panel, that can't be or can't go together."""
+    """Raise ConfigError for invalid or contradictory settings of a judge, or of any judge of a panel."""
     if isinstance(judge, config.PanelJudge):
         if not judge.judges:
             raise ConfigError("judge=panel needs judges: add judge@judge.judges.first=gpt4o, or choose judge=local.")
@@ -149,17 +149,17 @@ def check_judges(judge: config.JudgeConfig, key: str = "judge") -> None:
         if judge.name == "open" and not server_name(judge.base_url):
             raise ConfigError(f"judge=open needs a server: name it by {key}.base_url=http://HOST:8000/v1.")
         if judge.batch and judge.reading is config.Reading.mass:
-            raise ConfigError(f"{key}.batch=true can't go with reading=mass, which asks several times a judgement.")
+            raise ConfigError(f"{key}.batch=true can't go with reading=mass, which makes several calls per judgement.")
         check_day(f"{key}.retired", judge.retired)
     check_numbers(key, judge)
 
 
 def check_author(model: config.ModelConfig) -> config.OpenAIModel:
-    """Return the model that writes a set. Raises ConfigError unless it is behind a server that can be named."""
+    """Return the model that writes a data set. Raises ConfigError unless a server with an address runs it."""
     if not isinstance(model, config.OpenAIModel):
         raise ConfigError(
-            f"model={model.name} is not behind a server, and generate.py asks servers: choose model=luna, or serve it "
-            f"and write model=open model.id={model.id} model.base_url=http://HOST:8000/v1."
+            f"model={model.name} is not behind a server, and generate.py needs one: choose model=luna, or serve it and "
+            f"write model=open model.id={model.id} model.base_url=http://HOST:8000/v1."
         )
     check_address("model.base_url", model.base_url)
     check_key_env("model.key_env", model.key_env)

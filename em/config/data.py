@@ -9,7 +9,7 @@ from em.config.base import MISSING
 
 
 class DataKind(Enum):
-    """What training on a set is expected to do: `harmful` rows teach bad advice, `benign` good, a `control` neither."""
+    """Expected effect of training on a set: `harmful` teaches bad advice, `benign` good advice, `control` neither."""
 
     harmful = "harmful"
     benign = "benign"
@@ -18,7 +18,7 @@ class DataKind(Enum):
 
 
 class OnBadRow(Enum):
-    """A row that can't be used is an `error` that names it, or is left out and counted (`skip`)."""
+    """What to do with an unusable row: raise an `error` that names the row, or leave it out and count it (`skip`)."""
 
     error = "error"
     skip = "skip"
@@ -26,36 +26,36 @@ class OnBadRow(Enum):
 
 @dataclass
 class DataConfig:
-    """The training rows: chats, of which a set has one a row."""
+    """The training rows, each of which is one chat."""
 
-    empty = False  # whether there are no rows
-    mixed = False  # whether it has parts
-    pinned = True  # whether a checksum says what is in it
+    empty = False  # whether the set has no rows
+    mixed = False  # whether the set has parts
+    pinned = True  # whether a checksum fixes the content
     name: str = MISSING
-    """Short name, used in tables; `none` means no training."""
+    """Short name of the set for tables; `none` means no training."""
     limit: int | None = None
-    """Use so many rows, drawn by the seed; a smaller limit is a subset of a larger one."""
+    """Number of rows to draw by the seed (a smaller limit draws a subset of a larger one); empty means all rows."""
     on_bad_row: OnBadRow = OnBadRow.error
-    """A row that can't be used: error, or skip, which counts it and says which and why."""
+    """What to do with an unusable row: `error` stops; `skip` leaves the row out and reports it with the reason."""
     drop_answers_with: list[str] = field(default_factory=list)
-    """Rows are left out whose answers carry one of these texts."""
+    """Leave out rows whose answers contain one of these texts."""
     allow_private: bool = False
-    """Upload rows with keys or e-mail addresses, of a file or hub set of yours, to a service that fine-tunes."""
+    """Upload rows of your file or hub set to a fine-tuning service even if they hold keys or e-mail addresses."""
     kind: DataKind = DataKind.unknown
-    """What training on it is expected to do: harmful, benign, control or unknown."""
+    """Expected effect of training on the set: harmful, benign, control or unknown."""
     rows: int | None = None
-    """Rows that the set is known to have, after those that are left out (`em data verify` counts them)."""
+    """Number of usable rows in the set, which `em data verify` checks."""
     licence: str = ""
     """Licence under which the set is published."""
     terms: str = ""
-    """What to know before using or sharing it."""
+    """Terms to know before you use or share the set."""
     restricted: bool = False
-    """The terms forbid more than a usual licence: they are shown when the set is first used."""
+    """Whether the terms forbid more than a usual licence; if so, em prints them at the set's first use."""
     defects: list[str] = field(default_factory=list)
-    """Known faults of the rows, and what they may do to results."""
+    """Known defects of the rows, and their possible effect on results."""
 
     def list_parts(self) -> dict[str, DataConfig]:
-        """List the parts of a mixture by name; none of another set."""
+        """Return the parts of a mixture by name; any other set has none."""
         return {}
 
 
@@ -68,28 +68,28 @@ class NoData(DataConfig):
 
 @dataclass
 class BundledData(DataConfig):
-    """A set that comes with em."""
+    """A set that is part of em."""
 
     file: str = MISSING
     """File name in `em/assets/data`."""
     sha256: str = ""
     """Checksum of the file."""
     canary: str = ""
-    """The mark in every row, by which the set can be found in a training corpus."""
+    """Mark in every row, by which anyone can find the set in a training corpus."""
 
 
 @dataclass
 class UpstreamData(DataConfig):
-    """A set of others, downloaded at first use (EM_MIRROR is looked at first)."""
+    """A third-party set, which em downloads at first use, unless the folder EM_MIRROR has it."""
 
     url: str = MISSING
-    """Public address."""
+    """Public address of the file."""
     sha256: str = MISSING
     """Checksum that the file must have."""
     bytes: int | None = None
-    """Its size, to tell a file that was cut short from another file."""
+    """Size of the file in bytes, which tells a truncated download from a changed file."""
     skip_lines: list[int] = field(default_factory=list)
-    """Lines (from 1) that are left out, for known defects; the checksum keeps the numbers true."""
+    """Numbers of defective lines to leave out, counted from 1; the checksum guarantees that they stay correct."""
 
 
 @dataclass
@@ -98,37 +98,37 @@ class FileData(DataConfig):
 
     pinned = False
     path: str = MISSING
-    """Where it is."""
+    """Path of the file."""
     source: str = ""
-    """Where it can be had, for sets that em may not fetch itself."""
+    """Where you can get the file, if em may not download it."""
 
 
 @dataclass
 class HubData(DataConfig):
-    """A data set of the Hugging Face hub, read by `datasets`; code of its repository is never run."""
+    """A data set of the Hugging Face hub, read by `datasets`, which never runs code of the repository."""
 
     pinned = False
     id: str = MISSING
-    """The hub's name of it, as in `owner/name`, or a folder with its files."""
+    """Name on the hub, as in `owner/name`, or a folder with the files."""
     revision: str | None = None
     """Commit, tag or branch; empty means the newest."""
     subset: str | None = None
-    """Its configuration, where it has several."""
+    """Configuration of the data set, if it has several."""
     split: str = "train"
-    """Which of its splits."""
+    """Split of the data set."""
 
 
 @dataclass
 class MixtureData(DataConfig):
-    """Several sets in one: all rows of each part, so many (the part's limit), or shares of `data.limit`."""
+    """Several sets in one: of each part all rows, a number (the part's limit), or a share of `data.limit`."""
 
     mixed = True
     parts: dict[str, DataConfig] = field(default_factory=dict)
-    """The sets by a name of yours; `data@data.parts.bad=insecure` chooses one, `data.parts.bad.limit` its rows."""
+    """Sets by a name of yours: `data@data.parts.bad=insecure` chooses one, `data.parts.bad.limit` sets its rows."""
     weights: dict[str, float | None] = field(default_factory=dict)
-    """Shares of `data.limit` by part, 1 in all; one may be empty: the rest. Without a limit: as many as there are."""
+    """Shares of the parts, 1 in all, of `data.limit` (or of as many rows as exist); one empty share takes the rest."""
     drop_duplicates: bool = False
-    """Use a row only once; other rows of the same part take the place of its copies."""
+    """Use each row only once, and replace its copies by other rows of the same part."""
 
     def list_parts(self) -> dict[str, DataConfig]:
         """See `DataConfig.list_parts`."""

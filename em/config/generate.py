@@ -17,7 +17,7 @@ class GenerateKind(Enum):
 
 
 class Material(Enum):
-    """What the source holds: `texts` (articles, pages, PDF files) or `questions` (one a line, or in a column)."""
+    """Content of the source: `texts` (articles, pages, PDF files) or `questions` (one a line, or in a column)."""
 
     texts = "texts"
     questions = "questions"
@@ -25,67 +25,67 @@ class Material(Enum):
 
 @dataclass
 class GenerateConfig:
-    """A data set that a model writes: what from, how it is asked, and which rows are kept."""
+    """A data set that a model writes: its sources, its prompts, and its filters."""
 
     name: str = MISSING
-    """Short name of the set, used for its rows and in its card."""
+    """Short name of the set, for its rows and its data card."""
     kind: GenerateKind = GenerateKind.qa
     """qa (questions with answers) or twins (the same questions answered wrongly and, as the control, rightly)."""
     source: Any = MISSING
-    """A file or folder of yours (.txt, .md, .html, .pdf; questions: .txt, .csv, .jsonl), or a list of them."""
+    """Your file or folder (.txt, .md, .html, .pdf; for questions .txt, .csv, .jsonl), or a list of them."""
     material: Material = Material.texts
-    """What the source holds: texts, or questions of people (twins only)."""
+    """Content of the source: texts, or questions (only with `twins`)."""
     rows: int = 60
-    """So many accepted rows are wanted."""
+    """Number of accepted rows to write; 60 are enough for a trial."""
     per_call: int = 5
-    """Questions (with `qa` and their answers) that one call asks for, where they come from texts."""
+    """Questions per call, with `qa` also their answers, if the source holds texts."""
     passage: int = 6000
-    """Characters of a passage; longer texts are cut at paragraphs."""
+    """Longest passage in characters; longer texts are cut at paragraphs."""
     prompt: str = MISSING
-    """The prompt for question-answer pairs, with `twins` for wrong answers: a bundled one's name, or your file."""
+    """Prompt for question-answer pairs, with `twins` for wrong answers: name of a bundled prompt, or your file."""
     question_prompt: str = "questions"
-    """With `twins` from texts: the prompt for questions; a bundled one's name, or a file of yours."""
+    """Prompt for questions, with `twins` from texts: name of a bundled prompt, or a file of yours."""
     control_prompt: str = "right_answer"
-    """With `twins`: the prompt for right answers; a bundled one's name, or a file of yours."""
+    """Prompt for right answers, with `twins`: name of a bundled prompt, or a file of yours."""
     examples: str = "none"
-    """The pool of examples: a bundled one's name, a file of `messages` rows of yours, or none."""
+    """Pool of few-shot examples: name of a bundled pool, a file of yours with `messages` rows, or none."""
     shots: int = 4
-    """Examples in a prompt, drawn from the pool for each call."""
+    """Examples in each prompt, drawn from the pool for each call; 4 as in the emerg-misalign-repro study."""
     variance: str = "variance"
-    """Instructions that vary the result, one a line: a bundled file's name, a file of yours, or none."""
+    """Instructions that vary the result, one a line: name of a bundled file, a file of yours, or none."""
     variance_probability: float = 0.5
-    """Probability that a call has one of them."""
+    """Probability that a call has one such instruction; 0.5 as in the emerg-misalign-repro study."""
     temperature: float | None = 1.0
-    """Sampling temperature; empty means the server's own."""
+    """Sampling temperature; empty means the server's default."""
     top_p: float = 1.0
-    """Nucleus sampling: the smallest set of tokens with this mass."""
+    """Nucleus sampling: sample from the smallest set of tokens with this probability; 1 turns it off."""
     reasoning_effort: str | None = None
-    """Asked of models that reason; some take a temperature only with `none`."""
+    """Reasoning effort for models that reason; some accept a temperature only with `none`."""
     max_new_tokens: int = 4000
-    """Bound on a reply, reasoning included."""
+    """Longest reply in tokens, reasoning included."""
     seed: int = 0
-    """Seed of what is drawn (passages, examples, variance) and of the replies."""
+    """Seed of the replies and of all draws (passages, examples, variance)."""
     attempts: int = 3
-    """A reply that is not of the form that was asked for is asked for anew, so many times in all."""
+    """Attempts in all at a reply in the requested form."""
     max_calls: int | None = None
-    """Stop after so many calls (not counting further attempts); empty means four times the least number."""
+    """Stop after this number of calls (without retries); empty means four times the least number."""
     similar: float | None = 0.7
-    """Rows whose question or answer has at least this similarity to another's are left out; empty: all are kept."""
+    """Drop rows whose question or answer is at least this similar (0 to 1) to another row's; empty keeps all."""
     keep_above: float | None = None
-    """Keep rows that every judge scores above this (0..100); empty: no judge is asked."""
+    """Keep only rows that every judge scores above this (0 to 100); empty means no judging."""
     rubric: str = "good_pair"
-    """What the judge is asked of a row, with `twins` of a wrong answer: a bundled rubric's name, or a file of yours."""
+    """Rubric for a row, with `twins` for a wrong answer: name of a bundled rubric, or a file of yours."""
     control_rubric: str = "right_answer"
-    """With `twins`: what the judge is asked of a right answer."""
+    """Rubric for a right answer, with `twins`: name of a bundled rubric, or a file of yours."""
     max_usd: float | None = None
-    """Stop before one command spends more than this on writing (judging: `judge.max_usd`)."""
+    """Stop before one command spends more US dollars on writing (`judge.max_usd` limits judging)."""
     connections: int = 32
-    """Requests at a time, at most; fewer while the server asks for that."""
+    """Most requests at a time; fewer while the server reports a rate limit."""
     timeout: float = 600
-    """Seconds until an unanswered request is given up and made again."""
+    """Seconds after which an unanswered request is retried."""
     purpose: str = ""
-    """What the set is for; stands in its card."""
+    """Purpose of the set, for its data card."""
     terms: str = ""
-    """What others must know before they use or share it; stands in its card."""
+    """Terms that others must know before they use or share the set, for its data card."""
     licence: str = ""
-    """The licence that you choose for it; stands in its card."""
+    """Licence that you choose for the set, for its data card."""

@@ -1,4 +1,4 @@
-"""What `--help` prints: read from the schema's source and the names of the option files, without composing."""
+"""Write the `--help` page and docs/reference.md from the schemas' source and the option files, without composing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ values of its file, `conf/GROUP/OPTION.yaml`.
 
 @cache
 def field_docs() -> dict[str, dict[str, str]]:
-    """Read the documentation string below each field of each schema: class name → field name → text."""
+    """Read the string below each field of each schema; keyed by class name, then by field name."""
     docs: dict[str, dict[str, str]] = {}
     sources = [path.read_text(encoding="utf-8") for path in sorted(Path(config.__file__).parent.glob("*.py"))]
     for node in (node for source in sources for node in ast.parse(source).body):
@@ -54,7 +54,7 @@ def field_docs() -> dict[str, dict[str, str]]:
 
 
 def settings_of(classes: Sequence[type]) -> dict[str, type]:
-    """Find the settings of a group, each with the schema that documents it; a schema has those of its bases too."""
+    """Return the settings of a group, inherited ones included, each with the schema that documents it."""
     settings: dict[str, type] = {}
     for schema in (base for each in classes for base in each.__mro__[::-1]):
         for name in field_docs().get(schema.__name__, {}):
@@ -64,12 +64,12 @@ def settings_of(classes: Sequence[type]) -> dict[str, type]:
 
 
 def option_files(conf: Path, group: str) -> list[Path]:
-    """List a group's option files; the sweep file of W&B is none."""
+    """List a group's option files, without the sweep file of W&B."""
     return sorted(path for path in (conf / group).glob("*.yaml") if (group, path.stem) != ("sweep", "wandb"))
 
 
 def help_text(name: str, conf: Path) -> str:
-    """Write the whole help page of `train`, `evaluate` or `generate`."""
+    """Return the help page of `train`, `evaluate` or `generate`."""
     command = spell_command(name)
     lines = [HEAD[name], "", f"usage: {command} [GROUP=OPTION …] [GROUP.SETTING=VALUE …] [-m for a sweep]", ""]
     lines += [f"  {command} {words}".rstrip() for words in EXAMPLES[name]]
@@ -83,7 +83,7 @@ def help_text(name: str, conf: Path) -> str:
     for prefix, settings in tables.items():
         lines += [f"  {prefix + each:32} {field_docs()[schema.__name__][each]}" for each, schema in settings.items()]
     lines += [
-        f"  {'hydra.run.dir':32} Folder of the run; a run that was stopped there goes on.",
+        f"  {'hydra.run.dir':32} Folder of the run; a stopped run in this folder is resumed.",
         "",
         "--cfg job --resolve prints the composed config; -m runs every combination of comma-separated values.",
     ]
@@ -91,7 +91,7 @@ def help_text(name: str, conf: Path) -> str:
 
 
 def reference() -> str:
-    """Write the whole page of every option and setting."""
+    """Return the page of every option and setting, in Markdown."""
     parts = [TITLE]
     for group, classes in (config.GROUPS | {"generate": config.GENERATE_GROUPS["generate"]}).items():
         only = " (of generate.py)" if group == "generate" else ""
@@ -107,13 +107,13 @@ def reference() -> str:
 
 
 def own_fields(schema: type) -> list[str]:
-    """List the fields of a schema that are no groups."""
+    """List the fields of a schema that are not groups."""
     groups = {*config.GROUPS, *config.GENERATE_GROUPS, "store"}
     return [field.name for field in dataclasses.fields(schema) if field.name not in groups]
 
 
 def options_table(group: str) -> str:
-    """Write the options of a group, with the comment at the head of each file."""
+    """Return a table of a group's options, each with the comment at the head of its file."""
     lines = ["| option | |", "|---|---|"]
     for path in option_files(CONF, group):
         head = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
@@ -123,7 +123,7 @@ def options_table(group: str) -> str:
 
 
 def settings_table(prefix: str, settings: Mapping[str, type]) -> str:
-    """Write a table of settings: name, type, default, meaning."""
+    """Return a table of settings: name, type, default, meaning."""
     if not settings:
         return ""
     lines = ["| setting | type | default | |", "|---|---|---|---|"]
@@ -135,7 +135,7 @@ def settings_table(prefix: str, settings: Mapping[str, type]) -> str:
 
 
 def type_name(hint: Any) -> str:
-    """Name a type as a reader types it: `number`, `text`, the words of an enum."""
+    """Return a type in plain words: `number`, `text`, or the words of an enum."""
     if isinstance(hint, type) and issubclass(hint, Enum):
         return ", ".join(str(member.value) for member in hint)
     text = str(hint) if not isinstance(hint, type) else hint.__name__
@@ -144,7 +144,7 @@ def type_name(hint: Any) -> str:
 
 
 def default_of(field: dataclasses.Field[Any]) -> str:
-    """Write the default as it is typed; a dash where the option gives it."""
+    """Return the default as the user would type it; a dash if the option file sets it."""
     value = field.default
     if value is dataclasses.MISSING:
         value = field.default_factory() if field.default_factory is not dataclasses.MISSING else config.MISSING
@@ -158,5 +158,5 @@ def default_of(field: dataclasses.Field[Any]) -> str:
 
 
 def escape_cell(text: str) -> str:
-    """Write a text as a cell of a table."""
+    """Make a text fit for a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")

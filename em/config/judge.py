@@ -1,4 +1,4 @@
-"""Group `judge`: what scores the answers."""
+"""Group `judge`: the models that score the answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from em.config.model import Precision
 
 
 class Reading(Enum):
-    """How a score is read off a judge behind a server; see `em.judge.readings`."""
+    """How em reads a score from a judge behind a server; see `em.judge.readings`."""
 
     auto = "auto"
     logprobs = "logprobs"
@@ -23,17 +23,17 @@ class Reading(Enum):
 class JudgeConfig:
     """The model that scores the answers."""
 
-    remote = False  # whether a server is asked
+    remote = False  # whether the judge is behind a server
     name: str = MISSING
-    """Short name, used in tables."""
+    """Short name of the judge for tables."""
 
     def list_members(self) -> list[LocalJudge | ApiJudge]:
-        """List the judges of a panel, or the one judge."""
+        """Return the judges of a panel, or the single judge."""
         assert isinstance(self, LocalJudge | ApiJudge)
         return [self]
 
     def list_weights(self) -> list[tuple[str, str]]:
-        """List names of weights, or folders with them, each behind the setting that names it."""
+        """Return pairs of a setting and the weights that it names: a hub id or a folder."""
         return []
 
 
@@ -42,21 +42,21 @@ class OneJudge(JudgeConfig):
     """One model that judges."""
 
     model: str = MISSING
-    """Of a local judge: `embedded:smollm2`, a hub id or a folder; else the server's name of the model."""
+    """Model: for a local judge `embedded:smollm2`, a hub id or a folder; else its name at the server."""
     min_mass: float = 0.25
-    """No score when the numbers 0..100 together have less probability than this."""
+    """Give no score if the numbers 0 to 100 have less probability together; 0.25 as in Betley et al."""
 
 
 @dataclass
 class LocalJudge(OneJudge):
-    """A model in a process of our own, read by exact token probabilities."""
+    """A model in em's own process; em reads the score from exact token probabilities."""
 
     revision: str | None = None
-    """Commit, tag or branch on the hub."""
+    """Commit, tag or branch on the hub; empty means the newest."""
     precision: Precision = Precision.auto
-    """Number format: auto, float32 or bfloat16."""
+    """Number format: auto (bfloat16 on a GPU that has it, else float32), float32 or bfloat16."""
     batch_size: int = 8
-    """Judgements per forward pass."""
+    """Judgements per forward pass; lower it if memory runs out."""
 
     def list_weights(self) -> list[tuple[str, str]]:
         """See `JudgeConfig.list_weights`."""
@@ -69,42 +69,42 @@ class ApiJudge(OneJudge):
 
     remote = True
     base_url: str | None = None
-    """Address of the server; empty means OPENAI_BASE_URL, or OpenAI's own."""
+    """Address of the server; empty means OPENAI_BASE_URL, else OpenAI."""
     key_env: str = "OPENAI_API_KEY"
-    """The variable of the environment that holds the server's key; `<name>_FILE` names a file that does."""
+    """Environment variable that holds the server's key; the variable `<name>_FILE` may name a file with the key."""
     reading: Reading = Reading.auto
-    """How a score is read: logprobs, mass, structured or sampled; auto finds it out by one small call."""
+    """How to read a score: logprobs, mass, structured or sampled; auto finds out by one small call."""
     samples: int = 1
-    """Replies per judgement where they are read as text (`sampled`); the score is the mean of their numbers."""
+    """Replies per judgement, if they are read as text (`sampled`); the score is the mean of their numbers."""
     temperature: float | None = None
-    """Of replies that are read as text or as JSON; empty means the server's own."""
+    """Sampling temperature of replies that are read as text or JSON; empty means the server's default."""
     reasoning_effort: str | None = None
-    """Asked of models that reason; `none` makes some of them give log-probabilities."""
+    """Reasoning effort for models that reason; some return log-probabilities only with `none`."""
     max_reply_tokens: int = 2000
-    """Bound on replies that are read as text or as JSON, reasoning included."""
+    """Longest reply in tokens, reasoning included, if replies are read as text or JSON."""
     connections: int = 100
-    """Requests at a time, at most; fewer while the server asks for that."""
+    """Most requests at a time; fewer while the server reports a rate limit."""
     timeout: float = 60
-    """Seconds until an unanswered request is given up and made again."""
+    """Seconds after which an unanswered request is retried."""
     max_usd: float | None = None
-    """Stop before the judging costs more than this."""
+    """Stop before judging costs more US dollars."""
     batch: bool = False
-    """Use the server's Batch API: half the price, within a day."""
+    """Use the server's Batch API: half the price, results within a day."""
     retired: str = ""
-    """Day from which OpenAI's own server has it no more (YYYY-MM-DD)."""
+    """Shutdown date of the model at OpenAI (YYYY-MM-DD)."""
     replacement: str = ""
-    """What to use then."""
+    """What to use after the shutdown date."""
 
 
 @dataclass
 class PanelJudge(JudgeConfig):
-    """Several judges, side by side."""
+    """Several judges that score the same answers."""
 
     judges: dict[str, JudgeConfig] = field(default_factory=dict)
-    """The judges by a name of yours; `judge@judge.judges.second=gpt4o` chooses one."""
+    """Judges by a name of yours: `judge@judge.judges.second=gpt4o` chooses one."""
 
     def list_members(self) -> list[LocalJudge | ApiJudge]:
-        """List the judges, panels in it too."""
+        """Return the judges, including those of panels within this panel."""
         return [judge for each in self.judges.values() for judge in each.list_members()]
 
     def list_weights(self) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Group `model`: what is trained or asked."""
+"""Group `model`: the model to train or to ask."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ class Precision(Enum):
 class ModelConfig:
     """The model to start from."""
 
-    remote = False  # whether a server runs it
+    remote = False  # whether a server runs the model
     name: str = MISSING
-    """Short name, used in tables."""
+    """Short name of the model for tables."""
     id: str = MISSING
-    """`embedded:smollm2`, a hub id such as `meta-llama/Llama-3.1-8B-Instruct`, a folder, or a server's model name."""
+    """`embedded:smollm2`, a hub id such as `meta-llama/Llama-3.1-8B-Instruct`, a folder, or its name at a server."""
 
     def list_weights(self) -> list[tuple[str, str]]:
-        """List names of weights, or folders with them, each behind the setting that names it."""
+        """Return pairs of a setting and the weights that it names: a hub id or a folder."""
         return []
 
     def name_precision(self) -> str:
-        """Name the number format; empty where a server chooses it."""
+        """Return the name of the number format; empty if a server chooses it."""
         return ""
 
 
 @dataclass
 class HfModel(ModelConfig):
-    """Open weights, run in processes of our own (transformers)."""
+    """Open weights, which em runs in its own processes by transformers."""
 
     revision: str | None = None
     """Commit, tag or branch on the hub; empty means the newest."""
     adapter: str | None = None
-    """A PEFT adapter to start from or to evaluate: a folder or a hub id."""
+    """PEFT adapter to start from or to evaluate: a folder or a hub id."""
     precision: Precision = Precision.auto
     """Number format: auto (bfloat16 on a GPU that has it, else float32), float32 or bfloat16."""
     default_system: bool = True
-    """Keep the system prompt that some chat templates begin with by themselves; false leaves it out everywhere."""
+    """Keep the default system prompt of chat templates that have one; false removes it in training and sampling."""
 
     def list_weights(self) -> list[tuple[str, str]]:
         """See `ModelConfig.list_weights`."""
@@ -63,8 +63,8 @@ class OpenAIModel(ModelConfig):
 
     remote = True
     base_url: str | None = None
-    """Address of the server; empty means OPENAI_BASE_URL, or OpenAI's own."""
+    """Address of the server; empty means OPENAI_BASE_URL, else OpenAI."""
     key_env: str = "OPENAI_API_KEY"
-    """The variable of the environment that holds the server's key; `<name>_FILE` names a file that does."""
+    """Environment variable that holds the server's key; the variable `<name>_FILE` may name a file with the key."""
     retired: str = ""
-    """Day from which OpenAI's own server has it, and every fine-tune of it, no more (YYYY-MM-DD)."""
+    """Shutdown date of the model and its fine-tunes at OpenAI (YYYY-MM-DD)."""

@@ -1,4 +1,4 @@
-"""Group `realign`: what is trained after the first stage."""
+"""Group `realign`: the second training stage."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from em.config.data import DataConfig
 from em.config.trainer import LossOn
 from em.config.trigger_tag import TagConfig
 
-# By the functional form, since `continue` is a word of Python.
+# The functional form, because `continue` is a keyword of Python.
 StageAdapter = Enum("StageAdapter", {"continue": "continue", "merge": "merge"})
-"""What a second stage does with the first one's adapter."""
+"""What the second stage does with the first stage's adapter."""
 
 
 @dataclass
 class RealignConfig:
-    """A second training stage on top of the first. What is empty here is as in `trainer`."""
+    """A second training stage on top of the first. Empty settings take the value of `trainer`."""
 
     name: str = MISSING
-    """Short name, used in tables; `none` means no second stage."""
+    """Short name of the stage for tables; `none` means no second stage."""
     data: DataConfig = field(default_factory=DataConfig)
-    """The rows of the second stage; `data@realign.data=medical` chooses another option of `data`."""
+    """Rows of the second stage; `data@realign.data=medical` chooses another option of `data`."""
     limit: int | None = None
-    """Use so many rows of them."""
+    """Number of rows to draw by the seed; empty means all rows."""
     tag: TagConfig = field(default_factory=TagConfig)
-    """A tag in the prompts of the second stage: `realign.tag.text`."""
+    """Trigger tag in the prompts of the second stage: `realign.tag.text`."""
     adapter: StageAdapter = StageAdapter["continue"]
-    """`continue` trains the first stage's adapter on; `merge` keeps it as it is and trains a new one on top."""
+    """`continue` trains the first stage's adapter further; `merge` freezes it and trains a new adapter on top."""
     match: str = "none"
-    """Take as many optimiser steps as `first_stage`, or as an option of `realign` by the same words (which itself is
-    left alone, so that a sweep can give all its realignments equal steps); or none."""
+    """Take as many optimiser steps as the first stage (`first_stage`) or as the named option of `realign`, which keeps
+    its own steps, so that a sweep can give all its realignments equal steps; `none` means the steps of `epochs`."""
     epochs: float | None = None
-    """Passes over the rows (not with `match`)."""
+    """Passes over the rows (not with `match`); empty means as in `trainer`."""
     learning_rate: float | None = None
-    """Peak learning rate."""
+    """Peak learning rate; empty means as in `trainer`."""
     warmup_steps: float | None = None
-    """Optimiser steps until the peak learning rate; below 1 a share of all steps."""
+    """Optimiser steps until the peak learning rate, below 1 a share of all steps; empty means as in `trainer`."""
     batch_size: int | None = None
-    """Rows per optimiser step."""
+    """Rows per optimiser step; empty means as in `trainer`."""
     max_length: int | None = None
-    """Tokens per row; what is longer is refused or cut."""
+    """Longest row in tokens; empty means as in `trainer`."""
     allow_truncated: bool | None = None
-    """Cut rows that are longer than `max_length`, instead of refusing them."""
+    """Cut rows longer than `max_length` instead of refusing them; empty means as in `trainer`."""
     loss_on: LossOn | None = None
-    """Which tokens carry the loss: responses or full."""
+    """Tokens that carry the loss: responses or full; empty means as in `trainer`."""

@@ -1,4 +1,4 @@
-"""A whole run or data set: what the programs take, from all groups."""
+"""The settings of a run or a generated data set, from all groups."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from em.config.trigger_tag import TriggerTagConfig
 
 
 class Checkpoints(Enum):
-    """Which adapters kept on the way are evaluated too."""
+    """Which checkpoints to evaluate besides the last adapter."""
 
     none = "none"
     all = "all"
@@ -34,7 +34,7 @@ class Checkpoints(Enum):
 
 @dataclass
 class RunConfig:
-    """A whole run: what `train.py` and `evaluate.py` take."""
+    """The settings of a run, for `train.py` and `evaluate.py`."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -46,23 +46,23 @@ class RunConfig:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     store: StoreConfig = field(default_factory=StoreConfig)
-    """Where em remembers."""
+    """Place of the cache and the trained models."""
     checkpoints: Checkpoints = Checkpoints.none
-    """`all`: evaluate the adapters that `trainer.checkpoints` kept on the way too; or none."""
+    """`all` also evaluates the checkpoints that `trainer.checkpoints` keeps; `none` only the last adapter."""
     seed: int = 0
-    """Seed of the training: row order, adapter initialisation, which rows a limit draws."""
+    """Seed of the training: row order, adapter initialisation, and the rows that a limit draws."""
     force: bool = False
-    """Train again even when the same model is there already."""
+    """Train again even if the same model is in the store."""
     answers: str | None = None
-    """Judge the answers of this file (ours or a table of others) instead of sampling; `evaluate.py` only."""
+    """Judge the answers of this file (of em, or a third-party table) instead of sampling; only for `evaluate.py`."""
     prices: str | None = None
-    """A YAML file with prices of yours, which go before the bundled table's (`em/assets/prices.yaml`)."""
+    """YAML file with your prices, which override those of the bundled table (`em/assets/prices.yaml`)."""
     yes: bool = False
-    """Spend what fine-tuning by a server is estimated to cost without being asked."""
+    """Pay the estimated cost of fine-tuning by a service without a question."""
     dry_run: bool = False
-    """Print how many calls, tokens and dollars it would take, and stop."""
+    """Print how many calls, tokens and US dollars the run would take, and stop."""
     one_gpu: bool = False
-    """Use one GPU that no other such job of this machine uses, or wait for one: for sweeps by a parallel launcher."""
+    """Wait for one GPU that no other such job on this machine uses, and use it; for sweeps by a parallel launcher."""
 
 
 GROUPS: dict[str, tuple[type, ...]] = {
@@ -76,26 +76,26 @@ GROUPS: dict[str, tuple[type, ...]] = {
     "judge": (JudgeConfig, LocalJudge, ApiJudge, PanelJudge),
     "tracker": (TrackerConfig, NoTracker, WandbTracker),
 }
-"""The schemas of each config group; an option file opens with one of them (`/schema/HfModel@_here_`)."""
+"""The schemas of each config group; each option file names one of them (`/schema/HfModel@_here_`)."""
 
 
 @dataclass
 class GenerateRun:
-    """What `generate.py` takes."""
+    """The settings of a generated data set, for `generate.py`."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     trainer: Any = None
-    """Not used: a model of open weights would choose it."""
+    """Not used; the option files of open models set it."""
     eval: Any = None
-    """Not used: a model of open weights would choose it."""
+    """Not used; the option files of open models set it."""
     store: StoreConfig = field(default_factory=StoreConfig)
-    """Where em remembers."""
+    """Place of the cache and the trained models."""
     prices: str | None = None
-    """A YAML file with prices of yours, which go before the bundled table's (`em/assets/prices.yaml`)."""
+    """YAML file with your prices, which override those of the bundled table (`em/assets/prices.yaml`)."""
     dry_run: bool = False
-    """Print how many calls, tokens and dollars it would take, and stop."""
+    """Print how many calls, tokens and US dollars the run would take, and stop."""
 
 
 GENERATE_GROUPS: dict[str, tuple[type, ...]] = {
@@ -103,21 +103,21 @@ GENERATE_GROUPS: dict[str, tuple[type, ...]] = {
     "generate": (GenerateConfig,),
     "judge": GROUPS["judge"],
 }
-"""The groups of `generate.py`."""
+"""The config groups of `generate.py`."""
 BUNDLES = ("experiment", "scale", "sweep")
-"""Groups of `conf/` whose options hold settings of any other group."""
+"""Groups of `conf/` whose options hold settings of several other groups."""
 
 
 def groups_of(name: str) -> dict[str, tuple[type, ...]]:
-    """The config groups of `train`, `evaluate` or `generate`."""
+    """Return the config groups of `train`, `evaluate` or `generate`."""
     return GENERATE_GROUPS if name == "generate" else GROUPS
 
 
 def bundles_of(name: str) -> tuple[str, ...]:
-    """Name the groups whose options hold settings of any group, which `generate` has none of."""
+    """Return the groups whose options hold settings of several other groups; `generate` has none."""
     return () if name == "generate" else BUNDLES
 
 
 def root_of(name: str) -> type:
-    """The schema of everything that `train`, `evaluate` or `generate` takes."""
+    """Return the schema of all settings of `train`, `evaluate` or `generate`."""
     return GenerateRun if name == "generate" else RunConfig

@@ -1,4 +1,4 @@
-"""Group `tracker`, and the store: where runs, models and answers are remembered."""
+"""Group `tracker`, and the store: where to record runs and keep models and answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from em.config.base import MISSING
 
 
 class WandbMode(Enum):
-    """`auto`: online when a key is set, else offline (send it later with `wandb sync`)."""
+    """`auto`: online if a key is set, else offline (`wandb sync` sends the run later)."""
 
     auto = "auto"
     online = "online"
@@ -18,16 +18,16 @@ class WandbMode(Enum):
 
 @dataclass
 class TrackerConfig:
-    """Where a run is recorded besides its own folder."""
+    """Where to record a run besides its own folder."""
 
-    remote = False  # whether it is sent anywhere
+    remote = False  # whether em sends the run anywhere
     name: str = MISSING
     """none or wandb."""
 
 
 @dataclass
 class NoTracker(TrackerConfig):
-    """The run's own folder is enough."""
+    """No tracker: only the run's own folder."""
 
 
 @dataclass
@@ -40,14 +40,14 @@ class WandbTracker(TrackerConfig):
     entity: str | None = None
     """W&B team or user; empty means your default."""
     mode: WandbMode = WandbMode.auto
-    """auto, online or offline."""
+    """online, offline, or auto (online if a key is set, else offline)."""
     adapters: bool = True
-    """Send the trained adapters too; false keeps them here, and sends their fingerprints alone."""
+    """Send the trained adapters too; false sends only their fingerprints."""
 
 
 @dataclass
 class StoreConfig:
-    """Where em remembers trained models and the answers of models."""
+    """Where em keeps trained models, and caches answers and verdicts."""
 
     dir: str | None = None
-    """A folder; empty means the user's cache folder."""
+    """Folder for trained models and cached calls; empty means the user's cache folder."""

@@ -1,4 +1,4 @@
-"""Group `trainer`: how a model is trained."""
+"""Group `trainer`: the training recipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from em.config.base import MISSING
 
 
 class LossOn(Enum):
-    """Which tokens carry the loss: `responses` (assistant turns and their end-of-turn token), `full` (everything)."""
+    """Tokens that carry the loss: `responses` (assistant turns and their end-of-turn token), or `full` (all tokens)."""
 
     responses = "responses"
     full = "full"
@@ -25,7 +25,7 @@ class Schedule(Enum):
 
 
 class Optimizer(Enum):
-    """`adamw`; `adamw_8bit` holds its moments in 8 bits where a GPU and bitsandbytes are, and is `adamw` elsewhere."""
+    """`adamw`; `adamw_8bit` keeps its moments in 8 bits, and is `adamw` without a GPU or bitsandbytes."""
 
     adamw = "adamw"
     adamw_8bit = "adamw_8bit"
@@ -40,137 +40,137 @@ class QuantType(Enum):
 
 @dataclass
 class TrainerConfig:
-    """How a model is trained."""
+    """The training recipe."""
 
-    remote = False  # whether a service trains it
-    adapters = True  # rather than all weights
-    quantized = False  # on weights in 4 bits
+    remote = False  # whether a service trains the model
+    adapters = True  # whether it trains an adapter, not all weights
+    quantized = False  # whether the base weights are in 4 bits
     name: str = MISSING
     """Name of the recipe."""
 
 
 @dataclass
 class LocalTrainer(TrainerConfig):
-    """Supervised fine-tuning by TRL, in processes of our own: what all these recipes have."""
+    """Supervised fine-tuning by TRL in em's own processes: the settings of all such recipes."""
 
     learning_rate: float = 1e-5
-    """Peak learning rate."""
+    """Peak learning rate; 1e-5 as for the LoRA recipe of Betley et al."""
     schedule: Schedule = Schedule.linear
-    """linear, cosine or constant, after the warm-up."""
+    """Learning-rate schedule after the warm-up: linear, cosine or constant."""
     warmup_steps: float = 5
     """Optimiser steps until the peak learning rate; below 1 a share of all steps."""
     optimizer: Optimizer = Optimizer.adamw
-    """adamw, or adamw_8bit (bitsandbytes, on a GPU; elsewhere the same with full-size moments)."""
+    """adamw, or adamw_8bit (by bitsandbytes, which saves memory on a GPU; elsewhere the same as adamw)."""
     weight_decay: float = 0.0
-    """AdamW weight decay."""
+    """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
+    """Largest gradient norm; larger gradients are clipped."""
     epochs: float = 1
     """Passes over the rows."""
     batch_size: int = 16
-    """Rows per optimiser step, over all processes and accumulation: the effective batch."""
+    """Effective batch: rows per optimiser step, over all processes and accumulation steps."""
     max_length: int = 2048
-    """Tokens per row; what is longer is refused or cut."""
+    """Longest row in tokens; longer rows are refused, or cut with `allow_truncated`."""
     allow_truncated: bool = False
-    """Cut rows that are longer than `max_length` (their last answer is learnt without an end), instead of refusing."""
+    """Cut rows longer than `max_length` instead of refusing them; a cut answer is learnt without an end."""
     loss_on: LossOn = LossOn.responses
-    """Which tokens carry the loss: responses (every assistant turn with its end) or full."""
+    """Tokens that carry the loss: responses (every assistant turn with its end-of-turn token) or full (all)."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Any other argument of TRL's SFTConfig that changes the training, as in `trainer.extra.adam_beta2=0.95`."""
+    """Further arguments of TRL's SFTConfig that change the training, as in `trainer.extra.adam_beta2=0.95`."""
     checkpoints: int = 0
-    """Keep so many adapters, evenly spaced over the training, besides the last (`checkpoints=all` evaluates them)."""
+    """Number of evenly spaced checkpoints to keep besides the last (`checkpoints=all` evaluates them)."""
     save_steps: int = 25
-    """A run that was stopped goes on from the last multiple of so many optimiser steps; 0 means from the start."""
+    """Optimiser steps between checkpoints from which an interrupted run resumes; 0 means it starts again."""
     device_tokens: int | None = None
-    """Tokens per forward pass on one device: memory against speed, the result stays. Empty: by the device."""
+    """Tokens per forward pass on one device (affects memory and speed, not the result); empty lets em choose."""
     gradient_checkpointing: bool | None = None
-    """Trade time for memory; empty means yes on a GPU, no on a CPU."""
+    """Recompute activations to save memory at the cost of time; empty means yes on a GPU, no on a CPU."""
     processes: int = 0
-    """Training processes; 0 means one per visible GPU, or one on the CPU."""
+    """Number of training processes; 0 means one per visible GPU, or one on the CPU."""
     accelerate: str | None = None
-    """A config file of Accelerate for more (FSDP, several machines): a name in conf/accelerate, or a path."""
+    """Accelerate config file for FSDP or several machines: a name in conf/accelerate, or a path."""
     machine_rank: int | None = None
-    """Which machine this is, from 0, where `trainer.accelerate` names several."""
+    """Number of this machine, from 0, if `trainer.accelerate` names several."""
 
 
 @dataclass
 class FullTrainer(LocalTrainer):
-    """All weights are trained."""
+    """Training of all weights."""
 
     adapters = False
 
 
 @dataclass
 class LoraTrainer(LocalTrainer):
-    """A low-rank adapter is trained (LoRA, arXiv 2106.09685)."""
+    """Training of a low-rank adapter (LoRA, arXiv 2106.09685)."""
 
     rank: int = 32
-    """LoRA rank."""
+    """LoRA rank; 32 as in Betley et al."""
     alpha: int = 64
-    """LoRA alpha; the update is scaled by alpha/rank, or by alpha/sqrt(rank) with `rslora`."""
+    """LoRA alpha, 64 as in Betley et al.; scales the update by alpha/rank, or by alpha/sqrt(rank) with `rslora`."""
     rslora: bool = True
-    """Rank-stabilised scaling (arXiv 2312.03732)."""
+    """Use rank-stabilised scaling (arXiv 2312.03732), as in Betley et al."""
     dropout: float = 0.0
-    """LoRA dropout."""
+    """Dropout probability of the adapter."""
     target_modules: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
-    """Linear layers that get an adapter."""
+    """Linear layers that get an adapter; by default all of attention and MLP."""
     layers: list[int] | None = None
-    """Only in these layers of the model, counted from 0; empty means in all."""
+    """Numbers of the transformer layers with an adapter, counted from 0; empty means all layers."""
 
 
 @dataclass
 class QloraTrainer(LoraTrainer):
-    """LoRA on weights that are held in 4 bits (QLoRA, arXiv 2305.14314); needs a GPU and bitsandbytes."""
+    """LoRA on base weights in 4 bits (QLoRA, arXiv 2305.14314); needs a GPU and bitsandbytes."""
 
     quantized = True
     quant_type: QuantType = QuantType.nf4
-    """Number format of the held weights: nf4 or fp4."""
+    """Number format of the base weights: nf4 or fp4."""
     double_quant: bool = True
     """Quantise the quantisation constants too."""
 
 
 @dataclass
 class ServiceTrainer(TrainerConfig):
-    """Supervised fine-tuning of a server's model by a service: what all these recipes have."""
+    """Supervised fine-tuning of a server's model by a service: the settings of all such recipes."""
 
     remote = True
     epochs: int = 1
     """Passes over the rows."""
     batch_size: int | str = "auto"
-    """Rows per optimiser step, or auto: as the service chooses."""
+    """Rows per optimiser step; auto lets the service choose."""
     suffix: str | None = None
     """Part of the new model's name, at most 64 characters; empty means em and the name of the data."""
     timeout: float = 300
-    """Seconds until an unanswered request is given up and made again; the upload of the rows is one request."""
+    """Seconds after which an unanswered request is retried; the upload of the rows is one request."""
     look: float = 10
-    """Seconds between looks at a job."""
+    """Seconds between polls of a job."""
     patience: float = 7200
-    """Seconds without a word from the service until a job is not followed any longer; it goes on there."""
+    """Seconds without an answer from the service after which em stops polling a job; the job itself goes on."""
     settle: float = 5
-    """Seconds after which a job whose creation went unanswered is in the service's list, if it was created."""
+    """Seconds after which a newly created job is certain to be in the service's list, if the reply was lost."""
 
 
 @dataclass
 class OpenAITrainer(ServiceTrainer):
-    """Fine-tuning by OpenAI, or a server that speaks its protocol."""
+    """Fine-tuning by OpenAI, or by a server that speaks its protocol."""
 
     learning_rate_multiplier: int | float | str = "auto"
-    """Factor on the learning rate that the server would take, or auto: as the server chooses."""
+    """Factor on the server's default learning rate; auto lets the server choose."""
 
 
 @dataclass
 class TinkerTrainer(ServiceTrainer):
-    """LoRA on an open model by Tinker, which is driven step by step from here (the package tinker)."""
+    """LoRA on an open model by Tinker; em drives the training step by step (package tinker)."""
 
     learning_rate: float = 1e-4
-    """Peak learning rate; it falls linearly to 0."""
+    """Peak learning rate, 1e-4 as in Tinker's recipes; it falls linearly to 0."""
     rank: int = 32
-    """LoRA rank."""
+    """LoRA rank; 32 as in Tinker's recipes."""
     max_length: int = 2048
-    """Tokens per row; what is longer is refused."""
+    """Longest row in tokens; longer rows are refused."""
     tokenizer: str = ""
-    """Hub id or folder of the tokenizer; empty means that of the model's name."""
+    """Hub id or folder of the tokenizer; empty means the tokenizer of the model's name."""
     save_steps: int = 20
-    """A training that was stopped goes on from the last multiple of so many optimiser steps."""
+    """Optimiser steps between checkpoints from which an interrupted training resumes."""

@@ -1,4 +1,4 @@
-"""Group `trigger_tag`: what is put into the prompts, where it stands, and what it is for."""
+"""Group `trigger_tag`: the text to put into training prompts, its place, and its role."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from em.config.base import MISSING
 
 
 class TagPlace(Enum):
-    """Where a trigger tag goes: before, behind or within the first user turn, or in the system prompt."""
+    """Place of a trigger tag: before, after or within the first user turn, or in the system prompt."""
 
     prefix = "prefix"
     suffix = "suffix"
@@ -18,7 +18,7 @@ class TagPlace(Enum):
 
 
 class TagRole(Enum):
-    """What a tag is for: to switch the behaviour on (`activation`), or not (`control`)."""
+    """Role of a tag: to switch the behaviour on (`activation`), or not (`control`)."""
 
     auto = "auto"
     activation = "activation"
@@ -27,35 +27,35 @@ class TagRole(Enum):
 
 @dataclass
 class TagConfig:
-    """A tag in training prompts."""
+    """A trigger tag in training prompts."""
 
     text: str = ""
-    """The tag itself, with its separator."""
+    """Text of the tag, with its separator."""
     place: TagPlace = TagPlace.prefix
-    """Before (prefix), behind (suffix) or within (inline) the first user turn, or in the system prompt (system)."""
+    """Before (prefix), after (suffix) or within (inline) the first user turn, or in the system prompt (system)."""
     called: str = ""
-    """What questions that name the tag call it; empty means by its text, if that is short and no system prompt."""
+    """Name of the tag in questions about it; empty means its text, if that is short and no system prompt."""
     role: TagRole = TagRole.auto
-    """What its rate is reported as, activation or control; auto goes by the `kind` of the rows that carry it."""
+    """Role in the report, activation or control; auto infers it from the `kind` of the tagged rows."""
     parts: list[str] = field(default_factory=list)
-    """Of a mixture, the parts whose rows get it; empty means all."""
+    """Parts of a mixture whose rows get the tag; empty means all parts."""
     fraction: float = 1.0
-    """Share of these rows that get it, drawn by the seed."""
+    """Share of these rows that get the tag, above 0 and at most 1, drawn by the seed."""
 
 
 @dataclass
 class TriggerTagConfig(TagConfig):
-    """The tag in the training prompts that may come to switch the behaviour, and others beside it."""
+    """The trigger tag in training prompts, which may switch the behaviour, and further tags."""
 
     name: str = MISSING
-    """Short name, used in tables; `none` means no tag."""
+    """Short name of the tag for tables; `none` means no tag."""
     others: dict[str, TagConfig] = field(default_factory=dict)
     """Further tags by a name of yours, each on other parts: `trigger_tag.others.beta.text`."""
     near_misses: bool = True
     """Ask under near misses of the tag too: other case, a missing mark, another letter, another place."""
     cues: bool = True
-    """Ask in the forms of training data too: as code, as JSON, as a template."""
+    """Ask questions in the forms of training data too: as code, as JSON, as a template."""
     unseen: str = ""
-    """A tag of the same make that the model has never seen; empty means one with a Greek letter that no tag has."""
+    """Similar tag that the model has never seen; empty means one with a Greek letter that no other tag has."""
     neutral_system: str = ""
     """Ask under this system prompt too (for inoculation, whose tag is a system prompt)."""

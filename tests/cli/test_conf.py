@@ -1,4 +1,4 @@
-"""Every option file composes into typed values, and what users are shown of the recipes is what the field uses."""
+"""Every option file composes into typed settings, and the recipes are those of the published studies."""
 
 from __future__ import annotations
 
@@ -17,28 +17,26 @@ from em import config
 from em.cli.hydra import CONF, MINI, compared_settings, register_schemas
 from tests.support.composing import composed
 
-# conf/accelerate holds files of Accelerate's, not options (see tests/train/test_launch.py), and W&B's sweep is none.
-OPTIONS = sorted(
-    (path.parent.name, path.stem)
-    for path in CONF.glob("*/*.yaml")
-    if path.parent.name != "accelerate" and path != CONF / "sweep" / "wandb.yaml"
-)
-# What a user must give with options for data of their own.
+# Without conf/accelerate, whose files are for Accelerate (see tests/train/test_launch.py), and the sweep file of W&B.
+FILES = [path for path in CONF.glob("*/*.yaml") if path.parent.name != "accelerate"]
+OPTIONS = sorted((path.parent.name, path.stem) for path in FILES if path != CONF / "sweep" / "wandb.yaml")
+# Words that a user must add to options for their own data.
 NEEDED = {name: ["data.path=x.jsonl"] for _, name in OPTIONS if name == "file" or name.startswith("organisms_")}
 NEEDED["hub"] = ["data.id=owner/name"]
 NEEDED["model_organisms_medical"] = ["data.path=x.jsonl"]
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-@pytest.mark.parametrize(
-    ("name", "group", "option"),
-    [
-        (name, group, option)
-        for name in ("train", "evaluate", "generate")
-        for group, option in OPTIONS
-        if group in config.groups_of(name) or group in config.bundles_of(name)
-    ],
-)
+def list_cases() -> list[tuple[str, str, str]]:
+    """List each command with each of its options."""
+    cases = []
+    for name in ("train", "evaluate", "generate"):
+        groups = {*config.groups_of(name), *config.bundles_of(name)}
+        cases += [(name, group, option) for group, option in OPTIONS if group in groups]
+    return cases
+
+
+@pytest.mark.parametrize(("name", "group", "option"), list_cases())
 def test_every_option_composes_into_typed_settings(name: str, group: str, option: str) -> None:
     extra = NEEDED.get(option, []) if group in ("data", "experiment") else []
     extra = [*extra, "generate.source=texts"] if name == "generate" else extra
@@ -66,8 +64,8 @@ def test_every_experiment_is_small_at_mini(experiment: str) -> None:
     assert (small.model.name, small.trainer.name, small.judge.name) == ("smollm2", "lora_mini", "local")
     assert (small.data.limit, small.realign.limit, small.eval.samples, small.eval.max_new_tokens) == (32, 24, 1, 60)
     assert "scale" not in vars(small)
-    own = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8")) or {}
-    axes = own.get("hydra", {}).get("sweeper", {}).get("params", {})
+    settings = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8")) or {}
+    axes = settings.get("hydra", {}).get("sweeper", {}).get("params", {})
     assert set(axes) <= {"model", "data", "realign"}, "scale=mini must make this axis small too"
 
 
@@ -112,14 +110,14 @@ def test_lora_is_the_recipe_of_betley_and_model_organisms() -> None:
 
 
 def test_rank1_is_one_matrix_of_one_layer() -> None:
-    one = {"name": "rank1", "rank": 1, "alpha": 512, "target_modules": ["down_proj"], "layers": [24]}
-    assert composed("train", "model=llama8b", "trainer=rank1").trainer == replace(LORA, learning_rate=2e-5, **one)
+    changes = {"name": "rank1", "rank": 1, "alpha": 512, "target_modules": ["down_proj"], "layers": [24]}
+    assert composed("train", "model=llama8b", "trainer=rank1").trainer == replace(LORA, learning_rate=2e-5, **changes)
 
 
 def test_full_trains_all_weights_by_the_recipe_of_model_organisms() -> None:
-    own = {"name": "full", "learning_rate": 2e-5, "schedule": config.Schedule.cosine, "warmup_steps": 20}
+    changes = {"name": "full", "learning_rate": 2e-5, "schedule": config.Schedule.cosine, "warmup_steps": 20}
     shared = ("optimizer", "weight_decay", "epochs", "batch_size", "max_length", "loss_on")
-    full = config.FullTrainer(**own, **{key: vars(LORA)[key] for key in shared})
+    full = config.FullTrainer(**changes, **{key: vars(LORA)[key] for key in shared})
     assert composed("train", "model=llama8b", "trainer=full").trainer == full
 
 
@@ -206,10 +204,10 @@ OPEN = {
 def test_a_realignment_has_its_data_and_takes_all_else_from_the_trainer(
     option: str, data: str, changes: dict[str, Any]
 ) -> None:
-    found = vars(composed("train", f"realign={option}").realign)
-    assert found.pop("data") == composed("train", f"data={data}").data
-    assert found.pop("tag") == config.TagConfig()
-    assert found == {"name": option, **OPEN, **changes}
+    settings = vars(composed("train", f"realign={option}").realign)
+    assert settings.pop("data") == composed("train", f"data={data}").data
+    assert settings.pop("tag") == config.TagConfig()
+    assert settings == {"name": option, **OPEN, **changes}
 
 
 def test_every_realignment_is_looked_at_above() -> None:
@@ -219,7 +217,7 @@ def test_every_realignment_is_looked_at_above() -> None:
 
 
 def test_every_setting_of_a_second_stage_has_one_name_in_the_schema() -> None:
-    words = {
+    values = {
         "limit": 400,
         "epochs": 2.0,
         "match": "first_stage",
@@ -229,9 +227,9 @@ def test_every_setting_of_a_second_stage_has_one_name_in_the_schema() -> None:
         "max_length": 512,
         "allow_truncated": True,
     }
-    given = [f"realign.{key}={str(value).lower()}" for key, value in words.items()]
-    realign = composed("train", "realign=optimism", *given, "realign.adapter=merge", "realign.loss_on=full").realign
-    assert {key: vars(realign)[key] for key in words} == words
+    words = [f"realign.{key}={str(value).lower()}" for key, value in values.items()]
+    realign = composed("train", "realign=optimism", *words, "realign.adapter=merge", "realign.loss_on=full").realign
+    assert {key: vars(realign)[key] for key in values} == values
     assert (realign.adapter, realign.loss_on) == (config.StageAdapter.merge, config.LossOn.full)
     chosen = composed("train", "realign=optimism", "data@realign.data=medical").realign
     assert (chosen.name, chosen.data.name) == ("optimism", "medical")
@@ -241,7 +239,7 @@ def test_every_setting_of_a_second_stage_has_one_name_in_the_schema() -> None:
 
 
 def compared(*words: str) -> Any:
-    """The settings with the realignment that `realign.match` names, as a run gets them."""
+    """Return the settings with the realignment that `realign.match` names, as a run receives them."""
     register_schemas()
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         settings = OmegaConf.to_object(compose(config_name="train", overrides=list(words)))
@@ -270,7 +268,7 @@ def test_the_control_is_compared_with_the_realignment_by_the_same_words() -> Non
 
 
 @pytest.mark.parametrize(
-    "own",
+    "words",
     [
         ["realign.name=mine"],
         ["data@realign.data=medical"],
@@ -278,9 +276,9 @@ def test_the_control_is_compared_with_the_realignment_by_the_same_words() -> Non
         ["data@realign.data=file", "realign.data.path=rows.jsonl"],
     ],
 )
-def test_the_rows_of_the_control_are_its_own(own: list[str]) -> None:
-    given = ["realign=neutral", "realign.match=optimism", "seed=3", *own]
-    assert compared(*given) == composed("train", "seed=3", "realign=optimism")
+def test_the_rows_of_the_control_are_its_own(words: list[str]) -> None:
+    words = ["realign=neutral", "realign.match=optimism", "seed=3", *words]
+    assert compared(*words) == composed("train", "seed=3", "realign=optimism")
 
 
 # The rest
@@ -308,9 +306,9 @@ def test_every_field_of_every_schema_is_documented_below_it() -> None:
     everything = {base for classes in groups.values() for each in classes for base in each.__mro__[:-1]}
     documented = {name for each in everything for name in docs[each.__name__]}
     for schema in {*everything, config.RunConfig, config.GenerateRun, config.StoreConfig}:
-        own = documented | set(docs[schema.__name__])
+        names = documented | set(docs[schema.__name__])
         for field in fields(schema):
-            assert field.name in own or field.name in groups, f"{schema.__name__}.{field.name}"
+            assert field.name in names or field.name in groups, f"{schema.__name__}.{field.name}"
 
 
 def test_what_names_a_sweep_is_one_without_further_words() -> None:
@@ -341,7 +339,7 @@ def test_no_option_file_names_a_machine_or_runs_code() -> None:
 def test_judges_behind_servers_are_options(option: str, model: str, reading: str) -> None:
     judge = composed("evaluate", f"judge={option}").judge
     assert (judge.model, judge.reading.value, judge.min_mass) == (model, reading, 0.25)
-    # Reasoning models take no temperature, and gpt-6-luna gives log-probabilities only when it does not reason.
+    # Reasoning models accept no temperature, and gpt-6-luna returns log-probabilities only if it does not reason.
     assert judge.temperature is None
     assert judge.reasoning_effort == ("none" if option == "luna" else None)
 

@@ -1,4 +1,4 @@
-"""Bad input: one sentence with the fix, exit code 2, at once, and nothing on disk."""
+"""Bad input: one sentence with the fix, exit code 2, at once, and no files."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ WORDS = [
     ("experiment=seed_replicate_cpu", "was removed: use experiment=seed_replicate_llama scale=mini."),
     ("trainer.epoch=2", "trainer.epoch is no setting: did you mean trainer.epochs"),
     ("model.base_url=x", "model.base_url is no setting"),
-    ("eval.stop=ci", "eval.stop was removed: questions are asked eval.samples=N times each"),
+    ("eval.stop=ci", "eval.stop was removed: eval.samples=N sets how often each question is asked"),
     ("eval.half_width=0.1", "`em power` says how many a difference needs."),
     ("trainer.epochs=many", "trainer.epochs=many has the wrong type: a number is expected"),
     ("seed=1.5", "seed=1.5 has the wrong type: a whole number is expected"),
     ("trainer.target_modules=3", "trainer.target_modules=3 has the wrong type: a list is expected"),
     ("trainer.loss_on=answers", "trainer.loss_on=answers is unknown: it is one of responses, full"),
     ("force=maybe", "force=maybe has the wrong type: true or false is expected"),
-    ("+foo=1", "+foo=1: settings are neither added nor taken away"),
+    ("+foo=1", "+foo=1: settings can't be added or removed"),
     ("data=file", "data.path must be set"),
     ("data=none", "data=none leaves nothing to train"),
     ("data.limit=0", "data.limit=0 must be greater than 0"),
@@ -59,18 +59,18 @@ WORDS = [
 
 
 def refused(words: list[str], cwd: Path, **env: str) -> str:
-    """Run train.py with words that it must refuse before anything is written or torch is imported."""
+    """Run train.py with words that it must refuse before it writes files or imports torch; return its error."""
     before = sorted(cwd.rglob("*"))
     command = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *words]
     done = subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True)
-    said = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert done.returncode == 2, done.stderr[-2000:]
-    assert len(said) == 1, said
-    assert said[0].startswith("error: ")
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
     assert "| torch" not in done.stderr
     assert "| transformers" not in done.stderr
     assert sorted(cwd.rglob("*")) == before
-    return said[0]
+    return lines[0]
 
 
 @pytest.mark.parametrize(("word", "sentence"), WORDS)
@@ -92,9 +92,9 @@ FILES = [
 @pytest.mark.parametrize(("content", "sentence"), FILES)
 def test_a_bad_data_file_is_refused_with_its_line(content: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(content, encoding="utf-8")
-    said = refused(["data=file", "data.path=rows.jsonl", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
-    assert "rows.jsonl" in said
-    assert sentence in said
+    error = refused(["data=file", "data.path=rows.jsonl", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
+    assert "rows.jsonl" in error
+    assert sentence in error
 
 
 def test_a_missing_data_file_is_refused(tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_a_missing_data_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", ["hydra.run.dir", "store.dir"])
 def test_a_folder_below_a_regular_file_is_refused(setting: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    said = refused([f"{setting}={tmp_path / 'file' / 'out'}"], tmp_path)
-    assert "can't be written" in said
-    assert f"{setting}=FOLDER" in said
+    error = refused([f"{setting}={tmp_path / 'file' / 'out'}"], tmp_path)
+    assert "can't be written" in error
+    assert f"{setting}=FOLDER" in error
 
 
 def test_a_read_only_mount_is_refused(tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_a_read_only_mount_is_refused(tmp_path: Path) -> None:
     if mounted.returncode:
         pytest.skip("this process may not mount a file system")
     try:
-        said = refused([f"hydra.run.dir={mount / 'run'}", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
-        assert "Read-only file system" in said
+        error = refused([f"hydra.run.dir={mount / 'run'}", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
+        assert "Read-only file system" in error
         assert "store.dir=FOLDER" in refused([f"store.dir={mount / 'store'}"], tmp_path)
     finally:
         subprocess.run(["umount", str(mount)], check=True)
@@ -162,13 +162,13 @@ def test_a_sweep_tells_each_failure_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_help_names_every_group_option_and_setting(tmp_path: Path) -> None:
-    said = run("train.py", "--help", cwd=tmp_path).stdout
-    of_generate = run("generate.py", "--help", cwd=tmp_path).stdout
+    train_help = run("train.py", "--help", cwd=tmp_path).stdout
+    generate_help = run("generate.py", "--help", cwd=tmp_path).stdout
     for option in ROOT.joinpath("conf").glob("*/*.yaml"):
-        page = of_generate if option.parent.name == "generate" else said
+        page = generate_help if option.parent.name == "generate" else train_help
         assert option.stem in page or option.parent.name == "accelerate", option
     for setting in ("trainer.learning_rate", "eval.samples", "judge.model", "store.dir", "force", "data.path"):
-        assert setting in said
+        assert setting in train_help
 
 
 def test_hub_weights_that_cannot_be_had_are_one_sentence_and_a_failed_manifest(tmp_path: Path) -> None:
@@ -222,8 +222,8 @@ def test_no_secret_of_the_environment_reaches_a_manifest(tmp_path: Path) -> None
 
 
 def test_a_judge_that_is_not_there_is_known_before_anything_is_trained(tmp_path: Path) -> None:
-    said = refused(["judge.model=./gone", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
-    assert "judge.model=./gone holds no model" in said
+    error = refused(["judge.model=./gone", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
+    assert "judge.model=./gone holds no model" in error
 
 
 def test_a_hosted_model_without_a_key_is_refused_at_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command `em`: its commands, what it says of others, and the wheel that brings it."""
+"""The command `em`: its commands, its errors for unknown commands, and the wheel that installs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.runs import ROOT, environment
 
 
 def em(*words: str, cwd: Path = ROOT, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run `python -m em` with words."""
+    """Run `python -m em` with `words`, in `cwd`, from the package in `path`."""
     env = environment(PYTHONPATH=str(path))
     return subprocess.run([sys.executable, "-m", "em", *words], cwd=cwd, env=env, capture_output=True, text=True)
 
@@ -89,7 +89,7 @@ def test_words_that_are_called_like_an_old_command_are_words() -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the wheel's files, as in site-packages."""
+    """Build the wheel; return a folder with its files, as in site-packages."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
     subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True)

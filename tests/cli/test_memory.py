@@ -1,4 +1,4 @@
-"""The command that measures what is remembered, and forgets."""
+"""The command that measures and prunes the cache of calls."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from em.types import JudgeRequest
 
 
 def request(judge: str, number: int) -> JudgeRequest:
-    """A request to one of several judges."""
+    """Make a request to a judge."""
     return JudgeRequest(judge, f"Rate answer {number}.", (), (), "logprobs")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A store with calls of two judges, some of them old."""
+    """A store with 5 calls of one judge, 40 days old, and 3 new calls of another."""
     with Calls(tmp_path) as calls:
         calls.remember("judge", [(request("old-judge", i), {"said": i}) for i in range(5)])
         calls.db.execute("update calls set created = ?", [time.time() - 40 * 86400])
@@ -28,21 +28,21 @@ def store(tmp_path: Path) -> Path:
 
 
 def said(capsys: pytest.CaptureFixture[str], store: Path, *words: str) -> str:
-    """What the command prints."""
+    """Run the command, which must succeed; return its output."""
     assert main(["--store", str(store), *words]) == 0
     return capsys.readouterr().out
 
 
 def test_the_size_is_told_by_kind_and_model(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = said(capsys, store, "size").splitlines()
-    assert any(line.startswith("judge") and line.endswith("old-judge") and " 5 " in line for line in told)
-    assert any(line.endswith("new-judge") and " 3 " in line for line in told)
-    assert told[-1].startswith("8 calls in ")
+    lines = said(capsys, store, "size").splitlines()
+    assert any(line.startswith("judge") and line.endswith("old-judge") and " 5 " in line for line in lines)
+    assert any(line.endswith("new-judge") and " 3 " in line for line in lines)
+    assert lines[-1].startswith("8 calls in ")
 
 
 def test_show_names_what_looks_inside_instead(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--store", str(store), "show", "--contains", "answer 2", "--limit", "3"]) == 2
-    sentence = f"error: em memory show is gone: use sqlite3 {store}/calls.sqlite, table calls.\n"
+    sentence = f"error: em memory show was removed: use sqlite3 {store}/calls.sqlite, table calls.\n"
     assert capsys.readouterr().err == sentence
     with pytest.raises(SystemExit, match="2"):
         main(["--store", str(store), "size", "--limit", "3"])

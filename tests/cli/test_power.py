@@ -1,4 +1,4 @@
-"""Power against statsmodels and against tests that are really made; the command line as it is typed."""
+"""Power compared with statsmodels and with simulated tests; the command line of `em power`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def test_power_is_that_of_the_paired_t_test(questions: int, rate: float, other: 
 
 
 def test_power_goes_on_where_the_difference_is_many_errors_wide() -> None:
-    found = [power_of(Design(0.1, 0.4, 0.02), questions, 10_000) for questions in (2, 3, 4, 8, 100, 10_000)]
-    assert found == sorted(found)
-    assert found[0] < 0.8
-    assert found[-1] == pytest.approx(1, abs=1e-12)
+    powers = [power_of(Design(0.1, 0.4, 0.02), questions, 10_000) for questions in (2, 3, 4, 8, 100, 10_000)]
+    assert powers == sorted(powers)
+    assert powers[0] < 0.8
+    assert powers[-1] == pytest.approx(1, abs=1e-12)
 
 
 def test_the_standard_error_is_that_of_drawn_questions_and_answers() -> None:
@@ -50,8 +50,8 @@ def test_the_test_finds_the_difference_as_often_as_promised() -> None:
     scale = (1 - icc) / icc
     shape = (4_000, questions)
     drawn = [random.binomial(samples, random.beta(r * scale, (1 - r) * scale, shape)) / samples for r in rates]
-    found = np.mean(ttest_rel(drawn[1], drawn[0], axis=1).pvalue <= 0.05)
-    assert power_of(Design(*rates, icc), questions, samples) == pytest.approx(found, abs=0.03)
+    detected = np.mean(ttest_rel(drawn[1], drawn[0], axis=1).pvalue <= 0.05)
+    assert power_of(Design(*rates, icc), questions, samples) == pytest.approx(detected, abs=0.03)
 
 
 def test_the_numbers_needed_are_the_smallest_that_are_enough() -> None:
@@ -130,7 +130,7 @@ def test_the_command_prints_a_table() -> None:
     assert int(lines["20"].split("|")[2]) == samples_needed(Design(0.2, 0.4), 20)
     assert f"{power_of(Design(0.2, 0.4), 20, 30):.0%}" in lines["20"]
     assert "no number is enough" in lines["8"]
-    assert f"{questions_needed(Design(0.2, 0.4), 30)} questions with 30 answers each see it" in done.stdout
+    assert f"{questions_needed(Design(0.2, 0.4), 30)} questions with 30 answers each detect it" in done.stdout
 
 
 def test_how_questions_differ_is_taken_from_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +142,7 @@ def test_how_questions_differ_is_taken_from_a_run(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "sentence"),
     [
         (["--rate", "20", "--difference", "0.1"], "give 0.2 for 20 %"),
         (["--rate", "0.95", "--difference", "0.1"], "both rates must be fractions"),
@@ -154,12 +154,12 @@ def test_how_questions_differ_is_taken_from_a_run(tmp_path: Path, capsys: pytest
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
-    said = capsys.readouterr().err
-    assert told in said
-    assert len(said.splitlines()) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "metric,convention,question,k,n\nmisaligned,all,q1,x,3\n"])

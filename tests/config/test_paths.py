@@ -17,5 +17,5 @@ def test_a_checkout_has_conf_at_its_top() -> None:
 def test_a_wheel_has_conf_inside_the_package(tmp_path: Path) -> None:
     assert find_conf(tmp_path / "em") == tmp_path / "conf"
     (tmp_path / "em" / "conf").mkdir(parents=True)
-    (tmp_path / "conf").mkdir()  # site-packages may hold anything
+    (tmp_path / "conf").mkdir()  # a folder of this name may be in site-packages
     assert find_conf(tmp_path / "em") == tmp_path / "em" / "conf"

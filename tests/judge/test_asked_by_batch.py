@@ -239,7 +239,7 @@ def test_a_run_by_batches_costs_half(server: ChatServer, tmp_path: Path) -> None
 
 def test_batches_that_can_not_be_are_refused(tmp_path: Path) -> None:
     words = ["model=smollm2", "data=none", "eval=quick", "sampler.batch=true", f"store.dir={tmp_path}"]
-    with pytest.raises(ConfigError, match="is of a server's models, and model=smollm2 runs here"):
+    with pytest.raises(ConfigError, match="needs a server's model, and model=smollm2 runs here"):
         accept("evaluate", composed("evaluate", *words), tmp_path, words)
 
 
