@@ -76,8 +76,8 @@ class ServiceStages:
             if trained is not None and not note.unfinished:
                 paid = self.training.force and trained.weights.place == read_forced(trained.folder)
                 if paid or not self.training.force:
-                    when = "by this command before it was interrupted" if paid else "before with the same settings"
-                    print(f"{describe_stage(stage, trained)}: found, trained {when}", flush=True)
+                    when = "by this command before it was interrupted" if paid else "earlier with the same settings"
+                    print(f"{describe_stage(stage, trained)}: reused, trained {when}", flush=True)
                     return trained, True
             asyncio.run(self.tune(recipe_of(stage), order, note))
             trained = find_tuned(self.models, fingerprint)
