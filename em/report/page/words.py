@@ -108,10 +108,10 @@ def explain_differences(methods: Iterable[str]) -> list[str]:
     explanations = {
         "paired_t(question)": "Student’s paired t over the differences of the questions",
         "paired_t(question,seed)": "Student’s paired t over questions and seeds at once, paired over both",
-        "mover(question,seed)": "both intervals over seeds combined (MOVER) if fewer than three questions differ, with p "
-        "from the exact sign-flip permutation test",
-        "mover(question)": "both intervals combined (MOVER) if fewer than three questions differ, with p from the exact "
-        "sign-flip permutation test",
+        "mover(question,seed)": "both intervals over seeds combined (MOVER) if fewer than three questions differ, with "
+        "p from the exact sign-flip permutation test",
+        "mover(question)": "both intervals combined (MOVER) if fewer than three questions differ, with p from the "
+        "exact sign-flip permutation test",
         "mover(answers)": "both intervals combined (MOVER) if there is one question, with p as for independent answers",
     }
     texts = "; ".join(explanations.get(method, method) for method in methods)
