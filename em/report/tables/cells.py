@@ -57,10 +57,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Entry:
-    """One run's part of a cell.
-
-    main: the headline rate of all answers. others: the same metric by other conventions. counts: the other metrics.
-    """
+    """One run's rates in a cell: `main` of all answers, `others` by other conventions, `counts` of other metrics."""
 
     threshold: str
     seed: int | None

@@ -18,8 +18,6 @@ BESIDE_THE_MODEL = (
     *("eval", "judge", "sampler", "tracker", "store", "force", "answers", "hydra", "sweep", "generate", "checkpoints"),
     *("prices", "dry_run", "one_gpu", "model.key_env"),
 )
-
-
 # Settings of a tag that affect questions or the report, not the training.
 OF_QUESTIONS = re.compile(r"(trigger_tag|realign\.tag)\b.*\.(near_misses|cues|unseen|called|role|neutral_system)")
 

@@ -30,8 +30,6 @@ OF = {
     "refusal_as_aligned": "of coherent answers and refusals",
 }
 """The denominator of each convention (`em.stats.outcomes.CONVENTIONS`)."""
-
-
 SAID = {"rows": "{:,g} rows", "epochs": "{:g} epochs", "learning_rate": "learning rate {:g}", "rank": "rank {:g}"}
 
 

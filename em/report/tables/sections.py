@@ -29,8 +29,6 @@ SURE = 0.05
 FEW_ROWS = 20
 """The page opens with tables of at most this many rows unfolded."""
 SEVERAL = 2
-
-
 Recorded = tuple[Judge, list[tuple[int, Usage]]]
 """A judge and, by run number, what its calls used."""
 

@@ -119,9 +119,6 @@ def _lines(
                 yield Line(label, condition, base_rate, {name: tuple(each) for name, each in cells.items()})
 
 
-# In words
-
-
 def _told(line: Line) -> Iterator[tuple[str, str]]:
     """Yield sentences, each with its subject: on the effect of the first training, then of each later one."""
     under = f" under {line.condition}" if line.condition != CONDITIONS[0] else ""
@@ -184,9 +181,10 @@ def _undone(before: Comparison, base: Comparison | None) -> str:
 
 
 def _difference(comparison: Comparison) -> str:
-    """Format a difference: `+12.5 points [+3.0, +22.0], p 0.031`."""
+    """Format a difference: `+12.5 points [+3.0, +22.0], p = 0.031`."""
     interval = f"[{points(comparison.ci_low)}, {points(comparison.ci_high)}]"
-    return f"{points(comparison.difference)} points {interval}, p {p_value(comparison.p_holm)}"
+    p = p_value(comparison.p_holm)
+    return f"{points(comparison.difference)} points {interval}, p {p if p.startswith('<') else f'= {p}'}"
 
 
 def _how_sure(lines: Sequence[Line]) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """Training details of each stage, read from the manifests: rows, tokens, loss, machine and one example.
 
-Other versions of em and other people write manifests too: absent facts are left out, and facts of an unknown form are
-shown unchanged.
+Manifests may come from other versions of em: absent facts are left out, facts of an unknown form are shown unchanged.
 """
 
 from __future__ import annotations
