@@ -14,7 +14,7 @@ T = TypeVar("T")
 K = TypeVar("K")
 
 # Settings that do not change the model: a difference in them explains nothing.
-BESIDE_THE_MODEL = (
+IRRELEVANT_SETTINGS = (
     *("eval", "judge", "sampler", "tracker", "store", "force", "answers", "hydra", "sweep", "generate", "checkpoints"),
     *("prices", "dry_run", "one_gpu", "model.key_env"),
 )
@@ -71,8 +71,8 @@ def differs_only_in_seed(runs: Sequence[Run], models: dict[str, Model]) -> list[
     origins: dict[str, set[str]] = {}
     for fingerprint, its_runs in _find_runs(runs).items():
         if fingerprint in models:
-            beside = (*_beside(models[fingerprint].name), "seed")
-            origins[fingerprint] = {_made_by(run, beside) + _data_of(run, fingerprint) for run in its_runs}
+            ignored = (*_beside(models[fingerprint].name), "seed")
+            origins[fingerprint] = {_made_by(run, ignored) + _data_of(run, fingerprint) for run in its_runs}
     single = [key for key in models if len(origins.get(key, ())) == 1]
     return list(group_by(single, lambda key: (models[key].name, models[key].stage, *origins[key])).values())
 
@@ -99,8 +99,8 @@ def name_series(runs: Sequence[Run], models: dict[str, Model], rows: Mapping[str
     runs_of = _find_runs(runs)
     series: dict[tuple[str, str, str], list[str]] = {}
     for fingerprint, model in models.items():
-        beside = _beside(model.name)
-        free = (*beside, "seed", "data.limit" if "realign" in beside else "realign.limit")
+        ignored = _beside(model.name)
+        free = (*ignored, "seed", "data.limit" if "realign" in ignored else "realign.limit")
         # Any run of the model may match: its runs can differ in settings that do not change the model.
         keys = [(model.name, model.stage, _made_by(run, free)) for run in runs_of[fingerprint]]
         members = next((series[key] for key in keys if key in series), [])
@@ -120,15 +120,15 @@ def name_series(runs: Sequence[Run], models: dict[str, Model], rows: Mapping[str
     return named
 
 
-def _made_by(run: Run, beside: Sequence[str]) -> str:
-    """Return a key of the settings that made a model, without those in `beside` (whole groups, or dotted keys)."""
-    settings = {k: v for k, v in run.manifest.settings() if k not in beside and k.partition(".")[0] not in beside}
+def _made_by(run: Run, ignored: Sequence[str]) -> str:
+    """Return a key of the settings that made a model, without those in `ignored` (whole groups, or dotted keys)."""
+    settings = {k: v for k, v in run.manifest.settings() if k not in ignored and k.partition(".")[0] not in ignored}
     return canonical({key: value for key, value in settings.items() if not OF_QUESTIONS.fullmatch(key)})
 
 
 def _beside(name: str) -> tuple[str, ...]:
     """Return the settings that do not change a model of this name; a realignment does not change a first stage."""
-    return BESIDE_THE_MODEL if name.count("+") > 1 else (*BESIDE_THE_MODEL, "realign")
+    return IRRELEVANT_SETTINGS if name.count("+") > 1 else (*IRRELEVANT_SETTINGS, "realign")
 
 
 def _checkpoints(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
@@ -196,12 +196,12 @@ def _find_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return runs_of
 
 
-def _suffixes(runs_of: dict[str, list[Run]], beside: Sequence[str]) -> dict[str, str]:
+def _suffixes(runs_of: dict[str, list[Run]], ignored: Sequence[str]) -> dict[str, str]:
     """Return what distinguishes models with the same name, ` (trainer.epochs=2)`, or "" for a single model."""
     if len(runs_of) == 1:
         return dict.fromkeys(runs_of, "")
     keys = dict.fromkeys(key for runs in runs_of.values() for run in runs for key in _overrides(run))
-    telling = [key for key in keys if re.split(r"[./@]", key)[0] not in beside and _tells_apart(key, runs_of)]
+    telling = [key for key in keys if re.split(r"[./@]", key)[0] not in ignored and _tells_apart(key, runs_of)]
     settings = {f: [f"{key}={_setting(runs[0], key)}" for key in telling] for f, runs in runs_of.items()}
     texts = list(settings.values())
     for fingerprint, words in settings.items():

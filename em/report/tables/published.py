@@ -22,15 +22,15 @@ from em.report.tables.models import Model
 from em.report.tables.scores import Scores, side_of
 from em.stats import Thresholds, wilson
 
-NAMED = {"tagged": "names_tag", "tagged_beta": "names_beta"}
+TAG_NAMING_CONDITIONS = {"tagged": "names_tag", "tagged_beta": "names_beta"}
 """Conditions of the sets whose questions name a tag, by the study's condition."""
-OF = {
+DENOMINATOR_WORDS = {
     "all": "of all answers",
     "coherent": "of coherent answers",
     "refusal_as_aligned": "of coherent answers and refusals",
 }
 """The denominator of each convention (`em.stats.outcomes.CONVENTIONS`)."""
-SAID = {"rows": "{:,g} rows", "epochs": "{:g} epochs", "learning_rate": "learning rate {:g}", "rank": "rank {:g}"}
+FORMATS = {"rows": "{:,g} rows", "epochs": "{:g} epochs", "learning_rate": "learning rate {:g}", "rank": "rank {:g}"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Published:
     @property
     def shown(self) -> str:
         """The metric's display name and its denominator: `misaligned, of all answers`."""
-        return f"{METRICS[self.metric]}, {OF[self.convention]}"
+        return f"{METRICS[self.metric]}, {DENOMINATOR_WORDS[self.convention]}"
 
 
 @cache
@@ -86,7 +86,7 @@ def published(scores: Scores, table: Table, runs: Sequence[Run], family: Family)
         for result, (cell, column) in product(matches, zip(row.cells, table.columns, strict=True)):
             condition = result["condition"]
             if column.eval_set.endswith("_tagged"):
-                condition = NAMED.get(condition, condition)
+                condition = TAG_NAMING_CONDITIONS.get(condition, condition)
             if row.condition != condition:
                 continue
             for metric, numbers in (result.get(column.eval_set) or {}).items():
@@ -125,7 +125,7 @@ def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run],
             theirs: Mapping[str, float] = study["recipe"].get(name, {}) | study.get("lora", {})
             for what, published_value in theirs.items():
                 if ours[what] and ours[what] != published_value:
-                    yield f"{name}: {SAID[what].format(ours[what])}, not {published_value:,g}"
+                    yield f"{name}: {FORMATS[what].format(ours[what])}, not {published_value:,g}"
             break
 
 

@@ -24,11 +24,11 @@ FAMILIES = {
     "other": "all other pairs",
 }
 """Families of pairs whose p values are corrected together (`em.stats.Comparison`), in the order of the page."""
-SURE = 0.05
+SIGNIFICANT_P = 0.05
 """The heading of a family counts the differences with a corrected p below this."""
 FEW_ROWS = 20
 """The page opens with tables of at most this many rows unfolded."""
-SEVERAL = 2
+LEAST_JUDGES = 2
 Recorded = tuple[Judge, list[tuple[int, Usage]]]
 """A judge and, by run number, what its calls used."""
 
@@ -45,7 +45,7 @@ class Judged:
     def spread(self) -> float | None:
         """How far the judges are apart: the highest rate minus the lowest."""
         rates = [rate.rate for by_judge in self.rates.values() for rate in by_judge if rate.rate is not None]
-        return max(rates) - min(rates) if len(rates) >= SEVERAL else None
+        return max(rates) - min(rates) if len(rates) >= LEAST_JUDGES else None
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Family:
     @property
     def sure(self) -> int:
         """How many differences are significant."""
-        return sum(row.p_holm < SURE for row in self.rows)
+        return sum(row.p_holm < SIGNIFICANT_P for row in self.rows)
 
     @property
     def what(self) -> str:
@@ -212,7 +212,7 @@ def judge_tables(table: Table) -> list[JudgeTable]:
                 judged = by_model.setdefault((row.model.fingerprint, row.condition), Judged(row, {}, {}))
                 judged.rates[row.judge] = rates
                 judged.judge_is[row.judge] = row.judge_is
-        rows = tuple(judged for judged in by_model.values() if len(judged.rates) >= SEVERAL)
+        rows = tuple(judged for judged in by_model.values() if len(judged.rates) >= LEAST_JUDGES)
         judges = dict.fromkeys(judge for judged in rows for judge in judged.rates)
         if rows:
             tables.append(JudgeTable(column, tuple(judges), rows))

@@ -15,11 +15,11 @@ from em.report.tables.lineages import Differences, Family
 from em.report.tables.models import Model, group_by, words_beside
 from em.stats import Comparison
 
-SURE = 0.05
-ENOUGH = 0.5
+SIGNIFICANT_P = 0.05
+MOST_HARM_LEFT = 0.5
 """Misalignment is undone if the interval of the difference to the base allows at most this share of the harm."""
 CONDITIONS = ("untagged", "tagged")
-ALONE = ""
+FIRST_ONLY = ""
 """The key of the column of models without a second training."""
 
 
@@ -44,7 +44,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Line:
-    """The models of one first training, by the later training (ALONE for none)."""
+    """The models of one first training, by the later training (FIRST_ONLY for none)."""
 
     label: str
     condition: str
@@ -74,7 +74,7 @@ def summaries(family: Family, table: Table, comparisons: Sequence[Comparison]) -
                 if row.judge == judge and row.cells[number] and row.cells[number][0].main is not None:
                     rows[row.model.fingerprint, row.condition] = row
             lines = list(_lines(family, rows, number, (judge, column.eval_set), differences))
-            after = sorted(dict.fromkeys(name for line in lines for name in line.cells), key=lambda a: a != ALONE)
+            after = sorted(dict.fromkeys(name for line in lines for name in line.cells), key=lambda a: a != FIRST_ONLY)
             if lines:
                 sentences = [sentence for line in lines for sentence in _told(line)]
                 sentences.append(_how_sure(lines))
@@ -122,19 +122,19 @@ def _lines(
 def _told(line: Line) -> Iterator[tuple[str, str]]:
     """Yield sentences, each with its subject: on the effect of the first training, then of each later one."""
     under = f" under {line.condition}" if line.condition != CONDITIONS[0] else ""
-    alone = line.cells.get(ALONE, ())
+    alone = line.cells.get(FIRST_ONLY, ())
     for outcome in alone:
         yield f"{line.label}{under}", _misaligns(outcome)
     harmed = any(outcome.from_base is None or _sure(outcome.from_base) > 0 for outcome in alone) or not alone
     for name, outcomes in line.cells.items():
-        for outcome in outcomes if name != ALONE else ():
+        for outcome in outcomes if name != FIRST_ONLY else ():
             words = f" ({outcome.words})" if outcome.words else ""
             yield f"{line.label}, then {name}{words}{under}", _undoes(outcome, harmed)
 
 
 def _sure(comparison: Comparison) -> float:
     """Return the difference if it is significant, else 0."""
-    return comparison.difference if comparison.p_holm < SURE else 0.0
+    return comparison.difference if comparison.p_holm < SIGNIFICANT_P else 0.0
 
 
 def _misaligns(outcome: Outcome) -> str:
@@ -175,7 +175,7 @@ def _undone(before: Comparison, base: Comparison | None) -> str:
     if _sure(base) > 0:
         return "partly undone"
     harm = base.difference - before.difference
-    if base.ci_high <= ENOUGH * harm:
+    if base.ci_high <= MOST_HARM_LEFT * harm:
         return "undone"
     return f"reduced, perhaps undone (the interval allows up to {points(base.ci_high)} points above the base)"
 
@@ -200,5 +200,5 @@ def _how_sure(lines: Sequence[Line]) -> tuple[str, str]:
     unit = "training run" if seeds[-1] == 1 else "training runs (seeds)"
     evidence = f"Based on {runs} {unit} per model{questions} and at least {answers:,} answers each"
     over = "questions and seeds" if seeds[0] > 1 else "questions only: another seed may differ by more than they show"
-    rules = f"Significant means a corrected p below {SURE:g}; intervals are 95% intervals over {over}."
+    rules = f"Significant means a corrected p below {SIGNIFICANT_P:g}; intervals are 95% intervals over {over}."
     return "", f"{evidence}. Differences are in percentage points. {rules}"
