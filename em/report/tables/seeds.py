@@ -2,7 +2,7 @@
 
 `em.stats.score` pools models by name; this module decides from the manifests which models may be pooled at all.
 
-`fullest` deduplicates verdicts that several runs share: each model, condition, judge and set counts once.
+Verdicts that several runs share are deduplicated: each model, condition, judge and set counts once.
 """
 
 from __future__ import annotations
