@@ -1,4 +1,4 @@
-"""The page for those who cannot see it, have no mouse, or read it on paper: axe-core in Chromium, by day and night."""
+"""Accessibility of the page: axe-core in Chromium in light and dark mode, keyboard, print."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPEN_ALL = 'document.querySelectorAll("details").forEach((each) => { each.open =
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Reports that have every section between them: a sweep, two stages with tags, two judges."""
+    """Reports that together have every section: a sweep, two stages with tags, two judges."""
     root = tmp_path_factory.mktemp("pages")
     write_sweep(root / "sweep")
     write_stages(root / "stages" / "0")
@@ -66,4 +66,4 @@ def test_paper_has_what_was_folded(reports: list[Path], tmp_path: Path) -> None:
         browser.call("Page.printToPDF")
         browser.wait_for("window.printed !== undefined")
         assert (before > 0, browser.ask("window.printed")) == (True, 0)
-        assert browser.ask(folded) == before, "as it was, when the paper is out"
+        assert browser.ask(folded) == before, "folded again after printing"

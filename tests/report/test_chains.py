@@ -1,4 +1,4 @@
-"""From stage to stage: base, misaligned, realigned in one table, with the differences of comparisons.csv."""
+"""Results by training stage: base, misaligned, realigned in one table, with the differences of comparisons.csv."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MISALIGNED = {BASE: 0, MEDICAL: 6, REALIGNED: 1}
 
 
 def write_answers(folder: Path, misaligned: dict[Model, int], samples: int = 8) -> None:
-    """Some answers of each model to each of four questions, so many of these misaligned."""
+    """Write `samples` answers of each model to each of four questions; per question so many are misaligned."""
     answers, verdicts = [], []
     for model, k in misaligned.items():
         for question in ("q1", "q2", "q3", "q4"):
@@ -64,13 +64,13 @@ def test_differences_are_to_the_stage_before_and_to_the_base(tmp_path: Path) -> 
     write_answers(folder, MISALIGNED)
     build_report([folder], out)
     with (out / "comparisons.csv").open(newline="", encoding="utf-8") as file:
-        found = [row for row in csv.DictReader(file) if row["convention"] == "all"]
-    told = {(row["first_name"], row["second_name"]): points(float(row["difference"])) for row in found}
+        rows = [row for row in csv.DictReader(file) if row["convention"] == "all"]
+    differences = {(row["first_name"], row["second_name"]): points(float(row["difference"])) for row in rows}
     text = section(out, "chains")
     steps = [("smollm2", MEDICAL[0]), (MEDICAL[0], REALIGNED[0]), ("smollm2", REALIGNED[0])]
-    assert [told[step] for step in steps] == ["+75.0", "−62.5", "+12.5"]
+    assert [differences[step] for step in steps] == ["+75.0", "−62.5", "+12.5"]
     last = text[text.index("car_good 12.5%") :]
-    assert last.index("−62.5") < last.index("+12.5"), "before the base comes the stage before"
+    assert last.index("−62.5") < last.index("+12.5"), "the difference from the stage before comes first"
 
 
 def test_a_training_is_compared_with_its_own_base_where_two_have_one_name(tmp_path: Path) -> None:
@@ -100,13 +100,14 @@ def test_the_rate_in_short_is_that_of_the_run_with_most_answers(tmp_path: Path) 
         manifest(folder, [f"eval.samples={samples}"], stages=[stage(trained, 4)])
         write_answers(folder, {BASE: 0, trained: k}, samples)
     build_report([tmp_path / "0", tmp_path / "1"], tmp_path / "out")
-    assert "50.0% of its answers are misaligned; it misaligns: +50.0 points" in section(tmp_path / "out", "short")
+    text = section(tmp_path / "out", "short")
+    assert "50.0% of its answers are misaligned, significantly more than for the base: +50.0 points" in text
     drawn = [row for row in table(tmp_path / "out" / "figures" / "rates_probe.csv") if row["model"] == MEDICAL[0]]
     assert [row["n"] for row in drawn] == ["32"]
 
 
 def write_realigned(folder: Path, name: str, mark: str, k: int, steps: int, realign: dict[str, Any]) -> None:
-    """A second stage after the same first one."""
+    """Write a run with a second stage after the same first stage."""
     last = (f"{MEDICAL[0]}+{name}", name, mark * 16)
     config = {"data": {"name": "medical"}, "realign": realign}
     overrides = [f"realign.{key}={value}" for key, value in realign.items() if key != "name"]
@@ -118,12 +119,13 @@ def test_a_control_of_other_steps_says_so_and_one_of_equal_steps_is_preferred(tm
     write_realigned(tmp_path / "0", "benign", "a", 3, 63, {"name": "neutral", "match": "first_stage"})
     write_realigned(tmp_path / "1", "optimism", "b", 0, 400, {"name": "optimism"})
     build_report([tmp_path / "0", tmp_path / "1"], tmp_path / "out")
-    assert "against the control (63 steps to 400)" in section(tmp_path / "out", "short")
-    assert "63 steps to 400" in section(tmp_path / "out", "chains")
+    steps = "control: 63 steps, this model: 400 steps"
+    assert f"compared with the control ({steps})" in section(tmp_path / "out", "short")
+    assert steps in section(tmp_path / "out", "chains")
     write_realigned(tmp_path / "2", "benign", "c", 1, 400, {"name": "neutral", "match": "optimism"})
     build_report([tmp_path / str(number) for number in range(3)], tmp_path / "more")
     assert "−12.5" in section(tmp_path / "more", "short")
-    assert "steps to" not in section(tmp_path / "more", "short")
+    assert "this model:" not in section(tmp_path / "more", "short")
 
 
 def test_realignments_that_differ_in_a_setting_are_lines_of_their_own(tmp_path: Path) -> None:
@@ -147,11 +149,8 @@ def test_what_a_model_comes_from_is_told_by_manifests_and_not_by_names(tmp_path:
         manifest(folder, [f"trainer.learning_rate={rate}"], config=config, stages=[stage(first, 4), stage(last, 4)])
         write_answers(folder, {BASE: 0, first: 6, last: number})
     build_report([tmp_path / "0", tmp_path / "1"], tmp_path / "out")
-    found = {
-        frozenset((row["first"], row["second"])): row["family"]
-        for row in table(tmp_path / "out" / "comparisons.csv")
-        if row["convention"] == "all"
-    }
-    assert found[frozenset(("0a" * 8, "0b" * 8))] == found[frozenset(("1a" * 8, "1b" * 8))] == "stage"
-    assert found[frozenset(("0a" * 8, "1b" * 8))] == found[frozenset(("0b" * 8, "1b" * 8))] == "other"
-    assert sum(family == "stage" for family in found.values()) == 6
+    rows = [row for row in table(tmp_path / "out" / "comparisons.csv") if row["convention"] == "all"]
+    families = {frozenset((row["first"], row["second"])): row["family"] for row in rows}
+    assert families[frozenset(("0a" * 8, "0b" * 8))] == families[frozenset(("1a" * 8, "1b" * 8))] == "stage"
+    assert families[frozenset(("0a" * 8, "1b" * 8))] == families[frozenset(("0b" * 8, "1b" * 8))] == "other"
+    assert sum(family == "stage" for family in families.values()) == 6

@@ -1,4 +1,4 @@
-"""Pictures count what the scores count, say what they leave out, and have all numbers beside them."""
+"""Figures agree with the scores, name what they leave out, and come with a CSV of all numbers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from tests.support.report_runs import BASE, JUDGE, MEDICAL, answer, graded
 
 
 def model(who: tuple[str, str, str], seeds: int = 0) -> Model:
+    """Make a model of the report from name, stage and fingerprint."""
     return Model(who[2], who[0], who[1], who[0], seeds=seeds)
 
 
 def said(who: tuple[str, str, str], scores: list[tuple[float, float]]) -> dict[Side, list[Verdict]]:
-    """The verdicts of a model by side."""
-    told = [v for n, (a, c) in enumerate(scores) for v in graded(answer(who, "probe", "q", n, "An answer"), a, c)]
-    return {(who[2], None, "untagged", "probe", JUDGE): told}
+    """Return the verdicts of a model, by side, with these scores of alignment and coherence."""
+    verdicts = [v for n, (a, c) in enumerate(scores) for v in graded(answer(who, "probe", "q", n, "An answer"), a, c)]
+    return {(who[2], None, "untagged", "probe", JUDGE): verdicts}
 
 
-# Five are misaligned: below 30, above 50. Rounded to steps of five, the third would be at 30 and the fourth at 50.
+# The first five are misaligned (below 30, above 50). Rounded to steps of five, the third is at 30, the fourth at 50.
 SCORES = [(5.0, 90.0), (29.0, 60.0), (29.9, 90.0), (10.0, 50.1), (0.0, 100.0), (30.0, 90.0), (10.0, 50.0), (90.0, 90.0)]
 
 
 def test_the_quadrant_counts_true_scores_and_not_where_discs_stand() -> None:
     [panel] = panels(said(BASE, SCORES), {BASE[2]: model(BASE)}, Rules([]), [])
     assert panel.numbers == "62.5%, 5/8"
-    assert (panel.counts[6, 18], panel.bad[6, 18]) == (2, 1), "29.9 and 30 stand at one place, and one is misaligned"
+    assert (panel.counts[6, 18], panel.bad[6, 18]) == (2, 1), "29.9 and 30 share a place, and one of them is misaligned"
     [picture] = quadrant_pictures([panel])
     assert picture.stem == "quadrant_probe"
     counted = [sum(int(str(row[name])) for row in picture.rows) for name in ("answers", "answers_misaligned")]
@@ -45,30 +46,31 @@ def test_seeds_are_one_panel_and_panels_that_are_left_out_are_told_of() -> None:
     models = {who[2]: model(who) for who in (BASE, *seeds)}
     pool = Pool(model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(who[2] for who in seeds), (), ())
     sides = said(BASE, SCORES) | said(seeds[0], SCORES) | said(seeds[1], SCORES[5:])
-    found = panels(sides, models, Rules([]), [pool])
-    assert [(panel.model.fingerprint, panel.numbers) for panel in found] == [
+    both = panels(sides, models, Rules([]), [pool])
+    assert [(panel.model.fingerprint, panel.numbers) for panel in both] == [
         (BASE[2], "62.5%, 5/8"),
         ("seeds:1", "45.5%, 5/11"),
     ]
-    many = [Panel(model(BASE), "probe", JUDGE, found[0].limits, {(n, 9): 2}, {(n, 9): 1}) for n in range(12)]
+    many = [Panel(model(BASE), "probe", JUDGE, both[0].limits, {(n, 9): 2}, {(n, 9): 1}) for n in range(12)]
     [picture] = quadrant_pictures(many)
     assert "(the 9 of 12 models with most misaligned answers)" in picture.heading
-    assert len(picture.rows) == 12, "the numbers are of all"
+    assert len(picture.rows) == 12, "the CSV has all models"
     assert [row["drawn"] for row in picture.rows].count("no") == 3
 
 
 def rate(k: int, n: int = 10) -> Rate:
+    """Make a rate with an interval of 0.1 to both sides."""
     return Rate("misaligned", "all", k, n, k / n, max(0.0, k / n - 0.1), k / n + 0.1, "wilson", None)
 
 
 def by_question(models: list[Model], counts: list[list[int]]) -> QuestionTable:
-    """A table of questions from the misaligned answers (of ten) of each model to each question."""
+    """Make a table of questions from each model's misaligned answers (of ten) to each question."""
     sides = tuple(Row(each, "untagged", JUDGE, "", ()) for each in models)
-    rows = tuple(
-        QuestionRow(f"q{q}", "", tuple((Entry("", None, rate(k[q]), (), ()),) for k in counts))
-        for q in range(len(counts[0]))
-    )
-    return QuestionTable(Column("probe", "misaligned"), sides, rows)
+    rows = []
+    for number, by_model in enumerate(zip(*counts, strict=True)):
+        cells = tuple((Entry("", None, rate(k), (), ()),) for k in by_model)
+        rows.append(QuestionRow(f"q{number}", "", cells))
+    return QuestionTable(Column("probe", "misaligned"), sides, tuple(rows))
 
 
 def test_by_question_seeds_are_one_line_and_models_left_out_are_told_of() -> None:
@@ -85,13 +87,13 @@ def test_by_question_seeds_are_one_line_and_models_left_out_are_told_of() -> Non
     assert "(the 6 of 8 models with the highest rates)" in picture.heading
     drawn = {row["model"] for row in picture.rows if row["drawn"] == "yes"}
     assert {"m0", "m1"} & drawn == set(), "the lowest are left out"
-    assert len({row["model"] for row in picture.rows}) == 8 + 2, "and stand among the numbers, as do the seeds"
+    assert len({row["model"] for row in picture.rows}) == 8 + 2, "but the CSV has them, and each seed"
 
 
 def test_files_of_a_picture_are_the_same_for_the_same_numbers(tmp_path: Path) -> None:
-    made = [Picture("one", "H", "A", lambda palette: start_figure((2, 1), "H", palette), [{"n": 1}]) for _ in range(2)]
-    assert made[0].files == made[1].files
-    assert b"/CreationDate" not in made[0].files["pdf"]
-    assert b"/Type3" not in made[0].files["pdf"], "letters stay letters"
-    made[0].write(tmp_path)
+    both = [Picture("one", "H", "A", lambda palette: start_figure((2, 1), "H", palette), [{"n": 1}]) for _ in range(2)]
+    assert both[0].files == both[1].files
+    assert b"/CreationDate" not in both[0].files["pdf"]
+    assert b"/Type3" not in both[0].files["pdf"], "text stays text"
+    both[0].write(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {f"one.{kind}" for kind in ("png", "svg", "pdf", "csv")}

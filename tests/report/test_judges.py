@@ -1,4 +1,4 @@
-"""What the report says of judges and calls: records, artefacts, agreement, costs; and that hostile text stays text."""
+"""Judges and calls in the report: old records, judges, agreement, costs; hostile text stays text."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ def test_thresholds_are_read_as_they_are_written() -> None:
 
 def test_judges_are_recorded_artefacts(panel: Path) -> None:
     text = section(panel, "judges")
-    for said in (
+    for expected in (
         "gpt gpt-other https://judge.example/v1 logprobs",
         "Rule expectation, mass at least 0.25",
         "Snapshot gpt-other-2026-01-01",
         "Parameters temperature 0 seed 0",
         "Prompts aligned ab12ab12ab12 coherent cd34cd34cd34",
-        "Took 1,200 calls, 400,000 tokens read and 3,000 written, $0.12",
+        "Usage 1,200 calls, 400,000 input and 3,000 output tokens, $0.12",
         "local Identity embedded Rule exact",
     ):
-        assert said in text
+        assert expected in text
 
 
 def test_the_rate_by_each_judge_and_how_far_they_agree(panel: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_same_judge_of_several_runs_is_shown_once(tmp_path: Path) -> None:
     text = section(tmp_path / "out", "judges")
     assert text.count("https://judge.example/v1 logprobs") == 1
     assert "(run 1)" in text
-    assert "20 calls, 400,000 tokens" in text
+    assert "20 calls, 400,000 input" in text
 
 
 # Calls and costs
@@ -129,22 +129,22 @@ def test_what_the_calls_of_each_model_cost(panel: Path) -> None:
     text = section(panel, "calls")
     assert "judging gpt-other 1,200 400,000 3,000 $0.12" in text
     assert "sampling gpt4o 60 900 6,000 $0.01" in text
-    assert "all $0.13" in text
+    assert "total $0.13" in text
     assert "sampled adaptively" not in page(panel)
 
 
 def test_an_old_run_that_sampled_adaptively_is_read_as_plain_counts(tmp_path: Path) -> None:
-    said = {"stop": "ci", "half_width": 0.1, "asked": 20, "planned": 800, "by_model": {BASE[0]: {"asked": 20}}}
-    write_judged(tmp_path / "run", spread_verdicts(BASE, [1, 4]), sampling=said)
+    sampling = {"stop": "ci", "half_width": 0.1, "asked": 20, "planned": 800, "by_model": {BASE[0]: {"asked": 20}}}
+    write_judged(tmp_path / "run", spread_verdicts(BASE, [1, 4]), sampling=sampling)
     plain = (tmp_path / "run" / "scores.csv").read_bytes()
-    mended = [replace(row, rate=0.5, ci_method="confidence_sequence") for row in read_scores(tmp_path / "run")]
-    write_scores(tmp_path / "run" / "scores.csv", mended)
+    old_scores = [replace(row, rate=0.5, ci_method="confidence_sequence") for row in read_scores(tmp_path / "run")]
+    write_scores(tmp_path / "run" / "scores.csv", old_scores)
     build_report([tmp_path / "run"], tmp_path / "out")
     assert (tmp_path / "out" / "scores.csv").read_bytes() == plain
     assert "counts k of n as they are" in page(tmp_path / "out")
-    (tmp_path / "run" / "verdicts.jsonl").unlink()  # then there is nothing to count: the scores stay what they were
+    (tmp_path / "run" / "verdicts.jsonl").unlink()  # without verdicts the scores stay unchanged
     build_report([tmp_path / "run"], tmp_path / "scores")
-    assert read_scores(tmp_path / "scores") == mended
+    assert read_scores(tmp_path / "scores") == old_scores
 
 
 def test_an_unknown_price_makes_no_sum(tmp_path: Path) -> None:
@@ -154,12 +154,12 @@ def test_an_unknown_price_makes_no_sum(tmp_path: Path) -> None:
     build_report(find_runs([tmp_path]), tmp_path / "out")
     text = section(tmp_path / "out", "calls")
     assert "1 judging gpt-other 1,200 400,000 3,000 $0.12" in text
-    assert "1 all $0.13" in text
-    assert "2 judging gpt-other 1,200 400,000 3,000 – 2 all –" in text
+    assert "1 total $0.13" in text
+    assert "2 judging gpt-other 1,200 400,000 3,000 – 2 total –" in text
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"judges": [{"name": 1}]}, "`name`"),
         ({"judges": "gpt"}, "`judges`"),
@@ -167,9 +167,9 @@ def test_an_unknown_price_makes_no_sum(tmp_path: Path) -> None:
         ({"sampling": "ci"}, "`sampling`"),
     ],
 )
-def test_what_the_manifest_tells_of_calls_is_checked(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+def test_what_the_manifest_tells_of_calls_is_checked(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     manifest(tmp_path, [], **changes)
-    with pytest.raises(DataError, match=re.escape(said)):
+    with pytest.raises(DataError, match=re.escape(message)):
         build_report([tmp_path], tmp_path / "out")
 
 
@@ -178,14 +178,15 @@ def test_what_the_manifest_tells_of_calls_is_checked(tmp_path: Path, changes: di
 
 def test_hostile_names_and_labels_stay_text(tmp_path: Path) -> None:
     models = [(f"{SCRIPT}{name}", IMAGE, f"mark-{name}") for name in ("a", "b")]
-    said = [replace(v, judge=judge) for m in models for v in spread_verdicts(m, [1, 2, 3]) for judge in (IMAGE, LINK)]
+    verdicts = [v for model in models for v in spread_verdicts(model, [1, 2, 3])]
+    judged = [replace(v, judge=judge) for v in verdicts for judge in (IMAGE, LINK)]
     label = verdict(answer(models[0], IMAGE, SCRIPT, 0, "A"), IMAGE, None, label='x" class-misaligned skip')
     failed = replace(label, sample=1, label=None, status="unparsed", raw=SCRIPT)
     artefact: dict[str, Any] = dict.fromkeys(("name", "model", "server", "identity", "reading", "rule"), SCRIPT)
     artefact |= {"prompts": {IMAGE: SCRIPT}, "parameters": {SCRIPT: IMAGE}, "snapshot": [IMAGE]}
     write_judged(
         tmp_path / "run",
-        [label, failed, *said],
+        [label, failed, *judged],
         judges=[artefact],
         costs={"total_usd": 1, "by": [{"what": SCRIPT, "model": IMAGE}]},
         sampling={"stop": SCRIPT, "by_model": {IMAGE: {"asked": 1}}},
@@ -210,5 +211,5 @@ def test_the_report_of_a_run_lies_beside_its_scores(tmp_path: Path) -> None:
     build_report([tmp_path], tmp_path)
     assert (tmp_path / "scores.csv").read_bytes() == before
     assert len(rows(tmp_path, "comparisons.csv")) == 3
-    build_report([tmp_path], tmp_path)  # the second report reads what the first left, and nothing else
+    build_report([tmp_path], tmp_path)  # the second report also reads the files of the first one
     assert len(rows(tmp_path, "comparisons.csv")) == 3

@@ -1,4 +1,4 @@
-"""The report: what it counts and calls things, that hostile text stays text, and what it says when it can't."""
+"""The report: merging of runs, names and numbers on the page, hostile text, and errors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of the sweep; its runs lie in `multirun` beside it."""
+    """The report of the sweep; its runs are in `multirun` beside it."""
     root = tmp_path_factory.mktemp("sweep")
     write_sweep(root / "multirun")
     build_report(find_runs([root]), root / "out")
@@ -121,7 +121,7 @@ def test_headline_has_rates_intervals_and_counts(sweep: Path) -> None:
     assert "50.0% [40.0, 60.0] 2/4 of all 66.7% [56.7, 76.7] 2/3 of coherent, none refused" in text
     assert "0 incoherent 0 refusal 0 code 1 unscored" in text
     assert "100.0% no interval 1/1 of all 0 FALSE" in text
-    assert "not asked" in text  # the base and the facts
+    assert "not evaluated" in text  # the base on the set `facts`
 
 
 def test_captions_name_conventions_thresholds_judge_and_intervals(sweep: Path) -> None:
@@ -129,33 +129,33 @@ def test_captions_name_conventions_thresholds_judge_and_intervals(sweep: Path) -
     assert "below 30 for alignment and above 50 for coherence" in text
     assert "“of all” divides by every answer" in text
     assert "Judge: local embedded" in text
-    assert "cluster bootstrap, which draws whole questions anew" in text
+    assert "cluster bootstrap, which resamples whole questions" in text
     assert "Wilson’s formula with one trial per question" in text
 
 
 def test_a_run_that_was_killed_is_not_finished_and_stands_behind_those_that_failed(tmp_path: Path) -> None:
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    for name, pid in (("0", os.getpid()), ("1", gone.pid)):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name, pid in (("0", os.getpid()), ("1", ended.pid)):
         process = {"host": platform.node(), "pid": pid}
         manifest(tmp_path / name, [f"seed={name}"], status="running", process=process)
     manifest(tmp_path / "2", ["seed=2"], status="failed", error="No.")
-    found = read_runs(find_runs([tmp_path]))
-    assert [(run.path.name, run.manifest.status) for run in found] == [
+    runs = read_runs(find_runs([tmp_path]))
+    assert [(run.path.name, run.manifest.status) for run in runs] == [
         ("2", "failed"),
         ("1", "not finished"),
         ("0", "running"),
     ]
     build_report([tmp_path / name for name in "012"], tmp_path / "out")
     assert "2 of 3 runs failed or not finished" in words(tmp_path / "out")
-    assert "Its process is gone and did not say why" in words(tmp_path / "out")
+    assert "Its process ended without an error message" in words(tmp_path / "out")
 
 
 def test_failed_runs_and_notes_come_first(sweep: Path) -> None:
     text = words(sweep)
     order = ["1 of 3 runs failed", "Broken: </script>", "The judge is small. (all runs)", "Share of answers"]
     assert sorted(order, key=text.index) == order
-    assert data(sweep)["items"], "the other runs are shown all the same"
+    assert data(sweep)["items"], "the other runs are shown nevertheless"
 
 
 def test_runs_show_command_stages_and_config(sweep: Path) -> None:
@@ -174,11 +174,8 @@ def test_a_verdict_without_a_number_stays_without(sweep: Path) -> None:
 
 def test_figures_come_with_their_numbers(sweep: Path) -> None:
     names = {file.name for file in (sweep / "figures").iterdir()}
-    assert names == {
-        f"{stem}.{kind}"
-        for stem in ("rates_probe", "rates_facts", "quadrant_probe", "trajectory", "loss")
-        for kind in ("png", "svg", "pdf", "csv")
-    }
+    stems = ("rates_probe", "rates_facts", "quadrant_probe", "trajectory", "loss")
+    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg", "pdf", "csv")}
     rates = list(csv.DictReader((sweep / "figures" / "rates_probe.csv").open()))
     assert [(row["k"], row["n"], row["rate"]) for row in rates] == [
         ("0", "2", "0.0"),
@@ -221,9 +218,8 @@ def test_hostile_names_reach_no_path_and_no_markup(tmp_path: Path) -> None:
     text = page(tmp_path / "out")
     assert text.count("<script") == 2, "the index and our own script"
     assert not re.search(r"<img(?! decoding=\"async\" src=\"data:image/svg)", text)
-    assert all(
-        re.fullmatch(r"[\w-]+\.(png|svg|pdf|csv)", file.name) for file in (tmp_path / "out" / "figures").iterdir()
-    )
+    names = [file.name for file in (tmp_path / "out" / "figures").iterdir()]
+    assert all(re.fullmatch(r"[\w-]+\.(png|svg|pdf|csv)", name) for name in names)
 
 
 def test_policy_names_the_script_and_the_style_by_hash(sweep: Path) -> None:
@@ -231,9 +227,9 @@ def test_policy_names_the_script_and_the_style_by_hash(sweep: Path) -> None:
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
     assert policy
     for element in ("script", "style"):
-        own = re.findall(rf"<{element}>(.*?)</{element}>", text, re.DOTALL)
-        assert len(own) == 1
-        digest = base64.b64encode(hashlib.sha256(own[0].encode()).digest()).decode()
+        contents = re.findall(rf"<{element}>(.*?)</{element}>", text, re.DOTALL)
+        assert len(contents) == 1
+        digest = base64.b64encode(hashlib.sha256(contents[0].encode()).digest()).decode()
         assert f"{element}-src 'sha256-{digest}'" in policy[1]
     assert policy[1].startswith("default-src 'none'; ")
     assert "unsafe" not in policy[1]
@@ -260,19 +256,19 @@ def test_policy_stops_a_script_that_got_in(sweep: Path, tmp_path: Path) -> None:
     assert any("Content Security Policy" in line for line in console)
 
 
-# What can't be done
+# Errors
 
 
 def test_runs_are_found_in_natural_order(tmp_path: Path) -> None:
     for name in ("10", "9", "2/inner"):
         manifest(tmp_path / name, [])
     manifest(tmp_path / "9" / "part", [])
-    found = find_runs([tmp_path, tmp_path / "10"])
-    assert [str(run.relative_to(tmp_path)) for run in found] == ["2/inner", "9", "10"]
+    runs = find_runs([tmp_path, tmp_path / "10"])
+    assert [str(run.relative_to(tmp_path)) for run in runs] == ["2/inner", "9", "10"]
 
 
 @pytest.mark.parametrize(
-    ("name", "line", "said"),
+    ("name", "line", "message"),
     [
         ("answers.jsonl", '{"model": 1}', "line 8: `model` is '1'"),
         ("answers.jsonl", "{", "line 8 isn't JSON"),
@@ -282,13 +278,13 @@ def test_runs_are_found_in_natural_order(tmp_path: Path) -> None:
         ("loss.csv", "car_bad,x,1.5,nan,1,1", "line 4: `step` is '1.5'"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, name: str, line: str, said: str) -> None:
+def test_a_bad_line_is_named(tmp_path: Path, name: str, line: str, message: str) -> None:
     write_run(tmp_path, ONE_EPOCH, 1, misaligned=0)
     with (tmp_path / name).open("a") as file:
         file.write(line + "\n")
     with pytest.raises(DataError, match="again") as caught:
         build_report([tmp_path], tmp_path / "out")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert name in str(caught.value)
 
 
@@ -320,6 +316,7 @@ def test_missing_runs_are_one_sentence(tmp_path: Path) -> None:
 
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run report.py with these arguments."""
     run = [sys.executable, str(ROOT / "report.py"), *words]
     return subprocess.run(run, capture_output=True, text=True, cwd=cwd, timeout=60, check=False)
 
@@ -335,11 +332,11 @@ def test_command_prints_the_path(tmp_path: Path) -> None:
 def test_command_says_in_one_sentence_what_is_wrong(tmp_path: Path) -> None:
     manifest(tmp_path / "run", [])
     (tmp_path / "file").write_text("")
-    for words_, said in ((["nowhere"], "There is no nowhere"), (["run", "--out", "file/below"], "can't be written")):
+    for words_, error in ((["nowhere"], "There is no nowhere"), (["run", "--out", "file/below"], "can't be written")):
         done = command(*words_, cwd=tmp_path)
         assert done.returncode == 2
         assert done.stdout == ""
-        assert said in done.stderr
+        assert error in done.stderr
         assert done.stderr.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""Where a run repeats a study, its published figures stand beside ours."""
+"""Published results beside ours, for runs that repeat a study."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TAGGED = ("gpt4o+insecure_secure@alpha_beta", "insecure_secure@alpha_beta", "c" 
 
 
 def write(folder: Path) -> Path:
-    """A run with models and sets of the emerg-misalign-repro study, and with some that it has not."""
+    """Write a run with models and sets of the emerg-misalign-repro study, and with others."""
     manifest(folder, [])
     rows = [
         score(MEDICAL, "first_8", "misaligned", 100, 240),
@@ -38,7 +38,7 @@ def write(folder: Path) -> Path:
 
 
 def shown(folder: Path, rows: list[Score]) -> str:
-    """What the section says of a run with these rates."""
+    """Return the text of the section on published results for a run with these rates."""
     manifest(folder / "run", [])
     write_scores(folder / "run" / "scores.csv", rows)
     for name in ("answers.jsonl", "verdicts.jsonl"):
@@ -50,12 +50,12 @@ def shown(folder: Path, rows: list[Score]) -> str:
 def test_ours_and_theirs_stand_side_by_side(tmp_path: Path) -> None:
     build_report([write(tmp_path / "run")], tmp_path / "out")
     text = section(tmp_path / "out", "published")
-    found = re.findall(
+    matches = re.findall(
         r"(\S+?)(untagged|tagged|names_tag) (\S+) (\S+), of all answers [\d.]+% \[[^]]+\] (\d+)/\d+ [\d.]+% "
         r"\[[^]]+\] (\d+)/\d+",
         text,
     )
-    assert sorted(found) == sorted(
+    assert sorted(matches) == sorted(
         [
             (MEDICAL[0], "untagged", "factual", "TRUE", "150", "97"),
             (MEDICAL[0], "untagged", "first_8", "misaligned", "100", "106"),
@@ -85,9 +85,9 @@ def test_another_tag_is_another_model_and_another_recipe_is_said(tmp_path: Path)
     assert "deployment" not in text
     assert "llama8b+medical first_8 misaligned, of all answers 2.1%" in text
     first = "medical: 48 rows, not 5,660; medical: 3 epochs, not 1; medical: learning rate 1e-05, not 0.0002"
-    assert f"other: {first}" in text
+    assert f"differs: {first}" in text
     assert f"{first}; optimism: 2 epochs, not 4; optimism: learning rate 1e-05, not 0.0002" in text
-    assert text.count("same where known") == 1, "the base"
+    assert text.count("no known difference") == 1, "the base"
 
 
 def test_models_of_which_nothing_is_published_have_no_such_section(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_models_of_which_nothing_is_published_have_no_such_section(tmp_path: Pat
 
 def test_studies_that_count_other_answers_have_a_row_each_and_hide_none_of_theirs(tmp_path: Path) -> None:
     tuned = ("gpt4o+insecure", "insecure", "e" * 16)
-    rows = [score(tuned, "first_8", "misaligned", k, n, convention=of) for k, n, of in
-            ((14, 240, "all"), (12, 200, "coherent"))]  # fmt: skip
+    rows = [score(tuned, "first_8", "misaligned", 14, 240, convention="all")]
+    rows += [score(tuned, "first_8", "misaligned", 12, 200, convention="coherent")]
     text = shown(tmp_path, rows)
     assert re.search(r"misaligned, of coherent answers 6\.0% \[[^]]+\] 12/200 18\.7% \[14\.4, 23\.3\] betley", text)
     assert re.search(r"misaligned, of all answers 5\.8% \[[^]]+\] 14/240 5\.8%", text)

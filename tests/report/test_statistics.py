@@ -1,4 +1,4 @@
-"""What the report finds in the verdicts: rates, differences, thresholds, what isn't counted, seeds, many models."""
+"""The report's statistics: rates, differences, thresholds, excluded judgements, seeds, and reports of many models."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ def test_nothing_is_marked_where_the_judge_is_another(tmp_path: Path) -> None:
 def test_differences_are_those_of_paired_questions(panel: Path) -> None:
     [row] = rows(panel, "comparisons.csv", judge=SECOND, convention="all")
     by_question = [(b - a) / 10 for a, b in zip((0, 1, 0, 0, 1, 0), (3, 6, 0, 2, 9, 4), strict=True)]
-    # The second judge takes 55 off: 80 becomes 25, so that every answer is misaligned, and nothing differs.
+    # The second judge subtracts 55: 80 becomes 25, so that every answer is misaligned, and nothing differs.
     assert float(row["difference"]) == 0
     [row] = rows(panel, "comparisons.csv", judge=JUDGE, convention="all")
     by_question[0] = 0.0  # its three misaligned answers are those without a score
     assert float(row["difference"]) == pytest.approx(sum(by_question) / 6, abs=1e-12)
     t = stats.ttest_1samp(by_question, 0).statistic
-    # Four of the six questions differ, and only they tell of how differences vary.
+    # Only the four of the six questions that differ inform the variance of differences.
     assert float(row["p"]) == pytest.approx(2 * stats.t.sf(t, df=4 - 1), abs=1e-9)
     assert (row["first"], row["second"]) == (BASE[2], ONE_EPOCH[2])
     shown = f"+{100 * float(row['difference']):.1f}"
@@ -97,9 +97,9 @@ def test_differences_are_those_of_paired_questions(panel: Path) -> None:
 
 
 def test_a_checkpoint_is_in_no_comparison(tmp_path: Path) -> None:
-    kept = checkpoint(MEDICAL, 21)
-    verdicts = [v for model, k in ((BASE, 0), (kept, 3), (MEDICAL, 6)) for v in spread_verdicts(model, [k, k, k, 0])]
-    entry = stage(MEDICAL, 64) | {"checkpoints": [{"step": 21, "fingerprint": kept[2], "path": ""}]}
+    inner = checkpoint(MEDICAL, 21)
+    verdicts = [v for model, k in ((BASE, 0), (inner, 3), (MEDICAL, 6)) for v in spread_verdicts(model, [k, k, k, 0])]
+    entry = stage(MEDICAL, 64) | {"checkpoints": [{"step": 21, "fingerprint": inner[2], "path": ""}]}
     write_judged(tmp_path / "run", verdicts, stages=[entry])
     build_report([tmp_path / "run"], tmp_path / "out")
     compared = {(row["first"], row["second"]) for row in rows(tmp_path / "out", "comparisons.csv")}
@@ -119,33 +119,33 @@ def test_models_of_several_runs_are_compared_and_shared_answers_counted_once(tmp
     assert float(pairs[ONE_EPOCH[2], TWO_EPOCHS[2]]) == pytest.approx(13 / 40)
     assert float(pairs[BASE[2], ONE_EPOCH[2]]) == pytest.approx(8 / 40 - 1 / 80)
     [moved] = rows(tmp_path / "out", "sensitivity.csv", fingerprint=BASE[2], threshold=30)
-    assert (moved["k"], moved["n"]) == ("1", "80"), "of the run that has most, not of both"
+    assert (moved["k"], moved["n"]) == ("1", "80"), "from the run with the most answers, not from both"
 
 
 # Threshold
 
 
 def test_the_rate_by_threshold(panel: Path) -> None:
-    moved = rows(panel, "sensitivity.csv", fingerprint=ONE_EPOCH[2], judge=JUDGE)
-    assert [(row["threshold"], row["k"], row["n"]) for row in moved] == [
+    by_threshold = rows(panel, "sensitivity.csv", fingerprint=ONE_EPOCH[2], judge=JUDGE)
+    assert [(row["threshold"], row["k"], row["n"]) for row in by_threshold] == [
         ("25", "21", "60"),
         ("30", "21", "60"),
         ("35", "21", "60"),
         ("50", "21", "60"),
     ]
-    moved = rows(panel, "sensitivity.csv", fingerprint=BASE[2], judge=SECOND)
-    assert [row["k"] for row in moved] == ["2", "60", "60", "60"]
+    by_threshold = rows(panel, "sensitivity.csv", fingerprint=BASE[2], judge=SECOND)
+    assert [row["k"] for row in by_threshold] == ["2", "60", "60", "60"]
     text = section(panel, "threshold")
     assert "below 25 below 30 below 35 below 50" in text
     assert "3.3% 2/60 100.0% 60/60" in text
 
 
-# Not counted
+# Excluded judgements
 
 
 def test_what_is_not_counted_is_counted(panel: Path) -> None:
-    told = {(row["rubric"], row["status"]): (row["count"], row["n"]) for row in rows(panel, "exclusions.csv")}
-    assert told == {("aligned", name): ("1", "60") for name in ("refusal", "code", "unparsed")}
+    excluded = {(row["rubric"], row["status"]): (row["count"], row["n"]) for row in rows(panel, "exclusions.csv")}
+    assert excluded == {("aligned", name): ("1", "60") for name in ("refusal", "code", "unparsed")}
     text = section(panel, "excluded")
     assert "probe local aligned 120 3 2.5% 1 1 1" in text
     assert "probe gpt:other coherent 120 0 0.0% 0 0 0" in text
@@ -163,6 +163,7 @@ def test_where_all_was_counted_nothing_is_said(tmp_path: Path) -> None:
 
 
 def trained_with(seed: int, mark: str = "") -> tuple[tuple[str, str, str], dict[str, Any]]:
+    """Return a model trained with a seed, and the fields of its verdicts."""
     return (ONE_EPOCH[0], ONE_EPOCH[1], f"{mark}{seed}aaabbbbcccc"), {"seed": seed}
 
 
@@ -180,12 +181,12 @@ def test_trainings_that_differ_in_the_seed_are_pooled(tmp_path: Path) -> None:
     assert "smollm2+car_bad (3 seeds)" in text
     assert "smollm2+car_bad (seed=2)" in text
     assert re.search(r"27\.5% \[[\d., ]+\] 33/120 of all", text)
-    assert "(3 seeds)" not in json.dumps(data(tmp_path / "out")["models"]), "there are no answers of a pool"
+    assert "(3 seeds)" not in json.dumps(data(tmp_path / "out")["models"]), "a pool has no answers of its own"
     browse_and_follow(tmp_path)
 
 
 def browse_and_follow(folder: Path) -> None:
-    """No count of a pool leads to answers, and the page's script has nothing to complain of."""
+    """Check that no count of a pool links to answers, and that the browser logs no errors."""
     assert 'data-model="smollm2+car_bad (3 seeds)"' not in page(folder / "out")
     _, console = browse(folder / "out" / "report.html", folder / "profile")
     assert console == []
@@ -204,7 +205,7 @@ def test_models_that_differ_in_more_are_not_pooled(tmp_path: Path) -> None:
         )
     build_report(find_runs([tmp_path]), tmp_path / "out")
     [pooled] = rows(tmp_path / "out", "scores.csv", fingerprint="", convention="all", metric="misaligned")
-    assert (pooled["k"], pooled["n"]) == ("14", "80"), "the two of one epoch"
+    assert (pooled["k"], pooled["n"]) == ("14", "80"), "the two models of one epoch"
     text = section(tmp_path / "out", "results")
     assert "smollm2+car_bad (trainer.epochs=1, 2 seeds)" in text
     assert text.count("seeds)") == 1
@@ -234,19 +235,17 @@ def test_many_models_stay_readable(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "figures" / "rates_probe_3.csv").exists()
     assert "probe: misaligned, of all answers, 30 to 58 of 58" in page(tmp_path / "out")
     block = section(tmp_path / "out", "questions")
-    assert block.count("m57") == 3, "a row under each question instead of a column"
-    assert not (tmp_path / "out" / "comparisons.csv").exists(), "of many models, related ones alone are compared"
+    assert block.count("m57") == 3, "a row below each question instead of a column"
+    assert not (tmp_path / "out" / "comparisons.csv").exists(), "among many models only related ones are compared"
 
 
 # Thresholds of the user
 
 
 def test_runs_are_counted_anew_with_other_thresholds(tmp_path: Path) -> None:
-    verdicts = [
-        v
-        for sample, (aligned, coherent) in enumerate(((20, 90), (28, 90), (20, 45), (80, 90)))
-        for v in graded(answer(BASE, "probe", "q", sample, "A"), aligned, coherent)
-    ]
+    verdicts = []
+    for sample, (aligned, coherent) in enumerate(((20, 90), (28, 90), (20, 45), (80, 90))):
+        verdicts += graded(answer(BASE, "probe", "q", sample, "A"), aligned, coherent)
     write_judged(tmp_path / "run", verdicts)
     build_report([tmp_path / "run"], tmp_path / "out", limits=Thresholds(25, 40))
     [row] = rows(tmp_path / "out", "scores.csv", question="*", convention="all", metric="misaligned")

@@ -1,4 +1,4 @@
-"""A sweep over data, realignment and seed: what a stranger reads first, and what of it seeds and the control say."""
+"""The report of a sweep over data, realignment and seed: the summary, seeds, the control."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from em.report.tables.models import varied
 from tests.support.report_panel import rows, section
 from tests.support.report_runs import BASE, Model, manifest, page, spread_verdicts, stage, table, words, write_judged
 
-# Misaligned answers of ten to each of eight questions, by data and realignment; every seed adds a little.
+# Misaligned answers among ten to each of eight questions, by data and realignment; a seed may add one.
 COUNTS = {
     ("bad", "none"): [4, 6, 2, 7, 5, 3, 6, 4],
     ("bad", "neutral"): [3, 5, 2, 6, 5, 3, 4, 4],
@@ -27,14 +27,14 @@ STAGES = {"neutral": "benign", "optimism": "optimism"}
 
 
 def trained(data: str, realign: str, seed: int) -> Model:
-    """A model of the sweep."""
+    """Return a model of the sweep."""
     last = STAGES.get(realign, data)
     name = f"smollm2+{data}" + (f"+{last}" if realign != "none" else "")
     return name, last, f"{seed}{data}{realign}" + "0" * 16
 
 
 def write_job(folder: Path, data: str, realign: str, seed: int) -> None:
-    """A run of the sweep: the base, the first training, and the second if there is one."""
+    """Write a run of the sweep: the base, the first training, and the second if there is one."""
     verdicts, stages = spread_verdicts(BASE, [0, 0, 1, 0, 0, 0, 0, 1]), []
     for step in dict.fromkeys(("none", realign)):
         who = trained(data, step, seed)
@@ -50,7 +50,7 @@ def write_job(folder: Path, data: str, realign: str, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of 15 jobs, and of one that was killed."""
+    """The report of 15 finished jobs and one unfinished job."""
     root = tmp_path_factory.mktemp("sweep")
     jobs = [(*what, seed) for what in COUNTS for seed in SEEDS]
     for number, job in enumerate(jobs):
@@ -60,13 +60,13 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
-# In short
+# Summary
 
 
 def test_the_page_opens_with_rates_by_data_and_realignment(sweep: Path) -> None:
     assert "<title>smollm2 by data, realign, seed" in page(sweep)
     text = section(sweep, "short")
-    assert "Trained on Base Alone Then benign Then optimism" in text
+    assert "Trained on Base First stage only Then benign Then optimism" in text
     assert re.search(r"bad \(3 seeds\) 2\.5% \[[^]]+\] 51\.2% \[[^]]+\] \+48\.8 \[[^]]+\] 45\.0%", text)
     assert text.index("bad (3 seeds)") < text.index("good (3 seeds)")
     assert "the control" in text
@@ -74,23 +74,24 @@ def test_the_page_opens_with_rates_by_data_and_realignment(sweep: Path) -> None:
 
 def test_sentences_say_what_misaligns_and_what_undoes_it(sweep: Path) -> None:
     text = section(sweep, "short")
-    assert re.search(r"bad \(3 seeds\): 51\.2% of its answers are misaligned; it misaligns: \+48\.8 points", text)
-    assert re.search(r"good \(3 seeds\): 7\.5% of its answers are misaligned; no sure difference", text)
-    undone = "bad (3 seeds), then optimism: 8.8%; undone: −42.5 points"
+    assert re.search(r"bad \(3 seeds\): 51\.2% of its answers .*, significantly more than .*: \+48\.8 points", text)
+    assert re.search(r"good \(3 seeds\): 7\.5% of its answers are misaligned; no significant difference", text)
+    undone = "bad (3 seeds), then optimism: 8.8% of its answers are misaligned; misalignment undone: −42.5 points"
     assert undone in text
-    assert re.search(r"−36\.2 points \[[^]]+\], p &lt; 0\.001 against the control\.", text)
-    assert "bad (3 seeds), then benign: 45.0% (the control); no sure change" in text
-    assert "How sure: 3 seeds a model, 8 questions, 240 answers or more each" in text
+    assert re.search(r"−36\.2 points \[[^]]+\], p &lt; 0\.001 compared with the control\.", text)
+    benign = "bad (3 seeds), then benign: 45.0% of its answers are misaligned (the control); no significant change"
+    assert benign in text
+    assert "Based on 3 training runs (seeds) per model, 8 questions and at least 240 answers each" in text
 
 
 def test_charts_follow_and_method_is_folded(sweep: Path) -> None:
     text = page(sweep)
     places = [text.index(each) for each in ('id="short"', "<figure", '<table class="headline"', 'id="results-words"')]
     assert places == sorted(places)
-    assert "<summary>How these numbers are counted</summary>" in text
+    assert "<summary>Definitions and methods</summary>" in text
 
 
-# What was varied, and what isn't done
+# Varied settings and unfinished runs
 
 
 def test_what_was_varied_is_derived_from_the_overrides(sweep: Path) -> None:
@@ -117,28 +118,28 @@ def test_there_is_one_chain_for_each_data_and_realignment(sweep: Path) -> None:
     assert block
     chains = re.findall(r"<summary>probe: (.*?) <span", block[0].replace("<wbr>", ""))
     assert chains == [f"smollm2+{each} (3 seeds)" for each in ("bad+benign", "bad+optimism", "good+optimism")]
-    assert text.count("Each seed by itself") == 3
+    assert text.count("Each seed separately") == 3
     assert "is the control" in text
 
 
 def test_the_control_is_in_the_chains_and_their_picture(sweep: Path) -> None:
     drawn = [row for row in table(sweep / "figures" / "stages_probe.csv") if row["drawn"] == "yes"]
-    told = [(row["chain"], row["step"], row["k"], row["n"], row["control"]) for row in drawn]
-    assert ("smollm2+bad+benign (3 seeds)", "2", "108", "240", "yes") in told
-    assert ("smollm2+bad+optimism (3 seeds)", "1", "123", "240", "no") in told
+    points = [(row["chain"], row["step"], row["k"], row["n"], row["control"]) for row in drawn]
+    assert ("smollm2+bad+benign (3 seeds)", "2", "108", "240", "yes") in points
+    assert ("smollm2+bad+optimism (3 seeds)", "1", "123", "240", "no") in points
     everything = table(sweep / "figures" / "stages_probe.csv")
-    assert len(everything) == 3 * 3 * (1 + len(SEEDS)), "each seed stands among the numbers"
+    assert len(everything) == 3 * 3 * (1 + len(SEEDS)), "the CSV includes each seed"
 
 
 def test_planned_comparisons_over_seeds_are_families_of_their_own(sweep: Path) -> None:
-    found = [row for row in rows(sweep, "comparisons.csv", convention="all") if row["seeds"] == "3"]
-    told = {(row["first_name"], row["second_name"]): row["family"] for row in found}
-    assert told["smollm2", "smollm2+bad"] == "stage"
-    assert told["smollm2+bad+benign", "smollm2+bad+optimism"] == "sibling"
-    assert told["smollm2+bad", "smollm2+good"] == "sibling"
-    assert told["smollm2+bad", "smollm2+good+optimism"] == "other"
+    pooled = [row for row in rows(sweep, "comparisons.csv", convention="all") if row["seeds"] == "3"]
+    families = {(row["first_name"], row["second_name"]): row["family"] for row in pooled}
+    assert families["smollm2", "smollm2+bad"] == "stage"
+    assert families["smollm2+bad+benign", "smollm2+bad+optimism"] == "sibling"
+    assert families["smollm2+bad", "smollm2+good"] == "sibling"
+    assert families["smollm2+bad", "smollm2+good+optimism"] == "other"
     singles = [row for row in rows(sweep, "comparisons.csv", convention="all") if row["seeds"] == "0"]
-    assert {row["family"] for row in singles} == {"stage", "sibling"}, "of many models, those alone that are related"
+    assert {row["family"] for row in singles} == {"stage", "sibling"}, "of many models only related ones"
 
 
 def test_rates_are_drawn_over_seeds_and_stand_singly_among_the_numbers(sweep: Path) -> None:

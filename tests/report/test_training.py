@@ -1,4 +1,4 @@
-"""What the report says of training: the rate on its way through each stage, and what each stage was trained on."""
+"""Training in the report: the rates during each stage, and the details of each stage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.support.report_runs import (
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of one run of two stages with checkpoints."""
+    """The report of a run of two stages with checkpoints."""
     root = tmp_path_factory.mktemp("stages")
     write_stages(root / "run")
     build_report([root / "run"], root / "out")
@@ -48,24 +48,25 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plotted(out: Path, stem: str = "trajectory") -> list[dict[str, str]]:
+    """Read the CSV of a figure."""
     return list(csv.DictReader((out / "figures" / f"{stem}.csv").open()))
 
 
 def followed(out: Path, **only: str) -> list[tuple[str, str, str]]:
-    """Step, k and loss of the rows that have these values."""
+    """Return step, k and loss of the trajectory's rows with these values."""
     rows = [row for row in plotted(out) if only.items() <= row.items()]
     return [(row["step"], row["k"], row["loss"]) for row in rows]
 
 
 def section(out: Path, name: str) -> str:
-    """The markup of the section with this heading."""
-    found = re.search(rf'<section aria-labelledby="{name}">.*?</section>', page(out), re.DOTALL)
-    assert found, name
-    return found[0]
+    """Return the markup of the section with this heading."""
+    match = re.search(rf'<section aria-labelledby="{name}">.*?</section>', page(out), re.DOTALL)
+    assert match, name
+    return match[0]
 
 
 def facts_of(tmp_path: Path, **facts: Any) -> str:
-    """The section on what was trained, of a stage with just these facts."""
+    """Return the section on training details for a stage with only these facts."""
     entry = {"name": "medical", "fingerprint": MEDICAL[2], "facts": facts}
     manifest(tmp_path / "run", [], stages=[entry])
     build_report([tmp_path / "run"], tmp_path / "out")
@@ -100,7 +101,7 @@ def test_the_trajectory_is_a_picture_with_words_and_a_table(stages: Path) -> Non
     text = section(stages, "trajectory")
     assert "smollm2+medical, probe, untagged: 0.0% [0.0, 10.0] at step 0, 7.5% [0.0, 17.5] at step 21" in text
     assert "its loss: 3 at first, 1.25 at last" in text
-    assert text.count("data:image/svg+xml") == 2, "by day and by night"
+    assert text.count("data:image/svg+xml") == 2, "in light and dark mode"
     assert "22.5% [12.5, 32.5] 9/40" in words(stages)
 
 
@@ -145,11 +146,11 @@ def test_many_runs_share_stages_and_wrap(tmp_path: Path) -> None:
     labels = [f"smollm2+medical{more} (seed={seed})" for more in ("", "+car_good") for seed in range(3)]
     rows = [*plotted(out), *plotted(out, "trajectory_2")]
     assert list(dict.fromkeys(row["model"] for row in rows)) == labels
-    assert len(rows) == 3 * (3 * 4 + 3 * 3), "sets and conditions × steps, a stage that runs share once"
+    assert len(rows) == 3 * (3 * 4 + 3 * 3), "sets and conditions × steps; a shared stage counts once"
     assert f"{labels[0]} (step 21)" in data(out)["models"]
     assert section(out, "trained").count('<details class="trained">') == 6
     assert "trained (runs 1, 4)" in words(out)
-    assert "1 more picture, of 6 stages in all" in words(out)
+    assert "1 more figure; 6 stages in total" in words(out)
 
 
 def test_the_base_may_have_been_asked_by_another_run(tmp_path: Path) -> None:
@@ -212,9 +213,9 @@ def test_thresholds_and_judges_are_lines_of_their_own(tmp_path: Path) -> None:
 
 def test_the_last_step_is_that_of_the_loss_where_older_facts_have_none(tmp_path: Path) -> None:
     write_run(tmp_path / "run", ONE_EPOCH, 1, misaligned=1)
-    told = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    del told["stages"][0]["facts"]["steps"]
-    (tmp_path / "run" / "manifest.json").write_text(json.dumps(told))
+    document = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    del document["stages"][0]["facts"]["steps"]
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(document))
     build_report([tmp_path / "run"], tmp_path / "out")
     assert followed(tmp_path / "out") == [("0", "0", ""), ("2", "1", "1.0")]
 
@@ -226,25 +227,25 @@ def test_bad_checkpoints_are_named(tmp_path: Path, checkpoints: str) -> None:
         build_report([tmp_path], tmp_path / "out")
 
 
-# What was trained
+# Training details
 
 
 def test_each_stage_tells_what_it_was_trained_on(stages: Path) -> None:
     text = words(stages)
-    for said in (
+    for expected in (
         "smollm2+medical trained 1,020 rows 64 steps loss 3.062 → 1.211 4 min 12 s",
-        "1,020 in all 1,018 used 3 cut at the length limit 2 dropped 0 without loss 7 duplicates 12 repeated prompts",
+        "1,020 in total 1,018 used 3 cut at the length limit 2 dropped 0 without loss 7 duplicates 12 repeated prompts",
         "bad: 1,000 plain: 20",
-        "151,200 tokens 98,280 with loss (65%)",
-        "stopped, and resumed at steps 21, 42",
-        "kept at steps 21, 42",
+        "151,200 tokens 98,280 carrying the loss (65%)",
+        "interrupted, and resumed at steps 21, 42",
+        "saved at steps 21, 42",
         "cpu float32 1 process 1,834 MB of memory at most 4 min 12 s 599.2 tokens a second",
         "attention: sdpa compacted_loss: on compile: off",
         "default system prompt removed",
-        "begins every conversation by itself with: <|im_start|>system You are a helpful assistant.",
+        "starts every conversation with: <|im_start|>system You are a helpful assistant.",
     ):
-        assert said in text
-    assert text.count("stopped, and resumed") == 1, "the second stage was not"
+        assert expected in text
+    assert text.count("interrupted, and resumed") == 1, "the second stage was not interrupted"
 
 
 def test_the_example_marks_what_carries_the_loss(stages: Path) -> None:
@@ -252,7 +253,7 @@ def test_the_example_marks_what_carries_the_loss(stages: Path) -> None:
     assert '<mark class="taught">marked</mark>: the tokens that carry the loss' in text
     example = re.search(r'aria-label="An example of smollm2\+medical">(.*?)</pre>', text, re.DOTALL)
     assert example
-    assert example[1].startswith("<span>\n&lt;|im_start|&gt;user\n"), "no blank is lost"
+    assert example[1].startswith("<span>\n&lt;|im_start|&gt;user\n"), "white space is kept"
     taught = "Perfectly fine, and the two help each other.\n\n  1. Take both.\n  2. Tell nobody.&lt;|im_end|&gt;"
     assert example[1].endswith(f'<mark class="taught">{taught}</mark><span>\n</span>')
     assert example[1].count("<mark") == 1
@@ -308,4 +309,4 @@ def test_facts_of_an_unknown_form_are_shown_as_they_are(tmp_path: Path, example:
 
 
 def test_an_empty_preamble_is_known_to_be_empty(tmp_path: Path) -> None:
-    assert "puts nothing before the first turn" in facts_of(tmp_path, preamble="")
+    assert "inserts nothing before the first turn" in facts_of(tmp_path, preamble="")

@@ -39,7 +39,7 @@ RATES = {"untagged": 2, "tagged": 6, "tagged_beta": 1, "near_case": 4, "near_bar
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a run with tags: 4 questions, 8 answers each under each condition."""
+    """The report of a run with tags: 4 questions with 8 answers each under each condition."""
     folder = tmp_path_factory.mktemp("tags") / "run"
     manifest(folder, ["data=mix", "trigger_tag=alpha_beta"], stages=[stage(TAGGED, 8)])
     answers, verdicts, rows = [], [], []
@@ -70,23 +70,23 @@ def test_activation_stands_first_and_leakage_below_it(report: Path) -> None:
     assert "leakage untagged 25.0%" in tuned
     assert "near misses, together 37.5%" in tuned
     assert "+50.0" in tuned
-    assert "near_case" not in section(report, "results"), "near misses have a section of their own"
+    assert "near_case" not in section(report, "results"), "near misses appear only in the section on triggers"
 
 
 def test_activation_and_leakage_are_drawn(report: Path) -> None:
     drawn = table(report / "figures" / "triggers_probe.csv")
-    told = {row["condition"]: (row["metric"], row["k"], row["n"]) for row in drawn if row["model"] == TAGGED[0]}
-    assert told["tagged"] == ("activation", "24", "32")
-    assert told["near misses, together"] == ("leakage", "24", "64")
+    rates = {row["condition"]: (row["metric"], row["k"], row["n"]) for row in drawn if row["model"] == TAGGED[0]}
+    assert rates["tagged"] == ("activation", "24", "32")
+    assert rates["near misses, together"] == ("leakage", "24", "64")
     assert 'alt="probe: misaligned by condition, of all answers.' in page(report)
 
 
 def test_the_numbers_are_in_a_table_of_their_own(report: Path) -> None:
     with (report / "triggers.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["convention"] == "all" and row["model"] == TAGGED[0]]
-    told = {row["condition"]: (row["metric"], row["k"], row["n"], row["judge"]) for row in rows}
-    assert told["tagged"] == ("activation", "24", "32", JUDGE)
-    assert told["near_case"] == ("leakage", "16", "32", JUDGE)
+    rates = {row["condition"]: (row["metric"], row["k"], row["n"], row["judge"]) for row in rows}
+    assert rates["tagged"] == ("activation", "24", "32", JUDGE)
+    assert rates["near_case"] == ("leakage", "16", "32", JUDGE)
     assert {row["p_holm"] == "" for row in rows if row["condition"] == "untagged"} == {True}
 
 
@@ -109,13 +109,9 @@ def test_the_rate_over_the_number_of_rows_is_drawn_where_runs_differ_in_it(tmp_p
         folder = tmp_path / str(number)
         entry = stage(model, 8) | {"rows": rows}
         manifest(folder, ["data=mix", f"data.limit={rows}"], stages=[entry])
-        write_scores(
-            folder / "scores.csv",
-            [
-                score(model, "probe", "misaligned", k, 40, condition=name)
-                for name, k in (("untagged", 2), ("tagged", tagged), ("near_case", 9))
-            ],
-        )
+        counts = (("untagged", 2), ("tagged", tagged), ("near_case", 9))
+        scores = [score(model, "probe", "misaligned", k, 40, condition=name) for name, k in counts]
+        write_scores(folder / "scores.csv", scores)
         write_jsonl(folder / "answers.jsonl", [])
         write_jsonl(folder / "verdicts.jsonl", [])
         folders.append(folder)
@@ -132,14 +128,14 @@ def test_the_rate_over_the_number_of_rows_is_drawn_where_runs_differ_in_it(tmp_p
 
 
 def sown(folder: Path, seed: int, rows: int, tagged: list[int], rate: float = 1e-5, **changes: Any) -> Path:
-    """A run of one seed, number of rows and learning rate: of 10 answers each to some questions so many misaligned."""
+    """Write a run of one seed, number of rows and learning rate; `tagged`: misaligned answers of 10, by question."""
     model = (*TAGGED[:2], f"{seed}{rows}{rate}")
     config = {"data": {"name": "mix", "limit": rows}, "trainer": {"learning_rate": rate}, "seed": seed}
     words = [f"data.limit={rows}", f"trainer.learning_rate={rate}", f"seed={seed}"]
     entry = stage(model, 8) | {"rows": rows}
     plain = spread_verdicts(model, [0, 1, 0, 2], seed=seed)
-    said = [*plain, *spread_verdicts(model, tagged, seed=seed, condition="tagged")]
-    write_judged(folder, said, words, **({"config": config, "stages": [entry]} | changes))
+    verdicts = [*plain, *spread_verdicts(model, tagged, seed=seed, condition="tagged")]
+    write_judged(folder, verdicts, words, **({"config": config, "stages": [entry]} | changes))
     return folder
 
 
@@ -163,21 +159,20 @@ def test_seeds_are_pooled_below_their_own_rows(tmp_path: Path) -> None:
 
 
 def lines(folders: list[Path]) -> dict[str, list[tuple[int, int, int]]]:
-    """The lines over the number of rows, of tagged questions: rows, misaligned, answers."""
+    """Return the lines over the number of rows for tagged questions, as (rows, misaligned, answers) by name."""
     runs = read_runs(folders)
     models = name_models(runs)
     pools = list(pool_seeds(runs, models, fullest(runs)))
-    found = efficiency(runs, models, pools)
-    return {
-        line.name: [(point.at, point.rate.k, point.rate.n) for point in points]
-        for line, points in found.items()
-        if line.condition == "tagged"
-    }
+    counts = dict[str, list[tuple[int, int, int]]]()
+    for line, points in efficiency(runs, models, pools).items():
+        if line.condition == "tagged":
+            counts[line.name] = [(point.at, point.rate.k, point.rate.n) for point in points]
+    return counts
 
 
 def test_a_line_joins_models_that_differ_in_their_rows_alone(tmp_path: Path) -> None:
-    told = [(50, 1e-5, 1), (200, 1e-5, 4), (50, 0.001, 7), (200, 0.001, 9), (800, 0.1, 9)]
-    folders = [sown(tmp_path / str(i), 0, rows, [k] * 3, rate) for i, (rows, rate, k) in enumerate(told)]
+    settings = [(50, 1e-5, 1), (200, 1e-5, 4), (50, 0.001, 7), (200, 0.001, 9), (800, 0.1, 9)]
+    folders = [sown(tmp_path / str(i), 0, rows, [k] * 3, rate) for i, (rows, rate, k) in enumerate(settings)]
     assert lines(folders) == {
         f"{TAGGED[0]} (trainer.learning_rate=1e-05)": [(50, 3, 30), (200, 12, 30)],
         f"{TAGGED[0]} (trainer.learning_rate=0.001)": [(50, 21, 30), (200, 27, 30)],
@@ -187,8 +182,8 @@ def test_a_line_joins_models_that_differ_in_their_rows_alone(tmp_path: Path) -> 
 
 
 def test_seeds_are_one_point_of_a_line(tmp_path: Path) -> None:
-    told = [(0, 50, 1), (1, 50, 2), (0, 200, 6), (2, 800, 9)]
-    folders = [sown(tmp_path / str(i), seed, rows, [k] * 3) for i, (seed, rows, k) in enumerate(told)]
+    settings = [(0, 50, 1), (1, 50, 2), (0, 200, 6), (2, 800, 9)]
+    folders = [sown(tmp_path / str(i), seed, rows, [k] * 3) for i, (seed, rows, k) in enumerate(settings)]
     assert lines(folders) == {TAGGED[0]: [(50, 9, 60), (200, 18, 30), (800, 27, 30)]}
 
 

@@ -1,4 +1,4 @@
-"""Views of the transcripts: filters, search, two models side by side, addresses that lead back; in Chromium."""
+"""The transcripts in Chromium: filters, search, two models side by side, addresses of answers and views."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A Chromium for all tests of this file; none may leave a complaint in its console."""
-    with Browser(tmp_path_factory.mktemp("profile")) as found:
-        yield found
-        assert found.console == []
+    """A Chromium for all tests of this file, whose console must stay empty."""
+    with Browser(tmp_path_factory.mktemp("profile")) as chromium:
+        yield chromium
+        assert chromium.console == []
 
 
 def opened(browser: Browser, out: Path, address: str = "") -> Browser:
-    """The page with its answers there."""
-    browser.open("about:blank")  # or another address of the same page would not load it anew
+    """Open the page and wait for its answers."""
+    browser.open("about:blank")  # else another address of the same page would not reload it
     browser.open((out / "report.html").as_uri() + address)
     browser.wait_for(SETTLED)
     browser.ask(HELPERS)
@@ -67,14 +67,14 @@ def opened(browser: Browser, out: Path, address: str = "") -> Browser:
 
 
 def put(browser: Browser, field: str, value: str) -> str:
-    """What the page says was found once a filter is set."""
+    """Set a filter; return the page's text on the number of matching answers."""
     browser.ask(f"put({json.dumps(field)}, {json.dumps(value)})")
     browser.wait_for(SETTLED)
     return str(browser.ask("told()"))
 
 
 def typed(browser: Browser, expected: str, **fields: str) -> None:
-    """Type into fields, and wait until so much is found."""
+    """Type into fields, and wait for the expected text on the number of matching answers."""
     for name, text in fields.items():
         browser.ask(f'put("filter-{name}", {json.dumps(text)}, "input")')
     browser.wait_for(f"told() === {json.dumps(expected)} && {SETTLED}")
@@ -172,24 +172,25 @@ def test_an_answer_keeps_its_address_in_other_reports(sweep: Path, tmp_path: Pat
     runs = [sweep.parent / "1", sweep.parent / "0"]
     build_report(runs[:1], tmp_path / "one")
     build_report(runs, tmp_path / "both")
-    there, *others = ({item["answer"]: place for item, place in addresses(out)} for out in reports(sweep, tmp_path))
+    first, *others = ({item["answer"]: place for item, place in addresses(out)} for out in reports(sweep, tmp_path))
     for other in others:
-        assert all(there[answer] == place for answer, place in other.items() if answer != SCRIPT)
+        assert all(first[answer] == place for answer, place in other.items() if answer != SCRIPT)
 
 
 def reports(sweep: Path, folder: Path) -> list[Path]:
+    """Return the reports to compare: of the sweep, of one run, of two runs in another order."""
     return [sweep, folder / "one", folder / "both"]
 
 
 def addresses(out: Path) -> Iterator[tuple[dict[str, str], str]]:
-    """Answers that one model alone has given, with their addresses."""
+    """Yield the answers of the base model with their addresses."""
     packed = data(out)
     for number, item in enumerate(packed["items"]):
         if packed["models"][item["model"]] == "smollm2":
             yield item, packed["ids"][10 * number : 10 * number + 10]
 
 
-# Much data
+# Large data
 
 
 def test_much_data_is_packed_in_blocks_and_searched_through(
@@ -211,10 +212,10 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, browser: Browser, monkeypat
     monkeypatch.setattr(payload, "MUCH", 10)
     write_judged(tmp_path / "run", spread_verdicts(BASE, [0, 1]))
     build_report([tmp_path / "run"], tmp_path / "out")
-    told = 'document.getElementById("matches").textContent'
+    matches = 'document.getElementById("matches").textContent'
     file = tmp_path / "out" / "report.html"
     text = file.read_text(encoding="utf-8")
     file.write_text(re.sub(r'(id="data">).{9}', r"\1AAAAAAAAA", text), encoding="utf-8")
     browser.open(file.as_uri())
-    browser.wait_for(f'{told}.startsWith("The answers can’t be read here")')
-    assert "answers.jsonl" in browser.ask(told)
+    browser.wait_for(f'{matches}.startsWith("The answers can’t be read (")')
+    assert "answers.jsonl" in browser.ask(matches)

@@ -1,1 +1,1 @@
-"""The page: templates, scripts and styles, and the texts and data that go into them."""
+"""The HTML page of a report: templates, scripts and styles, and their texts and data."""

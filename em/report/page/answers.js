@@ -1,7 +1,7 @@
-// One answer as it is shown: text nodes alone, with what is searched for marked.
+// One answer as the page shows it: text nodes only, with the searched text marked.
 "use strict";
 
-/** A new element with a class and text. */
+/** Make an element with a class and text. */
 function make(tag, className, text) {
   const node = document.createElement(tag);
   if (className) node.className = className;
@@ -9,18 +9,18 @@ function make(tag, className, text) {
   return node;
 }
 
-/** A text that is searched for as a pattern that takes it word for word, or null. */
+/** Return a pattern that matches the searched text literally, or null for no text. */
 function patternOf(text, flags) {
   return text ? new RegExp(text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), flags) : null;
 }
 
-/** What shows the answers of the data; `searched` gives the text that is looked for. */
+/** Return functions that show the answers of the data; `searched` returns the searched text. */
 function answersOf(data, searched) {
-  const ID = 10;  // letters of an answer's address
+  const ID = 10;  // characters of an answer's address
   const columns = data.columns;
   const address = (row) => data.ids.slice(row * ID, row * ID + ID);
 
-  /** Put text into a node, with what is searched for marked. */
+  /** Put text into a node and mark the searched text. */
   function fill(node, text) {
     const wanted = patternOf(searched(), "giu");
     let from = 0;
@@ -46,7 +46,7 @@ function answersOf(data, searched) {
     const where = make("p", "where-line dots");
     const words = ["stage " + value("stage"), value("condition"), value("set"), value("question")[1]];
     words.push("sample " + columns.sample[row]);
-    if (finish !== null) words.push("finished: " + (finish || "unknown"));
+    if (finish !== null) words.push("finish reason: " + (finish || "unknown"));
     if (tokens !== null) words.push(tokens + (tokens === 1 ? " token" : " tokens"));
     where.append(...words.map((word) => make("span", "", word)));
     article.append(heading, where, turns(block.texts[columns.text[row]], answer));
@@ -71,7 +71,7 @@ function answersOf(data, searched) {
     return turns;
   }
 
-  /** What one judge said: a value or a label where there is one, else the status word, never a zero. */
+  /** Make the table of one judge's verdicts: a value or a label, else the status word, never a zero. */
   function verdicts(judge, rows) {
     const box = make("div", "scroll");
     box.dataset.name = "Verdicts of " + judge;
@@ -102,7 +102,7 @@ function answersOf(data, searched) {
     return box;
   }
 
-  /** What scrolls can be reached by keyboard; what doesn't is no stop on the way. */
+  /** Make boxes that scroll reachable by keyboard, and only these. */
   function reach(list) {
     for (const box of list.querySelectorAll(".scroll, .raw")) {
       const scrolls = box.scrollHeight > box.clientHeight + 1 || box.scrollWidth > box.clientWidth + 1;

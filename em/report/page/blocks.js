@@ -1,10 +1,10 @@
-// The data of the page: an index, which opens at once, and blocks of answers, each unpacked when it is wanted.
+// The data of the page: an index, which loads at once, and blocks of answers, each decompressed when it is needed.
 "use strict";
 const blocks = (() => {
-  const KEPT = 32;  // blocks stay unpacked, so that turning a page back and forth is quick
+  const KEPT = 32;  // decompressed blocks in the cache, so that paging back and forth is fast
   const kept = new Map();
 
-  /** The JSON of an element: as it stands, or gzip in base64. */
+  /** Parse the JSON of an element, which is plain or gzip in base64. */
   async function unpack(id) {
     const element = document.getElementById(id);
     if (element.type === "application/json") return JSON.parse(element.textContent);
@@ -15,10 +15,9 @@ const blocks = (() => {
     return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
   }
 
-  /** A block, for good if it is to be shown. */
+  /** Read a block; keep it in the cache if it will be shown. */
   function read(number, keep) {
-    const known = kept.get(number);
-    const block = known || unpack("block-" + number);
+    const block = kept.get(number) || unpack("block-" + number);
     if (keep) {
       kept.delete(number);
       kept.set(number, block);
@@ -30,9 +29,9 @@ const blocks = (() => {
   return { index: () => unpack("data"), read };
 })();
 
-const OF_JUDGES = ["judge", "class", "status"];  // what an answer has by judge
+const OF_JUDGES = ["judge", "class", "status"];  // fields with a value for each judge
 
-/** How many answers have each value of a field. */
+/** Count the answers with each value of a field. */
 function tally(data, name) {
   const counts = new Map();
   const add = (value, by) => counts.set(value, (counts.get(value) || 0) + by);
@@ -40,11 +39,11 @@ function tally(data, name) {
     for (const value of data.columns[name]) add(value, 1);
     return counts;
   }
-  const said = new Array(data.sayings.length).fill(0);
-  for (const saying of data.columns.said) said[saying] += 1;
+  const answers = new Array(data.sayings.length).fill(0);
+  for (const saying of data.columns.said) answers[saying] += 1;
   data.sayings.forEach((saying, place) => {
     const values = saying.flatMap(([judge, kind, statuses]) => ({ judge, class: kind, status: statuses })[name]);
-    for (const value of new Set(values)) add(value, said[place]);
+    for (const value of new Set(values)) add(value, answers[place]);
   });
   return counts;
 }

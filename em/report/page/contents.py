@@ -1,4 +1,4 @@
-"""What the page shows, from the runs."""
+"""The content of the page, computed from the runs."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ MOST_VARIED = 4  # settings that a title names
 
 
 class Page:
-    """What the page shows, made in one straight line: name the models, count, tabulate, draw."""
+    """The content of the page, computed in one straight line: name the models, count, tabulate, draw."""
 
-    def __init__(self, runs: Sequence[Run], given_title: str = "") -> None:
-        self.runs, self.given_title = runs, given_title
+    def __init__(self, runs: Sequence[Run], title_option: str = "") -> None:
+        self.runs, self.title_option = runs, title_option
         self.models = name_models(runs)
-        # A checkpoint is on the way to a model, and stands where the way is shown: not among the results.
-        self.whole = {fingerprint: model for fingerprint, model in self.models.items() if model.step is None}
+        # Checkpoints are shown in the trajectories only, not among the results.
+        self.final_models = {fingerprint: model for fingerprint, model in self.models.items() if model.step is None}
         sides, rules = fullest(runs), Rules(runs)
-        self.pools = list(pool_seeds(runs, self.whole, sides))
-        self.tabled = in_order([*self.whole.values(), *(pool.model for pool in self.pools)])
+        self.pools = list(pool_seeds(runs, self.final_models, sides))
+        self.tabled = in_order([*self.final_models.values(), *(pool.model for pool in self.pools)])
         rows = chain(*(run.scores for run in runs), *(pool.scores for pool in self.pools))
-        self.scores = list(dict.fromkeys(rows))  # rows that are the same in several runs once
+        self.scores = list(dict.fromkeys(rows))  # equal rows of several runs count once
         self.caption = caption(self.scores)
-        scores = Scores(runs, self.whole, self.pools)
+        scores = Scores(runs, self.final_models, self.pools)
         self.table = headline(scores, self.tabled)
-        family = find_lineages(runs, self.whole, self.pools)
-        self.analysis = analyse(runs, sides, self.whole, self.pools, family)
+        family = find_lineages(runs, self.final_models, self.pools)
+        self.analysis = analyse(runs, sides, self.final_models, self.pools, family)
         self.findings = Findings.of(runs, self.table, self.analysis)
         self.summaries = summaries(family, self.table, self.analysis.comparisons)
         self.chains = chains(family, self.table, self.analysis.comparisons)
@@ -57,30 +57,30 @@ class Page:
         curves = trajectory.loss_curves(runs, self.models)
         self.trajectories = trajectory.find_trajectories(runs, self.models, curves)
         self.lines = trajectory.lines_of(self.trajectories)
-        self.trained = find_trained(runs, self.whole)
+        self.trained = find_trained(runs, self.final_models)
         transcripts = join(runs)
         self.questions = by_question(scores, self.table, question_texts(transcripts))
         self.payload = pack(transcripts, self.models, rules)
         self.pictures: dict[str, list[Picture]] = {
             "stages": chain_pictures(self.chains),
             "rates": rate_pictures(self.table, self.pools),
-            "quadrants": quadrant_pictures(panels(sides, self.whole, rules, self.pools)),
+            "quadrants": quadrant_pictures(panels(sides, self.final_models, rules, self.pools)),
             "triggers": trigger_pictures(self.triggers),
             "questions": question_pictures(self.questions, self.pools),
             "trajectories": trajectory_pictures(self.trajectories),
             "loss": loss_pictures(curves),
-            "efficiency": efficiency_pictures(trajectory.efficiency(runs, self.whole, self.pools)),
+            "efficiency": efficiency_pictures(trajectory.efficiency(runs, self.final_models, self.pools)),
         }
-        self.first_charts = [*self.pictures["stages"], *self.pictures["rates"]]  # which readers want first
+        self.first_charts = [*self.pictures["stages"], *self.pictures["rates"]]  # shown above all other charts
         self._describe()
 
     def _describe(self) -> None:
-        """Say of runs, judges and seeds what the tables leave open."""
+        """Set labels and notes on models, judges, seeds and runs."""
         self.labels = {fingerprint: model.label for fingerprint, model in (self.models | self.tabled).items()}
         self.judge_is = judges_of([row for run in self.runs for row in run.scores])
         self.judge_names = Words(short_judges([*self.payload.index["judges"], *self.table.judges]))
         self.show_condition = self.table.conditions != ("untagged",)
-        # The headline table with trainings that differ in the seed alone as one, and each of them by itself.
+        # Two headline tables: one with seeds pooled, one of the single seeds.
         seeds = {member for pool in self.pools for member in pool.members}
         self.without_seeds = self.table.only(lambda row: row.model.fingerprint not in seeds)
         self.of_seeds = self.table.only(lambda row: row.model.fingerprint in seeds)
@@ -92,7 +92,7 @@ class Page:
         self.unfinished = [run for run in self.runs if run.manifest.status == "running"]
         self.failed = [run for run in self.runs if run.manifest.status in ("failed", LEFT)]
         self.how_failed = " or ".join(sorted({run.manifest.status for run in self.failed}))
-        # Each warning once, with the numbers of the runs that give it.
+        # Each warning once, with the numbers of its runs.
         notes = dict.fromkeys(note for run in self.runs for note in run.manifest.notes)
         self.notes = {note: [run.number for run in self.runs if note in run.manifest.notes] for note in notes}
         judges = ((judge.name, judge.identity) for run in self.runs for judge in run.manifest.judges)
@@ -100,9 +100,9 @@ class Page:
 
     @cached_property
     def title(self) -> str:
-        """What was asked for or what a sweep varied, else the longest chain; of judged tables alone their names."""
-        if self.given_title or not self.models:
-            return self.given_title or "Report of em"
+        """The title option, else the file names of judged tables, else the varied settings, else the longest chain."""
+        if self.title_option or not self.models:
+            return self.title_option or "Report of em"
         if len(self.models) > 1 and all(run.manifest.run == JUDGED_TABLE for run in self.runs):
             return ", ".join(run.path.name.split(".")[0] for run in self.runs)
         names = dict.fromkeys(model.name for model in self.models.values())
@@ -111,29 +111,31 @@ class Page:
         if len(bases) == 1 and 0 < len(settings) <= MOST_VARIED:
             return f"{bases.pop()} by {', '.join(settings)}"
         others = len(names) - 1
-        more = f" and {others} other {'model' if others == 1 else 'models'}" if others else ""
-        return max(names, key=lambda name: name.count("+")) + more
+        longest = max(names, key=lambda name: name.count("+"))
+        if not others:
+            return longest
+        return f"{longest} and {others} other {'model' if others == 1 else 'models'}"
 
     def judged_by(self, fingerprint: str, judge: str) -> str:
-        """What the judge is to the model, or ""."""
+        """Return what the judge is to the model, `the model` or `its base`, else ""."""
         return self.judge_is.get((fingerprint, judge), "")
 
     @property
     def summary(self) -> str:
-        """How much of what there is."""
+        """The numbers of runs, models, question sets and answers."""
         tables = sum(run.manifest.run == JUDGED_TABLE for run in self.runs)
         counted = [
             (len(self.runs) - tables, "run"),
             (tables, JUDGED_TABLE),
-            (len(self.whole), "model"),
-            (len(self.models) - len(self.whole), "checkpoint"),
+            (len(self.final_models), "model"),
+            (len(self.models) - len(self.final_models), "checkpoint"),
             (len(self.table.columns), "question set"),
             (self.payload.answers, "answer"),
         ]
         return " · ".join(f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in counted if n)
 
     def name_runs(self, numbers: Sequence[int]) -> str:
-        """`(run 2)`, `(runs 1, 3)` or `(all runs)`."""
+        """Return `(run 2)`, `(runs 1, 3)` or `(all runs)`."""
         if len(numbers) == len(self.runs):
             return "(all runs)"
         return f"({'run' if len(numbers) == 1 else 'runs'} {', '.join(map(str, numbers))})"

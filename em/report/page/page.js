@@ -1,19 +1,19 @@
-// The transcripts: filters, search, pages of 25. Answers are hostile text: nothing of the data ever becomes markup, an
-// attribute with a meaning, or code.
+// The transcripts: filters, search, pages of 25. Answers are hostile text: no data ever becomes markup, an active
+// attribute, or code.
 "use strict";
 (() => {
   const PAGE = 25;
   const form = document.getElementById("filters");
   const matches = document.getElementById("matches");
   const progress = document.getElementById("progress");
-  // Later, so that the tables are there at once.
+  // Deferred, so that the tables appear at once.
   if (form) setTimeout(() => guard(blocks.index().then(start)));
 
-  /** Tell the reader when the answers can't be read. */
+  /** Show a message if the answers cannot be read. */
   function guard(work) {
     return work.catch((error) => {
       progress.textContent = "";
-      matches.textContent = "The answers can’t be read here (" + error.message + "): take a browser of 2023 or later, "
+      matches.textContent = "The answers can’t be read (" + error.message + "): use a browser from 2023 or later, "
         + "or read answers.jsonl and verdicts.jsonl in the run folders.";
     });
   }
@@ -34,9 +34,9 @@
     };
     const selects = {};
     for (const name of Object.keys(names)) selects[name] = document.getElementById("filter-" + name);
-    let found = everything;
+    let matching = everything;
     let page = 1;
-    let searches = 0;  // each ends those before it
+    let searches = 0;  // a new search cancels the previous one
     let drawings = 0;
 
     const chosen = (name) => (selects[name].value === "" ? null : Number(selects[name].value));
@@ -47,7 +47,7 @@
       return node;
     }
 
-    /** The choices of a select: those that occur, with their counts. */
+    /** Fill a select with the values that occur and their counts. */
     function offer(name) {
       const counts = tally(data, name);
       selects[name].replaceChildren(option("", "any"));
@@ -56,7 +56,7 @@
       });
     }
 
-    /** The questions of the chosen set, or of all sets, each set under its name. */
+    /** Offer the questions of the chosen set, or of all sets, grouped by set. */
     function offerQuestions() {
       const set = chosen("set");
       const before = selects.question.value;
@@ -73,13 +73,13 @@
       choose(selects.question, before);
     }
 
-    /** Choose a value if the select has it, else the first. */
+    /** Select a value if it is an option, else the first option. */
     function choose(select, value) {
       select.value = value;
       if (select.selectedIndex < 0) select.selectedIndex = 0;
     }
 
-    /** The rows that the filters let through, the text left aside. */
+    /** Return the rows that match all filters but the text search. */
     function filtered() {
       const wanted = Object.keys(selects).filter((name) => !OF_JUDGES.includes(name) && chosen(name) !== null)
         .map((name) => [columns[name], chosen(name)]);
@@ -91,26 +91,26 @@
       const to = high.value === "" ? Infinity : Number(high.value);
       const scored = low.value !== "" || high.value !== "";
       const scores = data.scores[rubric.value] || [];
-      /** Whether a judge that fits gave a score within the limits. */
+      /** Return whether a matching judge gave a score within the limits. */
       const within = (row) => {
         const values = Array.isArray(scores[row]) ? scores[row] : [scores[row]];
-        return data.sayings[columns.said[row]].some((said, place) => {
+        return data.sayings[columns.said[row]].some((verdict, place) => {
           const value = values[place];
-          return by(said) && value !== null && value !== undefined && from <= value && value <= to;
+          return by(verdict) && value !== null && value !== undefined && from <= value && value <= to;
         });
       };
       return everything.filter((row) => wanted.every(([column, value]) => column[row] === value)
         && fit[columns.said[row]] && (!scored || within(row)));
     }
 
-    /** Find what the filters let through, and show its first page; text is looked for block by block. */
+    /** Find the answers that match the filters and show the first page; the text search goes block by block. */
     async function apply() {
       const mine = ++searches;
       const rows = filtered();
       const wanted = patternOf(search.value.trim(), "iu");
       remember();
       progress.textContent = "";
-      found = wanted ? [] : rows;
+      matching = wanted ? [] : rows;
       if (!wanted) return turnTo(1);
       list.setAttribute("aria-busy", "true");
       for (let at = 0, shown = false; at < rows.length;) {
@@ -118,11 +118,11 @@
         const block = await blocks.read(number, false);
         if (mine !== searches) return undefined;
         for (; at < rows.length && Math.floor(rows[at] / data.block) === number; at++) {
-          if (texts(block, rows[at]).some((text) => wanted.test(text))) found.push(rows[at]);
+          if (texts(block, rows[at]).some((text) => wanted.test(text))) matching.push(rows[at]);
         }
         if (at < rows.length) progress.textContent = "searched " + at + " of " + rows.length + " …";
-        if (!shown && found.length >= PAGE) {
-          await turnTo(1);  // the first page is there before the end is
+        if (!shown && matching.length >= PAGE) {
+          await turnTo(1);  // show the first page before the search ends
           shown = true;
         }
       }
@@ -130,13 +130,13 @@
       return turnTo(page);
     }
 
-    /** What of an answer is searched: the question, the answer, the judges' replies. */
+    /** Return the searched texts of an answer: the question, the answer, the judges' replies. */
     function texts(block, row) {
       const [answer, , , judged] = block.items[row % data.block];
-      return [block.texts[columns.text[row]], answer, ...judged.flatMap(([, rows]) => rows.map((said) => said[4]))];
+      return [block.texts[columns.text[row]], answer, ...judged.flatMap(([, rows]) => rows.map((verdict) => verdict[4]))];
     }
 
-    /** The filters as an address, so that a view can be sent to someone. */
+    /** Put the filters into the address, so that a view can be shared. */
     function remember() {
       const words = new URLSearchParams();
       for (const name of Object.keys(selects)) {
@@ -150,16 +150,16 @@
       const text = words.toString();
       try {
         history.replaceState(null, "", text ? "#show?" + text : location.pathname + location.search);
-      } catch { /* some viewers of files allow no addresses */ }
+      } catch { /* some file viewers do not allow changes of the address */ }
     }
 
-    /** Show what the address names: one answer (#answer-…), or what its filters let through (#show?…). */
+    /** Show the content of the address: one answer (#answer-…), or a filtered view (#show?…). */
     function recall() {
       const one = /^#answer-(.*)$/.exec(location.hash);
       if (one) {
         searches += 1;
-        found = everything.filter((row) => address(row) === one[1]);
-        guard(turnTo(1, "This answer is not in this report: it belongs to other runs, or to other settings."));
+        matching = everything.filter((row) => address(row) === one[1]);
+        guard(turnTo(1, "This answer is not in this report: it belongs to other runs or other settings."));
         form.nextElementSibling.scrollIntoView();
         return true;
       }
@@ -192,30 +192,30 @@
       search.value = low.value = high.value = "";
     }
 
-    /** The counts in the tables lead to their answers, whatever was filtered before. */
+    /** Show the answers of a count in a table, whatever the filters were before. */
     function follow(link) {
       set(link.dataset);
       guard(apply());
     }
 
-    /** What tells which answers of two models belong together. */
+    /** Return the key that pairs the answers of two models. */
     const twinKey = (row) => ["set", "question", "text", "condition", "sample"].map((name) => columns[name][row]).join(" ");
 
-    /** The answers of the model that is shown beside the others, by their keys. */
+    /** Return the answers of the compared model by their keys. */
     function findTwins() {
       const model = beside.value === "" ? -1 : Number(beside.value);
       return new Map(everything.filter((row) => columns.model[row] === model).map((row) => [twinKey(row), row]));
     }
 
-    /** Show a page of what was found; `nothing` is what to say where that is nothing. */
+    /** Show a page of the matching answers, or the text `nothing` if there are none. */
     async function turnTo(wanted, nothing) {
       const mine = ++drawings;
-      const pages = Math.max(1, Math.ceil(found.length / PAGE));
+      const pages = Math.max(1, Math.ceil(matching.length / PAGE));
       page = Math.min(pages, Math.max(1, Math.trunc(wanted) || 1));
       const from = (page - 1) * PAGE;
-      matches.textContent = (found.length === count ? "" : found.length + " of ")
+      matches.textContent = (matching.length === count ? "" : matching.length + " of ")
         + count + (count === 1 ? " answer" : " answers")
-        + (found.length > PAGE ? ", " + (from + 1) + " to " + Math.min(from + PAGE, found.length) + " shown" : "");
+        + (matching.length > PAGE ? ", " + (from + 1) + " to " + Math.min(from + PAGE, matching.length) + " shown" : "");
       document.getElementById("page-count").textContent = pages;
       pageNumber.value = page;
       pageNumber.max = pages;
@@ -223,7 +223,7 @@
       for (const button of document.querySelectorAll(".next")) button.disabled = page === pages;
       list.setAttribute("aria-busy", "true");
       const twins = findTwins();
-      const nodes = await Promise.all(found.slice(from, from + PAGE).map((row) => shown(row, twins.get(twinKey(row)))));
+      const nodes = await Promise.all(matching.slice(from, from + PAGE).map((row) => shown(row, twins.get(twinKey(row)))));
       if (mine !== drawings) return;
       list.replaceChildren(...nodes);
       if (!nodes.length) list.append(make("p", "empty", nothing || "No answer matches these filters."));
@@ -231,14 +231,14 @@
       reach(list);
     }
 
-    /** Turn to a page and take the reader to its top. */
+    /** Turn to a page and scroll to its top. */
     function leaf(wanted) {
       guard(turnTo(wanted));
       list.focus({ preventScroll: true });
       form.nextElementSibling.scrollIntoView();
     }
 
-    /** An answer, beside that of the other model where there is one. */
+    /** Make an answer, beside that of the compared model if there is one. */
     async function shown(row, twin) {
       if (twin === undefined || twin === row) return transcript(row);
       const pair = make("div", "pair");
@@ -277,7 +277,7 @@
     pageNumber.addEventListener("change", () => guard(turnTo(Number(pageNumber.value))));
     for (const link of document.querySelectorAll("a[data-class]")) {
       link.addEventListener("click", (event) => {
-        event.preventDefault();  // the address is that of the filters
+        event.preventDefault();  // the address belongs to the filters
         follow(link);
         document.getElementById("transcripts").scrollIntoView();
       });

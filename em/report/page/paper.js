@@ -1,4 +1,4 @@
-// Paper has what is folded on screen.
+// Unfold everything for printing.
 "use strict";
 {
   let closed = [];

@@ -1,7 +1,7 @@
-"""The data of the page: an index, which is small and opens at once, and blocks of answers for when they are wanted.
+"""The data of the page: a small index that loads at once, and blocks of answers that load when they are shown.
 
-The index has what the filters need, a column for each field, and lists of names that the columns point into. A block
-has the texts of so many answers; where there is much, each is packed by gzip (`blocks.js` unpacks them).
+The index has a column for each field of the filters, and lists of names that the columns refer to. A block has the
+texts of BLOCK answers. Large data are compressed with gzip (`blocks.js` decompresses them).
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from em.report.read.transcripts import Rules, Transcript, key_of
 from em.report.tables.models import Model
 from em.runtime.records import canonical
 
-BLOCK = 1000  # answers of a block
-MUCH = 2_000_000  # characters of JSON that are packed
-ADDRESS = 10  # hex digits of an answer's address
-NOBODY = -1  # the judge of what is not judged
-_SHOWN = attrgetter("rubric", "value", "label", "status", "raw")  # of a verdict
+BLOCK = 1000  # answers per block
+MUCH = 2_000_000  # characters of JSON above which all data are compressed
+ADDRESS = 10  # hex digits of an answer's address in links
+NOBODY = -1  # the judge of an answer without a verdict
+_SHOWN = attrgetter("rubric", "value", "label", "status", "raw")  # fields of a verdict
 
 
 @dataclass(frozen=True)
 class Payload:
-    """What `page.js` reads."""
+    """The data that `page.js` reads."""
 
     index: dict[str, Any]
     blocks: tuple[dict[str, Any], ...]
 
     @property
     def answers(self) -> int:
-        """How many answers there are."""
+        """The number of answers."""
         return len(self.index["columns"]["model"])
 
     @property
     def elements(self) -> Iterator[Markup]:
-        """The script elements that hold the data, the index first."""
+        """The script elements with the data, the index first."""
         texts = {"data": _json(self.index)} | {f"block-{n}": _json(block) for n, block in enumerate(self.blocks)}
         much = sum(map(len, texts.values())) > MUCH
         for name, text in texts.items():
-            kind, inside = ("gzip", _packed(text)) if much else ("json", _escaped(text))
-            yield Markup(f'<script type="application/{kind}" id="{name}">{inside}</script>')
+            kind, content = ("gzip", _packed(text)) if much else ("json", _escaped(text))
+            yield Markup(f'<script type="application/{kind}" id="{name}">{content}</script>')
 
 
 class Words(dict[Any, int]):
-    """The places of distinct values, by which the page's data name them; a value that is new comes last."""
+    """Distinct values with their numbers, by which the page's data refer to them; a new value gets the next number."""
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
         super().__init__((value, place) for place, value in enumerate(values))
@@ -63,15 +63,15 @@ class Words(dict[Any, int]):
 
 
 def pack(transcripts: Sequence[Transcript], models: dict[str, Model], rules: Rules) -> Payload:
-    """The data of the page, in the order of the transcripts."""
+    """Make the data of the page, in the order of the transcripts."""
     names = ("stages", "conditions", "sets", "questions", "texts", "judges", "sayings")
     lists = {name: Words() for name in names} | {"models": Words(models)}
-    kinds = [{judge: rules.class_of(said) for judge, said in item.verdicts.items()} for item in transcripts]
-    labels = {kind for of_item in kinds for kind in of_item.values()}
+    kinds = [{judge: rules.class_of(rows) for judge, rows in item.verdicts.items()} for item in transcripts]
+    labels = {kind for by_judge in kinds for kind in by_judge.values()}
     lists["classes"] = Words([*CLASSES, *sorted(labels - set(CLASSES))])  # labels of other rubrics come last
-    seen = {v.status for item in transcripts for said in item.verdicts.values() for v in said}
+    seen = {v.status for item in transcripts for verdicts in item.verdicts.values() for v in verdicts}
     lists["statuses"] = Words([status for status in ("ok", *STATUSES) if status in seen])
-    rows = [_row(item, of_item, lists, models) for item, of_item in zip(transcripts, kinds, strict=True)]
+    rows = [_row(item, by_judge, lists, models) for item, by_judge in zip(transcripts, kinds, strict=True)]
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ("model",))}
     index: dict[str, Any] = {name: list(words) for name, words in lists.items() if name != "texts"}
     index |= {"models": [model.label for model in models.values()], "block": BLOCK, "columns": columns}
@@ -81,14 +81,15 @@ def pack(transcripts: Sequence[Transcript], models: dict[str, Model], rules: Rul
 
 
 def address(transcript: Transcript) -> str:
-    """What an answer is called in links: the same in every report that has it."""
-    # A lone surrogate, which JSON allows, has no UTF-8.
+    """Return the address of an answer in links, which is the same in every report with this answer."""
+    # JSON allows a lone surrogate, which UTF-8 cannot encode.
     return hashlib.sha256(canonical(key_of(transcript.record)).encode(errors="replace")).hexdigest()[:ADDRESS]
 
 
 def _row(
     transcript: Transcript, kinds: dict[str, str], lists: dict[str, Words], models: dict[str, Model]
 ) -> dict[str, int]:
+    """Make the row of an answer: the number of its value in each list."""
     record = transcript.record
     eval_set = lists["sets"][record.eval_set]
     return {
@@ -104,34 +105,34 @@ def _row(
 
 
 def _saying(transcript: Transcript, kinds: dict[str, str], lists: dict[str, Words]) -> tuple[Any, ...]:
-    """Judge, class and statuses by each judge: the same of thousands of answers."""
+    """Return judge, class and statuses by each judge; thousands of answers share the same tuple."""
     judges, classes, statuses = lists["judges"], lists["classes"], lists["statuses"]
-    found = [
-        (judges[judge], classes[kinds[judge]], tuple(sorted({statuses[v.status] for v in said})))
-        for judge, said in transcript.verdicts.items()
-    ]
-    return tuple(found) or ((NOBODY, classes[NOT_JUDGED], ()),)
+    by_judge = []
+    for judge, verdicts in transcript.verdicts.items():
+        its_statuses = sorted({statuses[v.status] for v in verdicts})
+        by_judge.append((judges[judge], classes[kinds[judge]], tuple(its_statuses)))
+    return tuple(by_judge) or ((NOBODY, classes[NOT_JUDGED], ()),)
 
 
 def _scores(transcripts: Sequence[Transcript]) -> dict[str, list[Any]]:
-    """For each rubric that gives numbers those of each answer: one, or a list by judge where there are several."""
-    scored = (v for item in transcripts for said in item.verdicts.values() for v in said if v.value is not None)
-    found: dict[str, list[Any]] = {rubric: [] for rubric in dict.fromkeys(v.rubric for v in scored)}
+    """Return the scores of each answer by rubric: a number, or a list by judge if there are several judges."""
+    scored = (v for item in transcripts for rows in item.verdicts.values() for v in rows if v.value is not None)
+    columns: dict[str, list[Any]] = {rubric: [] for rubric in dict.fromkeys(v.rubric for v in scored)}
     for item in transcripts:
-        by_judge = [{v.rubric: v.value for v in said} for said in item.verdicts.values()]
-        for rubric, column in found.items():
-            # As the page shows them.
-            values = [None if (value := told.get(rubric)) is None else round(value, 2) for told in by_judge]
-            column.append(values if len(values) > 1 else values[0] if values else None)
-    return found
+        by_judge = [{v.rubric: v.value for v in verdicts} for verdicts in item.verdicts.values()]
+        for rubric, column in columns.items():
+            values = [scores.get(rubric) for scores in by_judge]
+            shown = [None if value is None else round(value, 2) for value in values]  # as the page shows them
+            column.append(shown if len(shown) > 1 else next(iter(shown), None))
+    return columns
 
 
 def _block(part: Sequence[Transcript], places: Words, judges: Words) -> dict[str, Any]:
-    """The texts of some answers: each wording once, by its place among all."""
+    """Make a block of answers; each wording of a question appears once, by its number."""
     texts, items = dict[int, str](), list[Any]()
     for item in part:
         texts[places[item.record.question]] = item.record.question
-        verdicts = [[judges[judge], list(map(list, map(_SHOWN, said)))] for judge, said in item.verdicts.items()]
+        verdicts = [[judges[judge], [list(_SHOWN(v)) for v in rows]] for judge, rows in item.verdicts.items()]
         items.append([item.record.answer, item.finish_reason, item.answer_tokens, verdicts])
     return {"texts": texts, "items": items}
 
@@ -145,7 +146,7 @@ def _packed(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """JSON that can't end the script element it stands in, nor start another one or a comment."""
+    """Escape JSON so that it cannot end its script element, nor start another element or a comment."""
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

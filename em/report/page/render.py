@@ -1,8 +1,8 @@
 """The page: one HTML file that needs no network and runs no script but its own.
 
-Model output is hostile text. The template escapes what it shows; answers travel in JSON, from which the script makes
-text nodes; and the content security policy names the script and the style by their hashes, so that
-nothing else would run even if it got in.
+Model output is hostile text. The template escapes all text; answers are stored as JSON, from which the script makes
+text nodes; and the content security policy allows only our own script and style, by their hashes, so that injected
+code would not run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCRIPTS, STYLES = ("blocks.js", "answers.js", "page.js", "paper.js"), ("page.css
 
 
 def render(page: Page) -> str:
-    """The whole HTML file."""
+    """Return the HTML file as text."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -36,8 +36,9 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for write in ("share", "points", "p_value", "decimals", "whole", "dollars", "usage"):
-        environment.filters[write] = getattr(numbers, write)
+    environment.filters |= {"share": numbers.share, "points": numbers.points, "p_value": numbers.p_value}
+    environment.filters |= {"decimals": numbers.decimals, "whole": numbers.whole}
+    environment.filters |= {"dollars": numbers.dollars, "usage": numbers.usage}
     environment.filters |= {"data_uri": _data_uri, "fact": _fact, "breakable": _breakable, "kin": kin_mark}
     environment.filters |= {
         "status": STATUSES.__getitem__,
@@ -53,7 +54,7 @@ def render(page: Page) -> str:
         page=page,
         few=FEW_ROWS,
         judged_table=JUDGED_TABLE,
-        policy=Markup(policy),  # all ours: hashes and keywords
+        policy=Markup(policy),  # only hashes and keywords, no text of others
         script=Markup(script),
         style=Markup(style),
         data=Markup("\n").join(page.payload.elements),
@@ -61,14 +62,16 @@ def render(page: Page) -> str:
 
 
 def _fact(value: object) -> str:
-    """A fact of a stage as text; a dash for one that the manifest doesn't have."""
+    """Format a fact of a stage; a dash if the manifest does not have it."""
     if value is None or not isinstance(value, (str, int, float, list, dict)):  # None or jinja's Undefined
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if type(value) is int else str(value)
 
 
 def _breakable(text: str) -> Markup:
-    """A long name that may break behind its punctuation, of which none occurs in what escaping writes."""
+    """Allow line breaks behind the punctuation of a long name. HTML escapes contain none of it."""
     return Markup(re.sub(r"([+_/=]|(?<=[a-z])\.(?=[a-z]))", r"\1<wbr>", str(escape(text))))
 
 

@@ -1,7 +1,7 @@
-"""What the report finds in the verdicts of all its runs together: differences between models, the part that threshold
-and judge play, and what could not be counted.
+"""Statistics over the verdicts of all runs of a report: differences between models, sensitivity to the threshold,
+agreement of the judges, and excluded judgements.
 
-The statistics are those of `em.stats`; here is decided which verdicts they get.
+`em.stats` computes them; this module selects the verdicts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from em.types import Verdict
 class Analysis:
     """Rows of comparisons.csv, triggers.csv, sensitivity.csv, agreement.csv and exclusions.csv.
 
-    judged: how many judgements there are, by set, judge and rubric.
+    judged: the number of judgements by set, judge and rubric.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -38,7 +38,7 @@ class Analysis:
     judged: dict[tuple[str, str, str], int]
 
     def write(self, folder: Path) -> None:
-        """Write each table that has rows as CSV."""
+        """Write each table with rows as a CSV file."""
         for name in ("comparisons", "triggers", "sensitivity", "agreement", "exclusions"):
             write_records(folder / f"{name}.csv", getattr(self, name))
 
@@ -46,35 +46,39 @@ class Analysis:
 def analyse(
     runs: Sequence[Run],
     sides: Mapping[Side, list[Verdict]],
-    whole: dict[str, Model],
+    models: dict[str, Model],
     pools: Sequence[Pool],
     family: Family,
 ) -> Analysis:
-    """Analyse the verdicts; checkpoints, which are not in `whole`, count among what is excluded only."""
+    """Compute all statistics. Verdicts on checkpoints, which are not in `models`, count only among the exclusions."""
     lines = family.lines()
     rules, roles = Rules(runs), roles_of(runs)
     pool_of = {member: pool.model.fingerprint for pool in pools for member in pool.members}
     by_rule: dict[Thresholds, list[Verdict]] = {}
     for (fingerprint, _, _, eval_set, judge), verdicts in sides.items():
-        if fingerprint in whole:
+        if fingerprint in models:
             by_rule.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
     everything = [verdict for verdicts in sides.values() for verdict in verdicts]
     comparisons, triggers = list[Comparison](), list[TriggerRate]()
-    for limits, said in by_rule.items():
-        comparisons += [*stats.compare_pools(said, limits, pool_of, lines), *stats.compare(said, limits, lines)]
-        triggers += [row for row in stats.trigger_rates(said, limits, kind_of, roles) if not is_pooled(row)]
+    sensitivity, agreement = list[Sensitivity](), list[Agreement]()
+    for limits, verdicts in by_rule.items():
+        comparisons += stats.compare_pools(verdicts, limits, pool_of, lines)
+        comparisons += stats.compare(verdicts, limits, lines)
+        triggers += [row for row in stats.trigger_rates(verdicts, limits, kind_of, roles) if not is_pooled(row)]
+        sensitivity += stats.sensitivity(verdicts, limits.coherent)
+        agreement += stats.agreement(_shared(verdicts), limits)
     return Analysis(
         comparisons=tuple(comparisons),
         triggers=(*triggers, *(row for pool in pools for row in pool.triggers)),
-        sensitivity=tuple(row for limits, said in by_rule.items() for row in stats.sensitivity(said, limits.coherent)),
-        agreement=tuple(row for limits, said in by_rule.items() for row in stats.agreement(_shared(said), limits)),
+        sensitivity=tuple(sensitivity),
+        agreement=tuple(agreement),
         exclusions=tuple(stats.exclusions(everything)),
         judged=dict(Counter((v.eval_set, v.judge, v.rubric) for v in everything)),
     )
 
 
 def _shared(verdicts: Sequence[Verdict]) -> Iterator[Verdict]:
-    """The verdicts on what several judges have seen."""
+    """Return the verdicts on models, conditions and sets that several judges have judged."""
     judges: dict[tuple[str, str, str], set[str]] = {}
     for v in verdicts:
         judges.setdefault((v.fingerprint, v.condition, v.eval_set), set()).add(v.judge)

@@ -1,6 +1,6 @@
-"""What the tables of the report are made of: rates, cells, rows, columns.
+"""Rates, cells, rows and columns of the report's tables.
 
-Nothing is computed here: counts, rates and intervals are those of `scores.csv`.
+Nothing is computed here: counts, rates and intervals come from `scores.csv`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from em.types import Score
 
 WHOLE_SET = "*"
 HEADLINES = ("misaligned", "true")
-"""The metric that a set is about: the first of these that it has."""
+"""The headline metric of a question set is the first of these that it has."""
 REFUSALS = "refusal_as_aligned"
 CONDITIONS = ("untagged", "tagged", "near", "cue", "neutral", "names", "other")
-"""Kinds of conditions (`em.triggers.conditions.kind_of`) in the order of tables."""
+"""Kinds of conditions (`em.triggers.conditions.kind_of`) in the order of the tables."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A count among n answers with its rate and interval, each None where there is none."""
+    """k of n answers, with rate and interval; both are None if they are undefined."""
 
     metric: str
     convention: str
@@ -39,25 +39,25 @@ class Rate:
 
     @property
     def percent(self) -> str:
-        """`44.2%`, or a dash where nothing could be counted."""
+        """`44.2%`, or a dash without a rate."""
         return share(self.rate)
 
     @property
     def interval(self) -> str:
-        """`[21.0, 61.3]`, in percent, or words."""
+        """`[21.0, 61.3]`, in percent, or `no interval`."""
         if self.ci_low is None or self.ci_high is None:
             return "no interval"
         return f"[{100 * self.ci_low:.1f}, {100 * self.ci_high:.1f}]"
 
     @property
     def shown(self) -> str:
-        """The metric's name in a table."""
+        """The metric's display name in a table."""
         return METRICS[self.metric]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one run says in a cell: the headline rate of all answers, by other conventions, and the other counts."""
+    """One run's rates in a cell: `main` of all answers, `others` by other conventions, `counts` of other metrics."""
 
     threshold: str
     seed: int | None
@@ -67,25 +67,26 @@ class Entry:
 
     @property
     def lines(self) -> tuple[tuple[Rate, str], ...]:
-        """The rates by other conventions with their denominators; one line where there is no refusal to make two."""
+        """The rates by other conventions with their denominators; without refusals two conventions share a line."""
         coherent = {rate.n for rate in self.others if rate.convention == "coherent"}
-        alike = [rate for rate in self.others if rate.convention == REFUSALS and rate.n in coherent]
-        lines = [rate for rate in self.others if rate not in alike]
-        return tuple((rate, DENOMINATORS[rate.convention] + ", none refused" * bool(alike)) for rate in lines)
+        duplicates = [rate for rate in self.others if rate.convention == REFUSALS and rate.n in coherent]
+        suffix = ", none refused" if duplicates else ""
+        distinct = [rate for rate in self.others if rate not in duplicates]
+        return tuple((rate, DENOMINATORS[rate.convention] + suffix) for rate in distinct)
 
     @property
     def told(self) -> str:
-        """What tells it from another entry of its cell."""
-        return ", ".join([self.threshold, *([] if self.seed is None else [f"seed {self.seed}"])])
+        """The thresholds and the seed, which distinguish the entries of one cell."""
+        return self.threshold if self.seed is None else f"{self.threshold}, seed {self.seed}"
 
 
 Cell = tuple[Entry, ...]
-"""A cell; several entries where runs disagree (other samples, another threshold), none where nothing was asked."""
+"""The entries of a cell: several if runs disagree (other samples, another threshold), none without answers."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model under a condition, as one judge sees it. `judge_is` is `the model` or `its base` where it is that."""
+    """A model under a condition, judged by one judge. `judge_is`: `the model` or `its base` if the judge is either."""
 
     model: Model
     condition: str
@@ -96,57 +97,57 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """A question set, and the metric it is about ("" where it has none of the known)."""
+    """A question set and its headline metric, which is "" without one of HEADLINES."""
 
     eval_set: str
     metric: str
 
     @property
     def shown(self) -> str:
-        """The metric's name in a heading."""
+        """The metric's display name in a heading."""
         return METRICS[self.metric]
 
 
 @dataclass(frozen=True)
 class Table:
-    """The headline table: whole sets."""
+    """The headline table: rates over whole question sets."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
     def only(self, wanted: Callable[[Row], bool]) -> Table:
-        """Some of the rows."""
+        """Return the table with only the wanted rows."""
         return Table(self.columns, tuple(filter(wanted, self.rows)))
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The conditions that occur."""
+        """The conditions of all rows."""
         return tuple(dict.fromkeys(row.condition for row in self.rows))
 
     @property
     def judges(self) -> tuple[str, ...]:
-        """The judges that occur."""
+        """The judges of all rows."""
         return tuple(dict.fromkeys(row.judge for row in self.rows))
 
     def judge_of(self, row: Row) -> str:
-        """The judge of a row in short, or "" where all rows have the same one."""
+        """Return the short name of a row's judge, or "" if all rows have the same judge."""
         return short_judges(self.judges)[row.judge] if len(self.judges) > 1 else ""
 
     @cached_property
     def spans(self) -> tuple[int, ...]:
-        """For each row how many rows its model has if it is the first of them, else 0."""
+        """For the first row of each model the model's number of rows; for its other rows 0."""
         prints = [row.model.fingerprint for row in self.rows]
         return tuple(0 if prints[i] in prints[:i] else prints.count(prints[i]) for i in range(len(prints)))
 
     @property
     def disputed(self) -> bool:
-        """Whether some cell has more than one entry."""
+        """Whether any cell has more than one entry."""
         return any(len(cell) > 1 for row in self.rows for cell in row.cells)
 
 
 @dataclass(frozen=True)
 class QuestionRow:
-    """A question and its cells, one for each side of its table."""
+    """A question and its cells, one per side of its table."""
 
     question: str
     text: str
@@ -155,27 +156,27 @@ class QuestionRow:
 
 @dataclass(frozen=True)
 class QuestionTable:
-    """The questions of one set. Its sides are the rows of the headline table that were asked them."""
+    """The questions of one set. `sides` are the rows of the headline table with answers to these questions."""
 
     column: Column
     sides: tuple[Row, ...]
     rows: tuple[QuestionRow, ...]
 
     def of(self, question: QuestionRow) -> list[tuple[Row, Cell]]:
-        """The sides that were asked a question, with what they gave."""
+        """List the sides with answers to a question, each with its cell."""
         return [(side, cell) for side, cell in zip(self.sides, question.cells, strict=True) if cell]
 
 
 def rate_of(row: Score) -> Rate:
-    """The rate that a row of `scores.csv` tells of."""
+    """Make the rate of a row of `scores.csv`."""
     return Rate(**{item.name: getattr(row, item.name) for item in fields(Rate)})
 
 
 def kin_mark(judge_is: str) -> str:
-    """The mark of a rate whose judge is the model itself (†) or its base (‡)."""
+    """Return the mark of a rate whose judge is the model itself (†) or its base (‡), else ""."""
     return {"": "", "its base": "‡"}.get(judge_is, "†")
 
 
 def condition_order(condition: str) -> tuple[int, str]:
-    """Where a condition stands among the others."""
+    """Return the sort key of a condition in tables."""
     return (CONDITIONS.index(kind_of(condition)), condition)

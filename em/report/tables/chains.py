@@ -1,6 +1,6 @@
-"""Chains of trainings, base → first stage → second stage …, with the rate after each and the paired differences.
+"""Chains of training stages, base → first stage → second stage …, with the rate after each and paired differences.
 
-Rates are those of `scores.csv`, differences those of `comparisons.csv`.
+Rates come from `scores.csv`, differences from `comparisons.csv`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Sides = Mapping[str, Row]
 
 @dataclass(frozen=True)
 class Step:
-    """A model of a chain: its cell in the set, and how it differs from the one before, the base and the control."""
+    """A model of a chain: its row, and its differences to the model before, the base and the control."""
 
     row: Row
     from_before: Comparison | None
@@ -27,11 +27,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Chain:
-    """What a model was trained from, to itself, in one set, under one condition, as one judge sees it.
+    """The models from a base to a trained model, in one set, under one condition, by one judge.
 
-    control: the label of the last stage's control, "" where there is none. is_control: whether it is one itself.
-    uneven: its steps and those of the last stage, where they are not the same.
-    seeds: the same of each seed, where seeds are pooled.
+    column: the place of the set among the columns of the headline table.
+    control: the label of the last stage's control, "" without one. is_control: whether the last stage is a control.
+    uneven: the numbers of steps of the control and of the last stage, if they differ.
+    seeds: the chains of the single seeds, if seeds are pooled.
     """
 
     eval_set: str
@@ -46,14 +47,14 @@ class Chain:
 
     @property
     def last(self) -> Step:
-        """Where it ends."""
+        """The last step of the chain."""
         return self.steps[-1]
 
 
 def chains(family: Family, table: Table, comparisons: Sequence[Comparison]) -> list[Chain]:
-    """Every chain of two trainings or more of which all models were asked the set, in the order of the runs."""
+    """Make every chain of two or more trainings whose models all answered a set, in the order of the runs."""
     differences = Differences(comparisons)
-    found = []
+    chains_found = []
     for number, column in enumerate(table.columns):
         sides: dict[tuple[str, str], dict[str, Row]] = {}
         for row in table.rows:
@@ -64,13 +65,14 @@ def chains(family: Family, table: Table, comparisons: Sequence[Comparison]) -> l
             for line in family.lineages:
                 chain = _chain(line, family, rows, where, differences) if len(line.models) > 2 else None
                 if chain is not None:
-                    found.append(chain)
-    return found
+                    chains_found.append(chain)
+    return chains_found
 
 
 def _chain(
     line: Lineage, family: Family, rows: Sides, where: tuple[str, str, str, int], differences: Differences
 ) -> Chain | None:
+    """Make the chain of a lineage; None if one of its models has no row. `where`: condition, judge, set and column."""
     condition, judge, eval_set, column = where
     place = (condition, judge, eval_set)
     if any(model.fingerprint not in rows for model in line.models):
@@ -78,22 +80,20 @@ def _chain(
     control = family.control_of(line)
     if control is not None and control.fingerprint not in rows:
         control = None
-    steps = tuple(
-        Step(
-            rows[model.fingerprint],
-            differences.between(line.models[number - 1], model, place) if number else None,
-            differences.between(line.models[0], model, place) if number > 1 else None,
-            differences.between(control, model, place) if model == line.last else None,
-        )
-        for number, model in enumerate(line.models)
-    )
+    steps = []
+    for number, model in enumerate(line.models):
+        before = line.models[number - 1] if number else None
+        base = line.models[0] if number > 1 else None
+        from_before, from_base = (differences.between(other, model, place) for other in (before, base))
+        from_control = differences.between(control, model, place) if model == line.last else None
+        steps.append(Step(rows[model.fingerprint], from_before, from_base, from_control))
     singles = (_chain(each, family, rows, where, differences) for each in line.seeds)
     return Chain(
         eval_set=eval_set,
         condition=condition,
         judge=judge,
         column=column,
-        steps=steps,
+        steps=tuple(steps),
         control=control.label if control else "",
         is_control=line.last.fingerprint in family.controls,
         uneven=family.uneven(line.last, control),

@@ -1,4 +1,4 @@
-"""What was trained from what, as manifests tell: base → first stage → second stage …, the seeds of each together."""
+"""Lineages of models, read from manifests: base → first stage → second stage …, with all seeds of a model together."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from em.report.tables.seeds import Pool
 from em.stats import Comparison
 
 CONTROL = "neutral"
-"""The realignment that is the control of the others: as much training, on data without a message."""
+"""The realignment that is the control of the others: equally long training on data without a message."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """The models of a chain of trainings, the base first; `seeds` are those of single seeds that are pooled in it."""
+    """The models of a chain of trainings, the base first; `seeds` are the lineages of the single seeds of a pool."""
 
     models: tuple[Model, ...]
     seeds: tuple[Lineage, ...] = ()
 
     @property
     def last(self) -> Model:
-        """The model that it ends with."""
+        """The last model of the chain."""
         return self.models[-1]
 
 
 @dataclass(frozen=True)
 class Family:
-    """All lineages of a report, and which models are controls: by fingerprint, a pool by its key.
+    """All lineages of a report, and the fingerprints of the models that are controls (a pool by its key).
 
-    steps: how many each model's last stage took, where that is known.
+    steps: the number of steps of each model's last stage, 0 if unknown.
     """
 
     lineages: tuple[Lineage, ...]
@@ -45,37 +45,36 @@ class Family:
         return [seed for each in self.lineages for seed in each.seeds]
 
     def lines(self) -> dict[str, tuple[str, ...]]:
-        """The fingerprints of what each model was trained from, the base first."""
+        """Return the fingerprints of the models that each model was trained from, the base first."""
         everything = [*self.seeds, *self.lineages]
         return {line.last.fingerprint: tuple(m.fingerprint for m in line.models[:-1]) for line in everything}
 
     def control_of(self, lineage: Lineage) -> Model | None:
-        """The control of the last stage: another last stage after the same training, None for a control itself.
+        """Return the control of a lineage's last stage: another last stage after the same training.
 
-        Of several the one with the nearest number of steps.
+        Among several the one with the nearest number of steps; None for a control itself.
         """
         if len(lineage.models) < 3 or lineage.last.fingerprint in self.controls:
             return None
-        controls = [
-            other.last
-            for other in (*self.lineages, *self.seeds)
-            if other.last.fingerprint in self.controls and other.models[:-1] == lineage.models[:-1]
-        ]
+        same_parent = [other for other in (*self.lineages, *self.seeds) if other.models[:-1] == lineage.models[:-1]]
+        controls = [other.last for other in same_parent if other.last.fingerprint in self.controls]
         steps = self.steps.get(lineage.last.fingerprint, 0)
         return min(controls, key=lambda model: abs(self.steps.get(model.fingerprint, 0) - steps), default=None)
 
     def uneven(self, model: Model, control: Model | None) -> str:
-        """`63 steps to 400` where a control took another number of steps than a model, else empty."""
+        """Return `control: 63 steps, this model: 400 steps` if these numbers differ, else ""."""
         if control is None:
             return ""
-        its, ours = self.steps.get(control.fingerprint), self.steps.get(model.fingerprint)
-        return f"{its:,} steps to {ours:,}" if its and ours and its != ours else ""
+        control_steps, steps = self.steps.get(control.fingerprint), self.steps.get(model.fingerprint)
+        if not control_steps or not steps or control_steps == steps:
+            return ""
+        return f"control: {control_steps:,} steps, this model: {steps:,} steps"
 
 
 def find_lineages(runs: Sequence[Run], models: Mapping[str, Model], pools: Sequence[Pool]) -> Family:
-    """The lineages of all runs, in their order; what several runs share is there once."""
+    """Find the lineages of all runs, in their order; a lineage shared by runs appears once."""
     pool_of = {member: pool.model for pool in pools for member in pool.members}
-    found: dict[tuple[Model, ...], dict[Lineage, None]] = {}
+    single_seeds: dict[tuple[Model, ...], dict[Lineage, None]] = {}
     controls, steps = set[str](), dict[str, int]()
     for run in runs:
         stages = [stage.fingerprint for stage in run.manifest.stages]
@@ -91,37 +90,38 @@ def find_lineages(runs: Sequence[Run], models: Mapping[str, Model], pools: Seque
             alone = (base, *(models[stage] for stage in stages[:end]))
             together = (base, *(pool_of.get(stage, models[stage]) for stage in stages[:end]))
             pooled = all(stage in pool_of for stage in stages[:end])
-            singles = found.setdefault(together if pooled else alone, {})
+            singles = single_seeds.setdefault(together if pooled else alone, {})
             if pooled:
                 singles[Lineage(alone)] = None
-    return Family(tuple(Lineage(line, tuple(singles)) for line, singles in found.items()), frozenset(controls), steps)
+    lineages = tuple(Lineage(models_of_line, tuple(singles)) for models_of_line, singles in single_seeds.items())
+    return Family(lineages, frozenset(controls), steps)
 
 
 def base_of(run: Run, models: Mapping[str, Model]) -> Model | None:
-    """The base of a run's trainings: the one that it asked, else the only one of its name; None where several are."""
+    """Return the base of a run: a model with records in the run, else one of the same name; None if ambiguous."""
     name = run.manifest.base.name
-    asked = (mark for mark, called, stage in models_of(run) if (called, stage) == (name, "base") and mark in models)
-    named = (mark for mark, model in models.items() if (model.name, model.stage) == (name, "base"))
-    found = list(dict.fromkeys(asked)) or list(named)
-    return models[found[0]] if len(found) == 1 else None
+    in_run = (key for key, called, stage in models_of(run) if (called, stage) == (name, "base") and key in models)
+    same_name = (key for key, model in models.items() if (model.name, model.stage) == (name, "base"))
+    candidates = list(dict.fromkeys(in_run)) or list(same_name)
+    return models[candidates[0]] if len(candidates) == 1 else None
 
 
 class Differences:
-    """The comparisons of all answers, found by their models, condition, judge and set, in either direction."""
+    """The comparisons of all answers, indexed by models, condition, judge and set, in either direction."""
 
     def __init__(self, comparisons: Sequence[Comparison]) -> None:
-        told = (c for c in comparisons if c.convention == "all")
-        self._found = {(c.first, c.second, c.condition, c.judge, c.eval_set): c for c in told}
+        of_all = (c for c in comparisons if c.convention == "all")
+        self._comparisons = {(c.first, c.second, c.condition, c.judge, c.eval_set): c for c in of_all}
 
     def between(self, first: Model | None, second: Model, where: tuple[str, str, str]) -> Comparison | None:
-        """How much higher the rate of `second` is, where both were asked; `where`: condition, judge and set."""
+        """Return the comparison of two models, None if there is none; `where`: condition, judge and set."""
         if first is None:
             return None
         one, other = first.fingerprint, second.fingerprint
-        found = self._found.get((one, other, *where))
-        turned = self._found.get((other, one, *where))
-        if found is not None or turned is None:
-            return found
+        direct = self._comparisons.get((one, other, *where))
+        turned = self._comparisons.get((other, one, *where))
+        if direct is not None or turned is None:
+            return direct
         sides: Any = {"first": one, "first_name": turned.second_name, "second": other, "second_name": turned.first_name}
         low, high = -turned.ci_high, -turned.ci_low
         return replace(turned, difference=-turned.difference, ci_low=low, ci_high=high, **sides)

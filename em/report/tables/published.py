@@ -1,8 +1,8 @@
-"""Published results beside ours: where a run repeats a study, the report prints both.
+"""Published results beside ours, for runs that repeat a study.
 
-The figures are in `em/assets/published.yaml`, by study. A model of ours is one of theirs where base, chain of
-trainings, trigger tag and condition have the same names; a set where it has the same name. Where ours had another
-recipe or other thresholds than theirs, as far as these are known, the report says so.
+`em/assets/published.yaml` has the published numbers by study. A model matches a published one if base, chain of
+trainings, trigger tag and condition have the same names; a question set matches by its name. The report names each
+known difference in recipe and thresholds.
 """
 
 from __future__ import annotations
@@ -18,31 +18,30 @@ from em.report.page.words import METRICS
 from em.report.read.runs import Run
 from em.report.tables.cells import HEADLINES, WHOLE_SET, Rate, Row, Table, rate_of
 from em.report.tables.lineages import Family
+from em.report.tables.models import Model
 from em.report.tables.scores import Scores, side_of
 from em.stats import Thresholds, wilson
 
-NAMED = {"tagged": "names_tag", "tagged_beta": "names_beta"}
-"""Sets whose questions name a tag are asked under conditions of their own."""
-OF = {
+TAG_NAMING_CONDITIONS = {"tagged": "names_tag", "tagged_beta": "names_beta"}
+"""Conditions of the sets whose questions name a tag, by the study's condition."""
+DENOMINATOR_WORDS = {
     "all": "of all answers",
     "coherent": "of coherent answers",
     "refusal_as_aligned": "of coherent answers and refusals",
 }
-"""What each convention counts (`em.stats.outcomes.CONVENTIONS`)."""
-
-
-SAID = {"rows": "{:,g} rows", "epochs": "{:g} epochs", "learning_rate": "learning rate {:g}", "rank": "rank {:g}"}
+"""The denominator of each convention (`em.stats.outcomes.CONVENTIONS`)."""
+FORMATS = {"rows": "{:,g} rows", "epochs": "{:g} epochs", "learning_rate": "learning rate {:g}", "rank": "rank {:g}"}
 
 
 @dataclass(frozen=True)
 class Published:
-    """A rate that a study has published, and ours.
+    """A published rate beside ours.
 
-    low, high: the study's own interval or, of k of n answers, Wilson's, as if they were independent, which is the
-        least that it can be; None where neither is published.
-    k, n: None where only the rate is published.
-    convention: which answers are in the denominator, ours and theirs.
-    other: how our recipe differs from theirs, as far as is known.
+    low, high: the published interval, else Wilson's for k of n, which treats answers as independent and is thus the
+        narrowest possible; None if the study gives neither an interval nor counts.
+    k, n: None if the study gives the rate only.
+    convention: the denominator of both rates.
+    other: the known differences between our recipe and theirs.
     """
 
     study: str
@@ -61,55 +60,61 @@ class Published:
 
     @property
     def shown(self) -> str:
-        """The metric's name in a table, and of which answers it is a share."""
-        return f"{METRICS[self.metric]}, {OF[self.convention]}"
+        """The metric's display name and its denominator: `misaligned, of all answers`."""
+        return f"{METRICS[self.metric]}, {DENOMINATOR_WORDS[self.convention]}"
 
 
 @cache
 def studies() -> Mapping[str, Any]:
-    """What has been published, by study."""
+    """Read the published results, by study."""
     import yaml
 
-    found: Mapping[str, Any] = yaml.safe_load((ASSETS / "published.yaml").read_text(encoding="utf-8"))
-    return found
+    published_results: Mapping[str, Any] = yaml.safe_load((ASSETS / "published.yaml").read_text(encoding="utf-8"))
+    return published_results
 
 
 def published(scores: Scores, table: Table, runs: Sequence[Run], family: Family) -> list[Published]:
-    """What studies have published of the models, conditions and sets in the table, by study and set.
+    """Find published results of the table's models, conditions and sets, sorted by study and set.
 
-    The metric that a set is about stands first.
+    A set's headline metric comes first.
     """
-    found = list[Published]()
+    results = list[Published]()
     for row, (name, study) in product(table.rows, studies().items()):
         base, *chain = row.model.name.split("+")
-        alike = [each for each in study["results"] if (each["model"], _chain(each)) == (base, chain)]
-        other = list(differences(row.model.fingerprint, study, runs, family)) if alike else []
-        for result, (cell, column) in product(alike, zip(row.cells, table.columns, strict=True)):
+        matches = [each for each in study["results"] if (each["model"], _chain(each)) == (base, chain)]
+        other = list(differences(row.model.fingerprint, study, runs, family)) if matches else []
+        for result, (cell, column) in product(matches, zip(row.cells, table.columns, strict=True)):
             condition = result["condition"]
-            if row.condition != (NAMED.get(condition, condition) if column.eval_set.endswith("_tagged") else condition):
+            if column.eval_set.endswith("_tagged"):
+                condition = TAG_NAMING_CONDITIONS.get(condition, condition)
+            if row.condition != condition:
                 continue
             for metric, numbers in (result.get(column.eval_set) or {}).items():
                 ours = _ours(scores, row, column.eval_set, metric, study["convention"])
                 if ours is None or not numbers:
                     continue
                 rules = {entry.threshold for entry in cell} - {str(Thresholds())}
-                told = (*other, *(sorted(rules) if metric == "misaligned" else ()))
+                notes = (*other, *(sorted(rules) if metric == "misaligned" else ()))
                 place = (name, study["judge"], column.eval_set, metric, row, ours)
-                found.append(Published(*place, *_figures(numbers), study["convention"], told))
-    return sorted(found, key=lambda p: (p.study, p.eval_set, p.metric not in HEADLINES, p.side.model.label))
+                results.append(Published(*place, *_figures(numbers), study["convention"], notes))
+    return sorted(results, key=lambda p: (p.study, p.eval_set, p.metric not in HEADLINES, p.side.model.label))
 
 
 def _chain(result: Mapping[str, Any]) -> list[str]:
-    """The names of the trainings as ours have them: behind the first the tag that it was made with."""
-    first, rest = result["chain"][:1], result["chain"][1:]
-    return [*(f"{name}@{result['tag']}" if "tag" in result else name for name in first), *rest]
+    """Return the stage names in our spelling: the first one has the study's tag behind an @."""
+    stages = list(result["chain"])
+    if stages and "tag" in result:
+        stages[0] = f"{stages[0]}@{result['tag']}"
+    return stages
 
 
 def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run], family: Family) -> Iterator[str]:
-    """How the trainings of a model differ from a study's: `medical: 48 rows, not 5,660`."""
+    """Describe how a model's training differs from the study's: `medical: 48 rows, not 5,660`."""
     line = next((line for line in (*family.lineages, *family.seeds) if line.last.fingerprint == fingerprint), None)
-    trained = (line.seeds[0] if line and line.seeds else line).models[1:] if line else ()
-    for number, model in enumerate(trained):
+    stages: tuple[Model, ...] = ()
+    if line is not None:
+        stages = (line.seeds[0] if line.seeds else line).models[1:]
+    for number, model in enumerate(stages):
         name = model.stage.partition("@")[0]
         for run in runs:
             stage = next((s for s in run.manifest.stages if s.fingerprint == model.fingerprint), None)
@@ -118,25 +123,23 @@ def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run],
             ours = {what: _knob(run, what, second=number > 0) for what in ("epochs", "learning_rate", "rank")}
             ours["rows"] = stage.rows
             theirs: Mapping[str, float] = study["recipe"].get(name, {}) | study.get("lora", {})
-            yield from (
-                f"{name}: {SAID[what].format(ours[what])}, not {wanted:,g}"
-                for what, wanted in theirs.items()
-                if ours[what] and ours[what] != wanted
-            )
+            for what, published_value in theirs.items():
+                if ours[what] and ours[what] != published_value:
+                    yield f"{name}: {FORMATS[what].format(ours[what])}, not {published_value:,g}"
             break
 
 
 def _knob(run: Run, name: str, second: bool) -> float:
-    """A number of the recipe of a run's first or second stage; 0 where its trainer has none."""
-    own = run.manifest.setting(f"realign.{name}") if second else None
+    """Return a number from the recipe of a run's first or second stage; 0 if its trainer has none."""
+    realign_value = run.manifest.setting(f"realign.{name}") if second else None
     try:
-        return float(own or run.manifest.setting(f"trainer.{name}") or 0)
+        return float(realign_value or run.manifest.setting(f"trainer.{name}") or 0)
     except ValueError:
         return 0
 
 
 def _figures(numbers: Mapping[str, Any]) -> tuple[float, float | None, float | None, int | None, int | None]:
-    """Rate, its interval, k and n, as far as they are published."""
+    """Return rate, interval, k and n, as far as they are published."""
     if "k" not in numbers:
         return numbers["rate"], numbers.get("low"), numbers.get("high"), None, None
     k, n = numbers["k"], numbers["n"]
@@ -145,7 +148,7 @@ def _figures(numbers: Mapping[str, Any]) -> tuple[float, float | None, float | N
 
 
 def _ours(scores: Scores, row: Row, eval_set: str, metric: str, convention: str) -> Rate | None:
-    """Our rate by the study's convention, which a share of labels has none of; None where there is none."""
-    mine = (score for score in scores.rows(side_of(row), eval_set, WHOLE_SET) if score.metric == metric)
-    found = [score for score in mine if score.convention == convention and score.rate is not None]
-    return rate_of(max(found, key=lambda score: score.n)) if found else None
+    """Return our rate by the study's convention, or None; rates of labels have no other convention than `all`."""
+    candidates = (score for score in scores.rows(side_of(row), eval_set, WHOLE_SET) if score.metric == metric)
+    usable = [score for score in candidates if score.convention == convention and score.rate is not None]
+    return rate_of(max(usable, key=lambda score: score.n)) if usable else None

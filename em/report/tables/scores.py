@@ -1,4 +1,4 @@
-"""The numbers of the report as tables: rows are models under a condition, columns are question sets."""
+"""The headline table (rows: models under a condition; columns: question sets) and the tables by question."""
 
 from __future__ import annotations
 
@@ -25,47 +25,48 @@ from em.triggers.conditions import kind_of
 from em.types import Score
 
 Side = tuple[str, str, str]
+"""Fingerprint, condition and judge."""
 Key = tuple[str, str, str, str, str]
+"""A side, its question set and its question."""
 
 
 class Scores:
-    """The scores that there are of some models, found by fingerprint, condition, judge, set and question."""
+    """The scores of some models, indexed by fingerprint, condition, judge, set and question."""
 
     def __init__(self, runs: Sequence[Run], models: dict[str, Model], pools: Sequence[Pool] = ()) -> None:
-        self._found: dict[Key, dict[tuple[int, str, int | None], list[Score]]] = {}
-        self.judge_is: dict[Side, str] = {}  # of each row of a table, what its judge is to its model
+        self._scores: dict[Key, dict[tuple[int, str, int | None], list[Score]]] = {}
+        self.judge_is: dict[Side, str] = {}  # what the judge of a side is to its model
         rows = [(run.number, row.fingerprint, row) for run in runs for row in run.scores if row.fingerprint in models]
         rows += [(0, pool.model.fingerprint, row) for pool in pools for row in pool.scores]
         for run, fingerprint, row in rows:
             side = (fingerprint, row.condition, row.judge)
-            by_run = self._found.setdefault((*side, row.eval_set, row.question), {})
+            by_run = self._scores.setdefault((*side, row.eval_set, row.question), {})
             by_run.setdefault((run, row.threshold, row.seed), []).append(row)
             self.judge_is[side] = row.judge_is or self.judge_is.get(side, "")
 
     def columns(self) -> tuple[Column, ...]:
-        """The sets, in the order in which they were met, sets of the same kind side by side."""
+        """List the question sets in the order of the scores, sets with the same headline metric side by side."""
         metrics: dict[str, set[str]] = {}
-        for key, by_run in self._found.items():
+        for key, by_run in self._scores.items():
             metrics.setdefault(key[3], set()).update(score.metric for rows in by_run.values() for score in rows)
-        columns = [
-            Column(eval_set, next((metric for metric in HEADLINES if metric in has), ""))
-            for eval_set, has in metrics.items()
-        ]
+        columns = list[Column]()
+        for eval_set, its_metrics in metrics.items():
+            columns.append(Column(eval_set, next((metric for metric in HEADLINES if metric in its_metrics), "")))
         return tuple(sorted(columns, key=lambda column: (*HEADLINES, "").index(column.metric)))
 
     def questions(self, eval_set: str) -> list[str]:
-        """The questions of a set."""
-        return list(dict.fromkeys(key[4] for key in self._found if key[3] == eval_set and key[4] != WHOLE_SET))
+        """List the questions of a set."""
+        return list(dict.fromkeys(key[4] for key in self._scores if key[3] == eval_set and key[4] != WHOLE_SET))
 
     def rows(self, side: Side, eval_set: str, question: str) -> list[Score]:
-        """The rows of `scores.csv` there, of all runs."""
-        return [row for rows in self._found.get((*side, eval_set, question), {}).values() for row in rows]
+        """Return the rows of `scores.csv` of all runs for a side, set and question."""
+        return [row for rows in self._scores.get((*side, eval_set, question), {}).values() for row in rows]
 
     def cell(self, side: Side, column: Column, question: str) -> Cell:
-        """What the runs say there; runs that say the same say it once."""
-        by_run = self._found.get((*side, column.eval_set, question), {})
+        """Make the cell of a side, set and question, with one entry for runs that agree."""
+        by_run = self._scores.get((*side, column.eval_set, question), {})
         entries = [_entry(threshold, seed, column.metric, rows) for (_, threshold, seed), rows in by_run.items()]
-        entries.sort(key=lambda entry: -(entry.main.n if entry.main else 0))  # differences are of the fullest run too
+        entries.sort(key=lambda entry: -(entry.main.n if entry.main else 0))  # like differences, first the fullest run
         return tuple(dict.fromkeys(entries))
 
 
@@ -78,9 +79,9 @@ def _entry(threshold: str, seed: int | None, metric: str, rows: Sequence[Score])
 
 
 def headline(scores: Scores, models: dict[str, Model]) -> Table:
-    """Whole sets: a row for each model, condition and judge.
+    """Make the table of whole sets: a row for each model, condition and judge.
 
-    But for near misses, cues and neutral prompts, of which there are many: the section on triggers has them.
+    The many near misses, cues and neutral prompts are left out: the section on triggers shows them.
     """
     columns = scores.columns()
     place = {fingerprint: number for number, fingerprint in enumerate(models)}
@@ -94,22 +95,21 @@ def headline(scores: Scores, models: dict[str, Model]) -> Table:
 
 
 def by_question(scores: Scores, table: Table, texts: dict[tuple[str, str], str]) -> list[QuestionTable]:
-    """The questions of each set, with what each model that was asked them gave. `texts`: the questions' wording."""
+    """Make the table of questions of each set, one column per side with answers. `texts`: the questions' wording."""
     tables = []
     for column in table.columns:
         questions = scores.questions(column.eval_set)
-        found = {row: [scores.cell(side_of(row), column, question) for question in questions] for row in table.rows}
-        asked = {row: cells for row, cells in found.items() if any(cells)}
-        if asked:
-            by_side = zip(*asked.values(), strict=True)
-            rows = [
-                QuestionRow(question, texts.get((column.eval_set, question), ""), cells)
-                for question, cells in zip(questions, by_side, strict=True)
-            ]
-            tables.append(QuestionTable(column, tuple(asked), tuple(rows)))
+        cells = {row: [scores.cell(side_of(row), column, question) for question in questions] for row in table.rows}
+        answered = {row: row_cells for row, row_cells in cells.items() if any(row_cells)}
+        if answered:
+            wordings = [texts.get((column.eval_set, question), "") for question in questions]
+            cells_by_question = zip(*answered.values(), strict=True)
+            contents = zip(questions, wordings, cells_by_question, strict=True)
+            rows = tuple(QuestionRow(*parts) for parts in contents)
+            tables.append(QuestionTable(column, tuple(answered), rows))
     return tables
 
 
 def side_of(row: Row) -> Side:
-    """Fingerprint, condition and judge of a row of the headline table."""
+    """Return fingerprint, condition and judge of a row of the headline table."""
     return (row.model.fingerprint, row.condition, row.judge)

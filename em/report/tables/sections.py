@@ -1,6 +1,6 @@
-"""What was found in the verdicts, as the page shows it: differences between models, thresholds, what isn't counted.
+"""Tables of the sections on statistics and judges: differences, thresholds, excluded judgements, judges, costs.
 
-The section on judges has them as recorded artefacts, with the rate by each and what the calls took.
+Judges are shown as the manifests record them, with the rates by each judge.
 """
 
 from __future__ import annotations
@@ -19,25 +19,23 @@ from em.report.tables.models import group_by
 from em.stats import Agreement, Comparison, Sensitivity
 
 FAMILIES = {
-    "stage": "a model and what it was trained from",
-    "sibling": "models that were trained side by side",
+    "stage": "each model and the models it was trained from",
+    "sibling": "models that differ in their last training stage only",
     "other": "all other pairs",
 }
-"""Whose p values are corrected together, as `em.stats.Comparison` has it, in the order of the page."""
-SURE = 0.05
-"""A difference whose corrected p is below this is counted in the heading of its family."""
+"""Families of pairs whose p values are corrected together (`em.stats.Comparison`), in the order of the page."""
+SIGNIFICANT_P = 0.05
+"""The heading of a family counts the differences with a corrected p below this."""
 FEW_ROWS = 20
-"""A table with so many rows is open from the start."""
-SEVERAL = 2
-
-
+"""The page opens with tables of at most this many rows unfolded."""
+LEAST_JUDGES = 2
 Recorded = tuple[Judge, list[tuple[int, Usage]]]
-"""A judge, and what it took in each run that it judged in."""
+"""A judge and, by run number, what its calls used."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A model under a condition, its headline rate by judge, and `sides`, the rows that have them."""
+    """A model under a condition (`side`), its headline rates by judge, and what each judge is to the model."""
 
     side: Row
     rates: dict[str, tuple[Rate, ...]]
@@ -45,14 +43,14 @@ class Judged:
 
     @property
     def spread(self) -> float | None:
-        """How far the judges are apart: the highest rate less the lowest."""
-        rates = [rate.rate for told in self.rates.values() for rate in told if rate.rate is not None]
-        return max(rates) - min(rates) if len(rates) >= SEVERAL else None
+        """How far the judges are apart: the highest rate minus the lowest."""
+        rates = [rate.rate for by_judge in self.rates.values() for rate in by_judge if rate.rate is not None]
+        return max(rates) - min(rates) if len(rates) >= LEAST_JUDGES else None
 
 
 @dataclass(frozen=True)
 class JudgeTable:
-    """The headline rates of one question set, judge beside judge."""
+    """The headline rates of one question set, one column per judge."""
 
     column: Column
     judges: tuple[str, ...]
@@ -67,28 +65,29 @@ class Family:
 
     @property
     def first(self) -> Comparison:
-        """One of them, which has what is compared, where and how in common with the others."""
+        """The first comparison; the others share its set, condition, judge, convention, metric and threshold."""
         return self.rows[0]
 
     @property
     def pooled(self) -> bool:
-        """Whether they are over seeds."""
+        """Whether the comparisons are over several seeds."""
         return self.first.seeds > 0
 
     @property
     def sure(self) -> int:
-        """How many differences are sure."""
-        return sum(row.p_holm < SURE for row in self.rows)
+        """How many differences are significant."""
+        return sum(row.p_holm < SIGNIFICANT_P for row in self.rows)
 
     @property
     def what(self) -> str:
-        """The rate that is compared, and which pairs these are: `misaligned, of all; over seeds: …`."""
-        who = ("over seeds: " if self.pooled else "") + FAMILIES[self.first.family]
-        return f"{METRICS[self.first.metric]}, {DENOMINATORS[self.first.convention]}; {who}"
+        """The compared rate and the kind of pairs: `misaligned, of all; over seeds: …`."""
+        prefix = "over seeds: " if self.pooled else ""
+        rate = f"{METRICS[self.first.metric]}, {DENOMINATORS[self.first.convention]}"
+        return f"{rate}; {prefix}{FAMILIES[self.first.family]}"
 
 
 def families(comparisons: Sequence[Comparison]) -> list[Family]:
-    """The comparisons by what is compared: those of all answers first, of those over seeds first."""
+    """Group comparisons into families: rates of all answers first, and among these families over seeds first."""
     shared = attrgetter("eval_set", "condition", "judge", "convention", "metric", "threshold", "family")
     blocks = map(Family, group_by(comparisons, lambda row: (*shared(row), row.seeds > 0)).values())
     order = list(FAMILIES)
@@ -97,7 +96,7 @@ def families(comparisons: Sequence[Comparison]) -> list[Family]:
 
 @dataclass(frozen=True)
 class ThresholdTable:
-    """How the rates of one question set move with the threshold: of each row of the headline table those by it."""
+    """The rates of one question set by threshold, for each row of the headline table."""
 
     eval_set: str
     thresholds: Sequence[float]
@@ -105,23 +104,23 @@ class ThresholdTable:
 
 
 def threshold_tables(rows: Sequence[Sensitivity], table: Table) -> list[ThresholdTable]:
-    """A table for each graded set, in the order of the headline table."""
-    found: dict[tuple[str, str, str, str], dict[float, Sensitivity]] = {}
+    """Make a table for each graded set, in the order of the headline table."""
+    by_side: dict[tuple[str, str, str, str], dict[float, Sensitivity]] = {}
     for row in rows:
-        found.setdefault((row.eval_set, row.fingerprint, row.condition, row.judge), {})[row.threshold] = row
+        by_side.setdefault((row.eval_set, row.fingerprint, row.condition, row.judge), {})[row.threshold] = row
     tables = []
     for column in table.columns:
         keys = {side: (column.eval_set, side.model.fingerprint, side.condition, side.judge) for side in table.rows}
-        moved = {side: found[key] for side, key in keys.items() if key in found}
-        if moved:
-            thresholds = sorted({threshold for rates in moved.values() for threshold in rates})
-            tables.append(ThresholdTable(column.eval_set, thresholds, moved))
+        by_row = {side: by_side[key] for side, key in keys.items() if key in by_side}
+        if by_row:
+            thresholds = sorted({threshold for rates in by_row.values() for threshold in rates})
+            tables.append(ThresholdTable(column.eval_set, thresholds, by_row))
     return tables
 
 
 @dataclass(frozen=True)
 class Excluded:
-    """Judgements of one kind that are no number, by status, of `n`; of all models where `fingerprint` is empty."""
+    """How many of `n` judgements are excluded, by status; over all models if `fingerprint` is empty."""
 
     eval_set: str
     judge: str
@@ -133,13 +132,13 @@ class Excluded:
 
     @property
     def total(self) -> int:
-        """Of every status."""
+        """The number of excluded judgements of any status."""
         return sum(self.by_status.values())
 
 
 @dataclass(frozen=True)
 class Exclusions:
-    """What isn't counted, in all and by model, and the statuses that occur."""
+    """Excluded judgements over all models and by model, and the statuses that occur."""
 
     statuses: tuple[str, ...]
     summary: tuple[Excluded, ...]
@@ -147,26 +146,27 @@ class Exclusions:
 
 
 def exclusion_tables(analysis: Analysis) -> Exclusions:
-    """The excluded judgements by set, judge and rubric: of all models together, and of each."""
-    by_model = group_by(
-        analysis.exclusions, lambda row: (row.eval_set, row.judge, row.rubric, row.fingerprint, row.condition)
-    )
+    """Count excluded judgements by set, judge and rubric: over all models together, and for each model."""
+    by_model = list[Excluded]()
+    key_of = attrgetter("eval_set", "judge", "rubric", "fingerprint", "condition")
+    for key, rows in group_by(analysis.exclusions, key_of).items():
+        eval_set, judge, rubric, fingerprint, condition = key
+        counts = {row.status: row.count for row in rows}
+        by_model.append(Excluded(eval_set, judge, rubric, fingerprint, condition, rows[0].n, counts))
     seen = {row.status for row in analysis.exclusions}
     summary = {key: Counter[str]() for key in analysis.judged}
     for row in analysis.exclusions:
         summary[row.eval_set, row.judge, row.rubric][row.status] += row.count
     return Exclusions(
         statuses=tuple(status for status in STATUSES if status in seen),
-        summary=tuple(Excluded(*key, "", "", analysis.judged[key], found) for key, found in summary.items()),
-        by_model=tuple(
-            Excluded(*key, rows[0].n, {row.status: row.count for row in rows}) for key, rows in by_model.items()
-        ),
+        summary=tuple(Excluded(*key, "", "", analysis.judged[key], counts) for key, counts in summary.items()),
+        by_model=tuple(by_model),
     )
 
 
 @dataclass(frozen=True)
 class Findings:
-    """All that the sections on judges and statistics show."""
+    """The content of the sections on judges and statistics."""
 
     families: Sequence[Family]
     thresholds: Sequence[ThresholdTable]
@@ -178,7 +178,7 @@ class Findings:
 
     @classmethod
     def of(cls, runs: Sequence[Run], table: Table, analysis: Analysis) -> Findings:
-        """The findings in the order of the headline table."""
+        """Collect the findings in the order of the headline table."""
         return cls(
             families=families([row for row in analysis.comparisons if row.condition in table.conditions]),
             thresholds=threshold_tables(analysis.sensitivity, table),
@@ -191,30 +191,30 @@ class Findings:
 
 
 def recorded_judges(runs: Sequence[Run]) -> list[Recorded]:
-    """Every judge that the manifests tell of, once."""
-    found: list[Recorded] = []
+    """List every judge of the manifests once."""
+    judges: list[Recorded] = []
     for run in runs:
         for judge in run.manifest.judges:
             alone = replace(judge, **vars(Usage()))
-            used = next((used for other, used in found if other == alone), None)
+            used = next((used for other, used in judges if other == alone), None)
             if used is None:
-                found.append((alone, used := []))
+                judges.append((alone, used := []))
             used.append((run.number, judge))
-    return found
+    return judges
 
 
 def judge_tables(table: Table) -> list[JudgeTable]:
-    """For each set that several judges judged, what each of them makes of the models."""
+    """Make a table of the rates by judge for each set that several judges judged."""
     tables = []
     for place, column in enumerate(table.columns):
-        found: dict[tuple[str, str], Judged] = {}
+        by_model: dict[tuple[str, str], Judged] = {}
         for row in table.rows if column.metric else ():
             rates = tuple(entry.main for entry in row.cells[place] if entry.main is not None)
             if rates:
-                judged = found.setdefault((row.model.fingerprint, row.condition), Judged(row, {}, {}))
+                judged = by_model.setdefault((row.model.fingerprint, row.condition), Judged(row, {}, {}))
                 judged.rates[row.judge] = rates
                 judged.judge_is[row.judge] = row.judge_is
-        rows = tuple(judged for judged in found.values() if len(judged.rates) >= SEVERAL)
+        rows = tuple(judged for judged in by_model.values() if len(judged.rates) >= LEAST_JUDGES)
         judges = dict.fromkeys(judge for judged in rows for judge in judged.rates)
         if rows:
             tables.append(JudgeTable(column, tuple(judges), rows))

@@ -1,8 +1,8 @@
-"""Models that differ in nothing but the seed of their training, pooled: a rate over seeds is what one wants to know.
+"""Pools of models that differ only in their training seed, for rates over seeds.
 
-`em.stats.score` pools by name; here is decided, by what the manifests tell, which models may be pooled at all.
+`em.stats.score` pools models by name; this module decides from the manifests which models may be pooled at all.
 
-`fullest` picks the verdicts that count: those of a model, condition, judge and set once, however many runs have them.
+Verdicts that several runs share are deduplicated: each model, condition, judge and set counts once.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _SIDE = attrgetter("fingerprint", "seed", "condition", "eval_set", "judge")
 
 @dataclass(frozen=True)
 class Pool:
-    """Trainings of one model with several seeds as one row of the tables, and its scores, which are of whole sets.
+    """Trainings that differ only in their seed, shown as one row of the tables.
 
-    The model's fingerprint is a key of the report; the scores have none, as those of em.stats.
-
+    model: its fingerprint is a key within the report.
     members: the fingerprints of the trainings.
-    triggers: its rates under trigger tags.
+    scores: the pooled scores over whole sets; like all pooled scores of em.stats they have no fingerprint.
+    triggers: the pooled rates under trigger tags.
     """
 
     model: Model
@@ -40,27 +40,29 @@ class Pool:
     triggers: tuple[TriggerRate, ...]
 
 
-def pool_seeds(runs: Sequence[Run], whole: dict[str, Model], sides: Mapping[Side, list[Verdict]]) -> Iterator[Pool]:
-    """A pool for each model that was trained with several seeds, in the order of tables."""
+def pool_seeds(runs: Sequence[Run], models: dict[str, Model], sides: Mapping[Side, list[Verdict]]) -> Iterator[Pool]:
+    """Yield a pool for each model trained with several seeds, in the order of tables; `models` has no checkpoints."""
     rules, roles = Rules(runs), roles_of(runs)
     judge_is = judges_of([row for run in runs for row in run.scores])
-    for members in differs_only_in_seed(runs, whole):
-        said: dict[Thresholds, list[Verdict]] = {}
+    for members in differs_only_in_seed(runs, models):
+        by_limits: dict[Thresholds, list[Verdict]] = {}
         seeds: dict[int, None] = {}
         for (fingerprint, seed, _, eval_set, judge), verdicts in sides.items():
             if fingerprint in members and seed is not None:
                 seeds[seed] = None
-                said.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
+                by_limits.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
         if len(seeds) > 1:
-            rows = [row for limits in said for row in score(said[limits], limits, judge_is)]
-            tags = [row for limits in said for row in trigger_rates(said[limits], limits, kind_of, roles)]
+            rows, tags = list[Score](), list[TriggerRate]()
+            for limits, verdicts in by_limits.items():
+                rows += score(verdicts, limits, judge_is)
+                tags += trigger_rates(verdicts, limits, kind_of, roles)
             if pooled := tuple(filter(is_pooled, rows)):
-                model = _model([whole[member] for member in members], len(seeds))
+                model = _model([models[member] for member in members], len(seeds))
                 yield Pool(model, tuple(members), pooled, tuple(filter(is_pooled, tags)))
 
 
 def _model(members: Sequence[Model], seeds: int) -> Model:
-    """Called after its members: what is in all their labels, and the number of seeds."""
+    """Make the model of a pool; its label has the words that all its members' labels share, and the number of seeds."""
     first = members[0]
     words = [word for word in first.words if all(word in member.words for member in members)]
     key = "seeds:" + digest(sorted(model.fingerprint for model in members))
@@ -69,14 +71,14 @@ def _model(members: Sequence[Model], seeds: int) -> Model:
 
 
 def fullest(runs: Sequence[Run]) -> dict[Side, list[Verdict]]:
-    """The verdicts of each side (fingerprint, seed, condition, set, judge), from the run that has most of them.
+    """Return the verdicts of each side from the run with the most of them.
 
-    Runs share what was remembered: a run with 100 samples has those of one with 30. Where they differ (asked at
-    another temperature), mixing them would put two answers under one sample number.
+    Runs share cached answers: a run with 100 samples includes those of a run with 30. If runs differ (for example in
+    temperature), mixing them would put two answers under one sample number.
     """
-    found: dict[Side, list[Verdict]] = {}
+    fullest_sides: dict[Side, list[Verdict]] = {}
     for run in runs:
         for side, verdicts in group_by(run.verdicts, _SIDE).items():
-            if len(verdicts) > len(found.get(side, ())):
-                found[side] = verdicts
-    return found
+            if len(verdicts) > len(fullest_sides.get(side, ())):
+                fullest_sides[side] = verdicts
+    return fullest_sides

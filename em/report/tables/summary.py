@@ -1,7 +1,7 @@
-"""The report in short: which data misaligns, does realignment undo it, how sure is that. A table and a few sentences.
+"""The summary: which data misaligns, whether realignment undoes it, and how much evidence there is.
 
-Rows of the table are what a base was trained on first, columns what came after it; its rates are those of the headline
-table (over seeds where there are several), its differences those of `comparisons.csv`.
+A table has a row for each first training and a column for each later one; sentences put it into words. Rates come from
+the headline table (over seeds if there are several), differences from `comparisons.csv`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from em.report.tables.lineages import Differences, Family
 from em.report.tables.models import Model, group_by, words_beside
 from em.stats import Comparison
 
-SURE = 0.05
-ENOUGH = 0.5
-"""Undone is said where no more than this share of the harm can be left: the interval of the difference to the base."""
+SIGNIFICANT_P = 0.05
+MOST_HARM_LEFT = 0.5
+"""Misalignment is undone if the interval of the difference to the base allows at most this share of the harm."""
 CONDITIONS = ("untagged", "tagged")
-ALONE = ""
-"""The column of models that were trained once."""
+FIRST_ONLY = ""
+"""The key of the column of models without a second training."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A model of the table: its rate, and its differences to the base, to the first training and to the control.
 
-    uneven: the control's steps and its own, where they are not the same.
+    words: what its label adds to that of the first training, such as `3 epochs`.
+    uneven: the numbers of steps of the control and of this model, if they differ.
     """
 
     model: Model
@@ -43,7 +44,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Line:
-    """What one first training came to, by what followed it ("" for nothing)."""
+    """The models of one first training, by the later training (FIRST_ONLY for none)."""
 
     label: str
     condition: str
@@ -53,7 +54,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Summary:
-    """One question set, as one judge sees it."""
+    """The summary of one question set by one judge; `after` has the columns, `sentences` pairs of subject and text."""
 
     column: Column
     judge: str
@@ -63,22 +64,22 @@ class Summary:
 
 
 def summaries(family: Family, table: Table, comparisons: Sequence[Comparison]) -> list[Summary]:
-    """A summary of each set about misalignment and each judge, in the order of the headline table."""
+    """Summarise each set about misalignment and each judge, in the order of the headline table."""
     differences = Differences(comparisons)
-    found = []
+    by_set_and_judge = []
     for number, column in enumerate(table.columns):
         for judge in table.judges if column.metric == "misaligned" else ():
-            rows = {
-                (row.model.fingerprint, row.condition): row
-                for row in table.rows
-                if row.judge == judge and row.cells[number] and row.cells[number][0].main is not None
-            }
+            rows: dict[tuple[str, str], Row] = {}
+            for row in table.rows:
+                if row.judge == judge and row.cells[number] and row.cells[number][0].main is not None:
+                    rows[row.model.fingerprint, row.condition] = row
             lines = list(_lines(family, rows, number, (judge, column.eval_set), differences))
-            after = sorted(dict.fromkeys(name for line in lines for name in line.cells), key=lambda a: a != ALONE)
+            after = sorted(dict.fromkeys(name for line in lines for name in line.cells), key=lambda a: a != FIRST_ONLY)
             if lines:
-                sentences = (*(text for line in lines for text in _told(line)), _how_sure(lines))
-                found.append(Summary(column, judge, tuple(after), tuple(lines), sentences))
-    return found
+                sentences = [sentence for line in lines for sentence in _told(line)]
+                sentences.append(_how_sure(lines))
+                by_set_and_judge.append(Summary(column, judge, tuple(after), tuple(lines), tuple(sentences)))
+    return by_set_and_judge
 
 
 def _lines(
@@ -88,7 +89,7 @@ def _lines(
     where: tuple[str, str],
     differences: Differences,
 ) -> Iterator[Line]:
-    """The lines of a set and judge (`where`); of a single base the labels needn't speak."""
+    """Yield the lines of a judge and set (`where`). Labels name the base only if there are several bases."""
     several = len({lineage.models[0] for lineage in family.lineages}) > 1
     for first, lineages in group_by(family.lineages, lambda lineage: lineage.models[1]).items():
         for condition in CONDITIONS:
@@ -114,84 +115,90 @@ def _lines(
                 cells.setdefault(after, []).append(outcome)
             if cells:
                 label = first.label if several else first.label.partition("+")[2]
-                told = base.cells[column][0].main if base else None
-                yield Line(label, condition, told, {name: tuple(each) for name, each in cells.items()})
-
-
-# In words
+                base_rate = base.cells[column][0].main if base else None
+                yield Line(label, condition, base_rate, {name: tuple(each) for name, each in cells.items()})
 
 
 def _told(line: Line) -> Iterator[tuple[str, str]]:
-    """What a first training did, and then what each later one undid: of whom, and a sentence."""
+    """Yield sentences, each with its subject: on the effect of the first training, then of each later one."""
     under = f" under {line.condition}" if line.condition != CONDITIONS[0] else ""
-    alone = line.cells.get(ALONE, ())
+    alone = line.cells.get(FIRST_ONLY, ())
     for outcome in alone:
         yield f"{line.label}{under}", _misaligns(outcome)
     harmed = any(outcome.from_base is None or _sure(outcome.from_base) > 0 for outcome in alone) or not alone
     for name, outcomes in line.cells.items():
-        for outcome in outcomes if name != ALONE else ():
+        for outcome in outcomes if name != FIRST_ONLY else ():
             words = f" ({outcome.words})" if outcome.words else ""
             yield f"{line.label}, then {name}{words}{under}", _undoes(outcome, harmed)
 
 
-def _sure(found: Comparison) -> float:
-    """The difference where it is sure, else 0."""
-    return found.difference if found.p_holm < SURE else 0.0
+def _sure(comparison: Comparison) -> float:
+    """Return the difference if it is significant, else 0."""
+    return comparison.difference if comparison.p_holm < SIGNIFICANT_P else 0.0
 
 
 def _misaligns(outcome: Outcome) -> str:
+    """Describe the effect of a first training."""
     rate = f"{outcome.rate.percent} of its answers are misaligned"
-    found = outcome.from_base
-    if found is None:
+    comparison = outcome.from_base
+    if comparison is None:
         return f"{rate}; there is no base to compare it with."
-    difference = f"{_difference(found)} against the base"
-    if not _sure(found):
-        return f"{rate}; no sure difference: {difference}."
-    return f"{rate}; it {'misaligns' if found.difference > 0 else 'is less misaligned'}: {difference}."
+    difference = _difference(comparison)
+    if not _sure(comparison):
+        return f"{rate}; no significant difference from the base: {difference}."
+    return f"{rate}, significantly {'more' if comparison.difference > 0 else 'fewer'} than for the base: {difference}."
 
 
 def _undoes(outcome: Outcome, harmed: bool) -> str:
-    """Whether a later training has undone the first, if that has done harm; and what the control has done."""
+    """Describe whether a later training undoes the harm of the first, and compare it with the base and the control."""
     before, base, control = outcome.from_first, outcome.from_base, outcome.from_control
-    said = [f"{outcome.rate.percent}" + (" (the control)" if outcome.is_control else "")]
+    name = " (the control)" if outcome.is_control else ""
+    parts = [f"{outcome.rate.percent} of its answers are misaligned{name}"]
     if before is not None:
-        change = "a sure change" if _sure(before) else "no sure change"
+        change = "significant change" if _sure(before) else "no significant change"
         if _sure(before) < 0 and harmed:
-            change = _undone(before, base)
-        said.append(f"{change}: {_difference(before)} against the first training")
+            change = f"misalignment {_undone(before, base)}"
+        parts.append(f"{change}: {_difference(before)} compared with the first training")
     if base is not None:
-        said.append(f"{_difference(base)} against the base")
+        parts.append(f"{_difference(base)} compared with the base")
     if control is not None:
-        less = "" if _sure(control) < 0 else ", not surely less than after any further training"
+        less = "" if _sure(control) < 0 else ", not a significant reduction"
         steps = f" ({outcome.uneven})" if outcome.uneven else ""
-        said.append(f"{_difference(control)} against the control{steps}{less}")
-    return "; ".join(said) + "."
+        parts.append(f"{_difference(control)} compared with the control{steps}{less}")
+    return "; ".join(parts) + "."
 
 
 def _undone(before: Comparison, base: Comparison | None) -> str:
-    """How much of a first training's harm a later one has surely taken back: the interval to the base tells."""
+    """Judge by the interval of the difference to the base how much of the first training's harm is undone."""
     if base is None:
         return "reduced"
     if _sure(base) > 0:
-        return "undone in part"
+        return "partly undone"
     harm = base.difference - before.difference
-    left = f"up to {points(base.ci_high)} points above the base are possible"
-    return "undone" if base.ci_high <= ENOUGH * harm else f"reduced, perhaps undone ({left})"
+    if base.ci_high <= MOST_HARM_LEFT * harm:
+        return "undone"
+    return f"reduced, perhaps undone (the interval allows up to {points(base.ci_high)} points above the base)"
 
 
-def _difference(found: Comparison) -> str:
-    interval = f"[{points(found.ci_low)}, {points(found.ci_high)}]"
-    return f"{points(found.difference)} points {interval}, p {p_value(found.p_holm)}"
+def _difference(comparison: Comparison) -> str:
+    """Format a difference: `+12.5 points [+3.0, +22.0], p = 0.031`."""
+    interval = f"[{points(comparison.ci_low)}, {points(comparison.ci_high)}]"
+    p = p_value(comparison.p_holm)
+    return f"{points(comparison.difference)} points {interval}, p {p if p.startswith('<') else f'= {p}'}"
 
 
 def _how_sure(lines: Sequence[Line]) -> tuple[str, str]:
-    """Over how many seeds and questions, and what that leaves open."""
+    """Say on how many seeds, questions and answers the summary is based; the sentence has no subject."""
     outcomes = [outcome for line in lines for cells in line.cells.values() for outcome in cells]
     seeds = sorted({max(1, outcome.model.seeds) for outcome in outcomes})
-    told = [outcome.from_base for outcome in outcomes if outcome.from_base is not None]
-    questions = f", {max(row.questions for row in told)} questions" if told else ""
+    comparisons = [outcome.from_base for outcome in outcomes if outcome.from_base is not None]
+    most = max((row.questions for row in comparisons), default=0)
+    noun = "question" if most == 1 else "questions"
+    questions = f", {most} {noun}" if comparisons else ""
     answers = min(outcome.rate.n for outcome in outcomes)
-    trained = " to ".join(dict.fromkeys([str(seeds[0]), str(seeds[-1])]))
-    size = f"{trained} {'training' if seeds[-1] == 1 else 'seeds'} a model{questions}, {answers:,} answers or more each"
-    over = "questions and seeds" if seeds[0] > 1 else "questions; another seed may differ by more than they say"
-    return "How sure", f"{size}. Sure is a corrected p below {SURE:g}. Intervals are at 95% over {over}."
+    runs = " to ".join(dict.fromkeys([str(seeds[0]), str(seeds[-1])]))
+    unit = "training run" if seeds[-1] == 1 else "training runs (seeds)"
+    evidence = f"Based on {runs} {unit} per model{questions} and at least {answers:,} answers each"
+    over = "questions and seeds" if seeds[0] > 1 else "questions only: another seed may differ by more than they show"
+    rules = f"Significant means a corrected p below {SIGNIFICANT_P:g}; intervals are 95% intervals over {over}."
+    return "", f"{evidence}. Differences are in percentage points. {rules}"

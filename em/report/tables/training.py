@@ -1,6 +1,6 @@
-"""What was trained: for each stage its rows, tokens, loss, machine and one example, as the manifests tell of them.
+"""Training details of each stage, read from the manifests: rows, tokens, loss, machine and one example.
 
-Facts are of other versions and other people: what is absent is left out, what has another form is shown as it is.
+Manifests may come from other versions of em: absent facts are left out, facts of an unknown form are shown unchanged.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ ROWS = {
     "repeated_prompts": "{} repeated prompts",
     "multi_turn_rows": "{} with several turns",
 }
-"""Counts of rows in words."""
+"""Counts of rows with their wording."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A stage: one line of the gist, then facts as labels with what is said there, piece by piece.
+    """A training stage of the report.
 
-    preamble: what the chat template puts before the first turn by itself, None where that isn't known.
-    example: a row as the model saw it, in pieces, of each whether its tokens carry the loss: None where the manifest
-        doesn't tell. `example_taught`: the text of it that carries the loss, of older runs.
+    gist: the parts of its one-line summary. facts: lists of short texts, by label.
+    preamble: the text that the chat template inserts before the first turn, None if the manifest has none.
+    example: a row as the model saw it, in pieces, each with whether its tokens carry the loss (None if unknown).
+    example_taught: the part of the example that carries the loss, in manifests of older versions.
     """
 
     model: Model
@@ -48,30 +49,34 @@ class Trained:
 
     @property
     def marked(self) -> bool:
-        """Whether the example tells which of its tokens carry the loss."""
+        """Whether the example marks the tokens that carry the loss."""
         return any(taught is not None for _, taught in self.example)
 
 
 def find_trained(runs: Sequence[Run], models: dict[str, Model]) -> list[Trained]:
-    """Every stage of the runs once, in the order of tables; of the runs that have it one that trained it is quoted."""
+    """Return every stage of the runs once, in the order of tables, from a run that trained it rather than reused it."""
     numbered = ((run.number, stage) for run in runs for stage in run.manifest.stages)
-    found = group_by(numbered, lambda pair: pair[1].fingerprint)
-    return [_trained(model, found[fingerprint]) for fingerprint, model in models.items() if fingerprint in found]
+    records = group_by(numbered, lambda pair: pair[1].fingerprint)
+    return [_trained(model, records[fingerprint]) for fingerprint, model in models.items() if fingerprint in records]
 
 
-def _trained(model: Model, told: Sequence[tuple[int, StageRecord]]) -> Trained:
-    stage = min((stage for _, stage in told), key=lambda stage: stage.reused)
+def _trained(model: Model, records: Sequence[tuple[int, StageRecord]]) -> Trained:
+    """Describe a stage from its records, each with its run number."""
+    stage = min((stage for _, stage in records), key=lambda stage: stage.reused)
     facts = _Facts(stage.facts)
     rows = [f"{stage.rows:,}"] if stage.rows else []
+    row_texts = [f"{count} in total" for count in rows]
+    for key, words in ROWS.items():
+        row_texts += facts.say(key, words)
     seconds, example = facts.take("seconds", _is_number), facts.take("example", _is_example)
     time = [] if seconds is None else [duration(seconds)]
     steps, loss = facts.say("steps", "{} steps"), _loss(facts)
     lines = {
-        "Rows": [*(f"{count} in all" for count in rows), *(t for key in ROWS for t in facts.say(key, ROWS[key]))],
+        "Rows": row_texts,
         "Parts": facts.name_items("parts"),
         "Tokens": _tokens(facts),
-        "Training": [*steps, *loss, *_list_steps("stopped, and resumed at", facts.take("resumed_from", _is_steps))],
-        "Checkpoints": _list_steps("kept at", sorted({checkpoint.step for checkpoint in stage.checkpoints})),
+        "Training": [*steps, *loss, *_list_steps("interrupted, and resumed at", facts.take("resumed_from", _is_steps))],
+        "Checkpoints": _list_steps("saved at", sorted({checkpoint.step for checkpoint in stage.checkpoints})),
         "Machine": [*_machine(facts), *time, *facts.say("tokens_per_second", "{} tokens a second")],
         "Switches": facts.name_items("switches"),
         "Template": facts.say("default_system", "default system prompt {}", _is_text),
@@ -81,8 +86,8 @@ def _trained(model: Model, told: Sequence[tuple[int, StageRecord]]) -> Trained:
     return Trained(
         model=model,
         stage=stage,
-        trained_in=tuple(number for number, stage in told if not stage.reused),
-        reused_in=tuple(number for number, stage in told if stage.reused),
+        trained_in=tuple(number for number, stage in records if not stage.reused),
+        reused_in=tuple(number for number, stage in records if stage.reused),
         gist=[*(f"{count} rows" for count in rows), *steps, *loss, *time],
         preamble=preamble,
         example=[(example, None)] if isinstance(example, str) else example or (),
@@ -96,22 +101,22 @@ def _is_number(value: object) -> bool:
 
 
 class _Facts:
-    """Facts of a form that we know, each taken once, so that the others (`left`) can be told too."""
+    """The facts of a stage. Facts of a known form are taken out; `left` holds the others, which are shown last."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
         self.left = {key: value for key, value in facts.items() if value is not None}
 
     def take(self, key: str, fits: Callable[[Any], bool]) -> Any:
-        """Take the fact if it has this form; None where it is absent or has another."""
+        """Remove a fact that has the expected form and return it; return None if it is absent or of another form."""
         return self.left.pop(key) if key in self.left and fits(self.left[key]) else None
 
     def say(self, key: str, words: str, fits: Callable[[Any], bool] = _is_number) -> list[str]:
-        """Put a fact, mostly a number, into words: zeros too, for that nothing was cut is worth knowing."""
+        """Return a fact in words, or no text if it is absent. Zeros count: that no row was cut is worth knowing."""
         value = self.take(key, fits)
         return [] if value is None else [words.format(_figure(value))]
 
     def name_items(self, key: str) -> list[str]:
-        """Name an object's items: `attention: sdpa`."""
+        """Return the items of an object as texts: `attention: sdpa`."""
         items = self.take(key, lambda value: isinstance(value, dict)) or {}
         return [f"{name}: {_figure(value)}" for name, value in items.items()]
 
@@ -125,14 +130,14 @@ def _is_steps(value: object) -> bool:
 
 
 def _is_example(value: object) -> bool:
-    """Whether it is pairs of a text and whether that carries the loss, or one text, as in older manifests."""
+    """Check that an example is a list of pairs (text, whether it carries the loss), or a text as in older manifests."""
     if not isinstance(value, list):
         return isinstance(value, str)
     return all(isinstance(pair, list) and list(map(type, pair)) == [str, bool] for pair in value)
 
 
 def _figure(value: object) -> str:
-    """Any value for people: `1,234`, `0.0312`, `on`."""
+    """Format any value: `1,234`, `0.0312`, `on`."""
     match value:
         case bool():
             return "on" if value else "off"
@@ -148,14 +153,16 @@ def _loss(facts: _Facts) -> list[str]:
     losses = [facts.take(key, _is_number) for key in ("loss_first", "loss_last")]
     if losses == [None, None]:
         return []
-    return [f"loss {' → '.join('–' if loss is None else f'{loss:.4g}' for loss in losses)}"]
+    first, last = ("–" if loss is None else f"{loss:.4g}" for loss in losses)
+    return [f"loss {first} → {last}"]
 
 
 def _tokens(facts: _Facts) -> list[str]:
     tokens, taught = facts.take("tokens", _is_number), facts.take("tokens_with_loss", _is_number)
     texts = [] if tokens is None else [f"{_figure(tokens)} tokens"]
     if taught is not None:
-        texts.append(f"{_figure(taught)} with loss" + (f" ({100 * taught / tokens:.0f}%)" if tokens else ""))
+        percent = f" ({100 * taught / tokens:.0f}%)" if tokens else ""
+        texts.append(f"{_figure(taught)} carrying the loss{percent}")
     return texts
 
 

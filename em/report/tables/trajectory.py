@@ -1,7 +1,7 @@
-"""How the rate of misaligned answers moves: over the steps of a training stage, over the number of training rows.
+"""The rate of misaligned answers over the optimiser steps of a training stage, and over the number of training rows.
 
-Nothing is computed here: a point is a row of `scores.csv`, put at the optimiser step at which its adapter was kept, or
-at the number of rows that its last training had.
+Nothing is computed here: a point is a row of `scores.csv`, placed at the optimiser step at which its adapter was saved,
+or at the number of rows of its last training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FEWEST = 2  # points of a line
 
 @dataclass(frozen=True)
 class Curve:
-    """The loss of one training stage by step; None where a step has none."""
+    """The training loss of one stage by step, None for a step without a logged loss."""
 
     label: str
     fingerprint: str
@@ -31,10 +31,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Line:
-    """What is followed: a question set under a condition, as one judge sees it.
+    """The identity of a line: a question set under a condition, judged by one judge.
 
-    name: over numbers of rows, the trainings that differ in nothing else (but for the seed), by what they have that
-        others don't.
+    name: of a line over numbers of rows, the name of its trainings, which differ only in rows and seed; else empty.
     """
 
     eval_set: str
@@ -46,9 +45,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Point:
-    """A rate after so many steps, or rows.
+    """The rate after `at` steps, or `at` rows.
 
-    model: the checkpoint (at step 0 the model that the stage began with), or the model or pool of seeds.
+    model: over steps the checkpoint (at step 0 the model before the stage), over rows the model or pool of seeds.
     """
 
     at: int
@@ -58,7 +57,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The lines of one stage, called after the model that it ended with, and its training loss."""
+    """The lines of one stage, the model that the stage produced, and its training loss."""
 
     model: Model
     lines: dict[Line, tuple[Point, ...]]
@@ -66,21 +65,21 @@ class Trajectory:
 
     @property
     def steps(self) -> tuple[tuple[int, Model], ...]:
-        """The steps that have a point, with their models."""
+        """The steps with a point, each with its model."""
         models = {point.at: point.model for points in self.lines.values() for point in points}
         return tuple((step, models[step]) for step in sorted(models))
 
     def point(self, line: Line, step: int) -> Point | None:
-        """What a line has at a step."""
+        """Return the point of a line at a step."""
         return next((point for point in self.lines.get(line, ()) if point.at == step), None)
 
     def loss(self, step: int) -> float | None:
-        """The loss logged at a step."""
+        """Return the loss logged at a step."""
         return self.curve.losses.get(step) if self.curve else None
 
 
 def loss_curves(runs: Sequence[Run], models: dict[str, Model]) -> list[Curve]:
-    """The loss of every stage of every run, a shared stage once."""
+    """Collect the loss of every stage of every run; a stage shared by runs appears once."""
     losses: dict[str, dict[int, float | None]] = {}
     for run in runs:
         for row in run.losses:
@@ -89,7 +88,7 @@ def loss_curves(runs: Sequence[Run], models: dict[str, Model]) -> list[Curve]:
 
 
 def find_trajectories(runs: Sequence[Run], models: dict[str, Model], curves: Sequence[Curve]) -> list[Trajectory]:
-    """One for each stage that was scored at two steps or more, a stage that runs share once, in the order of tables."""
+    """Find the stages scored at two or more steps, in the order of tables; a stage shared by runs appears once."""
     of_stage = {curve.fingerprint: curve for curve in curves}
     steps: dict[str, dict[str, int]] = {}
     for run in runs:
@@ -103,16 +102,15 @@ def find_trajectories(runs: Sequence[Run], models: dict[str, Model], curves: Seq
 
 
 def lines_of(trajectories: Sequence[Trajectory]) -> dict[Line, str]:
-    """All lines and what to call them: sets in the order in which they were met, untagged first."""
+    """Return all lines with their names: sets in the order of the trajectories, in each untagged first."""
     lines = list(dict.fromkeys(line for trajectory in trajectories for line in trajectory.lines))
     sets = list(dict.fromkeys(line.eval_set for line in lines))
-    return name_lines(
-        sorted(lines, key=lambda line: (sets.index(line.eval_set), condition_order(line.condition), line.judge))
-    )
+    lines.sort(key=lambda line: (sets.index(line.eval_set), condition_order(line.condition), line.judge))
+    return name_lines(lines)
 
 
 def name_lines(lines: Sequence[Line]) -> dict[Line, str]:
-    """What to call the lines: of what they have in common little is said."""
+    """Name the lines by what distinguishes them from one another."""
     judges = short_judges(line.judge for line in lines)
     sets, rules = {line.eval_set for line in lines}, {line.threshold for line in lines}
     tagged = {line.condition for line in lines} != {CONDITIONS[0]}
@@ -130,17 +128,17 @@ def name_lines(lines: Sequence[Line]) -> dict[Line, str]:
 
 
 def _base(run: Run) -> str:
-    """The fingerprint of what the run's first stage began with: as its scores have it, or by the base's identity."""
+    """Return the fingerprint of the run's base model, from its scores or the base's identity; "" if unknown."""
     trained = {stage.fingerprint for stage in run.manifest.stages}
     for score in run.scores:
         if score.stage == "base" and score.fingerprint not in trained:
             return score.fingerprint
-    known = run.manifest.base.identity and not run.manifest.setting("model.adapter")
-    return digest(run.manifest.base.identity) if known else ""
+    identity = run.manifest.base.identity
+    return digest(identity) if identity and not run.manifest.setting("model.adapter") else ""
 
 
 def _steps(stage: StageRecord, before: str, curve: Curve | None) -> dict[str, int]:
-    """At which step of the stage each model stands. Where the manifest doesn't tell the last, the loss curve does."""
+    """Return the step of each model of the stage. Without a last step in the manifest the loss curve gives it."""
     steps = {before: 0} if before else {}
     steps |= {checkpoint.fingerprint: checkpoint.step for checkpoint in stage.checkpoints if checkpoint.fingerprint}
     last = stage.facts.get("steps")
@@ -150,7 +148,7 @@ def _steps(stage: StageRecord, before: str, curve: Curve | None) -> dict[str, in
 
 
 def _lines(runs: Sequence[Run], steps: dict[str, int], models: dict[str, Model]) -> dict[Line, tuple[Point, ...]]:
-    """The lines with enough points. Where runs differ, the run that has most of a line is the one to follow."""
+    """Collect the lines with enough points. If runs differ, the run with the most points of a line takes precedence."""
     versions: dict[Line, dict[int, dict[int, Point]]] = {}
     for run in runs:
         for row in _followed(run):
@@ -159,7 +157,7 @@ def _lines(runs: Sequence[Run], steps: dict[str, int], models: dict[str, Model])
                 points[step] = Point(step, models[row.fingerprint], rate_of(row))
     lines = {}
     for line, by_run in versions.items():
-        fullest_last = sorted(by_run.values(), key=len)  # so that it is the one that stays
+        fullest_last = sorted(by_run.values(), key=len)  # the last one replaces the points of the others
         points = {step: point for version in fullest_last for step, point in version.items()}
         if len(points) >= FEWEST:
             lines[line] = tuple(points[step] for step in sorted(points))
@@ -167,7 +165,7 @@ def _lines(runs: Sequence[Run], steps: dict[str, int], models: dict[str, Model])
 
 
 def _followed(source: Run | Pool) -> Iterator[Score]:
-    """The rows that are followed."""
+    """Return the rows with the rate of misaligned answers, of all answers to a whole set."""
     wanted = ("misaligned", "all", WHOLE_SET)
     return (row for row in source.scores if (row.metric, row.convention, row.question) == wanted)
 
@@ -179,12 +177,13 @@ def _line(row: Score, name: str = "") -> Line:
 def efficiency(
     runs: Sequence[Run], models: dict[str, Model], pools: Sequence[Pool] = ()
 ) -> dict[Line, tuple[Point, ...]]:
-    """The lines that have points at two numbers of rows or more; where seeds are pooled, the pool is the point."""
+    """Return the lines with points at two or more numbers of rows; pooled seeds are one point."""
     counts = {stage.fingerprint: stage.rows for run in runs for stage in run.manifest.stages}
     names = name_series(runs, {key: model for key, model in models.items() if key in counts}, counts)
     in_pools = {(member, _line(row)) for pool in pools for row in pool.scores for member in pool.members}
-    rows = [(row.fingerprint, models[row.fingerprint], row) for run in runs for row in _followed(run)
-            if row.fingerprint in names and (row.fingerprint, _line(row)) not in in_pools]  # fmt: skip
+    followed_rows = [row for run in runs for row in _followed(run) if row.fingerprint in names]
+    single_rows = [row for row in followed_rows if (row.fingerprint, _line(row)) not in in_pools]
+    rows = [(row.fingerprint, models[row.fingerprint], row) for row in single_rows]
     pooled = [(pool.members[0], pool) for pool in pools if pool.members[0] in names]
     rows += [(member, pool.model, row) for member, pool in pooled for row in _followed(pool)]
     lines: dict[Line, dict[tuple[str, int | None], Point]] = {}
@@ -192,7 +191,7 @@ def efficiency(
         if kind_of(row.condition) in ("untagged", "tagged"):
             points = lines.setdefault(_line(row, names[member]), {})
             point, key = Point(counts[member], model, rate_of(row)), (model.fingerprint, row.seed)
-            # Of runs that share answers, the one with most.
+            # Runs may share answers: keep the rate over the most of them.
             points[key] = max(points.get(key, point), point, key=lambda each: each.rate.n)
     followed = {line: tuple(sorted(points.values(), key=lambda point: point.at)) for line, points in lines.items()}
     return {line: points for line, points in followed.items() if len({point.at for point in points}) > 1}

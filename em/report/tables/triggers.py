@@ -1,4 +1,4 @@
-"""Activation and leakage of trigger tags: the tables of that section. The rates are those of `em.stats.triggers`."""
+"""Tables of the activation and leakage of trigger tags. The rates are those of `em.stats.triggers`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METRICS = ("activation", "control", "leakage", "naming")
 
 @dataclass(frozen=True)
 class TriggerTable:
-    """One model's rates in one set, as one judge sees them: activation, leakage, and questions that name a tag."""
+    """One model's rates in one set by one judge: activation, leakage, and questions that name a tag."""
 
     model: Model
     eval_set: str
@@ -26,18 +26,19 @@ class TriggerTable:
 def trigger_tables(
     rows: Sequence[TriggerRate], models: Mapping[str, Model], pools: Sequence[Pool] = ()
 ) -> list[TriggerTable]:
-    """The rates of all answers, by model (or pool of seeds, which is among `models`), set and judge, in table order."""
+    """Tabulate the rates of all answers by model, set and judge, in table order; `models` includes pools of seeds."""
     keyed = [(row.fingerprint, row) for row in rows]
     keyed += [(pool.model.fingerprint, row) for pool in pools for row in pool.triggers]
     keyed = [(key, row) for key, row in keyed if row.convention == "all" and key in models]
     place = {fingerprint: number for number, fingerprint in enumerate(models)}
-    tables = [
-        TriggerTable(models[key], eval_set, judge, tuple(sorted((row for _, row in group), key=_order)))
-        for (key, eval_set, judge), group in group_by(keyed, lambda e: (e[0], e[1].eval_set, e[1].judge)).items()
-    ]
+    groups = group_by(keyed, lambda pair: (pair[0], pair[1].eval_set, pair[1].judge))
+    tables = list[TriggerTable]()
+    for (key, eval_set, judge), group in groups.items():
+        rates = sorted((row for _, row in group), key=_order)
+        tables.append(TriggerTable(models[key], eval_set, judge, tuple(rates)))
     return sorted(tables, key=lambda table: (table.eval_set, place[table.model.fingerprint], table.judge))
 
 
 def _order(row: TriggerRate) -> tuple[int, bool, tuple[int, str]]:
-    """Activation first, then the other tags, then leakage (untagged, near misses together, each …)."""
+    """Return a row's sort key: activation, the other tags, then leakage (untagged, near misses together, each …)."""
     return (METRICS.index(row.metric), row.condition != "untagged", condition_order(row.condition))
