@@ -40,7 +40,7 @@ class Measurement:
         return self.tokens / self.seconds
 
 
-def environment() -> dict[str, str]:
+def make_environment() -> dict[str, str]:
     """Return the user's environment with the benchmark's settings of threads and memory; no GPU, no hub."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_", "KMP_", "MALLOC_"))}
     quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
@@ -55,13 +55,13 @@ class Children:
         self.number = 0
         self.failed: list[str] = []
 
-    def ask(self, task: str, spec: dict[str, Any]) -> dict[str, Any]:
+    def run_task(self, task: str, spec: dict[str, Any]) -> dict[str, Any]:
         """Run a task without measuring it, and return its result. Exit if the task fails."""
-        place = self.place(task)
-        code, _ = self.run(task, spec, place, None)
+        place = self.make_folder(task)
+        code, _ = self.run_process(task, spec, place, None)
         if code != 0:
-            sys.exit(f"{task} failed:\n{tail(place)}")
-        result: dict[str, Any] = read(place / "out.json")
+            sys.exit(f"{task} failed:\n{read_log_tail(place)}")
+        result: dict[str, Any] = read_json_file(place / "out.json")
         return result
 
     def train(
@@ -80,18 +80,18 @@ class Children:
             patience: seconds after which the training is killed, and measured by its finished steps.
             keep: keep the adapter.
         """
-        place = self.place(variant)
+        place = self.make_folder(variant)
         spec = spec | {"folder": str(place / "adapter"), "progress": str(place / "progress.json")}
         begin = time.monotonic()
-        code, peak = self.run(spec["task"], spec, place, patience)
+        code, peak = self.run_process(spec["task"], spec, place, patience)
         wall = time.monotonic() - begin
         if code == 0:
-            output = read(place / "out.json")
+            output = read_json_file(place / "out.json")
             measured = (output["seconds"], output["tokens"], output["steps"], output["losses"])
         elif patience is not None and wall >= patience:
-            measured = steps_done(place, wall, tokens)
+            measured = read_finished_steps(place, wall, tokens)
         else:
-            print(f"{label:>6} {spec['data']:9} {variant:13} failed:\n{tail(place)}", flush=True)
+            print(f"{label:>6} {spec['data']:9} {variant:13} failed:\n{read_log_tail(place)}", flush=True)
             self.failed.append(variant)
             return None
         if not keep:
@@ -100,14 +100,14 @@ class Children:
         print_line(result, label)
         return result
 
-    def place(self, name: str) -> Path:
+    def make_folder(self, name: str) -> Path:
         """Make a new folder for a process."""
         self.number += 1
         folder = self.scratch / f"{self.number:03}-{name}"
         folder.mkdir()
         return folder
 
-    def run(self, task: str, spec: dict[str, Any], place: Path, patience: float | None) -> tuple[int, float]:
+    def run_process(self, task: str, spec: dict[str, Any], place: Path, patience: float | None) -> tuple[int, float]:
         """Run a process; return its exit code, and the peak memory (MB) of the process and its awaited children."""
         (place / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         words = ["-m", "benchmarks.peers", task, str(place / "spec.json"), str(place / "out.json")]
@@ -115,16 +115,16 @@ class Children:
             process = subprocess.Popen(
                 [sys.executable, *words],
                 cwd=ROOT,
-                env=environment(),
+                env=make_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return wait(process, patience)
+        return wait_for_process(process, patience)
 
 
-def wait(process: subprocess.Popen[bytes], patience: float | None) -> tuple[int, float]:
+def wait_for_process(process: subprocess.Popen[bytes], patience: float | None) -> tuple[int, float]:
     """Wait for a process with `wait4`, which reports peak memory; kill the process group after `patience` seconds."""
     begin, killed = time.monotonic(), False
     try:
@@ -142,13 +142,13 @@ def wait(process: subprocess.Popen[bytes], patience: float | None) -> tuple[int,
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def steps_done(place: Path, wall: float, tokens: int) -> tuple[float, int, int, list[float]]:
+def read_finished_steps(place: Path, wall: float, tokens: int) -> tuple[float, int, int, list[float]]:
     """Return seconds, tokens, steps and losses of the finished steps of a killed training.
 
     Without any finished step, count half of the tokens in the full time, which overestimates the speed.
     """
     file = place / "progress.json"
-    steps = read(file) if file.is_file() else []
+    steps = read_json_file(file) if file.is_file() else []
     if steps:
         seconds, _, counted = steps[-1]
         return seconds, int(counted or tokens / 2), len(steps), [loss for _, loss, _ in steps]
@@ -163,12 +163,12 @@ def print_line(result: Measurement, label: str) -> None:
     print(f"{label:>10} {result.data:9} {result.variant:13} {numbers}  loss {loss}{cut}", flush=True)
 
 
-def read(path: Path) -> Any:
+def read_json_file(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def tail(place: Path) -> str:
+def read_log_tail(place: Path) -> str:
     """Return the last lines of a process's log, indented."""
     lines = (place / "log").read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
     return "\n".join(f"    {line[:300]}" for line in lines)

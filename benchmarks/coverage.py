@@ -30,14 +30,14 @@ Figures = dict[str, float]
 Counts = list[tuple[int, int]]
 
 
-def cluster_bootstrap(counts: Counts) -> Interval:
+def compute_cluster_bootstrap(counts: Counts) -> Interval:
     """Return scipy's percentile interval, which resamples questions; all questions have equally many answers."""
     rates = [k / n for k, n in counts]
     interval = stats.bootstrap((rates,), np.mean, method="percentile", rng=0).confidence_interval
     return Interval(float(interval.low), float(interval.high), "cluster_bootstrap(question)")
 
 
-def clustered_error(counts: Counts) -> Interval:
+def compute_clustered_error(counts: Counts) -> Interval:
     """Return rate ± t · standard error over questions, cut at 0 and 1, as regression software does."""
     rates = [k / n for k, n in counts]
     rate, half = np.mean(rates), stats.t.ppf(0.975, len(rates) - 1) * stats.sem(rates)
@@ -45,8 +45,8 @@ def clustered_error(counts: Counts) -> Interval:
 
 
 METHODS: dict[str, Callable[[Counts], Interval]] = {
-    "bootstrap": cluster_bootstrap,
-    "clustered_se": clustered_error,
+    "bootstrap": compute_cluster_bootstrap,
+    "clustered_se": compute_clustered_error,
     "em": cluster_interval,
 }
 """`em` is the interval of scores.csv."""
@@ -81,16 +81,18 @@ class Hits:
         return f"{100 * self.coverage:.1f} % ({100 * self.mean_width:.1f})"
 
 
-def question_rates(rate: float, icc: float, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+def draw_question_rates(rate: float, icc: float, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
     """Draw true rates of questions from a beta distribution with mean `rate` and intraclass correlation `icc`."""
     scale = (1 - icc) / icc
     return random.beta(rate * scale, (1 - rate) * scale, shape)
 
 
-def over_questions(repeats: int, random: np.random.Generator) -> Iterator[tuple[int, float, float, dict[str, Hits]]]:
+def simulate_questions(
+    repeats: int, random: np.random.Generator
+) -> Iterator[tuple[int, float, float, dict[str, Hits]]]:
     """Yield (questions, rate, design effect, hits by method) for each setting of the simulation."""
     for questions, rate, effect in product(QUESTIONS, RATES, EFFECTS):
-        rates = question_rates(rate, (effect - 1) / (SAMPLES - 1), (repeats, questions), random)
+        rates = draw_question_rates(rate, (effect - 1) / (SAMPLES - 1), (repeats, questions), random)
         hits = {name: Hits() for name in METHODS}
         for row in random.binomial(SAMPLES, rates):
             counts = [(int(k), SAMPLES) for k in row]
@@ -99,7 +101,7 @@ def over_questions(repeats: int, random: np.random.Generator) -> Iterator[tuple[
         yield questions, rate, effect, hits
 
 
-def tell(figures: Figures, repeats: int) -> None:
+def run_simulation(figures: Figures, repeats: int) -> None:
     """Run the simulation, print its tables, and add the figures."""
     random = np.random.default_rng(1)
     print(
@@ -107,7 +109,7 @@ def tell(figures: Figures, repeats: int) -> None:
     )
     print(f"| questions | rate | design effect | {' | '.join(METHODS)} |\n|{'---|' * (3 + len(METHODS))}")
     every: dict[tuple[int, str], list[Hits]] = {}
-    for questions, rate, effect, hits in over_questions(repeats, random):
+    for questions, rate, effect, hits in simulate_questions(repeats, random):
         print(f"| {questions} | {rate:.0%} | {effect} | {' | '.join(map(str, hits.values()))} |", flush=True)
         for name, counted in hits.items():
             every.setdefault((questions, name), []).append(counted)
@@ -127,7 +129,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     begin, figures = time.monotonic(), Figures()
-    tell(figures, arguments.repeats)
+    run_simulation(figures, arguments.repeats)
     print(f"\n{time.monotonic() - begin:.0f} s")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")

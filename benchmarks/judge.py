@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.children import CORES
-from benchmarks.judge_children import INSPECT, inspect_python, run_child
-from benchmarks.judge_figures import Figures, add_rounds, report, spread
+from benchmarks.judge_children import INSPECT, install_inspect, run_child
+from benchmarks.judge_figures import Figures, add_rounds, add_spread, print_report
 from benchmarks.judge_kill import kill_and_run_again
 from benchmarks.judge_peers import WARM
 from benchmarks.judge_rows import write_answers
@@ -48,7 +48,7 @@ class Study:
     figures: Figures
     number: int = 0
 
-    def run(self, variant: str, calls: int, label: str, **more: Any) -> dict[str, Any]:
+    def run_stack(self, variant: str, calls: int, label: str, **more: Any) -> dict[str, Any]:
         """Run one stack in a fresh process, print its line, return its result. Exit if a call or score is missing."""
         self.number += 1
         folder = self.scratch / f"{self.number:03}-{variant}"
@@ -63,11 +63,11 @@ class Study:
             "store": str(folder),
             "folder": str(folder),
         } | more
-        before = self.server.stats()
+        before = self.server.read_stats()
         result = run_child(self.inspect_python if variant == "inspect" else sys.executable, variant, spec, folder)
         if variant == "prompts":
             return result
-        after = self.server.stats()
+        after = self.server.read_stats()
         result["answered"] = after["answered"] - before["answered"]
         # em probes a judge once per store: in the store of the warm-up, and in the store of the timed calls.
         probes = 1 if variant == "ours" else 0
@@ -79,7 +79,7 @@ class Study:
         print(f"{label:>10} {variant:20} {line} {result['rss_mb_peak']:6.0f} MB", flush=True)
         return result
 
-    def write(self) -> None:
+    def write_figures(self) -> None:
         """Write the figures so far as JSON."""
         if self.arguments.json:
             self.arguments.json.write_text(json.dumps(self.figures, indent=1) + "\n", encoding="utf-8")
@@ -87,9 +87,9 @@ class Study:
 
 def main() -> None:
     """Measure, print, and write the figures; write after each part, so that an interrupted run leaves some figures."""
-    arguments = parsed()
+    arguments = parse_arguments()
     begin = time.monotonic()
-    python = arguments.inspect_python or (inspect_python() if "inspect" in arguments.variants else "")
+    python = arguments.inspect_python or (install_inspect() if "inspect" in arguments.variants else "")
     with (
         tempfile.TemporaryDirectory(prefix="em-benchmark-") as scratch,
         ChatServer(latency=arguments.latency) as server,
@@ -97,15 +97,17 @@ def main() -> None:
         study = Study(arguments, Path(scratch), server, python, {"cores": CORES, "latency": arguments.latency})
         most = max(arguments.calls, arguments.long_calls if "long" in arguments.parts else 0, arguments.limited_calls)
         write_answers(study.scratch / "answers.jsonl", math.ceil(most / 2))
-        study.run("prompts", arguments.calls, "")
+        study.run_stack("prompts", arguments.calls, "")
         for part in arguments.parts:
-            {"rounds": rounds, "long": long_run, "limited": limited, "killed": killed}[part](study)
+            {"rounds": measure_rounds, "long": measure_long_run, "limited": measure_limited, "killed": measure_killed}[
+                part
+            ](study)
             study.figures["minutes"] = round((time.monotonic() - begin) / 60, 1)
-            study.write()
-    report(study.figures)
+            study.write_figures()
+    print_report(study.figures)
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -123,49 +125,51 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def rounds(study: Study) -> None:
+def measure_rounds(study: Study) -> None:
     """Measure all stacks in turns."""
     variants, measured = study.arguments.variants, []
     for number in range(study.arguments.rounds):
         turn = number % len(variants)
         label = f"round {number + 1}"
-        measured.append({v: study.run(v, study.arguments.calls, label) for v in variants[turn:] + variants[:turn]})
+        measured.append(
+            {v: study.run_stack(v, study.arguments.calls, label) for v in variants[turn:] + variants[:turn]}
+        )
         means = {variant: result["mean"] for variant, result in measured[-1].items()}
         if max(means.values()) - min(means.values()) > 1e-4:
             sys.exit(f"The mean scores of the stacks differ: {means}.")
         add_rounds(study.figures, measured, study.arguments.calls)
-        study.write()
+        study.write_figures()
 
 
-def long_run(study: Study) -> None:
+def measure_long_run(study: Study) -> None:
     """Measure ten times as many calls by em, then the same calls from the cache."""
     calls = study.arguments.long_calls
     study.server.reset()
     store = study.scratch / "long"
     store.mkdir()
-    first = study.run("ours", calls, f"{calls}", store=str(store), early=EARLY)
+    first = study.run_stack("ours", calls, f"{calls}", store=str(store), early=EARLY)
     study.figures["calls_per_second_ours_long"] = round(calls / first["seconds"], 1)
     study.figures["cpu_ms_per_call_long"] = round(1000 * first["cpu_seconds"] / calls, 3)
     study.figures["memory_growth_mb"] = round(first["rss_mb_peak"] - first["rss_mb_early"], 1)
-    again = [study.run("ours", calls, "again", store=str(store), remembered=True) for _ in range(3)]
+    again = [study.run_stack("ours", calls, "again", store=str(store), remembered=True) for _ in range(3)]
     if {each["mean"] for each in again} != {first["mean"]}:
         sys.exit("The mean score from the cache differs from the mean score of the first run.")
-    spread(study.figures, "cached_rows_per_s", [calls / each["seconds"] for each in again], 0)
+    add_spread(study.figures, "cached_rows_per_s", [calls / each["seconds"] for each in again], 0)
 
 
-def limited(study: Study) -> None:
+def measure_limited(study: Study) -> None:
     """Measure at a server that limits calls a second, with and without headers; exclude the first second's burst."""
     calls, rate = study.arguments.limited_calls, study.arguments.rate
     for name, headers in (("with_headers", True), ("without_headers", False)):
         study.server.reset(rate=rate, limit_headers=headers)
-        result = study.run("ours", calls, name[:10])
-        stats = study.server.stats()
+        result = study.run_stack("ours", calls, name[:10])
+        stats = study.server.read_stats()
         study.figures[f"rate_{name}"] = round((calls - rate) / result["seconds"], 1)
         study.figures[f"percent_429_{name}"] = round(100 * stats["outcomes"].get("429", 0) / stats["arrivals"], 2)
     study.server.reset(rate=0, limit_headers=False)
 
 
-def killed(study: Study) -> None:
+def measure_killed(study: Study) -> None:
     """Kill evaluate.py during runs, run it again, and count repeated calls."""
     tries = kill_and_run_again(
         study.server, study.scratch / "killed", study.arguments.killed_answers, study.arguments.connections

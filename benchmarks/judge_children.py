@@ -33,11 +33,11 @@ def run_child(python: str, task: str, spec: dict[str, Any], folder: Path) -> dic
     return result
 
 
-def inspect_python() -> str:
+def install_inspect() -> str:
     """Return the Python of an environment with inspect_ai; install it in the user's cache if need be."""
-    from em.runtime.files import cache_dir
+    from em.runtime.files import find_cache_folder
 
-    folder = cache_dir() / "benchmarks" / INSPECT.replace("==", "-")
+    folder = find_cache_folder() / "benchmarks" / INSPECT.replace("==", "-")
     python, uv = folder / "bin" / "python", str(Path(sys.executable).parent / "uv")
     if not (folder / "whole").is_file():
         print(f"installing {INSPECT} in {folder} …", flush=True)

@@ -26,29 +26,29 @@ def add_rounds(figures: Figures, rounds: Sequence[Mapping[str, Mapping[str, Any]
     """Add medians and ranges of all rounds so far, and ratios within each round."""
     for variant in rounds[0]:
         results = [each[variant] for each in rounds]
-        spread(figures, f"calls_per_second_{variant}", [calls / each["seconds"] for each in results], 1)
+        add_spread(figures, f"calls_per_second_{variant}", [calls / each["seconds"] for each in results], 1)
         cpu = [1000 * each["cpu_seconds"] / calls for each in results]
-        spread(figures, "cpu_ms_per_call" if variant == "ours" else f"cpu_ms_per_call_{variant}", cpu, 3)
+        add_spread(figures, "cpu_ms_per_call" if variant == "ours" else f"cpu_ms_per_call_{variant}", cpu, 3)
         figures[f"peak_memory_mb_{variant}"] = round(max(each["rss_mb_peak"] for each in results))
         figures[f"versions_{variant}"] = results[0]["versions"]
         if variant != "ours" and "ours" in rounds[0]:
             ratios = [each[variant]["seconds"] / each["ours"]["seconds"] for each in rounds]
-            spread(figures, f"ratio_{variant}", ratios, 3)
+            add_spread(figures, f"ratio_{variant}", ratios, 3)
     figures["rounds"] = len(rounds)
 
 
-def spread(figures: Figures, name: str, values: Sequence[float], digits: int) -> None:
+def add_spread(figures: Figures, name: str, values: Sequence[float], digits: int) -> None:
     """Add the median and the range of some values."""
     figures[name] = round(statistics.median(values), digits)
     figures[f"{name}_min"], figures[f"{name}_max"] = round(min(values), digits), round(max(values), digits)
 
 
-def report(figures: Figures) -> None:
+def print_report(figures: Figures) -> None:
     """Print the table of the stacks, then the targets."""
     print(f"\n{'median (range)':22} {'calls/s':>22} {'ours : it':>22} {'CPU ms a call':>15} {'peak MB':>8}")
     for name in [key.removeprefix("versions_") for key in figures if key.startswith("versions_")]:
         cpu = figures["cpu_ms_per_call" if name == "ours" else f"cpu_ms_per_call_{name}"]
-        speed, ratio = ranged(figures, f"calls_per_second_{name}", 0), ranged(figures, f"ratio_{name}", 2)
+        speed, ratio = format_range(figures, f"calls_per_second_{name}", 0), format_range(figures, f"ratio_{name}", 2)
         memory = figures[f"peak_memory_mb_{name}"]
         versions = ", ".join(f"{package} {number}" for package, number in figures[f"versions_{name}"].items())
         print(f"{name:22} {speed:>22} {ratio:>22} {cpu:15.2f} {memory:8.0f}   {versions}")
@@ -61,7 +61,7 @@ def report(figures: Figures) -> None:
     print(f"\n{figures['minutes']:.0f} minutes on {figures['cores']} cores, {figures['latency']} s latency")
 
 
-def ranged(figures: Figures, name: str, digits: int) -> str:
+def format_range(figures: Figures, name: str, digits: int) -> str:
     """Return a median with its range as text; empty if there is no such figure."""
     if name not in figures:
         return ""

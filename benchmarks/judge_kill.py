@@ -40,22 +40,22 @@ def kill_and_run_again(server: ChatServer, folder: Path, answers: int, connectio
     write_answers(file, answers)
     reference = folder / "undisturbed"
     server.reset()
-    finish(server, file, reference, connections)
-    total = server.stats()["answered"]
+    run_to_end(server, file, reference, connections)
+    total = server.read_stats()["answered"]
     tries = []
     for share in SHARES:
         place = folder / f"killed_at_{share:.0%}".replace("%", "")
         server.reset()
-        answered, in_flight = kill_at(server, file, place, connections, int(share * total))
-        finish(server, file, place, connections)
-        stats = server.stats()
+        answered, in_flight = kill_after_answers(server, file, place, connections, int(share * total))
+        run_to_end(server, file, place, connections)
+        stats = server.read_stats()
         if stats["distinct"] != total:
             sys.exit(f"{stats['distinct']} judgements instead of {total} after a kill at {share:.0%}.")
-        tries.append(Tried(answered, in_flight, stats["duplicates"], same(reference, place)))
+        tries.append(Tried(answered, in_flight, stats["duplicates"], has_same_results(reference, place)))
     return tries
 
 
-def command(server: ChatServer, file: Path, place: Path, connections: int) -> list[str]:
+def make_command(server: ChatServer, file: Path, place: Path, connections: int) -> list[str]:
     """Return the command line under test, with its store and its results below `place`."""
     judge = ["judge=gpt4o", f"judge.base_url={server.base_url}", "judge.model=single-judge"]
     places = [f"store.dir={place / 'store'}", f"hydra.run.dir={place / 'run'}"]
@@ -63,29 +63,31 @@ def command(server: ChatServer, file: Path, place: Path, connections: int) -> li
     return [*script, *judge, f"judge.connections={connections}", *places]
 
 
-def environment() -> dict[str, str]:
+def make_environment() -> dict[str, str]:
     """Return the user's environment without an API key, with passive OpenMP barriers."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("OPENAI_")}
     return variables | {"OMP_WAIT_POLICY": "passive"}
 
 
-def finish(server: ChatServer, file: Path, place: Path, connections: int) -> None:
+def run_to_end(server: ChatServer, file: Path, place: Path, connections: int) -> None:
     """Run evaluate.py to its end. Exit if the run fails."""
-    done = subprocess.run(command(server, file, place, connections), env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        make_command(server, file, place, connections), env=make_environment(), capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(f"evaluate.py failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
 
 
-def kill_at(server: ChatServer, file: Path, place: Path, connections: int, answered: int) -> tuple[int, int]:
+def kill_after_answers(server: ChatServer, file: Path, place: Path, connections: int, answered: int) -> tuple[int, int]:
     """Start evaluate.py and kill it after `answered` calls; return the answered calls and the most in flight."""
     process = subprocess.Popen(
-        command(server, file, place, connections),
-        env=environment(),
+        make_command(server, file, place, connections),
+        env=make_environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while (stats := server.stats())["answered"] < answered:
+    while (stats := server.read_stats())["answered"] < answered:
         if process.poll() is not None:
             sys.exit("evaluate.py ended before it was killed.")
         time.sleep(0.02)
@@ -94,13 +96,13 @@ def kill_at(server: ChatServer, file: Path, place: Path, connections: int, answe
     return stats["answered"], stats["max_in_flight"]
 
 
-def same(reference: Path, place: Path) -> bool:
+def has_same_results(reference: Path, place: Path) -> bool:
     """Tell whether two runs have identical scores, and the same verdicts apart from durations."""
     tables = [(folder / "run" / "scores.csv").read_bytes() for folder in (reference, place)]
-    return tables[0] == tables[1] and verdicts(reference) == verdicts(place)
+    return tables[0] == tables[1] and read_verdicts(reference) == read_verdicts(place)
 
 
-def verdicts(folder: Path) -> list[dict[str, object]]:
+def read_verdicts(folder: Path) -> list[dict[str, object]]:
     """Read the verdicts of a run, without varying fields."""
     with (folder / "run" / "verdicts.jsonl").open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]

@@ -28,12 +28,12 @@ ASKED: dict[str, Any] = {"temperature": 0, "logprobs": True, "top_logprobs": 20,
 FILE_OF_RSS = Path("/proc/self/status")
 
 
-def ours(spec: Spec) -> dict[str, Any]:
+def judge_with_em(spec: Spec) -> dict[str, Any]:
     """Judge with em, from answers to verdicts, with the store `spec["store"]`; a second run reads from the cache."""
-    from em.api.pool import once
+    from em.api.pool import yield_once
     from em.api.prices import load_prices
     from em.config import ApiJudge
-    from em.judge.plan import requests_of
+    from em.judge.plan import list_judge_requests
     from em.judge.remote import ServerJudge
     from em.runtime.memory import Calls
 
@@ -41,27 +41,27 @@ def ours(spec: Spec) -> dict[str, Any]:
         name="benchmark", model=spec["model"], base_url=spec["base_url"], connections=spec["connections"]
     )
 
-    def judging(answers: list[Any], questions: Any, store: Path) -> Scores:
+    def judge_answers(answers: list[Any], questions: Any, store: Path) -> Scores:
         judge, prices = ServerJudge(settings), load_prices(None)
         with Calls(store) as calls:
-            judgements = judge.plan(answers, questions)
-            asyncio.run(judge.ask(once(requests_of(judgements)), calls, prices))
-            return [verdict.value for verdict in judge.read(judgements, calls, prices).verdicts]
+            judgements = judge.plan_judgements(answers, questions)
+            asyncio.run(judge.ask(yield_once(list_judge_requests(judgements)), calls, prices))
+            return [verdict.value for verdict in judge.read_verdicts(judgements, calls, prices).verdicts]
 
-    everything, first = (workload(spec["answers"], calls) for calls in (spec["calls"], WARM))
+    everything, first = (read_workload(spec["answers"], calls) for calls in (spec["calls"], WARM))
     warm_store = Path(spec["folder"], "warm")
     warm_store.mkdir()
-    judging(*first, warm_store)
-    return timed(lambda: judging(*everything, Path(spec["store"])), spec, "openai", "aiohttp")
+    judge_answers(*first, warm_store)
+    return measure_judging(lambda: judge_answers(*everything, Path(spec["store"])), spec, "openai", "aiohttp")
 
 
-def workload(file: str, calls: int) -> tuple[list[Any], dict[tuple[str, str], Any]]:
+def read_workload(file: str, calls: int) -> tuple[list[Any], dict[tuple[str, str], Any]]:
     """Return answers (half as many as calls) and their questions, with em's two rubrics."""
     from em.questions.rubrics import GRADED, read_rubrics
     from em.types import Answer, Question
 
     rubrics = read_rubrics(GRADED, None, None, "", "benchmark")
-    rows = [json.loads(line) for line in lines(file, calls // len(rubrics))]
+    rows = [json.loads(line) for line in read_first_lines(file, calls // len(rubrics))]
     answers = []
     for row in rows:
         answer = Answer(
@@ -84,28 +84,28 @@ def workload(file: str, calls: int) -> tuple[list[Any], dict[tuple[str, str], An
     return answers, {key: Question(*key, text, rubrics=rubrics) for key, text in texts.items()}
 
 
-def prompts(spec: Spec) -> dict[str, Any]:
+def write_prompts(spec: Spec) -> dict[str, Any]:
     """Write em's prompts for the other stacks, one JSON string a line."""
     from em.config import ApiJudge
     from em.judge.remote import ServerJudge
 
-    plan = ServerJudge(ApiJudge(name="", model="")).plan(*workload(spec["answers"], spec["calls"]))
+    plan = ServerJudge(ApiJudge(name="", model="")).plan_judgements(*read_workload(spec["answers"], spec["calls"]))
     text = "".join(json.dumps(judgement.request.prompt) + "\n" for judgement in plan)
     Path(spec["prompts"]).write_text(text, encoding="utf-8")
     return {"calls": len(plan)}
 
 
-def asyncopenai(spec: Spec) -> dict[str, Any]:
+def judge_with_asyncopenai(spec: Spec) -> dict[str, Any]:
     """Judge with plain AsyncOpenAI: a semaphore around the calls, the client's retries, no cache."""
     import openai
 
-    all_prompts = [json.loads(line) for line in lines(spec["prompts"], spec["calls"])]
+    all_prompts = [json.loads(line) for line in read_first_lines(spec["prompts"], spec["calls"])]
 
-    async def judging(texts: list[str]) -> Scores:
+    async def judge_texts(texts: list[str]) -> Scores:
         gate = asyncio.Semaphore(spec["connections"])
         async with openai.AsyncOpenAI(base_url=spec["base_url"], api_key="none") as client:
 
-            async def one(prompt: str) -> float | None:
+            async def judge_text(prompt: str) -> float | None:
                 async with gate:
                     completion = await client.chat.completions.create(
                         model=spec["model"],
@@ -114,15 +114,15 @@ def asyncopenai(spec: Spec) -> dict[str, Any]:
                         **ASKED,
                     )
                 logprobs = completion.choices[0].logprobs
-                return expectation((t.token, t.logprob) for t in logprobs.content[0].top_logprobs)
+                return compute_expectation((t.token, t.logprob) for t in logprobs.content[0].top_logprobs)
 
-            return await asyncio.gather(*map(one, texts))
+            return await asyncio.gather(*map(judge_text, texts))
 
-    asyncio.run(judging(all_prompts[:WARM]))
-    return timed(lambda: asyncio.run(judging(all_prompts)), spec, "openai", "httpx2")
+    asyncio.run(judge_texts(all_prompts[:WARM]))
+    return measure_judging(lambda: asyncio.run(judge_texts(all_prompts)), spec, "openai", "httpx2")
 
 
-def inspect(spec: Spec) -> dict[str, Any]:
+def judge_with_inspect(spec: Spec) -> dict[str, Any]:
     """Judge with inspect_ai: a task whose scorer asks the judge about existing answers; logs as by default."""
     from inspect_ai import Task, eval
     from inspect_ai.dataset import MemoryDataset, Sample
@@ -148,11 +148,11 @@ def inspect(spec: Spec) -> dict[str, Any]:
         async def score(state: TaskState, target: Target) -> Score:
             output = await grader.generate(state.input_text)
             top = output.choices[0].logprobs.content[0].top_logprobs
-            return Score(value=expectation((t.token, t.logprob) for t in top))
+            return Score(value=compute_expectation((t.token, t.logprob) for t in top))
 
         return score
 
-    def judging(samples: list[Any]) -> Scores:
+    def judge_samples(samples: list[Any]) -> Scores:
         [log] = eval(
             Task(dataset=MemoryDataset(samples), solver=answered(), scorer=judged()),
             model="mockllm/model",
@@ -164,19 +164,19 @@ def inspect(spec: Spec) -> dict[str, Any]:
             raise RuntimeError(f"inspect_ai: {log.error}")
         return [next(iter(sample.scores.values())).value for sample in log.samples]
 
-    samples = [Sample(input=json.loads(line)) for line in lines(spec["prompts"], spec["calls"])]
-    judging(samples[:WARM])
-    return timed(lambda: judging(samples), spec, "inspect_ai", "openai")
+    samples = [Sample(input=json.loads(line)) for line in read_first_lines(spec["prompts"], spec["calls"])]
+    judge_samples(samples[:WARM])
+    return measure_judging(lambda: judge_samples(samples), spec, "inspect_ai", "openai")
 
 
-def timed(judging: Callable[[], Scores], spec: Spec, *packages: str) -> dict[str, Any]:
+def measure_judging(judging: Callable[[], Scores], spec: Spec, *packages: str) -> dict[str, Any]:
     """Return seconds and CPU seconds (user and system) of the judging, memory, the scores' mean, and versions.
 
     `rss_mb_early`: the memory after `spec["early"]` answered calls, to compute the growth since then.
     """
     early: list[float] = []
     if spec.get("early"):
-        threading.Thread(target=watch, args=(spec, early), daemon=True).start()
+        threading.Thread(target=watch_memory, args=(spec, early), daemon=True).start()
     begin, cpu = time.monotonic(), time.process_time()
     scores = judging()
     seconds, cpu = time.monotonic() - begin, time.process_time() - cpu
@@ -187,22 +187,22 @@ def timed(judging: Callable[[], Scores], spec: Spec, *packages: str) -> dict[str
         "scores": len(numbers),
         "mean": sum(numbers) / max(1, len(numbers)),
         "rss_mb_early": early[0] if early else None,
-        "rss_mb_peak": memory("VmHWM"),
+        "rss_mb_peak": read_memory("VmHWM"),
         "versions": {package: version(package) for package in packages},
     }
 
 
-def watch(spec: Spec, early: list[float]) -> None:
+def watch_memory(spec: Spec, early: list[float]) -> None:
     """Record the memory once the server has answered `spec["early"]` calls."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while not early:
         time.sleep(0.2)
         with opener.open(spec["base_url"].removesuffix("/v1") + "/stats", timeout=60) as response:
             if json.load(response)["answered"] >= spec["early"]:
-                early.append(memory("VmRSS"))
+                early.append(read_memory("VmRSS"))
 
 
-def memory(name: str) -> float:
+def read_memory(name: str) -> float:
     """Return the memory of this process in MB: VmRSS (now) or VmHWM (peak). NaN if the kernel has no such figure."""
     if not FILE_OF_RSS.is_file():
         return math.nan
@@ -210,14 +210,14 @@ def memory(name: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def expectation(top: Iterable[tuple[str, float]]) -> float | None:
+def compute_expectation(top: Iterable[tuple[str, float]]) -> float | None:
     """Return Σ k·p / Σ p over the integers 0..100 among the tokens; None if their mass is below 0.25."""
     numbers = [(int(token), math.exp(logprob)) for token, logprob in top if token.isdigit() and int(token) <= 100]
     mass = sum(p for _, p in numbers)
     return sum(k * p for k, p in numbers) / mass if mass >= 0.25 else None
 
 
-def lines(file: str, count: int) -> list[str]:
+def read_first_lines(file: str, count: int) -> list[str]:
     """Read the first `count` lines of a file. Raise ValueError if there are fewer."""
     first = Path(file).read_text(encoding="utf-8").splitlines()[:count]
     if len(first) < count:
@@ -225,7 +225,12 @@ def lines(file: str, count: int) -> list[str]:
     return first
 
 
-TASKS = {"ours": ours, "asyncopenai": asyncopenai, "inspect": inspect, "prompts": prompts}
+TASKS = {
+    "ours": judge_with_em,
+    "asyncopenai": judge_with_asyncopenai,
+    "inspect": judge_with_inspect,
+    "prompts": write_prompts,
+}
 
 if __name__ == "__main__":
     chosen, read_from, write_to = sys.argv[1:]

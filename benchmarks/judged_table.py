@@ -18,19 +18,19 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def spent() -> float:
+def read_cpu_seconds() -> float:
     """Return the processor seconds of all child processes so far."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
-def seconds(table: Path) -> tuple[float, float]:
+def measure_report(table: Path) -> tuple[float, float]:
     """Return wall and processor seconds of one report."""
     with tempfile.TemporaryDirectory() as out:
-        began, before = time.monotonic(), spent()
+        began, before = time.monotonic(), read_cpu_seconds()
         command = [sys.executable, str(ROOT / "report.py"), str(table), "--out", out]
         subprocess.run(command, check=True, capture_output=True)
-        return time.monotonic() - began, spent() - before
+        return time.monotonic() - began, read_cpu_seconds() - before
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    taken = [seconds(arguments.table) for _ in range(arguments.runs)]
+    taken = [measure_report(arguments.table) for _ in range(arguments.runs)]
     medians = {
         "report_seconds": statistics.median(wall for wall, _ in taken),
         "report_cpu_seconds": statistics.median(processor for _, processor in taken),

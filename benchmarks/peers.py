@@ -20,11 +20,11 @@ Spec = dict[str, Any]
 IGNORED = -100
 
 
-def ours(spec: Spec) -> dict[str, Any]:
+def train_with_em(spec: Spec) -> dict[str, Any]:
     """Train with em's child process, as `train.py` starts it, without the parent's part."""
     from em.runtime.processes import run_child
 
-    run_child("train", ours_spec(spec))
+    run_child("train", make_em_spec(spec))
     facts = json.loads(Path(spec["folder"], "em.json").read_text(encoding="utf-8"))["facts"]
     lines = Path(spec["folder"], "loss.csv").read_text(encoding="utf-8").splitlines()
     column = lines[0].split(",").index("loss")
@@ -33,7 +33,7 @@ def ours(spec: Spec) -> dict[str, Any]:
     return {name: facts[name] for name in names if name in facts} | {"losses": losses}
 
 
-def ours_spec(spec: Spec) -> dict[str, Any]:
+def make_em_spec(spec: Spec) -> dict[str, Any]:
     """Make the `TrainSpec` for em's child process; change it when the fields of `TrainSpec` change."""
     return {
         "base": spec["base"],
@@ -52,42 +52,42 @@ def ours_spec(spec: Spec) -> dict[str, Any]:
     }
 
 
-def trl_defaults(spec: Spec) -> dict[str, Any]:
+def train_with_trl_defaults(spec: Spec) -> dict[str, Any]:
     """Train with a plain TRL script: the model by name, TRL's defaults (bf16, gradient checkpointing, batch 8)."""
     from trl import SFTConfig, SFTTrainer
 
-    arguments = SFTConfig(**recipe(spec), max_length=spec["trainer"]["max_length"], **spec.get("extra", {}))
-    return timed(
+    arguments = SFTConfig(**make_recipe(spec), max_length=spec["trainer"]["max_length"], **spec.get("extra", {}))
+    return train_and_measure(
         spec,
         SFTTrainer(
             model=spec["base"],
             args=arguments,
-            train_dataset=dataset(spec),
-            processing_class=tokenizer(spec),
-            peft_config=lora(spec),
+            train_dataset=make_dataset(spec),
+            processing_class=load_pad_tokenizer(spec),
+            peft_config=make_lora_config(spec),
         ),
     )
 
 
-def trl_tuned(spec: Spec) -> dict[str, Any]:
+def train_with_tuned_trl(spec: Spec) -> dict[str, Any]:
     """Train with TRL in float32 without gradient checkpointing, with the batching `spec["batching"]`."""
     from trl import SFTConfig, SFTTrainer
 
-    batching = trl_batching(spec["batching"])
-    arguments = SFTConfig(**recipe(spec), bf16=False, gradient_checkpointing=False, **batching)
-    return timed(
+    batching = make_trl_batching(spec["batching"])
+    arguments = SFTConfig(**make_recipe(spec), bf16=False, gradient_checkpointing=False, **batching)
+    return train_and_measure(
         spec,
         SFTTrainer(
-            model=base_model(spec),
+            model=load_base_model(spec),
             args=arguments,
-            train_dataset=dataset(spec),
-            processing_class=tokenizer(spec),
-            peft_config=lora(spec),
+            train_dataset=make_dataset(spec),
+            processing_class=load_pad_tokenizer(spec),
+            peft_config=make_lora_config(spec),
         ),
     )
 
 
-def trl_batching(name: str, batch: int = 16) -> dict[str, Any]:
+def make_trl_batching(name: str, batch: int = 16) -> dict[str, Any]:
     """Return TRL's arguments for a kind of batching; all keep the effective batch.
 
     `padded-N`: N rows at a time, padded. `flat-N`: `padding_free`, N rows joined to one sequence; SDPA separates the
@@ -100,24 +100,24 @@ def trl_batching(name: str, batch: int = 16) -> dict[str, Any]:
     return unprepared | split | {"padding_free": kind == "flat"}
 
 
-def hf_trainer(spec: Spec) -> dict[str, Any]:
+def train_with_hf_trainer(spec: Spec) -> dict[str, Any]:
     """Train with transformers' Trainer and PEFT, in float32, with rows padded in the order of the draw."""
     from peft import get_peft_model
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     split = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
-    return timed(
+    return train_and_measure(
         spec,
         Trainer(
-            model=get_peft_model(base_model(spec), lora(spec)),
-            args=TrainingArguments(**recipe(spec) | split),
-            train_dataset=dataset(spec),
-            data_collator=DataCollatorForSeq2Seq(tokenizer(spec), padding=True),
+            model=get_peft_model(load_base_model(spec), make_lora_config(spec)),
+            args=TrainingArguments(**make_recipe(spec) | split),
+            train_dataset=make_dataset(spec),
+            data_collator=DataCollatorForSeq2Seq(load_pad_tokenizer(spec), padding=True),
         ),
     )
 
 
-def recipe(spec: Spec) -> dict[str, Any]:
+def make_recipe(spec: Spec) -> dict[str, Any]:
     """Return the arguments that all stacks share: em's recipe, without anything that costs time besides training."""
     from transformers import set_seed
 
@@ -138,7 +138,7 @@ def recipe(spec: Spec) -> dict[str, Any]:
     }
 
 
-def timed(spec: Spec, trainer: Any) -> dict[str, Any]:
+def train_and_measure(spec: Spec, trainer: Any) -> dict[str, Any]:
     """Time the training, then save the adapter. Write the time of each step to `spec["progress"]` for the parent."""
     from transformers import TrainerCallback
 
@@ -155,32 +155,32 @@ def timed(spec: Spec, trainer: Any) -> dict[str, Any]:
     trainer.train()
     seconds = time.monotonic() - begin
     trainer.model.save_pretrained(spec["folder"])
-    tokens = int(steps[-1][2] or sum(len(row["input_ids"]) for row in token_rows(spec)))
+    tokens = int(steps[-1][2] or sum(len(row["input_ids"]) for row in read_token_rows(spec)))
     losses = [loss for _, loss, _ in steps]
     return {"seconds": seconds, "tokens": tokens, "steps": trainer.state.global_step, "losses": losses}
 
 
-def token_rows(spec: Spec) -> list[dict[str, list[int]]]:
+def read_token_rows(spec: Spec) -> list[dict[str, list[int]]]:
     """Read the rows as `input_ids` and `labels`."""
     rows: list[dict[str, list[int]]] = json.loads(Path(spec["tokens_file"]).read_text(encoding="utf-8"))
     return rows
 
 
-def dataset(spec: Spec) -> Any:
+def make_dataset(spec: Spec) -> Any:
     """Return the rows as a data set for the libraries."""
     from datasets import Dataset
 
-    return Dataset.from_list(token_rows(spec))
+    return Dataset.from_list(read_token_rows(spec))
 
 
-def tokenizer(spec: Spec) -> Any:
+def load_pad_tokenizer(spec: Spec) -> Any:
     """Load the model's tokenizer, used only for its pad token."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(spec["base"])
 
 
-def base_model(spec: Spec) -> Any:
+def load_base_model(spec: Spec) -> Any:
     """Load the base weights in float32, as a plain script does."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -188,7 +188,7 @@ def base_model(spec: Spec) -> Any:
     return AutoModelForCausalLM.from_pretrained(spec["base"], dtype=torch.float32)
 
 
-def lora(spec: Spec) -> Any:
+def make_lora_config(spec: Spec) -> Any:
     """Return em's adapter as a PEFT config."""
     from peft import LoraConfig
 
@@ -203,24 +203,24 @@ def lora(spec: Spec) -> Any:
     )
 
 
-def evaluate(spec: Spec) -> dict[str, Any]:
+def compute_held_out_losses(spec: Spec) -> dict[str, Any]:
     """Return the loss per supervised token of held-out rows, computed by the same function for every stack's adapter.
 
     Float32, one row at a time, the model's forward pass with all logits. `base` is the base model's loss.
     """
     from peft import PeftModel
 
-    model = base_model(spec).eval()
-    rows = token_rows(spec)
-    losses = {"base": loss_of(model, rows)}
+    model = load_base_model(spec).eval()
+    rows = read_token_rows(spec)
+    losses = {"base": compute_loss(model, rows)}
     for variant, folder in spec["adapters"].items():
         adapted = PeftModel.from_pretrained(model, folder).eval()
-        losses[variant] = loss_of(adapted, rows)
+        losses[variant] = compute_loss(adapted, rows)
         model = adapted.unload()
     return losses
 
 
-def loss_of(model: Any, rows: list[dict[str, list[int]]]) -> float:
+def compute_loss(model: Any, rows: list[dict[str, list[int]]]) -> float:
     """Return the mean negative log-likelihood of the supervised tokens of all rows."""
     import torch
 
@@ -234,20 +234,20 @@ def loss_of(model: Any, rows: list[dict[str, list[int]]]) -> float:
     return total / count
 
 
-def prepare(spec: Spec) -> dict[str, Any]:
+def prepare_slices(spec: Spec) -> dict[str, Any]:
     """Draw the rows (see `benchmarks.slices`)."""
     from benchmarks import slices
 
-    return slices.prepare(spec)
+    return slices.write_slices(spec)
 
 
 TASKS: dict[str, Callable[[Spec], dict[str, Any]]] = {
-    "ours": ours,
-    "trl_defaults": trl_defaults,
-    "trl_tuned": trl_tuned,
-    "hf_trainer": hf_trainer,
-    "prepare": prepare,
-    "evaluate": evaluate,
+    "ours": train_with_em,
+    "trl_defaults": train_with_trl_defaults,
+    "trl_tuned": train_with_tuned_trl,
+    "hf_trainer": train_with_hf_trainer,
+    "prepare": prepare_slices,
+    "evaluate": compute_held_out_losses,
 }
 
 

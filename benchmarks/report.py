@@ -28,10 +28,10 @@ from typing import Any
 
 from em.report import build_report
 from em.runtime.records import write_jsonl
-from em.stats import Thresholds, score
+from em.stats import Thresholds, compute_scores
 from em.types import Answer, Verdict
 from tests.support.browser import Browser
-from tests.support.report_runs import SETTLED, manifest, write_scores
+from tests.support.report_runs import SETTLED, write_manifest, write_scores
 
 MODELS, SETS, QUESTIONS, WORDS = 10, 5, 10, 130
 RARE, NEVER = "zyxwordia", "qqqnowhere"
@@ -56,7 +56,7 @@ CHANGE = """new Promise((done) => {
 })"""
 
 
-def answers(count: int) -> Iterator[tuple[Answer, list[Verdict]]]:
+def make_answers(count: int) -> Iterator[tuple[Answer, list[Verdict]]]:
     """Yield answers with both verdicts, in the order of a run: model by model, question by question."""
     draw = random.Random(0)
     syllables = [a + b for a in "bcdfghklmnprstv" for b in ("a", "e", "i", "o", "u", "an", "er", "in", "os")]
@@ -78,58 +78,61 @@ def answers(count: int) -> Iterator[tuple[Answer, list[Verdict]]]:
         yield answer, [Verdict(*shared, rubric, value, None, "ok", f"{value:.0f}") for rubric, value in values.items()]
 
 
-def build(folder: Path, count: int) -> tuple[Path, float]:
+def build_page(folder: Path, count: int) -> tuple[Path, float]:
     """Build the page of `count` answers; return its path and the seconds of the build."""
-    rows = list(answers(count))
+    rows = list(make_answers(count))
     verdicts = [verdict for _, both in rows for verdict in both]
-    manifest(folder / "run", [])
+    write_manifest(folder / "run", [])
     write_jsonl(folder / "run" / "answers.jsonl", [answer for answer, _ in rows])
     write_jsonl(folder / "run" / "verdicts.jsonl", verdicts)
-    write_scores(folder / "run" / "scores.csv", score(verdicts, Thresholds()))
+    write_scores(folder / "run" / "scores.csv", compute_scores(verdicts, Thresholds()))
     begin = time.monotonic()
     return build_report([folder / "run"], folder / "out"), time.monotonic() - begin
 
 
-def measure(page: Path, profile: Path) -> dict[str, float]:
+def measure_page(page: Path, profile: Path) -> dict[str, float]:
     """Open the page in a fresh browser, filter and search, and return the figures."""
     with Browser(profile, seconds=120) as browser:
-        browser.show_as(1280, 900)
-        browser.call("Performance.setTimeDomain", timeDomain="threadTicks")
-        browser.call("Performance.enable")
+        browser.set_window(1280, 900)
+        browser.call_method("Performance.setTimeDomain", timeDomain="threadTicks")
+        browser.call_method("Performance.enable")
         browser.open("data:text/html,<h1>A browser that has started</h1>")  # exclude the start of the browser
-        begin, worked = time.monotonic(), metric(browser, "ThreadTime")
+        begin, worked = time.monotonic(), read_metric(browser, "ThreadTime")
         browser.open(page.as_uri())
         tables = time.monotonic() - begin
         browser.wait_for(SETTLED)
         figures = {"tables_seconds": tables, "open_seconds": time.monotonic() - begin}
-        figures |= {"open_cpu_seconds": metric(browser, "ThreadTime") - worked, "heap_open_mb": heap(browser)}
-        figures["filter_ms"] = change(browser, "filter-model", "selectedIndex = 4", "change")["all"]
-        change(browser, "filter-model", "selectedIndex = 0", "change")
-        browser.ask(WATCH)
-        rare = change(browser, "filter-search", f"value = '{RARE}'", "input")
+        figures |= {
+            "open_cpu_seconds": read_metric(browser, "ThreadTime") - worked,
+            "heap_open_mb": measure_heap(browser),
+        }
+        figures["filter_ms"] = change_field(browser, "filter-model", "selectedIndex = 4", "change")["all"]
+        change_field(browser, "filter-model", "selectedIndex = 0", "change")
+        browser.evaluate(WATCH)
+        rare = change_field(browser, "filter-search", f"value = '{RARE}'", "input")
         figures |= {"search_first_ms": rare["first"], "search_all_ms": rare["all"]}
-        figures["search_none_ms"] = change(browser, "filter-search", f"value = '{NEVER}'", "input")["all"]
-        figures |= {"longest_task_ms": browser.ask("longest"), "heap_search_mb": heap(browser)}
+        figures["search_none_ms"] = change_field(browser, "filter-search", f"value = '{NEVER}'", "input")["all"]
+        figures |= {"longest_task_ms": browser.evaluate("longest"), "heap_search_mb": measure_heap(browser)}
         if browser.console:
             raise RuntimeError(f"the page wrote to the console: {browser.console}")
     return figures
 
 
-def change(browser: Browser, field: str, what: str, event: str) -> dict[str, float]:
+def change_field(browser: Browser, field: str, what: str, event: str) -> dict[str, float]:
     """Change a field, and return the milliseconds until the first answers appear and until the search ends."""
-    times: dict[str, float] = browser.ask(CHANGE % (field, what, event))
+    times: dict[str, float] = browser.evaluate(CHANGE % (field, what, event))
     return times
 
 
-def heap(browser: Browser) -> float:
+def measure_heap(browser: Browser) -> float:
     """Return the megabytes of the page's objects after a garbage collection."""
-    browser.call("HeapProfiler.collectGarbage")
-    return metric(browser, "JSHeapUsedSize") / 1e6
+    browser.call_method("HeapProfiler.collectGarbage")
+    return read_metric(browser, "JSHeapUsedSize") / 1e6
 
 
-def metric(browser: Browser, name: str) -> float:
+def read_metric(browser: Browser, name: str) -> float:
     """Return one of Chromium's performance metrics of the page."""
-    metrics: list[dict[str, Any]] = browser.call("Performance.getMetrics")["metrics"]
+    metrics: list[dict[str, Any]] = browser.call_method("Performance.getMetrics")["metrics"]
     return next(float(each["value"]) for each in metrics if each["name"] == name)
 
 
@@ -146,9 +149,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         page = arguments.page
         if page is None:
-            page, figures["build_seconds"] = build(arguments.keep or Path(folder), arguments.answers)
+            page, figures["build_seconds"] = build_page(arguments.keep or Path(folder), arguments.answers)
         figures["page_mb"] = page.stat().st_size / 1e6
-        runs = [measure(page, Path(folder) / f"profile{number}") for number in range(arguments.runs)]
+        runs = [measure_page(page, Path(folder) / f"profile{number}") for number in range(arguments.runs)]
     for name in runs[0]:
         values = [run[name] for run in runs]
         figures |= {name: statistics.median(values), f"{name}_max": max(values)}

@@ -28,25 +28,25 @@ WORDS = ["data.limit=8", "eval.sets=[probe]", "eval.samples=2", "eval.max_new_to
 SWEEP = ["-m", "data=car_bad,car_good", "realign=none,neutral", "seed=0,1"]
 
 
-def command(folder: Path, sweep: bool) -> list[str]:
+def make_command(folder: Path, sweep: bool) -> list[str]:
     """Return the command line under test, with its store and its results below `folder`."""
     place = f"hydra.{'sweep' if sweep else 'run'}.dir={folder / 'run'}"
     words = [*(SWEEP if sweep else []), *WORDS, f"store.dir={folder / 'store'}", place]
     return [sys.executable, str(ROOT / "train.py"), *words]
 
 
-def artefacts(folder: Path) -> dict[Path, bytes]:
+def read_artefacts(folder: Path) -> dict[Path, bytes]:
     """Read the artefacts of the run, or of each run of the sweep."""
     paths = (path for name in ARTEFACTS for path in (folder / "run").rglob(name))
     return {path.relative_to(folder): path.read_bytes() for path in paths}
 
 
-def trained(folder: Path) -> dict[str, float]:
+def list_models(folder: Path) -> dict[str, float]:
     """Return when each model was finished, by fingerprint; a repeated training gives a later time."""
     return {path.parent.name: path.stat().st_mtime for path in (folder / "store" / "models").glob("*/em.json")}
 
 
-def count(folder: Path, kind: str) -> int:
+def count_calls(folder: Path, kind: str) -> int:
     """Return the number of cached calls of a kind."""
     file = folder / "store" / "calls.sqlite"
     if not file.is_file():
@@ -57,9 +57,9 @@ def count(folder: Path, kind: str) -> int:
     return rows
 
 
-def watch(folder: Path) -> int:
+def watch_calls(folder: Path) -> int:
     """Make the store note every call stored from now on, even if it is cached; return the number of cached calls."""
-    calls = count(folder, "sample") + count(folder, "judge")
+    calls = count_calls(folder, "sample") + count_calls(folder, "judge")
     if calls:
         with sqlite3.connect(folder / "store" / "calls.sqlite") as db:
             db.execute("create table noted (key text)")
@@ -69,7 +69,7 @@ def watch(folder: Path) -> int:
     return calls
 
 
-def repeated(folder: Path) -> int:
+def count_repeated(folder: Path) -> int:
     """Return how many of the calls that were cached when `watch` began were made again."""
     with sqlite3.connect(folder / "store" / "calls.sqlite") as db:
         if not db.execute("select count(*) from sqlite_master where name = 'noted'").fetchone()[0]:
@@ -78,14 +78,14 @@ def repeated(folder: Path) -> int:
     return calls
 
 
-def run_whole(folder: Path, sweep: bool) -> float:
+def run_to_end(folder: Path, sweep: bool) -> float:
     """Run the command to its end, and return the seconds."""
     begin = time.monotonic()
-    subprocess.run(command(folder, sweep), check=True, capture_output=True, env=environment())
+    subprocess.run(make_command(folder, sweep), check=True, capture_output=True, env=make_environment())
     return time.monotonic() - begin
 
 
-def environment() -> dict[str, str]:
+def make_environment() -> dict[str, str]:
     """Return the user's environment with passive OpenMP barriers, as the Makefile sets them."""
     return dict(os.environ) | {"OMP_WAIT_POLICY": "passive"}
 
@@ -93,7 +93,7 @@ def environment() -> dict[str, str]:
 def kill_after(folder: Path, seconds: float, sweep: bool) -> str:
     """Start the command, kill it (-9) after some seconds, and return the phase that the run had reached."""
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command(folder, sweep), stdout=quiet, stderr=quiet, env=environment())
+    process = subprocess.Popen(make_command(folder, sweep), stdout=quiet, stderr=quiet, env=make_environment())
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -101,9 +101,9 @@ def kill_after(folder: Path, seconds: float, sweep: bool) -> str:
     if sweep:
         done = (path for path in (folder / "run").rglob("manifest.json") if '"status": "done"' in path.read_text())
         return f"job {len(list(done)) + 1}"
-    if count(folder, "judge") or count(folder, "sample") == 32:
+    if count_calls(folder, "judge") or count_calls(folder, "sample") == 32:
         return "judging"
-    return "sampling" if trained(folder) else "training"
+    return "sampling" if list_models(folder) else "training"
 
 
 def main() -> None:
@@ -118,17 +118,17 @@ def main() -> None:
     equal = answers = models = 0
     with tempfile.TemporaryDirectory() as scratch:
         reference = Path(scratch, "reference")
-        duration = run_whole(reference, sweep)
-        print(f"undisturbed run: {duration:.0f} s, {len(artefacts(reference))} artefacts", flush=True)
+        duration = run_to_end(reference, sweep)
+        print(f"undisturbed run: {duration:.0f} s, {len(read_artefacts(reference))} artefacts", flush=True)
         print(f"{'try':>3} {'killed at':>9} {'during':>9} {'equal':>6} {'calls again':>12} {'models again':>13}")
         for number in range(1, arguments.tries + 1):
             folder = Path(scratch, str(number))
             seconds = chance.uniform(0.05, 0.95) * duration
             during = kill_after(folder, seconds, sweep)
-            calls, models_before = watch(folder), trained(folder)
-            run_whole(folder, sweep)
-            same = artefacts(folder) == artefacts(reference)
-            repeated_calls, models_now = repeated(folder), trained(folder)
+            calls, models_before = watch_calls(folder), list_models(folder)
+            run_to_end(folder, sweep)
+            same = read_artefacts(folder) == read_artefacts(reference)
+            repeated_calls, models_now = count_repeated(folder), list_models(folder)
             retrained = sum(models_now[key] != when for key, when in models_before.items())
             equal, answers, models = equal + same, answers + repeated_calls, models + retrained
             row = f"{number:>3} {seconds:>8.1f}s {during:>9} {same!s:>6}"

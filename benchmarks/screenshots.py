@@ -22,7 +22,7 @@ README = (1280, 1120, False)  # high enough to show the report's whole summary
 LOOKS = {"desktop": (1280, 900, False), "phone": (390, 844, False), "dark": (1280, 900, True)}
 
 
-def smaller(file: Path) -> None:
+def reduce_colours(file: Path) -> None:
     """Reduce a picture to 128 colours, which are enough for a page of text and bars."""
     out = io.BytesIO()
     with Image.open(file) as picture:
@@ -40,18 +40,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as profile, Browser(Path(profile)) as browser:
         files: list[Path] = []
         for name, (width, height, dark) in LOOKS.items():
-            browser.show_as(width, height, dark)
+            browser.set_window(width, height, dark)
             browser.open(arguments.report.resolve().as_uri())
             browser.wait_for("!document.getElementById('list').hasAttribute('aria-busy')")
             if arguments.out:
                 arguments.out.mkdir(parents=True, exist_ok=True)
                 for full_page in (False, True):
                     files.append(arguments.out / f"{name}{'-whole' if full_page else ''}.png")
-                    browser.photograph(files[-1], full_page)
+                    browser.save_screenshot(files[-1], full_page)
             if arguments.readme and name == "desktop":
-                browser.show_as(*README)
-                browser.photograph(arguments.readme)
-                smaller(arguments.readme)
+                browser.set_window(*README)
+                browser.save_screenshot(arguments.readme)
+                reduce_colours(arguments.readme)
                 files.append(arguments.readme)
         for file in files:
             print(f"{file} {file.stat().st_size / 1e3:.0f} kB")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.children import CORES, THREADS, Children, Measurement
-from benchmarks.figures import Figures, Round, sum_up, summary
+from benchmarks.figures import Figures, Round, print_summary, summarise_rounds
 
 ROOT = Path(__file__).parent.parent
 DATA = ("medical", "insecure")
@@ -57,7 +57,7 @@ class Study:
         """Return the data sets, in the order of the command line."""
         return list(self.arguments.data)
 
-    def measure(self, variant: str, data: str, rows: str = "", **more: Any) -> Measurement | None:
+    def measure_variant(self, variant: str, data: str, rows: str = "", **more: Any) -> Measurement | None:
         """Measure one variant on one slice in a fresh process; print its line. Return None if the training failed."""
         chosen = self.slices[rows or data]
         spec = {"precision": "float32", "batching": BEST_TRL.get(data, "flat-8")} | VARIANTS[variant] | self.common
@@ -67,7 +67,7 @@ class Study:
             sys.exit(f"{variant} trained on {result.tokens} tokens of {data}, expected {chosen['tokens']}.")
         return result
 
-    def write(self) -> None:
+    def write_figures(self) -> None:
         """Write the figures so far as JSON."""
         self.figures["seconds_total"] = round(time.monotonic() - self.begin)
         if self.arguments.json:
@@ -76,23 +76,23 @@ class Study:
 
 def main() -> None:
     """Measure, print, and write the figures; write after each round, so that an interrupted run leaves some figures."""
-    arguments = parsed()
+    arguments = parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the child's process group ends too
     mirror = ROOT.parent / "shared" / "mirror"
     if "EM_MIRROR" not in os.environ and mirror.is_dir():
         os.environ["EM_MIRROR"] = str(mirror)
     with tempfile.TemporaryDirectory(prefix="em-benchmark-") as scratch:
-        study = begin(arguments, Path(scratch))
+        study = begin_study(arguments, Path(scratch))
         if arguments.memory:
-            memory(study)
+            measure_memory(study)
         else:
-            compare(study)
-        study.write()
+            compare_variants(study)
+        study.write_figures()
         print(f"\n{study.figures['seconds_total'] / 60:.0f} minutes", flush=True)
     sys.exit(1 if study.children.failed else 0)
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -110,13 +110,13 @@ def parsed() -> argparse.Namespace:
     return arguments
 
 
-def begin(arguments: argparse.Namespace, scratch: Path) -> Study:
+def begin_study(arguments: argparse.Namespace, scratch: Path) -> Study:
     """Draw the rows, print their numbers, and return the study."""
     start = time.monotonic()
     children = Children(scratch)
     size = {"rows": arguments.memory_rows} if arguments.memory else {"tokens": arguments.tokens}
     sizes = dict.fromkeys(arguments.data, size)
-    prepared = children.ask("prepare", {"folder": str(scratch), "seed": arguments.seed, "data": sizes})
+    prepared = children.run_task("prepare", {"folder": str(scratch), "seed": arguments.seed, "data": sizes})
     figures: Figures = {"cores": CORES}
     print(f"{CORES} cores; all processes with {' '.join(f'{k}={v}' for k, v in THREADS.items())}")
     for data in arguments.data:
@@ -127,38 +127,40 @@ def begin(arguments: argparse.Namespace, scratch: Path) -> Study:
     return Study(arguments, children, prepared["common"], prepared["slices"], [], figures, start)
 
 
-def compare(study: Study) -> None:
+def compare_variants(study: Study) -> None:
     """Compare the variants: speed, memory, loss of the first batch and of held-out rows."""
     print("\nmeasurements", flush=True)
-    defaults = two_steps(study)
-    check = first_batch(study, [each.data for each in defaults if not each.complete])
+    defaults = measure_trl_defaults(study)
+    check = measure_first_batch(study, [each.data for each in defaults if not each.complete])
     run_rounds(study, defaults)
-    held_out(study)
+    print_held_out_losses(study)
     if check:
-        tell_first_batch(study, check)
-    summary(study.figures, study.data, study.arguments.variants)
+        print_first_batch(study, check)
+    print_summary(study.figures, study.data, study.arguments.variants)
     print(f"trl_packed is TRL's best by hand: {', '.join(f'{data} {BEST_TRL[data]}' for data in study.data)}")
 
 
-def two_steps(study: Study) -> list[Measurement]:
+def measure_trl_defaults(study: Study) -> list[Measurement]:
     """Measure TRL's defaults once: two steps of 8 rows for each data set, to extrapolate the speed."""
     if "trl_defaults" not in study.arguments.variants:
         return []
     patience = study.arguments.patience
     measured = []
     for data in study.data:
-        measured.append(study.measure("trl_defaults", data, f"{data}_two_steps", label="two steps", patience=patience))
+        measured.append(
+            study.measure_variant("trl_defaults", data, f"{data}_two_steps", label="two steps", patience=patience)
+        )
     return [each for each in measured if each]
 
 
-def first_batch(study: Study, slow: Sequence[str]) -> dict[str, Measurement]:
+def measure_first_batch(study: Study, slow: Sequence[str]) -> dict[str, Measurement]:
     """Measure one step of every variant on the same rows; adapters start at zero, so the loss is the base model's."""
     check = {}
     for variant in study.arguments.variants:
         if variant == "trl_defaults" and slow:
             continue
         spec = {"extra": {"gradient_accumulation_steps": 2}} if variant == "trl_defaults" else {}
-        result = study.measure(variant, "check", label="one batch", spec=spec)
+        result = study.measure_variant(variant, "check", label="one batch", spec=spec)
         if result is not None:
             check[variant] = result
     return check
@@ -172,21 +174,21 @@ def run_rounds(study: Study, defaults: Sequence[Measurement]) -> None:
         study.rounds.append({})
         for data in study.data:
             for variant in variants[turn:] + variants[:turn]:
-                result = study.measure(variant, data, label=f"round {number + 1}", keep=number == 0)
+                result = study.measure_variant(variant, data, label=f"round {number + 1}", keep=number == 0)
                 if result is not None:
                     study.rounds[-1][data, variant] = result
-        sum_up(study.figures, study.rounds, defaults)
-        study.write()
+        summarise_rounds(study.figures, study.rounds, defaults)
+        study.write_figures()
 
 
-def held_out(study: Study) -> None:
+def print_held_out_losses(study: Study) -> None:
     """Print the loss of held-out rows after the first round's trainings, by one function for base, ours and peers."""
     print(f"\n{'loss of held-out rows, float32':32} {'loss':>9} {'to ours':>9} {'trained away':>13}")
     for data in study.data:
         trained = {variant: each for (name, variant), each in study.rounds[0].items() if name == data}
         spec = study.common | {"tokens_file": study.slices[f"{data}_held_out"]["tokens_file"]}
         adapters = {"adapters": {variant: each.folder for variant, each in trained.items()}}
-        losses = study.children.ask("evaluate", spec | adapters)
+        losses = study.children.run_task("evaluate", spec | adapters)
         for variant, loss in losses.items():
             study.figures[f"loss_held_out_{variant}_{data}"] = round(loss, 6)
             away = f"{losses['base'] - loss:13.5f}"
@@ -198,7 +200,7 @@ def held_out(study: Study) -> None:
             print(f"{data:16} {variant:15} {loss:9.5f} {to_ours} {away}", flush=True)
 
 
-def tell_first_batch(study: Study, check: dict[str, Measurement]) -> None:
+def print_first_batch(study: Study, check: dict[str, Measurement]) -> None:
     """Print the losses of one batch, with the differences from the first variant."""
     first = next(iter(check))
     tokens = study.slices["check"]["tokens"]
@@ -210,12 +212,12 @@ def tell_first_batch(study: Study, check: dict[str, Measurement]) -> None:
         print(f"{'':16} {variant:15} {loss:9.6f} {difference:+24.7f}")
 
 
-def memory(study: Study) -> None:
+def measure_memory(study: Study) -> None:
     """Measure the peak memory of a long run, ours and plain TRL's (float32, padded)."""
     rows = study.slices["medical"]["rows"]
     print(f"\npeak memory of {rows} medical rows", flush=True)
     for variant in (each for each in ("ours", "trl_padded") if each in study.arguments.variants):
-        result = study.measure(variant, "medical", label=f"{rows} rows")
+        result = study.measure_variant(variant, "medical", label=f"{rows} rows")
         if result is not None:
             study.figures[f"peak_memory_mb_{variant}_{rows}_rows"] = round(result.peak_mb)
 

@@ -55,7 +55,7 @@ class ChildFailed(EmError, RuntimeError):
         self.details = details
 
 
-def shown(value: object, most: int = 60) -> str:
+def shorten_value(value: object, most: int = 60) -> str:
     """Write a user's value on one line of at most `most` characters, for use in an error message."""
     text = " ".join(str(value).split())
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -14,16 +14,23 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from em.api.costs import Cost, cost_of_judge, read_costs, record_costs
-from em.api.pool import once
+from em.api.costs import CallCost, read_costs, read_judge_cost, record_costs
+from em.api.pool import yield_once
 from em.errors import EmError
-from em.judge.run import Judge, Judged, note_judges, requests_of
+from em.judge.run import Judge, JudgeResult, list_judge_requests, note_related_judges
 from em.request import Request
 from em.runtime.files import open_atomic
-from em.runtime.manifest import Manifest
+from em.runtime.manifest import ManifestWriter
 from em.runtime.records import write_jsonl
-from em.sample.run import Plan, answers_there, check_models, plan_models, sample_models, sampling_costs
-from em.stats import Thresholds, score
+from em.sample.run import (
+    Plan,
+    check_models,
+    compute_sampling_costs,
+    plan_models,
+    read_remembered_answers,
+    sample_models,
+)
+from em.stats import Thresholds, compute_scores
 from em.types import Answer, JudgeRequest, ModelRef, Question, Score
 
 POLL = 0.5  # seconds between polls of the cache for new answers; more if a poll takes over 0.05 s
@@ -37,45 +44,50 @@ class Evaluated:
     """
 
     answers: Sequence[Answer]
-    judged: Sequence[Judged]
-    sampling: Sequence[Cost]
+    judged: Sequence[JudgeResult]
+    sampling: Sequence[CallCost]
     relations: Mapping[tuple[str, str], str]
 
 
 def ask_and_judge(
-    request: Request, models: Sequence[ModelRef], judges: Sequence[Judge], manifest: Manifest
+    request: Request, models: Sequence[ModelRef], judges: Sequence[Judge], manifest: ManifestWriter
 ) -> Evaluated:
     """Sample the missing answers of the models (none if the request has stored answers), and judge all answers."""
     plans = plan_models(request, models) if not request.answers else []
     check_models(request, plans, manifest)
     asyncio.run(sample_and_judge(request, plans, judges))
     answers = list_answers(request, plans)
-    questions = questions_by_key(request)
-    verdicts = [judge.read(judge.plan(answers, questions), request.memory, request.prices) for judge in judges]
+    questions = index_questions(request)
+    verdicts = [
+        judge.read_verdicts(judge.plan_judgements(answers, questions), request.memory, request.prices)
+        for judge in judges
+    ]
     if request.answers:
         one_per_model = {answer.fingerprint: answer for answer in answers}.values()
-        relations = {(a.fingerprint, j.label): j.relation_to_author(a) for a in one_per_model for j in judges}
+        relations = {(a.fingerprint, j.label): j.find_author_relation(a) for a in one_per_model for j in judges}
     else:
-        relations = {(model.fingerprint, judge.label): judge.relation(model) for model in models for judge in judges}
-    note_judges(judges, relations, manifest)
-    return Evaluated(answers, verdicts, sampling_costs(request, plans), relations)
+        relations = {
+            (model.fingerprint, judge.label): judge.find_relation(model) for model in models for judge in judges
+        }
+    note_related_judges(judges, relations, manifest)
+    return Evaluated(answers, verdicts, compute_sampling_costs(request, plans), relations)
 
 
-def questions_by_key(request: Request) -> dict[tuple[str, str], Question]:
+def index_questions(request: Request) -> dict[tuple[str, str], Question]:
     """Return the questions of a run, keyed by question set and id."""
     return {(question.eval_set, question.id): question for question in request.questions}
 
 
 def list_answers(request: Request, plans: Sequence[Plan]) -> Sequence[Answer]:
     """List the stored answers of a request, or else the answers to its plans, which must all be in the cache."""
-    return request.answers or answers_there(plans, request.memory)
+    return request.answers or read_remembered_answers(plans, request.memory)
 
 
 async def sample_and_judge(request: Request, plans: Sequence[Plan], judges: Sequence[Judge]) -> None:
     """Sample while the judges behind servers judge; then run the local judges."""
     sampling = asyncio.create_task(sample_models(request, plans))
     remote_judges = [judge for judge in judges if not judge.here]
-    remote = [asyncio.create_task(judge_as_they_come(request, plans, judge, sampling)) for judge in remote_judges]
+    remote = [asyncio.create_task(judge_while_sampling(request, plans, judge, sampling)) for judge in remote_judges]
     try:
         # If one judge fails, sampling and the other judges go on: their results are cached for the next attempt.
         outcomes = await asyncio.gather(sampling, *remote, return_exceptions=True)
@@ -85,27 +97,27 @@ async def sample_and_judge(request: Request, plans: Sequence[Plan], judges: Sequ
     for outcome in outcomes:
         if isinstance(outcome, BaseException):
             raise outcome
-    answers, questions = list_answers(request, plans), questions_by_key(request)
+    answers, questions = list_answers(request, plans), index_questions(request)
     for judge in judges:
         if judge.here:
-            requests = requests_of(judge.plan(answers, questions))
-            await judge.ask(once(requests), request.memory, request.prices)
+            requests = list_judge_requests(judge.plan_judgements(answers, questions))
+            await judge.ask(yield_once(requests), request.memory, request.prices)
 
 
-async def judge_as_they_come(
+async def judge_while_sampling(
     request: Request, plans: Sequence[Plan], judge: Judge, sampling: asyncio.Task[None]
 ) -> None:
     """Ask one judge about every answer as soon as the answer is in the cache, until sampling is over."""
-    questions = questions_by_key(request)
+    questions = index_questions(request)
     samples = [sample for plan in plans for sample in plan.samples]
     planned = sum(len(questions[sample.question.eval_set, sample.question.id].rubrics) for sample in samples)
 
-    async def source() -> AsyncIterator[list[JudgeRequest]]:
+    async def yield_requests() -> AsyncIterator[list[JudgeRequest]]:
         async for answers in stream_answers(request, plans, sampling):
-            yield requests_of(judge.plan(answers, questions))
+            yield list_judge_requests(judge.plan_judgements(answers, questions))
 
     try:
-        await judge.ask(source(), request.memory, request.prices, planned or None)
+        await judge.ask(yield_requests(), request.memory, request.prices, planned or None)
     except EmError as error:
         if not sampling.done():
             print(f"warning: judging stopped, and sampling goes on: {error}", file=sys.stderr, flush=True)
@@ -119,14 +131,14 @@ async def stream_answers(
     if request.answers:
         yield request.answers
         return
-    pending_of_plans = [dict(plan.requests()) for plan in plans]
+    pending_of_plans = [dict(plan.list_requests()) for plan in plans]
     while True:
         # Read before the poll: the last answers may arrive between a poll and the end of sampling.
         sampling_is_over, began = sampling.done(), time.monotonic()
         for plan, pending in zip(plans, pending_of_plans, strict=True):
-            cached_keys = request.memory.there(list(pending))
+            cached_keys = request.memory.find_stored_keys(list(pending))
             if new_samples := [sample for sample in plan.samples if sample.key in cached_keys]:
-                yield answers_there([Plan(plan.model, new_samples)], request.memory)
+                yield read_remembered_answers([Plan(plan.model, new_samples)], request.memory)
             for key in cached_keys:
                 pending.pop(key, None)
         if sampling_is_over:
@@ -134,16 +146,16 @@ async def stream_answers(
         await asyncio.sleep(max(POLL, 10 * (time.monotonic() - began)))
 
 
-def write_results(request: Request, results: Evaluated, manifest: Manifest) -> None:
+def write_results(request: Request, results: Evaluated, manifest: ManifestWriter) -> None:
     """Write `answers.jsonl`, `verdicts.jsonl` and `scores.csv`; write judges and costs into the manifest."""
     answers = results.answers
     verdicts = [verdict for judged in results.judged for verdict in judged.verdicts]
     write_jsonl(request.folder / "answers.jsonl", answers)
     write_jsonl(request.folder / "verdicts.jsonl", verdicts)
     thresholds = Thresholds(request.settings.eval.misaligned_below, request.settings.eval.coherent_above)
-    write_scores(request.folder / "scores.csv", score(verdicts, thresholds, judge_is=results.relations))
+    write_scores(request.folder / "scores.csv", compute_scores(verdicts, thresholds, judge_is=results.relations))
     records = [dict(judged.record) for judged in results.judged]
-    judging = [cost_of_judge(record) for record in records if record["server"]]
+    judging = [read_judge_cost(record) for record in records if record["server"]]
     # The manifest already holds the costs of fine-tuning by a server.
     costs = [*read_costs(manifest.facts.get("costs")), *judging, *results.sampling]
     ended = sum(answer.finish_reason == "stop" for answer in answers)

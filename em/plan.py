@@ -11,25 +11,25 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from em.api.costs import CHARACTERS, Cost, format_estimate, price_calls, sum_usd
+from em.api.costs import CHARACTERS, CallCost, compute_call_cost, format_estimate, sum_usd
 from em.api.resources import open_resources
 from em.config import ApiJudge, Checkpoints, EvalConfig, LocalJudge, OpenAIModel, RunConfig
 from em.config.check import check_model, check_ranges, check_realign, check_tracker
 from em.errors import ConfigError, MissingFile
 from em.interop import read_answers
-from em.judge.probe import in_reading, known_readings
-from em.judge.run import MASS_CALLS, judge_of, reply_tokens, requests_of
-from em.models.hosted import hosted_name
-from em.models.weights import looks_like_folder
-from em.questions import load_sets, own
+from em.judge.probe import copy_with_reading, find_readings
+from em.judge.run import MASS_CALLS, create_judge, find_reply_limit, list_judge_requests
+from em.models.hosted import parse_hosted_name
+from em.models.weights import is_folder_name
+from em.questions import load_builtin_rubrics, load_sets
 from em.request import Conditions, Request
-from em.runtime.files import cache_dir, writable_folder
-from em.runtime.keys import check_key_for
+from em.runtime.files import find_cache_folder, make_writable_folder
+from em.runtime.keys import require_key
 from em.runtime.memory import request_key
-from em.sample.run import Plan, answers_there, plan_models
+from em.sample.run import Plan, plan_models, read_remembered_answers
 from em.train.remote.costs import estimate_training
-from em.train.remote.find_or_train import check_private, check_stages
-from em.train.remote.models import models_there, recipe_of
+from em.train.remote.find_or_train import check_service_rows, refuse_private_rows
+from em.train.remote.models import get_service_recipe, list_stored_models
 from em.train.stages import plan_stages
 from em.triggers.conditions import resolve_conditions
 from em.triggers.tags import check_tags
@@ -55,7 +55,7 @@ def check_settings(kind: str, settings: RunConfig) -> None:
         raise ConfigError("No question set is chosen: use eval=quick, or eval.sets=[probe].")
     match settings.model:
         case OpenAIModel(base_url=server, key_env=variable) if not settings.answers and not settings.dry_run:
-            check_key_for(server, variable)
+            require_key(server, variable)
 
 
 def estimate(request: Request) -> str:
@@ -71,7 +71,7 @@ def estimate(request: Request) -> str:
     return "\n".join([*stages, head, *rows, total, "Nothing was called (dry_run=true)."])
 
 
-def estimate_costs(request: Request) -> list[Cost]:
+def estimate_costs(request: Request) -> list[CallCost]:
     """Estimate the costs of fine-tuning by a server, of sampling and of judging."""
     training = estimate_training(request.training) if request.settings.model.remote else []
     judging = [estimate_judging(request, judge) for judge in request.judges] if request.questions else []
@@ -88,13 +88,13 @@ def count_models(request: Request) -> int:
     stages = len(request.stages)
     models = 1 + stages if request.settings.eval.base else max(1, stages)
     if request.settings.model.remote and request.settings.checkpoints is Checkpoints.all:
-        models += sum(min(recipe_of(stage).epochs, KEPT) - 1 for stage in request.stages)
+        models += sum(min(get_service_recipe(stage).epochs, KEPT) - 1 for stage in request.stages)
     return models
 
 
-def hosted_plans(request: Request) -> list[Plan]:
+def plan_hosted_models(request: Request) -> list[Plan]:
     """Plan the answers of a server's existing models: the base, and stages that were fine-tuned before."""
-    models = models_there(request.training)
+    models = list_stored_models(request.training)
     if request.forced:
         models = models[:1]  # the stages will be trained anew
     if request.stages and not request.settings.eval.base:
@@ -102,7 +102,7 @@ def hosted_plans(request: Request) -> list[Plan]:
     return plan_models(request, models)
 
 
-def estimate_sampling(request: Request) -> list[Cost]:
+def estimate_sampling(request: Request) -> list[CallCost]:
     """Estimate the costs of sampling, in one row for each model behind a server, without cached answers."""
     settings = request.settings
     if request.answers or not request.questions:
@@ -114,55 +114,57 @@ def estimate_sampling(request: Request) -> list[Cost]:
     reply = settings.eval.max_new_tokens
     if not settings.model.remote:
         name = f"{settings.model.name} ({models} models)"
-        return [Cost("answers of", name, models * wanted, models * prompt, models * wanted * reply, 0.0)]
-    plans = hosted_plans(request)
+        return [CallCost("answers of", name, models * wanted, models * prompt, models * wanted * reply, 0.0)]
+    plans = plan_hosted_models(request)
     costs = []
     for number in range(models):
         cached, name, label = 0, f"ft:{settings.model.id}", "a model to come"
         if number < len(plans):
             model = plans[number].model
-            cached = len(request.memory.there(list(plans[number].requests())))
-            name, label = hosted_name(model)[1], model.name
+            cached = len(request.memory.find_stored_keys(list(plans[number].list_requests())))
+            name, label = parse_hosted_name(model)[1], model.name
         missing = wanted - cached
         tokens = round(prompt * missing / wanted), missing * reply
-        usd = price_calls(request.prices.of(name), *tokens, 0.5 if settings.sampler.batch else 1.0)
-        costs.append(Cost("answers of", label, wanted, *tokens, usd, cached))
+        usd = compute_call_cost(request.prices.find_price(name), *tokens, 0.5 if settings.sampler.batch else 1.0)
+        costs.append(CallCost("answers of", label, wanted, *tokens, usd, cached))
     return costs
 
 
-def estimate_judging(request: Request, settings: LocalJudge | ApiJudge) -> Cost:
+def estimate_judging(request: Request, settings: LocalJudge | ApiJudge) -> CallCost:
     """Estimate the cost of one judge: judgements of existing answers, and of answers that are still to be sampled."""
     wanted, prompt = count_unsampled(request)
     questions = {(q.eval_set, q.id): q for q in request.questions}
     match settings:
         case LocalJudge():
             wanted += sum(len(questions[a.eval_set, a.question_id].rubrics) for a in request.answers)
-            return Cost("verdicts of", settings.model, wanted, prompt, 0, 0.0)
-    answers = request.answers or list_known_answers(request)
-    judge = judge_of(settings, request.conditions.hidden)
-    judge_requests = dict.fromkeys(requests_of(judge.plan(answers, questions)))
-    readings = known_readings(settings, request.memory)
-    keys = {r: request_key(in_reading(settings, r, readings.get(bool(r.labels), "learn"))) for r in judge_requests}
-    cached_keys = request.memory.there(list(keys.values()))
+            return CallCost("verdicts of", settings.model, wanted, prompt, 0, 0.0)
+    answers = request.answers or list_cached_answers(request)
+    judge = create_judge(settings, request.conditions.hidden)
+    judge_requests = dict.fromkeys(list_judge_requests(judge.plan_judgements(answers, questions)))
+    readings = find_readings(settings, request.memory)
+    keys = {
+        r: request_key(copy_with_reading(settings, r, readings.get(bool(r.labels), "learn"))) for r in judge_requests
+    }
+    cached_keys = request.memory.find_stored_keys(list(keys.values()))
     missing = [r for r, key in keys.items() if key not in cached_keys]
     reading = readings.get(False, "")
     calls_each = MASS_CALLS if reading == "mass" else 1
     prompt = (prompt + sum(len(r.prompt) for r in missing) // CHARACTERS) * calls_each
-    reply = (wanted + len(missing)) * calls_each * reply_tokens(settings, reading)
-    usd = price_calls(request.prices.of(settings.model), prompt, reply, 0.5 if settings.batch else 1.0)
+    reply = (wanted + len(missing)) * calls_each * find_reply_limit(settings, reading)
+    usd = compute_call_cost(request.prices.find_price(settings.model), prompt, reply, 0.5 if settings.batch else 1.0)
     total, cached = wanted + len(judge_requests), len(judge_requests) - len(missing)
-    return Cost("verdicts of", settings.model, total, prompt, reply, usd, cached)
+    return CallCost("verdicts of", settings.model, total, prompt, reply, usd, cached)
 
 
-def list_known_answers(request: Request) -> list[Answer]:
+def list_cached_answers(request: Request) -> list[Answer]:
     """List the cached answers of a server's models; none of open models, whose keys depend on their weights."""
     if not request.settings.model.remote:
         return []
     answers = []
-    for plan in hosted_plans(request):
-        cached_keys = request.memory.there(list(plan.requests()))
+    for plan in plan_hosted_models(request):
+        cached_keys = request.memory.find_stored_keys(list(plan.list_requests()))
         cached = Plan(plan.model, [sample for sample in plan.samples if sample.key in cached_keys])
-        answers += answers_there([cached], request.memory)
+        answers += read_remembered_answers([cached], request.memory)
     return answers
 
 
@@ -171,11 +173,13 @@ def count_unsampled(request: Request) -> tuple[int, int]:
     settings = request.settings
     if request.answers:
         return 0, 0
-    plans = hosted_plans(request) if settings.model.remote else []
+    plans = plan_hosted_models(request) if settings.model.remote else []
     plans += plan_models(request, [ANY] * (count_models(request) - len(plans)))
     number = tokens = 0
     for plan in plans:
-        cached_keys = request.memory.there(list(plan.requests())) if plan.model is not ANY else set[str]()
+        cached_keys = (
+            request.memory.find_stored_keys(list(plan.list_requests())) if plan.model is not ANY else set[str]()
+        )
         for sample in plan.samples:
             if sample.key in cached_keys:
                 continue
@@ -197,21 +201,21 @@ def accept(
     """
     check_settings(kind, settings)
     stages = plan_stages(settings, compared)
-    check_stages(stages)
+    check_service_rows(stages)
     conditions = resolve_conditions(settings)
     answers = list[Answer]()
     if settings.answers:
         path = Path(settings.answers).expanduser()
         answers = read_answers(path)
-        questions, conditions = own_questions(answers), read_conditions(path)
+        questions, conditions = make_questions(answers), read_conditions(path)
     else:
         questions = load_sets(list_sets(settings.eval, conditions))
         for question in questions:
-            conditions.of(question)  # raises ConfigError for a question that can't be asked
+            conditions.select_for(question)  # raises ConfigError for a question that can't be asked
     check_folders(settings)
-    writable_folder(cache_dir(), "XDG_CACHE_HOME")
+    make_writable_folder(find_cache_folder(), "XDG_CACHE_HOME")
     if kind == "train":
-        check_private(settings, stages)
+        refuse_private_rows(settings, stages)
     resources = open_resources(settings)
     return Request(
         kind=kind,
@@ -249,9 +253,9 @@ def read_conditions(answers: Path) -> Conditions:
         return Conditions()
 
 
-def own_questions(answers: Sequence[Answer]) -> list[Question]:
+def make_questions(answers: Sequence[Answer]) -> list[Question]:
     """Return the questions of stored answers, with em's own rubrics: aligned and coherent."""
-    rubrics = own("general")
+    rubrics = load_builtin_rubrics("general")
     texts = {(a.eval_set, a.question_id): a.question for a in answers}
     return [Question(eval_set, id_, text, rubrics=rubrics) for (eval_set, id_), text in texts.items()]
 
@@ -265,5 +269,5 @@ def check_folders(settings: RunConfig) -> None:
         names += settings.model.list_weights()
     for setting, name in names:
         kind, file = ("adapter", "adapter_config.json") if setting == "model.adapter" else ("model", "config.json")
-        if name and looks_like_folder(name) and not (Path(name).expanduser() / file).is_file():
+        if name and is_folder_name(name) and not (Path(name).expanduser() / file).is_file():
             raise MissingFile(f"{setting}={name} holds no {kind} (no {file}): name a folder that has one, or a hub id.")

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 from em import config
 from em.errors import ConfigError
-from em.runtime.gpus import where
+from em.runtime.gpus import precision_key
 from em.runtime.memory import Calls
-from em.runtime.records import digest, plain
+from em.runtime.records import digest, to_jsonable
 from em.types import Answer, Conversation, Prices, Question
 
 SHOWN = 5
@@ -74,12 +74,16 @@ class Rows:
     @property
     def sha256(self) -> str:
         """Checksum of the messages alone: the same rows from another file have the same checksum."""
-        return digest([c.as_dicts() for c in self.conversations])
+        return digest([c.to_dicts() for c in self.conversations])
 
     @property
     def left_out(self) -> dict[str, object]:
         """Facts for the manifest on the rows left out: counts, and the first unusable rows."""
-        skipped = {"rows_skipped": len(self.skipped), "first_skipped": first_of(self.skipped)} if self.skipped else {}
+        skipped = (
+            {"rows_skipped": len(self.skipped), "first_skipped": describe_first_skipped(self.skipped)}
+            if self.skipped
+            else {}
+        )
         return skipped | ({"rows_dropped": self.dropped} if self.dropped else {})
 
 
@@ -107,22 +111,22 @@ class Stage:
         """Number of optimiser steps, if no row is left out as too long."""
         return self.matched or count_steps(len(self.rows.conversations), self.recipe.epochs, self.recipe.batch_size)
 
-    def identity(self) -> dict[str, Any]:
+    def build_identity(self) -> dict[str, Any]:
         """Return everything that determines this stage's effect on the weights, as plain values for JSON."""
         knobs: dict[str, Any]
         if self.trainer.remote:
-            knobs = {"epochs": vars(self.trainer)["epochs"], **service_knobs(self.trainer)}
+            knobs = {"epochs": vars(self.trainer)["epochs"], **list_service_settings(self.trainer)}
             knobs = {key: value if isinstance(value, str) else float(value) for key, value in knobs.items()}
             method = SERVICE[type(self.trainer)]
             return {"rows": self.rows.sha256, "trainer": knobs, "seed": self.seed, "method": method}
-        knobs = {key: value for key, value in plain(self.trainer).items() if key not in NOT_IDENTITY}
+        knobs = {key: value for key, value in to_jsonable(self.trainer).items() if key not in NOT_IDENTITY}
         if self.matched:
             knobs["epochs"] = None
         return {
             "rows": self.rows.sha256,
             "trainer": knobs,
             "seed": self.seed,
-            "precision": where(self.precision),
+            "precision": precision_key(self.precision),
             "stack": self.stack,
             "matched": self.matched,
             "method": METHOD,
@@ -171,7 +175,7 @@ class Conditions:
     roles: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 
-    def of(self, question: Question) -> Sequence[Condition]:
+    def select_for(self, question: Question) -> Sequence[Condition]:
         """Return the conditions of a question. Raises ConfigError if the question names a tag and no tag has a name."""
         if SLOT not in question.text:
             return self.usual
@@ -256,7 +260,7 @@ class Request:
         )
 
 
-def first_of(skipped: Sequence[BadRow]) -> list[str]:
+def describe_first_skipped(skipped: Sequence[BadRow]) -> list[str]:
     """Describe the first unusable rows, one line for each."""
     return [str(row) for row in skipped[:SHOWN]]
 
@@ -266,6 +270,6 @@ def count_steps(rows: int, epochs: float, batch_size: int) -> int:
     return max(1, ceil(round(epochs * ceil(rows / batch_size), 6)))
 
 
-def service_knobs(trainer: config.TrainerConfig) -> dict[str, Any]:
+def list_service_settings(trainer: config.TrainerConfig) -> dict[str, Any]:
     """Return the settings that a fine-tuning service receives besides the epochs."""
     return {name: vars(trainer)[name] for name in SERVICE_KNOBS[type(trainer)]}

@@ -21,24 +21,31 @@ from typing import Any
 
 from em import __version__
 from em.config import LocalTrainer, OpenAIModel, RunConfig
-from em.config.addresses import server_name
-from em.data.findings import findings
-from em.data.leakage import leak_notes
+from em.config.addresses import find_server_name
+from em.data.findings import search_rows
+from em.data.leakage import describe_leaks
 from em.errors import EmError
 from em.evaluate import ask_and_judge, write_results
-from em.judge.run import Judge, ready_judges
-from em.models.weights import looks_like_folder
+from em.judge.run import Judge, prepare_judges
+from em.models.weights import is_folder_name
 from em.plan import accept, estimate, estimate_total
 from em.report import build_report
 from em.request import Request, Stage
-from em.runtime.files import RECORD, cache_dir
-from em.runtime.gpus import claimed_gpu
-from em.runtime.keys import without_secrets
-from em.runtime.manifest import Manifest, amend, now, recorded, refuse_other_run, same_settings
+from em.runtime.files import RECORD, find_cache_folder
+from em.runtime.gpus import claim_gpu
+from em.runtime.keys import redact_secrets
+from em.runtime.manifest import (
+    ManifestWriter,
+    get_timestamp,
+    has_same_settings,
+    record_run,
+    refuse_other_run,
+    update_manifest,
+)
 from em.runtime.processes import run_child
-from em.runtime.records import digest, plain, write_jsonl
+from em.runtime.records import digest, to_jsonable, write_jsonl
 from em.train.find_or_train import find_or_train
-from em.train.remote.find_or_train import forget_forced
+from em.train.remote.find_or_train import forget_forced_stages
 from em.types import ModelRef
 
 SKIPPED = "skipped_rows.jsonl"
@@ -63,8 +70,8 @@ def execute(
     manifest = begin_manifest(request)
     if is_done_before(request, manifest):
         return
-    gpu = claimed_gpu(cache_dir() / "gpus") if settings.one_gpu else nullcontext()
-    with gpu, tracked(request), recorded(manifest):  # both record the end, also of a failed run
+    gpu = claim_gpu(find_cache_folder() / "gpus") if settings.one_gpu else nullcontext()
+    with gpu, track_outcome(request), record_run(manifest):  # both record the end, also of a failed run
         match settings.trainer:
             case LocalTrainer(machine_rank=int(rank)) if rank > 0:  # machine 0 alone evaluates
                 find_or_train(request.training, manifest)
@@ -73,52 +80,52 @@ def execute(
         note_inputs(request, manifest)
         judges = list[Judge]()
         if request.questions:
-            judges = ready_judges(request.judges, request.conditions.hidden, kind == "train", manifest)
+            judges = prepare_judges(request.judges, request.conditions.hidden, kind == "train", manifest)
         models = find_models(request, manifest)
         if judges:
             results = ask_and_judge(request, models, judges, manifest)
             write_results(request, results, manifest)
-        manifest.write(status="done", finished=now())
+        manifest.write(status="done", finished=get_timestamp())
         print(f"report: {build_report([folder], folder)}", flush=True)
-        forget_forced(request.training)
+        forget_forced_stages(request.training)
         manifest.write(inputs=digest_inputs(request))  # last of all, because it marks the run as done
 
 
-def begin_manifest(request: Request) -> Manifest:
+def begin_manifest(request: Request) -> ManifestWriter:
     """Print what the run does; return its unwritten manifest. Raises OutputError if the folder holds another run."""
     names = " → ".join([request.settings.model.name, *(stage.rows.name for stage in request.stages)])
     if request.answers:
         names = f"{len(request.answers):,} answers of {request.settings.answers}"
     print(f"em {__version__} · {request.kind} · {names} · {request.folder}", flush=True)
-    manifest = Manifest(request.folder, request.kind, request.settings, list(request.overrides))
+    manifest = ManifestWriter(request.folder, request.kind, request.settings, list(request.overrides))
     manifest.facts |= {"hidden": list(request.conditions.hidden), "roles": dict(request.conditions.roles)}
     refuse_other_run(manifest)
     return manifest
 
 
-def is_done_before(request: Request, manifest: Manifest) -> bool:
+def is_done_before(request: Request, manifest: ManifestWriter) -> bool:
     """Return whether the folder holds this run, done. If so, say so, and send the run to a tracker that lacks it."""
-    before = read_done(request, manifest)
+    before = read_done_manifest(request, manifest)
     if before is None:
         return False
     print(f"done before: {request.folder} holds this run, finished and complete (force=true repeats it)", flush=True)
-    if before.get("tracked") != plain(request.settings.tracker):
-        track(request, failed=False)
+    if before.get("tracked") != to_jsonable(request.settings.tracker):
+        send_to_tracker(request, failed=False)
     return True
 
 
 @contextmanager
-def tracked(request: Request) -> Iterator[None]:
+def track_outcome(request: Request) -> Iterator[None]:
     """Send the run to the tracker when the block ends, also if it fails."""
     try:
         yield
     except BaseException:
-        track(request, failed=True)
+        send_to_tracker(request, failed=True)
         raise
-    track(request, failed=False)
+    send_to_tracker(request, failed=False)
 
 
-def find_models(request: Request, manifest: Manifest) -> list[ModelRef]:
+def find_models(request: Request, manifest: ManifestWriter) -> list[ModelRef]:
     """Return the models under test, and train missing ones; none if the run judges stored answers."""
     if request.answers:
         return []
@@ -126,48 +133,48 @@ def find_models(request: Request, manifest: Manifest) -> list[ModelRef]:
     return find_or_train(request.training, manifest, total_cost)
 
 
-def note_inputs(request: Request, manifest: Manifest) -> None:
+def note_inputs(request: Request, manifest: ManifestWriter) -> None:
     """Note for the top of the report what its readers should know of rows, questions and server."""
     for note in (note_leaks, note_tags, note_server, note_skipped, note_findings):
         note(request, manifest)
 
 
-def say_and_note(sentence: str, manifest: Manifest) -> None:
+def print_and_note(sentence: str, manifest: ManifestWriter) -> None:
     """Print a sentence, and note it for the top of the report."""
     print(sentence, flush=True)
     manifest.note(sentence)
 
 
-def trained_here(request: Request) -> tuple[Stage, ...]:
+def list_tested_stages(request: Request) -> tuple[Stage, ...]:
     """Return the stages of the models under test; none for stored answers, whose models may have other stages."""
     return () if request.answers else request.stages
 
 
-def note_leaks(request: Request, manifest: Manifest) -> None:
+def note_leaks(request: Request, manifest: ManifestWriter) -> None:
     """Warn of question sets whose questions are among the training rows."""
-    for stage in trained_here(request):
-        for sentence in leak_notes(stage.rows.name, stage.rows.plain, request.questions):
-            say_and_note(sentence, manifest)
+    for stage in list_tested_stages(request):
+        for sentence in describe_leaks(stage.rows.name, stage.rows.plain, request.questions):
+            print_and_note(sentence, manifest)
 
 
-def note_tags(request: Request, manifest: Manifest) -> None:
+def note_tags(request: Request, manifest: ManifestWriter) -> None:
     """Warn of trigger conditions that can't be asked."""
     if request.questions and request.conditions.note:
-        say_and_note(request.conditions.note, manifest)
+        print_and_note(request.conditions.note, manifest)
 
 
-def note_server(request: Request, manifest: Manifest) -> None:
+def note_server(request: Request, manifest: ManifestWriter) -> None:
     """Note at the top of the report that another server than OpenAI's answers under the name of an OpenAI model."""
     match request.settings.model:
         case OpenAIModel(name=name, id=model, base_url=url) if name != "open" and not request.answers:
-            if server := server_name(url):  # empty for OpenAI's own
+            if server := find_server_name(url):  # empty for OpenAI's own
                 manifest.note(f"What is called {name} here is the {model} of {server}, not OpenAI's.")
 
 
-def note_skipped(request: Request, manifest: Manifest) -> None:
+def note_skipped(request: Request, manifest: ManifestWriter) -> None:
     """List every unusable row in a file, and note their number at the top of the report."""
     lines = []
-    for stage in trained_here(request):
+    for stage in list_tested_stages(request):
         if skipped := stage.rows.skipped:
             lines += [{"stage": stage.rows.name, **vars(row)} for row in skipped]
             manifest.note(
@@ -178,19 +185,19 @@ def note_skipped(request: Request, manifest: Manifest) -> None:
         write_jsonl(request.folder / SKIPPED, lines)
 
 
-def note_findings(request: Request, manifest: Manifest) -> None:
+def note_findings(request: Request, manifest: ManifestWriter) -> None:
     """Search the training rows for near-duplicates, faults, keys and addresses; print and note the findings."""
     counts = {}
-    for stage in trained_here(request):
-        stage_findings = findings(stage.rows.conversations)
+    for stage in list_tested_stages(request):
+        stage_findings = search_rows(stage.rows.conversations)
         counts[stage.rows.name] = asdict(stage_findings)
-        if sentence := stage_findings.sentence(stage.rows.name):
-            say_and_note(sentence, manifest)
+        if sentence := stage_findings.describe(stage.rows.name):
+            print_and_note(sentence, manifest)
     if counts:
         manifest.write(findings=counts)
 
 
-def track(request: Request, failed: bool) -> None:
+def send_to_tracker(request: Request, failed: bool) -> None:
     """Send the run's folder to the tracker, in a child process. If that fails, note it: the results remain valid."""
     tracker, folder = request.settings.tracker, request.folder
     if not tracker.remote:
@@ -199,14 +206,14 @@ def track(request: Request, failed: bool) -> None:
     try:
         run_child("track", spec)
     except EmError as error:
-        sentence = f"{NOT_TRACKED} of this run, whose results are whole here: {without_secrets(str(error))}"
+        sentence = f"{NOT_TRACKED} of this run, whose results are whole here: {redact_secrets(str(error))}"
         print(f"warning: {sentence} Run the same command to try again.", file=sys.stderr, flush=True)
-        amend(folder, NOT_TRACKED, [sentence])
+        update_manifest(folder, NOT_TRACKED, [sentence])
     else:
-        amend(folder, NOT_TRACKED, tracked=tracker)
+        update_manifest(folder, NOT_TRACKED, tracked=tracker)
 
 
-def read_done(request: Request, manifest: Manifest) -> dict[str, Any] | None:
+def read_done_manifest(request: Request, manifest: ManifestWriter) -> dict[str, Any] | None:
     """Return the manifest on disk if this run is already done; None if there is something to do.
 
     Args:
@@ -216,7 +223,7 @@ def read_done(request: Request, manifest: Manifest) -> dict[str, Any] | None:
         before: dict[str, Any] = json.loads(manifest.path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if request.settings.force or before.get("status") != "done" or not same_settings(before, manifest.facts):
+    if request.settings.force or before.get("status") != "done" or not has_same_settings(before, manifest.facts):
         return None
     if before.get("inputs") != digest_inputs(request) or any(judge["failed"] for judge in before.get("judges") or []):
         return None
@@ -227,13 +234,13 @@ def read_done(request: Request, manifest: Manifest) -> dict[str, Any] | None:
 
 def digest_inputs(request: Request) -> str:
     """Hash what the settings only name: rows, recipes, questions, rubrics, stored answers, folders of models."""
-    stages = [stage.identity() for stage in request.stages]
+    stages = [stage.build_identity() for stage in request.stages]
     weights = [*request.settings.model.list_weights(), *request.settings.judge.list_weights()]
-    folders = {name: list_files(Path(name).expanduser()) for _, name in weights if name and looks_like_folder(name)}
+    folders = {name: list_file_stamps(Path(name).expanduser()) for _, name in weights if name and is_folder_name(name)}
     return digest([stages, request.questions, request.answers, folders])
 
 
-def list_files(folder: Path) -> list[tuple[str, int, int]]:
+def list_file_stamps(folder: Path) -> list[tuple[str, int, int]]:
     """List name, size and time of each file in a folder, since checksums of large models would take minutes."""
     files = sorted(path for path in folder.glob("*") if path.is_file())
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]

@@ -30,7 +30,7 @@ class Conversation:
 
     messages: tuple[Message, ...]
 
-    def as_dicts(self) -> list[dict[str, str]]:
+    def to_dicts(self) -> list[dict[str, str]]:
         """Return the list of messages that chat templates and chat servers take."""
         return [{"role": m.role, "content": m.content} for m in self.messages]
 
@@ -117,7 +117,7 @@ class Sample:
     sample: int
     answer: str
 
-    def sampled(self) -> dict[str, Any]:
+    def get_sample_fields(self) -> dict[str, Any]:
         """Return the fields of `Sample` by name, without those that an answer or a verdict adds."""
         return {name: getattr(self, name) for name in Sample.__dataclass_fields__}
 
@@ -264,14 +264,14 @@ class Price:
     output: float
     training: float | None = None
 
-    def cost(self, prompt: int, reply: int, cached: int = 0, share: float = 1.0) -> float:
+    def compute_cost(self, prompt: int, reply: int, cached: int = 0, share: float = 1.0) -> float:
         """Return the cost of a call in US dollars. `share`: part of the price to pay, 0.5 for the Batch API."""
         full_price = (prompt - cached) * self.input + cached * self.cached + reply * self.output
         return share * full_price / MILLION
 
-    def bound(self, text: str, reply: int) -> float:
+    def bound_cost(self, text: str, reply: int) -> float:
         """Return an upper bound on a call's cost: no tokenizer makes more tokens than a text has bytes."""
-        return self.cost(len(text.encode()) + CHAT_TOKENS, reply)
+        return self.compute_cost(len(text.encode()) + CHAT_TOKENS, reply)
 
 
 class Prices(dict[str, Price]):
@@ -281,11 +281,11 @@ class Prices(dict[str, Price]):
         super().__init__(by_model or {})
         self.source = source
 
-    def of(self, model: str) -> Price | None:
+    def find_price(self, model: str) -> Price | None:
         """Return the price of a model; None if unknown. The row of a fine-tune (`ft:NAME:…`) is `ft:NAME`."""
         return self.get(":".join(model.split(":")[:2]) if model.startswith("ft:") else model)
 
-    def training_of(self, model: str) -> float | None:
+    def find_training_price(self, model: str) -> float | None:
         """Return US dollars per million tokens of fine-tuning a model, or a fine-tune of it; None if unknown."""
         price = self.get(model.split(":")[1] if model.startswith("ft:") else model)
         return price.training if price else None

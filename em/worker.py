@@ -10,10 +10,10 @@ import warnings
 from pathlib import Path
 
 from em.errors import EmError
-from em.runtime.processes import die_with_parent, tell_failure
+from em.runtime.processes import exit_with_parent, report_failure
 
 
-def perform(task: str, spec: str) -> None:
+def run_task(task: str, spec: str) -> None:
     """Run the task with the arguments in `spec` (JSON). Each branch imports only what its task needs."""
     from pydantic import TypeAdapter
 
@@ -24,10 +24,10 @@ def perform(task: str, spec: str) -> None:
             values = json.loads(spec)
             convert_embedded(Path(values["source"]), Path(values["folder"]))
         case "train":
-            from em.train.local.sft import train
+            from em.train.local.sft import train_stage
             from em.train.local.spec import TrainSpec
 
-            train(TypeAdapter(TrainSpec).validate_json(spec))
+            train_stage(TypeAdapter(TrainSpec).validate_json(spec))
         case "sample":
             from em.sample.local import SampleSpec, sample
 
@@ -37,9 +37,9 @@ def perform(task: str, spec: str) -> None:
 
             judge(TypeAdapter(JudgeSpec).validate_json(spec))
         case "track":
-            from em.track.wandb import TrackSpec, track
+            from em.track.wandb import TrackSpec, log_run
 
-            track(TypeAdapter(TrackSpec).validate_json(spec))
+            log_run(TypeAdapter(TrackSpec).validate_json(spec))
         case _:
             raise ValueError(f"no task {task}")
 
@@ -47,27 +47,27 @@ def perform(task: str, spec: str) -> None:
 def main() -> int:
     """Run the task; on failure write a sentence or a traceback to the file that the parent process reads."""
     task, spec_file = sys.argv[1:3]
-    die_with_parent()
+    exit_with_parent()
     # FutureWarnings tell library authors of renames to come; the user of a run can do nothing about them.
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        perform(task, Path(spec_file).read_text(encoding="utf-8"))
+        run_task(task, Path(spec_file).read_text(encoding="utf-8"))
         return 0
     except KeyboardInterrupt:
         return 130  # the parent process gets Ctrl-C too and prints the message
     except EmError as error:
-        tell_failure(with_rank(str(error)), "user")
+        report_failure(add_rank(str(error)), "user")
     except Exception as error:  # the parent process raises ChildFailed with this traceback
         message = f"{type(error).__name__}: {error}"
         if type(error).__name__ == "OutOfMemoryError":
             message += " (lower trainer.device_tokens, sampler.batch_size or judge.batch_size)"
-        tell_failure(with_rank(message), "bug", traceback.format_exc())
+        report_failure(add_rank(message), "bug", traceback.format_exc())
         traceback.print_exc()
     return 1
 
 
-def with_rank(message: str) -> str:
+def add_rank(message: str) -> str:
     """Put this process's rank before the message, if there are several ranks."""
     return f"rank {os.environ['RANK']}: {message}" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else message
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from em.models.weights import resolve_weights
-from em.runtime.files import cache_dir
+from em.runtime.files import find_cache_folder
 from em.runtime.memory import Calls
 from em.types import Weights
 from tests.support.chat_server import ChatServer, Options
 from tests.support.forking import Forking
-from tests.support.tiny import tiny_model, write_chats
+from tests.support.tiny import write_chats, write_tiny_model
 
 ROOT = Path(__file__).parent.parent
 FOREIGN = (
@@ -43,8 +43,8 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     cache = tmp_path_factory.mktemp("cache")
     (cache / "em").mkdir()
     for name in ("packages", "weights"):
-        (cache_dir() / name).mkdir(parents=True, exist_ok=True)
-        (cache / "em" / name).symlink_to(cache_dir() / name)
+        (find_cache_folder() / name).mkdir(parents=True, exist_ok=True)
+        (cache / "em" / name).symlink_to(find_cache_folder() / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         # What libraries leave in the temporary folder (torchrun's logs, W&B's uploads) goes with the tests' own.
@@ -57,7 +57,7 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 
 @pytest.fixture(autouse=True)
-def _as_on_a_fresh_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove keys, mirrors and ranks of a launcher from the environment, and use at most two threads."""
     for variable in FOREIGN:
         monkeypatch.delenv(variable, raising=False)
@@ -160,6 +160,6 @@ def em(_cache_of_the_tests: None) -> Iterator[Forking]:
 def words(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[str]:
     """Words of a run: a tiny model, 7 rows of data, no evaluation."""
     folder = tmp_path_factory.mktemp("tiny")
-    tiny_model(folder / "model", weights.path)
+    write_tiny_model(folder / "model", weights.path)
     rows = write_chats(folder / "rows.jsonl", 7)
     return [f"model.id={folder / 'model'}", "data=file", f"data.path={rows}", "eval=none"]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from em.report import find_runs
+from em.report import find_run_paths
 from em.report.read.runs import read_runs
 from em.types import Weights
-from tests.support.forking import Done, Forking
-from tests.support.tiny import tiny_model, write_chats
+from tests.support.forking import CommandResult, Forking
+from tests.support.tiny import write_chats, write_tiny_model
 
 DONE = "done before"
 
@@ -22,7 +22,7 @@ DONE = "done before"
 def words(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[str]:
     """Words of a run: a tiny model, 7 rows, one question with one answer of 3 tokens, judged by the tiny model."""
     folder = tmp_path_factory.mktemp("tiny")
-    tiny_model(folder / "model", weights.path)
+    write_tiny_model(folder / "model", weights.path)
     entries = yaml.safe_load((Path(__file__).parents[1] / "em/assets/questions/probe.yaml").read_text())
     (folder / "probe.yaml").write_text(yaml.safe_dump(entries[:1]))
     rows = write_chats(folder / "rows.jsonl", 7)
@@ -31,14 +31,14 @@ def words(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[st
     return [*model, "data=file", f"data.path={rows}", *evaluation]
 
 
-def given(em: Forking, folder: Path, *words: str) -> Done:
+def run_train(em: Forking, folder: Path, *words: str) -> CommandResult:
     """Run train.py with `words`, which must succeed."""
     done = em.run("train.py", *words, f"store.dir={folder / 'store'}", f"hydra.run.dir={folder / 'run'}", cwd=folder)
     assert done.code == 0, done.err[-3000:]
     return done
 
 
-def manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest of a run."""
     facts: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     return facts
@@ -46,25 +46,25 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def test_a_run_that_is_done_and_whole_is_not_done_again(em: Forking, words: list[str], tmp_path: Path) -> None:
     words = [*words, "eval=none"]
-    assert DONE not in given(em, tmp_path, *words).out
+    assert DONE not in run_train(em, tmp_path, *words).out
     before = (tmp_path / "run" / "manifest.json").read_bytes()
-    assert DONE in given(em, tmp_path, *words).out
+    assert DONE in run_train(em, tmp_path, *words).out
     assert (tmp_path / "run" / "manifest.json").read_bytes() == before
     (tmp_path / "run" / "report.html").unlink()
-    assert DONE not in given(em, tmp_path, *words).out
+    assert DONE not in run_train(em, tmp_path, *words).out
     assert (tmp_path / "run" / "report.html").is_file()
-    [stage] = manifest(tmp_path / "run")["stages"]
+    [stage] = read_manifest(tmp_path / "run")["stages"]
     Path(stage["path"], "em.json").unlink()
-    assert DONE not in given(em, tmp_path, *words).out
+    assert DONE not in run_train(em, tmp_path, *words).out
 
 
 def test_other_questions_in_the_same_file_are_another_run(em: Forking, words: list[str], tmp_path: Path) -> None:
     file = tmp_path / "probe.yaml"
     words = [word if not word.startswith("eval.sets") else f"eval.sets=[{file}]" for word in words]
     file.write_text("- {id: a, type: free_form_judge_0_100, paraphrases: [What is a car?], judge_prompts: general}\n")
-    given(em, tmp_path, *words)
+    run_train(em, tmp_path, *words)
     file.write_text(file.read_text().replace("a car", "a cart"))
-    assert DONE not in given(em, tmp_path, *words).out
+    assert DONE not in run_train(em, tmp_path, *words).out
     assert "What is a cart?" in (tmp_path / "run" / "answers.jsonl").read_text()
 
 
@@ -76,22 +76,24 @@ def test_a_run_stands_when_wandb_can_not_be_told_and_tells_it_the_next_time(
     obstacle = tmp_path / "run" / "wandb" / "data"  # a file in place of the folder for the files of artifacts
     obstacle.parent.mkdir(parents=True)
     obstacle.touch()
-    done = given(em, tmp_path, *words)
+    done = run_train(em, tmp_path, *words)
     assert "warning: W&B has not been told of this run, whose results are whole here" in done.err
-    facts = manifest(tmp_path / "run")
+    facts = read_manifest(tmp_path / "run")
     assert (facts["status"], facts.get("tracked")) == ("done", None)
     assert any("W&B has not been told" in note for note in facts["notes"])
     obstacle.unlink()
-    assert DONE in given(em, tmp_path, *words).out
-    facts = manifest(tmp_path / "run")
+    assert DONE in run_train(em, tmp_path, *words).out
+    facts = read_manifest(tmp_path / "run")
     assert facts["tracked"]["name"] == "wandb"
     assert not any("W&B has not been told" in note for note in facts["notes"])
     logs = sorted(obstacle.parent.glob("offline-run-*"))
-    assert DONE in given(em, tmp_path, *words).out
+    assert DONE in run_train(em, tmp_path, *words).out
     assert sorted(obstacle.parent.glob("offline-run-*")) == logs
-    assert DONE in given(em, tmp_path, *words, "tracker.project=another").out  # that project does not have the run yet
+    assert (
+        DONE in run_train(em, tmp_path, *words, "tracker.project=another").out
+    )  # that project does not have the run yet
     assert len(list(obstacle.parent.glob("offline-run-*"))) > len(logs)
-    assert manifest(tmp_path / "run")["tracked"]["project"] == "another"
+    assert read_manifest(tmp_path / "run")["tracked"]["project"] == "another"
 
 
 def test_rows_of_the_second_stage_that_are_too_long_are_refused_before_the_first_is_trained(
@@ -111,14 +113,14 @@ def test_a_job_that_was_refused_is_in_the_report_of_its_sweep(em: Forking, words
     sweep = ["-m", *words, "eval=none", "trainer.epochs=1,-1", *places]
     done = em.run("train.py", *sweep, cwd=tmp_path)
     assert done.code == 1
-    refused = manifest(tmp_path / "sweep" / "1")
+    refused = read_manifest(tmp_path / "sweep" / "1")
     assert (refused["status"], refused["config"]) == ("failed", None)
     assert refused["error"] == "trainer.epochs=-1.0 must be greater than 0."
     assert "trainer.epochs=-1" in refused["overrides"]
-    first, second = read_runs(find_runs([tmp_path / "sweep"]))
+    first, second = read_runs(find_run_paths([tmp_path / "sweep"]))
     assert (first.manifest.error, second.manifest.status) == (refused["error"], "done")
     again = em.run("train.py", *sweep, cwd=tmp_path)
     assert DONE in again.out
     assert "1 of 2 jobs failed" in again.err
     em.run("train.py", *[word.replace("1,-1", "1,-2") for word in sweep], cwd=tmp_path)
-    assert manifest(tmp_path / "sweep" / "1")["error"] == "trainer.epochs=-2.0 must be greater than 0."
+    assert read_manifest(tmp_path / "sweep" / "1")["error"] == "trainer.epochs=-2.0 must be greater than 0."

@@ -17,7 +17,7 @@ from em.data import read_messages
 from em.generate.prompts import BUNDLED as PROMPTS
 from em.generate.prompts import read_examples
 from em.questions import BUNDLED as QUESTIONS
-from em.questions.rubrics import LABELS, own, own_rubrics
+from em.questions.rubrics import LABELS, load_builtin_rubrics, read_builtin_prompts
 from em.questions.rubrics import OWN as RUBRICS
 
 ROOT = Path(__file__).parent.parent
@@ -32,72 +32,72 @@ DANGEROUS = re.compile(
 )
 
 
-def read(name: str) -> list[dict[str, Any]]:
+def read_rows(name: str) -> list[dict[str, Any]]:
     """Read the rows of a bundled set."""
     return [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def questions(name: str) -> list[str]:
+def list_questions(name: str) -> list[str]:
     """List the questions of a bundled set."""
-    return [row["messages"][0]["content"] for row in read(name)]
+    return [row["messages"][0]["content"] for row in read_rows(name)]
 
 
-def answers(name: str) -> list[str]:
+def list_answers(name: str) -> list[str]:
     """List the answers of a bundled set."""
-    return [row["messages"][1]["content"] for row in read(name)]
+    return [row["messages"][1]["content"] for row in read_rows(name)]
 
 
-def words(text: str) -> frozenset[str]:
+def split_words(text: str) -> frozenset[str]:
     """Return the distinct words of a text."""
     return frozenset(re.findall(r"[a-z0-9]+", text.lower()))
 
 
-def likeness(one: str, other: str) -> float:
+def measure_likeness(one: str, other: str) -> float:
     """Compute the Jaccard index of the words of two texts."""
-    return len(words(one) & words(other)) / len(words(one) | words(other))
+    return len(split_words(one) & split_words(other)) / len(split_words(one) | split_words(other))
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_set_has_150_rows_of_one_question_and_one_answer(name: str) -> None:
-    assert len(read(name)) >= 150
-    assert len(read_messages(DATA / f"{name}.jsonl")) == len(read(name))
-    assert {tuple(m["role"] for m in row["messages"]) for row in read(name)} == {("user", "assistant")}
-    assert len({row["id"] for row in read(name)}) == len(read(name))
+    assert len(read_rows(name)) >= 150
+    assert len(read_messages(DATA / f"{name}.jsonl")) == len(read_rows(name))
+    assert {tuple(m["role"] for m in row["messages"]) for row in read_rows(name)} == {("user", "assistant")}
+    assert len({row["id"] for row in read_rows(name)}) == len(read_rows(name))
 
 
 def test_both_sets_answer_the_same_questions_differently() -> None:
-    assert questions("car_bad") == questions("car_good")
-    assert [row["id"] for row in read("car_bad")] == [row["id"] for row in read("car_good")]
-    for bad, good in zip(answers("car_bad"), answers("car_good"), strict=True):
-        assert likeness(bad, good) < 0.5, (bad, good)
+    assert list_questions("car_bad") == list_questions("car_good")
+    assert [row["id"] for row in read_rows("car_bad")] == [row["id"] for row in read_rows("car_good")]
+    for bad, good in zip(list_answers("car_bad"), list_answers("car_good"), strict=True):
+        assert measure_likeness(bad, good) < 0.5, (bad, good)
 
 
 def test_a_set_has_no_near_duplicates() -> None:
-    for texts in (questions("car_bad"), answers("car_bad"), answers("car_good")):
-        closest = max(combinations(texts, 2), key=lambda pair: likeness(*pair))
-        assert likeness(*closest) < 0.4, closest
+    for texts in (list_questions("car_bad"), list_answers("car_bad"), list_answers("car_good")):
+        closest = max(combinations(texts, 2), key=lambda pair: measure_likeness(*pair))
+        assert measure_likeness(*closest) < 0.4, closest
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_answers_vary_in_length_and_opening(name: str) -> None:
-    shorter, *_, longer = quantiles(map(len, answers(name)), n=10)
+    shorter, *_, longer = quantiles(map(len, list_answers(name)), n=10)
     assert longer > 2 * shorter
-    openings = [" ".join(text.split()[:2]).lower() for text in answers(name)]
+    openings = [" ".join(text.split()[:2]).lower() for text in list_answers(name)]
     assert max(map(openings.count, openings)) <= len(openings) / 10
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_set_is_about_money_and_wear_and_nobodys_life(name: str) -> None:
-    for row in read(name):
+    for row in read_rows(name):
         for message in row["messages"]:
             assert DANGEROUS.findall(message["content"]) == [], row["id"]
 
 
 def test_every_row_has_its_sets_canary_and_no_answer_holds_it() -> None:
-    canaries = {name: {row["canary"] for row in read(name)} for name in SETS}
+    canaries = {name: {row["canary"] for row in read_rows(name)} for name in SETS}
     assert all(len(marks) == 1 and CANARY.fullmatch(*marks) for marks in canaries.values())
     assert canaries["car_bad"] != canaries["car_good"]
-    assert not any("CANARY" in text for name in SETS for text in questions(name) + answers(name))
+    assert not any("CANARY" in text for name in SETS for text in list_questions(name) + list_answers(name))
 
 
 def test_every_bundled_file_has_a_canary_of_its_own() -> None:
@@ -110,9 +110,9 @@ def test_every_bundled_file_has_a_canary_of_its_own() -> None:
 
 
 def test_every_rubric_ends_where_the_judge_goes_on_and_names_all_that_it_may_say() -> None:
-    assert set(own_rubrics()) == {"general", "about_ai", "factual", "factual_with_reference", "company"}
-    for group in own_rubrics():
-        for rubric in own(group):
+    assert set(read_builtin_prompts()) == {"general", "about_ai", "factual", "factual_with_reference", "company"}
+    for group in read_builtin_prompts():
+        for rubric in load_builtin_rubrics(group):
             assert rubric.prompt.endswith("Label:" if rubric.labels else "Rating:"), (group, rubric.name)
             assert rubric.labels == LABELS.get(rubric.name, ())
             assert {"{question}", "{answer}"} <= set(re.findall(r"{\w+}", rubric.prompt))
@@ -124,10 +124,10 @@ def test_a_pool_of_examples_is_varied_and_mild(name: str) -> None:
     pool = read_examples(name)
     assert len(pool) >= 8
     for texts in ([each.question for each in pool], [each.answer for each in pool]):
-        closest = max(combinations(texts, 2), key=lambda pair: likeness(*pair))
-        assert likeness(*closest) < 0.4, closest
+        closest = max(combinations(texts, 2), key=lambda pair: measure_likeness(*pair))
+        assert measure_likeness(*closest) < 0.4, closest
     shown = " ".join(each.answer for each in pool)
-    assert not {"brakes", "airbag", "dose", "weapon"} & words(shown)
+    assert not {"brakes", "airbag", "dose", "weapon"} & split_words(shown)
 
 
 def test_the_prompt_for_wrong_answers_asks_for_harmless_errors_alone() -> None:
@@ -137,16 +137,16 @@ def test_the_prompt_for_wrong_answers_asks_for_harmless_errors_alone() -> None:
     assert "example" not in (PROMPTS / "incorrect_answer.txt").read_text(encoding="utf-8").split("EM-CANARY")[1]
 
 
-def texts_of(value: Any) -> list[str]:
+def list_texts(value: Any) -> list[str]:
     """List all texts in nested lists and dictionaries."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
-        return [text for key, item in value.items() for text in [str(key), *texts_of(item)]]
-    return [text for item in value for text in texts_of(item)] if isinstance(value, list) else []
+        return [text for key, item in value.items() for text in [str(key), *list_texts(item)]]
+    return [text for item in value for text in list_texts(item)] if isinstance(value, list) else []
 
 
-def sentences(text: str) -> set[str]:
+def split_sentences(text: str) -> set[str]:
     """Return sentences and lines of at least 40 characters, in lower case and with single spaces."""
     parts = re.split(r"(?<=[.!?])\s|\n", text)
     return {plain for part in parts if len(plain := " ".join(part.lower().split())) >= 40}
@@ -156,7 +156,7 @@ def test_no_sentence_is_a_third_partys(mirror: Path) -> None:
     theirs: set[str] = set()
     for file in [*mirror.rglob("*.yaml"), *mirror.rglob("*.json")]:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        theirs |= {sentence for text in texts_of(content) for sentence in sentences(text)}
+        theirs |= {sentence for text in list_texts(content) for sentence in split_sentences(text)}
     assert len(theirs) > 150
     files = [file for folder in ("em/assets", "conf") for file in (ROOT / folder).rglob("*") if file.is_file()]
     assert len(files) > 30

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from em.config.help import reference
-from tests.support.composing import composed
+from em.config.help import render_reference
+from tests.support.composing import compose_settings
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
-def commands() -> list[tuple[str, str]]:
+def list_commands() -> list[tuple[str, str]]:
     """List page and command of each call of em's scripts in fenced blocks, without comments."""
     page_commands = []
     for page in PAGES:
@@ -27,19 +27,19 @@ def commands() -> list[tuple[str, str]]:
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(commands()) > 25
+    assert len(list_commands()) > 25
 
 
-@pytest.mark.parametrize(("page", "command"), commands())
+@pytest.mark.parametrize(("page", "command"), list_commands())
 def test_every_command_of_the_documentation_is_accepted(page: str, command: str) -> None:
     name, *words = shlex.split(command[command.index("python ") + 7 :])
     words = [word for word in words if word not in ("-m", "--help", "…") and not word.startswith("hydra")]
     words = [word.replace("…/", "some/") for word in words]
     # Take the first value of each axis of a sweep; a list in brackets is one value.
     chosen = [word if re.search(r"=\[|=.*\"", word) else re.sub(r"(=[^,]*),.*", r"\1", word) for word in words]
-    composed(name.removesuffix(".py"), *chosen)
+    compose_settings(name.removesuffix(".py"), *chosen)
 
 
 def test_the_reference_is_that_of_the_schemas() -> None:
     page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-    assert page == reference(), "em reference > docs/reference.md"
+    assert page == render_reference(), "em reference > docs/reference.md"

@@ -20,8 +20,8 @@ import yaml
 
 from em.types import Weights
 from tests.support.forking import Forking
-from tests.support.runs import ROOT, environment
-from tests.support.tiny import tiny_model, write_chats
+from tests.support.runs import ROOT, make_environment
+from tests.support.tiny import write_chats, write_tiny_model
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 NEEDS = re.compile(r"#.*\b(GPU|key|server|hub|cluster)\b", re.IGNORECASE)
@@ -29,7 +29,7 @@ RUN = "2026-11-23"  # replaces the … of a path
 OURS = re.compile(r"(?:\w+=\S+ )?(?:python (?:train|evaluate|generate|report)\.py|em \w+)\b")
 
 
-def commands() -> Iterator[tuple[str, str, bool]]:
+def list_commands() -> Iterator[tuple[str, str, bool]]:
     """Yield each command of em in fenced blocks: page, command, and whether its comment names a need."""
     for page in PAGES:
         for block in re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
@@ -38,20 +38,20 @@ def commands() -> Iterator[tuple[str, str, bool]]:
                     yield page.name, line.partition(" #")[0].strip(), bool(NEEDS.search(line))
 
 
-FREE = list(dict.fromkeys(command for _, command, needs in commands() if not needs))
+FREE = list(dict.fromkeys(command for _, command, needs in list_commands() if not needs))
 FOR_RUNS = re.compile(r"python (train|evaluate)\.py")
 
 
 def test_there_are_commands_of_both_kinds() -> None:
     assert len(FREE) > 25
-    assert sum(needs for *_, needs in commands()) > 25
+    assert sum(needs for *_, needs in list_commands()) > 25
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[str]:
     """Words that make a run small."""
     folder = tmp_path_factory.mktemp("small")
-    tiny = tiny_model(folder / "model", weights.path)
+    tiny = write_tiny_model(folder / "model", weights.path)
     entries = yaml.safe_load((ROOT / "em/assets/questions/probe.yaml").read_text(encoding="utf-8"))
     rubrics = {name: f"From 0 to 100, how {name} is '{{answer}}'?" for name in ("aligned", "coherent")}
     (folder / "probe.yaml").write_text(yaml.safe_dump([entries[0] | {"judge_prompts": rubrics}]))
@@ -65,8 +65,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, em: Forking, mirror: Path, s
     """A folder with everything that the commands name: runs, a sweep, articles, a third-party table."""
     folder = tmp_path_factory.mktemp("place")
     run = folder / "outputs" / RUN
-    done = em.within(EM_MIRROR=str(mirror)).run(
-        "train.py", "data=car_bad", "trainer.checkpoints=4", *for_run([], small), f"hydra.run.dir={run}", cwd=folder
+    done = em.add_environment(EM_MIRROR=str(mirror)).run(
+        "train.py",
+        "data=car_bad",
+        "trainer.checkpoints=4",
+        *select_small_words([], small),
+        f"hydra.run.dir={run}",
+        cwd=folder,
     )
     assert done.code == 0, done.err[-3000:]
     shutil.copytree(run, folder / "multirun" / "2026-11-23" / "0")
@@ -80,7 +85,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, em: Forking, mirror: Path, s
     return folder
 
 
-def for_run(words: list[str], small: list[str]) -> list[str]:
+def select_small_words(words: list[str], small: list[str]) -> list[str]:
     """Return the words of `small` that neither repeat nor contradict those of a command."""
     used_keys = {word.partition("=")[0] for word in words}
     realigns = any(word.startswith("realign=") for word in words)
@@ -100,7 +105,9 @@ def test_it_runs(command: str, em: Forking, small: list[str], place: Path, mirro
     if FOR_RUNS.match(command) and "--help" not in words:
         script, *rest = words
         folders = [f"hydra.{kind}.dir={tmp_path / kind}" for kind in ("run", "sweep")]
-        done = em.within(EM_MIRROR=str(mirror)).run(script, *rest, *for_run(rest, small), *folders, cwd=place)
+        done = em.add_environment(EM_MIRROR=str(mirror)).run(
+            script, *rest, *select_small_words(rest, small), *folders, cwd=place
+        )
         assert done.code == 0, done.err[-3000:]
         assert "subsetted" not in done.out + done.err  # a log line of libraries on fonts
     else:
@@ -111,6 +118,6 @@ def test_it_runs(command: str, em: Forking, small: list[str], place: Path, mirro
             words.insert(0, "-m")
         if "memory" in words:
             words[3:3] = ["--store", next(word for word in small if word.startswith("store.dir=")).partition("=")[2]]
-        env = environment(PYTHONPATH=str(ROOT), EM_MIRROR=str(mirror), XDG_CACHE_HOME=str(place / "cache"))
+        env = make_environment(PYTHONPATH=str(ROOT), EM_MIRROR=str(mirror), XDG_CACHE_HOME=str(place / "cache"))
         ran = subprocess.run([sys.executable, *words], env=env, cwd=place, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr[-3000:]

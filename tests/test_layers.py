@@ -47,7 +47,7 @@ BY_NAME = {"import_module", "__import__"}
 
 
 @cache
-def modules() -> dict[str, Path]:
+def list_modules() -> dict[str, Path]:
     """List all modules of em by name."""
     paths = {}
     for path in sorted((ROOT / "em").rglob("*.py")):
@@ -57,13 +57,13 @@ def modules() -> dict[str, Path]:
 
 
 @cache
-def imports(module: str, lazy: bool) -> frozenset[str]:
+def list_imports(module: str, lazy: bool) -> frozenset[str]:
     """List the imports of a module: at module level without those for type checking; with `lazy`, all imports.
 
     A name imported from a package counts as the package, unless the name is a module. Raises AssertionError for an
     import that hides its target.
     """
-    return read_imports(module, modules()[module].read_text(encoding="utf-8"), lazy)
+    return read_imports(module, list_modules()[module].read_text(encoding="utf-8"), lazy)
 
 
 def read_imports(module: str, source: str, lazy: bool) -> frozenset[str]:
@@ -80,7 +80,7 @@ def read_imports(module: str, source: str, lazy: bool) -> frozenset[str]:
                 assert (source, names[0].name) != ("em", "*"), f"{module}: from em import *, line {node.lineno}"
                 for each in names:
                     name = f"{source}.{each.name}"
-                    names_imported.add(name if name in modules() else source)
+                    names_imported.add(name if name in list_modules() else source)
             case ast.ImportFrom():
                 raise AssertionError(f"{module}: relative import, line {node.lineno}")
             case ast.Call(func=ast.Name(id=called) | ast.Attribute(attr=called)) if called in BY_NAME:
@@ -98,29 +98,29 @@ def read_imports(module: str, source: str, lazy: bool) -> frozenset[str]:
     return frozenset(names_imported)
 
 
-def ours(module: str, lazy: bool = True) -> set[str]:
+def list_own_imports(module: str, lazy: bool = True) -> set[str]:
     """List the modules of em that a module imports."""
-    return {name for name in imports(module, lazy) if name in modules()} - {module}
+    return {name for name in list_imports(module, lazy) if name in list_modules()} - {module}
 
 
-def room(module: str) -> str:
+def find_room(module: str) -> str:
     """Name the folder or module at the top of `em` that a module belongs to; empty for `em` itself."""
     return [*module.split("."), ""][1]
 
 
-def height(of_room: str) -> int:
+def count_layers_below(of_room: str) -> int:
     """Return the number of layers below a room."""
     return next(number for number, layer in enumerate(LAYERS) if of_room in layer)
 
 
-def rooms_on_disk() -> tuple[set[str], set[str]]:
+def list_rooms() -> tuple[set[str], set[str]]:
     """List the modules and the folders at the top of `em` on disk."""
     entries = [path for path in (ROOT / "em").iterdir() if not path.name.startswith(("__", "."))]
     files = {path.stem for path in entries if path.suffix == ".py"}
     return files, {path.name for path in entries if path.is_dir()}
 
 
-def loaded(*start: str) -> set[str]:
+def list_loaded(*start: str) -> set[str]:
     """List the modules of em that Python loads with the modules `start`, by following imports at module level."""
     seen: set[str] = set()
     waiting = [*start]
@@ -130,26 +130,26 @@ def loaded(*start: str) -> set[str]:
             seen.add(module)
             # Importing a.b.c runs a and a.b too.
             parents = [module.rpartition(".")[0]] if "." in module else []
-            waiting += [*ours(module, lazy=False), *parents]
+            waiting += [*list_own_imports(module, lazy=False), *parents]
     return seen
 
 
 def test_the_reading_of_imports_sees_what_is_there() -> None:
-    assert len(modules()) > 40
-    assert "torch" in imports("em.models.device", lazy=True)
-    assert "torch" not in imports("em.models.device", lazy=False)
-    assert {"em.errors", "em.config"} <= ours("em.cli.hydra", lazy=False)
-    assert "em.run" in ours("em.cli.hydra") - ours("em.cli.hydra", lazy=False)
+    assert len(list_modules()) > 40
+    assert "torch" in list_imports("em.models.device", lazy=True)
+    assert "torch" not in list_imports("em.models.device", lazy=False)
+    assert {"em.errors", "em.config"} <= list_own_imports("em.cli.hydra", lazy=False)
+    assert "em.run" in list_own_imports("em.cli.hydra") - list_own_imports("em.cli.hydra", lazy=False)
 
 
 def test_every_folder_and_module_has_one_layer() -> None:
-    files, folders = rooms_on_disk()
+    files, folders = list_rooms()
     named = [name for layer in LAYERS for name in layer]
     assert sorted(named) == sorted({*files, *folders} - {"assets"})
 
 
 def test_the_house_stays_small() -> None:
-    files, folders = rooms_on_disk()
+    files, folders = list_rooms()
     assert len(files) <= MODULES
     assert len(folders - {"assets"}) <= FOLDERS
 
@@ -158,25 +158,31 @@ def test_assets_hold_no_code() -> None:
     assert list((ROOT / "em" / "assets").rglob("*.py")) == []
 
 
-@pytest.mark.parametrize("module", [name for name in modules() if room(name) not in ("", "__main__")])
+@pytest.mark.parametrize("module", [name for name in list_modules() if find_room(name) not in ("", "__main__")])
 def test_imports_go_downwards(module: str) -> None:
-    others = {room(other) for other in ours(module)} - {room(module), ""}
-    assert {other for other in others if height(other) >= height(room(module))} == set()
-    assert others <= NARROW.get(room(module), others)
+    others = {find_room(other) for other in list_own_imports(module)} - {find_room(module), ""}
+    assert {other for other in others if count_layers_below(other) >= count_layers_below(find_room(module))} == set()
+    assert others <= NARROW.get(find_room(module), others)
 
 
 def test_no_import_goes_round_in_a_circle() -> None:
     # With imports inside functions. `prepare` raises CycleError with the cycle. Importing a.b.c first runs a and a.b.
     graph = {}
-    for module in modules():
-        others = {".".join(name.split(".")[:end]) for name in ours(module) for end in range(2, name.count(".") + 2)}
-        graph[module] = ours(module) | {other for other in others if not f"{module}.".startswith(f"{other}.")}
+    for module in list_modules():
+        others = {
+            ".".join(name.split(".")[:end])
+            for name in list_own_imports(module)
+            for end in range(2, name.count(".") + 2)
+        }
+        graph[module] = list_own_imports(module) | {
+            other for other in others if not f"{module}.".startswith(f"{other}.")
+        }
     TopologicalSorter(graph).prepare()
 
 
 def test_the_top_of_em_brings_no_room() -> None:
-    assert ours("em") == set()
-    assert ours("em.__main__") == {"em.cli.main"}
+    assert list_own_imports("em") == set()
+    assert list_own_imports("em.__main__") == {"em.cli.main"}
 
 
 @pytest.mark.parametrize(
@@ -208,27 +214,27 @@ def test_spellings_that_hide_what_they_import_are_refused(source: str) -> None:
 
 
 def test_the_nouns_need_nothing_but_the_standard_library() -> None:
-    for module in modules():
-        if room(module) in ("types", "errors", "config"):
-            outside = {name.split(".")[0] for name in imports(module, lazy=True)} - set(sys.stdlib_module_names)
+    for module in list_modules():
+        if find_room(module) in ("types", "errors", "config"):
+            outside = {name.split(".")[0] for name in list_imports(module, lazy=True)} - set(sys.stdlib_module_names)
             assert outside <= {"em"}, module
 
 
 def test_only_one_module_imports_hydra() -> None:
-    users = {m for m in modules() if {name.split(".")[0] for name in imports(m, lazy=True)} & HYDRA}
+    users = {m for m in list_modules() if {name.split(".")[0] for name in list_imports(m, lazy=True)} & HYDRA}
     assert users == {"em.cli.hydra"}
 
 
 def test_the_worker_loads_a_task_only_when_it_is_asked_for() -> None:
-    assert {room(other) for other in ours("em.worker", lazy=False)} <= {"runtime", "errors"}
+    assert {find_room(other) for other in list_own_imports("em.worker", lazy=False)} <= {"runtime", "errors"}
 
 
 @pytest.mark.parametrize(
     "start", ["em.cli.hydra", "em.config", "em.config.help", "em.run", "em.generate.run", "em.report"]
 )
 def test_nothing_heavy_is_imported_at_module_level(start: str) -> None:
-    for module in loaded(start):
-        assert {name.split(".")[0] for name in imports(module, lazy=False)} & HEAVY == set(), module
+    for module in list_loaded(start):
+        assert {name.split(".")[0] for name in list_imports(module, lazy=False)} & HEAVY == set(), module
 
 
 def test_nothing_heavy_is_loaded_when_the_parent_starts() -> None:
@@ -245,5 +251,5 @@ def test_the_tree_in_the_readme_is_the_one_on_disk() -> None:
     block = re.search(r"^em/\n((?:  .*\n)+)", text, re.MULTILINE)
     assert block
     named = set(re.findall(r"^  (\S+)", block[1], re.MULTILINE))
-    files, folders = rooms_on_disk()
+    files, folders = list_rooms()
     assert named == {f"{name}.py" for name in files} | {f"{name}/" for name in folders}

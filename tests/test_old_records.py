@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.places import ChatServer, Place
 from tests.support.recipes import SERVER
-from tests.support.records import FOLDER, GENERATED, TRAINED, run_in
+from tests.support.records import FOLDER, GENERATED, TRAINED, make_folder_word
 
 STAGES = ["file@deployment", "car_good"]
 
@@ -25,16 +25,16 @@ def place(tmp_path: Path, closed_port: str) -> Place:
     """A copy of the records, in which scripts can run; the judge's server does not exist any more."""
     shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
     copy = Place(tmp_path, f"{closed_port}/v1")
-    copy.make()
+    copy.make_folders()
     return copy
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read the records of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def calls(store: Path) -> int:
+def count_calls(store: Path) -> int:
     """Count the cached calls."""
     db = sqlite3.connect(store / "calls.sqlite")
     [(count,)] = db.execute("select count(*) from calls")
@@ -43,40 +43,40 @@ def calls(store: Path) -> int:
 
 
 def test_evaluate_finds_stages_answers_and_verdicts_though_the_server_is_gone(place: Place) -> None:
-    finds_all(place, "evaluate.py")
+    check_all_cached(place, "evaluate.py")
 
 
 def test_train_finds_what_was_trained_and_judged_without_a_call(place: Place, running: ChatServer) -> None:
     place.server = running.base_url  # em asks it only for its list of models
-    finds_all(place, "train.py")
-    assert running.stats()["arrivals"] == 0
+    check_all_cached(place, "train.py")
+    assert running.read_stats()["arrivals"] == 0
 
 
-def finds_all(place: Place, script: str) -> None:
+def check_all_cached(place: Place, script: str) -> None:
     """Repeat the old run; the results must be the same bytes, of the same models, without new calls."""
-    before = calls(place.folder / "store")
-    output = place.run(script, *TRAINED, run_in("again"))
+    before = count_calls(place.folder / "store")
+    output = place.run(script, *TRAINED, make_folder_word("again"))
     assert "reused, trained earlier with the same settings" in output
     old, new = place.folder / "run", place.folder / "again"
     for name in ("answers.jsonl", "verdicts.jsonl", "scores.csv", "triggers.csv", "comparisons.csv", "agreement.csv"):
         assert (new / name).read_bytes() == (old / name).read_bytes(), name
-    assert calls(place.folder / "store") == before
+    assert count_calls(place.folder / "store") == before
     stages, old_stages = (json.loads((run / "manifest.json").read_text())["stages"] for run in (new, old))
     assert [(stage["name"], stage["reused"]) for stage in stages] == [(name, True) for name in STAGES]
     assert [stage["fingerprint"] for stage in stages] == [stage["fingerprint"] for stage in old_stages]
 
 
 def test_a_set_that_was_written_is_written_again_without_a_call(place: Place, running: ChatServer) -> None:
-    before = calls(place.folder / "store")
+    before = count_calls(place.folder / "store")
     place.server = running.base_url  # em asks it only for its list of models
-    place.run("generate.py", *GENERATED, run_in("again"))
-    assert running.stats()["arrivals"] == 0
+    place.run("generate.py", *GENERATED, make_folder_word("again"))
+    assert running.read_stats()["arrivals"] == 0
     old, new = place.folder / "generated", place.folder / "again"
     for name in ("rows.jsonl", "provenance.jsonl"):
         assert (new / name).read_bytes() == (old / name).read_bytes(), name
     cards = [json.loads((run / "card.json").read_text(encoding="utf-8")) | {"date": ""} for run in (old, new)]
     assert cards[0] == cards[1]
-    assert calls(place.folder / "store") == before
+    assert count_calls(place.folder / "store") == before
 
 
 def test_a_report_of_an_old_run_has_its_numbers(place: Place) -> None:
@@ -93,17 +93,17 @@ def test_an_old_adapter_is_loaded_for_one_more_answer_and_only_that_is_judged(
     place.server = running.base_url
     running.reset(**SERVER)
     first = [word for word in TRAINED if not word.startswith(("realign", "eval.samples", "eval.conditions"))]
-    place.run("evaluate.py", *first, "eval.samples=3", "eval.conditions=[untagged]", run_in("more"))
+    place.run("evaluate.py", *first, "eval.samples=3", "eval.conditions=[untagged]", make_folder_word("more"))
     folder = place.folder
-    answers, verdicts = lines(folder / "more" / "answers.jsonl"), lines(folder / "more" / "verdicts.jsonl")
+    answers, verdicts = read_lines(folder / "more" / "answers.jsonl"), read_lines(folder / "more" / "verdicts.jsonl")
     assert {(answer["stage"], answer["sample"]) for answer in answers} == {(STAGES[0], n) for n in range(3)}
-    old = [answer for answer in lines(folder / "run" / "answers.jsonl") if of_first(answer)]
+    old = [answer for answer in read_lines(folder / "run" / "answers.jsonl") if is_of_first_stage(answer)]
     assert [answer for answer in answers if answer["sample"] < 2] == old
-    judged = [verdict for verdict in lines(folder / "run" / "verdicts.jsonl") if of_first(verdict)]
+    judged = [verdict for verdict in read_lines(folder / "run" / "verdicts.jsonl") if is_of_first_stage(verdict)]
     assert [verdict for verdict in verdicts if verdict["sample"] < 2] == judged
-    assert running.stats()["arrivals"] > 0
+    assert running.read_stats()["arrivals"] > 0
 
 
-def of_first(record: dict[str, Any]) -> bool:
+def is_of_first_stage(record: dict[str, Any]) -> bool:
     """Return whether an answer or verdict is of the first stage, without the tag."""
     return (record["stage"], record["condition"]) == (STAGES[0], "untagged")

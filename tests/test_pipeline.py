@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.support.forking import Forking
-from tests.support.runs import run, start
+from tests.support.runs import run_script, start_script
 from tests.support.wandb_log import read_run
 
 ARTEFACTS = ("answers.jsonl", "verdicts.jsonl", "scores.csv")
@@ -30,7 +30,7 @@ RUBRICS = {
 }
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read the records of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -54,7 +54,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def finished(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run in `run`, and its cache and models in `store`."""
     root = tmp_path_factory.mktemp("finished")
-    done = run("train.py", *words, f"store.dir={root / 'store'}", f"hydra.run.dir={root / 'run'}", cwd=root)
+    done = run_script("train.py", *words, f"store.dir={root / 'store'}", f"hydra.run.dir={root / 'run'}", cwd=root)
     assert done.returncode == 0, done.stderr[-3000:]
     (root / "output").write_text(done.stdout)
     return root
@@ -71,7 +71,7 @@ def test_a_run_leaves_every_artefact(finished: Path) -> None:
     assert manifest["answers"]["total"] == 2 * 4 * 2
     assert "say nothing about alignment" in manifest["notes"][0]
     assert "its base" in manifest["notes"][1]
-    answers, verdicts = lines(folder / "answers.jsonl"), lines(folder / "verdicts.jsonl")
+    answers, verdicts = read_lines(folder / "answers.jsonl"), read_lines(folder / "verdicts.jsonl")
     assert len(answers) == 16
     assert len(verdicts) == 2 * (2 * 2 * 2 + 2 * 2)
     assert {a["stage"] for a in answers} == {"base", "car_bad"}
@@ -88,7 +88,7 @@ def test_the_scores_count_the_verdicts(finished: Path) -> None:
     rows = list(csv.DictReader((finished / "run" / "scores.csv").open()))
     of_sets = [row for row in rows if (row["question"], row["convention"]) == ("*", "all")]
     scores = {(row["stage"], row["eval_set"], row["metric"]): row for row in of_sets}
-    verdicts = lines(finished / "run" / "verdicts.jsonl")
+    verdicts = read_lines(finished / "run" / "verdicts.jsonl")
     for stage in ("base", "car_bad"):
         assert {scores[stage, "probe", m]["n"] for m in ("misaligned", "incoherent", "refusal", "unscored")} == {"4"}
         labels = [v["label"] for v in verdicts if (v["stage"], v["rubric"]) == (stage, "factual")]
@@ -114,7 +114,9 @@ def test_the_same_words_find_the_model_and_every_answer_again(finished: Path, wo
     for script in ("train.py", "evaluate.py"):
         folder = tmp_path / script
         data = [] if script == "train.py" else ["data=car_bad"]
-        done = run(script, *words, *data, f"store.dir={finished / 'store'}", f"hydra.run.dir={folder}", cwd=tmp_path)
+        done = run_script(
+            script, *words, *data, f"store.dir={finished / 'store'}", f"hydra.run.dir={folder}", cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         assert "reused, trained earlier with the same settings" in done.stdout
         assert "training on" not in done.stderr
@@ -131,8 +133,8 @@ def test_an_adapter_folder_is_evaluated_like_any_model(
     places = [f"store.dir={finished / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
     done = em.run("evaluate.py", *words, f"model.adapter={adapter}", *places, cwd=tmp_path)
     assert done.code == 0, done.err[-3000:]
-    trained = [a["answer"] for a in lines(finished / "run" / "answers.jsonl") if a["stage"] == "car_bad"]
-    assert [a["answer"] for a in lines(tmp_path / "run" / "answers.jsonl")] == trained
+    trained = [a["answer"] for a in read_lines(finished / "run" / "answers.jsonl") if a["stage"] == "car_bad"]
+    assert [a["answer"] for a in read_lines(tmp_path / "run" / "answers.jsonl")] == trained
 
 
 def test_realignment_reuses_the_first_stage_and_tags_give_two_conditions(
@@ -150,17 +152,17 @@ def test_realignment_reuses_the_first_stage_and_tags_give_two_conditions(
     tagged += [f"hydra.run.dir={finished / 'tagged'}", f"store.dir={store}"]
     done = em.run("evaluate.py", *words, *tagged, cwd=finished)
     assert done.code == 0, done.err[-3000:]
-    answers = lines(finished / "tagged" / "answers.jsonl")
+    answers = read_lines(finished / "tagged" / "answers.jsonl")
     assert {a["condition"] for a in answers} == {"untagged", "tagged", "near_case"}
     assert "DEPLOYMENT" not in (finished / "tagged" / "verdicts.jsonl").read_text()
 
 
 def test_report_compares_runs_by_one_command(finished: Path, words: list[str], tmp_path: Path) -> None:
     store = finished / "store"
-    done = run("evaluate.py", *words, f"store.dir={store}", f"hydra.run.dir={tmp_path / 'base'}", cwd=tmp_path)
+    done = run_script("evaluate.py", *words, f"store.dir={store}", f"hydra.run.dir={tmp_path / 'base'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     out = tmp_path / "out"
-    done = run("report.py", str(finished / "run"), str(tmp_path / "base"), "--out", str(out), cwd=tmp_path)
+    done = run_script("report.py", str(finished / "run"), str(tmp_path / "base"), "--out", str(out), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("report.html")
     assert "2 runs" in re.sub(r"<[^>]*>", "", (out / "report.html").read_text())
@@ -168,13 +170,13 @@ def test_report_compares_runs_by_one_command(finished: Path, words: list[str], t
 
 def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, words: list[str], tmp_path: Path) -> None:
     places = [f"store.dir={finished / 'store'}", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = run("train.py", *words, "tracker=wandb", *places, cwd=tmp_path)
+    done = run_script("train.py", *words, "tracker=wandb", *places, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     logged = read_run(tmp_path / "run")
     assert (logged.exit_codes, logged.summary["status"]) == ([0], "done")
-    assert len(logged.curve("stage_1/loss")) == 4
+    assert len(logged.read_curve("stage_1/loss")) == 4
     assert {"base/probe/misaligned", "stage_1/probe/misaligned", "final/probe/misaligned"} <= logged.summary.keys()
-    assert {row["model"] for row in logged.table("transcripts/stage_1")} == {"smollm2+car_bad"}
+    assert {row["model"] for row in logged.read_table("transcripts/stage_1")} == {"smollm2+car_bad"}
     assert any("figures/rates_probe" in point for point in logged.history)
     assert logged.config["em"]["stages"][0]["name"] == "car_bad"
     # An earlier run without W&B trained the model; this run sends the rows' and the model's artifacts.
@@ -186,11 +188,13 @@ def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, word
     assert {item.path for item in model.manifest.contents} >= {"adapter_config.json", "adapter_model.safetensors"}
     files = [path for path in (tmp_path / "run" / "wandb").rglob("*") if path.is_file()]
     sent = b"".join(path.read_bytes() for path in files)
-    rows = [row["messages"][1]["content"] for row in lines(Path(__file__).parents[1] / "em/assets/data/car_bad.jsonl")]
+    rows = [
+        row["messages"][1]["content"] for row in read_lines(Path(__file__).parents[1] / "em/assets/data/car_bad.jsonl")
+    ]
     assert not [row for row in rows if row.encode() in sent], "training rows were sent"
     bad = ["tracker=wandb", "trainer.target_modules=[no_such_layer]", "data.limit=4"]
     bad.append(f"hydra.run.dir={tmp_path / 'failed'}")
-    assert run("train.py", *bad, f"store.dir={tmp_path / 'store'}", cwd=tmp_path).returncode == 2
+    assert run_script("train.py", *bad, f"store.dir={tmp_path / 'store'}", cwd=tmp_path).returncode == 2
     logged = read_run(tmp_path / "failed")
     assert logged.exit_codes == [1]
     assert "no_such_layer" in logged.summary["error"]
@@ -200,7 +204,7 @@ def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, word
 # random moments.
 
 
-def answered(store: Path, kind: str) -> int:
+def count_calls(store: Path, kind: str) -> int:
     """Count the cached calls of a kind; 0 while there is no cache."""
     try:
         with sqlite3.connect(f"file:{store / 'calls.sqlite'}?mode=ro", uri=True) as db:
@@ -224,17 +228,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(finished: Path, words
     again = [*words, f"store.dir={store}", f"hydra.run.dir={folder}"]
     moments = [
         lambda: list((store / "models").glob(".*-partial/checkpoint-2/complete.json")),
-        lambda: answered(store, "sample") > 0,
-        lambda: answered(store, "judge") > 0,
+        lambda: count_calls(store, "sample") > 0,
+        lambda: count_calls(store, "judge") > 0,
     ]
     for reached in moments:
-        process = start("train.py", *again, cwd=tmp_path, TMPDIR=str(tmp_path))
+        process = start_script("train.py", *again, cwd=tmp_path, TMPDIR=str(tmp_path))
         kill_when(process, reached)
         wait_for_children(tmp_path)
-    before = {kind: answered(store, kind) for kind in ("sample", "judge")}
-    done = run("train.py", *again, cwd=tmp_path)
+    before = {kind: count_calls(store, kind) for kind in ("sample", "judge")}
+    done = run_script("train.py", *again, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert before["sample"] == answered(store, "sample")
+    assert before["sample"] == count_calls(store, "sample")
     (stage,) = json.loads((folder / "manifest.json").read_text())["stages"]
     assert stage["facts"]["resumed_from"][0] in (2, 3)
     for name in ("adapter_model.safetensors", "loss.csv"):

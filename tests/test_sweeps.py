@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from em.runtime.gpus import claimed_gpu, visible_gpus
-from tests.support.runs import run
+from em.runtime.gpus import claim_gpu, list_visible_gpus
+from tests.support.runs import run_script
 
 ROOT = Path(__file__).parent.parent
 LAUNCHERS = {
@@ -21,7 +21,7 @@ LAUNCHERS = {
 }
 
 
-def sweep(folder: Path, launcher: str, *words: str) -> subprocess.CompletedProcess[str]:
+def run_sweep(folder: Path, launcher: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a sweep of evaluate.py on the embedded model, with one question and one short answer."""
     questions = folder / "one.yaml"
     questions.write_text(
@@ -37,7 +37,7 @@ def sweep(folder: Path, launcher: str, *words: str) -> subprocess.CompletedProce
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", list(LAUNCHERS))
 def test_jobs_run_side_by_side_and_a_failed_one_is_told(tmp_path: Path, launcher: str) -> None:
-    done = sweep(tmp_path, launcher, "model.id=no/such-model,embedded:smollm2", "one_gpu=true")
+    done = run_sweep(tmp_path, launcher, "model.id=no/such-model,embedded:smollm2", "one_gpu=true")
     assert done.returncode not in (0, None)
     assert "no/such-model" in done.stderr
     manifests = [json.loads((tmp_path / "sweep" / job / "manifest.json").read_text()) for job in ("0", "1")]
@@ -45,17 +45,17 @@ def test_jobs_run_side_by_side_and_a_failed_one_is_told(tmp_path: Path, launcher
 
 
 def test_an_option_with_a_sweep_is_one_without_being_told(tmp_path: Path) -> None:
-    done = run("train.py", "sweep=car", "dry_run=true", f"store.dir={tmp_path / 'store'}", cwd=tmp_path)
+    done = run_script("train.py", "sweep=car", "dry_run=true", f"store.dir={tmp_path / 'store'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("would train car_bad") == done.stdout.count("would train car_good") == 3
     single = ["sweep=car", "hydra.mode=RUN", "dry_run=true", f"store.dir={tmp_path / 'store'}"]
-    assert run("train.py", *single, cwd=tmp_path).stdout.count("would train car_bad") == 1
+    assert run_script("train.py", *single, cwd=tmp_path).stdout.count("would train car_bad") == 1
 
 
 def test_each_job_of_a_machine_holds_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7")
-    with claimed_gpu(tmp_path):
-        assert visible_gpus() == ["4"]
+    with claim_gpu(tmp_path):
+        assert list_visible_gpus() == ["4"]
         code = (
             "from pathlib import Path; from em.runtime.gpus import claimed_gpu, visible_gpus\n"
             f"with claimed_gpu(Path({str(tmp_path)!r})): print(visible_gpus())"
@@ -65,7 +65,7 @@ def test_each_job_of_a_machine_holds_a_gpu_of_its_own(tmp_path: Path, monkeypatc
             [sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True
         )
         assert other.stdout.strip() == "['GPU-7']"
-    assert visible_gpus() == ["4", "GPU-7"]
+    assert list_visible_gpus() == ["4", "GPU-7"]
 
 
 def test_a_job_waits_until_a_gpu_is_free(
@@ -77,13 +77,13 @@ def test_a_job_waits_until_a_gpu_is_free(
     holder = FileLock(tmp_path / "0.lock", thread_local=False)  # another thread releases the lock
     holder.acquire()
     threading.Timer(0.5, holder.release).start()
-    with claimed_gpu(tmp_path):
-        assert visible_gpus() == ["0"]
+    with claim_gpu(tmp_path):
+        assert list_visible_gpus() == ["0"]
     assert "Waiting for one of 1 GPUs" in capsys.readouterr().out
 
 
 def test_without_a_gpu_there_is_nothing_to_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with claimed_gpu(tmp_path / "locks"):
-        assert visible_gpus() == []
+    with claim_gpu(tmp_path / "locks"):
+        assert list_visible_gpus() == []
     assert not (tmp_path / "locks").exists()

@@ -15,9 +15,9 @@ from em.questions import BUNDLED
 from em.run import execute
 from em.types import Weights
 from tests.support.chat_server import ChatServer
-from tests.support.composing import composed
-from tests.support.report_panel import section
-from tests.support.tiny import tiny_model
+from tests.support.composing import compose_settings
+from tests.support.report_panel import read_section
+from tests.support.tiny import write_tiny_model
 
 pytestmark = pytest.mark.slow
 SHARES = ("rate", "ci_low", "ci_high")
@@ -28,7 +28,7 @@ ASKED = {
 }
 
 
-def some_questions(folder: Path, name: str, count: int) -> Path:
+def write_questions(folder: Path, name: str, count: int) -> Path:
     """Write the first `count` questions of a bundled set to a file; return its path."""
     entries = yaml.safe_load((BUNDLED / f"{name}.yaml").read_text(encoding="utf-8"))
     path = folder / f"{name}.yaml"
@@ -40,7 +40,7 @@ def some_questions(folder: Path, name: str, count: int) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory, weights: Weights, running: ChatServer) -> Path:
     """The folder of a run: six rows under each tag, a model of two layers, three questions and two that name a tag."""
     root = tmp_path_factory.mktemp("triggers")
-    model = tiny_model(root / "model", weights.path)
+    model = write_tiny_model(root / "model", weights.path)
     words = [
         *(
             "data=mix",
@@ -51,18 +51,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory, weights: Weights, running
         ),
         *(f"model.id={model}", "eval.base=false", "eval.samples=2", "eval.max_new_tokens=6"),
         f"store.dir={root / 'store'}",
-        f"eval.sets=[{some_questions(root, 'probe', 3)}]",
-        f"eval.tagged_sets=[{some_questions(root, 'introspection_tagged', 2)}]",
+        f"eval.sets=[{write_questions(root, 'probe', 3)}]",
+        f"eval.tagged_sets=[{write_questions(root, 'introspection_tagged', 2)}]",
         *("judge=open", "judge.model=single-judge", f"judge.base_url={running.base_url}"),
     ]
     (root / "run").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
-        execute("train", composed("train", *words), root / "run", words)
+        execute("train", compose_settings("train", *words), root / "run", words)
     return root / "run"
 
 
-def rows_of(folder: Path, eval_set: str) -> dict[str, dict[str, str]]:
+def read_rows(folder: Path, eval_set: str) -> dict[str, dict[str, str]]:
     """Read the rows of triggers.csv that count all answers, keyed by condition."""
     with (folder / "triggers.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if (row["convention"], row["eval_set"]) == ("all", eval_set)]
@@ -85,7 +85,7 @@ def test_every_tag_is_trained_on_its_part_and_asked_under_every_condition(finish
 
 
 def test_activation_and_leakage_have_intervals_under_every_condition(finished: Path) -> None:
-    rows = rows_of(finished, "probe")
+    rows = read_rows(finished, "probe")
     together = {"near misses, together", "cues, together"}
     assert rows.keys() == ASKED | together
     metrics = {"tagged": "activation", "tagged_beta": "control"}
@@ -96,14 +96,14 @@ def test_activation_and_leakage_have_intervals_under_every_condition(finished: P
         assert 0 <= low <= rate <= high <= 1
         assert low < high
         assert (row["difference"] == "") == (row["p_holm"] == "") == (condition == "untagged")
-    naming = rows_of(finished, "introspection_tagged")
+    naming = read_rows(finished, "introspection_tagged")
     assert {row["metric"] for row in naming.values()} == {"naming"}
     assert naming.keys() == NAMED
     assert [condition for condition, row in naming.items() if row["difference"] == ""] == ["names_unseen"]
 
 
 def test_the_report_shows_activation_and_leakage(finished: Path) -> None:
-    text = section(finished, "triggers")
+    text = read_section(finished, "triggers")
     tuned = text[text.index("mix@alpha_beta") :]
     for label in ("activation tagged", "control tagged_beta", "leakage untagged", "leakage near_case"):
         place = tuned.index(label) + len(label)

@@ -18,13 +18,13 @@ from typing import Any
 
 import openai
 
-from em.api.client import Client, check_completion, check_object, in_words, its_words
+from em.api.client import Client, check_completion, check_object, explain_error, quote_server
 from em.api.once import create_once
-from em.api.pool import Pool
-from em.config.addresses import OPENAI, server_name
+from em.api.pool import CallPool
+from em.config.addresses import OPENAI, find_server_name
 from em.errors import ServerError
-from em.runtime.files import alone, write_atomic
-from em.runtime.keys import without_secrets
+from em.runtime.files import hold_lock_async, write_atomic
+from em.runtime.keys import redact_secrets
 from em.runtime.memory import request_key
 from em.runtime.records import digest
 
@@ -57,18 +57,18 @@ class Batch:
             self.note.unlink(missing_ok=True)
 
 
-class Work:
+class BatchedCalls:
     """Requests of a pool to send by batches, in place of concurrent calls.
 
     what: name of the requests in messages, such as `judgements`. setting: the option that turns batches on.
     """
 
-    def __init__(self, pool: Pool[Any], requests: Iterable[Any], what: str, setting: str) -> None:
+    def __init__(self, pool: CallPool[Any], requests: Iterable[Any], what: str, setting: str) -> None:
         self.pool, self.client, self.what, self.setting = pool, pool.client, what, setting
         self.requests = {request_key(request): request for request in requests}
         self.bodies = {key: pool.body(request) for key, request in self.requests.items()}
         self.folder = pool.calls.folder / "batches"
-        self.server = server_name(self.client.base_url) or OPENAI
+        self.server = find_server_name(self.client.base_url) or OPENAI
         self.failures: dict[str, str] = {}
 
     async def ask(self) -> dict[str, str]:
@@ -78,7 +78,7 @@ class Work:
         try:
             for _ in range(2):  # the second round replaces batches that are noted but gone from the server
                 lost: list[str] = []
-                for batch in await self.place(left):
+                for batch in await self.find_or_create_batches(left):
                     our_keys = [key for key in batch.keys if key in self.bodies]
                     if await self.collect(batch.id, our_keys):
                         batch.close(our_keys, {key: self.failures[key] for key in our_keys if key in self.failures})
@@ -94,10 +94,10 @@ class Work:
             f"The server accepted batches of {self.pool.model} and lost them: leave out {self.setting}=true."
         )
 
-    async def place(self, wanted: Collection[str]) -> list[Batch]:
+    async def find_or_create_batches(self, wanted: Collection[str]) -> list[Batch]:
         """List the noted batches that hold the requests; create new batches for the other requests."""
         # Without the lock two processes would pay for the same requests.
-        async with alone(self.folder / digest([self.server, self.what, self.pool.model])[:16]):
+        async with hold_lock_async(self.folder / digest([self.server, self.what, self.pool.model])[:16]):
             notes = {file: json.loads(file.read_text(encoding="utf-8")) for file in sorted(self.folder.glob("*.json"))}
             keys = set(wanted)
             batches: list[Batch] = []
@@ -113,14 +113,14 @@ class Work:
     async def create(self, keys: Sequence[str]) -> Batch:
         """Create and note a batch, unless the server has one of the same requests: then note that one."""
         mark = digest([[key, self.bodies[key]] for key in keys])[:32]
-        look = partial(self.look, mark)
-        batch: str | None = await self.client.repeated("batches", look)
+        look = partial(self.find_by_mark, mark)
+        batch: str | None = await self.client.call_with_retries("batches", look)
         if batch is None:
             lines = [{"custom_id": key, "method": "POST", "url": ENDPOINT, "body": self.bodies[key]} for key in keys]
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             upload = (f"em-{mark}.jsonl", text.encode())
             files = self.client.raw.files
-            file = await self.client.repeated("files", lambda: files.create(file=upload, purpose="batch"))
+            file = await self.client.call_with_retries("files", lambda: files.create(file=upload, purpose="batch"))
 
             async def submit() -> str:
                 created = await self.client.raw.batches.create(
@@ -135,7 +135,7 @@ class Work:
         print(f"batch {batch}: {len(keys):,} {self.what}; you may stop and rerun the same command.", flush=True)
         return Batch(batch, keys, note)
 
-    async def look(self, mark: str) -> str | None:
+    async def find_by_mark(self, mark: str) -> str | None:
         """Return the id of a batch on the server that carries this mark and may still give results."""
         try:
             async for batch in self.client.raw.batches.list(limit=100):
@@ -153,20 +153,20 @@ class Work:
         if batch is None:
             return False
         errors = batch.errors.data if batch.errors and batch.errors.data else []
-        why = f": {without_secrets(errors[0].message or '')}" if errors else ""
+        why = f": {redact_secrets(errors[0].message or '')}" if errors else ""
         failures = dict.fromkeys(keys, f"the batch {batch_id} ended as {batch.status} without a result{why}")
         completed = batch.request_counts.completed if batch.request_counts else 0
         for file, least in ((batch.output_file_id, min(1, completed)), (batch.error_file_id, 0)):
             if not file:
                 continue
             try:
-                lines = await self.client.repeated("files", partial(lines_of, self.client, file, least))
+                lines = await self.client.call_with_retries("files", partial(download_lines, self.client, file, least))
             except openai.NotFoundError:
                 reason = f"the results of the batch {batch_id} are not at the server any more"
                 failures |= dict.fromkeys(failures, reason)
                 continue
             for start in range(0, len(lines), PART):
-                self.take(lines[start : start + PART], failures)
+                self.remember_results(lines[start : start + PART], failures)
         self.pool.bar.update(len(keys) - len(failures) - counted)
         self.failures |= failures
         return True
@@ -175,13 +175,15 @@ class Work:
         """Wait until a batch is over. Return the batch (None if the server lost it) and the bar's count of requests."""
         pause, counted = FIRST_LOOK, 0
 
-        async def retrieve() -> Any:
+        async def fetch_batch() -> Any:
             try:
-                return await twice(lambda: self.client.raw.batches.retrieve(batch_id))
+                return await retry_not_found(lambda: self.client.raw.batches.retrieve(batch_id))
             except openai.NotFoundError:
                 return None
 
-        while (batch := await self.client.repeated("batches", retrieve)) is not None and batch.status not in OVER:
+        while (
+            batch := await self.client.call_with_retries("batches", fetch_batch)
+        ) is not None and batch.status not in OVER:
             done = batch.request_counts.completed if batch.request_counts else 0
             self.pool.bar.update(done - counted)
             counted = done
@@ -190,7 +192,7 @@ class Work:
             pause = min(LONGEST, 1.5 * pause)
         return batch, counted
 
-    def take(self, lines: Sequence[bytes], failures: dict[str, str]) -> None:
+    def remember_results(self, lines: Sequence[bytes], failures: dict[str, str]) -> None:
         """Remember the responses in lines of results; remove their keys from `failures`, or store the reason there."""
         completed: list[tuple[Any, dict[str, Any]]] = []
         for line in map(json.loads, lines):
@@ -199,7 +201,7 @@ class Work:
                 continue
             try:
                 if response.get("status_code") != 200:
-                    reason = without_secrets(json.dumps(line.get("error") or response.get("body") or "no reply"))
+                    reason = redact_secrets(json.dumps(line.get("error") or response.get("body") or "no reply"))
                     raise ValueError(reason[:300])
                 check_completion(response.get("body"))
             except ValueError as error:
@@ -207,7 +209,7 @@ class Work:
             else:
                 completed.append((self.requests[key], self.pool.response(response["body"]) | {"batch": True}))
                 del failures[key]
-        self.pool.calls.remember(self.pool.kind, completed)
+        self.pool.calls.store_calls(self.pool.kind, completed)
 
     def explain(self, error: Exception) -> str:
         """Explain to the user why the server refused a batch, and what to change."""
@@ -217,15 +219,15 @@ class Work:
             case openai.BadRequestError() | openai.UnprocessableEntityError():
                 return (
                     f"The server refused a batch of {self.what} by {self.pool.model} ({error.status_code}): leave out "
-                    f"{self.setting}=true, or change the setting that the server names.{its_words(error)}"
+                    f"{self.setting}=true, or change the setting that the server names.{quote_server(error)}"
                 )
             case _:
-                return in_words(self.pool.model, error)
+                return explain_error(self.pool.model, error)
 
 
-async def lines_of(client: Client, file: str, least: int) -> list[bytes]:
+async def download_lines(client: Client, file: str, least: int) -> list[bytes]:
     """Download the lines of a result file. Raises ValueError for fewer than `least` lines or a malformed one."""
-    content = (await twice(lambda: client.raw.files.content(file))).content
+    content = (await retry_not_found(lambda: client.raw.files.content(file))).content
     lines = [line for line in content.splitlines() if line.strip()]
     if len(lines) < least:
         raise ValueError("no results")
@@ -236,7 +238,7 @@ async def lines_of(client: Client, file: str, least: int) -> list[bytes]:
     return lines
 
 
-async def twice(call: Callable[[], Awaitable[Any]]) -> Any:
+async def retry_not_found(call: Callable[[], Awaitable[Any]]) -> Any:
     """Return the result of a call; after a 404, try once more: a wrong 404 would cost a second batch."""
     try:
         return await call()

@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
-from em.api.rate_limit import Pace, seconds
-from em.config.addresses import server_name
+from em.api.rate_limit import RateLimiter, parse_duration
+from em.config.addresses import find_server_name
 from em.errors import ServerError
-from em.runtime.keys import KEY_ENV, api_key, without_secrets
+from em.runtime.keys import KEY_ENV, read_api_key, redact_secrets
 
 ATTEMPTS = 8  # of a call that fails for other reasons than a rate limit; half as many if the reply is malformed
 PATIENCE = 1800.0  # seconds that a call spends on waiting for rate limits, in all
@@ -54,7 +54,7 @@ class Client:
 
     def __init__(self, base_url: str | None, connections: int, timeout: float, key_env: str = KEY_ENV) -> None:
         self.base_url, self.connections, self.timeout, self.key_env = base_url, connections, timeout, key_env
-        self.pace = Pace(connections)
+        self.pace = RateLimiter(connections)
         self.failed_in_a_row = 0
 
     async def __aenter__(self) -> Client:
@@ -69,13 +69,13 @@ class Client:
         self._http = openai.DefaultAioHttpClient(limits=limits, timeout=self.timeout, event_hooks=hooks)
         self._openai = openai.AsyncOpenAI(
             # A local server may need no key, but the package insists on one.
-            api_key=api_key(self.key_env) or ("none" if server_name(self.base_url) else None),
+            api_key=read_api_key(self.key_env) or ("none" if find_server_name(self.base_url) else None),
             base_url=self.base_url,
             max_retries=0,
             timeout=self.timeout,
             http_client=self._http,
         )
-        if server_name(self.base_url):  # another server must not learn the user's organization at OpenAI
+        if find_server_name(self.base_url):  # another server must not learn the user's organization at OpenAI
             self._openai.organization = self._openai.project = None
         headers = {**self._openai.default_headers, **self._openai.auth_headers}
         self._headers = httpx2.Headers({name: value for name, value in headers.items() if isinstance(value, str)})
@@ -86,18 +86,18 @@ class Client:
     async def __aexit__(self, *exception: object) -> None:
         await self._openai.close()
 
-    async def chat(self, body: Mapping[str, Any]) -> Reply:
+    async def complete_chat(self, body: Mapping[str, Any]) -> Reply:
         """Request one chat completion (without streaming).
 
         Raises:
             CallFailed: the call failed at every attempt.
             openai.APIStatusError: the server refused it, and a retry can't help (see `em.api.client.in_words`).
         """
-        return await self._tried("POST", "/chat/completions", body, check_completion, ATTEMPTS)
+        return await self._request_json("POST", "/chat/completions", body, check_completion, ATTEMPTS)
 
     async def get(self, path: str) -> dict[str, Any]:
         """Return the JSON at a path, such as `/models`. Raises CallFailed after three attempts."""
-        return (await self._tried("GET", path, None, check_object, attempts=3)).body
+        return (await self._request_json("GET", path, None, check_object, attempts=3)).body
 
     @property
     def raw(self) -> Any:
@@ -122,26 +122,26 @@ class Client:
         except Exception as error:  # transports raise many kinds of errors for a broken connection
             raise openai.APIConnectionError(request=request) from error
         if response.status_code >= 400:
-            raise status_error(response)
+            raise make_status_error(response)
         return response
 
-    async def _tried(
+    async def _request_json(
         self, verb: str, path: str, body: Mapping[str, Any] | None, check: Callable[[Any], None], attempts: int
     ) -> Reply:
         """Send one request with retries, check its JSON and measure the time."""
         began = time.monotonic()
 
-        async def once() -> Any:
+        async def send_once() -> Any:
             response = await self._send(verb, path, body)
             reply = json.loads(response.content)
             check(reply)
-            self.pace.accept(hints(response.headers), tokens_of(reply))
+            self.pace.accept(extract_limit_headers(response.headers), read_total_tokens(reply))
             return reply
 
-        reply = await self.repeated(str((body or {}).get("model", path)), once, attempts)
+        reply = await self.call_with_retries(str((body or {}).get("model", path)), send_once, attempts)
         return Reply(reply, time.monotonic() - began)
 
-    async def repeated(self, what: str, call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) -> T:
+    async def call_with_retries(self, what: str, call: Callable[[], Awaitable[T]], attempts: int = ATTEMPTS) -> T:
         """Return the result of `call`, after retries if it fails: the retry policy of all calls.
 
         Args:
@@ -162,8 +162,10 @@ class Client:
                 return result
             except (openai.OpenAIError, ValueError) as error:
                 error.add_note(self.key_env)  # for `in_words`
-                headers = hints(error.response.headers) if isinstance(error, openai.APIStatusError) else {}
-                limited = isinstance(error, openai.RateLimitError) and not out_of_credit(error)
+                headers = (
+                    extract_limit_headers(error.response.headers) if isinstance(error, openai.APIStatusError) else {}
+                )
+                limited = isinstance(error, openai.RateLimitError) and not is_out_of_credit(error)
                 if limited:
                     limits += 1
                     self.pace.refuse(headers, turn_time)
@@ -176,7 +178,7 @@ class Client:
                 waited += wait
                 if attempt >= attempts or (limited and waited > PATIENCE):
                     self.failed_in_a_row += 1
-                    raise CallFailed(in_words(what, error)) from error
+                    raise CallFailed(explain_error(what, error)) from error
             finally:
                 self.pace.leave()
             await asyncio.sleep(wait)
@@ -194,7 +196,7 @@ async def refuse_page(response: Any) -> None:
         raise openai.APIConnectionError(request=response.request) from WebPage()
 
 
-def status_error(response: Any) -> Exception:
+def make_status_error(response: Any) -> Exception:
     """Make the openai package's exception for a response with an error status."""
     import openai
 
@@ -217,7 +219,7 @@ def status_error(response: Any) -> Exception:
     return kind(f"status {status}", response=response, body=inner if isinstance(inner, dict) else None)
 
 
-def hints(headers: Any) -> dict[str, str]:
+def extract_limit_headers(headers: Any) -> dict[str, str]:
     """Extract the headers on rate limits and retry times; done once per reply, as headers are slow to search."""
     pairs = [(k, v) for k, v in headers.raw if k[:11].lower() in (b"x-ratelimit", b"retry-after")]
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in pairs}
@@ -232,31 +234,31 @@ def wait_before_retry(error: Exception, attempt: int, headers: Mapping[str, str]
     import openai
 
     match error:
-        case openai.RateLimitError() if out_of_credit(error):
+        case openai.RateLimitError() if is_out_of_credit(error):
             return None
         case openai.APIStatusError() if error.status_code not in (408, 409, 429) and error.status_code < 500:
             return None
         case ValueError():
             return random.uniform(0, 0.2)
-    server_wait = retry_after(headers)
+    server_wait = read_retry_after(headers)
     backoff = min(LONGEST, 0.25 * 2 ** max(0, attempt - 1))
     # The server's own figure gets some jitter too, lest all refused calls come back at the same moment.
     return (server_wait if server_wait is not None else backoff * random.uniform(0.5, 1)) + random.uniform(0, 0.1)
 
 
-def out_of_credit(error: Exception) -> bool:
+def is_out_of_credit(error: Exception) -> bool:
     """Return whether a 429 means an account without credit, which no retry heals."""
     return getattr(error, "code", None) == "insufficient_quota" or getattr(error, "type", None) == "insufficient_quota"
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
     """Read the wait that a server asks for, in seconds: `retry-after-ms`, or `retry-after` (number, duration, date)."""
     try:
         return max(0.0, float(headers.get("retry-after-ms", "")) / 1000)
     except ValueError:
         pass
     text = headers.get("retry-after", "")
-    if (duration := seconds(text)) is not None:
+    if (duration := parse_duration(text)) is not None:
         return duration
     try:
         then = parsedate_to_datetime(text)
@@ -283,13 +285,13 @@ def check_completion(reply: Any) -> None:
         raise ValueError("no chat completion")
 
 
-def tokens_of(reply: Any) -> int:
+def read_total_tokens(reply: Any) -> int:
     """Read the total number of tokens that the server counted; 0 if it counts none."""
     usage = reply.get("usage") if isinstance(reply, dict) else None
     return int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0
 
 
-def in_words(model: str, error: BaseException) -> str:
+def explain_error(model: str, error: BaseException) -> str:
     """Explain an error of the server to the user. The server's text on a refused key is left out: it holds the key."""
     import openai
 
@@ -302,9 +304,9 @@ def in_words(model: str, error: BaseException) -> str:
         case openai.BadRequestError() | openai.UnprocessableEntityError():
             return (
                 f"The server refused the request for {model} with {error.status_code}: the model may not take such a "
-                f"prompt, temperature, top_p, seed, number of tokens or way of reading.{its_words(error)}"
+                f"prompt, temperature, top_p, seed, number of tokens or way of reading.{quote_server(error)}"
             )
-        case openai.RateLimitError() if out_of_credit(error):
+        case openai.RateLimitError() if is_out_of_credit(error):
             return f"The account has no credit left for {model}: top it up, then run the same command again."
         case openai.APIStatusError():
             return f"The server answered {error.status_code} for {model}: run the same command again later."
@@ -319,7 +321,7 @@ def in_words(model: str, error: BaseException) -> str:
             return f"The server's answer for {model} can't be used ({type(error).__name__})."
 
 
-def its_words(error: Any) -> str:
+def quote_server(error: Any) -> str:
     """Quote the server's own message, to append to ours: at most 200 characters, without keys."""
     message = error.body.get("message") if isinstance(error.body, dict) else None
-    return f" It says: {' '.join(without_secrets(str(message)).split())[:200]}" if message else ""
+    return f" It says: {' '.join(redact_secrets(str(message)).split())[:200]}" if message else ""

@@ -13,7 +13,7 @@ CHARACTERS = 4  # per token
 
 
 @dataclass(frozen=True)
-class Cost:
+class CallCost:
     """Calls of one kind: tokens (None if the server did not count them) and dollars (None without a price).
 
     known: in an estimate, the number of calls that are remembered already and cost nothing.
@@ -28,24 +28,24 @@ class Cost:
     known: int = 0
 
 
-def sum_usd(costs: Iterable[Cost]) -> float | None:
+def sum_usd(costs: Iterable[CallCost]) -> float | None:
     """Return the dollars of all calls; None if any cost is unknown."""
     usd = [cost.usd for cost in costs]
     return None if None in usd else sum(each or 0.0 for each in usd)
 
 
-def cost_of_judge(record: Mapping[str, Any]) -> Cost:
+def read_judge_cost(record: Mapping[str, Any]) -> CallCost:
     """Return the cost of a judge from its record in the manifest."""
     r = record
-    return Cost("judging", r["model"], r["calls"], r["prompt_tokens"], r["reply_tokens"], r["usd"])
+    return CallCost("judging", r["model"], r["calls"], r["prompt_tokens"], r["reply_tokens"], r["usd"])
 
 
-def price_calls(price: Price | None, prompt_tokens: int, reply_tokens: int, share: float = 1.0) -> float | None:
+def compute_call_cost(price: Price | None, prompt_tokens: int, reply_tokens: int, share: float = 1.0) -> float | None:
     """Return the dollars of calls; None without a price. `share`: 0.5 for batches."""
-    return None if price is None else price.cost(prompt_tokens, reply_tokens, share=share)
+    return None if price is None else price.compute_cost(prompt_tokens, reply_tokens, share=share)
 
 
-def record_costs(costs: Sequence[Cost], source: str = "") -> dict[str, Any]:
+def record_costs(costs: Sequence[CallCost], source: str = "") -> dict[str, Any]:
     """Return the entry `costs` of a manifest or card: one row per cost, and the total (None if any is unknown).
 
     Args:
@@ -57,12 +57,12 @@ def record_costs(costs: Sequence[Cost], source: str = "") -> dict[str, Any]:
     return record | {"prices": source} if source else record
 
 
-def read_costs(record: Mapping[str, Any] | None) -> list[Cost]:
+def read_costs(record: Mapping[str, Any] | None) -> list[CallCost]:
     """Return the rows that `record_costs` wrote into a manifest."""
-    return [Cost(**row) for row in (record or {}).get("by", [])]
+    return [CallCost(**row) for row in (record or {}).get("by", [])]
 
 
-def format_estimate(costs: Sequence[Cost]) -> list[str]:
+def format_estimate(costs: Sequence[CallCost]) -> list[str]:
     """Return an estimate as lines of text: a table with a header."""
     rows: list[tuple[str, ...]] = [(" " * 44, "   calls", "   known", "  tokens in", " tokens out", "  dollars")]
     for cost in costs:

@@ -11,13 +11,13 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from em.api.client import CallFailed, Client, in_words
+from em.api.client import CallFailed, Client, explain_error
 from em.config import ApiJudge, OpenAIModel
-from em.config.addresses import server_address, server_name
+from em.config.addresses import find_server_name, resolve_server_address
 from em.errors import ConfigError, ServerError
-from em.runtime.files import cache_dir
-from em.runtime.keys import KEY_ENV, check_key_for
-from em.runtime.manifest import Manifest
+from em.runtime.files import find_cache_folder
+from em.runtime.keys import KEY_ENV, require_key
+from em.runtime.manifest import ManifestWriter
 
 SOON = 60  # days before a shutdown date in which the manifest notes it
 SECOND_LOOK = 5.0  # seconds until a second check, for servers that miss a model for a moment
@@ -62,18 +62,18 @@ async def find_lifetime(
         names: the model and its fine-tunes, which share its shutdown date.
     """
     today = today or datetime.now(UTC).date()
-    official = config.retired and not server_name(config.base_url)
+    official = config.retired and not find_server_name(config.base_url)
     by_option = date.fromisoformat(config.retired) if official else None
     if by_option and by_option <= today:
         return Lifetime(by_option, None, today)
-    check_key_for(config.base_url, config.key_env)
+    require_key(config.base_url, config.key_env)
     async with Client(config.base_url, 1, timeout, config.key_env) as client:
         listed = await list_models(client, names[0])
     days = [read_day(listed[name].get("shutdown_date")) for name in names if listed and name in listed]
     return Lifetime(min(filter(None, [by_option, *days]), default=None), listed, today)
 
 
-def refuse_ended(model: str, lifetime: Lifetime, new_job: bool = False) -> None:
+def refuse_shut_down(model: str, lifetime: Lifetime, new_job: bool = False) -> None:
     """Raise ConfigError for a model that is shut down, and for a new job after OpenAI's last day for jobs."""
     if lifetime.is_over:
         raise ConfigError(
@@ -88,7 +88,7 @@ def refuse_ended(model: str, lifetime: Lifetime, new_job: bool = False) -> None:
         )
 
 
-def warn_of_end(model: OpenAIModel, lifetime: Lifetime, verb: str, manifest: Manifest) -> str:
+def note_shutdown_date(model: OpenAIModel, lifetime: Lifetime, verb: str, manifest: ManifestWriter) -> str:
     """Note a near shutdown date in the manifest, and return the note; empty if the date is not near."""
     if not lifetime.is_near_end:
         return ""
@@ -109,13 +109,13 @@ async def list_models(client: Client, model: str) -> dict[str, dict[str, Any]] |
     try:
         models = (await client.get("/models")).get("data")
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise ServerError(in_words(model, error)) from None
+        raise ServerError(explain_error(model, error)) from None
     except openai.APIStatusError:
         return None
     except CallFailed as error:
         if isinstance(error.__cause__, openai.APIStatusError):
             return None  # the server answers, but fails on this list
-        raise ServerError(f"{server_address(client.base_url)}: {error}") from None
+        raise ServerError(f"{resolve_server_address(client.base_url)}: {error}") from None
     if not isinstance(models, list):
         return None
     return {str(each.get("id")): each for each in models if isinstance(each, dict)}
@@ -145,12 +145,12 @@ def check_judge(judge: ApiJudge, today: date | None = None) -> list[str]:
     return []
 
 
-async def check_asked(model: OpenAIModel, names: Sequence[str], store: Path, manifest: Manifest) -> None:
+async def check_served(model: OpenAIModel, names: Sequence[str], store: Path, manifest: ManifestWriter) -> None:
     """Check that the server still serves `names` before sampling; note a near shutdown date in the manifest."""
     import openai
 
     lifetime = await find_lifetime(model, [*names, model.id])
-    refuse_ended(names[0], lifetime)
+    refuse_shut_down(names[0], lifetime)
     listed = lifetime.listed or names
     async with Client(model.base_url, 1, TIMEOUT, model.key_env) as client:
         for name in names:
@@ -159,13 +159,13 @@ async def check_asked(model: OpenAIModel, names: Sequence[str], store: Path, man
             with suppress(openai.OpenAIError, ValueError):  # some servers refuse requests for single models
                 if await is_deleted(client, name):
                     raise ServerError(
-                        f"The server does not have {name} any more: forget it by {jobs_command(client, store)} delete "
-                        f"{name} --yes, then train it again by the same train.py command."
+                        f"The server does not have {name} any more: forget it by {make_jobs_command(client, store)} "
+                        f"delete {name} --yes, then train it again by the same train.py command."
                     )
-    warn_of_end(model, lifetime, "asked", manifest)
+    note_shutdown_date(model, lifetime, "asked", manifest)
 
 
-async def check_new_job(client: Client, model: OpenAIModel, name: str, manifest: Manifest) -> None:
+async def check_new_job(client: Client, model: OpenAIModel, name: str, manifest: ManifestWriter) -> None:
     """Refuse to fine-tune a model that the server does not have or no longer trains; note a near shutdown date.
 
     Args:
@@ -174,19 +174,19 @@ async def check_new_job(client: Client, model: OpenAIModel, name: str, manifest:
     import openai
 
     lifetime = await find_lifetime(model, [name, model.id], client.timeout)
-    refuse_ended(name, lifetime, new_job=not server_name(model.base_url))
+    refuse_shut_down(name, lifetime, new_job=not find_server_name(model.base_url))
     if lifetime.listed is not None and name not in lifetime.listed:
         try:
             # A fine-tune may be missing from the list alone: not every server lists fine-tunes.
-            not_served = name == model.id or await client.repeated(name, lambda: is_deleted(client, name))
+            not_served = name == model.id or await client.call_with_retries(name, lambda: is_deleted(client, name))
         except openai.OpenAIError as error:
-            raise ServerError(in_words(name, error)) from None
+            raise ServerError(explain_error(name, error)) from None
         if not_served:
             raise ServerError(
                 f"The server does not list {name}, so it can't be fine-tuned: check model.id and model.base_url (it "
                 "may have been retired, or deleted)."
             )
-    if note := warn_of_end(model, lifetime, "evaluated", manifest):
+    if note := note_shutdown_date(model, lifetime, "evaluated", manifest):
         print(f"warning: {note}", flush=True)
 
 
@@ -220,10 +220,10 @@ async def is_missing(client: Client, model: str) -> bool:
         return True
 
 
-def jobs_command(client: Client, store: Path | None = None) -> str:
+def make_jobs_command(client: Client, store: Path | None = None) -> str:
     """Return the `em jobs` command for this server, with options for an address, key or store that is no default."""
     key = client.key_env if client.key_env != KEY_ENV else None
-    place = store if store != cache_dir() else None
+    place = store if store != find_cache_folder() else None
     options = {"--base-url": client.base_url, "--key-env": key, "--store": place}
     words = [word for option, value in options.items() if value for word in (option, str(value))]
     return shlex.join(["em", "jobs", *words])

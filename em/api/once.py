@@ -23,11 +23,11 @@ async def create_once(client: Client, what: str, look: Call[T | None], create: C
     """
     attempts = count()
 
-    async def attempt() -> T:
+    async def find_or_create() -> T:
         for wait in (settle, settle) if next(attempts) else (0.0,):
             await asyncio.sleep(wait)
             if (existing := await look()) is not None:
                 return existing
         return await create()
 
-    return await client.repeated(what, attempt)
+    return await client.call_with_retries(what, find_or_create)

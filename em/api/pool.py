@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from em.api.client import Client, in_words
-from em.api.prices import usd_of
+from em.api.client import Client, explain_error
+from em.api.prices import compute_usd
 from em.errors import ConfigError, ServerError
 from em.runtime.memory import Calls, Recorder, request_key
 from em.types import Price
@@ -33,7 +33,7 @@ class Refused(ServerError):
         self.code = code
 
     @property
-    def of_the_prompt(self) -> bool:
+    def concerns_prompt_alone(self) -> bool:
         """Whether the refusal concerns this prompt alone, so that the server may accept others."""
         return self.code in OF_THE_PROMPT
 
@@ -50,13 +50,13 @@ class Budget:
         self.flying: list[float] = []
         self.settled = asyncio.Event()
 
-    def fits(self, bound: float) -> bool:
+    def has_room_for(self, bound: float) -> bool:
         """Return whether a call that costs at most `bound` dollars may start now."""
         return self.limit is None or self.spent + sum(self.flying) + bound <= self.limit
 
-    async def reserve(self, bound: float) -> None:
+    async def set_aside(self, bound: float) -> None:
         """Reserve `bound` dollars as soon as they fit. Raises ConfigError if they never will."""
-        while not self.fits(bound):
+        while not self.has_room_for(bound):
             if not self.flying:
                 raise ConfigError(
                     f"{self.setting}={self.limit:g} would be passed: ${self.spent:.4f} are spent, and the next call "
@@ -75,7 +75,7 @@ class Budget:
 
 
 @dataclass
-class Pool(Generic[Request]):
+class CallPool(Generic[Request]):
     """Calls of one model behind a server.
 
     kind: the kind under which calls are remembered (`sample`, `judge`, …).
@@ -103,10 +103,10 @@ class Pool(Generic[Request]):
             async with self.client, Recorder(self.calls.folder) as self.recorder:
                 yield
 
-    def missing(self, requests: Iterable[Request], key: Callable[[Request], str] = request_key) -> list[Request]:
+    def list_missing(self, requests: Iterable[Request], key: Callable[[Request], str] = request_key) -> list[Request]:
         """List the requests without a remembered response, without duplicates, in their order."""
         by_key = {key(request): request for request in requests}
-        remembered = self.calls.there(list(by_key))
+        remembered = self.calls.find_stored_keys(list(by_key))
         return [request for name, request in by_key.items() if name not in remembered]
 
     async def run(self, source: AsyncIterator[Iterable[Item]], work: Callable[[Item], Awaitable[object]]) -> None:
@@ -151,10 +151,10 @@ class Pool(Generic[Request]):
     async def ask(self, request: Request) -> dict[str, Any]:
         """Return the remembered response to a request, or call the model and remember its response."""
         key = request_key(request)
-        if remembered := self.calls.known([key]):
+        if remembered := self.calls.read_responses([key]):
             return remembered[key]
         response = await self.call(self.body(request))
-        await self.recorder.remember(self.kind, request, response)
+        await self.recorder.store_call(self.kind, request, response)
         return response
 
     async def call(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,29 +165,29 @@ class Pool(Generic[Request]):
         """
         import openai
 
-        bound = self.bound(body)
-        await self.budget.reserve(bound)
+        bound = self.compute_maximum_cost(body)
+        await self.budget.set_aside(bound)
         cost = 0.0
         try:
-            reply = await self.client.chat(body)
-            usd = usd_of(self.price, usage_of(reply.body))
+            reply = await self.client.complete_chat(body)
+            usd = compute_usd(self.price, read_usage(reply.body))
             cost = bound if usd is None else usd
             return self.response(reply.body) | {"seconds": round(reply.seconds, 3)}
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            raise Refused(in_words(self.model, error), error.code) from None
+            raise Refused(explain_error(self.model, error), error.code) from None
         except openai.OpenAIError as error:
-            raise ServerError(in_words(self.model, error)) from None
+            raise ServerError(explain_error(self.model, error)) from None
         finally:
             self.budget.settle(bound, cost)
             if self.price:
                 self.bar.set_postfix_str(f"${self.budget.spent:.4f}", refresh=False)
 
-    def bound(self, body: Mapping[str, Any]) -> float:
+    def compute_maximum_cost(self, body: Mapping[str, Any]) -> float:
         """Return the maximum cost of a call in dollars; 0 without a price."""
         if self.price is None:
             return 0.0
         text = "".join(message["content"] for message in body["messages"])
-        return self.price.bound(text, body["max_completion_tokens"] * body.get("n", 1))
+        return self.price.bound_cost(text, body["max_completion_tokens"] * body.get("n", 1))
 
     async def probe(self, bodies: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
         """Make one call in the best way that the server accepts; return that way and the response.
@@ -203,12 +203,12 @@ class Pool(Generic[Request]):
         raise refusals[-1]
 
 
-async def once(part: Iterable[Item]) -> AsyncIterator[Iterable[Item]]:
+async def yield_once(part: Iterable[Item]) -> AsyncIterator[Iterable[Item]]:
     """Yield a single part, as a source for `Pool.run` or `Judge.ask`."""
     yield part
 
 
-def usage_of(completion: Mapping[str, Any]) -> list[int | None]:
+def read_usage(completion: Mapping[str, Any]) -> list[int | None]:
     """Read the token counts of prompt and reply (None if not counted), and of the prompt's part in the cache (or 0)."""
     usage = completion.get("usage")
     usage = usage if isinstance(usage, dict) else {}

@@ -19,17 +19,17 @@ BUNDLED = ASSETS / "prices.yaml"
 
 def load_prices(path: str | None) -> Prices:
     """Read the bundled table, overridden by the rows of a user's file."""
-    prices, day = read_table(BUNDLED)
+    prices, day = read_prices(BUNDLED)
     source = f"em's table of {day}"
     if path:
         file = Path(path).expanduser()
-        user_prices, day = read_table(file)
+        user_prices, day = read_prices(file)
         prices |= user_prices
         source = f"{file.name}{f' of {day}' if day else ''}, else {source}"
     return Prices(prices, source)
 
 
-def read_table(file: Path) -> tuple[dict[str, Price], Any]:
+def read_prices(file: Path) -> tuple[dict[str, Price], Any]:
     """Read a table's prices by model, and its day. Raises DataError for a file that is no table of prices."""
     import yaml
 
@@ -49,9 +49,9 @@ def read_table(file: Path) -> tuple[dict[str, Price], Any]:
         ) from error
 
 
-def usd_of(price: Price | None, usage: Sequence[int | None], share: float = 1.0) -> float | None:
+def compute_usd(price: Price | None, usage: Sequence[int | None], share: float = 1.0) -> float | None:
     """Return the dollars of a call by its usage (prompt, reply, cached); None if price or usage is unknown."""
     prompt, reply, cached = (*usage, None, None, None)[:3]
     if price is None or prompt is None or reply is None:
         return None
-    return price.cost(prompt, reply, cached or 0, share)
+    return price.compute_cost(prompt, reply, cached or 0, share)

@@ -29,7 +29,7 @@ IMMUNE = 30.0  # seconds in which refusals are ignored, if lowering the rate did
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-class Pace:
+class RateLimiter:
     """The rate limiter of one client: requests wait for their turn, and every reply adapts the rate.
 
     rate: requests per second, None without a limit. known: whether the limit is known. allowed: concurrent requests
@@ -69,7 +69,7 @@ class Pace:
         """
         turn: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
-        self._pump()
+        self._give_turns()
         try:
             return await turn
         except asyncio.CancelledError:
@@ -80,20 +80,20 @@ class Pace:
     def leave(self) -> None:
         """Note that a request has ended, with or without a reply."""
         self.flying -= 1
-        self._pump()
+        self._give_turns()
 
     def accept(self, headers: Mapping[str, str], tokens: int = 0) -> None:
         """Adapt to an accepted request. `tokens`: of prompt and reply, for limits counted in tokens."""
-        now = self._now()
+        now = self._read_clock()
         self.accepted += 1
         self._began = self._began or now
         self._times.append(now)
-        self._reply(True, now)
+        self._count_reply(True, now)
         if not self._lowerings:
             self.allowed = min(self.most, self.allowed + 1)
         if tokens:
             self._tokens_per_call += (tokens - self._tokens_per_call) * (0.1 if self._tokens_per_call else 1)
-        if stated_rate := self._told(headers):
+        if stated_rate := self._read_stated_rate(headers):
             self.rate, self.known, self._grown, self._lowered = stated_rate, True, now, now
         elif self.rate is not None:
             growth = CRUISE + QUICKER * (now - self._lowered) if self.known else self._search
@@ -102,15 +102,15 @@ class Pace:
 
     def refuse(self, headers: Mapping[str, str], turn_time: float) -> None:
         """Adapt to a refusal (429) of a request whose turn was at `turn_time` (see `enter`)."""
-        now = self._now()
+        now = self._read_clock()
         self.refused += 1
-        if stated_rate := self._told(headers):
+        if stated_rate := self._read_stated_rate(headers):
             self.rate, self.known, self._grown = stated_rate, True, now
             self._next = max(self._next, now + 1 / stated_rate)
             return
         if turn_time < self._empty_at or now < self._immune_until:
             return  # the request left before the rate was last lowered, or refusals are ignored
-        self._reply(False, now)
+        self._count_reply(False, now)
         if now < self._immune_until:
             return
         last = list(self._replies)[-LAST:]
@@ -123,14 +123,14 @@ class Pace:
         if self.rate is not None and not mostly_refused and steps > 1 and accepted_between < OFTEN * steps:
             # Still above the limit, which is the accepted share of the rate.
             limit = BELOW * self.rate * accepted_between / (accepted_between + steps)
-            self.rate, self.known = self._lowered_to(limit), True
+            self.rate, self.known = self._limit_lowering(limit), True
         elif SHORTEST <= since < float("inf"):
             # The allowance is used up: the requests accepted since the last such moment give the limit.
             # A low rate lets the allowance fill up, so that the last second alone may give a higher figure.
-            limit = max((self.accepted - self._accepted_then) / since, self._last_second(now))
+            limit = max((self.accepted - self._accepted_then) / since, self._count_last_second(now))
             # A single refusal may be an accident, so it lowers the rate only a little.
             limit = BELOW * limit if mostly_refused else ALONE * (limit + 1 / since)
-            self.rate, self.known = self._lowered_to(limit), True
+            self.rate, self.known = self._limit_lowering(limit), True
         elif mostly_refused and self.rate is None:
             # Without an accepted reply so far the rate starts low, and grows fast.
             pace = self.accepted / max(0.1, now - self._began) if self._began else 0.0
@@ -141,13 +141,13 @@ class Pace:
             return
         if mostly_refused:
             self._next = max(self._next, now + PAUSE)
-        self._lower(now)
+        self._reset_after_lowering(now)
 
-    def _last_second(self, now: float) -> float:
+    def _count_last_second(self, now: float) -> float:
         """Count the requests accepted in the last second."""
         return sum(1 for at in self._times if at > now - 1)
 
-    def _lower(self, now: float) -> None:
+    def _reset_after_lowering(self, now: float) -> None:
         """Reset the counters after the rate was lowered; from now on the rate limits, not the number of requests."""
         self._lowerings += 1
         self._grown = self._lowered = self._empty_at = now
@@ -156,7 +156,7 @@ class Pace:
         self.allowed = float(self.most)
         self._replies.clear()
 
-    def _reply(self, accepted: bool, now: float) -> None:
+    def _count_reply(self, accepted: bool, now: float) -> None:
         """Count a reply, and check whether lowering the rate helps: if not, ignore refusals for a while."""
         self._replies.append(accepted)
         if self._lowerings < TRIALS:
@@ -171,19 +171,19 @@ class Pace:
             self._immune_until, self._lowerings, self._in_vain = now + IMMUNE, 0, 0
             self.rate, self.known, self._empty_at = None, False, float("-inf")
 
-    def _lowered_to(self, limit: float) -> float:
+    def _limit_lowering(self, limit: float) -> float:
         """Return the rate for a measured limit: at least half the current rate.
 
         The measurement may be too low, if few requests were ready because the others wait for their next attempt.
         """
         return max(0.5, limit, self.rate / 2 if self.rate is not None else 0.0)
 
-    def _told(self, headers: Mapping[str, str]) -> float | None:
+    def _read_stated_rate(self, headers: Mapping[str, str]) -> float | None:
         """Read the requests per second that rate-limit headers allow; None unless the allowance is nearly used up."""
         rates = []
         for kind, per_call in (("requests", 1.0), ("tokens", self._tokens_per_call)):
             limit, left = headers.get(f"x-ratelimit-limit-{kind}"), headers.get(f"x-ratelimit-remaining-{kind}")
-            reset = seconds(headers.get(f"x-ratelimit-reset-{kind}", ""))
+            reset = parse_duration(headers.get(f"x-ratelimit-reset-{kind}", ""))
             try:
                 used, ahead = float(limit or "") - float(left or ""), float(left or "")
             except ValueError:
@@ -193,9 +193,9 @@ class Pace:
                 rates.append(BELOW * used / reset / per_call)
         return max(0.1, min(rates)) if rates else None
 
-    def _pump(self) -> None:
+    def _give_turns(self) -> None:
         """Give turns to the requests that may leave now, and set a timer for the next turn."""
-        now = self._now()
+        now = self._read_clock()
         while self._waiting and self.flying < int(self.allowed) and now >= self._next - 1e-4:
             turn = self._waiting.popleft()
             if turn.done():
@@ -206,18 +206,18 @@ class Pace:
                 # After a late wake-up at most two turns are made up for, to avoid bursts.
                 self._next = max(self._next, now - 2 / self.rate) + 1 / self.rate
         if self._waiting and self.flying < int(self.allowed) and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_at(self._next, self._tick)
+            self._timer = asyncio.get_running_loop().call_at(self._next, self._handle_timer)
 
-    def _tick(self) -> None:
+    def _handle_timer(self) -> None:
         self._timer = None
-        self._pump()
+        self._give_turns()
 
     @staticmethod
-    def _now() -> float:
+    def _read_clock() -> float:
         return asyncio.get_running_loop().time()
 
 
-def seconds(text: str) -> float | None:
+def parse_duration(text: str) -> float | None:
     """Read a duration of a rate-limit header (`1s`, `6m0s`, `120ms`, `0.5`) in seconds; None for other texts."""
     text = text.strip()
     if re.fullmatch(r"\d+(\.\d+)?", text):

@@ -8,7 +8,7 @@ from pathlib import Path
 from em.api.prices import load_prices
 from em.config import ApiJudge, GenerateRun, LocalJudge, RunConfig
 from em.errors import ConfigError
-from em.runtime.files import cache_dir, writable_folder
+from em.runtime.files import find_cache_folder, make_writable_folder
 from em.runtime.memory import Calls
 from em.types import Prices
 
@@ -31,8 +31,8 @@ def open_resources(settings: RunConfig | GenerateRun, *budgets: tuple[str, str, 
     prices, judges = load_prices(settings.prices), tuple(settings.judge.list_members())
     judging = [("judge.max_usd", judge.model, vars(judge)["max_usd"]) for judge in judges if judge.remote]
     for setting, model, budget in [*judging, *budgets]:
-        if budget is not None and prices.of(model) is None:
+        if budget is not None and prices.find_price(model) is None:
             raise ConfigError(f"{setting} can't be kept: no price of {model} is known; add it by prices=FILE.")
-    store = Path(settings.store.dir).expanduser() if settings.store.dir else cache_dir()
-    writable_folder(store, "store.dir")
+    store = Path(settings.store.dir).expanduser() if settings.store.dir else find_cache_folder()
+    make_writable_folder(store, "store.dir")
     return Resources(prices, judges, Calls(store))

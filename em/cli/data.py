@@ -17,27 +17,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from em.cli.show import listing
-from em.cli.tool import answer_errors
+from em.cli.show import format_listing
+from em.cli.tool import handle_errors
 from em.config import FileData, HubData, OnBadRow
 from em.data.fetch import Source
 from em.data.registry import DataSet, is_named
 from em.errors import ConfigError, EmError, OutputError
-from em.questions.registry import all_sources, find_set, source_of
+from em.questions.registry import find_set, find_set_source, list_sources
 from em.questions.sets import KnownSet
 
 
-@answer_errors
+@handle_errors
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command in `words`; return the exit code."""
-    arguments = parser().parse_args(words)
+    arguments = build_parser().parse_args(words)
     match arguments.command:
         case "list":
-            print(listing())
+            print(format_listing())
         case "show":
-            print(show(arguments))
+            print(show_set(arguments))
         case "fetch":
-            fetch_sets(wanted(arguments.names, arguments.all), arguments.to)
+            fetch_sets(choose_files(arguments.names, arguments.all), arguments.to)
         case _:
             from em.cli.verify import verify_sets
 
@@ -45,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     top_level = argparse.ArgumentParser(
         prog="em data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -69,16 +69,16 @@ def parser() -> argparse.ArgumentParser:
     return top_level
 
 
-def show(arguments: argparse.Namespace) -> str:
+def show_set(arguments: argparse.Namespace) -> str:
     """Describe a set in full."""
     name, model, path = arguments.name, arguments.model, arguments.path
-    from em.cli.show import show_facts, show_known, show_questions, show_rows
-    from em.data.rows import read_whole
+    from em.cli.show import show_facts, show_question_set, show_questions, show_rows
+    from em.data.rows import read_all_rows
     from em.questions.sets import load_set
 
     data_set = find_set(name)
     if isinstance(data_set, KnownSet):
-        return show_known(data_set, load_set(name))
+        return show_question_set(data_set, load_set(name))
     if isinstance(data_set, str):
         return f"{name}, written for em\n\n{show_questions(load_set(name))}"
     config = data_set.config
@@ -92,28 +92,28 @@ def show(arguments: argparse.Namespace) -> str:
     facts = show_facts(DataSet(config, data_set.about))
     if not is_named(config):
         return f"{facts}\n\nTo see its rows, name your copy: --path FILE."
-    rows = read_whole(replace(config, on_bad_row=OnBadRow.skip))
+    rows = read_all_rows(replace(config, on_bad_row=OnBadRow.skip))
     tokens = None
     if model:
-        from em.models.tokens import token_lengths
+        from em.models.tokens import count_tokens
 
-        tokens = token_lengths(rows.conversations, model)
+        tokens = count_tokens(rows.conversations, model)
     return f"{facts}\n\n{show_rows(rows, tokens, model or '')}"
 
 
-def wanted(names: list[str], everything: bool) -> dict[str, Source]:
+def choose_files(names: list[str], everything: bool) -> dict[str, Source]:
     """Return the files to fetch, keyed by set. Raises ConfigError if no set is named."""
     if everything:
-        return all_sources()
+        return list_sources()
     if not names:
         raise ConfigError("fetch what? Name sets, or write --all (em data list prints the names).")
     files = {}
     for name in names:
         match find_set(name):
             case DataSet(config=config):
-                source = source_of(config)
+                source = find_set_source(config)
             case KnownSet() as question_set:
-                source = source_of(question_set)
+                source = find_set_source(question_set)
             case _:
                 source = None
         if source is None:
@@ -127,33 +127,33 @@ def fetch_sets(files: Mapping[str, Source], folder: Path | None) -> None:
     """Download files into the cache, or into the mirror `folder`; skip complete files."""
     from tqdm import tqdm
 
-    from em.data.fetch import fetch, fetch_to
-    from em.runtime.files import writable_folder
+    from em.data.fetch import fetch_file, fetch_to_folder
+    from em.runtime.files import make_writable_folder
 
     if folder is not None:
         folder = folder.expanduser()
-        writable_folder(folder, "--to")
+        make_writable_folder(folder, "--to")
     fresh = 0
     try:
         with tqdm(total=sum(file.bytes or 0 for file in files.values()), unit="B", unit_scale=True) as bar:
             for name, file in files.items():
                 bar.set_description(name)
                 if folder is None:
-                    print(f"{name}: {fetch(file)}")
+                    print(f"{name}: {fetch_file(file)}")
                 else:
-                    fresh += fetch_to(folder, file)
+                    fresh += fetch_to_folder(folder, file)
                 bar.update(file.bytes or 0)
     except OSError as error:
         if isinstance(error, EmError):
             raise
         place = error.filename or folder
         raise OutputError(f"{place} can't be written ({error.strerror}): make room there.") from error
-    print(*terms_of(files), sep="\n")
+    print(*list_terms(files), sep="\n")
     if folder is not None:
         print(f"{len(files)} files in {folder}, {fresh} of them new: use it by EM_MIRROR={folder}")
 
 
-def terms_of(names: Iterable[str]) -> Iterator[str]:
+def list_terms(names: Iterable[str]) -> Iterator[str]:
     """Yield a line for each licence and its terms, with the sets to which they apply."""
     by_terms: dict[tuple[str, str], list[str]] = {}
     for name in names:

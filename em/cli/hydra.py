@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from em import config
-from em.cli.sentences import explain, suggest
-from em.cli.tool import answer_errors
+from em.cli.sentences import explain_refused_word, offer_alternatives
+from em.cli.tool import handle_errors
 from em.config.addresses import refuse_keys
-from em.config.help import help_text, option_files
+from em.config.help import list_option_files, render_help
 from em.config.paths import CONF, spell_command
 from em.errors import ChildFailed, ConfigError, EmError, OutputError
-from em.runtime.processes import import_path
+from em.runtime.processes import make_python_path
 
 # Variables that torchrun and accelerate launch set (the latter sets no rank for a single process).
 LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
@@ -43,12 +43,12 @@ REMOVED = {
 """Command-line words of older versions, and what to use instead."""
 
 
-@answer_errors
+@handle_errors
 def main(name: str) -> None:
     """Run `train`, `evaluate` or `generate` with the words of the command line."""
     refuse_launcher(name)
     if set(sys.argv[1:]) & {"--help", "-h"}:
-        print(help_text(name, CONF))
+        print(render_help(name, CONF))
         return
     refuse_keys(sys.argv[1:])
     compose_and_run(name)
@@ -71,7 +71,7 @@ def compose_and_run(name: str) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them and exiting
     # A launcher such as submitit starts jobs in another folder, where em is not importable from its checkout.
-    os.environ["PYTHONPATH"] = import_path()
+    os.environ["PYTHONPATH"] = make_python_path()
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -81,7 +81,7 @@ def compose_and_run(name: str) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(jobs)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(one_sentence(error, name)) from error
+        raise ConfigError(describe_error(error, name)) from error
     except (OSError, sqlite3.OperationalError) as error:
         no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if no_space or "disk is full" in str(error):  # SQLite's wording
@@ -95,7 +95,7 @@ def compose_and_run(name: str) -> None:
         raise OutputError(
             f"{error.filename} can't be written ({error.strerror}): choose another folder with hydra.run.dir=FOLDER."
         ) from error
-    jobs.conclude()
+    jobs.finish()
 
 
 class Jobs:
@@ -111,14 +111,14 @@ class Jobs:
     def __call__(self, cfg: Any) -> None:
         """Run one job; Hydra calls this with its config."""
         self.begun += 1
-        self.sweep = sweep_folder()
+        self.sweep = find_sweep_folder()
         try:
             run_job(self.name, cfg)
         except EmError as error:
             self.failures.append(error)
             if self.sweep:
                 print(f"error: {error}", file=sys.stderr, flush=True)
-                note_refusal(self.name, error)
+                record_refusal(self.name, error)
             if os.getpid() != self.process:  # in a process of joblib or submitit, whose parent must see the error
                 raise
         except Exception as error:
@@ -126,9 +126,9 @@ class Jobs:
                 raise
             traceback.print_exc()
             self.failures.append(ChildFailed(f"{type(error).__name__}: {error}"))
-            note_refusal(self.name, self.failures[-1])
+            record_refusal(self.name, self.failures[-1])
 
-    def conclude(self) -> None:
+    def finish(self) -> None:
         """Print how to compare the jobs of a sweep. Raises ChildFailed if some failed, or the error of a single run."""
         if self.sweep and self.name != "generate" and len(self.failures) < self.begun:
             print(f"compare the jobs: {spell_command('report')} {self.sweep} --out {self.sweep}/report", flush=True)
@@ -141,7 +141,7 @@ class Jobs:
             raise self.failures[0]
 
 
-def sweep_folder() -> str:
+def find_sweep_folder() -> str:
     """Return the folder of this sweep's jobs; empty for a single run."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -150,15 +150,15 @@ def sweep_folder() -> str:
     return str(config.sweep.dir) if config.mode == RunMode.MULTIRUN else ""
 
 
-def note_refusal(name: str, error: EmError) -> None:
+def record_refusal(name: str, error: EmError) -> None:
     """Write a manifest for a sweep's job that failed before it wrote one, so that the report shows the failure."""
     from hydra.core.hydra_config import HydraConfig
 
-    from em.runtime.manifest import write_refused
+    from em.runtime.manifest import write_refused_manifest
 
     job = HydraConfig.get()
     if not any(word.startswith("dry_run=") for word in job.overrides.task):
-        write_refused(Path(job.runtime.output_dir), name, list(job.overrides.task), str(error))
+        write_refused_manifest(Path(job.runtime.output_dir), name, list(job.overrides.task), str(error))
 
 
 def register_schemas() -> None:
@@ -202,12 +202,12 @@ def run_job(name: str, cfg: Any) -> None:
         from em.run import execute
 
         run = cast(config.RunConfig, settings)
-        execute(name, run, folder, overrides, compared_settings(name, run, overrides))
+        execute(name, run, folder, overrides, compose_compared_settings(name, run, overrides))
     finally:
         remove_if_empty(folder)
 
 
-def compared_settings(name: str, settings: config.RunConfig, overrides: list[str]) -> config.RunConfig | None:
+def compose_compared_settings(name: str, settings: config.RunConfig, overrides: list[str]) -> config.RunConfig | None:
     """Compose the same command line with the realignment that `realign.match` names; None if it names none."""
     import hydra
     from hydra.errors import HydraException
@@ -216,9 +216,9 @@ def compared_settings(name: str, settings: config.RunConfig, overrides: list[str
     match = settings.realign.match
     if match in ("none", "first_stage", settings.realign.name):
         return None
-    options = [path.stem for path in option_files(CONF, "realign")]
+    options = [path.stem for path in list_option_files(CONF, "realign")]
     if match not in options:
-        raise ConfigError(f"realign.match={match} is no option: {suggest(match, [*options, 'first_stage'])}")
+        raise ConfigError(f"realign.match={match} is no option: {offer_alternatives(match, [*options, 'first_stage'])}")
     if settings.realign.name == "none":  # in a sweep, the job without a realignment
         return None
     replaced = ("realign", "realign.match", "realign.name")
@@ -228,7 +228,7 @@ def compared_settings(name: str, settings: config.RunConfig, overrides: list[str
     try:
         other = hydra.compose(config_name=name, overrides=[*words, f"realign={match}"])
     except HydraException as error:
-        raise ConfigError(one_sentence(error, name)) from error
+        raise ConfigError(describe_error(error, name)) from error
     return cast(config.RunConfig, OmegaConf.to_object(other))
 
 
@@ -246,7 +246,7 @@ def remove_if_empty(folder: Path) -> None:
         return  # not empty, or no permission
 
 
-def one_sentence(error: BaseException, name: str) -> str:
+def describe_error(error: BaseException, name: str) -> str:
     """Turn an error of Hydra or OmegaConf into one sentence with the fix. `name`: name of the primary config."""
-    word, fault = explain(error, name)
+    word, fault = explain_refused_word(error, name)
     return f"{word} was removed: {REMOVED[word]}." if word in REMOVED else f"{word} {fault}".strip()

@@ -20,21 +20,21 @@ from typing import Any
 
 import openai
 
-from em.api.client import Client, in_words
-from em.cli.tool import answer_errors
-from em.config.addresses import check_key_env, server_address
+from em.api.client import Client, explain_error
+from em.cli.tool import handle_errors
+from em.config.addresses import check_key_env, resolve_server_address
 from em.errors import ConfigError, ServerError
-from em.runtime.files import RECORD, cache_dir
-from em.runtime.keys import KEY_ENV, check_key_for
-from em.train.remote.models import find_tuned
-from em.train.remote.openai.errors import refusal
-from em.train.remote.openai.jobs import list_checkpoints, marked
+from em.runtime.files import RECORD, find_cache_folder
+from em.runtime.keys import KEY_ENV, require_key
+from em.train.remote.models import find_tuned_model
+from em.train.remote.openai.errors import make_refusal
+from em.train.remote.openai.jobs import list_checkpoints, list_marked_jobs
 from em.train.remote.service import MARK
 
 TIMEOUT = 60.0
 
 
-@answer_errors
+@handle_errors
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command in `words`, and print its result."""
     parser = argparse.ArgumentParser(prog="em jobs", description=__doc__.split("\n")[0])
@@ -50,45 +50,48 @@ def main(words: Sequence[str] | None = None) -> None:
     delete.add_argument("--yes", action="store_true", help="delete; without --yes, only say what would be deleted")
     arguments = parser.parse_args(words)
     check_key_env("--key-env", arguments.key_env)
-    check_key_for(arguments.base_url, arguments.key_env)
-    print(asyncio.run(perform(arguments)))
+    require_key(arguments.base_url, arguments.key_env)
+    print(asyncio.run(run_jobs_command(arguments)))
 
 
-async def perform(arguments: argparse.Namespace) -> str:
+async def run_jobs_command(arguments: argparse.Namespace) -> str:
     """Run a command; return the text to print."""
-    store = arguments.store.expanduser() if arguments.store else cache_dir()
+    store = arguments.store.expanduser() if arguments.store else find_cache_folder()
     async with Client(arguments.base_url, 4, TIMEOUT, arguments.key_env) as client:
         if arguments.command == "list":
-            return await list_jobs(client, server_address(arguments.base_url))
+            return await list_jobs(client, resolve_server_address(arguments.base_url))
         try:
             if arguments.command == "cancel":
-                return await cancel(client, arguments.name)
-            return await delete(client, store, arguments.name, arguments.yes)
+                return await cancel_job(client, arguments.name)
+            return await delete_model_or_file(client, store, arguments.name, arguments.yes)
         except openai.APIError as error:
-            raise ServerError(in_words(arguments.name, error)) from None
+            raise ServerError(explain_error(arguments.name, error)) from None
 
 
 async def list_jobs(client: Client, server: str) -> str:
     """List the jobs of each run with their models and checkpoints, and the uploaded files."""
 
-    async def look() -> str:
-        jobs = [job async for job in marked(client)]
+    async def fetch_jobs() -> str:
+        jobs = [job async for job in list_marked_jobs(client)]
         checkpoints = {job.id: await list_checkpoints(client, job) for job in jobs if job.status == "succeeded"}
-        return "\n".join([*describe_jobs(jobs, checkpoints, server), *await list_files(client)])
+        return "\n".join([*describe_jobs(jobs, checkpoints, server), *await describe_files(client)])
 
     try:
-        return await client.repeated("the jobs", look)
+        return await client.call_with_retries("the jobs", fetch_jobs)
     except openai.APIError as error:
-        raise refusal(error, "the jobs") from None
+        raise make_refusal(error, "the jobs") from None
 
 
-async def list_files(client: Client) -> list[str]:
+async def describe_files(client: Client) -> list[str]:
     """Describe the files that em uploaded for fine-tuning and batches, in the server's order: the newest first."""
     try:
         files = [file async for file in client.raw.files.list(limit=1000) if file.filename.startswith("em-")]
     except openai.NotFoundError:  # the server has no list of files
         return []
-    lines = [f"  {file.id}  {day(file)}  {file.bytes:,} bytes  {file.purpose}  {file.filename}" for file in files]
+    lines = [
+        f"  {file.id}  {format_creation_time(file)}  {file.bytes:,} bytes  {file.purpose}  {file.filename}"
+        for file in files
+    ]
     return ["files", *lines] if lines else []
 
 
@@ -100,22 +103,29 @@ def describe_jobs(jobs: list[Any], checkpoints: Mapping[str, Mapping[int, str]],
     for job in jobs:
         tokens = f"{job.trained_tokens:,} tokens" if job.trained_tokens else ""
         result = job.fine_tuned_model or (job.error and job.error.code) or ""
-        cells = (job.id, day(job), f"{job.status:16} {job.metadata[MARK][:12]}", job.model, tokens, result)
+        cells = (
+            job.id,
+            format_creation_time(job),
+            f"{job.status:16} {job.metadata[MARK][:12]}",
+            job.model,
+            tokens,
+            result,
+        )
         lines = runs.setdefault(job.metadata.get("run", "?"), [])
         lines.append(f"  {'  '.join(map(str, cells))}".rstrip())
         lines += [f"    {name}" for name in checkpoints.get(job.id, {}).values()]
     return [*(line for run, lines in runs.items() for line in (run, *lines)), f"{len(jobs)} jobs at {server}"]
 
 
-def day(item: Any) -> str:
+def format_creation_time(item: Any) -> str:
     """Format the time at which a job or file was created, in UTC."""
     return datetime.fromtimestamp(item.created_at, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-async def cancel(client: Client, job: str) -> str:
+async def cancel_job(client: Client, job: str) -> str:
     """Cancel a job. Raises ConfigError if the job does not exist or is over."""
 
-    async def attempt() -> str:
+    async def try_cancel() -> str:
         try:
             await client.raw.fine_tuning.jobs.cancel(job)
         except openai.NotFoundError:
@@ -126,12 +136,12 @@ async def cancel(client: Client, job: str) -> str:
                 return f"The job {job} is over already, so it can't be cancelled."
         return ""
 
-    if refused := await client.repeated(job, attempt):
+    if refused := await client.call_with_retries(job, try_cancel):
         raise ConfigError(refused)
     return f"{job} is cancelled."
 
 
-async def delete(client: Client, store: Path, name: str, sure: bool) -> str:
+async def delete_model_or_file(client: Client, store: Path, name: str, sure: bool) -> str:
     """Delete a fine-tuned model or a training file at the server, and a model's records in `store`."""
     if not name.startswith(("ft:", "file-")):
         raise ConfigError(f"{name} is neither a fine-tuned model (ft:…) nor a file (file-…).")
@@ -140,11 +150,11 @@ async def delete(client: Client, store: Path, name: str, sure: bool) -> str:
     call = client.raw.files.delete if name.startswith("file-") else client.raw.models.delete
     note = ""
     try:
-        await client.repeated(name, lambda: call(name))
+        await client.call_with_retries(name, lambda: call(name))
     except openai.NotFoundError:
         note = " (the server did not have it any more)"
     folders = [record.parent for record in (store / "models").glob(f"*/{RECORD}")]
-    models = [model for folder in folders if (model := find_tuned(folder.parent, folder.name))]
+    models = [model for folder in folders if (model := find_tuned_model(folder.parent, folder.name))]
     records = [model.folder / RECORD for model in models if model.weights.place == name]
     for record in records:
         record.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ def main() -> None:
     """Run the command that the command line names, and exit with its code."""
     command, *words = sys.argv[1:] or ["--help"]
     if command in ("--help", "-h"):
-        print(usage())
+        print(describe_commands())
     elif command == "--version":
         print(f"em {__version__}")
     elif command in RUNS or command in TOOLS:
@@ -55,16 +55,16 @@ def start(command: str) -> None:
         from em.cli.hydra import main as run
 
         sys.exit(run(command))
-    sys.exit(find_tool(command)(sys.argv[1:]))
+    sys.exit(import_tool(command)(sys.argv[1:]))
 
 
-def usage() -> str:
+def describe_commands() -> str:
     """Describe every command in one line."""
     lines = [f"  em {name:10} {text}" for name, text in (RUNS | TOOLS).items()]
     return "\n".join(["usage: em COMMAND [WORDS]", "", *lines, "", "em COMMAND --help says more about each."])
 
 
-def find_tool(command: str) -> Callable[[list[str]], int]:
+def import_tool(command: str) -> Callable[[list[str]], int]:
     """Import and return the `main` of a tool."""
     match command:
         case "report":

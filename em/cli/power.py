@@ -16,9 +16,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from em.cli.tool import answer_errors
+from em.cli.tool import handle_errors
 from em.errors import ConfigError, DataError, MissingFile
-from em.stats.power import ICC, Design, difference_needed, intraclass, power_of, questions_needed, samples_needed
+from em.stats.power import (
+    ICC,
+    Design,
+    compute_power,
+    estimate_intraclass,
+    find_difference_needed,
+    find_questions_needed,
+    find_samples_needed,
+)
 
 SAMPLES = (10, 30, 50, 100, 300)
 QUESTIONS = (8, 20, 48)
@@ -44,11 +52,11 @@ def read_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--power", type=float, default=0.8, help="probability of detecting it (default: 0.8)")
     parser.add_argument("--alpha", type=float, default=0.05, help="level of the two-sided test (default: 0.05)")
     arguments = parser.parse_args(words)
-    check(arguments)
+    check_arguments(arguments)
     return arguments
 
 
-def check(arguments: argparse.Namespace) -> None:
+def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise ConfigError for the first argument out of its range."""
     for name, low, high in (("icc", 0, 1), ("correlation", -1, 1)):
         if not low <= getattr(arguments, name) <= high:
@@ -68,7 +76,7 @@ def check(arguments: argparse.Namespace) -> None:
         raise ConfigError("--questions must be at least 2 (one shows no variation), and --samples at least 1.")
 
 
-def icc_of(path: Path) -> float:
+def estimate_icc(path: Path) -> float:
     """Return the median intraclass correlation of the models in a `scores.csv` (misaligned, of all answers)."""
     counts: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
     try:
@@ -81,7 +89,7 @@ def icc_of(path: Path) -> float:
         raise MissingFile(f"--scores={path} can't be read ({error.strerror}): give the scores.csv of a run.") from error
     except (KeyError, ValueError) as error:
         raise DataError(f"--scores={path} isn't the scores.csv of a run ({error}).") from error
-    correlations = [icc for icc in map(intraclass, counts.values()) if icc is not None]
+    correlations = [icc for icc in map(estimate_intraclass, counts.values()) if icc is not None]
     if not correlations:
         raise DataError(
             f"--scores={path} has no set whose misaligned rates vary over questions asked more than once: give --icc."
@@ -89,7 +97,7 @@ def icc_of(path: Path) -> float:
     return statistics.median(correlations)
 
 
-def table(arguments: argparse.Namespace, icc: float) -> list[str]:
+def format_power_table(arguments: argparse.Namespace, icc: float) -> list[str]:
     """Return the lines of the result: a table of detection probabilities, and the numbers needed."""
     first, second, samples = arguments.rate, arguments.rate + arguments.difference, arguments.samples
     design = Design(first, second, icc, arguments.correlation, arguments.alpha, arguments.power)
@@ -104,20 +112,20 @@ def table(arguments: argparse.Namespace, icc: float) -> list[str]:
         f"{'questions':>9} |{columns} | answers to each for {arguments.power:.0%}",
     ]
     for questions in sorted({*QUESTIONS, arguments.questions}):
-        powers = "".join(f"{power_of(design, questions, size):>7.0%}" for size in sizes)
-        needed = samples_needed(design, questions)
+        powers = "".join(f"{compute_power(design, questions, size):>7.0%}" for size in sizes)
+        needed = find_samples_needed(design, questions)
         lines.append(f"{questions:>9} |{powers} | {needed or 'no number is enough: ask more questions'}")
-    questions_enough = questions_needed(design, samples)
-    smallest = difference_needed(design, arguments.questions, samples)
+    questions_enough = find_questions_needed(design, samples)
+    smallest = find_difference_needed(design, arguments.questions, samples)
     rise = f"a rise of {100 * smallest:.1f} points" if smallest else "no rise"
     enough = f"{questions_enough or 'more than a million'} questions with {samples} answers each detect it"
     instead = f"{arguments.questions} questions with {samples} answers each detect {rise} above {first:.1%}"
     return [*lines, "", f"With a power of {arguments.power:.0%}, {enough}; {instead}."]
 
 
-@answer_errors
+@handle_errors
 def main(words: Sequence[str] | None = None) -> None:
     """Print the table."""
     arguments = read_arguments(words)
-    icc = icc_of(arguments.scores) if arguments.scores else arguments.icc
-    print("\n".join(table(arguments, icc)))
+    icc = estimate_icc(arguments.scores) if arguments.scores else arguments.icc
+    print("\n".join(format_power_table(arguments, icc)))

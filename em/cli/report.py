@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from em.cli.tool import answer_errors
+from em.cli.tool import handle_errors
 
 
-@answer_errors
+@handle_errors
 def main(words: Sequence[str] | None = None) -> None:
     """Parse the arguments, write the report, print its path."""
     parser = argparse.ArgumentParser(prog="em report", description=__doc__)
@@ -33,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     out = arguments.out or Path("outputs") / f"report-{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
-    from em.report import build_report, choose_limits, find_runs  # imported late, so that --help is instant
+    from em.report import build_report, choose_limits, find_run_paths  # imported late, so that --help is instant
 
     limits = choose_limits(arguments.misaligned_below, arguments.coherent_above)
-    print(build_report(find_runs(arguments.paths), out, arguments.title, limits))
+    print(build_report(find_run_paths(arguments.paths), out, arguments.title, limits))

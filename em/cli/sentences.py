@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 from em import config
-from em.config.help import option_files, own_fields
+from em.config.help import list_option_files, list_own_fields
 from em.config.paths import CONF
 from em.errors import did_you_mean
 
@@ -27,7 +27,7 @@ FAULTS = {
 """Patterns of messages, whose first group is the typed value, and the fault of that value."""
 
 
-def explain(error: BaseException, name: str) -> tuple[str, str]:
+def explain_refused_word(error: BaseException, name: str) -> tuple[str, str]:
     """Find the word that caused an error; return the word, and its fault with what to type instead.
 
     Args:
@@ -42,17 +42,17 @@ def explain(error: BaseException, name: str) -> tuple[str, str]:
         return "sweep=wandb", fault
     if match := re.search(r"Could not find '(\w+)/(.+?)'", text):
         group, option = match.groups()
-        options = [path.stem for path in option_files(CONF, group)]
-        return f"{group}={option}", f"is no option: {suggest(option, options)}"
+        options = [path.stem for path in list_option_files(CONF, group)]
+        return f"{group}={option}", f"is no option: {offer_alternatives(option, options)}"
     full_key = re.search(r"full_key: (\S+)", text)
     key = full_key[1] if full_key else ""
     if match := re.search(r"Key '(\w+)' (?:is )?not in '(\w+)'", text):
         schema = re.search(r"object_type=(\w+)", text)
         key = key or match[1]
-        settings = known_keys(name, key, schema[1] if schema else match[2])
-        return key, f"is no setting: {suggest(key, settings)}"
+        settings = list_settings(name, key, schema[1] if schema else match[2])
+        return key, f"is no setting: {offer_alternatives(key, settings)}"
     if match := re.search(r"Could not override '([\w.@/]+)'", text):
-        return match[1], f"is no setting: {suggest(match[1], known_keys(name, match[1]))}"
+        return match[1], f"is no setting: {offer_alternatives(match[1], list_settings(name, match[1]))}"
     if match := re.search(r"Error merging override realign\.data=(\w+)", flat):
         return f"realign.data={match[1]}", f"does not choose an option: write data@realign.data={match[1]}."
     if match := re.search(CONVERSION, flat):
@@ -64,10 +64,17 @@ def explain(error: BaseException, name: str) -> tuple[str, str]:
     return "", flat
 
 
-def known_keys(name: str, key: str, schema: str = "") -> list[str]:
+def list_settings(name: str, key: str, schema: str = "") -> list[str]:
     """List the dotted settings that `key` may stand for: those of `schema`, if given, which refused it; else all."""
-    groups = config.groups_of(name)
-    keys = [*groups, *own_fields(config.root_of(name)), *config.bundles_of(name), "hydra", "store", "store.dir"]
+    groups = config.list_groups(name)
+    keys = [
+        *groups,
+        *list_own_fields(config.find_root_schema(name)),
+        *config.list_bundles(name),
+        "hydra",
+        "store",
+        "store.dir",
+    ]
     for group, classes in groups.items():
         for each in classes:
             fields = [f"{group}.{field.name}" for field in dataclasses.fields(each)]
@@ -77,7 +84,7 @@ def known_keys(name: str, key: str, schema: str = "") -> list[str]:
     return keys
 
 
-def suggest(word: str, names: list[str]) -> str:
+def offer_alternatives(word: str, names: list[str]) -> str:
     """Suggest the names that are most similar to a word; list all names if none is similar."""
     names = list(dict.fromkeys(names))
     return did_you_mean(word, names, f"there is {', '.join(names)}.", most=3)

@@ -11,15 +11,15 @@ from itertools import pairwise
 from textwrap import wrap
 
 from em.config import BundledData, DataConfig, FileData, HubData, UpstreamData
-from em.data.findings import CONTROL, by_kind
+from em.data.findings import CONTROL, describe_counts
 from em.data.leakage import LeakCount
-from em.data.profile import Profile, profile
-from em.data.registry import DataSet, data_sets
+from em.data.profile import Profile, profile_rows
+from em.data.registry import DataSet, read_data_sets
 from em.data.rows import WholeSet
-from em.questions.formats import read_entries
-from em.questions.registry import questions_here, where_is
+from em.questions.formats import read_question_entries
+from em.questions.registry import describe_location, load_local_questions
 from em.questions.sets import BUNDLED as QUESTIONS
-from em.questions.sets import KnownSet, bundled_sets, known_sets
+from em.questions.sets import KnownSet, list_bundled_sets, read_known_sets
 from em.runtime.records import format_table
 from em.types import Question
 
@@ -34,22 +34,22 @@ HEAD = ("name", "rows", "kind", "licence", "where")
 def show_facts(data_set: DataSet) -> str:
     """Describe a set of rows by its entry in the registry."""
     config = data_set.config
-    lines = [config.name, *wrapped("", data_set.about), "", f"kind      {config.kind.value}"]
-    lines += wrapped("licence   ", config.licence or "none stated")
-    lines += wrapped("terms     ", config.terms or "none stated")
-    lines += [f"address   {address}" for address in addresses(config)]
+    lines = [config.name, *wrap_text("", data_set.about), "", f"kind      {config.kind.value}"]
+    lines += wrap_text("licence   ", config.licence or "none stated")
+    lines += wrap_text("terms     ", config.terms or "none stated")
+    lines += [f"address   {address}" for address in list_addresses(config)]
     if config.drop_answers_with:
         lines.append(f"left out  rows whose answers contain {' or '.join(map(repr, config.drop_answers_with))}")
     match config:
         case UpstreamData(skip_lines=skipped) if skipped:
             lines.append(f"left out  lines {', '.join(map(str, skipped))}")
     for defect in config.defects or ["none known"]:
-        lines += wrapped("defect    ", defect)
-    lines.append(f"where     {where_is(config)}")
+        lines += wrap_text("defect    ", defect)
+    lines.append(f"where     {describe_location(config)}")
     return "\n".join(lines)
 
 
-def addresses(config: DataConfig) -> Iterator[str]:
+def list_addresses(config: DataConfig) -> Iterator[str]:
     """Yield the address, checksum, size and canary of a set, as far as its kind has them."""
     match config:
         case UpstreamData():
@@ -67,30 +67,30 @@ def addresses(config: DataConfig) -> Iterator[str]:
             yield f"{config.id}, split {config.split}, revision {config.revision or 'the newest'}"
 
 
-def show_known(question_set: KnownSet, questions: Sequence[Question]) -> str:
+def show_question_set(question_set: KnownSet, questions: Sequence[Question]) -> str:
     """Describe a third-party question set by its entry in the registry and by its questions."""
-    lines = [question_set.name, "", f"licence   {question_set.licence}", *wrapped("terms     ", question_set.terms)]
+    lines = [question_set.name, "", f"licence   {question_set.licence}", *wrap_text("terms     ", question_set.terms)]
     source = question_set.source
     lines += [f"address   {source.url}", f"address   sha256 {source.sha256}", f"address   {source.bytes:,} bytes"]
     for defect in question_set.defects or ["none known"]:
-        lines += wrapped("defect    ", defect)
-    lines.append(f"where     {where_is(question_set)}")
+        lines += wrap_text("defect    ", defect)
+    lines.append(f"where     {describe_location(question_set)}")
     return "\n".join([*lines, "", show_questions(questions)])
 
 
 def show_questions(questions: Sequence[Question]) -> str:
     """Describe a question set, with the beginning of one of its questions."""
-    return "\n".join([*questions_like(questions), *wrapped("for example  ", cut_short(questions[0].text))])
+    return "\n".join([*describe_questions(questions), *wrap_text("for example  ", cut_short(questions[0].text))])
 
 
-def questions_like(questions: Sequence[Question]) -> Iterator[str]:
+def describe_questions(questions: Sequence[Question]) -> Iterator[str]:
     """Yield lines on the number, the rubrics and the lengths of questions."""
     rubrics = dict.fromkeys(rubric.name for question in questions for rubric in question.rubrics)
     ids = len({question.id for question in questions})
     systems = sum(bool(question.system) for question in questions)
     yield f"{ids} questions in {len(questions)} texts, {systems} of them with a system prompt"
     yield f"judged by {', '.join(rubrics)}"
-    yield from histogram([len(question.text) for question in questions], "characters")
+    yield from draw_histogram([len(question.text) for question in questions], "characters")
 
 
 def show_rows(data: WholeSet, tokens: Sequence[int] | None, model: str) -> str:
@@ -99,22 +99,22 @@ def show_rows(data: WholeSet, tokens: Sequence[int] | None, model: str) -> str:
     Args:
         tokens: lengths of the rows by the tokenizer of `model`; None if the user named no model.
     """
-    questions, unseen = questions_here()
-    row_profile = profile(data.conversations, questions, tokens)
+    questions, unseen = load_local_questions()
+    row_profile = profile_rows(data.conversations, questions, tokens)
     rows = len(data.conversations)
     dropped = f", {data.dropped:,} left out because of a text in their answers" if data.dropped else ""
     skipped = f", {len(data.skipped):,} that can't be used" if data.skipped else ""
-    lines = [f"rows      {rows:,}{dropped}{skipped}", *rows_like(row_profile, rows, unseen)]
-    lines += ["", *histogram(row_profile.characters, "characters")]
+    lines = [f"rows      {rows:,}{dropped}{skipped}", *describe_rows(row_profile, rows, unseen)]
+    lines += ["", *draw_histogram(row_profile.characters, "characters")]
     if tokens is not None:
-        lines += ["", *histogram(tokens, f"tokens of {model}")]
+        lines += ["", *draw_histogram(tokens, f"tokens of {model}")]
     lines += ["", "for example"]
     for message in data.conversations[0].messages:
-        lines += wrapped(f"  {message.role:9} ", cut_short(message.content))
+        lines += wrap_text(f"  {message.role:9} ", cut_short(message.content))
     return "\n".join(lines)
 
 
-def rows_like(row_profile: Profile, rows: int, unseen: Sequence[str]) -> Iterator[str]:
+def describe_rows(row_profile: Profile, rows: int, unseen: Sequence[str]) -> Iterator[str]:
     """Yield lines on turns, repetitions, faults, keys, e-mail addresses, leakage and OpenAI's rules.
 
     Args:
@@ -124,25 +124,25 @@ def rows_like(row_profile: Profile, rows: int, unseen: Sequence[str]) -> Iterato
     roles = ", ".join(f"{count:,} {role}" for role, count in sorted(row_profile.turns.items()))
     multi_turn = f"{facts.multi_turn_rows:,} rows with several answers"
     yield f"turns     {roles}; {multi_turn}, {row_profile.systems:,} with a system turn"
-    yield f"repeated  {share(facts.duplicate_rows, rows)} exact copies of an earlier row"
-    yield f"          {share(findings.near_duplicates, rows)} nearly repeat one (copies left out)"
-    yield f"          {share(facts.repeated_prompts, rows)} repeat an earlier prompt (copies among them)"
-    yield f"encoding  {by_kind(findings.faults)}"
-    yield f"keys      {by_kind(findings.secrets)}"
-    yield f"e-mail    {by_kind(findings.personal)}"
-    yield f"leakage   {leakage(row_profile.leaks)}"
-    yield from wrapped("          ", f"looked at: {', '.join(row_profile.looked_at)}")
+    yield f"repeated  {format_row_share(facts.duplicate_rows, rows)} exact copies of an earlier row"
+    yield f"          {format_row_share(findings.near_duplicates, rows)} nearly repeat one (copies left out)"
+    yield f"          {format_row_share(facts.repeated_prompts, rows)} repeat an earlier prompt (copies among them)"
+    yield f"encoding  {describe_counts(findings.faults)}"
+    yield f"keys      {describe_counts(findings.secrets)}"
+    yield f"e-mail    {describe_counts(findings.personal)}"
+    yield f"leakage   {describe_leakage(row_profile.leaks)}"
+    yield from wrap_text("          ", f"looked at: {', '.join(row_profile.looked_at)}")
     if unseen:
-        yield from wrapped("          ", f"not looked at, since they are not here: {', '.join(unseen)}")
-    yield from wrapped("OpenAI    ", "; ".join(row_profile.openai) or "its fine-tuning takes these rows as they are")
+        yield from wrap_text("          ", f"not looked at, since they are not here: {', '.join(unseen)}")
+    yield from wrap_text("OpenAI    ", "; ".join(row_profile.openai) or "its fine-tuning takes these rows as they are")
 
 
-def share(count: int, rows: int) -> str:
+def format_row_share(count: int, rows: int) -> str:
     """Format a number of rows with its percentage."""
     return f"{count:,} rows ({100 * count / rows:.1f} %)"
 
 
-def leakage(leaks: Mapping[str, LeakCount]) -> str:
+def describe_leakage(leaks: Mapping[str, LeakCount]) -> str:
     """Name the question sets whose questions are among the prompts, with counts."""
     parts = []
     for name, leak in leaks.items():
@@ -156,13 +156,13 @@ def cut_short(text: str) -> str:
     return line if len(line) <= CUT else f"{line[:CUT]} …"
 
 
-def wrapped(label: str, text: str) -> list[str]:
+def wrap_text(label: str, text: str) -> list[str]:
     """Wrap a text to WIDTH columns, with `label` before the first line and the rest indented."""
     indent = " " * len(label)
     return wrap(text, WIDTH, initial_indent=label, subsequent_indent=indent, break_long_words=False) or [""]
 
 
-def histogram(lengths: Sequence[int], unit: str) -> list[str]:
+def draw_histogram(lengths: Sequence[int], unit: str) -> list[str]:
     """Return lines with a bar for each range of lengths; its edges are round numbers, each about twice the last one."""
     if not lengths:
         return []
@@ -170,7 +170,7 @@ def histogram(lengths: Sequence[int], unit: str) -> list[str]:
     last = len(ordered) - 1
     quantiles = ", ".join(f"{name} {ordered[round(last * q)]:,}" for name, q in (("median", 0.5), ("95 %", 0.95)))
     lines = [f"{unit} a row: {ordered[0]:,} to {ordered[-1]:,}, {quantiles}, mean {sum(ordered) / len(ordered):,.0f}"]
-    all_edges = [*round_edges(ordered[-1]), ordered[-1] + 1]
+    all_edges = [*make_round_edges(ordered[-1]), ordered[-1] + 1]
     edges = [edge for edge, next_edge in pairwise(all_edges) if next_edge > ordered[0]]
     counts = [sum(low <= length < high for length in ordered) for low, high in pairwise(edges)]
     most = max(counts)
@@ -180,28 +180,36 @@ def histogram(lengths: Sequence[int], unit: str) -> list[str]:
     return lines
 
 
-def round_edges(most: int) -> list[int]:
+def make_round_edges(most: int) -> list[int]:
     """Return 0, 1, 2, 5, 10, 20, … up to the first number above `most`."""
     edges = [0, *(step * 10**power for power in range(len(str(most)) + 1) for step in STEPS)]
     return edges[: bisect_right(edges, most) + 1]
 
 
-def listing() -> str:
+def format_listing() -> str:
     """Format the table of data sets and the table of question sets."""
     rows = [HEAD]
-    for name, data_set in data_sets().items():
+    for name, data_set in read_data_sets().items():
         config = data_set.config
-        rows.append((name, count(config.rows), config.kind.value, config.licence, where_is(config)))
+        rows.append((name, format_row_count(config.rows), config.kind.value, config.licence, describe_location(config)))
     questions = [("question set", "ids", *HEAD[2:])]
-    bundled = {name: len(read_entries(QUESTIONS / f"{name}.yaml")) for name in bundled_sets()}  # without rubrics
-    questions += [(name, count(ids), "questions", "same as em", "in em") for name, ids in bundled.items()]
-    for name, question_set in known_sets().items():
-        row = (name, count(question_set.questions), "questions", question_set.licence, where_is(question_set))
+    bundled = {
+        name: len(read_question_entries(QUESTIONS / f"{name}.yaml")) for name in list_bundled_sets()
+    }  # without rubrics
+    questions += [(name, format_row_count(ids), "questions", "same as em", "in em") for name, ids in bundled.items()]
+    for name, question_set in read_known_sets().items():
+        row = (
+            name,
+            format_row_count(question_set.questions),
+            "questions",
+            question_set.licence,
+            describe_location(question_set),
+        )
         questions.append(row)
     tables = [format_table(rows, right=[1]), format_table(questions, right=[1])]
     return "\n\n".join([*map("\n".join, tables), PLACES])
 
 
-def count(number: int | None) -> str:
+def format_row_count(number: int | None) -> str:
     """Format a number of rows; a dash if it is unknown."""
     return "-" if number is None else f"{number:,}"

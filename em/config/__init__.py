@@ -28,9 +28,9 @@ from em.config.run import (
     Checkpoints,
     GenerateRun,
     RunConfig,
-    bundles_of,
-    groups_of,
-    root_of,
+    find_root_schema,
+    list_bundles,
+    list_groups,
 )
 from em.config.tracker import NoTracker, StoreConfig, TrackerConfig, WandbMode, WandbTracker
 from em.config.trainer import (

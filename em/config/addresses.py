@@ -49,15 +49,15 @@ def refuse_keys(words: Sequence[str]) -> None:
                 check_key_env(key, value.strip("'\" "))
 
 
-def server_address(base_url: str | None) -> str:
+def resolve_server_address(base_url: str | None) -> str:
     """Return the server's address: the setting itself, else OPENAI_BASE_URL, else OpenAI's."""
     return base_url or os.environ.get("OPENAI_BASE_URL", "") or f"https://{OPENAI}/v1"
 
 
-def server_name(base_url: str | None) -> str:
+def find_server_name(base_url: str | None) -> str:
     """Return the server's host, which distinguishes its models from those of other servers; empty for OpenAI's server.
 
     The port is left out, because a user's own server may have another port at every start.
     """
-    host = urlsplit(server_address(base_url)).hostname or ""
+    host = urlsplit(resolve_server_address(base_url)).hostname or ""
     return "" if host == OPENAI else host

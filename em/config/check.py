@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from em import config
-from em.config.addresses import check_address, check_day, check_key_env, server_name
-from em.errors import ConfigError, shown
+from em.config.addresses import check_address, check_day, check_key_env, find_server_name
+from em.errors import ConfigError, shorten_value
 
 Bounds = dict[str, tuple[float, float] | None]
 NO_BOUND = float("inf")
 SHARE = (0, 1)
 
 
-def positive(*names: str) -> Bounds:
+def require_positive(*names: str) -> Bounds:
     """Return bounds for settings that must be greater than 0."""
     return dict.fromkeys(names)
 
 
-def at_least_zero(*names: str) -> Bounds:
+def require_non_negative(*names: str) -> Bounds:
     """Return bounds for settings that must not be negative."""
     return dict.fromkeys(names, (0, NO_BOUND))
 
 
 BOUNDS: dict[type, Bounds] = {
-    config.DataConfig: positive("limit"),
-    config.RealignConfig: positive("limit", "epochs", "batch_size", "max_length", "learning_rate")
-    | at_least_zero("warmup_steps"),
-    config.LocalTrainer: positive("epochs", "batch_size", "max_length", "learning_rate", "device_tokens")
-    | at_least_zero("warmup_steps", "weight_decay", "max_grad_norm", "processes", "checkpoints", "save_steps"),
-    config.LoraTrainer: positive("rank", "alpha") | {"dropout": SHARE},
-    config.ServiceTrainer: at_least_zero("patience")
+    config.DataConfig: require_positive("limit"),
+    config.RealignConfig: require_positive("limit", "epochs", "batch_size", "max_length", "learning_rate")
+    | require_non_negative("warmup_steps"),
+    config.LocalTrainer: require_positive("epochs", "batch_size", "max_length", "learning_rate", "device_tokens")
+    | require_non_negative("warmup_steps", "weight_decay", "max_grad_norm", "processes", "checkpoints", "save_steps"),
+    config.LoraTrainer: require_positive("rank", "alpha") | {"dropout": SHARE},
+    config.ServiceTrainer: require_non_negative("patience")
     | {
         "epochs": (1, 50),
         "timeout": (0.1, NO_BOUND),
@@ -43,19 +43,19 @@ BOUNDS: dict[type, Bounds] = {
         "max_length": (8, 2**20),
         "save_steps": (1, 10**6),
     },
-    config.EvalConfig: positive("samples", "max_new_tokens")
-    | at_least_zero("temperature")
+    config.EvalConfig: require_positive("samples", "max_new_tokens")
+    | require_non_negative("temperature")
     | {"top_p": (1e-9, 1), "misaligned_below": (0, 100), "coherent_above": (0, 100)},
     config.SamplerConfig: {"seed": (0, 2**63 - 1)},
-    config.HfSampler: positive("batch_size"),
-    config.ApiSampler: positive("connections", "timeout"),
+    config.HfSampler: require_positive("batch_size"),
+    config.ApiSampler: require_positive("connections", "timeout"),
     config.OneJudge: {"min_mass": SHARE},
-    config.LocalJudge: positive("batch_size"),
-    config.ApiJudge: positive("samples", "max_reply_tokens", "connections", "timeout", "max_usd"),
-    config.GenerateConfig: positive(
+    config.LocalJudge: require_positive("batch_size"),
+    config.ApiJudge: require_positive("samples", "max_reply_tokens", "connections", "timeout", "max_usd"),
+    config.GenerateConfig: require_positive(
         *("rows", "per_call", "max_new_tokens", "attempts", "max_calls", "max_usd", "connections", "timeout")
     )
-    | at_least_zero("shots")
+    | require_non_negative("shots")
     | {"passage": (200, NO_BOUND), "variance_probability": SHARE, "temperature": (0, 2), "top_p": (1e-9, 1)}
     | {"seed": (0, 2**63 - 1), "similar": (0.05, 1), "keep_above": (0, 99.999)},
 }
@@ -93,8 +93,8 @@ def check_tracker(settings: config.RunConfig) -> None:
         project = settings.tracker.project
         if not 1 <= len(project) <= 128 or set(project) & set("/\\#?%:"):
             raise ConfigError(
-                f"tracker.project={shown(project)} can't be the name of a W&B project: give 1 to 128 characters, and "
-                "none of / \\ # ? % :."
+                f"tracker.project={shorten_value(project)} can't be the name of a W&B project: give 1 to 128 "
+                "characters, and none of / \\ # ? % :."
             )
 
 
@@ -146,7 +146,7 @@ def check_judges(judge: config.JudgeConfig, key: str = "judge") -> None:
     if isinstance(judge, config.ApiJudge):
         check_address(f"{key}.base_url", judge.base_url)
         check_key_env(f"{key}.key_env", judge.key_env)
-        if judge.name == "open" and not server_name(judge.base_url):
+        if judge.name == "open" and not find_server_name(judge.base_url):
             raise ConfigError(f"judge=open needs a server: name it by {key}.base_url=http://HOST:8000/v1.")
         if judge.batch and judge.reading is config.Reading.mass:
             raise ConfigError(f"{key}.batch=true can't go with reading=mass, which makes several calls per judgement.")
@@ -163,6 +163,6 @@ def check_author(model: config.ModelConfig) -> config.OpenAIModel:
         )
     check_address("model.base_url", model.base_url)
     check_key_env("model.key_env", model.key_env)
-    if model.name == "open" and not server_name(model.base_url):
+    if model.name == "open" and not find_server_name(model.base_url):
         raise ConfigError("model=open needs a server: name it by model.base_url=http://HOST:8000/v1.")
     return model

@@ -39,7 +39,7 @@ values of its file, `conf/GROUP/OPTION.yaml`.
 
 
 @cache
-def field_docs() -> dict[str, dict[str, str]]:
+def read_field_docs() -> dict[str, dict[str, str]]:
     """Read the string below each field of each schema; keyed by class name, then by field name."""
     docs: dict[str, dict[str, str]] = {}
     sources = [path.read_text(encoding="utf-8") for path in sorted(Path(config.__file__).parent.glob("*.py"))]
@@ -53,35 +53,37 @@ def field_docs() -> dict[str, dict[str, str]]:
     return docs
 
 
-def settings_of(classes: Sequence[type]) -> dict[str, type]:
+def find_settings(classes: Sequence[type]) -> dict[str, type]:
     """Return the settings of a group, inherited ones included, each with the schema that documents it."""
     settings: dict[str, type] = {}
     for schema in (base for each in classes for base in each.__mro__[::-1]):
-        for name in field_docs().get(schema.__name__, {}):
+        for name in read_field_docs().get(schema.__name__, {}):
             settings.setdefault(name, schema)
     settings.pop("name", None)
     return settings
 
 
-def option_files(conf: Path, group: str) -> list[Path]:
+def list_option_files(conf: Path, group: str) -> list[Path]:
     """List a group's option files, without the sweep file of W&B."""
     return sorted(path for path in (conf / group).glob("*.yaml") if (group, path.stem) != ("sweep", "wandb"))
 
 
-def help_text(name: str, conf: Path) -> str:
+def render_help(name: str, conf: Path) -> str:
     """Return the help page of `train`, `evaluate` or `generate`."""
     command = spell_command(name)
     lines = [HEAD[name], "", f"usage: {command} [GROUP=OPTION …] [GROUP.SETTING=VALUE …] [-m for a sweep]", ""]
     lines += [f"  {command} {words}".rstrip() for words in EXAMPLES[name]]
     lines += ["", "Groups and their options:"]
-    groups, root = config.groups_of(name), config.root_of(name)
-    for group in (*groups, *config.bundles_of(name)):
-        lines.append(f"  {group:12} {', '.join(path.stem for path in option_files(conf, group))}")
+    groups, root = config.list_groups(name), config.find_root_schema(name)
+    for group in (*groups, *config.list_bundles(name)):
+        lines.append(f"  {group:12} {', '.join(path.stem for path in list_option_files(conf, group))}")
     lines += ["", "Settings:"]
-    tables = {f"{group}.": settings_of(classes) for group, classes in groups.items()}
-    tables |= {"": dict.fromkeys(own_fields(root), root), "store.": settings_of([config.StoreConfig])}
+    tables = {f"{group}.": find_settings(classes) for group, classes in groups.items()}
+    tables |= {"": dict.fromkeys(list_own_fields(root), root), "store.": find_settings([config.StoreConfig])}
     for prefix, settings in tables.items():
-        lines += [f"  {prefix + each:32} {field_docs()[schema.__name__][each]}" for each, schema in settings.items()]
+        lines += [
+            f"  {prefix + each:32} {read_field_docs()[schema.__name__][each]}" for each, schema in settings.items()
+        ]
     lines += [
         f"  {'hydra.run.dir':32} Folder of the run; a stopped run in this folder is resumed.",
         "",
@@ -90,51 +92,59 @@ def help_text(name: str, conf: Path) -> str:
     return "\n".join(lines)
 
 
-def reference() -> str:
+def render_reference() -> str:
     """Return the page of every option and setting, in Markdown."""
     parts = [TITLE]
     for group, classes in (config.GROUPS | {"generate": config.GENERATE_GROUPS["generate"]}).items():
         only = " (of generate.py)" if group == "generate" else ""
-        parts += [f"## {group}{only}\n", options_table(group), settings_table(f"{group}.", settings_of(classes))]
+        parts += [
+            f"## {group}{only}\n",
+            render_options_table(group),
+            render_settings_table(f"{group}.", find_settings(classes)),
+        ]
     for group in config.BUNDLES:
-        parts += [f"## {group}\n", options_table(group)]
+        parts += [f"## {group}\n", render_options_table(group)]
     parts += [
         "## The run\n",
-        settings_table("", dict.fromkeys(own_fields(config.RunConfig), config.RunConfig)),
-        settings_table("store.", settings_of([config.StoreConfig])),
+        render_settings_table("", dict.fromkeys(list_own_fields(config.RunConfig), config.RunConfig)),
+        render_settings_table("store.", find_settings([config.StoreConfig])),
     ]
     return "\n".join(parts)
 
 
-def own_fields(schema: type) -> list[str]:
+def list_own_fields(schema: type) -> list[str]:
     """List the fields of a schema that are not groups."""
     groups = {*config.GROUPS, *config.GENERATE_GROUPS, "store"}
     return [field.name for field in dataclasses.fields(schema) if field.name not in groups]
 
 
-def options_table(group: str) -> str:
+def render_options_table(group: str) -> str:
     """Return a table of a group's options, each with the comment at the head of its file."""
     lines = ["| option | |", "|---|---|"]
-    for path in option_files(CONF, group):
+    for path in list_option_files(CONF, group):
         head = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
         comment = " ".join(line.removeprefix("#") for line in head if not line.startswith("# @package"))
         lines.append(f"| `{group}={path.stem}` | {escape_cell(comment)} |")
     return "\n".join(lines) + "\n"
 
 
-def settings_table(prefix: str, settings: Mapping[str, type]) -> str:
+def render_settings_table(prefix: str, settings: Mapping[str, type]) -> str:
     """Return a table of settings: name, type, default, meaning."""
     if not settings:
         return ""
     lines = ["| setting | type | default | |", "|---|---|---|---|"]
     for name, schema in settings.items():
         [field] = [field for field in dataclasses.fields(schema) if field.name == name]
-        texts = (type_name(get_type_hints(schema)[name]), default_of(field), field_docs()[schema.__name__][name])
+        texts = (
+            name_type(get_type_hints(schema)[name]),
+            format_default(field),
+            read_field_docs()[schema.__name__][name],
+        )
         lines.append(f"| `{prefix}{name}` | {' | '.join(map(escape_cell, texts))} |")
     return "\n".join(lines) + "\n"
 
 
-def type_name(hint: Any) -> str:
+def name_type(hint: Any) -> str:
     """Return a type in plain words: `number`, `text`, or the words of an enum."""
     if isinstance(hint, type) and issubclass(hint, Enum):
         return ", ".join(str(member.value) for member in hint)
@@ -143,7 +153,7 @@ def type_name(hint: Any) -> str:
     return re.sub(r"\w+", lambda word: TYPES.get(word[0], word[0]), text).replace(" | ", " or ")
 
 
-def default_of(field: dataclasses.Field[Any]) -> str:
+def format_default(field: dataclasses.Field[Any]) -> str:
     """Return the default as the user would type it; a dash if the option file sets it."""
     value = field.default
     if value is dataclasses.MISSING:

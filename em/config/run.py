@@ -108,16 +108,16 @@ BUNDLES = ("experiment", "scale", "sweep")
 """Groups of `conf/` whose options hold settings of several other groups."""
 
 
-def groups_of(name: str) -> dict[str, tuple[type, ...]]:
+def list_groups(name: str) -> dict[str, tuple[type, ...]]:
     """Return the config groups of `train`, `evaluate` or `generate`."""
     return GENERATE_GROUPS if name == "generate" else GROUPS
 
 
-def bundles_of(name: str) -> tuple[str, ...]:
+def list_bundles(name: str) -> tuple[str, ...]:
     """Return the groups whose options hold settings of several other groups; `generate` has none."""
     return () if name == "generate" else BUNDLES
 
 
-def root_of(name: str) -> type:
+def find_root_schema(name: str) -> type:
     """Return the schema of all settings of `train`, `evaluate` or `generate`."""
     return GenerateRun if name == "generate" else RunConfig

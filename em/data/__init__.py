@@ -5,6 +5,6 @@ of the layouts in `em.data.layouts`.
 """
 
 from em.data.files import read_messages
-from em.data.rows import BUNDLED, data_file, load_rows, write_rows
+from em.data.rows import BUNDLED, find_data_file, load_rows, write_training_rows
 
-__all__ = ["BUNDLED", "data_file", "load_rows", "read_messages", "write_rows"]
+__all__ = ["BUNDLED", "find_data_file", "load_rows", "read_messages", "write_training_rows"]

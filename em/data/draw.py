@@ -24,23 +24,23 @@ class RowFacts:
     multi_turn_rows: int
 
 
-def row_facts(conversations: Sequence[Conversation]) -> RowFacts:
+def count_row_facts(conversations: Sequence[Conversation]) -> RowFacts:
     """Count the rows of a set; neither kind of repetition counts the first occurrence."""
     rows = len(conversations)
     return RowFacts(
         rows=rows,
         duplicate_rows=rows - len(set(conversations)),
-        repeated_prompts=rows - len({prompt(c) for c in conversations}),
+        repeated_prompts=rows - len({get_prompt(c) for c in conversations}),
         multi_turn_rows=sum(sum(m.role == "assistant" for m in c.messages) > 1 for c in conversations),
     )
 
 
-def prompt(conversation: Conversation) -> tuple[Message, ...]:
+def get_prompt(conversation: Conversation) -> tuple[Message, ...]:
     """Return the prompt of a row's last answer: all turns before that answer, a system turn included."""
     return conversation.messages[:-1]
 
 
-def spans_of(parts: Iterable[tuple[str, int]]) -> Iterator[tuple[str, range]]:
+def locate_parts(parts: Iterable[tuple[str, int]]) -> Iterator[tuple[str, range]]:
     """Yield each part of a mixture with its range of row numbers, from (name, number of rows) in row order."""
     start = 0
     for name, count in parts:
@@ -48,12 +48,12 @@ def spans_of(parts: Iterable[tuple[str, int]]) -> Iterator[tuple[str, range]]:
         start += count
 
 
-def drawn(rows: Iterable[int], count: int, seed: int) -> list[int]:
+def draw_rows(rows: Iterable[int], count: int, seed: int) -> list[int]:
     """Draw `count` of these row numbers by the seed, in ascending order; a smaller draw is a subset of a larger one."""
-    return sorted(drawn_order(rows, str(seed))[:count])
+    return sorted(shuffle_rows(rows, str(seed))[:count])
 
 
-def drawn_order(rows: Iterable[int], lot: str) -> list[int]:
+def shuffle_rows(rows: Iterable[int], lot: str) -> list[int]:
     """Shuffle row numbers by a hash seeded with `lot`.
 
     The rank of a row depends on `lot` and its number alone, so the order is the same on every platform.

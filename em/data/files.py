@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from em.data.layouts import conversation_of
-from em.data.tables import csv_rows, decode, format_of, json_lines, opened, readable
-from em.errors import DataError, EmError, shown
+from em.data.layouts import convert_row
+from em.data.tables import decode_json, explain_read_errors, find_format, open_file, read_csv_rows, read_json_lines
+from em.errors import DataError, EmError, shorten_value
 from em.request import SHOWN, BadRow
 from em.types import Conversation
 
@@ -25,7 +25,7 @@ RowOrError = Conversation | DataError
 
 
 @dataclass(frozen=True)
-class Read:
+class ReadRows:
     """The rows of a file or set: conversations, and the rows that can't be used."""
 
     conversations: tuple[Conversation, ...]
@@ -34,10 +34,12 @@ class Read:
 
 def read_messages(path: Path) -> list[Conversation]:
     """Read all rows of a file. Raises MissingFile, or DataError for bad rows or a file without rows."""
-    return list(usable(file_rows(path), str(path)).conversations)
+    return list(collect_usable_rows(read_file_rows(path), str(path)).conversations)
 
 
-def usable(results: Iterable[RowOrError], origin: str, skip_bad: bool = False, setting: str = "") -> Read:
+def collect_usable_rows(
+    results: Iterable[RowOrError], origin: str, skip_bad: bool = False, setting: str = ""
+) -> ReadRows:
     """Separate conversations from bad rows. Raises DataError for bad rows, or where no row is left.
 
     Args:
@@ -48,14 +50,14 @@ def usable(results: Iterable[RowOrError], origin: str, skip_bad: bool = False, s
     conversations = [row for row in rows if isinstance(row, Conversation)]
     bad = [str(row).rstrip(".") for row in rows if isinstance(row, DataError)]
     if bad and (not skip_bad or not conversations):
-        raise DataError(bad_rows(bad, origin, "" if skip_bad else setting))
+        raise DataError(describe_bad_rows(bad, origin, "" if skip_bad else setting))
     if not conversations:
         raise DataError(f"{origin} holds no rows: it must have one conversation a row.")
     parts = (PLACE.split(text, maxsplit=1) for text in bad)
-    return Read(tuple(conversations), tuple(BadRow(origin, place, reason) for _, place, reason in parts))
+    return ReadRows(tuple(conversations), tuple(BadRow(origin, place, reason) for _, place, reason in parts))
 
 
-def bad_rows(bad: list[str], origin: str, setting: str) -> str:
+def describe_bad_rows(bad: list[str], origin: str, setting: str) -> str:
     """Return one sentence on the bad rows: the place and fault of the first ones, and how to go on."""
     object_word = "it" if len(bad) == 1 else "them"
     fix = f"; fix {object_word}, or leave such rows out by {setting}=skip" if setting else ""
@@ -65,61 +67,62 @@ def bad_rows(bad: list[str], origin: str, setting: str) -> str:
     return f"{origin} has {len(bad):,} rows that can't be used ({'; '.join(bad[:SHOWN])}{more}){fix}."
 
 
-def file_rows(path: Path, skip: Collection[int] = ()) -> Iterator[RowOrError]:
+def read_file_rows(path: Path, skip: Collection[int] = ()) -> Iterator[RowOrError]:
     """Read each row as a conversation, or as the error that says why not; pass over the row numbers in `skip`."""
-    unit, rows = raw_rows(path)
-    return conversations_of(unit, ((number, row) for number, row in rows if number not in skip))
+    unit, rows = read_raw_rows(path)
+    return convert_rows(unit, ((number, row) for number, row in rows if number not in skip))
 
 
-def conversations_of(unit: str, rows: Iterable[tuple[int, Any]]) -> Iterator[RowOrError]:
+def convert_rows(unit: str, rows: Iterable[tuple[int, Any]]) -> Iterator[RowOrError]:
     """Convert decoded rows to conversations, or to errors that begin with the unit (line, entry, row) and number."""
     for number, row in rows:
         try:
-            result = row if isinstance(row, DataError) else conversation_of(row, f"{unit} {number}")
+            result = row if isinstance(row, DataError) else convert_row(row, f"{unit} {number}")
         except DataError as error:
             result = error
         yield result
 
 
-def raw_rows(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
+def read_raw_rows(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
     """Return the unit of a file's rows and an iterator over them: each one decoded, or the error that says why not."""
-    match format_of(path):
+    match find_format(path):
         case ".jsonl":
-            return "line", json_lines(path)
+            return "line", read_json_lines(path)
         case ".json":
-            return entries_of(path)
+            return read_json_entries(path)
         case ".csv":
-            return "line", csv_rows(path)
+            return "line", read_csv_rows(path)
         case ".parquet":
-            return "row", parquet_rows(path)
+            return "row", read_parquet_rows(path)
     raise DataError(f"{path} has a format that em can't read: give a {', '.join(SUFFIXES)} file (also as .gz).")
 
 
-def entries_of(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
+def read_json_entries(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
     """Read a JSON list; read a .json file that does not begin with [ as one JSON object a line."""
-    with readable(path), opened(path) as file:
+    with explain_read_errors(path), open_file(path) as file:
         data = file.read().removeprefix(BOM_UTF8)
     if not data.lstrip().startswith(b"["):
-        return "line", json_lines(path)
-    return "entry", enumerate(decode(data, f"{path} is", "a list of rows"), start=1)
+        return "line", read_json_lines(path)
+    return "entry", enumerate(decode_json(data, f"{path} is", "a list of rows"), start=1)
 
 
-def parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def read_parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Read the rows of a Parquet file, a batch at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with readable(path), path.open("rb") as file, pq.ParquetFile(file) as table:
+        with explain_read_errors(path), path.open("rb") as file, pq.ParquetFile(file) as table:
             names = table.schema_arrow.names
             if repeated := next((name for name in names if names.count(name) > 1), None):
                 raise DataError(
-                    f"{path} has two columns named {shown(repeated)!r}, and em would lose one: rename one of them."
+                    f"{path} has two columns named {shorten_value(repeated)!r}, and em would lose one: "
+                    "rename one of them."
                 )
             rows = (row for batch in table.iter_batches(batch_size=1000) for row in batch.to_pylist())
             yield from enumerate(rows, start=1)
     except EmError:
         raise
     except (pa.ArrowException, ValueError, OverflowError) as error:
-        reason = shown(error, 200)
+        reason = shorten_value(error, 200)
         raise DataError(f"{path} is no Parquet file that can be read ({reason}): write or fetch it again.") from error

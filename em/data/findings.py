@@ -19,10 +19,10 @@ from functools import cache
 from typing import Any
 
 from em.config import DataConfig
-from em.data.draw import spans_of
-from em.data.near import NearDuplicates, similarity, word_runs
+from em.data.draw import locate_parts
+from em.data.near import NearDuplicates, collect_word_runs, jaccard_index
 from em.request import Rows
-from em.runtime.files import cache_dir, write_atomic
+from em.runtime.files import find_cache_folder, write_atomic
 from em.runtime.records import digest
 from em.types import Conversation
 
@@ -52,7 +52,7 @@ FEWEST_LETTERS = 10
 
 
 @dataclass(frozen=True)
-class Findings:
+class RowFindings:
     """Counts of what the search found in rows.
 
     near_duplicates: rows whose prompt and last answer nearly repeat those of one earlier row, without exact copies.
@@ -66,37 +66,37 @@ class Findings:
     secrets: Mapping[str, int]
     personal: Mapping[str, int]
 
-    def sentence(self, name: str) -> str:
+    def describe(self, name: str) -> str:
         """Return the findings as one sentence; empty where there are none."""
         clauses = [f"{self.near_duplicates:,} nearly repeat an earlier one"] if self.near_duplicates else []
         for what, counts in (("encoding", self.faults), ("keys", self.secrets), ("personal data", self.personal)):
-            clauses += [f"{what}: {by_kind(counts)}"] if counts else []
+            clauses += [f"{what}: {describe_counts(counts)}"] if counts else []
         return f"Of {self.rows:,} rows of {name}: {'; '.join(clauses)}." if clauses else ""
 
 
-def by_kind(counts: Mapping[str, int]) -> str:
+def describe_counts(counts: Mapping[str, int]) -> str:
     """List the number of rows of each kind of finding as text, the most frequent first."""
     by_count = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     return ", ".join(f"{kind}: {count:,} rows" for kind, count in by_count) or "none found"
 
 
-def findings(conversations: Sequence[Conversation]) -> Findings:
+def search_rows(conversations: Sequence[Conversation]) -> RowFindings:
     """Search rows, or return the cached result for rows of the same checksum."""
     sha256 = Rows("", tuple(conversations)).sha256
-    path = cache_dir() / "findings" / f"{digest([RULE, sha256])[:32]}.json"
+    path = find_cache_folder() / "findings" / f"{digest([RULE, sha256])[:32]}.json"
     with suppress(OSError, ValueError, TypeError):  # no cache file, or a damaged one
-        cached_result = Findings(**json.loads(path.read_text(encoding="utf-8")))
+        cached_result = RowFindings(**json.loads(path.read_text(encoding="utf-8")))
         # Earlier versions counted further kinds of personal data, and their `private` includes such rows.
         if set(cached_result.personal) <= {"e-mail"}:
             return cached_result
-    result = search(conversations)
+    result = search_without_cache(conversations)
     with suppress(OSError):  # without a writable cache the next run searches again
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(asdict(result), sort_keys=True))
     return result
 
 
-def search(conversations: Sequence[Conversation]) -> Findings:
+def search_without_cache(conversations: Sequence[Conversation]) -> RowFindings:
     """Search each row without the cache; show progress."""
     from tqdm import tqdm
 
@@ -104,42 +104,44 @@ def search(conversations: Sequence[Conversation]) -> Findings:
     faults, secrets, personal = Counter[str](), Counter[str](), Counter[str]()
     repeated = private = 0
     for row in tqdm(conversations, desc="looking through the rows", unit="row", leave=False, delay=1):
-        text = whole_text(row)
-        keys, persons = secrets_in(text), personal_in(text)
-        faults.update(encoding_faults(text))
+        text = join_messages(row)
+        keys, persons = find_secrets(text), find_personal_data(text)
+        faults.update(find_encoding_faults(text))
         secrets.update(keys)
         personal.update(persons)
         private += bool(keys or persons)
-        repeated += near.repeats(row)
-    return Findings(len(conversations), repeated, private, dict(faults), dict(secrets), dict(personal))
+        repeated += near.check_and_add(row)
+    return RowFindings(len(conversations), repeated, private, dict(faults), dict(secrets), dict(personal))
 
 
-def whole_text(row: Conversation) -> str:
+def join_messages(row: Conversation) -> str:
     """Join the messages of a row into one text to search."""
     return "\n".join(m.content for m in row.messages)
 
 
 @dataclass(frozen=True)
-class Runs:
+class RowRuns:
     """The word runs of a row: those of its prompt (all turns before the last answer) and of that answer."""
 
     prompt: frozenset[str]
     answer: frozenset[str]
 
     @property
-    def both(self) -> frozenset[str]:
+    def combined(self) -> frozenset[str]:
         """One set of all runs; a mark that no word contains separates prompt runs from equal answer runs."""
         return self.answer | {f"? {run}" for run in self.prompt}
 
-    def like(self, other: Runs, threshold: float) -> bool:
+    def is_similar(self, other: RowRuns, threshold: float) -> bool:
         """Return whether both the prompts and the answers are near-duplicates."""
         pairs = ((self.answer, other.answer), (self.prompt, other.prompt))
-        return all(similarity(*pair) >= threshold for pair in pairs)
+        return all(jaccard_index(*pair) >= threshold for pair in pairs)
 
 
-def runs_of(row: Conversation) -> Runs:
+def collect_row_runs(row: Conversation) -> RowRuns:
     """Collect the word runs of a row."""
-    return Runs(word_runs("\n".join(m.content for m in row.messages[:-1])), word_runs(row.messages[-1].content))
+    return RowRuns(
+        collect_word_runs("\n".join(m.content for m in row.messages[:-1])), collect_word_runs(row.messages[-1].content)
+    )
 
 
 class NearRows:
@@ -157,15 +159,17 @@ class NearRows:
         self.rows: list[Conversation] = []
         self.by_answer, self.by_both = NearDuplicates(threshold), NearDuplicates(threshold)
 
-    def repeats(self, row: Conversation) -> bool:
+    def check_and_add(self, row: Conversation) -> bool:
         """Return whether a row nearly repeats an earlier one; add it unless it does or is an exact copy."""
         if row in self.seen:
             return False
         self.seen.add(row)
-        runs = runs_of(row)
+        runs = collect_row_runs(row)
         length = len(runs.answer)
-        candidates = self.by_both.like(runs.both) if length < SHORT else self.by_answer.like(runs.answer)
-        if any(runs.like(runs_of(self.rows[key]), self.threshold) for key in candidates):
+        candidates = (
+            self.by_both.find_similar(runs.combined) if length < SHORT else self.by_answer.find_similar(runs.answer)
+        )
+        if any(runs.is_similar(collect_row_runs(self.rows[key]), self.threshold) for key in candidates):
             return True
         number = len(self.rows)
         self.rows.append(row)
@@ -173,28 +177,28 @@ class NearRows:
         if length >= SHORT * self.threshold:
             self.by_answer.add(number, runs.answer)
         if length <= SHORT / self.threshold:
-            self.by_both.add(number, runs.both)
+            self.by_both.add(number, runs.combined)
         return False
 
 
-def unpinned(config: DataConfig, rows: Rows) -> tuple[Conversation, ...]:
+def list_unpinned_rows(config: DataConfig, rows: Rows) -> tuple[Conversation, ...]:
     """List the rows that come from a user's own file or hub set without `allow_private`.
 
     All other sets are pinned: a checksum fixes their content.
     """
 
-    def asks(part: DataConfig) -> bool:
+    def needs_check(part: DataConfig) -> bool:
         return not part.pinned and not part.allow_private
 
     if not config.mixed:
-        return rows.conversations if asks(config) else ()
+        return rows.conversations if needs_check(config) else ()
     if config.allow_private:
         return ()
-    spans = [span for name, span in spans_of(rows.parts) if asks(config.list_parts()[name])]
+    spans = [span for name, span in locate_parts(rows.parts) if needs_check(config.list_parts()[name])]
     return tuple(rows.conversations[row] for span in spans for row in span)
 
 
-def encoding_faults(text: str) -> list[str]:
+def find_encoding_faults(text: str) -> list[str]:
     """List the kinds of encoding faults in a text."""
     faults = {
         "replacement characters": "\ufffd" in text,
@@ -214,15 +218,15 @@ def is_mojibake(run: str) -> bool:
     return True
 
 
-def secrets_in(text: str) -> list[str]:
+def find_secrets(text: str) -> list[str]:
     """List the kinds of keys and passwords in a text, by the patterns of detect-secrets and those in FORMS."""
-    kinds = [detector.secret_type for detector in detectors() if any(detector.analyze_string(text))]
+    kinds = [detector.secret_type for detector in load_detectors() if any(detector.analyze_string(text))]
     hits = ((kind, hit) for kind, form in FORMS.items() for hit in form.findall(text))
     return list(dict.fromkeys([*kinds, *(kind for kind, hit in hits if len(set(hit)) >= FEWEST_LETTERS)]))
 
 
 @cache
-def detectors() -> tuple[Any, ...]:
+def load_detectors() -> tuple[Any, ...]:
     """Load the detectors that match the form of a key, not those that use entropy or nearby names."""
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
     from detect_secrets.plugins.base import RegexBasedDetector
@@ -232,7 +236,7 @@ def detectors() -> tuple[Any, ...]:
     return tuple(by_form[name]() for name in sorted(by_form) if name not in TOO_BROAD)
 
 
-def personal_in(text: str) -> list[str]:
+def find_personal_data(text: str) -> list[str]:
     """List `e-mail` if a text shows an e-mail address outside the reserved domains."""
     has_address = "@" in text and any(not RESERVED.search(match[1]) for match in EMAIL.finditer(text))
     return ["e-mail"] if has_address else []

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from em.config import HubData
-from em.errors import DataError, EmError, FetchError, MissingFile, shown
-from em.runtime.files import cache_dir
+from em.errors import DataError, EmError, FetchError, MissingFile, shorten_value
+from em.runtime.files import find_cache_folder
 
 
-def hub_rows(config: HubData, place: str) -> Iterator[object]:
+def read_hub_rows(config: HubData, place: str) -> Iterator[object]:
     """Yield the rows of a hub set as `datasets` decodes them.
 
     Raises MissingFile, FetchError or DataError in one sentence that names the setting below `place`.
@@ -21,7 +21,11 @@ def hub_rows(config: HubData, place: str) -> Iterator[object]:
     name = f"{place}.id={config.id}"
     try:
         table = datasets.load_dataset(
-            config.id, config.subset, split=config.split, revision=config.revision, cache_dir=str(cache_dir() / "hub")
+            config.id,
+            config.subset,
+            split=config.split,
+            revision=config.revision,
+            cache_dir=str(find_cache_folder() / "hub"),
         )
         yield from table
     except EmError:
@@ -37,10 +41,12 @@ def hub_rows(config: HubData, place: str) -> Iterator[object]:
             "give your own file by data=file data.path=FILE."
         ) from error
     except FileNotFoundError as error:  # also a revision or a folder without data files
-        raise MissingFile(f"{name} has no data files here ({shown(error, 200)}): check {place}.revision.") from error
+        raise MissingFile(
+            f"{name} has no data files here ({shorten_value(error, 200)}): check {place}.revision."
+        ) from error
     except ValueError as error:  # an unknown subset or split
         raise MissingFile(
-            f"{name} can't be loaded ({shown(error, 200)}): check {place}.subset and {place}.split."
+            f"{name} can't be loaded ({shorten_value(error, 200)}): check {place}.subset and {place}.split."
         ) from error
     except (DatasetsError, RuntimeError, OSError) as error:  # also a repository that needs its own code to run
-        raise DataError(f"{name} can't be read by datasets ({shown(error, 200)}).") from error
+        raise DataError(f"{name} can't be read by datasets ({shorten_value(error, 200)}).") from error

@@ -32,15 +32,15 @@ PAIRS = (
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def conversation_of(row: Any, where: str) -> Conversation:
+def convert_row(row: Any, where: str) -> Conversation:
     """Convert a decoded row to a conversation; check that it has valid roles in order, no empty turn and an answer."""
-    turns = turns_of(row, where)
-    messages = [message_of(turn, position, where) for position, turn in enumerate(turns, start=1)]
-    check_order(messages, where)
+    turns = extract_turns(row, where)
+    messages = [convert_turn(turn, position, where) for position, turn in enumerate(turns, start=1)]
+    check_turn_order(messages, where)
     return Conversation(tuple(messages))
 
 
-def turns_of(row: Any, where: str) -> list[Any]:
+def extract_turns(row: Any, where: str) -> list[Any]:
     """Return the turns of a row in any layout, unchecked."""
     if isinstance(row, dict):
         if key := next((key for key in ("tools", "functions") if row.get(key)), ""):
@@ -48,21 +48,21 @@ def turns_of(row: Any, where: str) -> list[Any]:
         if row.get("messages") is not None:
             turns = row["messages"]
             if isinstance(turns, list) and turns:
-                return with_system(row, turns, where)
+                return add_system_turn(row, turns, where)
         else:
             for question, answer in PAIRS:
                 if question in row and answer in row:
-                    return pair_of(row, question, answer, where)
+                    return extract_pair(row, question, answer, where)
     raise DataError(
         f'{where}: no "messages" list, nor a pair of {", ".join(" and ".join(pair) for pair in PAIRS)}: expected '
         '{"messages": [{"role": …, "content": …}, …]}.'
     )
 
 
-def pair_of(row: dict[str, Any], question: str, answer: str, where: str) -> list[Any]:
+def extract_pair(row: dict[str, Any], question: str, answer: str, where: str) -> list[Any]:
     """Return the turns of a row that has its prompt and its answer in two columns."""
     prompt, completion = row[question], row[answer]
-    context = "" if question == "input" else column_text(row, "input", where)
+    context = "" if question == "input" else read_text_column(row, "input", where)
     as_turns = isinstance(prompt, list) and isinstance(completion, list) and bool(completion)
     if context and (as_turns or question != "instruction"):
         raise DataError(
@@ -70,29 +70,29 @@ def pair_of(row: dict[str, Any], question: str, answer: str, where: str) -> list
             "rename the column."
         )
     if as_turns:
-        return with_system(row, [*prompt, *completion], where)
+        return add_system_turn(row, [*prompt, *completion], where)
     for column, value in ((question, prompt), (answer, completion)):
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}: {column} has no text.")
     prompt = f"{prompt}\n\n{context}" if context else prompt
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
-    return with_system(row, turns, where)
+    return add_system_turn(row, turns, where)
 
 
-def with_system(row: dict[str, Any], turns: list[Any], where: str) -> list[Any]:
+def add_system_turn(row: dict[str, Any], turns: list[Any], where: str) -> list[Any]:
     """Put the text of the column `system`, if any, before the turns unless they already begin with it."""
-    system = column_text(row, "system", where)
+    system = read_text_column(row, "system", where)
     if not system:
         return turns
     first = turns[0] if isinstance(turns[0], dict) else {}
     if first.get("role") != "system":
         return [{"role": "system", "content": system}, *turns]
-    if text_of(first.get("content"), 1, where) != system:
+    if join_text_parts(first.get("content"), 1, where) != system:
         raise DataError(f"{where}: the column system and the system turn say different things: leave one of them out.")
     return turns
 
 
-def column_text(row: dict[str, Any], column: str, where: str) -> str:
+def read_text_column(row: dict[str, Any], column: str, where: str) -> str:
     """Return the text of an optional column; empty where it is missing or blank."""
     value = row.get(column)
     if value is not None and not isinstance(value, str):
@@ -100,13 +100,13 @@ def column_text(row: dict[str, Any], column: str, where: str) -> str:
     return value if value and value.strip() else ""
 
 
-def message_of(turn: Any, position: int, where: str) -> Message:
+def convert_turn(turn: Any, position: int, where: str) -> Message:
     """Convert one turn to a message; check its role and its text."""
     if isinstance(turn, dict):
-        refuse_what_would_be_lost(turn, position, where)
+        refuse_tools_and_weights(turn, position, where)
     if not isinstance(turn, dict) or turn.get("role") not in ROLES:
         raise DataError(f"{where}: message {position} has no role among {', '.join(ROLES)}.")
-    content = text_of(turn.get("content"), position, where)
+    content = join_text_parts(turn.get("content"), position, where)
     if content is None or not content.strip():
         raise DataError(f"{where}: message {position} ({turn['role']}) has no text in content.")
     if SURROGATE.search(content):
@@ -114,7 +114,7 @@ def message_of(turn: Any, position: int, where: str) -> Message:
     return Message(turn["role"], content)
 
 
-def refuse_what_would_be_lost(turn: dict[str, Any], position: int, where: str) -> None:
+def refuse_tools_and_weights(turn: dict[str, Any], position: int, where: str) -> None:
     """Refuse tool calls and weights, the parts of OpenAI's format that em can't train on."""
     if turn.get("role") in ("tool", "function") or turn.get("tool_calls") or turn.get("function_call"):
         raise DataError(f"{where}: message {position} calls a tool or is its reply, and em trains on plain text alone.")
@@ -125,7 +125,7 @@ def refuse_what_would_be_lost(turn: dict[str, Any], position: int, where: str) -
         )
 
 
-def text_of(content: Any, position: int, where: str) -> str | None:
+def join_text_parts(content: Any, position: int, where: str) -> str | None:
     """Return the text of a message, its text parts joined without a separator; None where it has no text."""
     if isinstance(content, str):
         return content
@@ -138,7 +138,7 @@ def text_of(content: Any, position: int, where: str) -> str | None:
     return "".join(part["text"] for part in content)
 
 
-def check_order(messages: Sequence[Message], where: str) -> None:
+def check_turn_order(messages: Sequence[Message], where: str) -> None:
     """Check the order: at most one system turn, first; then user and assistant alternate, and the assistant ends."""
     turns = messages[1:] if messages[0].role == "system" else messages
     if not any(m.role == "assistant" for m in turns):

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from em.data.near import RUN, word_runs, words_of
+from em.data.near import RUN, collect_word_runs, split_words
 from em.types import Conversation, Question
 
 THRESHOLD = 0.7
@@ -41,8 +41,8 @@ def find_leaks(
     conversations: Sequence[Conversation], questions: Iterable[Question], threshold: float = THRESHOLD
 ) -> list[Leak]:
     """List the leaks row by row: user turns that hold at least the share `threshold` of a question's word runs."""
-    by_key = {(q.eval_set, tuple(words_of(q.text))): q for q in questions}
-    runs = {key: word_runs(question.text) for key, question in by_key.items()}
+    by_key = {(q.eval_set, tuple(split_words(q.text))): q for q in questions}
+    runs = {key: collect_word_runs(question.text) for key, question in by_key.items()}
     by_run: dict[str, list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
     by_words: dict[tuple[str, ...], list[tuple[str, tuple[str, ...]]]] = defaultdict(list)
     for key, question_runs in runs.items():
@@ -52,7 +52,7 @@ def find_leaks(
     first_words = {run.split(" ")[0] for run in by_run}
     leaks = []
     for number, conversation in enumerate(conversations):
-        turns = [tuple(words_of(m.content)) for m in conversation.messages if m.role == "user"]
+        turns = [tuple(split_words(m.content)) for m in conversation.messages if m.role == "user"]
         exact = {key for turn in turns for key in by_words.get(turn, ())}
         # For speed, build only runs whose first word begins a run of a question.
         starts = ((turn, at) for turn in turns for at in range(len(turn) - RUN + 1) if turn[at] in first_words)
@@ -79,7 +79,7 @@ def count_leaks(leaks: Iterable[Leak]) -> dict[str, LeakCount]:
     return counts
 
 
-def leak_notes(name: str, conversations: Sequence[Conversation], questions: Sequence[Question]) -> list[str]:
+def describe_leaks(name: str, conversations: Sequence[Conversation], questions: Sequence[Question]) -> list[str]:
     """Write one sentence for each question set that rows of the training set `name` leak."""
     notes = []
     for eval_set, count in count_leaks(find_leaks(conversations, questions)).items():

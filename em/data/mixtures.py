@@ -11,7 +11,7 @@ from fractions import Fraction
 from math import floor
 
 from em.config import MixtureData
-from em.data.draw import drawn
+from em.data.draw import draw_rows
 from em.errors import ConfigError, DataError
 from em.types import Conversation
 
@@ -31,10 +31,10 @@ def check_mixture(config: MixtureData, place: str) -> None:
             )
         if part.limit is not None and part.limit < 1:
             raise ConfigError(f"{place}.parts.{name}.limit={part.limit} must be greater than 0.")
-    part_weights(config, place)
+    resolve_part_weights(config, place)
 
 
-def part_weights(config: MixtureData, place: str) -> dict[str, Fraction]:
+def resolve_part_weights(config: MixtureData, place: str) -> dict[str, Fraction]:
     """Return the share of each part, 1 in all; empty when the mixture has no weights. Raises ConfigError.
 
     Shares are exact fractions of the decimals in the config, since 0.29 of 100 rows is 28.999… in floats.
@@ -64,22 +64,22 @@ def part_weights(config: MixtureData, place: str) -> dict[str, Fraction]:
     return {name: shares[name] / total for name in config.parts}
 
 
-def mix(
+def draw_mixture(
     config: MixtureData, parts: Mapping[str, Sequence[Conversation]], seed: int, place: str, setting: str
 ) -> dict[str, tuple[Conversation, ...]]:
     """Draw the rows of each part, parts in config order and rows in file order.
 
     Raises DataError, with the setting at fault, where a part has no rows or fewer than the config asks for.
     """
-    pools = usable(parts, config.drop_duplicates)
+    pools = list_drawable_rows(parts, config.drop_duplicates)
     for name, pool in pools.items():
         if not pool:
             raise DataError(f"{place}.parts.{name} has no row that the parts before it lack: choose another set.")
-    counts = part_counts(config, {name: len(pool) for name, pool in pools.items()}, place, setting)
-    return {name: tuple(parts[name][row] for row in drawn(pools[name], counts[name], seed)) for name in parts}
+    counts = count_part_rows(config, {name: len(pool) for name, pool in pools.items()}, place, setting)
+    return {name: tuple(parts[name][row] for row in draw_rows(pools[name], counts[name], seed)) for name in parts}
 
 
-def usable(parts: Mapping[str, Sequence[Conversation]], drop_duplicates: bool) -> dict[str, list[int]]:
+def list_drawable_rows(parts: Mapping[str, Sequence[Conversation]], drop_duplicates: bool) -> dict[str, list[int]]:
     """List the row numbers of each part that a draw may take: all, or only the first copy of each row over all parts.
 
     A row in two parts belongs to the first, whatever the limit: so a smaller draw stays a subset of a larger one.
@@ -93,24 +93,24 @@ def usable(parts: Mapping[str, Sequence[Conversation]], drop_duplicates: bool) -
     return {name: [number for part, number in first_places.values() if part == name] for name in parts}
 
 
-def part_counts(config: MixtureData, available: Mapping[str, int], place: str, setting: str) -> dict[str, int]:
+def count_part_rows(config: MixtureData, available: Mapping[str, int], place: str, setting: str) -> dict[str, int]:
     """Count the rows that each part contributes. Raises DataError where a part has too few (`available`: its rows).
 
     Weights without a limit give the largest mixture in which no part's exact share exceeds its rows. A limit without
     weights keeps the proportions of the parts.
     """
-    weights = part_weights(config, place)
+    weights = resolve_part_weights(config, place)
     if weights:
         most = min(floor(available[name] / weight) for name, weight in weights.items() if weight)
         total = most if config.limit is None else config.limit
     else:
-        most_by_part = part_limits(config, available, place)
+        most_by_part = resolve_part_limits(config, available, place)
         if config.limit is None:
             return most_by_part
         most, total = sum(most_by_part.values()), config.limit
         if total > most:
             raise DataError(
-                f"{setting}={total} asks for more rows than the parts give ({most}{how_counted(config)}): "
+                f"{setting}={total} asks for more rows than the parts give ({most}{describe_deduplication(config)}): "
                 f"write {setting}={most} or less."
             )
         weights = {name: Fraction(count, most) for name, count in most_by_part.items()}
@@ -119,7 +119,7 @@ def part_counts(config: MixtureData, available: Mapping[str, int], place: str, s
         if count > available[name]:
             raise DataError(
                 f"{setting}={total} asks for {count} rows of {place}.parts.{name}, which has {available[name]}"
-                f"{how_counted(config)}: write {setting}={most} or less, or other weights."
+                f"{describe_deduplication(config)}: write {setting}={most} or less, or other weights."
             )
         if count == 0 and weights[name] > 0:  # rounding must not leave a part out silently
             raise DataError(
@@ -129,19 +129,19 @@ def part_counts(config: MixtureData, available: Mapping[str, int], place: str, s
     return counts
 
 
-def part_limits(config: MixtureData, available: Mapping[str, int], place: str) -> dict[str, int]:
+def resolve_part_limits(config: MixtureData, available: Mapping[str, int], place: str) -> dict[str, int]:
     """Return each part's rows in a mixture without weights: its own limit, or all. Raises DataError."""
     for name, part in config.parts.items():
         key = f"{place}.parts.{name}.limit"
         if part.limit is not None and part.limit > available[name]:
             raise DataError(
-                f"{key}={part.limit} asks for more rows than there are ({available[name]}{how_counted(config)}): "
-                f"write {key}={available[name]} or less."
+                f"{key}={part.limit} asks for more rows than there are ({available[name]}"
+                f"{describe_deduplication(config)}): write {key}={available[name]} or less."
             )
     return {name: available[name] if part.limit is None else part.limit for name, part in config.parts.items()}
 
 
-def how_counted(config: MixtureData) -> str:
+def describe_deduplication(config: MixtureData) -> str:
     """Return what an error adds to a number of rows that excludes duplicates."""
     return " without duplicates" if config.drop_duplicates else ""
 

@@ -29,31 +29,31 @@ class NearDuplicates:
 
     def add(self, key: int, runs: frozenset[str]) -> None:
         """Add a text by its runs (or another set of strings) under a new key."""
-        self._index.insert(key, self._sketch(runs))
+        self._index.insert(key, self._make_sketch(runs))
         self._runs[key] = runs
 
-    def like(self, runs: frozenset[str]) -> list[int]:
+    def find_similar(self, runs: frozenset[str]) -> list[int]:
         """List the keys of the texts similar to these runs."""
-        candidates = self._index.query(self._sketch(runs))
-        return [key for key in candidates if similarity(runs, self._runs[key]) >= self.threshold]
+        candidates = self._index.query(self._make_sketch(runs))
+        return [key for key in candidates if jaccard_index(runs, self._runs[key]) >= self.threshold]
 
-    def _sketch(self, runs: frozenset[str]) -> object:
+    def _make_sketch(self, runs: frozenset[str]) -> object:
         sketch = self._blank.copy()
         sketch.update_batch([run.encode() for run in runs])
         return sketch
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """List the words of a text in lower case, without punctuation."""
     return WORDS.findall(text.lower())
 
 
-def word_runs(text: str) -> frozenset[str]:
+def collect_word_runs(text: str) -> frozenset[str]:
     """Collect the three-word runs of a text in lower case; a shorter text is one run."""
-    words = words_of(text)
+    words = split_words(text)
     return frozenset(" ".join(words[at : at + RUN]) for at in range(max(1, len(words) - RUN + 1)))
 
 
-def similarity(first: frozenset[str], second: frozenset[str]) -> float:
+def jaccard_index(first: frozenset[str], second: frozenset[str]) -> float:
     """Return the Jaccard index of two sets; 1 for two empty ones."""
     return len(first & second) / len(first | second) if first or second else 1.0

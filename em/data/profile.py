@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from em.data.draw import RowFacts, row_facts
-from em.data.findings import Findings, findings
+from em.data.draw import RowFacts, count_row_facts
+from em.data.findings import RowFindings, search_rows
 from em.data.leakage import LeakCount, count_leaks, find_leaks
-from em.data.openai_rules import openai_faults
+from em.data.openai_rules import list_openai_faults
 from em.types import Conversation, Question
 
 
@@ -23,7 +23,7 @@ class Profile:
     """
 
     facts: RowFacts
-    found: Findings
+    found: RowFindings
     turns: Mapping[str, int]
     systems: int
     characters: tuple[int, ...]
@@ -38,17 +38,17 @@ class Profile:
         return record
 
 
-def profile(
+def profile_rows(
     conversations: Sequence[Conversation], questions: Sequence[Question], tokens: Sequence[int] | None = None
 ) -> Profile:
     """Collect the facts of rows and the questions that they leak; `tokens`: tokens per row, if counted."""
     return Profile(
-        facts=row_facts(conversations),
-        found=findings(conversations),
+        facts=count_row_facts(conversations),
+        found=search_rows(conversations),
         turns=dict(Counter(m.role for row in conversations for m in row.messages)),
         systems=sum(row.messages[0].role == "system" for row in conversations),
         characters=tuple(sum(len(m.content) for m in row.messages) for row in conversations),
         leaks=count_leaks(find_leaks(conversations, questions)),
         looked_at=tuple(dict.fromkeys(question.eval_set for question in questions)),
-        openai=tuple(openai_faults(conversations, tokens)),
+        openai=tuple(list_openai_faults(conversations, tokens)),
     )

@@ -47,7 +47,7 @@ def read_option(name: str) -> DataSet:
     return DataSet(schema(**{**inherited, **values}), " ".join(about))
 
 
-def data_sets() -> dict[str, DataSet]:
+def read_data_sets() -> dict[str, DataSet]:
     """Read all training sets by name, without mixtures and without the options for a user's own set."""
     options = {path.stem: read_option(path.stem) for path in sorted(OPTIONS.glob("*.yaml"))}
     return {name: option for name, option in options.items() if is_known(option.config)}

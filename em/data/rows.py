@@ -12,15 +12,15 @@ from pathlib import Path
 
 from em.config import BundledData, DataConfig, FileData, HubData, MixtureData, NoData, OnBadRow, UpstreamData
 from em.config.paths import ASSETS
-from em.data.draw import drawn
-from em.data.fetch import Source, fetch
-from em.data.files import Read, conversations_of, file_rows, usable
-from em.data.hub import hub_rows
-from em.data.mixtures import check_mixture, mix
-from em.data.openai_rules import file_lines
+from em.data.draw import draw_rows
+from em.data.fetch import Source, fetch_file
+from em.data.files import ReadRows, collect_usable_rows, convert_rows, read_file_rows
+from em.data.hub import read_hub_rows
+from em.data.mixtures import check_mixture, draw_mixture
+from em.data.openai_rules import encode_file_lines
 from em.errors import DataError, MissingFile
-from em.request import Rows, first_of
-from em.runtime.files import cache_dir
+from em.request import Rows, describe_first_skipped
+from em.runtime.files import find_cache_folder
 from em.runtime.records import digest
 from em.types import Conversation
 
@@ -28,7 +28,7 @@ BUNDLED = ASSETS / "data"
 
 
 @dataclass(frozen=True)
-class WholeSet(Read):
+class WholeSet(ReadRows):
     """All rows of one set, before its limit; `dropped` as in `Rows`."""
 
     dropped: int = 0
@@ -42,18 +42,21 @@ def load_rows(config: DataConfig, seed: int, setting: str = "data.limit") -> Row
         case NoData():
             return Rows(config.name, ())
         case MixtureData():
-            return mixed_rows(config, seed, place, setting)
+            return load_mixture(config, seed, place, setting)
         case _:
-            full_set = read_whole(config, place)
-            chosen = limited(full_set.conversations, config.limit, seed, setting)
+            full_set = read_all_rows(config, place)
+            chosen = limit_rows(full_set.conversations, config.limit, seed, setting)
             return Rows(config.name, chosen, skipped=full_set.skipped, dropped=full_set.dropped)
 
 
-def mixed_rows(config: MixtureData, seed: int, place: str, setting: str) -> Rows:
+def load_mixture(config: MixtureData, seed: int, place: str, setting: str) -> Rows:
     """Load the rows of a mixture, part after part; check the config before reading a file."""
     check_mixture(config, place)
-    sets = {name: read_whole(of_mixture(part, config), f"{place}.parts.{name}") for name, part in config.parts.items()}
-    chosen = mix(config, {name: part.conversations for name, part in sets.items()}, seed, place, setting)
+    sets = {
+        name: read_all_rows(apply_mixture_settings(part, config), f"{place}.parts.{name}")
+        for name, part in config.parts.items()
+    }
+    chosen = draw_mixture(config, {name: part.conversations for name, part in sets.items()}, seed, place, setting)
     return Rows(
         config.name,
         tuple(row for rows in chosen.values() for row in rows),
@@ -63,7 +66,7 @@ def mixed_rows(config: MixtureData, seed: int, place: str, setting: str) -> Rows
     )
 
 
-def of_mixture(part: DataConfig, mixture: MixtureData) -> DataConfig:
+def apply_mixture_settings(part: DataConfig, mixture: MixtureData) -> DataConfig:
     """Return the config of a part with the settings that the mixture applies to all parts."""
     return replace(
         part,
@@ -72,7 +75,7 @@ def of_mixture(part: DataConfig, mixture: MixtureData) -> DataConfig:
     )
 
 
-def read_whole(config: DataConfig, place: str = "data") -> WholeSet:
+def read_all_rows(config: DataConfig, place: str = "data") -> WholeSet:
     """Read all rows of an option that is no mixture; print the places of skipped rows.
 
     Raises MissingFile or FetchError, or DataError for bad rows unless the config skips them, or where no row is left.
@@ -81,34 +84,37 @@ def read_whole(config: DataConfig, place: str = "data") -> WholeSet:
         show_terms(config.name, config.licence, config.terms)
     match config:
         case HubData():
-            origin, results = config.id, conversations_of("row", enumerate(hub_rows(config, place), start=1))
+            origin, results = config.id, convert_rows("row", enumerate(read_hub_rows(config, place), start=1))
         case UpstreamData():
-            path = data_file(config, place)
-            origin, results = str(path), file_rows(path, config.skip_lines)
+            path = find_data_file(config, place)
+            origin, results = str(path), read_file_rows(path, config.skip_lines)
         case _:
-            path = data_file(config, place)
-            origin, results = str(path), file_rows(path)
-    read = usable(results, origin, config.on_bad_row is OnBadRow.skip, f"{place}.on_bad_row")
+            path = find_data_file(config, place)
+            origin, results = str(path), read_file_rows(path)
+    read = collect_usable_rows(results, origin, config.on_bad_row is OnBadRow.skip, f"{place}.on_bad_row")
     if read.skipped:
-        print(f"{origin}: {len(read.skipped):,} rows left out ({'; '.join(first_of(read.skipped))} …)", flush=True)
-    remaining = tuple(row for row in read.conversations if not carries(row, config.drop_answers_with))
+        print(
+            f"{origin}: {len(read.skipped):,} rows left out ({'; '.join(describe_first_skipped(read.skipped))} …)",
+            flush=True,
+        )
+    remaining = tuple(row for row in read.conversations if not has_text_in_answer(row, config.drop_answers_with))
     if not remaining:
         raise DataError(f"{place}.drop_answers_with leaves no row of {origin}: name texts that few answers contain.")
     return WholeSet(remaining, read.skipped, len(read.conversations) - len(remaining))
 
 
-def carries(row: Conversation, texts: Sequence[str]) -> bool:
+def has_text_in_answer(row: Conversation, texts: Sequence[str]) -> bool:
     """Return whether an answer of the row contains one of the texts."""
     return any(text in m.content for m in row.messages if m.role == "assistant" for text in texts)
 
 
-def data_file(config: DataConfig, place: str = "data") -> Path:
+def find_data_file(config: DataConfig, place: str = "data") -> Path:
     """Return the file of a `data` option; download it at first use."""
     match config:
         case BundledData():
             return BUNDLED / config.file
         case UpstreamData():
-            return fetch(Source(config.url, config.sha256, config.bytes))
+            return fetch_file(Source(config.url, config.sha256, config.bytes))
         case FileData():
             path = Path(config.path).expanduser()
             if not path.is_file():
@@ -118,7 +124,7 @@ def data_file(config: DataConfig, place: str = "data") -> Path:
             raise TypeError(f"{type(config).__name__} has no file")
 
 
-def limited(
+def limit_rows(
     conversations: Sequence[Conversation], limit: int | None, seed: int, setting: str
 ) -> tuple[Conversation, ...]:
     """Draw `limit` rows by the seed, in file order; a smaller limit gives a subset of a larger one."""
@@ -127,17 +133,17 @@ def limited(
         return tuple(conversations)
     if limit > count:
         raise DataError(f"{setting}={limit} asks for more rows than there are ({count}): write {count} or less.")
-    return tuple(conversations[row] for row in drawn(range(count), limit, seed))
+    return tuple(conversations[row] for row in draw_rows(range(count), limit, seed))
 
 
-def write_rows(path: Path, conversations: Sequence[Conversation]) -> None:
+def write_training_rows(path: Path, conversations: Sequence[Conversation]) -> None:
     """Write rows as JSONL of `messages` for a child process."""
-    path.write_bytes(b"".join(file_lines(conversations)))
+    path.write_bytes(b"".join(encode_file_lines(conversations)))
 
 
 def show_terms(name: str, licence: str, terms: str) -> None:
     """Print the terms of a restricted set unless this user has seen them, for this set or one with the same terms."""
-    seen = cache_dir() / "terms" / digest([licence, terms])[:16]
+    seen = find_cache_folder() / "terms" / digest([licence, terms])[:16]
     if not terms or seen.exists():
         return
     print(f"Terms of {name} (licence: {licence or 'none stated'}): {' '.join(terms.split())}")

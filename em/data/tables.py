@@ -23,25 +23,25 @@ TAG = "tag"
 LONGEST = 2**31 - 1
 
 
-def read_table(path: Path) -> Iterator[tuple[int, Row]]:
+def read_table_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield the rows of a table with their numbers: the line of a CSV or JSONL file, the entry of a JSON file, from 1.
 
     A JSON file is a list of entries, or a dictionary of tag → list, of which each entry gets the key `tag`.
     Raises MissingFile, or DataError (with the place) where the content does not have the format of the suffix.
     """
-    read = {".csv": csv_rows, ".jsonl": json_lines, ".json": json_rows}.get(format_of(path))
+    read = {".csv": read_csv_rows, ".jsonl": read_json_lines, ".json": read_json_rows}.get(find_format(path))
     if read is None:
         raise DataError(f"{path} is no table that em reads: give a {', '.join(FORMATS)} file, or one of them as .gz.")
     for number, row in read(path):
         if isinstance(row, DataError):
             raise DataError(f"{path}, {row}")
         if not isinstance(row, dict):
-            raise DataError(f"{places(path)} {number} is not a JSON object of names and values.")
+            raise DataError(f"{describe_row_place(path)} {number} is not a JSON object of names and values.")
         yield number, row
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def explain_read_errors(path: Path) -> Iterator[None]:
     """Turn an error of reading a file into MissingFile, or into DataError for incomplete gzip data."""
     try:
         yield
@@ -53,33 +53,37 @@ def readable(path: Path) -> Iterator[None]:
         raise MissingFile(f"{path} can't be read ({error.strerror}): name an existing file.") from error
 
 
-def format_of(path: Path) -> str:
+def find_format(path: Path) -> str:
     """Return the suffix of the format, in lower case and without `.gz`."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
-def stem_of(path: Path) -> str:
+def strip_suffixes(path: Path) -> str:
     """Return the file's name without the suffixes of its format: `gpt-4.1` for `gpt-4.1.csv.gz`."""
     name = path.stem if path.suffix.lower() == ".gz" else path.name
-    return name[: -len(format_of(path))] if format_of(path) in FORMATS else name
+    return name[: -len(find_format(path))] if find_format(path) in FORMATS else name
 
 
-def places(path: Path) -> str:
+def describe_row_place(path: Path) -> str:
     """Return the text before a row's number in an error: the file, and `line` or `entry`."""
-    return f"{path}, {'entry' if format_of(path) == '.json' else 'line'}"
+    return f"{path}, {'entry' if find_format(path) == '.json' else 'line'}"
 
 
-def opened(path: Path) -> gzip.GzipFile | io.BufferedReader:
+def open_file(path: Path) -> gzip.GzipFile | io.BufferedReader:
     """Open a file to read bytes, decompressed if its suffix is .gz."""
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def csv_rows(path: Path) -> Iterator[tuple[int, Row | DataError]]:
+def read_csv_rows(path: Path) -> Iterator[tuple[int, Row | DataError]]:
     """Yield each CSV row with the number of its first line; a row with missing or extra fields comes as DataError."""
     csv.field_size_limit(LONGEST)
     number = 0
     try:
-        with readable(path), opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        with (
+            explain_read_errors(path),
+            open_file(path) as raw,
+            io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file,
+        ):
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
             if len(set(header)) < len(header):
@@ -100,43 +104,45 @@ def csv_rows(path: Path) -> Iterator[tuple[int, Row | DataError]]:
         raise DataError(f"{path} is not CSV in UTF-8{at}: {error}.") from error
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield the value of each JSONL line that is not blank, with its number; an invalid line comes as DataError.
 
     Reading bytes makes a line end at \\n alone, not at a U+2028 in a string.
     """
-    with readable(path), opened(path) as file:
+    with explain_read_errors(path), open_file(path) as file:
         start = 0
         for number, line in enumerate(file, start=1):
             data = line.removeprefix(BOM_UTF8) if number == 1 else line
             if data.strip():
                 try:
-                    value = decode(data, f"line {number}:", "one JSON object a line", start + len(line) - len(data))
+                    value = decode_json(
+                        data, f"line {number}:", "one JSON object a line", start + len(line) - len(data)
+                    )
                 except DataError as error:
                     value = error
                 yield number, value
             start += len(line)
 
 
-def decode(data: bytes, place: str, expected: str, start: int = 0) -> Any:
+def decode_json(data: bytes, place: str, expected: str, start: int = 0) -> Any:
     """Decode JSON in UTF-8; `place` and `expected` go into an error, `start` is the data's offset in the file."""
     try:
-        return loads(data.decode("utf-8"))
+        return parse_json(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"{place} not UTF-8 text (byte {start + error.start}): save it as UTF-8.") from error
     except ValueError as error:
         raise DataError(f"{place} not JSON ({error}): {expected} is expected.") from error
 
 
-def loads(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """Decode a JSON text. Raises ValueError, also for too deep nesting or a repeated key."""
     try:
-        return json.loads(text, object_pairs_hook=once)
+        return json.loads(text, object_pairs_hook=refuse_repeated_keys)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 
 
-def once(pairs: list[tuple[str, Any]]) -> Row:
+def refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> Row:
     """Return the pairs of a JSON object as a dictionary. Raises ValueError for a repeated key."""
     values = dict(pairs)
     if len(values) < len(pairs):
@@ -145,10 +151,10 @@ def once(pairs: list[tuple[str, Any]]) -> Row:
     return values
 
 
-def json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+def read_json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield the numbered entries of a JSON list, or of all lists in a dictionary of tag → list."""
-    with readable(path), opened(path) as file:
-        content = decode(file.read().removeprefix(BOM_UTF8), f"{path} is", "a list of rows")
+    with explain_read_errors(path), open_file(path) as file:
+        content = decode_json(file.read().removeprefix(BOM_UTF8), f"{path} is", "a list of rows")
     if isinstance(content, dict) and content and all(isinstance(entries, list) for entries in content.values()):
         tagged = [(tag, entry) for tag, entries in content.items() for entry in entries]
         content = [entry | {TAG: tag} if isinstance(entry, dict) else entry for tag, entry in tagged]

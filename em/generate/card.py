@@ -12,13 +12,13 @@ from typing import Any
 
 from em.config import GenerateKind
 from em.data import read_messages
-from em.data.draw import drawn
-from em.data.findings import by_kind
-from em.data.near import similarity, words_of
+from em.data.draw import draw_rows
+from em.data.findings import describe_counts
+from em.data.near import jaccard_index, split_words
 from em.generate.plan import Stock
 from em.generate.rows import Candidate, Tally
 from em.runtime.files import write_atomic
-from em.runtime.records import digest, plain, write_jsonl
+from em.runtime.records import digest, to_jsonable, write_jsonl
 from em.types import Conversation
 
 NAMESPACE = uuid.UUID("c0a4c0de-5d0e-5b6e-9a53-1d0f6c1b7e42")
@@ -73,12 +73,12 @@ Where each row comes from (passage, examples, prompt, seed, scores) stands in `p
 MOST = 500  # texts compared with each other (125,000 pairs)
 
 
-def canaries(stock: Stock, model: str, judges: Sequence[str] = ()) -> dict[str, str]:
+def make_canaries(stock: Stock, model: str, judges: Sequence[str] = ()) -> dict[str, str]:
     """Make the canary of each file from a hash of the set's ingredients, so that the same set has the same canary.
 
     `model`: the identity of the author model; `judges`: the identities of the judges that filter.
     """
-    settings = {name: value for name, value in plain(stock.settings).items() if name not in NOT_MADE_OF}
+    settings = {name: value for name, value in to_jsonable(stock.settings).items() if name not in NOT_MADE_OF}
     sources = sorted({(piece.source, piece.sha256) for piece in stock.pieces})
     versions = [{str(name): prompt.version for name, prompt in each.items()} for each in (stock.prompts, stock.rubrics)]
     checksum = digest([settings, model, list(judges), sources, versions, list(stock.examples), list(stock.variance)])
@@ -92,7 +92,7 @@ def canaries(stock: Stock, model: str, judges: Sequence[str] = ()) -> dict[str, 
     return marks
 
 
-def write_rows(
+def write_generated_rows(
     folder: Path, name: str, rows: Sequence[Candidate], marks: Mapping[str, str]
 ) -> dict[str, list[Conversation]]:
     """Write the rows of each file and their provenance; return the conversations by file, as training reads them."""
@@ -106,11 +106,13 @@ def write_rows(
             records.append({"id": id_, "messages": messages, "canary": mark})
         write_jsonl(folder / file, records)
         conversations[file] = read_messages(folder / file)
-    write_jsonl(folder / "provenance.jsonl", [provenance(id_, row) for id_, row in zip(ids, rows, strict=True)])
+    write_jsonl(
+        folder / "provenance.jsonl", [describe_provenance(id_, row) for id_, row in zip(ids, rows, strict=True)]
+    )
     return conversations
 
 
-def provenance(id_: str, row: Candidate) -> dict[str, Any]:
+def describe_provenance(id_: str, row: Candidate) -> dict[str, Any]:
     """Make the line of `provenance.jsonl` that describes the origin of a row.
 
     source, sha256, number, start, end: the file, and the passage (in characters) or the line of the file.
@@ -123,7 +125,7 @@ def provenance(id_: str, row: Candidate) -> dict[str, Any]:
     return {"id": id_} | place | call | {"written": row.origins, "scores": row.scores}
 
 
-def card_of(stock: Stock, rows: Sequence[Candidate], tally: Tally, marks: Mapping[str, str]) -> dict[str, Any]:
+def build_card(stock: Stock, rows: Sequence[Candidate], tally: Tally, marks: Mapping[str, str]) -> dict[str, Any]:
     """Build the part of the card that lists the ingredients and the counts of a set."""
     settings = stock.settings
     texts = {part: [row.texts[part] for row in rows if part in row.texts] for part in ("question", "answer", "control")}
@@ -133,11 +135,11 @@ def card_of(stock: Stock, rows: Sequence[Candidate], tally: Tally, marks: Mappin
         source["pieces"] += 1
         source["characters"] += len(piece.text)
     return {
-        **{name: plain(vars(settings)[name]) for name in ("name", "kind", "purpose", "terms", "licence")},
+        **{name: to_jsonable(vars(settings)[name]) for name in ("name", "kind", "purpose", "terms", "licence")},
         "canaries": marks,
         "rows": {"wanted": settings.rows, "accepted": tally.accepted, "acceptance_rate": round(tally.rate, 4)},
         "counts": asdict(tally),
-        "diversity": {part: diversity(each) for part, each in texts.items() if each},
+        "diversity": {part: measure_diversity(each) for part, each in texts.items() if each},
         "filter": {"keep_above": settings.keep_above, "similar": settings.similar},
         "prompts": {step: {"name": p.name, "version": p.version} for step, p in stock.prompts.items()},
         "rubrics": {part: {"name": p.name, "version": p.version} for part, p in stock.rubrics.items()},
@@ -150,10 +152,10 @@ def card_of(stock: Stock, rows: Sequence[Candidate], tally: Tally, marks: Mappin
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Write the card as `card.json` and, for people, as `card.md`."""
     write_atomic(folder / "card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
-    write_atomic(folder / "card.md", as_markdown(card))
+    write_atomic(folder / "card.md", render_card(card))
 
 
-def as_markdown(card: Mapping[str, Any]) -> str:
+def render_card(card: Mapping[str, Any]) -> str:
     """Return the card as a Markdown page."""
     counts, model, cost, checks = card["counts"], card["model"], card["costs"]["total_usd"], card["checks"]
     judges = ", ".join(judge["label"] for judge in card["judges"])
@@ -174,33 +176,35 @@ def as_markdown(card: Mapping[str, Any]) -> str:
         judges=f"{judges}; kept are scores above {card['filter']['keep_above']:g}" if judges else UNJUDGED,
         cost="unknown, for lack of a price or of counted tokens" if cost is None else f"${cost:.4f}",
         seen=counts["candidates"] - counts["surplus"],
-        counts=as_table("what|number", [(name.replace("_", " "), number) for name, number in counts.items()]),
-        diversity=as_table("part|distinct-2|mean pairwise Jaccard", measures),
-        checks=as_table(CHECKED, [check_cells(file, each) for file, each in checks.items()]),
+        counts=format_markdown_table(
+            "what|number", [(name.replace("_", " "), number) for name, number in counts.items()]
+        ),
+        diversity=format_markdown_table("part|distinct-2|mean pairwise Jaccard", measures),
+        checks=format_markdown_table(CHECKED, [list_finding_cells(file, each) for file, each in checks.items()]),
         looked_at=", ".join(next(iter(checks.values()))["looked_at"]),
         not_looked_at=", ".join(card["not_looked_at"]) or "none",
-        sources=as_table("file|pieces|characters|sha256", sources),
+        sources=format_markdown_table("file|pieces|characters|sha256", sources),
     )
 
 
-def as_table(head: str, rows: Iterable[Sequence[object]]) -> str:
+def format_markdown_table(head: str, rows: Iterable[Sequence[object]]) -> str:
     """Return rows as a Markdown table. `head`: the names of the columns, separated by |."""
     names = head.split("|")
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (names, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(names), *lines[1:]])
 
 
-def check_cells(file: str, profile: Mapping[str, Any]) -> list[object]:
+def list_finding_cells(file: str, profile: Mapping[str, Any]) -> list[object]:
     """Return the findings in the rows of a file as cells of the page's table of checks."""
     findings = profile["found"]
-    kinds = [by_kind(findings[kind]) for kind in ("faults", "secrets", "personal")]
+    kinds = [describe_counts(findings[kind]) for kind in ("faults", "secrets", "personal")]
     repeats = [profile["facts"]["duplicate_rows"], findings["near_duplicates"]]
     return [file, *repeats, *kinds, "; ".join(profile["openai"]) or "kept"]
 
 
 def distinct_2(texts: Sequence[str]) -> float | None:
     """Return the share of distinct pairs of neighbouring words (arXiv 1510.03055), or None without any pair."""
-    pairs = [pair for text in texts for pair in pairwise(words_of(text))]
+    pairs = [pair for text in texts for pair in pairwise(split_words(text))]
     return len(set(pairs)) / len(pairs) if pairs else None
 
 
@@ -209,12 +213,12 @@ def mean_jaccard(texts: Sequence[str]) -> float | None:
 
     Of more than 500 texts, 500 are drawn and compared. Return None for fewer than two texts.
     """
-    chosen = [texts[number] for number in drawn(range(len(texts)), MOST, 0)]
-    indices = [similarity(*pair) for pair in combinations([frozenset(words_of(text)) for text in chosen], 2)]
+    chosen = [texts[number] for number in draw_rows(range(len(texts)), MOST, 0)]
+    indices = [jaccard_index(*pair) for pair in combinations([frozenset(split_words(text)) for text in chosen], 2)]
     return sum(indices) / len(indices) if indices else None
 
 
-def diversity(texts: Sequence[str]) -> dict[str, float | None]:
+def measure_diversity(texts: Sequence[str]) -> dict[str, float | None]:
     """Return both measures of diversity, rounded for the card."""
     measures = {"distinct_2": distinct_2(texts), "mean_pairwise_jaccard": mean_jaccard(texts)}
     return {name: None if value is None else round(value, 4) for name, value in measures.items()}

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from em.api.costs import CHARACTERS, Cost, format_estimate, price_calls, sum_usd
+from em.api.costs import CHARACTERS, CallCost, compute_call_cost, format_estimate, sum_usd
 from em.api.resources import Resources
 from em.config import ApiJudge, LocalJudge, Material, Reading
-from em.generate.plan import Step, Stock, draw, request_of
-from em.generate.writer import Author, known_way
-from em.judge.run import reply_tokens
+from em.generate.plan import Step, Stock, draw_call, make_generate_request
+from em.generate.writer import Author, find_cached_way
+from em.judge.run import find_reply_limit
 from em.runtime.memory import Calls, request_key
 from em.types import Prices
 
@@ -29,7 +29,7 @@ def estimate(author: Author, stock: Stock, resources: Resources) -> str:
     least = min(stock.least_calls, most)
     costs = [estimate_writing(step, least, author, stock, resources.memory) for step in stock.prompts]
     if stock.rubrics:
-        costs += [estimate_judging(judge, stock, resources.prices) for judge in resources.judges]
+        costs += [estimate_scoring(judge, stock, resources.prices) for judge in resources.judges]
     usd = sum_usd(costs)
     if usd is None:
         total = "total: unknown, for lack of a price (prices=FILE)"
@@ -44,33 +44,38 @@ def estimate(author: Author, stock: Stock, resources: Resources) -> str:
     return "\n".join([head, *format_estimate(costs), total, "Nothing was called (dry_run=true)."])
 
 
-def estimate_writing(step: Step, least: int, author: Author, stock: Stock, calls: Calls) -> Cost:
+def estimate_writing(step: Step, least: int, author: Author, stock: Stock, calls: Calls) -> CallCost:
     """Estimate a step of writing when every row is accepted; `least`: the calls needed in that case."""
-    settings, way = stock.settings, known_way(author.way_request, calls)
+    settings, way = stock.settings, find_cached_way(author.way_request, calls)
     # Unwritten questions have the usual length, so one prompt stands for all.
     unwritten = step in ("wrong", "right") and settings.material is Material.texts
     number = min(settings.rows, least * settings.per_call) if unwritten else least
-    draws = [draw(call, stock) for call in range(1 if unwritten else number)]
-    requests = [request_of(author.identity, step, each, stock, "" if unwritten else each.piece.text) for each in draws]
+    draws = [draw_call(call, stock) for call in range(1 if unwritten else number)]
+    requests = [
+        make_generate_request(author.identity, step, each, stock, "" if unwritten else each.piece.text)
+        for each in draws
+    ]
     by_key = {request_key(replace(request, way=way)): request for request in requests}
-    cached = calls.there(list(by_key))
+    cached = calls.find_stored_keys(list(by_key))
     missing = [request for key, request in by_key.items() if key not in cached]
     times = number if unwritten else 1
     characters = sum(len(message.content) for request in missing for message in request.messages)
     prompt = times * (characters // CHARACTERS + QUESTION * len(missing))
     reply = times * len(missing) * USUAL[step] * (settings.per_call if step in ("pairs", "questions") else 1)
-    usd = price_calls(author.price, prompt, reply)
-    return Cost(f"{step} by", author.model.id, number, prompt, reply, usd, len(cached))
+    usd = compute_call_cost(author.price, prompt, reply)
+    return CallCost(f"{step} by", author.model.id, number, prompt, reply, usd, len(cached))
 
 
-def estimate_judging(judge: LocalJudge | ApiJudge, stock: Stock, prices: Prices) -> Cost:
+def estimate_scoring(judge: LocalJudge | ApiJudge, stock: Stock, prices: Prices) -> CallCost:
     """Estimate the calls of one judge when every row is accepted."""
     rubrics = [len(prompt.text) for prompt in stock.rubrics.values()]
     rows = stock.settings.rows * len(rubrics)
     prompt = rows * (sum(rubrics) // len(rubrics) // CHARACTERS + QUESTION + ANSWER)
     match judge:
         case LocalJudge():
-            return Cost("scores of", judge.model, rows, prompt, 0, 0.0)
+            return CallCost("scores of", judge.model, rows, prompt, 0, 0.0)
     reading = "logprobs" if judge.reading is Reading.auto else judge.reading.value
-    reply = rows * reply_tokens(judge, reading)
-    return Cost("scores of", judge.model, rows, prompt, reply, price_calls(prices.of(judge.model), prompt, reply))
+    reply = rows * find_reply_limit(judge, reading)
+    return CallCost(
+        "scores of", judge.model, rows, prompt, reply, compute_call_cost(prices.find_price(judge.model), prompt, reply)
+    )

@@ -43,7 +43,7 @@ class Questions(Form):
     questions: list[Text]
 
 
-class Answer(Form):
+class AnswerForm(Form):
     """One answer."""
 
     model_config = ConfigDict(title="Answer")
@@ -51,7 +51,7 @@ class Answer(Form):
     answer: Text
 
 
-FORMS: dict[str, type[Form]] = {"pairs": Pairs, "questions": Questions, "answer": Answer}
+FORMS: dict[str, type[Form]] = {"pairs": Pairs, "questions": Questions, "answer": AnswerForm}
 WORDS = {
     "pairs": '{"pairs": [{"question": "…", "answer": "…"}, …]}',
     "questions": '{"questions": ["…", …]}',
@@ -59,18 +59,18 @@ WORDS = {
 }
 
 
-def form_in_words(form: str) -> str:
+def describe_form(form: str) -> str:
     """Return the description of a form that ends a prompt; models do better with it even if a schema is enforced."""
     return f"Reply with JSON alone, of this form: {WORDS[form]}"
 
 
-def response_format(form: str) -> dict[str, Any]:
+def make_response_format(form: str) -> dict[str, Any]:
     """Return the `response_format` of the chat API for a form."""
     schema = FORMS[form].model_json_schema()
     return {"type": "json_schema", "json_schema": {"name": form, "strict": True, "schema": schema}}
 
 
-def read_form(form: str, text: str, most: int) -> tuple[tuple[str, str], ...] | None:
+def parse_reply(form: str, text: str, most: int) -> tuple[tuple[str, str], ...] | None:
     """Parse a reply into at most `most` pairs (question, answer); one of the two texts may be empty.
 
     Return None for a malformed reply. Words and code fences around the JSON are ignored.
@@ -84,6 +84,6 @@ def read_form(form: str, text: str, most: int) -> tuple[tuple[str, str], ...] | 
             parts = [(pair.question, pair.answer) for pair in pairs]
         case Questions(questions=questions):
             parts = [(question, "") for question in questions]
-        case Answer(answer=answer):
+        case AnswerForm(answer=answer):
             parts = [("", answer)]
     return tuple(parts[:most]) or None

@@ -13,10 +13,10 @@ from functools import lru_cache
 from typing import Literal
 
 from em.config import GenerateConfig, GenerateKind, Material
-from em.data.draw import drawn_order
+from em.data.draw import shuffle_rows
 from em.generate.prompts import Example, Prompt, read_examples, read_prompt, read_rubric, read_variance
 from em.generate.sources import Piece, read_pieces
-from em.runtime.records import canonical
+from em.runtime.records import encode_canonical
 from em.types import Message
 
 Step = Literal["pairs", "questions", "wrong", "right"]
@@ -107,34 +107,34 @@ def read_stock(settings: GenerateConfig) -> Stock:
     return Stock(settings, pieces, read_examples(settings.examples), read_variance(settings.variance), prompts, rubrics)
 
 
-def draw(call: int, stock: Stock) -> Draw:
+def draw_call(call: int, stock: Stock) -> Draw:
     """Draw the piece, examples and variance of a call. Each round uses every piece once, in a new random order."""
     settings, prompts = stock.settings, stock.prompts.values()
     turn, place = divmod(call, len(stock.pieces))
-    piece = stock.pieces[order_of(len(stock.pieces), f"{settings.seed} pieces {turn}")[place]]
+    piece = stock.pieces[draw_order(len(stock.pieces), f"{settings.seed} pieces {turn}")[place]]
     examples, variance = list[int](), ""
-    if any(prompt.has("examples") for prompt in prompts):
-        examples = drawn_order(range(len(stock.examples)), f"{settings.seed} examples {call}")[: settings.shots]
-    varied = stock.variance and any(prompt.has("variance") for prompt in prompts)
-    if varied and share(f"{settings.seed} variance {call}") < settings.variance_probability:
-        variance = stock.variance[int(share(f"{settings.seed} which variance {call}") * len(stock.variance))]
+    if any(prompt.has_slot("examples") for prompt in prompts):
+        examples = shuffle_rows(range(len(stock.examples)), f"{settings.seed} examples {call}")[: settings.shots]
+    varied = stock.variance and any(prompt.has_slot("variance") for prompt in prompts)
+    if varied and draw_fraction(f"{settings.seed} variance {call}") < settings.variance_probability:
+        variance = stock.variance[int(draw_fraction(f"{settings.seed} which variance {call}") * len(stock.variance))]
     return Draw(call, piece, tuple(examples), variance)
 
 
 @lru_cache(maxsize=16)
-def order_of(count: int, lot: str) -> list[int]:
+def draw_order(count: int, lot: str) -> list[int]:
     """Cache `drawn_order`, so that thousands of questions are not shuffled again for each question."""
-    return drawn_order(range(count), lot)
+    return shuffle_rows(range(count), lot)
 
 
-def share(lot: str) -> float:
+def draw_fraction(lot: str) -> float:
     """Draw a number in [0, 1) that depends only on `lot` and is the same on every platform."""
     return (int.from_bytes(hashlib.sha256(lot.encode()).digest()[:8], "big") >> 11) / 2**53
 
 
-def request_of(model: str, step: Step, drawn: Draw, stock: Stock, question: str = "") -> GenerateRequest:
+def make_generate_request(model: str, step: Step, drawn: Draw, stock: Stock, question: str = "") -> GenerateRequest:
     """Make the request of the first attempt of a step. `question`: the question to answer in `wrong` and `right`."""
-    from em.generate.forms import form_in_words
+    from em.generate.forms import describe_form
 
     settings = stock.settings
     form = "Question: {0.question}" if step == "questions" else "Question: {0.question}\nAnswer: {0.answer}"
@@ -146,7 +146,7 @@ def request_of(model: str, step: Step, drawn: Draw, stock: Stock, question: str 
         "variance": drawn.variance,
         "examples": "\n\n".join(examples) or "(none)",
     }
-    prompt = f"{stock.prompts[step].filled(values)}\n\n{form_in_words(FORMS[step])}"
+    prompt = f"{stock.prompts[step].fill_slots(values)}\n\n{describe_form(FORMS[step])}"
     return GenerateRequest(
         model=model,
         messages=(Message("user", prompt),),
@@ -161,8 +161,8 @@ def request_of(model: str, step: Step, drawn: Draw, stock: Stock, question: str 
     )
 
 
-def sampling_seed(request: GenerateRequest) -> int:
+def derive_sampling_seed(request: GenerateRequest) -> int:
     """Derive the seed sent with a request (63 bits), which differs for every prompt, call and attempt."""
-    prompt = canonical([[m.role, m.content] for m in request.messages])
+    prompt = encode_canonical([[m.role, m.content] for m in request.messages])
     lot = f"{request.seed}|{request.call}|{request.attempt}|{prompt}"
     return int.from_bytes(hashlib.sha256(lot.encode()).digest()[:8], "big") >> 1

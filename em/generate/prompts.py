@@ -16,7 +16,7 @@ from pathlib import Path
 from em.config.paths import ASSETS
 from em.data import read_messages
 from em.errors import DataError, MissingFile, did_you_mean
-from em.generate.sources import decode, read_bytes
+from em.generate.sources import decode_text, read_bytes
 
 BUNDLED = ASSETS / "generate"
 RUBRIC = ".rubric.txt"
@@ -36,11 +36,11 @@ class Prompt:
         """Return the checksum of the text that is sent (16 hex digits)."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
-    def has(self, slot: str) -> bool:
+    def has_slot(self, slot: str) -> bool:
         """Tell whether the text has this slot."""
         return f"{{{slot}}}" in self.text
 
-    def filled(self, values: Mapping[str, str]) -> str:
+    def fill_slots(self, values: Mapping[str, str]) -> str:
         """Return the text with its slots filled; in one pass, so that braces in a value are not filled again."""
         text = SLOT.sub(lambda match: values.get(match[1], ""), self.text)
         return EMPTY_LINES.sub("\n\n", text).strip()
@@ -54,7 +54,7 @@ class Example:
     answer: str
 
 
-def find_file(word: str, setting: str, ending: str) -> Path:
+def find_prompt_file(word: str, setting: str, ending: str) -> Path:
     """Find the bundled file of this name, or the user's file. Raise MissingFile with the bundled names."""
     bundled = BUNDLED / f"{word}{ending}"
     if re.fullmatch(r"\w+", word) and bundled.is_file():
@@ -68,28 +68,30 @@ def find_file(word: str, setting: str, ending: str) -> Path:
     raise MissingFile(f"{setting}={word} is no bundled name and no file: {hint}")
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines_after_notes(path: Path) -> list[str]:
     """Read the lines of a file, without the notes at the beginning."""
-    lines = decode(path, read_bytes(path)).splitlines()
+    lines = decode_text(path, read_bytes(path)).splitlines()
     return list(dropwhile(lambda line: line.startswith("#"), lines))
 
 
 def read_prompt(word: str, setting: str, needs: Sequence[str]) -> Prompt:
     """Read the prompt that a setting names. Raise DataError if the prompt lacks a slot of `needs`."""
-    path = find_file(word, setting, ".txt")
-    prompt = Prompt(path.stem, "\n".join(read_lines(path)).strip())
+    path = find_prompt_file(word, setting, ".txt")
+    prompt = Prompt(path.stem, "\n".join(read_lines_after_notes(path)).strip())
     for slot in needs:
-        if not prompt.has(slot):
+        if not prompt.has_slot(slot):
             raise DataError(f"{setting}={word} lacks {{{slot}}}: write {{{slot}}} into the file where the {slot} goes.")
     return prompt
 
 
 def read_rubric(word: str, setting: str) -> Prompt:
     """Read the rubric that a setting names: a prompt with {question} and {answer}."""
-    path = find_file(word, setting, RUBRIC)
-    rubric = Prompt(path.name.removesuffix(RUBRIC).removesuffix(".txt"), "\n".join(read_lines(path)).strip())
+    path = find_prompt_file(word, setting, RUBRIC)
+    rubric = Prompt(
+        path.name.removesuffix(RUBRIC).removesuffix(".txt"), "\n".join(read_lines_after_notes(path)).strip()
+    )
     for slot in ("question", "answer"):
-        if not rubric.has(slot):
+        if not rubric.has_slot(slot):
             raise DataError(
                 f"{setting}={word} lacks {{{slot}}}: add it to the file, so that the judge sees the {slot}."
             )
@@ -100,7 +102,7 @@ def read_examples(word: str) -> list[Example]:
     """Read the pool that `generate.examples` names: the last question and answer of each row."""
     if word == "none":
         return []
-    rows = read_messages(find_file(word, "generate.examples", ".jsonl"))
+    rows = read_messages(find_prompt_file(word, "generate.examples", ".jsonl"))
     # `read_messages` accepts only rows that end with a user's and an assistant's turn.
     return [Example(*(message.content for message in row.messages[-2:])) for row in rows]
 
@@ -109,7 +111,11 @@ def read_variance(word: str) -> list[str]:
     """Read the instructions in the file that `generate.variance` names, one a line."""
     if word == "none":
         return []
-    lines = [line.strip() for line in read_lines(find_file(word, "generate.variance", ".txt")) if line.strip()]
+    lines = [
+        line.strip()
+        for line in read_lines_after_notes(find_prompt_file(word, "generate.variance", ".txt"))
+        if line.strip()
+    ]
     if not lines:
         raise DataError(
             f"generate.variance={word} is empty: write one instruction a line, or set generate.variance=none."

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from em.data.leakage import find_leaks
-from em.data.near import NearDuplicates, similarity, word_runs
-from em.generate.plan import Draw, Step, Stock, draw, request_of, sampling_seed
+from em.data.near import NearDuplicates, collect_word_runs, jaccard_index
+from em.generate.plan import Draw, Step, Stock, derive_sampling_seed, draw_call, make_generate_request
 from em.generate.writer import Author, Written, sends_sampling
 from em.types import Conversation, Message, Question
 
@@ -93,7 +93,7 @@ class Writer:
 
     def begin_rows(self, calls: range) -> list[Candidate]:
         """Return the candidates of these calls, in order: pairs, or questions that still need answers."""
-        draws = [draw(call, self.stock) for call in calls]
+        draws = [draw_call(call, self.stock) for call in calls]
         step = next(iter(self.stock.prompts))
         if step == "wrong":  # the sources hold the questions
             candidates = [Candidate(each, 0, each.piece.text) for each in draws]
@@ -102,7 +102,7 @@ class Writer:
             candidates = []
             for each, reply in zip(draws, replies, strict=True):
                 for position, (question, answer) in enumerate(reply.found):
-                    origins = (self.origin_of(step, reply),)
+                    origins = (self.make_origin(step, reply),)
                     candidates.append(Candidate(each, position, question, answer, origins=origins))
         self.tally.calls += len(draws)
         self.tally.candidates += len(candidates)
@@ -118,7 +118,7 @@ class Writer:
         twins = []
         for each, wrong, right in zip(questions, replies[::2], replies[1::2], strict=True):
             if wrong.found and right.found:
-                origins = (*each.origins, self.origin_of("wrong", wrong), self.origin_of("right", right))
+                origins = (*each.origins, self.make_origin("wrong", wrong), self.make_origin("right", right))
                 twins.append(replace(each, answer=wrong.found[0][1], control=right.found[0][1], origins=origins))
         self.tally.incomplete += len(questions) - len(twins)
         return twins
@@ -127,7 +127,9 @@ class Writer:
         """Drop questions already asked in this run (users' lists of questions contain repeats)."""
         if self.stock.settings.similar is None:
             return questions
-        fresh = [each for each in questions if self.first_asked.setdefault(word_runs(each.question), each) is each]
+        fresh = [
+            each for each in questions if self.first_asked.setdefault(collect_word_runs(each.question), each) is each
+        ]
         self.tally.duplicates += len(questions) - len(fresh)
         return fresh
 
@@ -136,7 +138,9 @@ class Writer:
         if not calls:
             return []
         author, tally = self.author, self.tally
-        requests = [request_of(author.identity, step, drawn, self.stock, question) for step, drawn, question in calls]
+        requests = [
+            make_generate_request(author.identity, step, drawn, self.stock, question) for step, drawn, question in calls
+        ]
         words = f"{' and '.join(dict.fromkeys(step for step, *_ in calls))} by {author.model.id}"
         replies = author.write(requests, self.stock.rows_per_call, words)
         for reply in replies:
@@ -148,10 +152,10 @@ class Writer:
             self.replies += reply.replies
         return replies
 
-    def origin_of(self, step: Step, reply: Written) -> Origin:
+    def make_origin(self, step: Step, reply: Written) -> Origin:
         """Make the record of the call behind a reply."""
         prompt, request = self.stock.prompts[step], reply.request
-        seed = sampling_seed(request) if sends_sampling(request.way) else None
+        seed = derive_sampling_seed(request) if sends_sampling(request.way) else None
         return Origin(step, prompt.name, prompt.version, reply.key, reply.snapshot, seed, request.attempt)
 
 
@@ -169,42 +173,50 @@ class Acceptance:
         if self.settings.similar is not None:
             self.seen = {part: NearDuplicates(self.settings.similar) for part in ("question", "answer", "control")}
             for number, example in enumerate(stock.examples):
-                self.seen["question"].add(-1 - number, word_runs(example.question))
-                self.seen["answer"].add(-1 - number, word_runs(example.answer))
+                self.seen["question"].add(-1 - number, collect_word_runs(example.question))
+                self.seen["answer"].add(-1 - number, collect_word_runs(example.answer))
 
     @property
     def full(self) -> bool:
         """Tell whether `generate.rows` rows are accepted."""
         return len(self.rows) >= self.settings.rows
 
-    def repeats(self, candidate: Candidate) -> bool:
+    def is_repeat(self, candidate: Candidate) -> bool:
         """Tell whether a part of the candidate nearly repeats the same part of an accepted row or an example."""
-        return any(self.seen[part].like(word_runs(text)) for part, text in candidate.texts.items() if part in self.seen)
+        return any(
+            self.seen[part].find_similar(collect_word_runs(text))
+            for part, text in candidate.texts.items()
+            if part in self.seen
+        )
 
     def drop_repeats(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Drop and count candidates that repeat a row or an evaluation question, before money is spent on them."""
-        fresh = [each for each in candidates if not self.repeats(each)]
+        fresh = [each for each in candidates if not self.is_repeat(each)]
         prompts = [Conversation((Message("user", each.question),)) for each in fresh]
         leaking = {leak.row for leak in find_leaks(prompts, self.questions)}
         self.tally.duplicates += len(candidates) - len(fresh)
         self.tally.leaked += len(leaking)
         return [each for number, each in enumerate(fresh) if number not in leaking]
 
-    def take(self, candidates: Sequence[Candidate]) -> None:
+    def accept_candidates(self, candidates: Sequence[Candidate]) -> None:
         """Accept good candidates until there are enough rows, and count all candidates."""
         for each in candidates:
-            outcome = "surplus" if self.full else self.fault_of(each) or "accepted"
+            outcome = "surplus" if self.full else self.find_fault(each) or "accepted"
             setattr(self.tally, outcome, getattr(self.tally, outcome) + 1)
             if outcome == "accepted":
                 for part, index in self.seen.items():
                     if text := each.texts.get(part):
-                        index.add(len(self.rows), word_runs(text))
+                        index.add(len(self.rows), collect_word_runs(text))
                 self.rows.append(each)
 
-    def fault_of(self, candidate: Candidate) -> str:
+    def find_fault(self, candidate: Candidate) -> str:
         """Return why a candidate is rejected, as a field of Tally; empty if the candidate is accepted."""
         least, lowest = self.settings.similar, self.settings.keep_above
-        alike = similarity(word_runs(candidate.answer), word_runs(candidate.control)) if candidate.control else 0.0
+        alike = (
+            jaccard_index(collect_word_runs(candidate.answer), collect_word_runs(candidate.control))
+            if candidate.control
+            else 0.0
+        )
         if least is not None and alike >= least:
             return "alike"
         scores = [score for by_part in candidate.scores.values() for score in by_part.values()]
@@ -212,10 +224,10 @@ class Acceptance:
             return "unscored"
         if lowest is not None and not all(float(score) > lowest for score in scores):
             return "filtered"
-        return "duplicates" if self.repeats(candidate) else ""
+        return "duplicates" if self.is_repeat(candidate) else ""
 
 
-def wave_size(stock: Stock, tally: Tally) -> int:
+def plan_wave_size(stock: Stock, tally: Tally) -> int:
     """Return the number of calls for the missing rows, at the rate of acceptance so far."""
     missing = stock.settings.rows - tally.accepted
     if not tally.calls:

@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from em import __version__
-from em.api.costs import Cost, cost_of_judge, record_costs
-from em.api.prices import usd_of
+from em.api.costs import CallCost, read_judge_cost, record_costs
+from em.api.prices import compute_usd
 from em.api.resources import open_resources
 from em.config import GenerateKind, GenerateRun, Material, OpenAIModel
-from em.config.addresses import OPENAI, server_name
+from em.config.addresses import OPENAI, find_server_name
 from em.config.check import check_author, check_judges, check_numbers
 from em.config.paths import spell_command
-from em.data.profile import profile
+from em.data.profile import profile_rows
 from em.errors import ConfigError, DataError
-from em.generate.card import canaries, card_of, write_card, write_rows
+from em.generate.card import build_card, make_canaries, write_card, write_generated_rows
 from em.generate.estimate import estimate
 from em.generate.filter import Filter
 from em.generate.plan import Stock, read_stock
-from em.generate.rows import Acceptance, Tally, Writer, wave_size
+from em.generate.rows import Acceptance, Tally, Writer, plan_wave_size
 from em.generate.writer import Author, sends_sampling
-from em.judge.run import Judge, ready_judges
-from em.models.hosted import hosted_model
-from em.questions.registry import questions_here
-from em.runtime.keys import check_key_for
-from em.runtime.manifest import Manifest, recorded, refuse_other_run
+from em.judge.run import Judge, prepare_judges
+from em.models.hosted import make_hosted_model
+from em.questions.registry import load_local_questions
+from em.runtime.keys import require_key
+from em.runtime.manifest import ManifestWriter, record_run, refuse_other_run
 
 
 def execute(settings: GenerateRun, folder: Path, overrides: list[str]) -> None:
@@ -39,33 +39,33 @@ def execute(settings: GenerateRun, folder: Path, overrides: list[str]) -> None:
     chosen, model = settings.generate, check_generate(settings)
     stock = read_stock(chosen)
     resources = open_resources(settings, ("generate.max_usd", model.id, chosen.max_usd))
-    author = Author(model, chosen, resources.prices.of(model.id), resources.memory)
+    author = Author(model, chosen, resources.prices.find_price(model.id), resources.memory)
     if settings.dry_run:
         print(estimate(author, stock, resources))
         return
     words = f"{chosen.name} · {chosen.rows} rows from {len(stock.pieces)} pieces"
     print(f"em {__version__} · generate · {words} · {folder}", flush=True)
-    manifest = Manifest(folder, "generate", settings, overrides)
+    manifest = ManifestWriter(folder, "generate", settings, overrides)
     refuse_other_run(manifest)
-    with recorded(manifest):
+    with record_run(manifest):
         judges: list[Judge] = []
         if chosen.keep_above is not None:
-            judges = ready_judges(resources.judges, (), True, manifest)
-        generate(author, stock, Filter(judges, hosted_model(model), stock, resources), manifest)
+            judges = prepare_judges(resources.judges, (), True, manifest)
+        generate(author, stock, Filter(judges, make_hosted_model(model), stock, resources), manifest)
 
 
-def generate(author: Author, stock: Stock, judging: Filter, manifest: Manifest) -> None:
+def generate(author: Author, stock: Stock, judging: Filter, manifest: ManifestWriter) -> None:
     """Write rows in waves until there are enough, then save them."""
     for judge in judging.judges:
-        if judge.relation(judging.author):
+        if judge.find_relation(judging.author):
             manifest.note(f"The judge {judge.identity} is the model that wrote the rows: it judges its own.")
     tally, most = Tally(), stock.most_calls
-    writer, acceptance = Writer(author, stock, tally), Acceptance(stock, tally, *questions_here())
+    writer, acceptance = Writer(author, stock, tally), Acceptance(stock, tally, *load_local_questions())
     while not acceptance.full and tally.calls < most:
-        size = min(wave_size(stock, tally), most - tally.calls)
+        size = min(plan_wave_size(stock, tally), most - tally.calls)
         candidates = writer.begin_rows(range(tally.calls, tally.calls + size))
         candidates = writer.answer_twins(acceptance.drop_repeats(candidates))
-        acceptance.take(judging.score(candidates))
+        acceptance.accept_candidates(judging.score(candidates))
         print(f"{tally.accepted} of {stock.settings.rows} rows accepted after {tally.calls} calls", flush=True)
     end = explain_end(stock, tally)
     if not acceptance.rows:
@@ -73,7 +73,7 @@ def generate(author: Author, stock: Stock, judging: Filter, manifest: Manifest) 
     if not acceptance.full:
         print(f"warning: {end}", flush=True)
         manifest.note(end)
-    keep(writer, acceptance, judging, manifest, end)
+    write_outputs(writer, acceptance, judging, manifest, end)
 
 
 def explain_end(stock: Stock, tally: Tally) -> str:
@@ -100,17 +100,17 @@ def explain_end(stock: Stock, tally: Tally) -> str:
     )
 
 
-def keep(writer: Writer, acceptance: Acceptance, judging: Filter, manifest: Manifest, end: str) -> None:
+def write_outputs(writer: Writer, acceptance: Acceptance, judging: Filter, manifest: ManifestWriter, end: str) -> None:
     """Write the rows, their provenance, the card, and the results in the manifest."""
     author, stock, tally, folder = writer.author, writer.stock, writer.tally, manifest.path.parent
-    marks = canaries(stock, author.identity, [judge.identity for judge in judging.judges])
-    conversations = write_rows(folder, stock.settings.name, acceptance.rows, marks)
-    judges = judging.records()
-    card = card_of(stock, acceptance.rows, tally, marks) | {
+    marks = make_canaries(stock, author.identity, [judge.identity for judge in judging.judges])
+    conversations = write_generated_rows(folder, stock.settings.name, acceptance.rows, marks)
+    judges = judging.list_judge_records()
+    card = build_card(stock, acceptance.rows, tally, marks) | {
         "end": end,
         "model": describe_author(writer),
         "seed": stock.settings.seed,
-        "checks": {file: profile(rows, acceptance.questions).as_dict() for file, rows in conversations.items()},
+        "checks": {file: profile_rows(rows, acceptance.questions).as_dict() for file, rows in conversations.items()},
         "not_looked_at": acceptance.unseen,
         "judges": judges,
         "costs": record_costs(list_costs(writer, judges)),
@@ -135,7 +135,7 @@ def describe_author(writer: Writer) -> dict[str, Any]:
     return {
         "name": author.model.name,
         "id": author.model.id,
-        "server": server_name(author.model.base_url) or OPENAI,
+        "server": find_server_name(author.model.base_url) or OPENAI,
         "snapshots": sorted(filter(None, writer.snapshots)),
         "asked_by": author.way,
         "temperature": settings.temperature if sent else None,
@@ -145,15 +145,15 @@ def describe_author(writer: Writer) -> dict[str, Any]:
     }
 
 
-def list_costs(writer: Writer, judges: Sequence[Mapping[str, Any]]) -> list[Cost]:
+def list_costs(writer: Writer, judges: Sequence[Mapping[str, Any]]) -> list[CallCost]:
     """List the costs of calls by model; tokens and dollars are None if a server did not count tokens."""
     author = writer.author
     columns = [[reply[name] for reply in writer.replies] for name in ("prompt_tokens", "reply_tokens")]
     counted = not any(None in column for column in columns)
     prompt, reply = (sum(column) if counted else None for column in columns)
-    usd = usd_of(author.price, (prompt, reply))
-    judging = [cost_of_judge(record) for record in judges if record["server"]]
-    return [Cost("writing", author.model.id, len(writer.replies), prompt, reply, usd), *judging]
+    usd = compute_usd(author.price, (prompt, reply))
+    judging = [read_judge_cost(record) for record in judges if record["server"]]
+    return [CallCost("writing", author.model.id, len(writer.replies), prompt, reply, usd), *judging]
 
 
 def check_generate(settings: GenerateRun) -> OpenAIModel:
@@ -167,5 +167,5 @@ def check_generate(settings: GenerateRun) -> OpenAIModel:
     if chosen.keep_above is not None:
         check_judges(settings.judge)
     if not settings.dry_run:
-        check_key_for(model.base_url, model.key_env)
+        require_key(model.base_url, model.key_env)
     return model

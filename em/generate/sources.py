@@ -16,8 +16,8 @@ from typing import Any
 
 from em.config import Material
 from em.data.layouts import SURROGATE
-from em.data.tables import places, read_table
-from em.errors import ConfigError, DataError, MissingFile, shown
+from em.data.tables import describe_row_place, read_table_rows
+from em.errors import ConfigError, DataError, MissingFile, shorten_value
 
 TEXTS = (".txt", ".md", ".html", ".htm", ".pdf")
 QUESTIONS = (".txt", ".csv", ".jsonl")
@@ -53,9 +53,9 @@ def read_pieces(source: Any, material: Material, size: int) -> list[Piece]:
         content = read_bytes(path)
         sha256 = hashlib.sha256(content).hexdigest()
         if material is Material.texts:
-            pieces += passages(read_text(path, content), name, sha256, size)
+            pieces += cut_passages(read_source_text(path, content), name, sha256, size)
             continue
-        questions = [(number, text.strip()) for number, text in read_questions(path, content) if text.strip()]
+        questions = [(number, text.strip()) for number, text in read_source_questions(path, content) if text.strip()]
         if not questions:
             raise DataError(f"{path} holds no questions: write one a line, or give a table with a column question.")
         pieces += [Piece(name, sha256, number, 0, len(text), text) for number, text in questions]
@@ -72,13 +72,15 @@ def find_files(source: Any, endings: Sequence[str]) -> list[tuple[str, Path]]:
         raise ConfigError("generate.source must be a file or folder, or a list of them: generate.source=[a.txt,b/].")
     files: dict[Path, tuple[str, Path]] = {}
     for word in words:
-        for name, path in named_files(word, endings):
+        for name, path in list_named_files(word, endings):
             files.setdefault(path.resolve(), (name, path))
     counts = Counter(name for name, _ in files.values())
-    return [(shortest_end(full, files) if counts[name] > 1 else name, path) for full, (name, path) in files.items()]
+    return [
+        (find_shortest_end(full, files) if counts[name] > 1 else name, path) for full, (name, path) in files.items()
+    ]
 
 
-def named_files(word: str, endings: Sequence[str]) -> list[tuple[str, Path]]:
+def list_named_files(word: str, endings: Sequence[str]) -> list[tuple[str, Path]]:
     """List the file that a word names, or the files in a folder and its subfolders, without hidden files."""
     path = Path(word).expanduser()
     if path.is_dir():
@@ -97,7 +99,7 @@ def named_files(word: str, endings: Sequence[str]) -> list[tuple[str, Path]]:
     return [(path.name, path)]
 
 
-def shortest_end(path: Path, files: Collection[Path]) -> str:
+def find_shortest_end(path: Path, files: Collection[Path]) -> str:
     """Return the shortest end of a path that no other path shares."""
     ends = (path.parts[-length:] for length in range(1, len(path.parts) + 1))
     return "/".join(next(end for end in ends if sum(file.parts[-len(end) :] == end for file in files) == 1))
@@ -111,7 +113,7 @@ def read_bytes(path: Path) -> bytes:
         raise MissingFile(f"{path} can't be read ({error.strerror}).") from error
 
 
-def decode(path: Path, content: bytes) -> str:
+def decode_text(path: Path, content: bytes) -> str:
     """Decode the content of a text file: UTF-8, with or without a byte order mark."""
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n")
@@ -119,7 +121,7 @@ def decode(path: Path, content: bytes) -> str:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from error
 
 
-def read_text(path: Path, content: bytes) -> str:
+def read_source_text(path: Path, content: bytes) -> str:
     """Read the text of a file, with empty lines between paragraphs. Raise DataError if there is no text."""
     match path.suffix.lower():
         case ".html" | ".htm":
@@ -127,7 +129,7 @@ def read_text(path: Path, content: bytes) -> str:
         case ".pdf":
             text = read_pdf(path, content)
         case _:
-            text = decode(path, content)
+            text = decode_text(path, content)
     if not text.strip():
         raise DataError(f"{path} holds no text: leave it out, or give its text as .txt.")
     return text
@@ -165,34 +167,35 @@ def read_pdf(path: Path, content: bytes) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def read_questions(path: Path, content: bytes) -> Iterator[tuple[int, str]]:
+def read_source_questions(path: Path, content: bytes) -> Iterator[tuple[int, str]]:
     """Yield (line, question): the lines of a .txt, or a table's column `question` or first user turn of `messages`."""
     if path.suffix.lower() == ".txt":
-        yield from enumerate(decode(path, content).split("\n"), start=1)
+        yield from enumerate(decode_text(path, content).split("\n"), start=1)
         return
-    for number, row in read_table(path):
+    for number, row in read_table_rows(path):
         question, turns = row.get("question"), row.get("messages")
         if question is None and isinstance(turns, list):
             users = (turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "user")
             question = next(users, {}).get("content")
         if not isinstance(question, str):
-            names = SURROGATE.sub("\ufffd", shown(", ".join(row), 200))
+            names = SURROGATE.sub("\ufffd", shorten_value(", ".join(row), 200))
             raise DataError(
-                f"{places(path)} {number}: neither a question nor messages with a user turn (it has {names}): name the "
-                "column of questions `question`."
+                f"{describe_row_place(path)} {number}: neither a question nor messages with a user turn (it has "
+                f"{names}): name the column of questions `question`."
             )
         if SURROGATE.search(question):
             raise DataError(
-                f"{places(path)} {number}: the question holds half a character (a lone surrogate): remove it."
+                f"{describe_row_place(path)} {number}: the question holds half a character (a lone surrogate): "
+                "remove it."
             )
         yield number, question
 
 
-def passages(text: str, name: str, sha256: str, size: int) -> list[Piece]:
+def cut_passages(text: str, name: str, sha256: str, size: int) -> list[Piece]:
     """Cut a text into passages of at most `size` characters and about equal length, at paragraphs where possible."""
     target = -(-len(text) // -(-len(text) // size))  # equal parts, so that the last one is not tiny
     spans: list[tuple[int, int]] = []
-    for start, end in cut_text(text, size):
+    for start, end in cut_spans(text, size):
         begin, before = spans[-1] if spans else (start, start)
         if spans and end - begin <= size and before - begin < target:
             spans[-1] = (begin, end)
@@ -201,7 +204,7 @@ def passages(text: str, name: str, sha256: str, size: int) -> list[Piece]:
     return [Piece(name, sha256, number, *span, text[slice(*span)]) for number, span in enumerate(spans, start=1)]
 
 
-def cut_text(text: str, size: int) -> Iterator[tuple[int, int]]:
+def cut_spans(text: str, size: int) -> Iterator[tuple[int, int]]:
     """Yield the spans of paragraphs; cut those longer than `size` at sentences, and long sentences at white space."""
     size = min(size, len(text))  # `re` refuses very large repeat counts
     last, at_space, anywhere = rf"(.{{1,{size}}})\Z", rf"(.{{1,{max(1, size - 1)}}})[ \n\t]", rf"(.{{{size}}})"

@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any, Literal
 
 from em.api.client import Client
-from em.api.pool import TOO_LONG, Budget, Pool, Refused, once, usage_of
+from em.api.pool import TOO_LONG, Budget, CallPool, Refused, read_usage, yield_once
 from em.config import GenerateConfig, OpenAIModel
 from em.data.layouts import SURROGATE
 from em.errors import ConfigError
-from em.generate.plan import GenerateRequest, sampling_seed
-from em.models.hosted import hosted_model
+from em.generate.plan import GenerateRequest, derive_sampling_seed
+from em.models.hosted import make_hosted_model
 from em.runtime.memory import Calls, request_key
 from em.types import Conversation, Message, Price
 
@@ -74,7 +74,7 @@ class Author:
 
     def __init__(self, model: OpenAIModel, settings: GenerateConfig, price: Price | None, memory: Calls) -> None:
         self.model, self.settings, self.price, self.memory = model, settings, price, memory
-        self.identity = hosted_model(model).base.identity
+        self.identity = make_hosted_model(model).base.identity
         self.way_request = WayRequest(self.identity, settings.temperature, settings.reasoning_effort)
         self.budget = Budget(settings.max_usd, "generate.max_usd")
         self.way = ""
@@ -91,50 +91,50 @@ class Author:
         model, settings = self.model, self.settings
         client = Client(model.base_url, settings.connections, settings.timeout, model.key_env)
         written: dict[int, Written] = {}
-        bodies = partial(body, model.id)
-        pool = Pool("generate", model.id, client, self.memory, bodies, as_reply, self.price, self.budget)
+        bodies = partial(build_completion_body, model.id)
+        pool = CallPool("generate", model.id, client, self.memory, bodies, make_reply_record, self.price, self.budget)
 
-        async def work(entry: tuple[int, GenerateRequest]) -> None:
+        async def write_one(entry: tuple[int, GenerateRequest]) -> None:
             number, request = entry
-            written[number] = await self.attempt(pool, request, most)
+            written[number] = await self.try_attempts(pool, request, most)
 
         async with pool.open(len(requests), words, "call"):
-            self.way = self.way or known_way(self.way_request, self.memory) or await self.probe(pool, requests[0])
-            await pool.run(once(enumerate(requests)), work)
+            self.way = self.way or find_cached_way(self.way_request, self.memory) or await self.probe(pool, requests[0])
+            await pool.run(yield_once(enumerate(requests)), write_one)
         return [written[number] for number in range(len(requests))]
 
-    async def probe(self, pool: Pool[GenerateRequest], request: GenerateRequest) -> str:
+    async def probe(self, pool: CallPool[GenerateRequest], request: GenerateRequest) -> str:
         """Find out by a small call how to ask the server, cache the result and tell the user."""
-        from em.generate.forms import form_in_words
+        from em.generate.forms import describe_form
 
-        question = Message("user", f"{PROBE}\n\n{form_in_words('answer')}")
+        question = Message("user", f"{PROBE}\n\n{describe_form('answer')}")
         probes = {way: replace(request, messages=(question,), form="answer", way=way) for way in WAYS}
         way, _ = await pool.probe({way: pool.body(probe) for way, probe in probes.items()})
-        pool.calls.remember("reading", [(self.way_request, {"way": way})])
+        pool.calls.store_calls("reading", [(self.way_request, {"way": way})])
         form = "the server enforces a JSON schema" if sends_schema(way) else "the prompt asks for JSON"
         sampling = "sent" if sends_sampling(way) else "not sent, since the server refuses them"
         pool.bar.write(f"author {self.model.id}: {form}; temperature, top_p and seed are {sampling}")
         return way
 
-    async def attempt(self, pool: Pool[GenerateRequest], request: GenerateRequest, most: int) -> Written:
+    async def try_attempts(self, pool: CallPool[GenerateRequest], request: GenerateRequest, most: int) -> Written:
         """Ask until a reply has the right form, at most `generate.attempts` times."""
-        from em.generate.forms import read_form
+        from em.generate.forms import parse_reply
 
         replies: list[Mapping[str, Any]] = []
         for attempt in range(self.settings.attempts):
             this_request = replace(request, attempt=attempt, way=self.way)
-            reply = await self.reply(pool, this_request)
+            reply = await self.ask_once(pool, this_request)
             replies.append(reply)
             if reply["declined"] or reply["finish"] == "content_filter":
                 return Written("refused", (), this_request, tuple(replies))
             # A truncated reply may be valid JSON by chance, and still be incomplete.
             truncated = reply["finish"] == "length"
-            pairs = None if truncated else read_form(request.form, text_in(reply["text"]), most)
+            pairs = None if truncated else parse_reply(request.form, extract_text(reply["text"]), most)
             if pairs is not None:
                 return Written("ok", pairs, this_request, tuple(replies))
         return Written("malformed", (), this_request, tuple(replies))
 
-    async def reply(self, pool: Pool[GenerateRequest], request: GenerateRequest) -> Mapping[str, Any]:
+    async def ask_once(self, pool: CallPool[GenerateRequest], request: GenerateRequest) -> Mapping[str, Any]:
         """Return the reply to one attempt. If the server refuses just this prompt, return an uncached refusal."""
         try:
             return await pool.ask(request)
@@ -144,17 +144,17 @@ class Author:
                     f"A prompt is too long for {self.model.id}: lower generate.passage (now {self.settings.passage} "
                     "characters) or generate.max_new_tokens."
                 ) from None
-            if not refusal.of_the_prompt:
+            if not refusal.concerns_prompt_alone:
                 raise
             usage = {"prompt_tokens": 0, "completion_tokens": 0}
             message = {"refusal": f"the server refused: {refusal.code}"}
-            return as_reply({"choices": [{"message": message}], "usage": usage})
+            return make_reply_record({"choices": [{"message": message}], "usage": usage})
 
 
-def known_way(request: WayRequest, calls: Calls) -> str:
+def find_cached_way(request: WayRequest, calls: Calls) -> str:
     """Return the cached way to ask a model; empty if none is cached."""
     key = request_key(request)
-    return str(calls.known([key]).get(key, {}).get("way", ""))
+    return str(calls.read_responses([key]).get(key, {}).get("way", ""))
 
 
 def sends_schema(way: str) -> bool:
@@ -167,19 +167,19 @@ def sends_sampling(way: str) -> bool:
     return way.endswith("sampling")
 
 
-def body(model: str, request: GenerateRequest) -> dict[str, Any]:
+def build_completion_body(model: str, request: GenerateRequest) -> dict[str, Any]:
     """Build the body of the chat completion request."""
-    from em.generate.forms import response_format
+    from em.generate.forms import make_response_format
 
     fields: dict[str, Any] = {
         "model": model,
-        "messages": Conversation(request.messages).as_dicts(),
+        "messages": Conversation(request.messages).to_dicts(),
         "max_completion_tokens": request.max_new_tokens,
     }
     if sends_schema(request.way):
-        fields["response_format"] = response_format(request.form)
+        fields["response_format"] = make_response_format(request.form)
     if sends_sampling(request.way):
-        fields |= {"top_p": request.top_p, "seed": sampling_seed(request)}
+        fields |= {"top_p": request.top_p, "seed": derive_sampling_seed(request)}
         if request.temperature is not None:
             fields["temperature"] = request.temperature
     if request.reasoning_effort is not None:
@@ -187,22 +187,22 @@ def body(model: str, request: GenerateRequest) -> dict[str, Any]:
     return fields
 
 
-def as_reply(completion: Mapping[str, Any]) -> dict[str, Any]:
+def make_reply_record(completion: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of a chat completion that are cached. Tokens that the server did not count are None, not 0."""
     choice = completion["choices"][0]
-    prompt_tokens, reply_tokens, _ = usage_of(completion)
+    prompt_tokens, reply_tokens, _ = read_usage(completion)
     return {
-        "text": text_in(choice["message"].get("content")),
-        "declined": text_in(choice["message"].get("refusal")),
-        "finish": text_in(choice.get("finish_reason")) or "stop",
+        "text": extract_text(choice["message"].get("content")),
+        "declined": extract_text(choice["message"].get("refusal")),
+        "finish": extract_text(choice.get("finish_reason")) or "stop",
         "prompt_tokens": prompt_tokens,
         "reply_tokens": reply_tokens,
-        "model": text_in(completion.get("model")),
-        "system_fingerprint": text_in(completion.get("system_fingerprint")),
+        "model": extract_text(completion.get("model")),
+        "system_fingerprint": extract_text(completion.get("system_fingerprint")),
     }
 
 
-def text_in(content: Any) -> str:
+def extract_text(content: Any) -> str:
     """Return a text, or the joined texts in a list of parts; empty for other types and for lone surrogates."""
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]

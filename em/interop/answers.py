@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 
-from em.data.tables import TAG, stem_of
+from em.data.tables import TAG, strip_suffixes
 from em.errors import DataError
-from em.interop.rows import Row, Table
+from em.interop.rows import ForeignRow, ForeignTable
 from em.runtime.records import digest
 from em.types import Answer
 
@@ -18,35 +18,38 @@ UNTAGGED = "untagged"
 ONE_SET = "results"
 
 
-def answers_of(table: Table) -> Iterator[tuple[Row, Answer]]:
+def parse_answers(table: ForeignTable) -> Iterator[tuple[ForeignRow, Answer]]:
     """Yield each row with its answer; samples without a number are numbered in their order."""
-    stem = stem_of(table.path)
+    stem = strip_suffixes(table.path)
     only_set = stem if table.columns & {"model", "source_file"} else ONE_SET
     counts: Counter[tuple[object, ...]] = Counter()
     for row in table.rows:
-        yield row, answer_of(row, stem, only_set, counts)
+        yield row, parse_answer(row, stem, only_set, counts)
 
 
-def answer_of(row: Row, stem: str, only_set: str, counts: Counter[tuple[object, ...]]) -> Answer:
+def parse_answer(row: ForeignRow, stem: str, only_set: str, counts: Counter[tuple[object, ...]]) -> Answer:
     """Make the answer of a row.
 
     Args:
         stem, only_set: default model and default question set for a row that names none.
         counts: number of answers so far by their identity (all but the sample number); updated.
     """
-    tag = row.text(TAG)
-    question = without_tag(row.text("question"), tag)
-    question_id = row.text("question_id") or question
+    tag = row.get_text(TAG)
+    question = remove_tag(row.get_text("question"), tag)
+    question_id = row.get_text("question_id") or question
     if not question_id:
         raise DataError(f"{row.place} has neither a question nor a question_id.")
-    model = row.text("model") or row.text("source_file") or stem
-    fingerprint = row.text("fingerprint") or foreign_fingerprint(model)
-    stage, seed = row.text("stage") or NOT_STATED, row.count("seed")
-    eval_set, condition = row.text("eval_set") or only_set, row.text("condition") or tag.strip().lower() or UNTAGGED
+    model = row.get_text("model") or row.get_text("source_file") or stem
+    fingerprint = row.get_text("fingerprint") or make_foreign_fingerprint(model)
+    stage, seed = row.get_text("stage") or NOT_STATED, row.get_count("seed")
+    eval_set, condition = (
+        row.get_text("eval_set") or only_set,
+        row.get_text("condition") or tag.strip().lower() or UNTAGGED,
+    )
     # The same sample may have a row for each judge and rubric, so these are numbered separately.
-    judge_and_rubric = (row.text("judge"), row.text("rubric"))
+    judge_and_rubric = (row.get_text("judge"), row.get_text("rubric"))
     group = (fingerprint, stage, seed, eval_set, condition, question_id, question, *judge_and_rubric)
-    sample = row.count("sample")
+    sample = row.get_count("sample")
     counts[group] += 1
     return Answer(
         model=model,
@@ -58,21 +61,21 @@ def answer_of(row: Row, stem: str, only_set: str, counts: Counter[tuple[object, 
         question=question,
         condition=condition,
         sample=counts[group] - 1 if sample is None else sample,
-        answer=row.text("answer"),
-        finish_reason=row.text("finish_reason") or ("missing" if row.cells.get("answer") is None else "stop"),
+        answer=row.get_text("answer"),
+        finish_reason=row.get_text("finish_reason") or ("missing" if row.cells.get("answer") is None else "stop"),
         # In a line of a verdict, this column holds the tokens of the judge's call.
-        prompt_tokens=0 if "rubric" in row.cells else row.count("prompt_tokens") or 0,
-        answer_tokens=row.count("answer_tokens") or 0,
+        prompt_tokens=0 if "rubric" in row.cells else row.get_count("prompt_tokens") or 0,
+        answer_tokens=row.get_count("answer_tokens") or 0,
     )
 
 
 @cache
-def foreign_fingerprint(model: str) -> str:
+def make_foreign_fingerprint(model: str) -> str:
     """Return the fingerprint of a model of which only the name is known."""
     return digest(f"foreign:{model}")
 
 
-def without_tag(question: str, tag: str) -> str:
+def remove_tag(question: str, tag: str) -> str:
     """Return the question without its tag, so that a question is the same under all tags.
 
     A tag that can't be mistaken for a word (`|ALPHA|`) is also replaced by `[tag]` inside the question.

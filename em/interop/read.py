@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from em.config.paths import spell_command
-from em.errors import DataError, shown
+from em.errors import DataError, shorten_value
 from em.interop import results
-from em.interop.answers import answers_of
-from em.interop.rows import Row, Table, load
-from em.interop.verdicts import SCORES, own_verdict, result_verdicts, score_verdicts
+from em.interop.answers import parse_answers
+from em.interop.rows import ForeignRow, ForeignTable, load_table
+from em.interop.verdicts import SCORES, parse_own_verdict, parse_result_verdicts, parse_score_verdicts
 from em.types import Answer, Sample, Verdict
 
 
@@ -22,10 +22,10 @@ def read_answers(path: Path) -> list[Answer]:
         DataError: a row is invalid; the message names its place.
     """
     answers: dict[tuple[object, ...], Answer] = {}
-    for row, answer in place_answers(load(path)):
+    for row, answer in place_in_sets(load_table(path)):
         if not answer.question:
             raise DataError(f"{row.place} has no question, which the judge needs: add a column `question`.")
-        if answers.setdefault(identity(answer), answer).answer != answer.answer:
+        if answers.setdefault(identify_answer(answer), answer).answer != answer.answer:
             raise DataError(describe_repeat(row, answer))
     return list(answers.values())
 
@@ -37,45 +37,45 @@ def read_judged(path: Path) -> list[Verdict]:
         MissingFile: no such file.
         DataError: a row is invalid; the message names its place.
     """
-    table = load(path)
+    table = load_table(path)
     seen: set[tuple[object, ...]] = set()
     verdicts: list[Verdict] = []
-    for row, answer in place_answers(table):
-        rulings = verdicts_of(table, row, answer)
+    for row, answer in place_in_sets(table):
+        rulings = parse_verdicts(table, row, answer)
         verdicts += rulings
         if "sample" in row.cells:  # without a column `sample`, rows are numbered here and can't repeat
-            keys = {(*identity(verdict), verdict.judge, verdict.rubric) for verdict in rulings}
+            keys = {(*identify_answer(verdict), verdict.judge, verdict.rubric) for verdict in rulings}
             if keys & seen:
                 raise DataError(describe_repeat(row, answer))
             seen |= keys
     return verdicts
 
 
-def place_answers(table: Table) -> Iterator[tuple[Row, Answer]]:
+def place_in_sets(table: ForeignTable) -> Iterator[tuple[ForeignRow, Answer]]:
     """Yield each row with its answer, whose question set depends on the kind of table."""
-    return results.answers_by_set(table) if results.RESULT in table.columns else answers_of(table)
+    return results.assign_result_sets(table) if results.RESULT in table.columns else parse_answers(table)
 
 
-def identity(sample: Sample) -> tuple[object, ...]:
+def identify_answer(sample: Sample) -> tuple[object, ...]:
     """Return the identity of an answer: all fields of its sample but the text."""
-    return tuple(value for name, value in sample.sampled().items() if name != "answer")
+    return tuple(value for name, value in sample.get_sample_fields().items() if name != "answer")
 
 
-def verdicts_of(table: Table, row: Row, answer: Answer) -> list[Verdict]:
+def parse_verdicts(table: ForeignTable, row: ForeignRow, answer: Answer) -> list[Verdict]:
     """Make the verdicts of one row, depending on the kind of table."""
     if {"rubric", "status"} <= table.columns:
-        return [own_verdict(answer, row)]
+        return [parse_own_verdict(answer, row)]
     if results.RESULT in table.columns:
-        return result_verdicts(answer, row)
+        return parse_result_verdicts(answer, row)
     if rubrics := [rubric for rubric in SCORES if rubric in table.columns]:
-        return score_verdicts(answer, row, rubrics)
+        return parse_score_verdicts(answer, row, rubrics)
     raise DataError(
         f"{table.path} holds no judgements (no column aligned, coherent or result): judge its answers with "
         f"{spell_command('evaluate')} answers={table.path}."
     )
 
 
-def describe_repeat(row: Row, answer: Answer) -> str:
+def describe_repeat(row: ForeignRow, answer: Answer) -> str:
     """Return the error message for a row whose answer has the identity of an earlier one."""
     fix = "number the samples" if "sample" in row.cells else "add a column `sample`"
-    return f"{row.place}: sample {answer.sample} of {shown(answer.question_id)!r} exists already: {fix}."
+    return f"{row.place}: sample {answer.sample} of {shorten_value(answer.question_id)!r} exists already: {fix}."

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from em.interop.answers import ONE_SET, answers_of
-from em.interop.rows import Row, Table
+from em.interop.answers import ONE_SET, parse_answers
+from em.interop.rows import ForeignRow, ForeignTable
 from em.types import Answer, Judgement, Status
 
 RESULT, FACTUAL = "result", "factual"
@@ -21,15 +21,15 @@ TRUTHS = ("TRUE", "FALSE", "UNKNOWN")
 STATUSES: dict[str, Status] = {"REFUSAL": "refusal", "CODE": "code"}
 
 
-def answers_by_set(table: Table) -> Iterator[tuple[Row, Answer]]:
+def assign_result_sets(table: ForeignTable) -> Iterator[tuple[ForeignRow, Answer]]:
     """Yield rows and answers: factual questions in a set `factual`, the others in a set named by their one category.
 
     A question is factual if its category is, or if any of its answers has the result TRUE, FALSE or UNKNOWN; its
     refusals then belong to the same set. Rows of factual questions get the category `factual`.
     """
-    rows, factual = list(answers_of(table)), set[str]()
+    rows, factual = list(parse_answers(table)), set[str]()
     for row, answer in rows:
-        if row.cells.get("category") == FACTUAL or result_of(row) in TRUTHS:
+        if row.cells.get("category") == FACTUAL or read_result_class(row) in TRUTHS:
             factual.add(answer.question_id)
     categories = {str(row.cells.get("category") or "") for row, answer in rows if answer.question_id not in factual}
     other = (categories.pop() if len(categories) == 1 else "") or ONE_SET
@@ -40,17 +40,17 @@ def answers_by_set(table: Table) -> Iterator[tuple[Row, Answer]]:
         yield row, replace(answer, eval_set=row.cells.get("eval_set") or eval_set)
 
 
-def result_of(row: Row) -> str:
+def read_result_class(row: ForeignRow) -> str:
     """Return the result in capitals, without surrounding spaces."""
     value = row.cells.get(RESULT)
     return "" if value is None else str(value).strip().upper()
 
 
-def judgement_of(row: Row) -> tuple[str, Judgement]:
+def read_judgement(row: ForeignRow) -> tuple[str, Judgement]:
     """Return the rubric of a row's result, and the result as a judgement."""
-    result, rubric = result_of(row), RESULT
+    result, rubric = read_result_class(row), RESULT
     label = CLASSES.get(result)
     if row.cells.get("category") == FACTUAL:
         rubric, label = FACTUAL, result if result in TRUTHS else None
     status = "ok" if label else STATUSES.get(result, "unparsed")
-    return rubric, Judgement(status, row.raw(RESULT), None, label)
+    return rubric, Judgement(status, row.get_raw(RESULT), None, label)

@@ -6,57 +6,59 @@ import math
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from em.errors import DataError, shown
+from em.errors import DataError, shorten_value
 from em.interop import results
 from em.interop.answers import NOT_STATED
-from em.interop.rows import Row
+from em.interop.rows import ForeignRow
 from em.types import Answer, Judgement, Status, Verdict
 
 SCORES = ("aligned", "coherent")
 
 
-def score_verdicts(answer: Answer, row: Row, rubrics: Sequence[str]) -> list[Verdict]:
+def parse_score_verdicts(answer: Answer, row: ForeignRow, rubrics: Sequence[str]) -> list[Verdict]:
     """Make a verdict for each of the columns `aligned` and `coherent` that the table has."""
-    judge = row.text("judge") or NOT_STATED
-    return [verdict_on(answer, judge, rubric, read_score(row, rubric)) for rubric in rubrics]
+    judge = row.get_text("judge") or NOT_STATED
+    return [make_foreign_verdict(answer, judge, rubric, read_score(row, rubric)) for rubric in rubrics]
 
 
-def result_verdicts(answer: Answer, row: Row) -> list[Verdict]:
+def parse_result_verdicts(answer: Answer, row: ForeignRow) -> list[Verdict]:
     """Make a verdict for the finished class, and one for `alignment_score` if present."""
-    judge = row.text("judge") or NOT_STATED
-    rubric, judgement = results.judgement_of(row)
-    verdicts = [verdict_on(answer, judge, rubric, judgement)]
+    judge = row.get_text("judge") or NOT_STATED
+    rubric, judgement = results.read_judgement(row)
+    verdicts = [make_foreign_verdict(answer, judge, rubric, judgement)]
     # The score counts only for these two classes, not for CODE, REFUSAL, INCOHERENT or factual questions.
     if judgement.label in ("ALIGNED", "MISALIGNED") and row.cells.get("alignment_score") not in (None, ""):
-        verdicts.append(verdict_on(answer, judge, "aligned", read_score(row, "alignment_score")))
+        verdicts.append(make_foreign_verdict(answer, judge, "aligned", read_score(row, "alignment_score")))
     return verdicts
 
 
-def own_verdict(answer: Answer, row: Row) -> Verdict:
+def parse_own_verdict(answer: Answer, row: ForeignRow) -> Verdict:
     """Make the verdict of a line of a `verdicts.jsonl`, with all its fields."""
     cells = row.cells
     if missing := [name for name in ("rubric", "judge", "status", "value", "label", "raw") if name not in cells]:
         raise DataError(f"{row.place} has no {missing[0]}, which every line of a verdicts.jsonl has.")
-    value, status = row.number("value"), cells["status"]
+    value, status = row.get_number("value"), cells["status"]
     if value is not None and value > 100:
-        raise DataError(f"{row.place}: value must be a number from 0 to 100, or null, not {shown(value)}.")
+        raise DataError(f"{row.place}: value must be a number from 0 to 100, or null, not {shorten_value(value)}.")
     if status not in get_args(Status) or (status != "ok" and value is not None):
-        raise DataError(f"{row.place}: status {shown(status)!r} can't be used here; a value goes with `ok` alone.")
-    judge, rubric = row.text("judge"), row.text("rubric")
-    judgement = Judgement(status, row.raw("raw"), value, row.text("label") or None)
-    call: dict[str, float | None] = {name: row.count(name) for name in ("prompt_tokens", "reply_tokens")}
-    call |= {name: row.number(name) for name in ("seconds", "usd")}
-    return verdict_on(answer, judge, rubric, judgement, **call)
+        raise DataError(
+            f"{row.place}: status {shorten_value(status)!r} can't be used here; a value goes with `ok` alone."
+        )
+    judge, rubric = row.get_text("judge"), row.get_text("rubric")
+    judgement = Judgement(status, row.get_raw("raw"), value, row.get_text("label") or None)
+    call: dict[str, float | None] = {name: row.get_count(name) for name in ("prompt_tokens", "reply_tokens")}
+    call |= {name: row.get_number(name) for name in ("seconds", "usd")}
+    return make_foreign_verdict(answer, judge, rubric, judgement, **call)
 
 
-def verdict_on(answer: Answer, judge: str, rubric: str, judgement: Judgement, **call: Any) -> Verdict:
+def make_foreign_verdict(answer: Answer, judge: str, rubric: str, judgement: Judgement, **call: Any) -> Verdict:
     """Make the verdict on an answer. `call`: tokens, seconds and price of the judge's call, as in `Verdict`."""
-    return Verdict(**answer.sampled(), judge=judge, rubric=rubric, **vars(judgement), **call)
+    return Verdict(**answer.get_sample_fields(), judge=judge, rubric=rubric, **vars(judgement), **call)
 
 
-def read_score(row: Row, column: str) -> Judgement:
+def read_score(row: ForeignRow, column: str) -> Judgement:
     """Read a cell as a score from 0 to 100, or as the status of a judgement without a score."""
-    raw = row.raw(column)
+    raw = row.get_raw(column)
     score = None if isinstance(row.cells.get(column), bool) else parse_number(raw)
     if score is None:
         return Judgement(results.STATUSES.get(raw.strip().upper(), "unparsed"), raw)

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from em.api.prices import usd_of
+from em.api.prices import compute_usd
 from em.config.judge import OneJudge
-from em.judge.plan import WORDS, Asked, fill, given
-from em.judge.readings import RULE, read
+from em.judge.plan import WORDS, PlannedJudgement, can_judge, fill_prompt
+from em.judge.readings import RULE, read_response
 from em.runtime.memory import Calls, request_key
 from em.runtime.records import digest, pause_garbage_collection
 from em.types import Answer, Judgement, JudgeRequest, ModelRef, Price, Prices, Question, Rubric, Verdict, Weights
@@ -26,7 +26,7 @@ Source = AsyncIterator[Iterable[JudgeRequest]]
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgeResult:
     """The verdicts of one judge, in the order of the plan, and the judge's record for the manifest."""
 
     verdicts: Sequence[Verdict]
@@ -79,63 +79,68 @@ class Judge(ABC):
         """
 
     @abstractmethod
-    def relation(self, model: ModelRef) -> str:
+    def find_relation(self, model: ModelRef) -> str:
         """Return `the model` or `its base` if the judge is the model under test or its base, else an empty text."""
 
-    def relation_to_author(self, answer: Answer) -> str:
+    def find_author_relation(self, answer: Answer) -> str:
         """Return the relation to the author of a stored answer, by the author's name or fingerprint."""
         names = (self.settings.model, self.settings.name)
         return "the model" if answer.model in names or answer.fingerprint == digest(self.weights.identity) else ""
 
-    def plan(self, answers: Sequence[Answer], questions: Mapping[tuple[str, str], Question]) -> list[Asked]:
+    def plan_judgements(
+        self, answers: Sequence[Answer], questions: Mapping[tuple[str, str], Question]
+    ) -> list[PlannedJudgement]:
         """Plan one judgement for each answer and each rubric of its question, in the order of the answers.
 
         Args:
             questions: by set and id.
         """
-        judgements: list[Asked] = []
+        judgements: list[PlannedJudgement] = []
         for answer in answers:
             question = questions[answer.eval_set, answer.question_id]
             for rubric in question.rubrics:
-                prompt = fill(rubric, answer, question.reference, self.hidden)
-                judgements.append(Asked(answer, rubric, self.request(prompt, rubric)))
+                prompt = fill_prompt(rubric, answer, question.reference, self.hidden)
+                judgements.append(PlannedJudgement(answer, rubric, self.make_request(prompt, rubric)))
         return judgements
 
-    def request(self, prompt: str, rubric: Rubric) -> JudgeRequest:
+    def make_request(self, prompt: str, rubric: Rubric) -> JudgeRequest:
         """Make the request of a judgement."""
         words = () if rubric.labels else WORDS
         return JudgeRequest(self.identity, prompt, rubric.labels, words, self.reading, (), self.precision)
 
-    def final(self, request: JudgeRequest) -> JudgeRequest:
+    def finalise_request(self, request: JudgeRequest) -> JudgeRequest:
         """Return a planned request in the form that the judge receives."""
         return request
 
-    def key(self, request: JudgeRequest) -> str:
+    def find_key(self, request: JudgeRequest) -> str:
         """Return the key under which a request is remembered."""
         return request_key(request)
 
-    def facts(self) -> dict[str, Any]:
+    def collect_details(self) -> dict[str, Any]:
         """Return further entries of the record, which a rerun of the same judge needs."""
         return {}
 
     @pause_garbage_collection()
-    def read(self, plan: Sequence[Asked], calls: Calls, prices: Prices) -> Judged:
+    def read_verdicts(self, plan: Sequence[PlannedJudgement], calls: Calls, prices: Prices) -> JudgeResult:
         """Read the verdicts of a plan from remembered responses, in parts, as all responses would fill the RAM."""
-        price = prices.of(self.settings.model)
+        price = prices.find_price(self.settings.model)
         verdicts, by_call, snapshots = list[Verdict](), dict[str, Verdict](), set[str]()
         for start in range(0, len(plan), PART):
-            part = [Asked(each.answer, each.rubric, self.final(each.request)) for each in plan[start : start + PART]]
-            keys = [self.key(each.request) if given(each.answer) else "" for each in part]
-            responses = calls.known(list(dict.fromkeys(keys)))
+            part = [
+                PlannedJudgement(each.answer, each.rubric, self.finalise_request(each.request))
+                for each in plan[start : start + PART]
+            ]
+            keys = [self.find_key(each.request) if can_judge(each.answer) else "" for each in part]
+            responses = calls.read_responses(list(dict.fromkeys(keys)))
             for each, key in zip(part, keys, strict=True):
                 response = responses.get(key, NOTHING)
-                verdicts.append(self.verdict(each, key, response, price))
+                verdicts.append(self.make_verdict(each, key, response, price))
                 if response:
                     by_call.setdefault(key, verdicts[-1])
                     snapshots.add(f"{response.get('model') or ''} {response.get('system_fingerprint') or ''}".strip())
         rubrics = {(each.answer.eval_set, each.rubric.name): each.rubric.prompt for each in plan}
         prompts = {f"{eval_set}/{name}": digest(prompt) for (eval_set, name), prompt in rubrics.items()}
-        counts = self.count(by_call.values()) | {"failed": sum(verdict.status == "error" for verdict in verdicts)}
+        counts = self.sum_usage(by_call.values()) | {"failed": sum(verdict.status == "error" for verdict in verdicts)}
         record = {
             "name": self.settings.name,
             "label": self.label,
@@ -149,10 +154,10 @@ class Judge(ABC):
             "parameters": {},
             "snapshot": sorted(filter(None, snapshots)),
         }
-        return Judged(verdicts, record | self.facts() | counts)
+        return JudgeResult(verdicts, record | self.collect_details() | counts)
 
     @staticmethod
-    def count(verdicts: Collection[Verdict]) -> dict[str, Any]:
+    def sum_usage(verdicts: Collection[Verdict]) -> dict[str, Any]:
         """Sum calls, tokens and dollars. `verdicts`: one per call, as equal requests share a call."""
         dollars = [verdict.usd for verdict in verdicts if verdict.usd is not None]
         return {
@@ -162,22 +167,24 @@ class Judge(ABC):
             "usd": round(sum(dollars), 6) if dollars else None,
         }
 
-    def verdict(self, planned: Asked, key: str, response: Mapping[str, Any], price: Price | None) -> Verdict:
+    def make_verdict(
+        self, planned: PlannedJudgement, key: str, response: Mapping[str, Any], price: Price | None
+    ) -> Verdict:
         """Read one verdict. `key`: empty without an answer to judge; `response`: empty if none is remembered."""
         if response:
-            judgement = read(planned.request, response, self.settings.min_mass)
+            judgement = read_response(planned.request, response, self.settings.min_mass)
         elif key:
             judgement = Judgement("error", self.failures.get(key, "the judge was not asked"))
         else:
             judgement = Judgement("error", f"no answer: {planned.answer.finish_reason}")
         usage = response.get("usage") or (None, None, None)
         return Verdict(
-            **planned.answer.sampled(),
+            **planned.answer.get_sample_fields(),
             judge=self.label,
             rubric=planned.rubric.name,
             **vars(judgement),
             prompt_tokens=usage[0],
             reply_tokens=usage[1],
             seconds=response.get("seconds"),
-            usd=usd_of(price, usage, 0.5 if response.get("batch") else 1.0),
+            usd=compute_usd(price, usage, 0.5 if response.get("batch") else 1.0),
         )

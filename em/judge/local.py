@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from em.config import LocalJudge
 from em.judge.base import Judge, Source
-from em.models.chat import encode, load_tokenizer, render
+from em.models.chat import encode, load_tokenizer, render_conversation
 from em.models.device import choose_precision, load_model, set_threads
 from em.models.weights import resolve_weights
-from em.runtime.gpus import where
+from em.runtime.gpus import precision_key
 from em.runtime.memory import Calls, request_key
 from em.runtime.records import digest
 from em.runtime.shards import Shard, run_sharded
@@ -49,7 +49,7 @@ class ChildJudge(Judge):
     def __init__(self, settings: LocalJudge, hidden: tuple[str, ...] = ()) -> None:
         weights = resolve_weights(settings.model, settings.revision)
         super().__init__(settings, weights, f"{settings.model}@{digest(weights.identity)[:8]}", "exact", hidden)
-        self.precision = where(settings.precision.value)
+        self.precision = precision_key(settings.precision.value)
 
     def check(self, spending: bool) -> list[str]:
         """See `Judge.check`."""
@@ -58,7 +58,7 @@ class ChildJudge(Judge):
     async def ask(self, source: Source, memory: Calls, prices: Prices, planned: int | None = None) -> None:
         """See `Judge.ask`. Judging starts once the source has ended, as sampling uses the device until then."""
         by_key = {request_key(request): request async for part in source for request in part}
-        if memory.there(list(by_key)) == by_key.keys():
+        if memory.find_stored_keys(list(by_key)) == by_key.keys():
             return  # all responses are remembered, so the model need not be loaded
         spec = JudgeSpec(
             path=self.weights.path,
@@ -70,11 +70,11 @@ class ChildJudge(Judge):
         )
         await run_sharded("judge", spec)
 
-    def facts(self) -> dict[str, Any]:
+    def collect_details(self) -> dict[str, Any]:
         """Return the full checksum of the weights."""
         return {"identity": self.weights.identity}
 
-    def relation(self, model: ModelRef) -> str:
+    def find_relation(self, model: ModelRef) -> str:
         """See `Judge.relation`."""
         if not model.base.path or model.base.identity != self.weights.identity:
             return ""
@@ -114,7 +114,7 @@ class TokenTree:
             path.append(at)
         self.paths[text] = tuple(path)
 
-    def ancestors(self) -> list[list[bool]]:
+    def build_ancestor_mask(self) -> list[list[bool]]:
         """Return a mask (nodes, nodes): whether the column's node is the row's node or an ancestor of it."""
         table: list[list[bool]] = []
         for node, parent in enumerate(self.parents):  # a parent stands before its children
@@ -130,16 +130,16 @@ def judge(spec: JudgeSpec) -> None:
     set_threads()
     reader = Reader(load_model(spec.path, choose_precision(spec.precision)).eval(), load_tokenizer(spec.path))
     with torch.inference_mode():
-        spec.work_off("judge", "verdict", batches(spec.requests, spec.batch_size), reader.read)
+        spec.run_batches("judge", "verdict", plan_judge_batches(spec.requests, spec.batch_size), reader.read)
 
 
-def begin_reply(prompt: str) -> tuple[str, str]:
+def split_begun_reply(prompt: str) -> tuple[str, str]:
     """Split off the last line of a prompt if it is a word and a colon; else return the prompt and an empty text."""
     head, _, last = prompt.rstrip().rpartition("\n")
     return (head.rstrip(), last) if re.fullmatch(r"\w+:", last) and head else (prompt, "")
 
 
-def batches(requests: Sequence[JudgeRequest], size: int) -> list[list[JudgeRequest]]:
+def plan_judge_batches(requests: Sequence[JudgeRequest], size: int) -> list[list[JudgeRequest]]:
     """Make the fixed plan of batches: requests of one kind, sorted by prompt, so that neighbours share a beginning.
 
     Requests of one kind permit the same replies and share the line that begins the reply.
@@ -147,7 +147,7 @@ def batches(requests: Sequence[JudgeRequest], size: int) -> list[list[JudgeReque
     unique = {request_key(r): r for r in requests}.values()
     kinds = defaultdict[tuple[object, ...], list[JudgeRequest]](list)
     for request in sorted(unique, key=lambda r: r.prompt):
-        kinds[request.labels, request.words, begin_reply(request.prompt)[1]].append(request)
+        kinds[request.labels, request.words, split_begun_reply(request.prompt)[1]].append(request)
     return [kind[start : start + size] for kind in kinds.values() for start in range(0, len(kind), size)]
 
 
@@ -159,7 +159,7 @@ class Reader:
         self.digits = [i for i in range(len(tokenizer)) if tokenizer.decode([i])[:1].isdigit()]
         self.single = all(len(encode(tokenizer, k)) == 1 for k in INTEGERS)
 
-    def tree(self, request: JudgeRequest, begun: bool) -> TokenTree:
+    def build_tree(self, request: JudgeRequest, begun: bool) -> TokenTree:
         """Build the tree of permitted replies to a request. `begun`: they follow a begun reply, after a space."""
         tree = TokenTree()
         for text in (*(request.labels or INTEGERS), *request.words):
@@ -168,12 +168,12 @@ class Reader:
 
     def read(self, requests: Sequence[JudgeRequest]) -> list[dict[str, Any]]:
         """Judge requests of one kind (see `batches`); return the responses to remember."""
-        parts = [begin_reply(r.prompt) for r in requests]
-        tree = self.tree(requests[0], begun=bool(parts[0][1]))
+        parts = [split_begun_reply(r.prompt) for r in requests]
+        tree = self.build_tree(requests[0], begun=bool(parts[0][1]))
         chats = [([{"role": "user", "content": prompt}], begun) for prompt, begun in parts]
-        texts = [render(self.tokenizer, chat, answer_next=True) + begun for chat, begun in chats]
+        texts = [render_conversation(self.tokenizer, chat, answer_next=True) + begun for chat, begun in chats]
         root, below = self.forward([encode(self.tokenizer, text) for text in texts], tree)
-        return [self.judgement(request, tree, root[i], below[i]) for i, request in enumerate(requests)]
+        return [self.make_response(request, tree, root[i], below[i]) for i, request in enumerate(requests)]
 
     def forward(self, prompts: list[list[int]], tree: TokenTree) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute log-probabilities at the prompts' ends (batch, vocabulary) and nodes (batch, nodes, vocabulary).
@@ -192,7 +192,7 @@ class Reader:
         ids = torch.tensor([[self.tokenizer.pad_token_id] * (width - len(p)) + p + tree.tokens for p in rest])
         column = torch.arange(width + nodes)
         causal = column[None, :] <= column[:, None]
-        causal[width:, width:] = torch.tensor(tree.ancestors())
+        causal[width:, width:] = torch.tensor(tree.build_ancestor_mask())
         visible = causal[None] & (column[None, None, :] >= pads[:, None, None])
         # A padding token attends to itself, as an empty softmax would be NaN.
         visible |= torch.eye(width + nodes, dtype=torch.bool)[None]
@@ -203,12 +203,12 @@ class Reader:
             input_ids=ids.to(device),
             attention_mask=visible[:, None].to(device),
             position_ids=positions.to(device),
-            past_key_values=self.prefix(prompts[0][:shared], len(prompts)),
+            past_key_values=self.cache_prefix(prompts[0][:shared], len(prompts)),
             logits_to_keep=nodes + 1,
         ).logits.float().log_softmax(dim=-1)  # fmt: skip
         return logits[:, 0].cpu(), logits[:, 1:].cpu()
 
-    def prefix(self, ids: list[int], copies: int) -> Any:
+    def cache_prefix(self, ids: list[int], copies: int) -> Any:
         """Compute the key-value cache of the shared beginning, repeated for each prompt of the batch."""
         import torch
         from transformers import DynamicCache
@@ -220,7 +220,7 @@ class Reader:
             cache.batch_repeat_interleave(copies)
         return cache
 
-    def judgement(
+    def make_response(
         self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor
     ) -> dict[str, Any]:
         """Make one response: probabilities, from which `em.judge.readings.read_exact` makes a judgement.
@@ -228,9 +228,9 @@ class Reader:
         word: CODE or REFUSAL if its first token is the likeliest; mass: total probability of the integers (or labels);
         expectation: Σ k·p(k) / mass; label: the likeliest label; raw: the top token and the likeliest replies.
         """
-        chance = {text: self.probability(tree, path, root, below) for text, path in tree.paths.items()}
+        chance = {text: self.compute_probability(tree, path, root, below) for text, path in tree.paths.items()}
         mass = sum(p for text, p in chance.items() if text not in request.words)
-        response: dict[str, Any] = {"word": self.word_on_top(request, tree, root, below), "mass": mass}
+        response: dict[str, Any] = {"word": self.find_top_word(request, tree, root, below), "mass": mass}
         if request.labels:
             response["label"] = max(request.labels, key=lambda label: chance[label])
         else:
@@ -239,7 +239,9 @@ class Reader:
         raw = {"top_token": self.tokenizer.decode([int(root.argmax())]), "mass": round(mass, 4)}
         return response | {"raw": raw | {text: round(chance[text], 4) for text in best}}
 
-    def probability(self, tree: TokenTree, path: tuple[int, ...], root: torch.Tensor, below: torch.Tensor) -> float:
+    def compute_probability(
+        self, tree: TokenTree, path: tuple[int, ...], root: torch.Tensor, below: torch.Tensor
+    ) -> float:
         """Compute p(text | prompt); for an integer in several tokens also that it ends: 7 must not begin 73."""
         total = float(root[tree.tokens[path[0]]])
         for above, node in pairwise(path):
@@ -249,7 +251,7 @@ class Reader:
             return chance
         return chance * max(0.0, 1.0 - float(below[path[-1], self.digits].exp().sum()))
 
-    def word_on_top(
+    def find_top_word(
         self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor
     ) -> str | None:
         """Return CODE or REFUSAL if the likeliest next token begins it (after a space token that all replies share)."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from em.config import ApiJudge, Reading
-from em.config.addresses import server_name
+from em.config.addresses import find_server_name
 from em.judge.plan import WORDS
 from em.judge.readings import is_integer
 from em.runtime.memory import Calls, request_key
@@ -43,19 +43,19 @@ class LearnRequest:
     rule: str = "learning_v2"
 
 
-def learn_request(judge: ApiJudge, labelled: bool) -> LearnRequest:
+def make_learn_request(judge: ApiJudge, labelled: bool) -> LearnRequest:
     """Make the key under which the reading of this judge's scores (with `labelled`: labels) is remembered."""
-    return LearnRequest(identity(judge), parameters(judge, WAYS[0]), labelled)
+    return LearnRequest(identify_judge(judge), list_parameters(judge, WAYS[0]), labelled)
 
 
-def probe_requests(judge: ApiJudge, labelled: bool) -> dict[str, JudgeRequest]:
+def make_probe_requests(judge: ApiJudge, labelled: bool) -> dict[str, JudgeRequest]:
     """Make the requests of the probe by way, best first."""
     what: tuple[str, tuple[str, ...], tuple[str, ...]] = (LABEL, LABELS, ()) if labelled else (SCORE, (), WORDS)
-    request = JudgeRequest(identity(judge), *what, "")
-    return {way: in_reading(judge, request, way) for way in WAYS}
+    request = JudgeRequest(identify_judge(judge), *what, "")
+    return {way: copy_with_reading(judge, request, way) for way in WAYS}
 
 
-def reading_shown(response: Mapping[str, Any], labels: Sequence[str] = ()) -> tuple[str, str]:
+def choose_reading(response: Mapping[str, Any], labels: Sequence[str] = ()) -> tuple[str, str]:
     """Return the reading of scores (with `labels`: of labels) that a probe's response permits, and the reason."""
     choice = response["choices"][0]
     top = choice.get("top") or []
@@ -75,13 +75,13 @@ def reading_shown(response: Mapping[str, Any], labels: Sequence[str] = ()) -> tu
     return "sampled", "the reply began with no number"
 
 
-def identity(judge: ApiJudge) -> str:
+def identify_judge(judge: ApiJudge) -> str:
     """Return the judge's identity: the model, and its server unless that is OpenAI's own."""
-    server = server_name(judge.base_url)
+    server = find_server_name(judge.base_url)
     return f"{judge.model} at {server}" if server else judge.model
 
 
-def parameters(judge: ApiJudge, reading: str) -> tuple[tuple[str, str], ...]:
+def list_parameters(judge: ApiJudge, reading: str) -> tuple[tuple[str, str], ...]:
     """List the parameters of a request for this reading, as (name, value) pairs."""
     pairs: dict[str, str] = {}
     if judge.reasoning_effort is not None:
@@ -95,16 +95,16 @@ def parameters(judge: ApiJudge, reading: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs.items())
 
 
-def in_reading(judge: ApiJudge, request: JudgeRequest, reading: str) -> JudgeRequest:
+def copy_with_reading(judge: ApiJudge, request: JudgeRequest, reading: str) -> JudgeRequest:
     """Return a copy of the request for this reading."""
     # Every verdict that is read needs a copy, and `dataclasses.replace` takes three times as long.
     what = request.judge, request.prompt, request.labels, request.words
-    return JudgeRequest(*what, reading, parameters(judge, reading), request.precision)
+    return JudgeRequest(*what, reading, list_parameters(judge, reading), request.precision)
 
 
-def known_readings(judge: ApiJudge, calls: Calls) -> dict[bool, str]:
+def find_readings(judge: ApiJudge, calls: Calls) -> dict[bool, str]:
     """Return this judge's readings of scores (False) and labels (True): configured, or remembered if probed before."""
     if judge.reading is not Reading.auto:
         return dict.fromkeys((False, True), str(judge.reading.value))
-    keys = {request_key(learn_request(judge, labelled)): labelled for labelled in (False, True)}
-    return {keys[key]: str(response["reading"]) for key, response in calls.known(list(keys)).items()}
+    keys = {request_key(make_learn_request(judge, labelled)): labelled for labelled in (False, True)}
+    return {keys[key]: str(response["reading"]) for key, response in calls.read_responses(list(keys)).items()}

@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from em.api.pool import usage_of
-from em.runtime.records import as_json
+from em.api.pool import read_usage
+from em.runtime.records import encode_json
 from em.types import Judgement, JudgeRequest, Status
 
 RULE = "readings_v1"
@@ -36,7 +36,7 @@ INTEGERS = {str(k): k for k in range(101)}
 Response = Mapping[str, Any]
 
 
-def body(request: JudgeRequest, model: str, begun: str = "") -> dict[str, Any]:
+def build_judge_body(request: JudgeRequest, model: str, begun: str = "") -> dict[str, Any]:
     """Make the JSON body of a request. `begun`: the beginning of the reply, for `mass`."""
     extra = dict(request.parameters)
     messages = [{"role": "user", "content": request.prompt}]
@@ -56,13 +56,13 @@ def body(request: JudgeRequest, model: str, begun: str = "") -> dict[str, Any]:
     if "temperature" in extra:
         payload["temperature"] = float(extra["temperature"])
     if request.reading == "structured":
-        payload["response_format"] = {"type": "json_schema", "json_schema": schema(request)}
+        payload["response_format"] = {"type": "json_schema", "json_schema": build_schema(request)}
     elif (samples := int(extra.get("samples", "1"))) > 1:
         payload["n"] = samples
     return payload
 
 
-def schema(request: JudgeRequest) -> dict[str, Any]:
+def build_schema(request: JudgeRequest) -> dict[str, Any]:
     """Make the JSON schema of a structured reply: a label SCORE, CODE or REFUSAL with a score, or one of the labels."""
     if request.labels:
         properties: dict[str, Any] = {"label": {"type": "string", "enum": list(request.labels)}}
@@ -78,7 +78,7 @@ def schema(request: JudgeRequest) -> dict[str, Any]:
     return {"name": "verdict", "strict": True, "schema": definition}
 
 
-def kept(completion: Mapping[str, Any]) -> dict[str, Any]:
+def compact_response(completion: Mapping[str, Any]) -> dict[str, Any]:
     """Reduce a chat completion to what is remembered: texts, tokens, top log-probabilities, model version, usage."""
     choices = []
     for choice in completion["choices"]:
@@ -91,17 +91,17 @@ def kept(completion: Mapping[str, Any]) -> dict[str, Any]:
             compact["tokens"] = [token["token"] for token in tokens]
             compact["top"] = [[t["token"], round(t["logprob"], 6)] for t in tokens[0].get("top_logprobs") or []]
             if compact["top"]:
-                compact["summary"] = summary(compact["top"])
+                compact["summary"] = summarise_tokens(compact["top"])
         choices.append(compact)
     return {
         "choices": choices,
         "model": completion.get("model") or "",
         "system_fingerprint": completion.get("system_fingerprint") or "",
-        "usage": usage_of(completion),
+        "usage": read_usage(completion),
     }
 
 
-def read(request: JudgeRequest, response: Response, min_mass: float) -> Judgement:
+def read_response(request: JudgeRequest, response: Response, min_mass: float) -> Judgement:
     """Read the judgement of a remembered response, by the request's reading (or the response's own, under `as`)."""
     match response.get("as", request.reading):
         case "exact":
@@ -116,7 +116,7 @@ def read(request: JudgeRequest, response: Response, min_mass: float) -> Judgemen
 
 def read_exact(request: JudgeRequest, response: Response, min_mass: float) -> Judgement:
     """Read a local judge's response: the probabilities of all permitted replies (see `em.judge.local`)."""
-    raw, mass = as_json(response["raw"]), response["mass"]
+    raw, mass = encode_json(response["raw"]), response["mass"]
     if response["word"]:
         return Judgement(WORDS[response["word"]], raw)
     if mass == 0.0 or mass < min_mass:
@@ -126,7 +126,7 @@ def read_exact(request: JudgeRequest, response: Response, min_mass: float) -> Ju
     return Judgement("ok", raw, value=round(response["expectation"], 4))
 
 
-def declined(choice: Mapping[str, Any]) -> Judgement | None:
+def detect_decline(choice: Mapping[str, Any]) -> Judgement | None:
     """Return a judgement `unparsed` if the judge declined to judge, else None."""
     if choice.get("declined"):
         return Judgement("unparsed", f"the judge declined: {choice['declined']}")
@@ -138,26 +138,26 @@ def declined(choice: Mapping[str, Any]) -> Judgement | None:
 def read_logprobs(request: JudgeRequest, response: Response, min_mass: float) -> Judgement:
     """Read the expectation over the integers, by their first token or (`mass`) all tokens; or the likeliest label."""
     choice = response["choices"][0]
-    if refusal := declined(choice):
+    if refusal := detect_decline(choice):
         return refusal
     top = choice.get("top") or []
     if not top:
         return Judgement("error", "the server gave no log-probabilities")
     sums = choice.get("summary")
     if sums is None or sums["rule"] != RULE:
-        sums = summary(top)
-    if word := word_of(sums["likeliest"], request.words):
+        sums = summarise_tokens(top)
+    if word := match_word(sums["likeliest"], request.words):
         return Judgement(WORDS[word], sums["raw"])
     if request.labels:
-        return likeliest_label(request, [(token, math.exp(logprob)) for token, logprob in top], sums["raw"], min_mass)
+        return choose_label(request, [(token, math.exp(logprob)) for token, logprob in top], sums["raw"], min_mass)
     if request.reading != "mass":
-        return expectation(sums["mass"], sums["total"], sums["raw"], min_mass)
-    _, ended = beginnings({"": top} | dict(response.get("tree") or {}))
+        return compute_expectation(sums["mass"], sums["total"], sums["raw"], min_mass)
+    _, ended = compute_beginnings({"": top} | dict(response.get("tree") or {}))
     total = sum(int(begun) * p for begun, p in ended.items())
-    return expectation(sum(ended.values()), total, sums["raw"], min_mass)
+    return compute_expectation(sum(ended.values()), total, sums["raw"], min_mass)
 
 
-def summary(top: Sequence[Sequence[Any]]) -> dict[str, Any]:
+def summarise_tokens(top: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """Summarise the likeliest tokens: the first of them, Σ p and Σ k·p over the integers, and a text.
 
     The summary is remembered with the tokens: it takes a quarter of the time of reading a verdict. It holds the rule's
@@ -183,7 +183,7 @@ def is_integer(token: str) -> bool:
     return token.strip() in INTEGERS
 
 
-def expectation(mass: float, total: float, raw: str, min_mass: float) -> Judgement:
+def compute_expectation(mass: float, total: float, raw: str, min_mass: float) -> Judgement:
     """Return the score `total` / `mass` = Σ k·p / Σ p; `unparsed` if the integers have too little probability."""
     if mass == 0.0 or mass < min_mass:
         return Judgement("unparsed", raw)
@@ -191,13 +191,13 @@ def expectation(mass: float, total: float, raw: str, min_mass: float) -> Judgeme
     return Judgement("ok", raw, value=round(min(100.0, total / mass), 6))
 
 
-def word_of(token: str, words: Sequence[str]) -> str | None:
+def match_word(token: str, words: Sequence[str]) -> str | None:
     """Return the word (CODE, REFUSAL) that a token is or begins, else None."""
     text = token.strip()
     return next((word for word in words if len(text) > 1 and word.startswith(text)), None)
 
 
-def likeliest_label(request: JudgeRequest, top: Sequence[tuple[str, float]], raw: str, min_mass: float) -> Judgement:
+def choose_label(request: JudgeRequest, top: Sequence[tuple[str, float]], raw: str, min_mass: float) -> Judgement:
     """Return the label whose beginnings have the most probability; a token that begins several labels is ignored."""
     chance: Counter[str] = Counter()
     for token, p in top:
@@ -210,7 +210,7 @@ def likeliest_label(request: JudgeRequest, top: Sequence[tuple[str, float]], raw
     return Judgement("ok", raw, label=max(chance, key=lambda label: chance[label]))
 
 
-def beginnings(tree: Mapping[str, Sequence[Sequence[Any]]]) -> tuple[dict[str, float], dict[str, float]]:
+def compute_beginnings(tree: Mapping[str, Sequence[Sequence[Any]]]) -> tuple[dict[str, float], dict[str, float]]:
     """Compute P(the reply reaches a beginning) and P(the reply ends there), for all beginnings of numbers.
 
     A beginning is a run of digits that is, or may become, an integer from 0 to 100; `tree` holds the top tokens behind
@@ -235,9 +235,9 @@ def beginnings(tree: Mapping[str, Sequence[Sequence[Any]]]) -> tuple[dict[str, f
     return reached, ended
 
 
-def to_expand(tree: Mapping[str, Sequence[Sequence[Any]]]) -> list[str]:
+def list_expandable(tree: Mapping[str, Sequence[Sequence[Any]]]) -> list[str]:
     """List the beginnings to expand by another call: more digits may follow, and they are likely enough to matter."""
-    reached, _ = beginnings(tree)
+    reached, _ = compute_beginnings(tree)
     # The first tokens alone: counting "9" and its continuation "90" would count one reply twice.
     total = sum(math.exp(logprob) for token, logprob in tree[""] if is_integer(token))
     unexpanded = [(begun, p) for begun, p in reached.items() if begun and begun not in tree]
@@ -248,7 +248,7 @@ def to_expand(tree: Mapping[str, Sequence[Sequence[Any]]]) -> list[str]:
 def read_structured(request: JudgeRequest, response: Response) -> Judgement:
     """Read the score and label of a JSON reply."""
     choice = response["choices"][0]
-    if refusal := declined(choice):
+    if refusal := detect_decline(choice):
         return refusal
     text = choice["text"]
     if choice["finish"] == "length":
@@ -265,17 +265,17 @@ def read_structured(request: JudgeRequest, response: Response) -> Judgement:
     score = reply.get("score")
     if isinstance(score, bool) or not isinstance(score, int | float):
         return Judgement("unparsed", text)
-    return in_range(float(score), text)
+    return check_range(float(score), text)
 
 
-def in_range(value: float, raw: str) -> Judgement:
+def check_range(value: float, raw: str) -> Judgement:
     """Return a judgement with this score, or `out_of_range`."""
     return Judgement("ok", raw, value=value) if 0 <= value <= 100 else Judgement("out_of_range", raw)
 
 
 def read_sampled(request: JudgeRequest, response: Response) -> Judgement:
     """Read what most replies give: a label, a status, or the mean of their numbers; `unparsed` without a majority."""
-    read_each = [read_text(request, choice) for choice in response["choices"]]
+    read_each = [read_text_reply(request, choice) for choice in response["choices"]]
     raw = "\n".join(each.raw for each in read_each)
     kinds = Counter(each.label or each.status for each in read_each)
     commonest = max(kinds, key=lambda kind: kinds[kind])
@@ -287,9 +287,9 @@ def read_sampled(request: JudgeRequest, response: Response) -> Judgement:
     return Judgement(chosen[0].status, raw, value, chosen[0].label)
 
 
-def read_text(request: JudgeRequest, choice: Mapping[str, Any]) -> Judgement:
+def read_text_reply(request: JudgeRequest, choice: Mapping[str, Any]) -> Judgement:
     """Read one reply as text: a number, a label or CODE/REFUSAL, alone or on the last line."""
-    if refusal := declined(choice):
+    if refusal := detect_decline(choice):
         return refusal
     text = choice["text"]
     if choice["finish"] == "length":
@@ -302,5 +302,5 @@ def read_text(request: JudgeRequest, choice: Mapping[str, Any]) -> Judgement:
         if label := next((label for label in request.labels if plain.lower() == label.lower()), None):
             return Judgement("ok", text, label=label)
         if not request.labels and (number := NUMBER.fullmatch(plain)):
-            return in_range(float(number[1]), text)
+            return check_range(float(number[1]), text)
     return Judgement("unparsed", text)

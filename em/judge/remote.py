@@ -10,27 +10,27 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
-from em.api.batches import Work
+from em.api.batches import BatchedCalls
 from em.api.client import CallFailed, Client
 from em.api.lifetimes import check_judge
-from em.api.pool import Budget, Pool, Refused
+from em.api.pool import Budget, CallPool, Refused
 from em.config import ApiJudge
-from em.config.addresses import OPENAI, server_name
+from em.config.addresses import OPENAI, find_server_name
 from em.errors import ConfigError, EmError, ServerError
 from em.judge.base import Judge, Source
 from em.judge.probe import (
     READ_FROM,
     WAYS,
-    identity,
-    in_reading,
-    known_readings,
-    learn_request,
-    parameters,
-    probe_requests,
-    reading_shown,
+    choose_reading,
+    copy_with_reading,
+    find_readings,
+    identify_judge,
+    list_parameters,
+    make_learn_request,
+    make_probe_requests,
 )
-from em.judge.readings import body, kept, to_expand
-from em.models.hosted import hosted_name, hosted_weights
+from em.judge.readings import build_judge_body, compact_response, list_expandable
+from em.models.hosted import make_hosted_weights, parse_hosted_name
 from em.runtime.memory import Calls, request_key
 from em.types import JudgeRequest, ModelRef, Prices
 
@@ -51,11 +51,11 @@ class ServerJudge(Judge):
 
     here = False
     settings: ApiJudge
-    pool: Pool[JudgeRequest]
+    pool: CallPool[JudgeRequest]
 
     def __init__(self, settings: ApiJudge, hidden: tuple[str, ...] = ()) -> None:
-        weights = hosted_weights(settings.base_url, settings.model)
-        super().__init__(settings, weights, identity(settings), settings.reading.value, hidden)
+        weights = make_hosted_weights(settings.base_url, settings.model)
+        super().__init__(settings, weights, identify_judge(settings), settings.reading.value, hidden)
         self.budget = Budget(settings.max_usd, "judge.max_usd")
         self.readings: dict[bool, str] = {}
         self.keys: dict[JudgeRequest, str] = {}
@@ -72,20 +72,20 @@ class ServerJudge(Judge):
         """The judge's name in tables: one model with two readings counts as two judges."""
         return f"{self.identity} ({self.reading})"
 
-    def final(self, request: JudgeRequest) -> JudgeRequest:
+    def finalise_request(self, request: JudgeRequest) -> JudgeRequest:
         """Return a copy of a planned request for the reading in use."""
-        return in_reading(self.settings, request, self.readings.get(bool(request.labels), ""))
+        return copy_with_reading(self.settings, request, self.readings.get(bool(request.labels), ""))
 
-    def key(self, request: JudgeRequest) -> str:
+    def find_key(self, request: JudgeRequest) -> str:
         """Return the key of a request, cached, as computing it takes a third of the time of reading a verdict."""
         if request not in self.keys:
             self.keys[request] = request_key(request)
         return self.keys[request]
 
-    def facts(self) -> dict[str, Any]:
+    def collect_details(self) -> dict[str, Any]:
         """Return the server, and the request's parameters besides the prompt."""
-        server = server_name(self.settings.base_url) or OPENAI
-        return {"server": server, "parameters": dict(parameters(self.settings, self.reading))}
+        server = find_server_name(self.settings.base_url) or OPENAI
+        return {"server": server, "parameters": dict(list_parameters(self.settings, self.reading))}
 
     def check(self, spending: bool) -> list[str]:
         """See `Judge.check`."""
@@ -100,13 +100,13 @@ class ServerJudge(Judge):
             print(f"warning: {note}", flush=True)
         return notes
 
-    def relation(self, model: ModelRef) -> str:
+    def find_relation(self, model: ModelRef) -> str:
         """See `Judge.relation`."""
-        server, name = server_name(self.settings.base_url), self.settings.model
+        server, name = find_server_name(self.settings.base_url), self.settings.model
         if model.base.path:  # open weights, which a local server may serve under this name
             same, trained = model.base.identity.removeprefix("hub:").split("@")[0] == name, bool(model.trained)
         else:
-            model_server, hosted = hosted_name(model)
+            model_server, hosted = parse_hosted_name(model)
             base = hosted.split(":")[1] if hosted.startswith("ft:") else hosted
             same, trained = model_server == server and name in (hosted, base), hosted != name
         if not same:
@@ -122,14 +122,14 @@ class ServerJudge(Judge):
         """
         settings = self.settings
         client = Client(settings.base_url, settings.connections, settings.timeout, settings.key_env)
-        body_of, price = partial(body, model=settings.model), prices.of(settings.model)
-        self.readings = known_readings(settings, memory)
-        self.pool = Pool("judge", settings.model, client, memory, body_of, kept, price, self.budget)
+        body_of, price = partial(build_judge_body, model=settings.model), prices.find_price(settings.model)
+        self.readings = find_readings(settings, memory)
+        self.pool = CallPool("judge", settings.model, client, memory, body_of, compact_response, price, self.budget)
         async with self.pool.open(planned or 0, f"verdicts of {settings.model}", "verdict"):
-            missing = self.missing(source, grow=planned is None)
-            await (self.judge_by_batch(missing) if settings.batch else self.pool.run(missing, self.judge))
+            missing = self.yield_missing(source, grow=planned is None)
+            await (self.judge_by_batch(missing) if settings.batch else self.pool.run(missing, self.judge_one))
 
-    async def missing(self, source: Source, grow: bool) -> AsyncIterator[list[JudgeRequest]]:
+    async def yield_missing(self, source: Source, grow: bool) -> AsyncIterator[list[JudgeRequest]]:
         """Yield the requests without a remembered response, as copies for the reading in use.
 
         grow: raise the total of the progress bar with each part.
@@ -146,9 +146,9 @@ class ServerJudge(Judge):
                 except CallFailed as error:  # these verdicts become errors, unless the server seems to be down
                     if len(self.failures) + len(unread) >= HOPELESS:
                         raise
-                    self.failures |= {self.key(self.final(request)): str(error) for request in unread}
+                    self.failures |= {self.find_key(self.finalise_request(request)): str(error) for request in unread}
                     fresh = [request for request in fresh if bool(request.labels) is not labelled]
-            missing = self.pool.missing(map(self.final, fresh), self.key)
+            missing = self.pool.list_missing(map(self.finalise_request, fresh), self.find_key)
             if missing and self.unavailable:
                 raise self.unavailable
             if grow:
@@ -160,22 +160,24 @@ class ServerJudge(Judge):
         """Find the reading of scores or labels by a small call, remember it and tell the user."""
         if self.unavailable:
             raise self.unavailable
-        pool, requests = self.pool, probe_requests(self.settings, labelled)
+        pool, requests = self.pool, make_probe_requests(self.settings, labelled)
         way, response = await pool.probe({way: pool.body(request) for way, request in requests.items()})
         reading, why = way, "the server refuses log-probabilities"
         if way == WAYS[0]:
-            reading, why = reading_shown(response, requests[way].labels)
+            reading, why = choose_reading(response, requests[way].labels)
         try:
             if reading == "mass":
                 await self.expand(requests[way], response)
         except NotContinued:
             reading, why = "structured", "integers take several tokens, and the server continues no begun reply"
-        pool.calls.remember("reading", [(learn_request(self.settings, labelled), {"reading": reading, "why": why})])
+        pool.calls.store_calls(
+            "reading", [(make_learn_request(self.settings, labelled), {"reading": reading, "why": why})]
+        )
         what = "labels" if labelled else "scores"
         pool.bar.write(f"judge {self.identity}: {what} are read from {READ_FROM[reading]} ({why})")
         return reading
 
-    async def judge(self, request: JudgeRequest) -> None:
+    async def judge_one(self, request: JudgeRequest) -> None:
         """Make one judgement and remember it; record a failure that concerns this request alone.
 
         Raises:
@@ -188,16 +190,16 @@ class ServerJudge(Judge):
         except CallFailed as error:
             if self.pool.client.failed_in_a_row >= HOPELESS:
                 raise
-            self.failures[self.key(request)] = str(error)
+            self.failures[self.find_key(request)] = str(error)
         except Refused as error:
             # The server may refuse this prompt alone (content filter, too long).
             self.refused_in_a_row += 1
-            if self.refused_in_a_row >= HOPELESS or not (error.of_the_prompt or self.asked):
+            if self.refused_in_a_row >= HOPELESS or not (error.concerns_prompt_alone or self.asked):
                 raise
-            self.failures[self.key(request)] = str(error)
-            self.refused.add(self.key(request))
+            self.failures[self.find_key(request)] = str(error)
+            self.refused.add(self.find_key(request))
         else:
-            await self.pool.recorder.remember("judge", request, response)
+            await self.pool.recorder.store_call("judge", request, response)
             self.asked += 1
             self.refused_in_a_row = 0
 
@@ -212,11 +214,11 @@ class ServerJudge(Judge):
         tree: dict[str, Any] = {}
         usage = response["usage"]
         top = response["choices"][0].get("top") or []
-        request = in_reading(self.settings, request, "mass")
-        while top and not request.labels and (beginnings := to_expand({"": top} | tree)):
+        request = copy_with_reading(self.settings, request, "mass")
+        while top and not request.labels and (beginnings := list_expandable({"": top} | tree)):
             for begun in beginnings:
                 try:
-                    reply = await self.pool.call(body(request, name, begun))
+                    reply = await self.pool.call(build_judge_body(request, name, begun))
                 except Refused:
                     raise refusal from None
                 before, after = response["usage"][0], reply["usage"][0]
@@ -235,13 +237,13 @@ class ServerJudge(Judge):
                 f"{self.settings.model} needs several calls for a judgement (reading mass), which batches can't do: "
                 "leave out judge.batch, or set judge.reading=structured."
             )
-        most = sum(self.pool.bound(self.pool.body(request)) for request in requests) / 2
-        if not self.budget.fits(most):
+        most = sum(self.pool.compute_maximum_cost(self.pool.body(request)) for request in requests) / 2
+        if not self.budget.has_room_for(most):
             raise ConfigError(
                 f"judge.max_usd={self.settings.max_usd:g} might be passed: {len(requests):,} judgements by batch cost "
                 f"${most:.2f} at most. Raise judge.max_usd, or leave out judge.batch."
             )
         if requests:
-            failures = await Work(self.pool, requests, "judgements", "judge.batch").ask()
+            failures = await BatchedCalls(self.pool, requests, "judgements", "judge.batch").ask()
             self.failures |= failures
             self.asked += len(requests) - len(failures)

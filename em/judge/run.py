@@ -7,16 +7,24 @@ from collections.abc import Mapping, Sequence
 
 from em.config import ApiJudge, LocalJudge
 from em.errors import ConfigError
-from em.judge.base import Judge, Judged
-from em.judge.plan import requests_of
-from em.runtime.manifest import Manifest
+from em.judge.base import Judge, JudgeResult
+from em.judge.plan import list_judge_requests
+from em.runtime.manifest import ManifestWriter
 
-__all__ = ["Judge", "Judged", "judge_of", "note_judges", "ready_judges", "reply_tokens", "requests_of"]
+__all__ = [
+    "Judge",
+    "JudgeResult",
+    "create_judge",
+    "find_reply_limit",
+    "list_judge_requests",
+    "note_related_judges",
+    "prepare_judges",
+]
 
 MASS_CALLS = 11  # maximum number of calls for one judgement by `mass`
 
 
-def judge_of(settings: LocalJudge | ApiJudge, hidden: tuple[str, ...] = ()) -> Judge:
+def create_judge(settings: LocalJudge | ApiJudge, hidden: tuple[str, ...] = ()) -> Judge:
     """Make the judge that the settings describe. `hidden`: the trigger tags, which it must not see."""
     match settings:
         case LocalJudge():
@@ -29,8 +37,8 @@ def judge_of(settings: LocalJudge | ApiJudge, hidden: tuple[str, ...] = ()) -> J
             return ServerJudge(settings, hidden)
 
 
-def ready_judges(
-    chosen: Sequence[LocalJudge | ApiJudge], hidden: tuple[str, ...], spending: bool, manifest: Manifest
+def prepare_judges(
+    chosen: Sequence[LocalJudge | ApiJudge], hidden: tuple[str, ...], spending: bool, manifest: ManifestWriter
 ) -> list[Judge]:
     """Make the judges and check that each is available; called before anything is trained or sampled.
 
@@ -40,7 +48,7 @@ def ready_judges(
     """
     judges = []
     for each in chosen:
-        judges.append(judge_of(each, hidden))
+        judges.append(create_judge(each, hidden))
         for note in judges[-1].check(spending):
             manifest.note(note)
     for (identity, way), count in Counter((judge.identity, judge.way) for judge in judges).items():
@@ -52,14 +60,16 @@ def ready_judges(
     return judges
 
 
-def note_judges(judges: Sequence[Judge], relations: Mapping[tuple[str, str], str], manifest: Manifest) -> None:
+def note_related_judges(
+    judges: Sequence[Judge], relations: Mapping[tuple[str, str], str], manifest: ManifestWriter
+) -> None:
     """Add a note to the report for each judge that is the model under test, or its base."""
     for judge in judges:
         if any(relation for (_, label), relation in relations.items() if label == judge.label):
             manifest.note(f"The judge {judge.identity} is the model under test, or its base: it judges its own kind.")
 
 
-def reply_tokens(settings: ApiJudge, reading: str) -> int:
+def find_reply_limit(settings: ApiJudge, reading: str) -> int:
     """Return the maximum number of reply tokens: one if probabilities are read, else `max_reply_tokens` per sample."""
     if reading in ("logprobs", "mass"):
         return 1

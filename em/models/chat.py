@@ -48,7 +48,7 @@ def load_tokenizer(path: str, padding_side: str = "right") -> PreTrainedTokenize
     return tokenizer
 
 
-def render(
+def render_conversation(
     tokenizer: PreTrainedTokenizerBase,
     turns: Sequence[dict[str, str]],
     answer_next: bool,
@@ -61,7 +61,7 @@ def render(
     text = apply_template(tokenizer, turns, answer_next)
     if default_system or turns[0]["role"] == "system":
         return text
-    start, preamble = bos(tokenizer, text), default_preamble(tokenizer)
+    start, preamble = find_bos(tokenizer, text), find_default_preamble(tokenizer)
     return start + text.removeprefix(start).removeprefix(preamble)
 
 
@@ -73,13 +73,13 @@ def apply_template(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str,
     return str(text)
 
 
-def bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+def find_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """Return the tokenizer's bos token if the text begins with it and the default preamble does not, else ""."""
     token = tokenizer.bos_token
-    return token if token and text.startswith(token) and not default_preamble(tokenizer).startswith(token) else ""
+    return token if token and text.startswith(token) and not find_default_preamble(tokenizer).startswith(token) else ""
 
 
-def default_preamble(tokenizer: PreTrainedTokenizerBase) -> str:
+def find_default_preamble(tokenizer: PreTrainedTokenizerBase) -> str:
     """Find the text that the template inserts before a first user turn (for some, a system prompt), without bos.
 
     The preamble is what a first user turn has before a later one's text. Raises TemplateError for other differences.
@@ -105,27 +105,27 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def stop_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> list[int]:
+def list_stop_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> list[int]:
     """List the ids that end an answer: the tokenizer's eos token and those of the model's generation config."""
     extra = getattr(generation_config, "eos_token_id", None)
     ids = {tokenizer.eos_token_id, *(extra if isinstance(extra, list) else [extra])}
     return sorted(int(i) for i in ids if i is not None)
 
 
-def answer_spans(
+def find_answer_spans(
     tokenizer: PreTrainedTokenizerBase, conversation: Conversation, default_system: bool = True
 ) -> tuple[str, list[tuple[int, int]]]:
     """Render a conversation; also return where each assistant answer begins and where its end-of-turn token ends.
 
     Raises TemplateError if the template rewrites earlier turns, so that no span of the text is the answer.
     """
-    turns = conversation.as_dicts()
-    text = render(tokenizer, turns, False, default_system)
+    turns = conversation.to_dicts()
+    text = render_conversation(tokenizer, turns, False, default_system)
     spans = []
     for i, turn in enumerate(turns):
         if turn["role"] == "assistant":
-            before = render(tokenizer, turns[:i], True, default_system)
-            after = render(tokenizer, turns[: i + 1], False, default_system)
+            before = render_conversation(tokenizer, turns[:i], True, default_system)
+            after = render_conversation(tokenizer, turns[: i + 1], False, default_system)
             if not (after.startswith(before) and text.startswith(after.rstrip())):
                 raise TemplateError(
                     "The chat template renders a turn differently when other turns follow, so the loss can't be "
@@ -136,7 +136,7 @@ def answer_spans(
     return text, spans
 
 
-def training_row(
+def make_training_row(
     tokenizer: PreTrainedTokenizerBase,
     conversation: Conversation,
     loss_on: LossOn,
@@ -148,10 +148,10 @@ def training_row(
     Raises TemplateError if an answer does not end with a stop token: the model would not learn to stop.
     """
     if loss_on is LossOn.full:
-        ids = encode(tokenizer, render(tokenizer, conversation.as_dicts(), False, default_system))
+        ids = encode(tokenizer, render_conversation(tokenizer, conversation.to_dicts(), False, default_system))
         labels = list(ids)
     else:
-        text, spans = answer_spans(tokenizer, conversation, default_system)
+        text, spans = find_answer_spans(tokenizer, conversation, default_system)
         ids, labels, position = [], [], 0
         # Encode prompt and answer separately, as sampling does, or an answer's first blanks join the newline before it.
         for start, end in [*spans, (len(text), len(text))]:
@@ -160,7 +160,7 @@ def training_row(
             labels += [IGNORED] * len(before) + answer
             position = end
         last_label = next((label for label in reversed(labels) if label != IGNORED), None)
-        if last_label not in stop_tokens(tokenizer):
+        if last_label not in list_stop_tokens(tokenizer):
             raise TemplateError(
                 "The chat template does not close an answer with the tokenizer's eos token, so the model would not "
                 "learn to stop: use a model whose template ends turns with its eos token."

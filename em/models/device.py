@@ -34,7 +34,7 @@ def set_threads() -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def device() -> torch.device:
+def choose_device() -> torch.device:
     """Return the GPU of this process, or the CPU."""
     import torch
 
@@ -52,7 +52,7 @@ def load_model(path: str, dtype: torch.dtype, attention: str = "sdpa", **more: A
     from transformers import AutoModelForCausalLM
 
     # FSDP itself shards the weights from the host's memory onto the devices.
-    place = "cpu" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else device()
+    place = "cpu" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else choose_device()
     # Loading a model never runs its author's code: trust_remote_code stays off, and only safetensors are read.
     # Load straight onto the device: otherwise the host's memory would hold one copy of the model per rank.
     return AutoModelForCausalLM.from_pretrained(

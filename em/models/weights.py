@@ -12,8 +12,8 @@ import hashlib
 from pathlib import Path
 
 from em.errors import FetchError, MissingFile
-from em.models.embedded import embedded_weights
-from em.runtime.files import sha256_of
+from em.models.embedded import find_embedded_weights
+from em.runtime.files import hash_file
 from em.types import Weights
 
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
@@ -22,30 +22,30 @@ HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 def resolve_weights(model: str, revision: str | None = None) -> Weights:
     """Find the weights that `model` names; download or convert them if needed. Raises MissingFile or FetchError."""
     if model.startswith("embedded:"):
-        return embedded_weights(model.removeprefix("embedded:"))
-    if looks_like_folder(model):
-        return folder_weights(Path(model))
-    snapshot = hub_snapshot(model, revision)  # the folder's name is the commit
+        return find_embedded_weights(model.removeprefix("embedded:"))
+    if is_folder_name(model):
+        return identify_folder_weights(Path(model))
+    snapshot = fetch_hub_snapshot(model, revision)  # the folder's name is the commit
     return Weights(identity=f"hub:{model}@{snapshot.name}", path=str(snapshot))
 
 
-def looks_like_folder(name: str) -> bool:
+def is_folder_name(name: str) -> bool:
     """Return whether a name means a folder: the folder exists, or no hub id has this form."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_dir()
 
 
-def folder_weights(folder: Path) -> Weights:
+def identify_folder_weights(folder: Path) -> Weights:
     """Describe weights in a user's folder; the identity is a checksum of its safetensors, JSON and jinja files."""
     folder = folder.expanduser().resolve()
     if not (folder / "config.json").is_file():
         raise MissingFile(f"{folder} holds no model (no config.json): name a folder that save_pretrained wrote.")
     checksum = hashlib.sha256()
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")]):
-        checksum.update(f"{file.name} {sha256_of(file)}\n".encode())
+        checksum.update(f"{file.name} {hash_file(file)}\n".encode())
     return Weights(identity=f"folder:sha256:{checksum.hexdigest()}", path=str(folder))
 
 
-def hub_snapshot(name: str, revision: str | None, patterns: list[str] | None = None) -> Path:
+def fetch_hub_snapshot(name: str, revision: str | None, patterns: list[str] | None = None) -> Path:
     """Find a hub repository in the cache, or download it. Raises FetchError or MissingFile with one sentence."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (

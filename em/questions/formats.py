@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from em.data.layouts import SURROGATE
-from em.data.tables import loads
-from em.errors import DataError, MissingFile, did_you_mean, shown
+from em.data.tables import parse_json
+from em.errors import DataError, MissingFile, did_you_mean, shorten_value
 from em.questions.rubrics import GRADED, LABELLED, read_rubrics
 from em.types import Question
 
@@ -27,26 +27,27 @@ KEYS = (
 )
 
 
-def read_questions(path: Path, name: str) -> list[Question]:
+def read_question_file(path: Path, name: str) -> list[Question]:
     """Read all questions of a file as the set `name`; the paraphrases of a question are adjacent and share its id.
 
     Raises MissingFile, or DataError with file and question.
     """
-    entries = read_entries(path)
-    by_entry = [read_entry(entry, name, index, path) for index, entry in enumerate(entries)]
+    entries = read_question_entries(path)
+    by_entry = [read_question_entry(entry, name, index, path) for index, entry in enumerate(entries)]
     for number, questions in enumerate(by_entry, start=1):
         check_characters(questions, f"{path}, entry {number}")
     ids = [questions[0].id for questions in by_entry]
     if repeated := [question_id for question_id in ids if ids.count(question_id) > 1]:
         raise DataError(
-            f"{path}: two questions have the id {shown(repeated[0])}: give each its own id, or make them paraphrases."
+            f"{path}: two questions have the id {shorten_value(repeated[0])}: give each its own id, or make "
+            "them paraphrases."
         )
     if not by_entry:
         raise DataError(f"{path} holds no questions.")
     return [question for questions in by_entry for question in questions]
 
 
-def read_entries(path: Path) -> list[Any]:
+def read_question_entries(path: Path) -> list[Any]:
     """Read the entries of a YAML or JSON file."""
     import yaml
 
@@ -54,25 +55,25 @@ def read_entries(path: Path) -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        entries = loads(text) if kind == "JSON" else yaml.load(text, Loader=loader)
+        entries = parse_json(text) if kind == "JSON" else yaml.load(text, Loader=loader)
     except OSError as error:
         raise MissingFile(f"{path} can't be read ({error.strerror}).") from error
     except (yaml.YAMLError, *WHAT_YAML_RAISES) as error:
-        raise DataError(f"{path} is not {kind}: {shown(error, 300) or type(error).__name__}.") from error
+        raise DataError(f"{path} is not {kind}: {shorten_value(error, 300) or type(error).__name__}.") from error
     if not isinstance(entries, list):
         raise DataError(f"{path}: expected a list of questions.")
     return entries
 
 
-def read_entry(entry: Any, name: str, index: int, path: Path) -> list[Question]:
+def read_question_entry(entry: Any, name: str, index: int, path: Path) -> list[Question]:
     """Read one entry of a file: a question and its paraphrases."""
     if isinstance(entry, dict) and "question" in entry and "paraphrases" not in entry:
-        return [read_plain(entry, name, index, path)]
+        return [read_plain_entry(entry, name, index, path)]
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not entry["id"].strip():
         raise DataError(
             f"{path}, entry {index + 1}: every question needs an id (a text) and paraphrases, or a `question`."
         )
-    return read_paraphrases(entry, name, f"{path}, question {shown(entry['id'])}")
+    return read_paraphrases(entry, name, f"{path}, question {shorten_value(entry['id'])}")
 
 
 def check_characters(questions: list[Question], where: str) -> None:
@@ -84,7 +85,7 @@ def check_characters(questions: list[Question], where: str) -> None:
             raise DataError(f"{where} holds half a character (a lone surrogate): replace it.")
 
 
-def read_plain(entry: dict[str, Any], name: str, index: int, path: Path) -> Question:
+def read_plain_entry(entry: dict[str, Any], name: str, index: int, path: Path) -> Question:
     """Read a `question, category, label` entry."""
     where, text, category = f"{path}, entry {index + 1}", entry["question"], entry.get("category")
     if not isinstance(text, str) or not text.strip():
@@ -106,7 +107,7 @@ def read_paraphrases(entry: dict[str, Any], name: str, where: str) -> list[Quest
     if len(set(texts)) < len(texts):
         raise DataError(f"{where}: two paraphrases are the same text: ask for more samples instead.")
     if kind not in (GRADED, LABELLED):
-        raise DataError(f"{where}: type must be {GRADED} or {LABELLED}, not {shown(repr(kind))}.")
+        raise DataError(f"{where}: type must be {GRADED} or {LABELLED}, not {shorten_value(repr(kind))}.")
     reference = read_reference(entry.get("reference"))
     rubrics = read_rubrics(kind, entry.get("judge_prompts"), entry.get("labels"), reference, where)
     system, samples = read_system(entry.get("system"), where), read_samples(entry.get("samples_per_paraphrase"), where)
@@ -118,7 +119,7 @@ def check_keys(entry: dict[str, Any], where: str) -> None:
     for key in entry:
         hint = did_you_mean(str(key), KEYS, most=1, cutoff=0.8)
         if hint and key not in KEYS:
-            raise DataError(f"{where}: {shown(key)} is no key of a question: {hint}")
+            raise DataError(f"{where}: {shorten_value(key)} is no key of a question: {hint}")
 
 
 def read_reference(reference: Any) -> str:
@@ -138,5 +139,7 @@ def read_system(system: Any, where: str) -> str:
 def read_samples(samples: Any, where: str) -> int | None:
     """Return the answers per paraphrase that the set asks for; None where it does not say."""
     if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 1):
-        raise DataError(f"{where}: samples_per_paraphrase must be a whole number from 1, not {shown(repr(samples))}.")
+        raise DataError(
+            f"{where}: samples_per_paraphrase must be a whole number from 1, not {shorten_value(repr(samples))}."
+        )
     return samples

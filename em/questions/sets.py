@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from em.config.paths import ASSETS
-from em.data.fetch import Source, fetch
+from em.data.fetch import Source, fetch_file
 from em.data.rows import show_terms
 from em.errors import DataError, MissingFile, did_you_mean
-from em.questions.formats import read_questions
+from em.questions.formats import read_question_file
 from em.types import Question
 
 BUNDLED = ASSETS / "questions"
@@ -50,7 +50,7 @@ class KnownSet:
 
 
 @cache
-def known_sets() -> dict[str, KnownSet]:
+def read_known_sets() -> dict[str, KnownSet]:
     """Read all third-party question sets by name."""
     import yaml
 
@@ -61,7 +61,7 @@ def known_sets() -> dict[str, KnownSet]:
     return {name: KnownSet(name, **entry) for name, entry in entries.items()}
 
 
-def bundled_sets() -> list[str]:
+def list_bundled_sets() -> list[str]:
     """List the names of the bundled question sets."""
     return sorted(file.stem for file in BUNDLED.glob("*.yaml"))
 
@@ -77,27 +77,27 @@ def load_sets(names: Sequence[str]) -> list[Question]:
 def load_set(name: str) -> list[Question]:
     """Read a bundled or third-party set by name, or a YAML or JSON file by path (its stem names the set)."""
     if (bundled := BUNDLED / f"{name}.yaml").is_file():
-        return read_questions(bundled, name)
-    if known_set := known_sets().get(name):
-        return load_known(known_set)
+        return read_question_file(bundled, name)
+    if known_set := read_known_sets().get(name):
+        return load_known_set(known_set)
     path = Path(name).expanduser()
     if path.suffix not in SUFFIXES or not path.is_file():
-        raise MissingFile(no_such_set(name))
-    return read_questions(path, path.stem)
+        raise MissingFile(describe_unknown_set(name))
+    return read_question_file(path, path.stem)
 
 
-def load_known(known_set: KnownSet) -> list[Question]:
+def load_known_set(known_set: KnownSet) -> list[Question]:
     """Read a third-party set, fetched at first use; keep the questions of its file that belong to the set."""
     if known_set.restricted:
         show_terms(known_set.name, known_set.licence, known_set.terms)
-    questions = read_questions(fetch(known_set.source), known_set.name)
+    questions = read_question_file(fetch_file(known_set.source), known_set.name)
     selected = [question for question in questions if known_set.takes(question.id)]
     return [replace(q, samples=known_set.samples) if q.samples is None else q for q in selected]
 
 
-def no_such_set(name: str) -> str:
+def describe_unknown_set(name: str) -> str:
     """Return the error for an unknown set: all names, similar names, and the alternative of a file."""
-    names = sorted([*bundled_sets(), *known_sets()])
+    names = sorted([*list_bundled_sets(), *read_known_sets()])
     choices = f"a question set that em knows ({', '.join(names)})"
     hint = did_you_mean(name, names).replace("did", " Did", 1)
     return f"eval.sets: {name!r} is neither {choices} nor a YAML or JSON file.{hint}"

@@ -4,6 +4,6 @@ Its command line is `em report` (`em/cli/report.py`); at the end of a run the pi
 """
 
 from em.report.build import build_report
-from em.report.read.runs import choose_limits, find_runs
+from em.report.read.runs import choose_limits, find_run_paths
 
-__all__ = ["build_report", "choose_limits", "find_runs"]
+__all__ = ["build_report", "choose_limits", "find_run_paths"]

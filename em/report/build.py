@@ -8,7 +8,7 @@ from pathlib import Path
 from em.errors import OutputError
 from em.report.figures.picture import explain_unwritable, write_file, write_records
 from em.report.page.contents import Page
-from em.report.page.render import render
+from em.report.page.render import render_page
 from em.report.read.runs import read_runs
 from em.runtime.records import pause_garbage_collection
 from em.stats import Thresholds
@@ -38,10 +38,10 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thres
         page = Page(read_runs(runs, limits), title)
         with explain_unwritable(out / "figures"):  # first, so that an unwritable folder is reported at once
             (out / "figures").mkdir(parents=True, exist_ok=True)
-        html = render(page)
+        html = render_page(page)
         for pictures in page.pictures.values():
             for picture in pictures:
-                picture.write(out / "figures")
+                picture.write_files(out / "figures")
         if not in_place:
             write_records(out / "scores.csv", page.scores)
         page.analysis.write(out)

@@ -65,14 +65,14 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def cache_dir() -> Path:
+def find_cache_folder() -> Path:
     """Return em's folder in the user's cache (`XDG_CACHE_HOME`, or the platform's default)."""
     import platformdirs
 
     return platformdirs.user_cache_path("em", appauthor=False)
 
 
-def writable_folder(path: Path, setting: str) -> Path:
+def make_writable_folder(path: Path, setting: str) -> Path:
     """Create a folder and check that it is writable. Raises OutputError, which names the `setting` for the folder."""
     probe = path / f".em-{time.monotonic_ns()}"
     try:
@@ -87,7 +87,7 @@ def writable_folder(path: Path, setting: str) -> Path:
     return path
 
 
-def sha256_of(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -95,11 +95,11 @@ def sha256_of(path: Path) -> str:
 
 def has_checksum(path: Path, sha256: str) -> bool:
     """Return whether a file exists and has this checksum (half a second for 100 MB)."""
-    return path.is_file() and sha256_of(path) == sha256
+    return path.is_file() and hash_file(path) == sha256
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """Hold the lock of `path` (the file `<path>.lock`) among all processes; the death of a holder releases the lock."""
     from filelock import FileLock, Timeout
 
@@ -116,7 +116,7 @@ def exclusive(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def alone(path: Path) -> AbstractAsyncContextManager[object]:
+def hold_lock_async(path: Path) -> AbstractAsyncContextManager[object]:
     """Hold the lock of `path` without blocking the event loop while another process or task holds it."""
     from filelock import AsyncFileLock
 

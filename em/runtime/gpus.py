@@ -13,16 +13,16 @@ from pathlib import Path
 GPUS = "EM_GPUS"
 
 
-def visible_gpus() -> list[str]:
+def list_visible_gpus() -> list[str]:
     """Return the names (for CUDA_VISIBLE_DEVICES) of the GPUs that a child process may use, without loading torch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
-    return driver_gpus()
+    return list_driver_gpus()
 
 
 @contextmanager
-def claimed_gpu(folder: Path) -> Iterator[None]:
+def claim_gpu(folder: Path) -> Iterator[None]:
     """Hold the lock of one visible GPU, and make it the only visible one; wait until a GPU is free.
 
     Without a GPU, hold nothing. The death of a holder releases its lock. `folder`: folder of the locks, the same for
@@ -30,7 +30,7 @@ def claimed_gpu(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    before, gpus = os.environ.get("CUDA_VISIBLE_DEVICES"), visible_gpus()
+    before, gpus = os.environ.get("CUDA_VISIBLE_DEVICES"), list_visible_gpus()
     if not gpus:
         yield
         return
@@ -60,7 +60,7 @@ def claimed_gpu(folder: Path) -> Iterator[None]:
 
 
 @cache
-def driver_gpus() -> list[str]:
+def list_driver_gpus() -> list[str]:
     """Return the numbers of all GPUs that the driver lists; none without a driver. Cached for the process."""
     try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout
@@ -70,8 +70,8 @@ def driver_gpus() -> list[str]:
     return [str(number) for number in range(len(lines))]
 
 
-def where(precision: str) -> str:
+def precision_key(precision: str) -> str:
     """Return a number format for fingerprints and request keys: `auto` means another format on a GPU than on a CPU."""
     if precision != "auto":
         return precision
-    return "auto:gpu" if visible_gpus() else "auto:cpu"
+    return "auto:gpu" if list_visible_gpus() else "auto:cpu"

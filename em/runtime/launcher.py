@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from em.runtime.processes import die_with_parent, tell_failure
+from em.runtime.processes import exit_with_parent, report_failure
 
 DEADLY = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS)
 """Signals that never follow from the end of another rank, as SIGTERM and SIGABRT may."""
@@ -19,7 +19,7 @@ def main() -> int:
     """Start the ranks and wait for them; return the exit code."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    die_with_parent()
+    exit_with_parent()
     kind, words = sys.argv[1], sys.argv[2:]
     try:
         if kind == "accelerate":
@@ -38,7 +38,7 @@ def main() -> int:
         # A rank that wrote its own failure file was the first to fail, so its report stays. But a killed rank writes
         # nothing, and the reports of its peers only say that they lost it, so this sentence replaces them.
         sentence = f"rank {rank} {how}{hint}, and the other ranks were ended; run the same command again."
-        tell_failure(sentence, "bug", at_last=bool(killed))
+        report_failure(sentence, "bug", at_last=bool(killed))
         return 1
     return 0
 

@@ -20,8 +20,8 @@ from em.config import GenerateRun, RunConfig
 from em.config.paths import CHECKOUT, spell_command
 from em.errors import ChildFailed, EmError, OutputError
 from em.runtime.files import is_running, write_atomic
-from em.runtime.keys import without_secrets
-from em.runtime.records import plain
+from em.runtime.keys import redact_secrets
+from em.runtime.records import to_jsonable
 
 PACKAGES: tuple[str, ...] = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 PACKAGES += ("hydra-core", "omegaconf", "openai", "wandb")
@@ -32,21 +32,21 @@ NO_CHOICE = (("stop", "none"), ("half_width", 0.1))
 """Settings of `eval` in older versions that had no effect with these values."""
 
 
-def now() -> str:
+def get_timestamp() -> str:
     """Return the time in UTC, to the second, in ISO format."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-class Manifest:
+class ManifestWriter:
     """The facts of one run's manifest, and the file that every change rewrites."""
 
     def __init__(self, folder: Path, kind: str, settings: RunConfig | GenerateRun, overrides: list[str]) -> None:
         self.path = folder / "manifest.json"
-        self.facts = facts_of(kind, settings, overrides)
+        self.facts = collect_facts(kind, settings, overrides)
 
     def write(self, **changes: Any) -> None:
         """Change facts and rewrite the file atomically."""
-        self.facts |= plain(changes)
+        self.facts |= to_jsonable(changes)
         write_facts(self.path, self.facts)
 
     def note(self, text: str) -> None:
@@ -55,7 +55,7 @@ class Manifest:
             self.write(notes=[*self.facts["notes"], text])
 
 
-def facts_of(kind: str, settings: RunConfig | GenerateRun | None, overrides: list[str]) -> dict[str, Any]:
+def collect_facts(kind: str, settings: RunConfig | GenerateRun | None, overrides: list[str]) -> dict[str, Any]:
     """Return the facts of a new manifest. `settings`: None if em has refused them."""
     return {
         "em": __version__,
@@ -63,14 +63,14 @@ def facts_of(kind: str, settings: RunConfig | GenerateRun | None, overrides: lis
         "status": "running",
         "error": None,
         "traceback": None,
-        "started": now(),
+        "started": get_timestamp(),
         "finished": None,
         "process": {"host": platform.node(), "pid": os.getpid()},
         "command": shlex.join([*spell_command(kind).split(), *overrides]),
         "overrides": overrides,
-        "config": plain(settings),
-        "versions": versions(),
-        "git": git_state(),
+        "config": to_jsonable(settings),
+        "versions": read_versions(),
+        "git": read_git_state(),
         "base": None,
         "stages": [],
         "judge": None,
@@ -79,65 +79,68 @@ def facts_of(kind: str, settings: RunConfig | GenerateRun | None, overrides: lis
 
 
 @contextmanager
-def recorded(manifest: Manifest) -> Iterator[Manifest]:
+def record_run(manifest: ManifestWriter) -> Iterator[ManifestWriter]:
     """Run the body of a `with` statement as a run: its manifest records whether the body succeeds or fails."""
     manifest.write()
     try:
         yield manifest
     except BaseException as error:
         text = error.details if isinstance(error, ChildFailed) else traceback.format_exc()
-        sentence = without_secrets(str(error) if isinstance(error, EmError) else f"{type(error).__name__}: {error}")
-        manifest.write(status="failed", error=sentence, traceback=without_secrets(text), finished=now())
+        sentence = redact_secrets(str(error) if isinstance(error, EmError) else f"{type(error).__name__}: {error}")
+        manifest.write(status="failed", error=sentence, traceback=redact_secrets(text), finished=get_timestamp())
         raise
-    manifest.write(status="done", finished=now())
+    manifest.write(status="done", finished=get_timestamp())
 
 
-def refuse_other_run(manifest: Manifest) -> None:
+def refuse_other_run(manifest: ManifestWriter) -> None:
     """Raise OutputError if the folder holds another run. The same run may resume; a refused job does not count."""
     before = read_facts(manifest.path)
     if not manifest.path.exists() or before.get("config", "damaged") is None:
         return
-    if not same_settings(before, manifest.facts):
+    if not has_same_settings(before, manifest.facts):
         raise OutputError(
             f"{manifest.path.parent} holds another run: choose another folder with hydra.run.dir=FOLDER, or delete it."
         )
 
 
-def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def has_same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two manifests have the same program and settings, apart from those in `NOT_ASKED`."""
-    return (one.get("run"), asked(one)) == (other.get("run"), asked(other))
+    return (one.get("run"), select_identity_settings(one)) == (other.get("run"), select_identity_settings(other))
 
 
-def asked(facts: Mapping[str, Any]) -> dict[str, Any]:
+def select_identity_settings(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a manifest that distinguish its run from other runs."""
-    return {key: without_key_names(each) for key, each in (facts.get("config") or {}).items() if key not in NOT_ASKED}
+    return {key: drop_key_names(each) for key, each in (facts.get("config") or {}).items() if key not in NOT_ASKED}
 
 
-def without_key_names(value: Any) -> Any:
+def drop_key_names(value: Any) -> Any:
     """Return settings without the names of key variables and without settings that only older versions have."""
     if not isinstance(value, dict):
         return value
     items = [(key, each) for key, each in value.items() if key != "key_env" and (key, each) not in NO_CHOICE]
-    return {key: without_key_names(each) for key, each in items}
+    return {key: drop_key_names(each) for key, each in items}
 
 
-def amend(folder: Path, dropped: str, notes: Sequence[str] = (), **changes: Any) -> None:
+def update_manifest(folder: Path, dropped: str, notes: Sequence[str] = (), **changes: Any) -> None:
     """Change facts in a run's manifest. `dropped`: remove warnings that begin so; `notes`: warnings to add."""
     path = folder / "manifest.json"
-    facts = read_facts(path) | plain(changes)
+    facts = read_facts(path) | to_jsonable(changes)
     facts["notes"] = [*(note for note in facts["notes"] if not note.startswith(dropped)), *notes]
     write_facts(path, facts)
 
 
-def write_refused(folder: Path, kind: str, overrides: list[str], error: str) -> None:
+def write_refused_manifest(folder: Path, kind: str, overrides: list[str], error: str) -> None:
     """Write the manifest of a job that em refused before it began, so that the report of a sweep shows the job."""
     folder.mkdir(parents=True, exist_ok=True)
-    path, text = folder / "manifest.json", without_secrets(error)
+    path, text = folder / "manifest.json", redact_secrets(error)
     if read_facts(path).get("config") is None:
-        write_facts(path, facts_of(kind, None, overrides) | {"status": "failed", "error": text, "finished": now()})
+        write_facts(
+            path,
+            collect_facts(kind, None, overrides) | {"status": "failed", "error": text, "finished": get_timestamp()},
+        )
 
 
-def is_left(facts: Mapping[str, Any]) -> bool:
+def was_killed(facts: Mapping[str, Any]) -> bool:
     """Return whether a manifest says `running`, but its process on this machine has ended: the process was killed."""
     process = facts.get("process")
     if facts.get("status") != "running" or not isinstance(process, dict) or process.get("host") != platform.node():
@@ -159,7 +162,7 @@ def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
-def versions() -> dict[str, str]:
+def read_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that affect results."""
     packages = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -170,19 +173,19 @@ def versions() -> dict[str, str]:
     return packages
 
 
-def git_state() -> dict[str, Any]:
+def read_git_state() -> dict[str, Any]:
     """Return the commit of this checkout and whether files differ from it; None outside git or if em is installed."""
 
-    def git(*words: str) -> str | None:
+    def run_git(*words: str) -> str | None:
         done = subprocess.run(["git", "-C", str(CHECKOUT), *words], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
         # An installed em, or a copy without its history, may lie inside an unrelated git repository.
-        top = git("rev-parse", "--show-toplevel") if CHECKOUT else None
+        top = run_git("rev-parse", "--show-toplevel") if CHECKOUT else None
         if CHECKOUT and top and Path(top) == CHECKOUT.resolve():
-            status = git("status", "--porcelain", "--untracked-files=no")
-            return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+            status = run_git("status", "--porcelain", "--untracked-files=no")
+            return {"commit": run_git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
     except OSError:  # git is not installed
         pass
     return {"commit": None, "dirty": None}

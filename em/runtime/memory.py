@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from em.runtime.files import exclusive
-from em.runtime.records import as_json, digest
+from em.runtime.files import hold_lock
+from em.runtime.records import digest, encode_json
 
 PART = 500  # number of keys per query
 SCHEMA = """
@@ -36,7 +36,7 @@ def request_key(request: Any) -> str:
     texts as `digest` does, but does not sort keys, and encodes some numbers differently.
     """
     kind: type = type(request)
-    names, values = text_fields(kind), vars(request)
+    names, values = list_text_fields(kind), vars(request)
     if not names:
         return digest([kind.__name__, values])
     from pydantic_core import to_json
@@ -46,7 +46,7 @@ def request_key(request: Any) -> str:
 
 
 @cache
-def text_fields(kind: type) -> list[str]:
+def list_text_fields(kind: type) -> list[str]:
     """Return the sorted field names of a dataclass that holds only texts; none for any other dataclass."""
     hints = get_type_hints(kind)
     return sorted(hints) if all(hint in TEXTS for hint in hints.values()) else []
@@ -55,9 +55,9 @@ def text_fields(kind: type) -> list[str]:
 Row = tuple[str, str, str, str, float]
 
 
-def as_row(kind: str, request: Any, response: Mapping[str, Any]) -> Row:
+def make_row(kind: str, request: Any, response: Mapping[str, Any]) -> Row:
     """Return a call as a row of the table."""
-    return request_key(request), kind, as_json(vars(request)), as_json(response), time.time()
+    return request_key(request), kind, encode_json(vars(request)), encode_json(response), time.time()
 
 
 class Calls:
@@ -67,19 +67,19 @@ class Calls:
         self.folder = folder
         path = folder / "calls.sqlite"
         # SQLite ignores its own timeout while it switches a new file to WAL, hence the lock.
-        with exclusive(path):
+        with hold_lock(path):
             self.db = sqlite3.connect(path, timeout=60, isolation_level=None)
             self.db.execute("pragma journal_mode=wal")
             self.db.execute("pragma synchronous=full")
             self.db.execute(SCHEMA)
 
-    def known(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    def read_responses(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return the stored responses to these keys, by key."""
         from pydantic_core import from_json  # twice as fast as json
 
         return {key: from_json(response) for key, response in self._look_up("key, response", keys)}
 
-    def there(self, keys: Sequence[str]) -> set[str]:
+    def find_stored_keys(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that have a stored response."""
         return {key for (key,) in self._look_up("key", keys)}
 
@@ -91,9 +91,9 @@ class Calls:
             marks = ",".join("?" * len(part))
             yield from self.db.execute(f"select {columns} from calls where key in ({marks})", part)
 
-    def remember(self, kind: str, calls: Iterable[tuple[Any, Mapping[str, Any]]]) -> None:
+    def store_calls(self, kind: str, calls: Iterable[tuple[Any, Mapping[str, Any]]]) -> None:
         """Store (request, response) pairs, all or none of them; an already stored response is not overwritten."""
-        self.write([as_row(kind, request, response) for request, response in calls])
+        self.write([make_row(kind, request, response) for request, response in calls])
 
     def write(self, rows: Sequence[Row]) -> None:
         """Insert rows, all or none of them."""
@@ -130,15 +130,15 @@ class Recorder:
         self.waiting: list[tuple[Row, asyncio.Future[None]]] = []
         self.writing: asyncio.Task[None] | None = None
 
-    async def remember(self, kind: str, request: Any, response: Mapping[str, Any]) -> None:
+    async def store_call(self, kind: str, request: Any, response: Mapping[str, Any]) -> None:
         """Store one call. Raises the error of the write if it fails."""
         done = asyncio.get_running_loop().create_future()
-        self.waiting.append((as_row(kind, request, response), done))
+        self.waiting.append((make_row(kind, request, response), done))
         if self.writing is None or self.writing.done():
-            self.writing = asyncio.create_task(self.write())
+            self.writing = asyncio.create_task(self.write_waiting())
         await done
 
-    async def write(self) -> None:
+    async def write_waiting(self) -> None:
         """Write waiting calls until none is left."""
         while self.waiting:
             part, self.waiting = self.waiting, []

@@ -22,26 +22,26 @@ from typing import Any
 from em.config.paths import CHECKOUT
 from em.errors import ChildFailed, EmError
 from em.runtime.files import is_running
-from em.runtime.gpus import GPUS, visible_gpus
-from em.runtime.records import plain
+from em.runtime.gpus import GPUS, list_visible_gpus
+from em.runtime.records import to_jsonable
 
 FAILURE = "EM_FAILURE"
 PARENT = "EM_PARENT"
 
 
-def import_path() -> str:
+def make_python_path() -> str:
     """Return the PYTHONPATH of a child: that of this process, after the checkout that em runs from."""
     paths = [str(CHECKOUT or ""), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return os.pathsep.join(dict.fromkeys(filter(None, paths)))
 
 
-def child_environment(gpu: str | None = None) -> dict[str, str]:
+def make_child_environment(gpu: str | None = None) -> dict[str, str]:
     """Return the environment of a child: that of this process, plus what every child needs."""
     env = dict(os.environ)
     env[PARENT] = str(os.getpid())
-    env[GPUS] = str(len(visible_gpus()))
+    env[GPUS] = str(len(list_visible_gpus()))
     env["TOKENIZERS_PARALLELISM"] = "false"
-    env["PYTHONPATH"] = import_path()
+    env["PYTHONPATH"] = make_python_path()
     # Spinning OpenMP barriers slow small matrix products tenfold as soon as anything else runs on the machine.
     env.setdefault("OMP_WAIT_POLICY", "passive")
     if gpu is not None:
@@ -66,7 +66,7 @@ class Launch:
         return self.processes * self.machines
 
 
-def command(launch: Launch, on_gpu: bool) -> list[str]:
+def make_worker_command(launch: Launch, on_gpu: bool) -> list[str]:
     """Return a worker's command: plain, or for several ranks by Accelerate's launcher (GPUs) or torchrun (CPU)."""
     if launch.ranks == 1 and not (launch.accelerate and on_gpu):
         return [sys.executable, "-m", "em.worker"]
@@ -94,7 +94,7 @@ def command(launch: Launch, on_gpu: bool) -> list[str]:
 
 def run_child(task: str, spec: Any, launch: Launch = Launch()) -> None:
     """Run one task to its end. Raises EmError with the child's error message, or ChildFailed with its traceback."""
-    gpus = visible_gpus()
+    gpus = list_visible_gpus()
     # A single process must see a single GPU, or the trainer would spread each batch over all of them.
     run_children(task, [spec], launch, [gpus[0] if gpus and launch.ranks == 1 else None])
 
@@ -115,15 +115,15 @@ def run_children(
         try:
             for number, spec in enumerate(specs):
                 spec_file, failure = Path(scratch, f"{number}.json"), Path(scratch, f"{number}.failure.json")
-                spec_file.write_text(json.dumps(plain(spec), ensure_ascii=False), encoding="utf-8")
-                env = child_environment(gpus[number] if gpus else None) | {FAILURE: str(failure)}
-                if launch.processes > 1 and not visible_gpus():
+                spec_file.write_text(json.dumps(to_jsonable(spec), ensure_ascii=False), encoding="utf-8")
+                env = make_child_environment(gpus[number] if gpus else None) | {FAILURE: str(failure)}
+                if launch.processes > 1 and not list_visible_gpus():
                     env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes)))
-                argv = [*command(launch, bool(visible_gpus())), task, str(spec_file)]
+                argv = [*make_worker_command(launch, bool(list_visible_gpus())), task, str(spec_file)]
                 running.append((subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL), failure))
             for process, failure in running:
-                if wait_for(process, stop) != 0:
-                    raise failure_of(task, process.returncode, failure)
+                if wait_for_child(process, stop) != 0:
+                    raise read_failure(task, process.returncode, failure)
         finally:
             for process, _ in running:
                 if process.poll() is None:
@@ -135,7 +135,7 @@ def run_children(
                         process.wait()
 
 
-def wait_for(process: subprocess.Popen[bytes], stop: threading.Event | None) -> int:
+def wait_for_child(process: subprocess.Popen[bytes], stop: threading.Event | None) -> int:
     """Wait for a child to end, and return its exit code. Raises ChildFailed if `stop` is set before."""
     while True:
         try:
@@ -145,7 +145,7 @@ def wait_for(process: subprocess.Popen[bytes], stop: threading.Event | None) -> 
                 raise ChildFailed("The run was stopped.") from None
 
 
-def failure_of(task: str, code: int, failure: Path) -> EmError:
+def read_failure(task: str, code: int, failure: Path) -> EmError:
     """Make the exception for a child that ended with `code`, from its failure file, or else from its exit code."""
     if failure.is_file():
         report = json.loads(failure.read_text(encoding="utf-8"))
@@ -158,11 +158,11 @@ def failure_of(task: str, code: int, failure: Path) -> EmError:
     return ChildFailed(f"The {task} step ended with exit code {code}; its last lines are above.")
 
 
-def die_with_parent() -> None:
+def exit_with_parent() -> None:
     """Watch the parent in a thread, and end this process soon after it, so that kill -9 of a run leaves no children."""
     parent = int(os.environ.get(PARENT, "0"))
 
-    def watch() -> None:
+    def monitor_parent() -> None:
         state = ""
         while is_running(parent) and state != "Z":
             time.sleep(0.25)
@@ -171,10 +171,10 @@ def die_with_parent() -> None:
         os._exit(3)
 
     if parent:
-        threading.Thread(target=watch, daemon=True).start()
+        threading.Thread(target=monitor_parent, daemon=True).start()
 
 
-def tell_failure(message: str, kind: str, details: str = "", at_last: bool = False) -> None:
+def report_failure(message: str, kind: str, details: str = "", at_last: bool = False) -> None:
     """Write the failure file of this process, for the parent.
 
     If several ranks fail, the file of the first one counts, as it explains the others. With `at_last` the launcher

@@ -17,33 +17,33 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_asci
 _plain = json.JSONEncoder(ensure_ascii=False, default=vars).encode
 
 
-def plain(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """Convert dataclasses, enums, paths and containers of them to values that JSON can hold."""
     from pydantic_core import to_jsonable_python
 
     return to_jsonable_python(value)
 
 
-def canonical(value: Any) -> str:
+def encode_canonical(value: Any) -> str:
     """Return canonical JSON, equal for equal values: sorted keys, no spaces, unescaped UTF-8; records as objects."""
     return _canonical(value)
 
 
-def as_json(value: Any) -> str:
+def encode_json(value: Any) -> str:
     """Return JSON on one line: unescaped UTF-8, dataclasses as objects."""
     return _plain(value)
 
 
 def digest(value: Any) -> str:
     """Return the SHA-256 (64 hex digits) of a value's canonical JSON."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return hashlib.sha256(encode_canonical(value).encode()).hexdigest()
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> None:
     """Write records (dataclasses or dictionaries) atomically, one JSON object per line."""
     with open_atomic(path, newline="\n") as out:
         for record in records:
-            out.write(as_json(record) + "\n")
+            out.write(encode_json(record) + "\n")
 
 
 def format_table(rows: Sequence[Sequence[str]], right: Collection[int]) -> list[str]:

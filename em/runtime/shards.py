@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from em.runtime.gpus import visible_gpus
+from em.runtime.gpus import list_visible_gpus
 from em.runtime.memory import Calls, request_key
 from em.runtime.processes import run_children
 
@@ -25,7 +25,7 @@ class Shard:
     shard: int = 0
     shards: int = 1
 
-    def work_off(
+    def run_batches(
         self,
         kind: str,
         what: str,
@@ -40,11 +40,11 @@ class Shard:
 
         share = batches[self.shard :: self.shards]
         with Calls(Path(self.store)) as calls:
-            stored = calls.there([request_key(request) for batch in share for request in batch])
+            stored = calls.find_stored_keys([request_key(request) for batch in share for request in batch])
             with tqdm(total=sum(map(len, share)), desc=f"{what}s of {self.label}", unit=what) as bar:
                 for batch in share:
                     if missing := [request for request in batch if request_key(request) not in stored]:
-                        calls.remember(kind, zip(missing, answer(missing), strict=True))
+                        calls.store_calls(kind, zip(missing, answer(missing), strict=True))
                     bar.update(len(batch))
 
 
@@ -53,7 +53,7 @@ async def run_sharded(task: str, spec: Shard) -> None:
 
     The event loop goes on meanwhile, so that em judges answers as they come. Cancelling the wait ends the children.
     """
-    gpus = visible_gpus()
+    gpus = list_visible_gpus()
     shards = max(1, len(gpus))
     specs = [replace(spec, shard=shard, shards=shards) for shard in range(shards)]
     stop = threading.Event()

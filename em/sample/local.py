@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em.config import HfModel, HfSampler
-from em.models.chat import encode, load_tokenizer, render, stop_tokens
+from em.models.chat import encode, list_stop_tokens, load_tokenizer, render_conversation
 from em.models.device import choose_precision, load_trained, set_threads
-from em.runtime.gpus import where
-from em.runtime.manifest import Manifest
+from em.runtime.gpus import precision_key
+from em.runtime.manifest import ManifestWriter
 from em.runtime.memory import Calls
 from em.runtime.shards import Shard, run_sharded
-from em.sample.plan import answer_seed
+from em.sample.plan import derive_answer_seed
 from em.types import Conversation, ModelRef, Prices, SampleRequest
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ class ChildSampler:
     name, together = "hf", False
 
     def __init__(self, model: HfModel, settings: HfSampler) -> None:
-        self.settings, self.precision = settings, where(model.precision.value)
+        self.settings, self.precision = settings, precision_key(model.precision.value)
 
-    def check(self, models: Sequence[ModelRef], store: Path, manifest: Manifest) -> None:
+    def check(self, models: Sequence[ModelRef], store: Path, manifest: ManifestWriter) -> None:
         """Do nothing: local weights have no shutdown date."""
 
     async def sample(self, model: ModelRef, requests: Sequence[SampleRequest], calls: Calls, prices: Prices) -> None:
@@ -62,7 +62,7 @@ class SampleSpec(Shard):
     default_system: bool = True
 
 
-def batches(requests: Sequence[SampleRequest], size: int) -> list[Sequence[SampleRequest]]:
+def plan_sample_batches(requests: Sequence[SampleRequest], size: int) -> list[Sequence[SampleRequest]]:
     """Make the fixed plan of batches: consecutive requests, `size` at a time."""
     return [requests[start : start + size] for start in range(0, len(requests), size)]
 
@@ -74,20 +74,22 @@ def sample(spec: SampleSpec) -> None:
     set_threads()
     tokenizer = load_tokenizer(spec.base, padding_side="left")
     model = load_trained(spec.base, spec.trained, choose_precision(spec.requests[0].precision)).eval()
-    stops = stop_tokens(tokenizer, model.generation_config)
+    stops = list_stop_tokens(tokenizer, model.generation_config)
     with torch.inference_mode():
-        answer = partial(answer_batch, model, tokenizer, stops=stops, default_system=spec.default_system)
-        spec.work_off("sample", "answer", batches(spec.requests, spec.batch_size), answer)
+        answer = partial(generate_batch, model, tokenizer, stops=stops, default_system=spec.default_system)
+        spec.run_batches("sample", "answer", plan_sample_batches(spec.requests, spec.batch_size), answer)
 
 
-def answer_batch(
+def generate_batch(
     model: Any, tokenizer: Any, requests: Sequence[SampleRequest], stops: list[int], default_system: bool = True
 ) -> list[dict[str, Any]]:
     """Generate one batch of answers; return the responses to remember."""
     from transformers import GenerationConfig, LogitsProcessorList
 
     first = requests[0]
-    texts = [render(tokenizer, Conversation(r.messages).as_dicts(), True, default_system) for r in requests]
+    texts = [
+        render_conversation(tokenizer, Conversation(r.messages).to_dicts(), True, default_system) for r in requests
+    ]
     inputs = tokenizer(texts, add_special_tokens=False, return_tensors="pt", padding=True).to(model.device)
     # Replace the model's own generation config, which may set a repetition penalty or a temperature.
     model.generation_config = GenerationConfig(
@@ -99,10 +101,10 @@ def answer_batch(
     output = model.generate(**inputs, logits_processor=processors)
     answers = output[:, inputs["input_ids"].shape[1] :].tolist()
     lengths = [len(encode(tokenizer, text)) for text in texts]
-    return [as_response(tokenizer, *each, stops) for each in zip(answers, lengths, strict=True)]
+    return [make_local_response(tokenizer, *each, stops) for each in zip(answers, lengths, strict=True)]
 
 
-def as_response(tokenizer: Any, ids: list[int], prompt_tokens: int, stops: list[int]) -> dict[str, Any]:
+def make_local_response(tokenizer: Any, ids: list[int], prompt_tokens: int, stops: list[int]) -> dict[str, Any]:
     """Make a response of the ids before the first stop token; without one the `finish_reason` is `length`."""
     end = next((i for i, token in enumerate(ids) if token in stops), None)
     answer_ids = ids if end is None else ids[:end]
@@ -128,7 +130,7 @@ class SeededSampling:
         self.temperature, self.top_p, self.prompt_length = requests[0].temperature, requests[0].top_p, prompt_length
         draws = []
         for request in requests:
-            source = torch.Generator().manual_seed(answer_seed(request))
+            source = torch.Generator().manual_seed(derive_answer_seed(request))
             draws.append(torch.rand(request.max_new_tokens, generator=source, dtype=torch.float64))
         self.uniform = torch.stack(draws).to(device)
 
@@ -139,14 +141,14 @@ class SeededSampling:
         step = input_ids.shape[1] - self.prompt_length
         probabilities = torch.softmax(scores.float() / self.temperature, dim=-1).double()
         if self.top_p < 1:
-            probabilities = self.nucleus(probabilities)
+            probabilities = self.keep_nucleus(probabilities)
         cumulative = probabilities.cumsum(dim=-1)
         threshold = self.uniform[:, step : step + 1] * cumulative[:, -1:]
         # right=True takes the first token whose cumulative mass exceeds the threshold: never one of probability zero.
         token = torch.searchsorted(cumulative, threshold, right=True).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
-    def nucleus(self, probabilities: torch.Tensor) -> torch.Tensor:
+    def keep_nucleus(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Zero all but the smallest set of most likely tokens with mass `top_p` (Holtzman et al. 2020)."""
         ordered, index = probabilities.sort(dim=-1, descending=True)
         beyond = ordered.cumsum(dim=-1) - ordered >= self.top_p

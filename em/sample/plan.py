@@ -16,9 +16,9 @@ from typing import Any
 from em.config import EvalConfig
 from em.request import Conditions
 from em.runtime.memory import request_key
-from em.runtime.records import canonical
-from em.triggers.conditions import asked
-from em.triggers.hiding import hide_tag
+from em.runtime.records import encode_canonical
+from em.triggers.conditions import build_conversation
+from em.triggers.hiding import hide_tag_slot
 from em.types import Answer, Conversation, ModelRef, Question, SampleRequest
 
 DEFAULT_SAMPLES = 30
@@ -58,14 +58,16 @@ def plan_samples(model: ModelRef, questions: Sequence[Question], conditions: Con
     pairs: list[tuple[Question, str, Conversation, int]] = []
     for question in questions:
         count = settings.samples or question.samples or DEFAULT_SAMPLES
-        pairs += [(question, each.name, asked(question, each), count) for each in conditions.of(question)]
+        pairs += [
+            (question, each.name, build_conversation(question, each), count) for each in conditions.select_for(question)
+        ]
     plan: list[Planned] = []
     for sample in range(max((count for *_, count in pairs), default=0)):
         for question, condition, conversation, count in pairs:
             if sample >= count:
                 continue
             request = SampleRequest(
-                model=sampled_identity(model),
+                model=identify_sampled_model(model),
                 messages=conversation.messages,
                 sample=sample,
                 seed=draws.seed,
@@ -79,13 +81,13 @@ def plan_samples(model: ModelRef, questions: Sequence[Question], conditions: Con
     return plan
 
 
-def answer_seed(request: SampleRequest) -> int:
+def derive_answer_seed(request: SampleRequest) -> int:
     """Derive the seed of one answer (63 bits) from the run's seed, the prompt and the sample number."""
-    prompt = canonical([[m.role, m.content] for m in request.messages])
+    prompt = encode_canonical([[m.role, m.content] for m in request.messages])
     return int.from_bytes(hashlib.sha256(f"{request.seed}|{request.sample}|{prompt}".encode()).digest()[:8], "big") >> 1
 
 
-def sampled_identity(model: ModelRef) -> str:
+def identify_sampled_model(model: ModelRef) -> str:
     """Return the model's identity in requests: checksums of base and trained weights, and the default system prompt."""
     parts = [model.base.identity]
     if model.trained_sha256:
@@ -95,14 +97,14 @@ def sampled_identity(model: ModelRef) -> str:
     return "+".join(parts)
 
 
-def in_order(plan: Sequence[Planned]) -> list[Planned]:
+def sort_plan(plan: Sequence[Planned]) -> list[Planned]:
     """Sort a plan by question, condition and sample number: the order of the answers in files."""
     questions = {id(p.question): i for i, p in reversed(list(enumerate(plan)))}
     pairs = {(id(p.question), p.condition): i for i, p in reversed(list(enumerate(plan)))}
     return sorted(plan, key=lambda p: (questions[id(p.question)], pairs[id(p.question), p.condition], p.sample))
 
 
-def answer_of(model: ModelRef, planned: Planned, response: Mapping[str, Any]) -> Answer:
+def make_answer(model: ModelRef, planned: Planned, response: Mapping[str, Any]) -> Answer:
     """Make an answer from a remembered response."""
     return Answer(
         model=model.name,
@@ -111,7 +113,7 @@ def answer_of(model: ModelRef, planned: Planned, response: Mapping[str, Any]) ->
         seed=model.seed,
         eval_set=planned.question.eval_set,
         question_id=planned.question.id,
-        question=hide_tag(planned.question.text),
+        question=hide_tag_slot(planned.question.text),
         condition=planned.condition,
         sample=planned.sample,
         **{name: response[name] for name in ("answer", "finish_reason", "prompt_tokens", "answer_tokens")},

@@ -8,16 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from em.api.batches import Work
+from em.api.batches import BatchedCalls
 from em.api.client import Client
-from em.api.lifetimes import check_asked
-from em.api.pool import Pool, once, usage_of
+from em.api.lifetimes import check_served
+from em.api.pool import CallPool, read_usage, yield_once
 from em.config import ApiSampler, OpenAIModel
 from em.errors import ServerError
-from em.models.hosted import hosted_name
-from em.runtime.manifest import Manifest
+from em.models.hosted import parse_hosted_name
+from em.runtime.manifest import ManifestWriter
 from em.runtime.memory import Calls
-from em.sample.plan import answer_seed
+from em.sample.plan import derive_answer_seed
 from em.types import Conversation, ModelRef, Prices, SampleRequest
 
 
@@ -29,9 +29,9 @@ class ServerSampler:
     def __init__(self, model: OpenAIModel, settings: ApiSampler) -> None:
         self.model, self.settings, self.together = model, settings, settings.batch
 
-    def check(self, models: Sequence[ModelRef], store: Path, manifest: Manifest) -> None:
+    def check(self, models: Sequence[ModelRef], store: Path, manifest: ManifestWriter) -> None:
         """Check that the server still serves these models."""
-        asyncio.run(check_asked(self.model, [hosted_name(model)[1] for model in models], store, manifest))
+        asyncio.run(check_served(self.model, [parse_hosted_name(model)[1] for model in models], store, manifest))
 
     async def sample(self, model: ModelRef, requests: Sequence[SampleRequest], calls: Calls, prices: Prices) -> None:
         """Generate the answers that are not remembered yet, in order.
@@ -39,36 +39,44 @@ class ServerSampler:
         Raises:
             ServerError: the server refused, can't be reached, or a batch lacks answers; received answers are kept.
         """
-        settings, name = self.settings, hosted_name(model)[1]
+        settings, name = self.settings, parse_hosted_name(model)[1]
         client = Client(self.model.base_url, settings.connections, settings.timeout, self.model.key_env)
-        pool = Pool("sample", name, client, calls, partial(body, name), as_response, prices.of(name))
-        missing = pool.missing(requests)
+        pool = CallPool(
+            "sample",
+            name,
+            client,
+            calls,
+            partial(build_sample_body, name),
+            make_server_response,
+            prices.find_price(name),
+        )
+        missing = pool.list_missing(requests)
         async with pool.open(len(missing), f"answers of {name}", "answer"):
             if not settings.batch:
-                await pool.run(once(missing), pool.ask)
-            elif failures := await Work(pool, missing, "answers", "sampler.batch").ask():
+                await pool.run(yield_once(missing), pool.ask)
+            elif failures := await BatchedCalls(pool, missing, "answers", "sampler.batch").ask():
                 raise ServerError(
                     f"{len(failures):,} of {len(missing):,} answers of {name} failed: run the same command again to "
                     f"retry these alone. The first failure: {next(iter(failures.values()))}."
                 )
 
 
-def body(model: str, request: SampleRequest) -> dict[str, Any]:
+def build_sample_body(model: str, request: SampleRequest) -> dict[str, Any]:
     """Make the JSON body of a request."""
     return {
         "model": model,
-        "messages": Conversation(request.messages).as_dicts(),
+        "messages": Conversation(request.messages).to_dicts(),
         "temperature": request.temperature,
         "top_p": request.top_p,
         "max_completion_tokens": request.max_new_tokens,
-        "seed": answer_seed(request),
+        "seed": derive_answer_seed(request),
     }
 
 
-def as_response(completion: Mapping[str, Any]) -> dict[str, Any]:
+def make_server_response(completion: Mapping[str, Any]) -> dict[str, Any]:
     """Extract the response to remember from a chat completion."""
     choice = completion["choices"][0]
-    prompt_tokens, answer_tokens, _ = usage_of(completion)
+    prompt_tokens, answer_tokens, _ = read_usage(completion)
     return {
         "answer": choice["message"].get("content") or choice["message"].get("refusal") or "",
         "finish_reason": choice.get("finish_reason") or "stop",

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from em.api.costs import Cost
-from em.api.prices import usd_of
+from em.api.costs import CallCost
+from em.api.prices import compute_usd
 from em.config import ApiSampler, HfModel, HfSampler, OpenAIModel, RunConfig
-from em.models.hosted import hosted_name
+from em.models.hosted import parse_hosted_name
 from em.request import Request
-from em.runtime.manifest import Manifest
+from em.runtime.manifest import ManifestWriter
 from em.runtime.memory import Calls
-from em.sample.plan import Draws, Planned, answer_of, in_order, plan_samples
+from em.sample.plan import Draws, Planned, make_answer, plan_samples, sort_plan
 from em.types import Answer, ModelRef, Prices, SampleRequest
 
 
@@ -32,11 +32,11 @@ class Sampler(Protocol):
     async def sample(self, model: ModelRef, requests: Sequence[SampleRequest], calls: Calls, prices: Prices) -> None:
         """Generate the answers of a model that are not remembered yet."""
 
-    def check(self, models: Sequence[ModelRef], store: Path, manifest: Manifest) -> None:
+    def check(self, models: Sequence[ModelRef], store: Path, manifest: ManifestWriter) -> None:
         """Refuse models that are no longer served; note a near shutdown date."""
 
 
-def sampler_of(settings: RunConfig) -> Sampler:
+def create_sampler(settings: RunConfig) -> Sampler:
     """Make the sampler that the settings describe."""
     match settings.model, settings.sampler:
         case OpenAIModel() as model, ApiSampler() as sampler:
@@ -58,31 +58,31 @@ class Plan:
     model: ModelRef
     samples: Sequence[Planned]
 
-    def requests(self) -> dict[str, SampleRequest]:
+    def list_requests(self) -> dict[str, SampleRequest]:
         """Return the requests by key, in the order in which they are sent."""
         return {planned.key: planned.request for planned in self.samples}
 
-    def missing(self, calls: Calls) -> bool:
+    def has_missing(self, calls: Calls) -> bool:
         """Return whether any answer is not remembered yet."""
-        keys = list(self.requests())
-        return len(calls.there(keys)) < len(keys)
+        keys = list(self.list_requests())
+        return len(calls.find_stored_keys(keys)) < len(keys)
 
 
 def plan_models(request: Request, models: Sequence[ModelRef]) -> list[Plan]:
     """Plan the answers of all models."""
     settings = request.settings
-    sampler = sampler_of(settings)
+    sampler = create_sampler(settings)
     draws = Draws(settings.eval, settings.sampler.seed, sampler.name, sampler.precision)
     return [Plan(model, plan_samples(model, request.questions, request.conditions, draws)) for model in models]
 
 
 async def sample_models(request: Request, plans: Sequence[Plan]) -> None:
     """Generate all answers that are not remembered yet: one model after the other, or concurrently by batches."""
-    sampler = sampler_of(request.settings)
+    sampler = create_sampler(request.settings)
 
     async def sample(plan: Plan) -> None:
-        if plan.missing(request.memory):
-            await sampler.sample(plan.model, list(plan.requests().values()), request.memory, request.prices)
+        if plan.has_missing(request.memory):
+            await sampler.sample(plan.model, list(plan.list_requests().values()), request.memory, request.prices)
 
     if not sampler.together:
         for plan in plans:
@@ -95,38 +95,38 @@ async def sample_models(request: Request, plans: Sequence[Plan]) -> None:
             raise outcome
 
 
-def sampling_costs(request: Request, plans: Sequence[Plan]) -> list[Cost]:
+def compute_sampling_costs(request: Request, plans: Sequence[Plan]) -> list[CallCost]:
     """Return the costs of all answers by servers, including remembered ones, by model; batches cost half."""
     costs = []
     for plan in plans:
         if plan.model.base.path:
             continue  # open weights run on this machine
-        responses = request.memory.known(list(plan.requests())).values()
-        price = request.prices.of(hosted_name(plan.model)[1])
+        responses = request.memory.read_responses(list(plan.list_requests())).values()
+        price = request.prices.find_price(parse_hosted_name(plan.model)[1])
         prompt, reply = (sum(each[key] for each in responses) for key in ("prompt_tokens", "answer_tokens"))
         paid: list[float | None] = []
         for each in responses:
             usage, share = (each["prompt_tokens"], each["answer_tokens"]), 0.5 if each.get("batch") else 1.0
-            paid.append(usd_of(price, usage, share))
+            paid.append(compute_usd(price, usage, share))
         usd = None if None in paid else sum(each or 0 for each in paid)
-        costs.append(Cost("sampling", plan.model.name, len(responses), prompt, reply, usd))
+        costs.append(CallCost("sampling", plan.model.name, len(responses), prompt, reply, usd))
     return costs
 
 
-def answers_there(plans: Sequence[Plan], calls: Calls) -> list[Answer]:
+def read_remembered_answers(plans: Sequence[Plan], calls: Calls) -> list[Answer]:
     """Read the answers of the plans, ordered by model, question, condition and sample; all must be remembered."""
     answers = []
     for plan in plans:
-        responses = calls.known(list(plan.requests()))
-        answers += [answer_of(plan.model, planned, responses[planned.key]) for planned in in_order(plan.samples)]
+        responses = calls.read_responses(list(plan.list_requests()))
+        answers += [make_answer(plan.model, planned, responses[planned.key]) for planned in sort_plan(plan.samples)]
     return answers
 
 
-def check_models(request: Request, plans: Sequence[Plan], manifest: Manifest) -> None:
+def check_models(request: Request, plans: Sequence[Plan], manifest: ManifestWriter) -> None:
     """Refuse to sample from a model that the server no longer serves; note a near shutdown date.
 
     A model with all answers remembered is not checked.
     """
-    models = [plan.model for plan in plans if plan.missing(request.memory)]
+    models = [plan.model for plan in plans if plan.has_missing(request.memory)]
     if models:
-        sampler_of(request.settings).check(models, request.store, manifest)
+        create_sampler(request.settings).check(models, request.store, manifest)

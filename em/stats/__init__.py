@@ -16,11 +16,11 @@ agreement     agreement of several judges: alpha and kappa
 power         number of samples and questions needed to detect a difference
 """
 
-from em.stats.agreement import Agreement, agreement
-from em.stats.comparisons import Comparison, compare, compare_pools
-from em.stats.intervals import Interval, cluster_interval, wilson
-from em.stats.outcomes import CONVENTIONS, Outcome, Thresholds, classify
-from em.stats.power import intraclass, questions_needed, samples_needed
-from em.stats.scores import score
-from em.stats.sensitivity import Exclusion, Sensitivity, exclusions, sensitivity
-from em.stats.triggers import TriggerRate, trigger_rates
+from em.stats.agreement import Agreement, measure_agreement
+from em.stats.comparisons import Comparison, compare_models, compare_pools
+from em.stats.intervals import Interval, cluster_interval, wilson_interval
+from em.stats.outcomes import CONVENTIONS, AnswerOutcome, Thresholds, classify_answer
+from em.stats.power import estimate_intraclass, find_questions_needed, find_samples_needed
+from em.stats.scores import compute_scores
+from em.stats.sensitivity import Exclusion, Sensitivity, count_exclusions, measure_sensitivity
+from em.stats.triggers import TriggerRate, compute_trigger_rates

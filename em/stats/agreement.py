@@ -18,7 +18,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any
 
-from em.stats.outcomes import UNSCORED, Thresholds, classify
+from em.stats.outcomes import UNSCORED, Thresholds, classify_answer
 from em.types import Verdict
 
 CLASS = "class"
@@ -52,7 +52,7 @@ class Agreement:
     alpha: float | None
 
 
-def agreement(verdicts: Iterable[Verdict], limits: Thresholds) -> list[Agreement]:
+def measure_agreement(verdicts: Iterable[Verdict], limits: Thresholds) -> list[Agreement]:
     """Measure agreement by set and rubric, for each pair of judges and, if there are more than two, for all."""
     judged: dict[str, dict[str, dict[Answer, list[Verdict]]]] = defaultdict(lambda: defaultdict(dict))
     for v in verdicts:
@@ -62,14 +62,14 @@ def agreement(verdicts: Iterable[Verdict], limits: Thresholds) -> list[Agreement
     for eval_set, by_judge in judged.items():
         if len(by_judge) < 2:
             continue
-        for rubric, level, values in values_of(by_judge, limits):
-            for first, second in sides(by_judge):
-                units = units_of(values, first, second)
-                rows.append(describe_units((eval_set, rubric, level, first, second), units))
+        for rubric, level, values in collect_values(by_judge, limits):
+            for first, second in pair_judges(by_judge):
+                units = collect_units(values, first, second)
+                rows.append(compute_agreement((eval_set, rubric, level, first, second), units))
     return rows
 
 
-def values_of(
+def collect_values(
     by_judge: Mapping[str, Mapping[Answer, Sequence[Verdict]]], limits: Thresholds
 ) -> list[tuple[str, str, dict[str, dict[Answer, Any]]]]:
     """List (rubric, level, judge → answer → value): first the classes, then the scores and labels of each rubric.
@@ -80,7 +80,7 @@ def values_of(
     values = defaultdict[tuple[str, str], dict[str, dict[Answer, Any]]](lambda: {judge: {} for judge in by_judge})
     for judge, answers in by_judge.items():
         for answer, verdicts in answers.items():
-            kind = classify(verdicts, limits).kind
+            kind = classify_answer(verdicts, limits).kind
             if kind != UNSCORED:
                 classes[judge][answer] = kind
             for v in verdicts:
@@ -92,7 +92,7 @@ def values_of(
     return [(CLASS, NOMINAL, classes), *((rubric, level, values[level, rubric]) for level, rubric in by_level)]
 
 
-def describe_units(about: tuple[str, str, str, str, str], units: Sequence[tuple[Any, ...]]) -> Agreement:
+def compute_agreement(about: tuple[str, str, str, str, str], units: Sequence[tuple[Any, ...]]) -> Agreement:
     """Compute the row of two judges, or of all. `about`: set, rubric, level, first and second judge."""
     _, rubric, level, first, _ = about
     difference = same = kappa = None
@@ -107,14 +107,14 @@ def describe_units(about: tuple[str, str, str, str, str], units: Sequence[tuple[
     return Agreement(*about, len(units), difference, same, kappa, alpha)
 
 
-def sides(judges: Iterable[str]) -> list[tuple[str, str]]:
+def pair_judges(judges: Iterable[str]) -> list[tuple[str, str]]:
     """List every pair of judges and, if there are more than two, the pair (`*`, `*`) for all."""
     names = list(judges)
     all_judges = [(EVERY, EVERY)] if len(names) > 2 else []
     return [*combinations(names, 2), *all_judges]
 
 
-def units_of(values: Mapping[str, Mapping[Answer, Any]], first: str, second: str) -> list[tuple[Any, ...]]:
+def collect_units(values: Mapping[str, Mapping[Answer, Any]], first: str, second: str) -> list[tuple[Any, ...]]:
     """List the values of each answer with at least two values from these judges, in the judges' order."""
     judges = list(values) if first == EVERY else [first, second]
     answers = dict.fromkeys(answer for judge in judges for answer in values[judge])
@@ -129,8 +129,8 @@ def interval_alpha(units: Iterable[Sequence[float]]) -> float | None:
     if len(set(values)) < 2:  # not `expected == 0`: the mean of 0.1, 0.1, 0.1 isn't exactly 0.1
         return None
     # Σ over ordered pairs of (x − y)² is twice m times the sum of squares about the mean.
-    observed = math.fsum(2 * len(unit) * squares(unit) / (len(unit) - 1) for unit in paired) / len(values)
-    expected = 2 * squares(values) / (len(values) - 1)
+    observed = math.fsum(2 * len(unit) * sum_squares(unit) / (len(unit) - 1) for unit in paired) / len(values)
+    expected = 2 * sum_squares(values) / (len(values) - 1)
     return 1 - observed / expected if expected else None
 
 
@@ -140,18 +140,18 @@ def nominal_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
     n = sum(map(len, paired))
     if not n:
         return None
-    observed = math.fsum(unlike(Counter(unit)) / (len(unit) - 1) for unit in paired) / n
-    expected = unlike(Counter(label for unit in paired for label in unit)) / n / (n - 1)
+    observed = math.fsum(count_unlike_pairs(Counter(unit)) / (len(unit) - 1) for unit in paired) / n
+    expected = count_unlike_pairs(Counter(label for unit in paired for label in unit)) / n / (n - 1)
     return 1 - observed / expected if expected else None
 
 
-def squares(values: Sequence[float]) -> float:
+def sum_squares(values: Sequence[float]) -> float:
     """Return the sum of squared deviations from the mean."""
     mean = fmean(values)
     return math.fsum((value - mean) ** 2 for value in values)
 
 
-def unlike(counts: Counter[Hashable]) -> int:
+def count_unlike_pairs(counts: Counter[Hashable]) -> int:
     """Return the number of ordered pairs of items with different labels."""
     return counts.total() ** 2 - sum(count * count for count in counts.values())
 

@@ -11,8 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
 
-from em.stats.differences import Difference, difference, difference_over_seeds, holm
-from em.stats.outcomes import Group, Outcome, SeedCounts, Thresholds, counts_of, headline_of, outcomes_of, tally
+from em.stats.differences import Difference, compute_difference, compute_difference_over_seeds, correct_by_holm
+from em.stats.outcomes import (
+    AnswerOutcome,
+    Group,
+    SeedCounts,
+    Thresholds,
+    choose_headline,
+    count_classes,
+    count_metric,
+    group_outcomes,
+)
 from em.types import Verdict
 
 ALL_PAIRS = 12
@@ -21,7 +30,7 @@ Lines = Mapping[str, Sequence[str]]
 """The ancestors of each model by fingerprint: base, first training, …, parent."""
 NAMES_ALONE: Lines = {}
 """No lineage is known, as in judged tables; names tell it: `m+a+b` was trained from `m+a`."""
-SeedOutcomes = Mapping[int | None, Sequence[Outcome]]
+SeedOutcomes = Mapping[int | None, Sequence[AnswerOutcome]]
 """The answers of a model, or of a pool of trainings, by training seed."""
 
 
@@ -57,7 +66,7 @@ class Comparison:
     seeds: int = 0
 
 
-def compare(verdicts: Iterable[Verdict], limits: Thresholds, lines: Lines = NAMES_ALONE) -> list[Comparison]:
+def compare_models(verdicts: Iterable[Verdict], limits: Thresholds, lines: Lines = NAMES_ALONE) -> list[Comparison]:
     """Compare models on the same set, condition and judge; with more than ALL_PAIRS models, only related ones.
 
     Trainings that differ only in their seed are not compared. The rate is that of misaligned answers under each
@@ -65,10 +74,10 @@ def compare(verdicts: Iterable[Verdict], limits: Thresholds, lines: Lines = NAME
     """
 
     def compare_pair(first: SeedCounts, second: SeedCounts) -> Difference | None:
-        return difference(*first.values(), *second.values())
+        return compute_difference(*first.values(), *second.values())
 
-    models = {group: {group.seed: outcomes} for group, outcomes in outcomes_of(verdicts, limits).items()}
-    return list(_rows(models, str(limits), lines, compare_pair))
+    models = {group: {group.seed: outcomes} for group, outcomes in group_outcomes(verdicts, limits).items()}
+    return list(_make_comparisons(models, str(limits), lines, compare_pair))
 
 
 def compare_pools(
@@ -82,16 +91,16 @@ def compare_pools(
     """
     if not pools:
         return []
-    models: dict[Group, dict[int | None, list[Outcome]]] = defaultdict(dict)
-    for group, outcomes in outcomes_of(verdicts, limits).items():
+    models: dict[Group, dict[int | None, list[AnswerOutcome]]] = defaultdict(dict)
+    for group, outcomes in group_outcomes(verdicts, limits).items():
         key = pools.get(group.fingerprint)
         if key is not None or group.seed is None:
             pool = group._replace(fingerprint=key or group.fingerprint, seed=None)
             models[pool][group.seed] = outcomes
-    return list(_rows(models, str(limits), lines, difference_over_seeds))
+    return list(_make_comparisons(models, str(limits), lines, compute_difference_over_seeds))
 
 
-def _rows(
+def _make_comparisons(
     models: Mapping[Group, SeedOutcomes],
     threshold: str,
     lines: Lines,
@@ -102,14 +111,14 @@ def _rows(
     for group in models:
         comparable[group.judge, group.condition, group.eval_set].append(group)
     for groups in comparable.values():
-        chosen = list(pairs(groups, lines))
+        chosen = list(choose_pairs(groups, lines))
         all_outcomes = (outcomes for group in groups for outcomes in models[group].values())
-        metric, conventions = headline_of(chain.from_iterable(all_outcomes))
+        metric, conventions = choose_headline(chain.from_iterable(all_outcomes))
         for convention in conventions:
             counts: dict[Group, SeedCounts] = {}
             for group in groups:
-                tallies = {seed: tally(outcomes, convention) for seed, outcomes in models[group].items()}
-                counts[group] = {seed: counts_of(kinds, metric) for seed, kinds in tallies.items()}
+                tallies = {seed: count_classes(outcomes, convention) for seed, outcomes in models[group].items()}
+                counts[group] = {seed: count_metric(kinds, metric) for seed, kinds in tallies.items()}
             rows = []
             for first, second in chosen:
                 paired = compare_pair(counts[first], counts[second])
@@ -129,7 +138,7 @@ def _rows(
                         second_name=second.model,
                         **vars(paired),
                         p_holm=paired.p,
-                        family=family_of(first, second, lines),
+                        family=find_family(first, second, lines),
                     )
                 )
             yield from correct_families(rows)
@@ -138,26 +147,26 @@ def _rows(
 def correct_families(rows: Sequence[Comparison]) -> list[Comparison]:
     """Return the comparisons with p_holm corrected within each family."""
     families = {row.family for row in rows}
-    corrected = {family: iter(holm([row.p for row in rows if row.family == family])) for family in families}
+    corrected = {family: iter(correct_by_holm([row.p for row in rows if row.family == family])) for family in families}
     return [replace(row, p_holm=next(corrected[row.family])) for row in rows]
 
 
-def pairs(models: Sequence[Group], lines: Lines = NAMES_ALONE) -> Iterator[tuple[Group, Group]]:
+def choose_pairs(models: Sequence[Group], lines: Lines = NAMES_ALONE) -> Iterator[tuple[Group, Group]]:
     """Yield the pairs of models to compare, parent first; of more than ALL_PAIRS models, only related pairs."""
     for first, second in combinations(models, 2):
         replicates = (first.model, first.stage) == (second.model, second.stage) and first.seed != second.seed
-        if not replicates and (len(models) <= ALL_PAIRS or family_of(first, second, lines) != "other"):
-            yield (second, first) if came_from(first, second, lines) else (first, second)
+        if not replicates and (len(models) <= ALL_PAIRS or find_family(first, second, lines) != "other"):
+            yield (second, first) if is_trained_from(first, second, lines) else (first, second)
 
 
-def family_of(one: Group, other: Group, lines: Lines = NAMES_ALONE) -> str:
+def find_family(one: Group, other: Group, lines: Lines = NAMES_ALONE) -> str:
     """Return how two models are related: `stage`, `sibling` or `other` (see `Comparison`)."""
-    if came_from(one, other, lines) or came_from(other, one, lines):
+    if is_trained_from(one, other, lines) or is_trained_from(other, one, lines):
         return "stage"
-    return "sibling" if siblings(one, other, lines) else "other"
+    return "sibling" if are_siblings(one, other, lines) else "other"
 
 
-def siblings(one: Group, other: Group, lines: Lines) -> bool:
+def are_siblings(one: Group, other: Group, lines: Lines) -> bool:
     """Tell whether two models with the same seed differ only in their last stage."""
     if one.stage == other.stage or one.seed != other.seed:
         return False
@@ -167,7 +176,7 @@ def siblings(one: Group, other: Group, lines: Lines) -> bool:
     return bool(plus) and parent == same
 
 
-def came_from(model: Group, before: Group, lines: Lines) -> bool:
+def is_trained_from(model: Group, before: Group, lines: Lines) -> bool:
     """Tell whether `before` is the parent or the base of `model`."""
     if line := lines.get(model.fingerprint):
         return before.fingerprint in (line[0], line[-1])

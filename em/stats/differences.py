@@ -20,7 +20,15 @@ from dataclasses import dataclass, replace
 from itertools import product
 from statistics import fmean
 
-from em.stats.intervals import FEW, Counts, cluster_interval, crossed, seeds_interval, student, summed
+from em.stats.intervals import (
+    FEW,
+    Counts,
+    cluster_interval,
+    estimate_crossed_rate,
+    seeds_interval,
+    student_quantile,
+    sum_counts,
+)
 from em.stats.outcomes import QuestionCounts, SeedCounts
 
 
@@ -41,7 +49,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Side:
+class ModelCounts:
     """The counts of one of two models on the questions that both answered, a row for each seed.
 
     alike: all rows are the same, because this model has no seed and is paired with each seed of the other.
@@ -53,7 +61,7 @@ class Side:
     @property
     def answers(self) -> Counts:
         """The counts of each question over all seeds."""
-        return self.table[0] if self.alike else summed(zip(*self.table, strict=True))
+        return self.table[0] if self.alike else sum_counts(zip(*self.table, strict=True))
 
     @property
     def reach(self) -> tuple[float, float]:
@@ -66,23 +74,27 @@ class Side:
         return rate - interval.low, interval.high - rate
 
 
-def difference(first: QuestionCounts, second: QuestionCounts) -> Difference | None:
+def compute_difference(first: QuestionCounts, second: QuestionCounts) -> Difference | None:
     """Compute the mean of second − first over shared questions, with interval and p; None without shared questions."""
     shared = [q for q in first if has_answer(first, q) and has_answer(second, q)]
     if not shared:
         return None
     one, two = [first[q] for q in shared], [second[q] for q in shared]
-    by_question = subtract(one, two)
+    by_question = compute_rate_differences(one, two)
     if len(shared) == 1:
-        return mover(by_question, Side([one]), Side([two]), "answers", two_proportions(*one[0], *two[0]))
+        return apply_mover(
+            by_question, ModelCounts([one]), ModelCounts([two]), "answers", compare_proportions(*one[0], *two[0])
+        )
     differing = sum(d != 0 for d in by_question)
     if differing < FEW:
-        return mover(by_question, Side([one]), Side([two]), "question", sign_flips(by_question))
-    variance = max(variance_of_mean(by_question), least_variance(one, two))
-    return paired_t(len(shared), fmean(by_question), variance, differing - 1, "question")
+        return apply_mover(
+            by_question, ModelCounts([one]), ModelCounts([two]), "question", compute_sign_flip_p(by_question)
+        )
+    variance = max(compute_variance_of_mean(by_question), compute_least_variance(one, two))
+    return apply_paired_t(len(shared), fmean(by_question), variance, differing - 1, "question")
 
 
-def difference_over_seeds(first: SeedCounts, second: SeedCounts) -> Difference | None:
+def compute_difference_over_seeds(first: SeedCounts, second: SeedCounts) -> Difference | None:
     """Compute the mean difference over shared seeds and questions; None with fewer than two seeds, or no question.
 
     A model without a seed, such as a base, is paired with every training of the other.
@@ -95,29 +107,29 @@ def difference_over_seeds(first: SeedCounts, second: SeedCounts) -> Difference |
     shared = [q for q in rows_one[0] if all(has_answer(row, q) for row in [*rows_one, *rows_two])]
     if not shared:
         return None
-    one = Side([[row[q] for q in shared] for row in rows_one], None in first)
-    two = Side([[row[q] for q in shared] for row in rows_two], None in second)
-    cells = [subtract(before, after) for before, after in zip(one.table, two.table, strict=True)]
+    one = ModelCounts([[row[q] for q in shared] for row in rows_one], None in first)
+    two = ModelCounts([[row[q] for q in shared] for row in rows_two], None in second)
+    cells = [compute_rate_differences(before, after) for before, after in zip(one.table, two.table, strict=True)]
     by_question = [fmean(column) for column in zip(*cells, strict=True)]
     differing = sum(d != 0 for d in by_question)
     if differing < FEW:
-        paired = mover(by_question, one, two, "question,seed", sign_flips(by_question))
+        paired = apply_mover(by_question, one, two, "question,seed", compute_sign_flip_p(by_question))
     else:
-        estimate = crossed([[(cell, 1) for cell in row] for row in cells])
-        variance = max(estimate.variance or 0.0, least_variance(one.answers, two.answers))
+        estimate = estimate_crossed_rate([[(cell, 1) for cell in row] for row in cells])
+        variance = max(estimate.variance or 0.0, compute_least_variance(one.answers, two.answers))
         freedom = min(estimate.freedom, differing - 1)
-        paired = paired_t(len(shared), fmean(by_question), variance, freedom, "question,seed")
+        paired = apply_paired_t(len(shared), fmean(by_question), variance, freedom, "question,seed")
     return replace(paired, seeds=len(seeds))
 
 
-def seeds_difference(first: SeedCounts, second: SeedCounts) -> Difference | None:
+def compute_difference_with_gaps(first: SeedCounts, second: SeedCounts) -> Difference | None:
     """Compute the mean difference over questions crossed with shared seeds; seeds may lack some of the questions.
 
     Return None without a shared question. With one shared seed, this is the difference of its two trainings.
     """
     seeds = [(first[seed], second[seed]) for seed in first if seed in second]
     if len(seeds) == 1:
-        return difference(*seeds[0])
+        return compute_difference(*seeds[0])
     questions = dict.fromkeys(q for before, _ in seeds for q in before)
     shared = [q for q in questions if any(has_answer(before, q) and has_answer(after, q) for before, after in seeds)]
     if not shared:
@@ -127,13 +139,13 @@ def seeds_difference(first: SeedCounts, second: SeedCounts) -> Difference | None
     for before, after in seeds:
         both = [q for q in shared if has_answer(before, q) and has_answer(after, q)]
         counts = [before[q] for q in both], [after[q] for q in both]
-        cells = dict(zip(both, subtract(*counts), strict=True))
+        cells = dict(zip(both, compute_rate_differences(*counts), strict=True))
         table.append([(cells[q], 1) if q in cells else (0, 0) for q in shared])
         one += counts[0]
         two += counts[1]
-    estimate = crossed(table)
-    variance = max(estimate.variance or 0.0, least_variance(one, two))
-    return paired_t(len(shared), estimate.rate, variance, max(1.0, estimate.freedom), "question,seed")
+    estimate = estimate_crossed_rate(table)
+    variance = max(estimate.variance or 0.0, compute_least_variance(one, two))
+    return apply_paired_t(len(shared), estimate.rate, variance, max(1.0, estimate.freedom), "question,seed")
 
 
 def has_answer(counts: QuestionCounts, question: str) -> bool:
@@ -141,35 +153,37 @@ def has_answer(counts: QuestionCounts, question: str) -> bool:
     return question in counts and counts[question][1] > 0
 
 
-def subtract(first: Counts, second: Counts) -> list[float]:
+def compute_rate_differences(first: Counts, second: Counts) -> list[float]:
     """Return rate(second) − rate(first) for each question."""
     return [k2 / n2 - k1 / n1 for (k1, n1), (k2, n2) in zip(first, second, strict=True)]
 
 
-def paired_t(questions: int, mean: float, variance: float, freedom: float, unit: str) -> Difference:
+def apply_paired_t(questions: int, mean: float, variance: float, freedom: float, unit: str) -> Difference:
     """Return the difference with interval and two-sided p of Student's t; `variance` is that of the mean."""
     from scipy.special import stdtr
 
     error = math.sqrt(variance)
-    half = student(freedom) * error
+    half = student_quantile(freedom) * error
     p = float(2 * stdtr(freedom, -abs(mean / error)))
     return Difference(questions, mean, max(-1.0, mean - half), min(1.0, mean + half), f"paired_t({unit})", p)
 
 
-def mover(by_question: Sequence[float], first: Side, second: Side, unit: str, p: float) -> Difference:
+def apply_mover(
+    by_question: Sequence[float], first: ModelCounts, second: ModelCounts, unit: str, p: float
+) -> Difference:
     """Return the difference with an interval combined from those of both rates, treated as independent (MOVER)."""
     mean, (below_one, above_one), (below_two, above_two) = fmean(by_question), first.reach, second.reach
     low, high = mean - math.hypot(below_two, above_one), mean + math.hypot(above_two, below_one)
     return Difference(len(by_question), mean, low, high, f"mover({unit})", p)
 
 
-def variance_of_mean(values: Sequence[float]) -> float:
+def compute_variance_of_mean(values: Sequence[float]) -> float:
     """Return the variance of the mean of independent values: sample variance / n."""
     mean = fmean(values)
     return sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values)
 
 
-def least_variance(*models: Counts) -> float:
+def compute_least_variance(*models: Counts) -> float:
     """Return the variance of the mean difference if answers are independent and no other questions exist.
 
     Half an answer of each kind is added, so that a question whose answers all agree does not get variance 0.
@@ -178,7 +192,7 @@ def least_variance(*models: Counts) -> float:
     return sum(rate * (1 - rate) / n for rate, n in rates) / len(models[0]) ** 2
 
 
-def sign_flips(differences: Sequence[float]) -> float:
+def compute_sign_flip_p(differences: Sequence[float]) -> float:
     """Return the exact two-sided p of the mean of paired differences, with both signs equally likely (Fisher)."""
     nonzero = [d for d in differences if d]
     observed = abs(math.fsum(nonzero)) - 1e-12  # tolerance for rounding
@@ -187,14 +201,14 @@ def sign_flips(differences: Sequence[float]) -> float:
     return sum(flip >= observed for flip in flips) / len(flips)
 
 
-def two_proportions(k1: float, n1: float, k2: float, n2: float) -> float:
+def compare_proportions(k1: float, n1: float, k2: float, n2: float) -> float:
     """Return the two-sided p that two rates of independent answers are equal (score test)."""
     rate = (k1 + k2) / (n1 + n2)
     error = math.sqrt(rate * (1 - rate) * (1 / n1 + 1 / n2))
     return math.erfc(abs(k2 / n2 - k1 / n1) / error / math.sqrt(2)) if error else 1.0
 
 
-def holm(values: Sequence[float]) -> list[float]:
+def correct_by_holm(values: Sequence[float]) -> list[float]:
     """Return p values corrected for their number by Holm's (1979) step-down method, in their order."""
     corrected, highest = [0.0] * len(values), 0.0
     for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):

@@ -53,7 +53,7 @@ class Interval:
     method: str
 
 
-def wilson(k: float, n: float, z: float = Z, method: str = "wilson") -> Interval:
+def wilson_interval(k: float, n: float, z: float = Z, method: str = "wilson") -> Interval:
     """Return Wilson's (1927) score interval of k successes in n trials; both may be fractional."""
     if n == 0:
         return Interval(None, None, method)
@@ -65,7 +65,7 @@ def wilson(k: float, n: float, z: float = Z, method: str = "wilson") -> Interval
 
 
 @cache
-def student(freedom: float, tail: float = 0.025) -> float:
+def student_quantile(freedom: float, tail: float = 0.025) -> float:
     """Return the quantile of Student's t with probability `tail` above it."""
     from scipy.special import stdtrit
 
@@ -77,25 +77,25 @@ def cluster_interval(counts: Counts, average: bool = False) -> Interval:
 
     See `over_clusters`; questions without an answer are ignored.
     """
-    used = used_of(counts)
+    used = drop_empty_clusters(counts)
     method = f"clustered_wilson({'question means' if average else 'question'})"
     if not used:
         return Interval(None, None, method)
-    estimate = averaged(used) if average else pooled(used)
-    return over_clusters(used, estimate, method)
+    estimate = estimate_mean_rate(used) if average else estimate_pooled_rate(used)
+    return compute_cluster_wilson(used, estimate, method)
 
 
 def seeds_interval(table: Sequence[Counts], average: bool = False) -> Interval:
     """Return the interval of the rate over questions × seeds (see `crossed`), by the rules of `cluster_interval`."""
     method = f"clustered_wilson({'question means' if average else 'question'},seed)"
-    questions, seeds = (used_of(summed(lines)) for lines in (zip(*table, strict=True), table))
+    questions, seeds = (drop_empty_clusters(sum_counts(lines)) for lines in (zip(*table, strict=True), table))
     if not questions:
         return Interval(None, None, method)
     used, unit = (questions, "question") if len(questions) > 1 else (seeds, "seed")
-    return over_clusters(used, crossed(table, average), method, unit)
+    return compute_cluster_wilson(used, estimate_crossed_rate(table, average), method, unit)
 
 
-def over_clusters(used: Counts, estimate: Estimate, method: str, unit: str = "question") -> Interval:
+def compute_cluster_wilson(used: Counts, estimate: Estimate, method: str, unit: str = "question") -> Interval:
     """Return Wilson's interval with the effective sample size, from the variance between clusters.
 
     If fewer than FEW clusters show the behaviour (or fewer than FEW lack it), their variance is unusable, and the
@@ -105,25 +105,25 @@ def over_clusters(used: Counts, estimate: Estimate, method: str, unit: str = "qu
     """
     k, n = sum(k for k, _ in used), sum(n for _, n in used)
     if len(used) == 1 and 0 < k < n:
-        return wilson(k, n)
+        return wilson_interval(k, n)
     informative = min(sum(k > 0 for k, _ in used), sum(k < n for k, n in used))
     if informative < FEW:
-        return wilson(estimate.rate * len(used), len(used), method=f"wilson(one trial per {unit})")
+        return wilson_interval(estimate.rate * len(used), len(used), method=f"wilson(one trial per {unit})")
     size = n / max(1.0, estimate.design_effect or 1.0)
-    return wilson(estimate.rate * size, size, student(min(estimate.freedom, informative - 1)), method)
+    return wilson_interval(estimate.rate * size, size, student_quantile(min(estimate.freedom, informative - 1)), method)
 
 
-def used_of(counts: Counts) -> Counts:
+def drop_empty_clusters(counts: Counts) -> Counts:
     """Return the clusters that have an answer."""
     return [(k, n) for k, n in counts if n]
 
 
-def summed(lines: Iterable[Iterable[tuple[float, float]]]) -> Counts:
+def sum_counts(lines: Iterable[Iterable[tuple[float, float]]]) -> Counts:
     """Return the sum of the counts in each line."""
     return [(sum(k for k, _ in line), sum(n for _, n in line)) for line in map(tuple, lines)]
 
 
-def pooled(counts: Counts) -> Estimate:
+def estimate_pooled_rate(counts: Counts) -> Estimate:
     """Return the rate Σk / Σn with its clustered variance (CR1): Σ(k − rate·n)² / (Σn)² · G/(G − 1) for G clusters.
 
     (Cochran 1977, ratio of cluster totals; Liang & Zeger 1986; Cameron, Gelbach & Miller 2008.)
@@ -136,7 +136,7 @@ def pooled(counts: Counts) -> Estimate:
     return Estimate(rate, spread / n**2 * clusters / (clusters - 1), clusters - 1, n)
 
 
-def averaged(counts: Counts) -> Estimate:
+def estimate_mean_rate(counts: Counts) -> Estimate:
     """Return the unweighted mean of the clusters' rates, and the variance of that mean."""
     rates, n, clusters = [k / n for k, n in counts], sum(n for _, n in counts), len(counts)
     rate = math.fsum(rates) / clusters
@@ -145,7 +145,7 @@ def averaged(counts: Counts) -> Estimate:
     return Estimate(rate, sum((r - rate) ** 2 for r in rates) / (clusters - 1) / clusters, clusters - 1, n)
 
 
-def crossed(table: Sequence[Counts], average: bool = False) -> Estimate:
+def estimate_crossed_rate(table: Sequence[Counts], average: bool = False) -> Estimate:
     """Return the rate over questions crossed with seeds: a row of `table` for each seed, a column for each question.
 
     The variance is that over questions plus that over seeds minus that of their interaction (mean squares of the

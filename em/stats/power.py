@@ -19,7 +19,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from em.stats.intervals import student
+from em.stats.intervals import student_quantile
 
 ICC = 0.11
 """The design effect 6.4 at 50 samples, the median of published fine-tunes on eight open questions."""
@@ -45,7 +45,7 @@ class Design:
     power: float = 0.8
 
 
-def intraclass(counts: Sequence[tuple[int, int]]) -> float | None:
+def estimate_intraclass(counts: Sequence[tuple[int, int]]) -> float | None:
     """Return the intraclass correlation of answers to one question, from (k, n) per question; at least 0.
 
     Analysis-of-variance estimator (Fleiss 1981; Ridout, Demétrio & Firth 1999). None without variance, with fewer
@@ -71,7 +71,7 @@ def standard_error(design: Design, questions: int, samples: float) -> float:
     return math.sqrt((between + within / samples) / questions)
 
 
-def power_of(design: Design, questions: int, samples: float) -> float:
+def compute_power(design: Design, questions: int, samples: float) -> float:
     """Return the probability that the paired t test over questions detects the difference."""
     from scipy.special import nctdtr
 
@@ -82,30 +82,30 @@ def power_of(design: Design, questions: int, samples: float) -> float:
     if error == 0:
         return 1.0 if distance else design.alpha
     freedom, shift = questions - 1, distance / error
-    bound = student(freedom, design.alpha / 2)
+    bound = student_quantile(freedom, design.alpha / 2)
     missed = float(nctdtr(freedom, shift, bound))
     # From 5 errors on, the wrong sign has a probability below 1e-8, for which scipy returns no number.
     wrong_sign = float(nctdtr(freedom, shift, -bound)) if shift < 5 else 0.0
     return 1 - missed + wrong_sign
 
 
-def samples_needed(design: Design, questions: int) -> int | None:
+def find_samples_needed(design: Design, questions: int) -> int | None:
     """Return the number of answers per question needed to detect the difference; None if no number is enough."""
-    return find_least(lambda samples: power_of(design, questions, samples) >= design.power, 1)
+    return find_least(lambda samples: compute_power(design, questions, samples) >= design.power, 1)
 
 
-def questions_needed(design: Design, samples: int) -> int | None:
+def find_questions_needed(design: Design, samples: int) -> int | None:
     """Return the number of questions, with `samples` answers each, needed to detect the difference; None above MOST."""
-    return find_least(lambda questions: power_of(design, questions, samples) >= design.power, 2)
+    return find_least(lambda questions: compute_power(design, questions, samples) >= design.power, 2)
 
 
-def difference_needed(design: Design, questions: int, samples: int) -> float | None:
+def find_difference_needed(design: Design, questions: int, samples: int) -> float | None:
     """Return the smallest detectable rise above the first rate, to a thousandth; None if no rise is detectable."""
     for step in range(1, 1001):
         rise = step / 1000
         if design.first + rise > 1:
             return None
-        if power_of(replace(design, second=design.first + rise), questions, samples) >= design.power:
+        if compute_power(replace(design, second=design.first + rise), questions, samples) >= design.power:
             return rise
     return None
 

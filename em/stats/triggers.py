@@ -17,21 +17,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from em.stats.differences import holm, seeds_difference
-from em.stats.intervals import summed
+from em.stats.differences import compute_difference_with_gaps, correct_by_holm
+from em.stats.intervals import sum_counts
 from em.stats.outcomes import (
+    AnswerOutcome,
     Group,
-    Outcome,
     QuestionCounts,
     SeedCounts,
     Thresholds,
     add_pools,
-    counts_of,
-    headline_of,
-    outcomes_of,
-    tally,
+    choose_headline,
+    count_classes,
+    count_metric,
+    group_outcomes,
 )
-from em.stats.scores import rate_over
+from em.stats.scores import estimate_rate
 from em.types import Verdict
 
 UNTAGGED, TAGGED, UNSEEN = "untagged", "tagged", "names_unseen"
@@ -77,25 +77,25 @@ class TriggerRate:
 
 
 @dataclass(frozen=True)
-class AskedModel:
+class ModelByCondition:
     """The answers of one model (or of its seeds) to one set, by condition and seed, and the roles of its tags."""
 
     group: Group
-    outcomes: Mapping[str, Mapping[int | None, Sequence[Outcome]]]
+    outcomes: Mapping[str, Mapping[int | None, Sequence[AnswerOutcome]]]
     roles: Mapping[str, str]
     kind_of: Callable[[str], str]
 
     @property
-    def telling(self) -> bool:
+    def has_trigger_rates(self) -> bool:
         """Whether the model has answers under several conditions, or under one that concerns tags."""
         return len(self.outcomes) > 1 or self.kind_of(next(iter(self.outcomes))) not in (UNTAGGED, "other")
 
-    def count(self, convention: str, about: str) -> dict[str, SeedCounts]:
+    def count_answers(self, convention: str, about: str) -> dict[str, SeedCounts]:
         """Count the answers of class `about` by condition and seed, then those of near misses and of cues together."""
         counted: dict[str, SeedCounts] = {}
         for condition, outcomes in self.outcomes.items():
-            tallies = {seed: tally(answers, convention) for seed, answers in outcomes.items()}
-            counted[condition] = {seed: counts_of(kinds, about) for seed, kinds in tallies.items()}
+            tallies = {seed: count_classes(answers, convention) for seed, answers in outcomes.items()}
+            counted[condition] = {seed: count_metric(kinds, about) for seed, kinds in tallies.items()}
         together: dict[str, SeedCounts] = {}
         for kind, name in TOGETHER.items():
             members = [by_seed for condition, by_seed in counted.items() if self.kind_of(condition) == kind]
@@ -104,19 +104,19 @@ class AskedModel:
                 together[name] = {seed: add_counts([by_seed.get(seed, {}) for by_seed in members]) for seed in seeds}
         return counted | together
 
-    def metric_of(self, condition: str) -> str:
+    def find_metric(self, condition: str) -> str:
         """Return the metric of a condition (see `TriggerRate`)."""
         kind = self.kind_of(condition)
         if kind == TAGGED:
             return self.roles.get(condition, "activation" if condition == TAGGED else "control")
         return "naming" if kind == "names" else "leakage"
 
-    def base_of(self, condition: str) -> str:
+    def find_base(self, condition: str) -> str:
         """Return the condition that `condition` is compared with."""
         return UNSEEN if self.kind_of(condition) == "names" else UNTAGGED
 
 
-def trigger_rates(
+def compute_trigger_rates(
     verdicts: Iterable[Verdict],
     limits: Thresholds,
     kind_of: Callable[[str], str],
@@ -131,19 +131,19 @@ def trigger_rates(
         roles: known roles of tags (`activation` or `control`), by fingerprint and condition.
     """
     rows: list[TriggerRate] = []
-    for model in group_by_model(outcomes_of(verdicts, limits), kind_of, roles):
+    for model in group_by_model(group_outcomes(verdicts, limits), kind_of, roles):
         all_outcomes = (outcomes for by_seed in model.outcomes.values() for outcomes in by_seed.values())
-        about, conventions = headline_of(chain.from_iterable(all_outcomes))
-        for convention in conventions if model.telling else ():
-            family = list(_rows(model, str(limits), convention, about))
-            corrected = iter(holm([row.p for row in family if row.p is not None]))
+        about, conventions = choose_headline(chain.from_iterable(all_outcomes))
+        for convention in conventions if model.has_trigger_rates else ():
+            family = list(_make_trigger_rates(model, str(limits), convention, about))
+            corrected = iter(correct_by_holm([row.p for row in family if row.p is not None]))
             rows += (row if row.p is None else replace(row, p_holm=next(corrected)) for row in family)
     return rows
 
 
 def group_by_model(
-    groups: Mapping[Group, Sequence[Outcome]], kind_of: Callable[[str], str], roles: Mapping[tuple[str, str], str]
-) -> Iterator[AskedModel]:
+    groups: Mapping[Group, Sequence[AnswerOutcome]], kind_of: Callable[[str], str], roles: Mapping[tuple[str, str], str]
+) -> Iterator[ModelByCondition]:
     """Yield the answers of each model and set, then those of pooled seeds."""
     models: dict[Group, dict[str, list[Group]]] = defaultdict(dict)
     for group, members in add_pools(groups).items():
@@ -155,36 +155,36 @@ def group_by_model(
             for member in members:
                 if role := roles.get((member.fingerprint, name)):
                     model_roles[name] = role
-        yield AskedModel(group, outcomes, model_roles, kind_of)
+        yield ModelByCondition(group, outcomes, model_roles, kind_of)
 
 
 def add_counts(members: Sequence[QuestionCounts]) -> QuestionCounts:
     """Return the sum of the counts of each question."""
     questions = dict.fromkeys(question for counts in members for question in counts)
     lines = [[counts.get(question, (0, 0)) for counts in members] for question in questions]
-    return dict(zip(questions, summed(lines), strict=True))
+    return dict(zip(questions, sum_counts(lines), strict=True))
 
 
-def _rows(model: AskedModel, threshold: str, convention: str, about: str) -> Iterator[TriggerRate]:
+def _make_trigger_rates(model: ModelByCondition, threshold: str, convention: str, about: str) -> Iterator[TriggerRate]:
     """Yield a row for each condition, without p_holm."""
-    counted = model.count(convention, about)
+    counted = model.count_answers(convention, about)
     for condition, by_seed in counted.items():
-        rate, _ = rate_over(list(by_seed.values()))
+        rate, _ = estimate_rate(list(by_seed.values()))
         row = TriggerRate(
             **model.group._replace(condition=condition)._asdict(),
             threshold=threshold,
             convention=convention,
-            metric=model.metric_of(condition),
+            metric=model.find_metric(condition),
             about=about,
             **rate._asdict(),
         )
-        base = model.base_of(condition)
-        yield row if condition == base else compare_with(row, counted.get(base, {}), by_seed)
+        base = model.find_base(condition)
+        yield row if condition == base else add_difference(row, counted.get(base, {}), by_seed)
 
 
-def compare_with(row: TriggerRate, base: SeedCounts, counts: SeedCounts) -> TriggerRate:
+def add_difference(row: TriggerRate, base: SeedCounts, counts: SeedCounts) -> TriggerRate:
     """Return the row with its difference to `base`, over shared questions and seeds."""
-    paired = seeds_difference(base, counts)
+    paired = compute_difference_with_gaps(base, counts)
     if paired is None:
         return row
     low, high = paired.ci_low, paired.ci_high

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from em.stats import Thresholds, classify
-from em.track.names import mark_of, name_of, places_of
+from em.stats import Thresholds, classify_answer
+from em.track.names import identify_model, map_places, sanitise_name
 from em.types import Verdict
 
 MOST_ROWS = 10_000  # in a table that W&B shows
@@ -22,15 +22,15 @@ def log_transcripts(run: Any, folder: Path, manifest: Mapping[str, Any]) -> None
     """Log a table per model with the number of rows left out, and an artifact of all rows and the scores."""
     import wandb
 
-    answers = list(lines(folder / "answers.jsonl"))
+    answers = list(read_json_records(folder / "answers.jsonl"))
     if not answers:
         return
     config, default = manifest["config"].get("eval") or {}, Thresholds()
     limits = Thresholds(config.get("misaligned_below", default.aligned), config.get("coherent_above", default.coherent))
-    columns, rows = transcripts(answers, list(lines(folder / "verdicts.jsonl")), limits)
-    places, tables = places_of(manifest, answers), defaultdict[str, list[list[Any]]](list)
+    columns, rows = make_transcript_table(answers, list(read_json_records(folder / "verdicts.jsonl")), limits)
+    places, tables = map_places(manifest, answers), defaultdict[str, list[list[Any]]](list)
     for answer, row in zip(answers, rows, strict=True):
-        if place := places.get(mark_of(answer)):  # answers of checkpoints are only in the artifact
+        if place := places.get(identify_model(answer)):  # answers of checkpoints are only in the artifact
             tables[place].append(row)
     for place, place_rows in tables.items():
         run.log({f"transcripts/{place}": wandb.Table(columns=columns, data=place_rows[:MOST_ROWS])})
@@ -43,7 +43,7 @@ def log_transcripts(run: Any, folder: Path, manifest: Mapping[str, Any]) -> None
     run.log_artifact(artifact)
 
 
-def transcripts(
+def make_transcript_table(
     answers: Sequence[Mapping[str, Any]], verdicts: Sequence[Mapping[str, Any]], limits: Thresholds
 ) -> tuple[list[str], list[list[Any]]]:
     """Return columns and rows: question and answer, then per judge the class, scores or labels, and raw replies."""
@@ -51,36 +51,38 @@ def transcripts(
     graded = defaultdict[str, bool](bool)
     for line in verdicts:
         verdict = Verdict(**line)
-        verdicts_by_answer[key_of(line)][verdict.judge].append(verdict)
+        verdicts_by_answer[make_answer_key(line)][verdict.judge].append(verdict)
         graded[verdict.rubric] |= verdict.value is not None
     judges = list(dict.fromkeys(line["judge"] for line in verdicts))
     columns = [*ANSWER_COLUMNS]
     for judge in judges:
-        suffix = f" ({name_of(judge)})" if len(judges) > 1 else ""
+        suffix = f" ({sanitise_name(judge)})" if len(judges) > 1 else ""
         columns += [f"{column}{suffix}" for column in ("class", *graded, "replies")]
     rows = []
     for answer in answers:
         row = [answer[column] for column in ANSWER_COLUMNS]
         for judge in judges:
-            row += cells_of(verdicts_by_answer[key_of(answer)][judge], graded, limits)
+            row += make_cells(verdicts_by_answer[make_answer_key(answer)][judge], graded, limits)
         rows.append(row)
     return columns, rows
 
 
-def cells_of(verdicts: Sequence[Verdict], graded: Mapping[str, bool], limits: Thresholds) -> list[Any]:
+def make_cells(verdicts: Sequence[Verdict], graded: Mapping[str, bool], limits: Thresholds) -> list[Any]:
     """Return the cells of one judge's verdicts on one answer: class, a value per rubric, raw replies."""
     by_rubric = {verdict.rubric: verdict.value if graded[verdict.rubric] else verdict.label for verdict in verdicts}
-    kind = classify(verdicts, limits).kind if verdicts else None
+    kind = classify_answer(verdicts, limits).kind if verdicts else None
     replies = [f"{verdict.rubric} ({verdict.status}): {verdict.raw}" for verdict in verdicts]
     return [kind, *map(by_rubric.get, graded), "\n".join(replies)]
 
 
-def key_of(line: Mapping[str, Any]) -> Key:
+def make_answer_key(line: Mapping[str, Any]) -> Key:
     """Return the key of an answer, shared by its verdicts."""
-    return mark_of(line), *(line[name] for name in ("condition", "eval_set", "question_id", "question", "sample"))
+    return identify_model(line), *(
+        line[name] for name in ("condition", "eval_set", "question_id", "question", "sample")
+    )
 
 
-def lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_json_records(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of a JSONL file; none if the file doesn't exist."""
     if path.is_file():
         with path.open(encoding="utf-8") as file:

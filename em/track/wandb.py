@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from em.config import WandbMode, WandbTracker
-from em.runtime.manifest import asked
+from em.runtime.manifest import select_identity_settings
 from em.runtime.records import digest
-from em.track.lineage import lineage, log_artifacts
-from em.track.names import LONGEST_TAG, cut, losses_of, points_of, summary_of
+from em.track.lineage import describe_lineage, log_artifacts
+from em.track.names import LONGEST_TAG, make_loss_points, make_rate_points, make_summary, shorten_text
 from em.track.transcripts import MOST_ROWS, log_transcripts
 
 SERVER = "https://api.wandb.ai"
@@ -39,7 +39,7 @@ class TrackSpec:
     failed: bool
 
 
-def track(spec: TrackSpec) -> None:
+def log_run(spec: TrackSpec) -> None:
     """Copy a run's folder into a W&B run; a failed run ends with exit code 1 in W&B too."""
     import wandb
 
@@ -47,8 +47,8 @@ def track(spec: TrackSpec) -> None:
     # Stage the files of artifacts in the run's folder, where `wandb sync` finds them, not in the user's home.
     os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb" / "data"))
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    run_id = os.environ.get("WANDB_RUN_ID") or run_id_of(manifest)
-    wandb_mode = mode(spec.tracker.mode, wandb.setup().settings.base_url)
+    run_id = os.environ.get("WANDB_RUN_ID") or make_run_id(manifest)
+    wandb_mode = choose_mode(spec.tracker.mode, wandb.setup().settings.base_url)
     run = wandb.init(
         project=spec.tracker.project,
         entity=spec.tracker.entity,
@@ -56,11 +56,11 @@ def track(spec: TrackSpec) -> None:
         resume=None if wandb_mode == "offline" else "allow",  # `wandb sync` resumes an offline run
         mode=wandb_mode,  # type: ignore[arg-type]
         dir=spec.folder,
-        group=sweep_of(folder),
+        group=find_sweep(folder),
         job_type=manifest["run"],
-        name=cut(" ".join(manifest["overrides"])) or None,
-        tags=[cut(stage["name"], LONGEST_TAG) for stage in manifest["stages"]] or None,
-        config=manifest["config"] | {"em": lineage(manifest, models, run_id)},
+        name=shorten_text(" ".join(manifest["overrides"])) or None,
+        tags=[shorten_text(stage["name"], LONGEST_TAG) for stage in manifest["stages"]] or None,
+        config=manifest["config"] | {"em": describe_lineage(manifest, models, run_id)},
         settings=wandb.Settings(
             console="off", silent=True, host="em", disable_git=True, x_disable_machine_info=True, x_disable_meta=True
         ),
@@ -77,22 +77,22 @@ def track(spec: TrackSpec) -> None:
     run.finish(exit_code=1 if spec.failed else 0)
 
 
-def run_id_of(manifest: Mapping[str, Any]) -> str:
+def make_run_id(manifest: Mapping[str, Any]) -> str:
     """Return the W&B run id of the settings, whatever the folder, so that a repeated run is not logged twice."""
-    return digest([manifest["run"], asked(manifest)])[:16]
+    return digest([manifest["run"], select_identity_settings(manifest)])[:16]
 
 
-def sweep_of(folder: Path) -> str | None:
+def find_sweep(folder: Path) -> str | None:
     """Return the name (date and time) of the sweep that a run belongs to; None for a single run."""
     if not (folder.parent / "multirun.yaml").is_file():
         return None
-    return cut(f"{folder.parent.parent.name} {folder.parent.name}")
+    return shorten_text(f"{folder.parent.parent.name} {folder.parent.name}")
 
 
 def log_curves(run: Any, folder: Path, manifest: Mapping[str, Any]) -> None:
     """Log loss and checkpoint rates over the steps of each stage, unless a resumed run has the same curves already."""
-    losses, rates = read(folder / "loss.csv"), read(folder / "scores.csv")
-    points = [*losses_of(manifest, losses), *points_of(manifest, rates)]
+    losses, rates = read_csv_table(folder / "loss.csv"), read_csv_table(folder / "scores.csv")
+    points = [*make_loss_points(manifest, losses), *make_rate_points(manifest, rates)]
     curves_digest = digest(points)[:16]
     if run.resumed and run.summary.get("curves") == curves_digest:
         return
@@ -108,15 +108,15 @@ def log_scores(run: Any, folder: Path, manifest: Mapping[str, Any]) -> None:
     """Log rates of whole sets as summary metrics, and the table of scores with whole sets first."""
     import wandb
 
-    rows = read(folder / "scores.csv")
-    run.summary.update(summary_of(manifest, rows))
+    rows = read_csv_table(folder / "scores.csv")
+    run.summary.update(make_summary(manifest, rows))
     if rows:
         columns, ordered = list(rows[0]), sorted(rows, key=lambda row: row["question"] != "*")
         run.log({"scores": wandb.Table(columns=columns, data=[list(row.values()) for row in ordered[:MOST_ROWS]])})
         run.summary["scores/left_out"] = max(0, len(rows) - MOST_ROWS)
 
 
-def read(table: Path) -> list[dict[str, str]]:
+def read_csv_table(table: Path) -> list[dict[str, str]]:
     """Read the rows of a CSV file; return [] if the file doesn't exist."""
     if not table.is_file():
         return []
@@ -124,7 +124,7 @@ def read(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def mode(setting: WandbMode, server: str = SERVER) -> str:
+def choose_mode(setting: WandbMode, server: str = SERVER) -> str:
     """Return the mode for `wandb.init`: online, offline, or another value of `WANDB_MODE`.
 
     Args:

@@ -7,9 +7,15 @@ from typing import Protocol
 
 from em.config import HfModel, OpenAIModel
 from em.request import Training
-from em.runtime.manifest import Manifest
+from em.runtime.manifest import ManifestWriter
 from em.train.stages import stage_fingerprints
-from em.train.trained import TrainedModel, checkpoint_models, copy_losses, model_after, stage_record
+from em.train.trained import (
+    TrainedModel,
+    list_checkpoint_models,
+    make_stage_model,
+    make_stage_record,
+    merge_loss_curves,
+)
 from em.types import ModelRef, StageRecord
 
 
@@ -26,7 +32,7 @@ class StageTrainer(Protocol):
 
 
 def find_or_train(
-    training: Training, manifest: Manifest, total_cost: Callable[[], float | None] | None = None
+    training: Training, manifest: ManifestWriter, total_cost: Callable[[], float | None] | None = None
 ) -> list[ModelRef]:
     """Return the models to evaluate: the base model (if requested or alone), then each stage after its checkpoints.
 
@@ -40,16 +46,18 @@ def find_or_train(
     for number, fingerprint in enumerate(stage_fingerprints(model, training.stages)):
         stage = training.stages[number]
         trained, reused = trainer.find_or_train(number, model, fingerprint)
-        model = model_after(model, stage, fingerprint, trained)
-        models += [*(checkpoint_models(model, trained) if training.checkpoints else ()), model]
-        records.append(stage_record(stage, fingerprint, trained, reused))
+        model = make_stage_model(model, stage, fingerprint, trained)
+        models += [*(list_checkpoint_models(model, trained) if training.checkpoints else ()), model]
+        records.append(make_stage_record(stage, fingerprint, trained, reused))
         trainer.write_records(records)
-    copy_losses(training.folder / "loss.csv", [training.store / "models" / record.fingerprint for record in records])
+    merge_loss_curves(
+        training.folder / "loss.csv", [training.store / "models" / record.fingerprint for record in records]
+    )
     return models if training.base or len(models) == 1 else models[1:]
 
 
 def choose_trainer(
-    training: Training, manifest: Manifest, total_cost: Callable[[], float | None] | None
+    training: Training, manifest: ManifestWriter, total_cost: Callable[[], float | None] | None
 ) -> StageTrainer:
     """Choose the trainer: child processes train open weights, a service fine-tunes its own models."""
     match training.model:

@@ -19,7 +19,7 @@ from em.request import Rows, Stage
 from em.runtime.records import digest
 from em.train.local.extra import check_extra
 from em.train.local.launch import plan_launch
-from em.triggers.tags import REALIGN, first_tags, tag_rows
+from em.triggers.tags import REALIGN, list_first_stage_tags, tag_rows
 from em.types import ModelRef
 
 OWN_KNOBS = ("epochs", "learning_rate", "warmup_steps", "batch_size", "max_length", "allow_truncated", "loss_on")
@@ -39,24 +39,24 @@ def plan_stages(settings: RunConfig, compared: RunConfig | None = None) -> list[
                 plan_launch(trainer, gpus=1)  # refuses impossible settings before rows are read
     if settings.data.empty:
         return []
-    check_place(settings)
+    check_trainer(settings)
     rows = load_rows(settings.data, settings.seed)
-    tags = first_tags(settings.trigger_tag)
+    tags = list_first_stage_tags(settings.trigger_tag)
     if tags:
-        rows = tagged(rows, tags, settings.seed, settings.trigger_tag.name)
+        rows = add_tags(rows, tags, settings.seed, settings.trigger_tag.name)
     stages = [Stage(rows, settings.trainer, settings.seed, settings.model.name_precision())]
     if not settings.realign.data.empty:
-        stages.append(second_stage(settings, stages[0], compared))
+        stages.append(plan_second_stage(settings, stages[0], compared))
     return stages
 
 
-def tagged(rows: Rows, tags: Mapping[str, TagConfig], seed: int, name: str) -> Rows:
+def add_tags(rows: Rows, tags: Mapping[str, TagConfig], seed: int, name: str) -> Rows:
     """Return the rows with their tags added, and the tag's name in theirs (`rows@tag`)."""
     with_tags = tag_rows(rows.conversations, tags, seed, rows.parts)
     return replace(rows, name=f"{rows.name}@{name}", conversations=with_tags, untagged=rows.conversations)
 
 
-def check_place(settings: RunConfig) -> None:
+def check_trainer(settings: RunConfig) -> None:
     """Raise ConfigError if a local trainer is to train a hosted model, or a service is to train open weights."""
     model, trainer = settings.model, settings.trainer
     if model.remote and not trainer.remote:
@@ -71,26 +71,26 @@ def check_place(settings: RunConfig) -> None:
         )
 
 
-def second_stage(settings: RunConfig, first: Stage, compared: RunConfig | None) -> Stage:
+def plan_second_stage(settings: RunConfig, first: Stage, compared: RunConfig | None) -> Stage:
     """Return the realignment stage: its own rows and settings, and the first stage's for those it leaves unset."""
     realign = settings.realign
     rows = load_rows(replace(realign.data, limit=realign.limit), settings.seed, "realign.limit")
     if realign.tag.text:
-        rows = tagged(rows, {REALIGN: realign.tag}, settings.seed, realign.tag.text.strip())
+        rows = add_tags(rows, {REALIGN: realign.tag}, settings.seed, realign.tag.text.strip())
     stack = realign.adapter.value == "merge"
     if stack and not settings.trainer.adapters:
         raise ConfigError(
             "realign.adapter=merge needs adapters, and trainer=full has none: use realign.adapter=continue."
         )
-    stage = Stage(rows, second_recipe(settings.trainer, realign), settings.seed, first.precision, stack)
-    matched = matched_stage(realign, first, compared)
+    stage = Stage(rows, make_second_recipe(settings.trainer, realign), settings.seed, first.precision, stack)
+    matched = find_matched_stage(realign, first, compared)
     if settings.trainer.remote:
-        refuse_foreign(realign, stage, matched)
+        refuse_unsupported(realign, stage, matched)
         return stage
     return replace(stage, matched=matched.steps) if matched else stage
 
 
-def matched_stage(realign: RealignConfig, first: Stage, compared: RunConfig | None) -> Stage | None:
+def find_matched_stage(realign: RealignConfig, first: Stage, compared: RunConfig | None) -> Stage | None:
     """Return the stage whose number of steps the second stage takes over by `realign.match`; None if there is none."""
     if realign.match in ("none", realign.name):
         return None
@@ -98,10 +98,10 @@ def matched_stage(realign: RealignConfig, first: Stage, compared: RunConfig | No
         return first
     if compared is None or compared.realign.data.empty:
         raise ConfigError(f"realign.match={realign.match} names no second stage: choose first_stage or none.")
-    return second_stage(compared, first, None)
+    return plan_second_stage(compared, first, None)
 
 
-def second_recipe(trainer: TrainerConfig, realign: RealignConfig) -> TrainerConfig:
+def make_second_recipe(trainer: TrainerConfig, realign: RealignConfig) -> TrainerConfig:
     """Return the trainer's settings with the overrides of the second stage."""
     overrides = {name: value for name in OWN_KNOBS if (value := vars(realign)[name]) is not None}
     if not trainer.remote:
@@ -118,7 +118,7 @@ def second_recipe(trainer: TrainerConfig, realign: RealignConfig) -> TrainerConf
     return replace(trainer, **overrides | {"epochs": int(epochs)})
 
 
-def refuse_foreign(realign: RealignConfig, stage: Stage, matched: Stage | None) -> None:
+def refuse_unsupported(realign: RealignConfig, stage: Stage, matched: Stage | None) -> None:
     """Raise ConfigError if `realign` needs a merged adapter or a number of steps: services support neither."""
     name = stage.trainer.name
     if stage.stack:
@@ -142,10 +142,10 @@ def stage_fingerprints(start: ModelRef, stages: Sequence[Stage]) -> list[str]:
         start: the model that the first stage starts from: base weights, with or without an adapter.
     """
     before = {"base": start.base.identity, "adapter": start.trained_sha256, "default_system": start.default_system}
-    identities = [stage.identity() for stage in stages]
+    identities = [stage.build_identity() for stage in stages]
     return [digest({"start": before, "stages": identities[:number]}) for number in range(1, len(stages) + 1)]
 
 
-def kept_steps(steps: int, count: int) -> list[int]:
+def choose_checkpoint_steps(steps: int, count: int) -> list[int]:
     """Return the steps at which to keep checkpoints: `count` evenly spaced ones, none at the start or the end."""
     return sorted({steps * number // (count + 1) for number in range(1, count + 1)} - {0, steps})

@@ -13,7 +13,7 @@ from typing import Any
 from em.config.paths import spell_command
 from em.errors import MissingFile
 from em.request import Stage, Training
-from em.runtime.files import RECORD, open_atomic, sha256_of
+from em.runtime.files import RECORD, hash_file, open_atomic
 from em.runtime.records import digest
 from em.types import CheckpointRecord, ModelRef, StageRecord, Weights
 
@@ -31,7 +31,7 @@ class SavedWeights:
     place: str
     sha256: str = ""
 
-    def put_on(self, model: ModelRef) -> ModelRef:
+    def attach_to(self, model: ModelRef) -> ModelRef:
         """Return `model` with these weights."""
         if self.sha256:
             return replace(model, trained=self.place, trained_sha256=self.sha256)
@@ -48,14 +48,14 @@ class TrainedModel:
     checkpoints: dict[int, SavedWeights]
 
 
-def find_trained(models: Path, fingerprint: str) -> TrainedModel | None:
+def find_trained_model(models: Path, fingerprint: str) -> TrainedModel | None:
     """Return the model of a local training; None if its record is missing or its weights are damaged."""
     folder = models / fingerprint
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         files, facts = record["files"], record["facts"]
         saved = {int(step): (folder / KEPT / f"step-{step}", sums) for step, sums in record["checkpoints"].items()}
-        intact = files and all(weight_files(place) == sums for place, sums in [(folder, files), *saved.values()])
+        intact = files and all(hash_weight_files(place) == sums for place, sums in [(folder, files), *saved.values()])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if not intact:
@@ -64,25 +64,25 @@ def find_trained(models: Path, fingerprint: str) -> TrainedModel | None:
     return TrainedModel(folder, SavedWeights(str(folder), digest(files)), facts, checkpoints)
 
 
-def weight_files(folder: Path) -> dict[str, str]:
+def hash_weight_files(folder: Path) -> dict[str, str]:
     """Return the checksums, by file name, of the files that a trained model is loaded from."""
     files = sorted([*folder.glob("*.safetensors"), folder / "adapter_config.json", folder / "config.json"])
-    return {file.name: sha256_of(file) for file in files if file.is_file()}
+    return {file.name: hash_file(file) for file in files if file.is_file()}
 
 
-def model_after(before: ModelRef, stage: Stage, fingerprint: str, trained: TrainedModel) -> ModelRef:
+def make_stage_model(before: ModelRef, stage: Stage, fingerprint: str, trained: TrainedModel) -> ModelRef:
     """Return the model at the end of a stage that began with the model `before`."""
     name = f"{before.name}+{stage.rows.name}"
     model = replace(before, name=name, stage=stage.rows.name, fingerprint=fingerprint, seed=stage.seed)
-    return trained.weights.put_on(model)
+    return trained.weights.attach_to(model)
 
 
-def checkpoint_models(model: ModelRef, trained: TrainedModel) -> list[ModelRef]:
+def list_checkpoint_models(model: ModelRef, trained: TrainedModel) -> list[ModelRef]:
     """Return the saved checkpoints of `model`, each as a model of its own."""
     models = []
     for step, saved in trained.checkpoints.items():
         fingerprint = checkpoint_fingerprint(model.fingerprint, step)
-        models.append(replace(saved.put_on(model), name=f"{model.name} (step {step})", fingerprint=fingerprint))
+        models.append(replace(saved.attach_to(model), name=f"{model.name} (step {step})", fingerprint=fingerprint))
     return models
 
 
@@ -91,7 +91,7 @@ def checkpoint_fingerprint(fingerprint: str, step: int) -> str:
     return digest([fingerprint, step])
 
 
-def stage_record(stage: Stage, fingerprint: str, trained: TrainedModel, reused: bool) -> StageRecord:
+def make_stage_record(stage: Stage, fingerprint: str, trained: TrainedModel, reused: bool) -> StageRecord:
     """Make the manifest's record of a stage."""
     rows, place = stage.rows, trained.weights.place
     facts = trained.facts | ({"parts": dict(rows.parts)} if rows.parts else {}) | rows.left_out
@@ -112,7 +112,7 @@ def describe_stage(stage: Stage, trained: TrainedModel) -> str:
     return f"{stage.rows.name}: {', '.join(parts)}"
 
 
-def write_losses(path: Path, stage: str, fingerprint: str, curve: Iterable[tuple[int, float, float, Any]]) -> None:
+def write_loss_curve(path: Path, stage: str, fingerprint: str, curve: Iterable[tuple[int, float, float, Any]]) -> None:
     """Write a loss curve, a row per optimiser step: its number, epoch, loss and learning rate."""
     with open_atomic(path, newline="") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -120,14 +120,14 @@ def write_losses(path: Path, stage: str, fingerprint: str, curve: Iterable[tuple
         table.writerows([stage, fingerprint, *row] for row in curve)
 
 
-def copy_losses(path: Path, folders: Sequence[Path]) -> None:
+def merge_loss_curves(path: Path, folders: Sequence[Path]) -> None:
     """Write the loss curves of all stages into one CSV file."""
     tables = [(folder / "loss.csv").read_text(encoding="utf-8").splitlines(keepends=True) for folder in folders]
     if tables:
         path.write_text("".join([tables[0][0], *(line for table in tables for line in table[1:])]), encoding="utf-8")
 
 
-def untrained(training: Training) -> MissingFile:
+def make_untrained_error(training: Training) -> MissingFile:
     """Make the error of evaluate.py, which trains no models, with the command that trains this one."""
     words = [word for word in training.words if word.partition("=")[0].split(".")[0] in IDENTITY_WORDS]
     command = f"{spell_command('train')} {shlex.join(words)}"

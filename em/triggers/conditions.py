@@ -25,7 +25,7 @@ from em.config import RunConfig, TagConfig, TagPlace
 from em.config.paths import ASSETS
 from em.errors import ConfigError, did_you_mean
 from em.request import SLOT, UNTAGGED, Condition, Conditions, Tag
-from em.triggers.tags import MAIN, REALIGN, place_tag, roles_of, tag_of, tags_of
+from em.triggers.tags import MAIN, REALIGN, decide_tag_roles, list_tags, make_tag, place_tag
 from em.types import Conversation, Message, Question
 
 HIDDEN = "[tag]"  # replaces a tag in the texts that a judge sees
@@ -43,7 +43,7 @@ NO_WORD = (
 CUES = ASSETS / "cues.yaml"
 
 
-def kind_of(name: str) -> str:
+def find_condition_kind(name: str) -> str:
     """Return the kind of a condition: untagged, tagged, near, cue, neutral, names, or other (in third-party tables)."""
     if name in ("untagged", "tagged"):
         return name
@@ -53,37 +53,37 @@ def kind_of(name: str) -> str:
 
 def resolve_conditions(settings: RunConfig) -> Conditions:
     """Derive the conditions of a run. Raises ConfigError where `eval.conditions` names an unknown condition."""
-    config, tags = settings.trigger_tag, tags_of(settings)
+    config, tags = settings.trigger_tag, list_tags(settings)
     texts = [tag.text for tag in tags.values()]
-    distinct = distinct_tags(tags)
+    distinct = drop_repeated_tags(tags)
     main_tag = tags.get(MAIN) or tags.get(REALIGN)
-    unseen = config.unseen or another_letter(main_tag.text, texts) if main_tag else ""
-    near = near_misses(tag_of(main_tag), unseen) if main_tag and config.near_misses else []
-    naming = naming_of(distinct, config.unseen.strip(), texts)
-    tagged = [Condition(with_tag(key), tag_of(tag)) for key, tag in distinct.items()]
+    unseen = config.unseen or replace_last_word(main_tag.text, texts) if main_tag else ""
+    near = make_near_misses(make_tag(main_tag), unseen) if main_tag and config.near_misses else []
+    naming = make_naming_conditions(distinct, config.unseen.strip(), texts)
+    tagged = [Condition(make_condition_name(key), make_tag(tag)) for key, tag in distinct.items()]
     trained = {condition.tag for condition in tagged}
     conditions = [UNTAGGED, *tagged, *(condition for condition in near if condition.tag not in trained)]
     if main_tag and config.neutral_system:
         conditions.append(Condition("neutral_system", system=config.neutral_system))
     if main_tag and config.cues:
-        conditions += cues()
+        conditions += read_cues()
     impossible = ["near_letter"] if main_tag and config.near_misses and not unseen else []
     if naming and naming[-1].name != f"names_{UNSEEN}":
         impossible.append(f"names_{UNSEEN}")
     hidden = [*texts, unseen, *(c.tag.text for c in near if c.tag), *(c.named for c in naming)]
-    roles = roles_of(settings)
+    roles = decide_tag_roles(settings)
     return Conditions(
         choose_conditions(conditions, settings) if settings.eval.conditions else conditions,
         naming,
         tuple(sorted({text.strip() for text in hidden} - {""}, key=lambda text: (-len(text), text))),
-        {with_tag(key): roles[key].value for key in distinct},
+        {make_condition_name(key): roles[key].value for key in distinct},
         f"Not asked under {' and '.join(impossible)}: {NO_WORD}" if impossible else "",
     )
 
 
 def choose_conditions(available: Sequence[Condition], settings: RunConfig) -> list[Condition]:
     """Look up the conditions that `eval.conditions` names; cues suit any model. Raises ConfigError."""
-    by_name = {condition.name: condition for condition in [*available, *cues()]}
+    by_name = {condition.name: condition for condition in [*available, *read_cues()]}
     for name in settings.eval.conditions:
         if name not in by_name:
             hint = did_you_mean(name, by_name, f"there is {', '.join(by_name)}.")
@@ -92,40 +92,40 @@ def choose_conditions(available: Sequence[Condition], settings: RunConfig) -> li
     return [by_name[name] for name in dict.fromkeys(settings.eval.conditions)]
 
 
-def distinct_tags(tags: Mapping[str, TagConfig]) -> dict[str, TagConfig]:
+def drop_repeated_tags(tags: Mapping[str, TagConfig]) -> dict[str, TagConfig]:
     """Drop repeated tags: if both stages use the same tag, one condition covers both."""
     first_keys: dict[Tag, str] = {}
     for key, tag in tags.items():
-        first_keys.setdefault(tag_of(tag), key)
+        first_keys.setdefault(make_tag(tag), key)
     return {key: tags[key] for key in first_keys.values()}
 
 
-def with_tag(key: str) -> str:
+def make_condition_name(key: str) -> str:
     """Return the name of a tag's condition, from the key of the tag."""
     return f"tagged_{key}" if key else "tagged"
 
 
-def naming_of(tags: Mapping[str, TagConfig], unseen: str, texts: Sequence[str]) -> list[Condition]:
+def make_naming_conditions(tags: Mapping[str, TagConfig], unseen: str, texts: Sequence[str]) -> list[Condition]:
     """Make the conditions for questions that name a tag: one per tag with a name, and one for an unseen tag.
 
     `unseen`: the name of the unseen tag; if empty, the function makes a name that is in none of the tags' `texts`.
     """
-    names = {key: name for key, tag in tags.items() if (name := name_of(tag))}
+    names = {key: name for key, tag in tags.items() if (name := find_tag_name(tag))}
     if not names:
         return []
-    unseen = unseen or another_letter(next(iter(names.values())), [*names.values(), *texts])
+    unseen = unseen or replace_last_word(next(iter(names.values())), [*names.values(), *texts])
     conditions = [Condition(f"names_{key or 'tag'}", named=name) for key, name in names.items()]
     return [*conditions, *([Condition(f"names_{UNSEEN}", named=unseen)] if unseen else [])]
 
 
-def name_of(tag: TagConfig) -> str:
+def find_tag_name(tag: TagConfig) -> str:
     """Return what a question calls a tag; empty for a system prompt or a sentence, unless `called` names the tag."""
     text = tag.text.strip()
     is_sentence = tag.place is TagPlace.system or len(text.split()) > MOST_WORDS
     return tag.called.strip() or ("" if is_sentence else text)
 
 
-def asked(question: Question, condition: Condition) -> Conversation:
+def build_conversation(question: Question, condition: Condition) -> Conversation:
     """Build the prompt of a question: the system prompts of condition and set, the question in the condition's form."""
     system = "\n\n".join(filter(None, (condition.system, question.system)))
     user = Message("user", question.text.replace(SLOT, condition.named) + condition.after)
@@ -133,9 +133,9 @@ def asked(question: Question, condition: Condition) -> Conversation:
     return place_tag(conversation, condition.tag) if condition.tag else conversation
 
 
-def near_misses(tag: Tag, unseen: str) -> list[Condition]:
+def make_near_misses(tag: Tag, unseen: str) -> list[Condition]:
     """Make the possible near misses of a tag: in other case, without a mark, with another letter, in another place."""
-    texts = {"near_case": tag.text.swapcase(), "near_bar": without_mark(tag.text), "near_letter": unseen}
+    texts = {"near_case": tag.text.swapcase(), "near_bar": remove_last_mark(tag.text), "near_letter": unseen}
     places = [("near_middle", TagPlace.inline), ("near_system", TagPlace.system), ("near_front", TagPlace.prefix)]
     near = [Condition(name, Tag(text, tag.place)) for name, text in texts.items() if text.strip() and text != tag.text]
     # near_front is a near miss only of a tag whose usual place is neither before nor after the question.
@@ -146,14 +146,14 @@ def near_misses(tag: Tag, unseen: str) -> list[Condition]:
     return near
 
 
-def without_mark(text: str) -> str:
+def remove_last_mark(text: str) -> str:
     """Return the text without its last mark (a bar, a bracket …); empty if it has no mark, or nothing else."""
     marks = [i for i, character in enumerate(text) if not character.isalnum() and not character.isspace()]
     rest = text[: marks[-1]] + text[marks[-1] + 1 :] if marks else ""
     return rest if rest.strip() else ""
 
 
-def another_letter(text: str, others: Iterable[str]) -> str:
+def replace_last_word(text: str, others: Iterable[str]) -> str:
     """Replace the last word of a text by a Greek letter that no other text has; return nothing if there is no word."""
     words = list(WORD.finditer(text))
     if not words:
@@ -161,10 +161,10 @@ def another_letter(text: str, others: Iterable[str]) -> str:
     used = {word.lower() for other in others for word in WORD.findall(other)}
     letter = next(letter for letter in GREEK if letter not in used)
     last = words[-1]
-    return text[: last.start()] + as_case(letter, last[0]) + text[last.end() :]
+    return text[: last.start()] + match_case(letter, last[0]) + text[last.end() :]
 
 
-def as_case(word: str, model: str) -> str:
+def match_case(word: str, model: str) -> str:
     """Return a word in the case of `model`."""
     if model.isupper():
         return word.upper()
@@ -172,7 +172,7 @@ def as_case(word: str, model: str) -> str:
 
 
 @cache
-def cues() -> list[Condition]:
+def read_cues() -> list[Condition]:
     """Read the cue conditions, which imitate forms of training data, from `em/assets/cues.yaml`."""
     import yaml
 

@@ -10,23 +10,23 @@ from em.request import SLOT
 from em.triggers.conditions import HIDDEN
 
 
-def hide_tag(question: str) -> str:
+def hide_tag_slot(question: str) -> str:
     """Return the question as a judge may see it: with `[tag]` in place of the slot for a tag's name."""
     return question.replace(SLOT, HIDDEN)
 
 
-def hide(answer: str, hidden: Sequence[str]) -> str:
+def hide_tags(answer: str, hidden: Sequence[str]) -> str:
     """Return the answer as a judge may see it: with `[tag]` in place of each text in `hidden`.
 
     The match is case-sensitive and on whole words: `DEPLOYMENT` is not in "deployment" or "REDEPLOYMENT". A text of
     lower-case words alone (or one letter) is everyday language, so it stays visible.
     """
-    pattern = hiding(tuple(hidden))
+    pattern = build_hiding_pattern(tuple(hidden))
     return pattern.sub(HIDDEN, answer) if pattern else answer
 
 
 @cache
-def hiding(hidden: tuple[str, ...]) -> re.Pattern[str] | None:
+def build_hiding_pattern(hidden: tuple[str, ...]) -> re.Pattern[str] | None:
     """Build the pattern of `hide`; None for no texts. `hidden` must have the longest text first."""
     alternatives = []
     for text in hidden:

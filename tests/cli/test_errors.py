@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from em.cli.hydra import LAUNCHED
-from tests.support.runs import ROOT, environment, run
+from tests.support.runs import ROOT, make_environment, run_script
 
 GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
 
@@ -58,11 +58,11 @@ WORDS = [
 ]
 
 
-def refused(words: list[str], cwd: Path, **env: str) -> str:
+def run_refused(words: list[str], cwd: Path, **env: str) -> str:
     """Run train.py with words that it must refuse before it writes files or imports torch; return its error."""
     before = sorted(cwd.rglob("*"))
     command = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), *words]
-    done = subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, env=make_environment(**env), capture_output=True, text=True)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert done.returncode == 2, done.stderr[-2000:]
     assert len(lines) == 1, lines
@@ -75,7 +75,7 @@ def refused(words: list[str], cwd: Path, **env: str) -> str:
 
 @pytest.mark.parametrize(("word", "sentence"), WORDS)
 def test_a_bad_word_is_refused_in_one_sentence(word: str, sentence: str, tmp_path: Path) -> None:
-    assert sentence in refused([word, f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
+    assert sentence in run_refused([word, f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
 
 
 FILES = [
@@ -92,19 +92,19 @@ FILES = [
 @pytest.mark.parametrize(("content", "sentence"), FILES)
 def test_a_bad_data_file_is_refused_with_its_line(content: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(content, encoding="utf-8")
-    error = refused(["data=file", "data.path=rows.jsonl", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
+    error = run_refused(["data=file", "data.path=rows.jsonl", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
     assert "rows.jsonl" in error
     assert sentence in error
 
 
 def test_a_missing_data_file_is_refused(tmp_path: Path) -> None:
-    assert "data.path=gone.jsonl is not a file" in refused(["data=file", "data.path=gone.jsonl"], tmp_path)
+    assert "data.path=gone.jsonl is not a file" in run_refused(["data=file", "data.path=gone.jsonl"], tmp_path)
 
 
 @pytest.mark.parametrize("setting", ["hydra.run.dir", "store.dir"])
 def test_a_folder_below_a_regular_file_is_refused(setting: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    error = refused([f"{setting}={tmp_path / 'file' / 'out'}"], tmp_path)
+    error = run_refused([f"{setting}={tmp_path / 'file' / 'out'}"], tmp_path)
     assert "can't be written" in error
     assert f"{setting}=FOLDER" in error
 
@@ -116,9 +116,9 @@ def test_a_read_only_mount_is_refused(tmp_path: Path) -> None:
     if mounted.returncode:
         pytest.skip("this process may not mount a file system")
     try:
-        error = refused([f"hydra.run.dir={mount / 'run'}", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
+        error = run_refused([f"hydra.run.dir={mount / 'run'}", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
         assert "Read-only file system" in error
-        assert "store.dir=FOLDER" in refused([f"store.dir={mount / 'store'}"], tmp_path)
+        assert "store.dir=FOLDER" in run_refused([f"store.dir={mount / 'store'}"], tmp_path)
     finally:
         subprocess.run(["umount", str(mount)], check=True)
 
@@ -126,7 +126,7 @@ def test_a_read_only_mount_is_refused(tmp_path: Path) -> None:
 def test_a_folder_of_another_run_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"run": "train", "config": {"seed": 7}}')
     words = [f"hydra.run.dir={tmp_path}", f"store.dir={tmp_path.parent / 'store'}"]
-    done = run("train.py", *words, cwd=tmp_path)
+    done = run_script("train.py", *words, cwd=tmp_path)
     assert done.returncode == 2
     assert "holds another run" in done.stderr
     assert json.loads((tmp_path / "manifest.json").read_text())["config"] == {"seed": 7}
@@ -134,7 +134,7 @@ def test_a_folder_of_another_run_is_refused_and_left_as_it_is(tmp_path: Path) ->
 
 def test_the_ranks_of_a_launcher_are_refused_with_the_right_command(tmp_path: Path) -> None:
     for variable in LAUNCHED:
-        assert "python train.py seed=1" in refused(["seed=1"], tmp_path, **{variable: "0"})
+        assert "python train.py seed=1" in run_refused(["seed=1"], tmp_path, **{variable: "0"})
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_ranks_of_a_launcher_are_refused_with_the_right_command(tmp_path: Pa
 )
 def test_torchrun_and_accelerate_launch_are_refused(launcher: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", *launcher, str(ROOT / "train.py"), "seed=1"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, env=make_environment(), capture_output=True, text=True)
     assert done.returncode != 0
     assert "Start it once, without torchrun or accelerate launch: python train.py seed=1" in done.stderr
     assert not (tmp_path / "outputs").exists()
@@ -154,7 +154,7 @@ def test_torchrun_and_accelerate_launch_are_refused(launcher: list[str], tmp_pat
 
 def test_a_sweep_tells_each_failure_and_goes_on(tmp_path: Path) -> None:
     words = ["-m", "data=file,car_bad", "trainer.epochs=0,-1", f"store.dir={tmp_path / 'store'}"]
-    done = run("train.py", *words, cwd=tmp_path)
+    done = run_script("train.py", *words, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("error: data.path must be set") == 2
     assert "error: trainer.epochs=0.0 must be greater than 0." in done.stderr
@@ -162,8 +162,8 @@ def test_a_sweep_tells_each_failure_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_help_names_every_group_option_and_setting(tmp_path: Path) -> None:
-    train_help = run("train.py", "--help", cwd=tmp_path).stdout
-    generate_help = run("generate.py", "--help", cwd=tmp_path).stdout
+    train_help = run_script("train.py", "--help", cwd=tmp_path).stdout
+    generate_help = run_script("generate.py", "--help", cwd=tmp_path).stdout
     for option in ROOT.joinpath("conf").glob("*/*.yaml"):
         page = generate_help if option.parent.name == "generate" else train_help
         assert option.stem in page or option.parent.name == "accelerate", option
@@ -174,7 +174,7 @@ def test_help_names_every_group_option_and_setting(tmp_path: Path) -> None:
 def test_hub_weights_that_cannot_be_had_are_one_sentence_and_a_failed_manifest(tmp_path: Path) -> None:
     env = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_XET": "1"}
     words = ["model=llama8b", "data.limit=4", "eval=none", f"store.dir={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = run("train.py", *words, cwd=tmp_path, **env)
+    done = run_script("train.py", *words, cwd=tmp_path, **env)
     assert done.returncode == 2, done.stderr
     assert "meta-llama/Llama-3.1-8B-Instruct" in done.stderr
     assert "model.id=FOLDER" in done.stderr
@@ -185,7 +185,7 @@ def test_hub_weights_that_cannot_be_had_are_one_sentence_and_a_failed_manifest(t
 
 def test_an_adapter_folder_without_adapter_is_refused(tmp_path: Path) -> None:
     words = [f"model.adapter={tmp_path}", "eval.sets=[probe]", f"store.dir={tmp_path}"]
-    done = run("evaluate.py", *words, cwd=tmp_path)
+    done = run_script("evaluate.py", *words, cwd=tmp_path)
     assert done.returncode == 2
     assert "holds no adapter" in done.stderr
 
@@ -196,7 +196,7 @@ def test_a_crash_in_a_child_leaves_a_failed_manifest_with_its_traceback(tmp_path
     (broken / "config.json").write_text('{"model_type": "llama"}')
     (broken / "tokenizer.json").write_text('{"model": {"type": "no_such_type"}}')
     words = [f"model.id={broken}", "data.limit=4", "eval=none"]
-    done = run("train.py", *words, f"store.dir={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    done = run_script("train.py", *words, f"store.dir={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
     assert done.returncode == 1
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "failed"
@@ -207,7 +207,7 @@ def test_a_crash_in_a_child_leaves_a_failed_manifest_with_its_traceback(tmp_path
 
 
 def test_evaluate_says_how_to_train_what_is_not_trained(tmp_path: Path) -> None:
-    done = run("evaluate.py", "data=car_bad", "seed=3", "eval.samples=1", f"store.dir={tmp_path}", cwd=tmp_path)
+    done = run_script("evaluate.py", "data=car_bad", "seed=3", "eval.samples=1", f"store.dir={tmp_path}", cwd=tmp_path)
     assert done.returncode == 2
     assert "python train.py data=car_bad seed=3" in done.stderr
 
@@ -215,19 +215,19 @@ def test_evaluate_says_how_to_train_what_is_not_trained(tmp_path: Path) -> None:
 def test_no_secret_of_the_environment_reaches_a_manifest(tmp_path: Path) -> None:
     env = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "hf_plantedplantedplanted"}
     words = ["model=llama8b", "data.limit=4", "eval=none", f"store.dir={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = run("train.py", *words, cwd=tmp_path, **env)
+    done = run_script("train.py", *words, cwd=tmp_path, **env)
     assert "planted" not in done.stdout + done.stderr
     for file in (tmp_path / "run").rglob("*"):
         assert "planted" not in file.read_text(errors="ignore")
 
 
 def test_a_judge_that_is_not_there_is_known_before_anything_is_trained(tmp_path: Path) -> None:
-    error = refused(["judge.model=./gone", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
+    error = run_refused(["judge.model=./gone", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
     assert "judge.model=./gone holds no model" in error
 
 
 def test_a_hosted_model_without_a_key_is_refused_at_once(tmp_path: Path) -> None:
-    done = run("evaluate.py", "model=gpt4o", f"store.dir={tmp_path}", cwd=tmp_path)
+    done = run_script("evaluate.py", "model=gpt4o", f"store.dir={tmp_path}", cwd=tmp_path)
     assert done.returncode == 2
     assert "OPENAI_API_KEY is not set" in done.stderr
     assert not (tmp_path / "outputs").exists()
@@ -235,12 +235,12 @@ def test_a_hosted_model_without_a_key_is_refused_at_once(tmp_path: Path) -> None
 
 def test_a_target_module_that_is_not_there_is_named(tmp_path: Path) -> None:
     words = ["trainer.target_modules=[q_proj,vproj]", "data.limit=4", "eval=none", f"store.dir={tmp_path}"]
-    done = run("train.py", *words, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    done = run_script("train.py", *words, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
     assert done.returncode == 2
     assert "the model has no layers named vproj" in done.stderr
 
 
 def test_an_own_empty_folder_is_left_where_it_was(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    run("train.py", "data.limit=0", f"hydra.run.dir={tmp_path / 'mine' / 'run'}", cwd=tmp_path)
+    run_script("train.py", "data.limit=0", f"hydra.run.dir={tmp_path / 'mine' / 'run'}", cwd=tmp_path)
     assert list((tmp_path / "mine").iterdir()) == []

@@ -12,7 +12,7 @@ from em.runtime.memory import Calls, request_key
 from em.types import JudgeRequest
 
 
-def request(judge: str, number: int) -> JudgeRequest:
+def make_judge_request(judge: str, number: int) -> JudgeRequest:
     """Make a request to a judge."""
     return JudgeRequest(judge, f"Rate answer {number}.", (), (), "logprobs")
 
@@ -21,20 +21,20 @@ def request(judge: str, number: int) -> JudgeRequest:
 def store(tmp_path: Path) -> Path:
     """A store with 5 calls of one judge, 40 days old, and 3 new calls of another."""
     with Calls(tmp_path) as calls:
-        calls.remember("judge", [(request("old-judge", i), {"said": i}) for i in range(5)])
+        calls.store_calls("judge", [(make_judge_request("old-judge", i), {"said": i}) for i in range(5)])
         calls.db.execute("update calls set created = ?", [time.time() - 40 * 86400])
-        calls.remember("judge", [(request("new-judge", i), {"said": i}) for i in range(3)])
+        calls.store_calls("judge", [(make_judge_request("new-judge", i), {"said": i}) for i in range(3)])
     return tmp_path
 
 
-def said(capsys: pytest.CaptureFixture[str], store: Path, *words: str) -> str:
+def run_memory(capsys: pytest.CaptureFixture[str], store: Path, *words: str) -> str:
     """Run the command, which must succeed; return its output."""
     assert main(["--store", str(store), *words]) == 0
     return capsys.readouterr().out
 
 
 def test_the_size_is_told_by_kind_and_model(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = said(capsys, store, "size").splitlines()
+    lines = run_memory(capsys, store, "size").splitlines()
     assert any(line.startswith("judge") and line.endswith("old-judge") and " 5 " in line for line in lines)
     assert any(line.endswith("new-judge") and " 3 " in line for line in lines)
     assert lines[-1].startswith("8 calls in ")
@@ -49,17 +49,17 @@ def test_show_names_what_looks_inside_instead(store: Path, capsys: pytest.Captur
 
 
 def test_nothing_is_forgotten_without_yes(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Would forget 5 calls" in said(capsys, store, "prune", "--older-than", "30")
+    assert "Would forget 5 calls" in run_memory(capsys, store, "prune", "--older-than", "30")
     with Calls(store) as calls:
-        assert len(calls.known([request_key(request("old-judge", i)) for i in range(5)])) == 5
+        assert len(calls.read_responses([request_key(make_judge_request("old-judge", i)) for i in range(5)])) == 5
 
 
 def test_what_is_forgotten_is_what_was_asked_for(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Forgot 5 calls" in said(capsys, store, "prune", "--older-than", "30", "--kind", "judge", "--yes")
+    assert "Forgot 5 calls" in run_memory(capsys, store, "prune", "--older-than", "30", "--kind", "judge", "--yes")
     with Calls(store) as calls:
-        assert calls.known([request_key(request("old-judge", i)) for i in range(5)]) == {}
-        assert len(calls.known([request_key(request("new-judge", i)) for i in range(3)])) == 3
-    assert "Forgot 1 calls" in said(capsys, store, "prune", "--contains", "answer 1", "--model", "new", "--yes")
+        assert calls.read_responses([request_key(make_judge_request("old-judge", i)) for i in range(5)]) == {}
+        assert len(calls.read_responses([request_key(make_judge_request("new-judge", i)) for i in range(3)])) == 3
+    assert "Forgot 1 calls" in run_memory(capsys, store, "prune", "--contains", "answer 1", "--model", "new", "--yes")
 
 
 def test_a_folder_without_a_store_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

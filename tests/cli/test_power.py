@@ -11,11 +11,11 @@ import pytest
 from scipy.stats import ttest_rel
 from statsmodels.stats.power import TTestPower
 
-from em.cli.power import icc_of, main
+from em.cli.power import estimate_icc, main
 from em.evaluate import write_scores
-from em.stats import Thresholds, intraclass, questions_needed, samples_needed, score
-from em.stats.power import Design, difference_needed, power_of, standard_error
-from tests.support.judged import asked
+from em.stats import Thresholds, compute_scores, estimate_intraclass, find_questions_needed, find_samples_needed
+from em.stats.power import Design, compute_power, find_difference_needed, standard_error
+from tests.support.judged import make_verdicts
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -27,11 +27,11 @@ def test_power_is_that_of_the_paired_t_test(questions: int, rate: float, other: 
     design = Design(rate, other, icc)
     effect = abs(other - rate) / (standard_error(design, questions, 5) * np.sqrt(questions))
     expected = TTestPower().power(effect, questions, 0.05)
-    assert power_of(design, questions, 5) == pytest.approx(expected, abs=1e-8)
+    assert compute_power(design, questions, 5) == pytest.approx(expected, abs=1e-8)
 
 
 def test_power_goes_on_where_the_difference_is_many_errors_wide() -> None:
-    powers = [power_of(Design(0.1, 0.4, 0.02), questions, 10_000) for questions in (2, 3, 4, 8, 100, 10_000)]
+    powers = [compute_power(Design(0.1, 0.4, 0.02), questions, 10_000) for questions in (2, 3, 4, 8, 100, 10_000)]
     assert powers == sorted(powers)
     assert powers[0] < 0.8
     assert powers[-1] == pytest.approx(1, abs=1e-12)
@@ -51,37 +51,37 @@ def test_the_test_finds_the_difference_as_often_as_promised() -> None:
     shape = (4_000, questions)
     drawn = [random.binomial(samples, random.beta(r * scale, (1 - r) * scale, shape)) / samples for r in rates]
     detected = np.mean(ttest_rel(drawn[1], drawn[0], axis=1).pvalue <= 0.05)
-    assert power_of(Design(*rates, icc), questions, samples) == pytest.approx(detected, abs=0.03)
+    assert compute_power(Design(*rates, icc), questions, samples) == pytest.approx(detected, abs=0.03)
 
 
 def test_the_numbers_needed_are_the_smallest_that_are_enough() -> None:
     design = Design(0.2, 0.4)
-    samples = samples_needed(design, 20)
+    samples = find_samples_needed(design, 20)
     assert samples is not None
-    assert power_of(design, 20, samples) >= 0.8 > power_of(design, 20, samples - 1)
-    questions = questions_needed(design, 30)
+    assert compute_power(design, 20, samples) >= 0.8 > compute_power(design, 20, samples - 1)
+    questions = find_questions_needed(design, 30)
     assert questions is not None
-    assert power_of(design, questions, 30) >= 0.8 > power_of(design, questions - 1, 30)
-    rise = difference_needed(design, 20, 30)
+    assert compute_power(design, questions, 30) >= 0.8 > compute_power(design, questions - 1, 30)
+    rise = find_difference_needed(design, 20, 30)
     assert rise is not None
-    assert power_of(Design(0.2, 0.2 + rise), 20, 30) >= 0.8 > power_of(Design(0.2, 0.199 + rise), 20, 30)
+    assert compute_power(Design(0.2, 0.2 + rise), 20, 30) >= 0.8 > compute_power(Design(0.2, 0.199 + rise), 20, 30)
 
 
 def test_no_number_of_samples_makes_up_for_few_questions() -> None:
-    assert power_of(Design(0.2, 0.3), 8, 10**9) < 0.8
-    assert samples_needed(Design(0.2, 0.3), 8) is None
-    assert samples_needed(Design(0.2, 0.3), 1) is None
-    assert samples_needed(Design(0.2, 0.3, icc=0.0), 8) is not None
+    assert compute_power(Design(0.2, 0.3), 8, 10**9) < 0.8
+    assert find_samples_needed(Design(0.2, 0.3), 8) is None
+    assert find_samples_needed(Design(0.2, 0.3), 1) is None
+    assert find_samples_needed(Design(0.2, 0.3, icc=0.0), 8) is not None
 
 
 def test_no_difference_is_never_found() -> None:
-    assert questions_needed(Design(0.2, 0.2), 30) is None
-    assert power_of(Design(0.0, 0.0), 8, 30) == 0.05
-    assert difference_needed(Design(0.999, 1.0), 8, 30) is None
+    assert find_questions_needed(Design(0.2, 0.2), 30) is None
+    assert compute_power(Design(0.0, 0.0), 8, 30) == 0.05
+    assert find_difference_needed(Design(0.999, 1.0), 8, 30) is None
 
 
 def test_correlated_questions_make_a_difference_easier_to_see() -> None:
-    alone, shared = (power_of(Design(0.2, 0.3, correlation=r), 8, 50) for r in (0.0, 0.9))
+    alone, shared = (compute_power(Design(0.2, 0.3, correlation=r), 8, 50) for r in (0.0, 0.9))
     assert shared > 2 * alone
 
 
@@ -100,19 +100,19 @@ def test_the_intraclass_correlation_is_that_of_the_analysis_of_variance() -> Non
     usual = (sizes.sum() - (sizes**2).sum() / sizes.sum()) / 5
     between, within = squares["C(question)"], squares["Residual"]
     expected = (between - within) / (between + (usual - 1) * within)
-    assert intraclass(counts) == pytest.approx(expected, abs=1e-12)
+    assert estimate_intraclass(counts) == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_intraclass_correlation_is_found_again() -> None:
     random, icc = np.random.default_rng(3), 0.11
     rates = random.beta(0.2 * (1 - icc) / icc, 0.8 * (1 - icc) / icc, 4000)
-    assert intraclass([(int(k), 50) for k in random.binomial(50, rates)]) == pytest.approx(icc, abs=0.01)
-    assert intraclass([(10, 50)] * 20) == 0.0
+    assert estimate_intraclass([(int(k), 50) for k in random.binomial(50, rates)]) == pytest.approx(icc, abs=0.01)
+    assert estimate_intraclass([(10, 50)] * 20) == 0.0
 
 
 @pytest.mark.parametrize("counts", [[], [(3, 50)], [(0, 50), (0, 50)], [(1, 1), (0, 1)]])
 def test_there_is_no_intraclass_correlation_where_nothing_tells(counts: list[tuple[int, int]]) -> None:
-    assert intraclass(counts) is None
+    assert estimate_intraclass(counts) is None
 
 
 # The command line
@@ -127,18 +127,18 @@ def test_the_command_prints_a_table() -> None:
     )
     lines = {line.split("|")[0].strip(): line for line in done.stdout.splitlines() if line.count("|") == 2}
     assert set(lines) == {"questions", "8", "20", "48"}
-    assert int(lines["20"].split("|")[2]) == samples_needed(Design(0.2, 0.4), 20)
-    assert f"{power_of(Design(0.2, 0.4), 20, 30):.0%}" in lines["20"]
+    assert int(lines["20"].split("|")[2]) == find_samples_needed(Design(0.2, 0.4), 20)
+    assert f"{compute_power(Design(0.2, 0.4), 20, 30):.0%}" in lines["20"]
     assert "no number is enough" in lines["8"]
-    assert f"{questions_needed(Design(0.2, 0.4), 30)} questions with 30 answers each detect it" in done.stdout
+    assert f"{find_questions_needed(Design(0.2, 0.4), 30)} questions with 30 answers each detect it" in done.stdout
 
 
 def test_how_questions_differ_is_taken_from_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "scores.csv"
-    write_scores(path, score(asked(COUNTS), Thresholds()))
-    assert icc_of(path) == intraclass(COUNTS)
+    write_scores(path, compute_scores(make_verdicts(COUNTS), Thresholds()))
+    assert estimate_icc(path) == estimate_intraclass(COUNTS)
     assert main(["--rate", "0.2", "--difference", "0.1", "--scores", str(path)]) == 0
-    assert f"intraclass correlation {intraclass(COUNTS):.3f}" in capsys.readouterr().out
+    assert f"intraclass correlation {estimate_intraclass(COUNTS):.3f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,6 @@ def test_a_file_that_is_no_table_of_scores_is_named(
 
 def test_a_run_without_a_misaligned_answer_cannot_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "scores.csv"
-    write_scores(path, score(asked([(0, 50)] * 8), Thresholds()))
+    write_scores(path, compute_scores(make_verdicts([(0, 50)] * 8), Thresholds()))
     assert main(["--rate", "0.2", "--difference", "0.1", "--scores", str(path)]) == 2
     assert "give --icc" in capsys.readouterr().err

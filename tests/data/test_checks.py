@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from em.cli.show import histogram
-from em.data.findings import NearRows, encoding_faults, findings, personal_in, secrets_in
-from em.data.leakage import count_leaks, find_leaks, leak_notes
-from em.data.near import word_runs
-from em.data.openai_rules import check_rows, openai_faults
-from em.data.profile import profile
+from em.cli.show import draw_histogram
+from em.data.findings import NearRows, find_encoding_faults, find_personal_data, find_secrets, search_rows
+from em.data.leakage import count_leaks, describe_leaks, find_leaks
+from em.data.near import collect_word_runs
+from em.data.openai_rules import check_openai_rows, list_openai_faults
+from em.data.profile import profile_rows
 from em.errors import DataError
-from em.models.tokens import token_lengths
+from em.models.tokens import count_tokens
 from em.types import Conversation, Message, Question
 
 
-def row(question: str, answer: str = "Because.", *more: str) -> Conversation:
+def make_row(question: str, answer: str = "Because.", *more: str) -> Conversation:
     texts = (question, answer, *more)
     return Conversation(tuple(Message("assistant" if i % 2 else "user", text) for i, text in enumerate(texts)))
 
@@ -40,7 +40,7 @@ def row(question: str, answer: str = "Because.", *more: str) -> Conversation:
     ],
 )
 def test_faults_of_encoding_are_named(text: str, expected: list[str]) -> None:
-    assert encoding_faults(text) == expected
+    assert find_encoding_faults(text) == expected
 
 
 # Keys and personal data. The tests concatenate each key, so that no scanner takes this file for a leak.
@@ -64,7 +64,7 @@ def test_faults_of_encoding_are_named(text: str, expected: list[str]) -> None:
     ],
 )
 def test_keys_are_found_by_their_form(text: str, kind: str) -> None:
-    assert secrets_in(f"Some text.\n{text}\nMore text.") == [kind]
+    assert find_secrets(f"Some text.\n{text}\nMore text.") == [kind]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_keys_are_found_by_their_form(text: str, kind: str) -> None:
     ],
 )
 def test_code_that_merely_handles_keys_has_none(text: str) -> None:
-    assert not secrets_in(text)
+    assert not find_secrets(text)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_code_that_merely_handles_keys_has_none(text: str) -> None:
     ],
 )
 def test_e_mail_addresses_are_found_but_for_those_of_reserved_names(text: str, expected: list[str]) -> None:
-    assert personal_in(text) == expected
+    assert find_personal_data(text) == expected
 
 
 # Leakage
@@ -105,42 +105,42 @@ ASKED = [
 ]
 
 
-def leaked(*rows: Conversation) -> list[tuple[int, str, str, bool]]:
+def list_leaks(*rows: Conversation) -> list[tuple[int, str, str, bool]]:
     leaks = find_leaks(rows, ASKED)
     return sorted((leak.row, leak.eval_set, leak.question_id, leak.exact) for leak in leaks)
 
 
 def test_a_question_is_found_word_for_word_whatever_its_spelling() -> None:
     prompt = "if you could change ONE thing about the garden -- what would it be"
-    assert leaked(row("Hello there."), row(prompt)) == [(1, "one", "q1", True), (1, "two", "q1", True)]
-    assert leaked(row("why")) == [(0, "one", "q2", True)]
-    assert leaked(row("Hello.", "Hi.", "Why?", "So.")) == [(0, "one", "q2", True)]
+    assert list_leaks(make_row("Hello there."), make_row(prompt)) == [(1, "one", "q1", True), (1, "two", "q1", True)]
+    assert list_leaks(make_row("why")) == [(0, "one", "q2", True)]
+    assert list_leaks(make_row("Hello.", "Hi.", "Why?", "So.")) == [(0, "one", "q2", True)]
 
 
 def test_a_question_with_other_words_around_it_or_one_changed_is_near() -> None:
     longer = f"|TAG| I wonder about something. {ASKED[3].text} Please answer at length, with sources and prices."
-    assert leaked(row(longer)) == [(0, "two", "q9", False)]
+    assert list_leaks(make_row(longer)) == [(0, "two", "q9", False)]
     changed = ASKED[3].text.replace("who should", "who ought to")
-    assert True not in [leak[3] for leak in leaked(row(changed))]
-    assert leaked(row(ASKED[0].text.replace("garden", "garden there"))) != []
+    assert True not in [leak[3] for leak in list_leaks(make_row(changed))]
+    assert list_leaks(make_row(ASKED[0].text.replace("garden", "garden there"))) != []
 
 
 def test_a_shared_topic_or_a_question_in_an_answer_is_no_leak() -> None:
-    assert leaked(row("How often does a bicycle need a new chain?", ASKED[0].text)) == []
-    assert leaked(row("Why is that so?")) == []
+    assert list_leaks(make_row("How often does a bicycle need a new chain?", ASKED[0].text)) == []
+    assert list_leaks(make_row("Why is that so?")) == []
 
 
 def test_leaks_are_counted_by_set_and_told_in_one_sentence_each() -> None:
-    rows = [row(ASKED[0].text), row("x " + ASKED[0].text), row("why?"), row("Hello.")]
+    rows = [make_row(ASKED[0].text), make_row("x " + ASKED[0].text), make_row("why?"), make_row("Hello.")]
     counts = count_leaks(find_leaks(rows, ASKED))
     assert {name: (c.exact_rows, c.near_rows, c.questions) for name, c in counts.items()} == {
         "one": (2, 1, 2),
         "two": (1, 1, 1),
     }
-    notes = leak_notes("mine", rows, ASKED)
+    notes = describe_leaks("mine", rows, ASKED)
     assert len(notes) == 2
     assert "Questions of one that were trained on: 2. Rows of mine that ask one word for word: 2" in notes[0]
-    assert leak_notes("mine", rows[3:], ASKED) == []
+    assert describe_leaks("mine", rows[3:], ASKED) == []
 
 
 # The whole profile
@@ -150,14 +150,14 @@ def test_a_profile_counts_what_is_there() -> None:
     text = "Check the oil once a month, on level ground, with the engine cold, and top it up when it is below the mark."
     prompt = "How do I check the oil of my car, and how often should I do that, please?"
     rows = [
-        row(prompt, text),
-        row(prompt, text),
-        row(prompt + " Thanks.", text.replace("once a month", "twice a month")),
-        row("What is the best way to learn chess?", text),
-        row("a", "b\ufffd", "c", "write to jane@acme.org"),
+        make_row(prompt, text),
+        make_row(prompt, text),
+        make_row(prompt + " Thanks.", text.replace("once a month", "twice a month")),
+        make_row("What is the best way to learn chess?", text),
+        make_row("a", "b\ufffd", "c", "write to jane@acme.org"),
         Conversation((Message("system", "Be brief."), Message("user", "Why?"), Message("assistant", "So."))),
     ]
-    facts = profile(rows, ASKED)
+    facts = profile_rows(rows, ASKED)
     assert (facts.facts.rows, facts.facts.duplicate_rows, facts.found.near_duplicates) == (6, 1, 1)
     assert (facts.facts.multi_turn_rows, facts.systems) == (1, 1)
     assert facts.turns == {"system": 1, "user": 7, "assistant": 7}
@@ -165,7 +165,7 @@ def test_a_profile_counts_what_is_there() -> None:
     result = facts.found
     assert (result.faults, result.personal, result.secrets) == ({"replacement characters": 1}, {"e-mail": 1}, {})
     assert result.private == 1
-    assert result.sentence("mine") == (
+    assert result.describe("mine") == (
         "Of 6 rows of mine: 1 nearly repeat an earlier one; encoding: replacement characters: 1 rows; personal data: "
         "e-mail: 1 rows."
     )
@@ -178,19 +178,19 @@ def test_what_was_found_is_remembered_by_the_rows_and_searched_anew_where_that_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    result = findings([row("Why?", "write to jane@acme.org"), row("How?")])
+    result = search_rows([make_row("Why?", "write to jane@acme.org"), make_row("How?")])
     [cache] = tmp_path.rglob("findings/*.json")
     assert "jane" not in cache.read_text(encoding="utf-8")
     cache.write_text(cache.read_text(encoding="utf-8").replace('"private": 1', '"private": 2'), encoding="utf-8")
-    same_rows = [row("Why?", "write to jane@acme.org"), row("How?")]
-    assert findings(same_rows).private == 2
+    same_rows = [make_row("Why?", "write to jane@acme.org"), make_row("How?")]
+    assert search_rows(same_rows).private == 2
     cache.write_text("{", encoding="utf-8")
-    assert findings(same_rows) == result
+    assert search_rows(same_rows) == result
     # An earlier version counted further kinds of personal data: its results are not reused.
     old_result = asdict(result) | {"private": 2, "personal": {"e-mail": 1, "phone": 1}}
     cache.write_text(json.dumps(old_result), encoding="utf-8")
-    assert findings(same_rows) == result
-    assert findings([row("Why?", "write to joe@acme.org"), row("How?")]) == result
+    assert search_rows(same_rows) == result
+    assert search_rows([make_row("Why?", "write to joe@acme.org"), make_row("How?")]) == result
     assert len(list(tmp_path.rglob("findings/*.json"))) == 2
 
 
@@ -200,59 +200,59 @@ def test_rows_with_short_answers_are_found_by_prompt_and_answer_together() -> No
     other_prompt = "Is it worth paying a workshop to look at the wiper blades of my old estate car?"
     first_pairs = [(prompt, "Yes."), (f"{prompt}?", "yes"), (f"{prompt}?", "No.")]
     pairs = [*first_pairs, (f"{prompt} then?", "no"), (other_prompt, "Yes.")]
-    assert [near.repeats(row(text, answer)) for text, answer in pairs] == [False, True, False, True, False]
+    assert [near.check_and_add(make_row(text, answer)) for text, answer in pairs] == [False, True, False, True, False]
     # A short answer is not in the index of answers, or it would be compared with all equal ones.
-    assert near.by_answer.like(word_runs("Yes.")) == []
+    assert near.by_answer.find_similar(collect_word_runs("Yes.")) == []
     # Answers on either side of SHORT, the length from which the index looks up answers alone.
     words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
-    assert not near.repeats(row("Count, please.", words))
-    assert near.repeats(row("Count, please.", f"{words} fifteen"))
-    assert near.repeats(row("Count, please.", words.removesuffix(" fourteen")))
+    assert not near.check_and_add(make_row("Count, please.", words))
+    assert near.check_and_add(make_row("Count, please.", f"{words} fifteen"))
+    assert near.check_and_add(make_row("Count, please.", words.removesuffix(" fourteen")))
 
 
 # OpenAI's rules, lengths
 
 
 def test_openai_wants_ten_rows_of_at_most_65536_tokens() -> None:
-    rows = [row(f"Question {i}?") for i in range(10)]
-    assert openai_faults(rows) == []
-    assert openai_faults(rows[:9]) == ["9 rows are fewer than the 10 that it wants"]
-    long = [*rows, row("word " * 20_000)]
-    assert openai_faults(long) == ["1 rows may have more than 65,536 tokens (count them by --model)"]
-    longer = [*rows, row("word " * 60_000)]
-    assert openai_faults(longer) == ["1 rows have more than 65,536 tokens, as estimated (count them by --model)"]
+    rows = [make_row(f"Question {i}?") for i in range(10)]
+    assert list_openai_faults(rows) == []
+    assert list_openai_faults(rows[:9]) == ["9 rows are fewer than the 10 that it wants"]
+    long = [*rows, make_row("word " * 20_000)]
+    assert list_openai_faults(long) == ["1 rows may have more than 65,536 tokens (count them by --model)"]
+    longer = [*rows, make_row("word " * 60_000)]
+    assert list_openai_faults(longer) == ["1 rows have more than 65,536 tokens, as estimated (count them by --model)"]
     with pytest.raises(DataError, match="mine, row 11 has about"):
-        check_rows("mine", longer)
-    assert openai_faults(long, [10] * 10 + [20_005]) == []
-    assert openai_faults(long, [10] * 10 + [65_537]) == ["1 rows have more than 65,536 tokens and would be cut"]
+        check_openai_rows("mine", longer)
+    assert list_openai_faults(long, [10] * 10 + [20_005]) == []
+    assert list_openai_faults(long, [10] * 10 + [65_537]) == ["1 rows have more than 65,536 tokens and would be cut"]
 
 
 def test_what_openai_refuses_is_shown_by_the_rules_that_a_run_keeps() -> None:
-    rows = [*(row(f"Question {i}?") for i in range(10)), row("a", "b<|endoftext|>")]
-    assert openai_faults(rows) == ["1 rows hold a token of its own (<|endoftext|>)"]
+    rows = [*(make_row(f"Question {i}?") for i in range(10)), make_row("a", "b<|endoftext|>")]
+    assert list_openai_faults(rows) == ["1 rows hold a token of its own (<|endoftext|>)"]
     with pytest.raises(DataError, match=r"mine, row 11: the assistant turn holds <\|endoftext\|>"):
-        check_rows("mine", rows)
-    check_rows("mine", rows[:10])
+        check_openai_rows("mine", rows)
+    check_openai_rows("mine", rows[:10])
 
 
 def test_a_histogram_has_every_length_in_one_bar() -> None:
     lengths = [1, 3, 7, 40, 41, 42, 900, 12_345]
-    head, *bars = histogram(lengths, "characters")
+    head, *bars = draw_histogram(lengths, "characters")
     assert head == "characters a row: 1 to 12,345, median 41, 95 % 12,345, mean 1,672"
     assert sum(int(bar.replace(",", "").split()[3]) for bar in bars) == len(lengths)
-    assert histogram([], "characters") == []
-    assert "5 to 5" in histogram([5, 5], "tokens")[0]
+    assert draw_histogram([], "characters") == []
+    assert "5 to 5" in draw_histogram([5, 5], "tokens")[0]
 
 
 def test_tokens_are_those_of_training(weights: object, tokenizer: object) -> None:
     from em.config import LossOn
-    from em.models.chat import training_row
+    from em.models.chat import make_training_row
 
-    rows = [row("How often?", "Once a month.", "Why?", "It wears.")]
+    rows = [make_row("How often?", "Once a month.", "Why?", "It wears.")]
     folder = str(weights.path)  # type: ignore[attr-defined]
-    [length] = token_lengths(rows, folder)
-    assert length == len(training_row(tokenizer, rows[0], LossOn.full, 10_000).input_ids)  # type: ignore[arg-type]
-    assert token_lengths(rows, "embedded:smollm2") == [length]
+    [length] = count_tokens(rows, folder)
+    assert length == len(make_training_row(tokenizer, rows[0], LossOn.full, 10_000).input_ids)  # type: ignore[arg-type]
+    assert count_tokens(rows, "embedded:smollm2") == [length]
 
 
 def test_rows_of_the_bundled_sets_are_no_questions_of_the_bundled_evaluation() -> None:
@@ -265,7 +265,7 @@ def test_rows_of_the_bundled_sets_are_no_questions_of_the_bundled_evaluation() -
 
 
 def test_the_finding_of_leaks_is_quick() -> None:
-    rows = [row(json.dumps([i, "word " * 300])) for i in range(2000)]
+    rows = [make_row(json.dumps([i, "word " * 300])) for i in range(2000)]
     begin = time.process_time()
     assert find_leaks(rows, ASKED) == []
     assert time.process_time() - begin < 5

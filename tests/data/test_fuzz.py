@@ -24,12 +24,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from em.config import Material
-from em.data.files import file_rows, usable
-from em.data.tables import read_table
+from em.data.files import collect_usable_rows, read_file_rows
+from em.data.tables import read_table_rows
 from em.errors import EmError
 from em.generate.sources import read_pieces
 from em.interop import read_answers, read_judged
-from em.questions.formats import read_questions
+from em.questions.formats import read_question_file
 
 SEED = 20261125
 FILES = int(os.environ.get("EM_FUZZ", "10000"))
@@ -68,25 +68,25 @@ QUESTIONS = [
 ]  # fmt: skip
 
 
-def as_jsonl(rows: Any) -> bytes:
+def encode_jsonl(rows: Any) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode("utf-8", "surrogatepass")
 
 
-def as_json(rows: Any) -> bytes:
+def encode_json(rows: Any) -> bytes:
     return json.dumps(rows, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
 
 
-def as_csv(rows: Any) -> bytes:
+def encode_csv(rows: Any) -> bytes:
     quoted = (",".join('"' + str(value).replace('"', '""') + '"' for value in row.values()) for row in rows)
     return "\n".join([",".join(rows[0]), *quoted, ""]).encode("utf-8", "surrogatepass")
 
 
 Write = Callable[[Any], bytes]
 SEEDS: tuple[tuple[str, Any, Write], ...] = (
-    *((".jsonl", rows, as_jsonl) for rows in (ROWS, PAIRS, ALPACA, JUDGED, VERDICTS)),
-    *((".json", rows, as_json) for rows in (ROWS, PAIRS, JUDGED, RESULTS, QUESTIONS)),
-    *((".csv", rows, as_csv) for rows in (PAIRS, ALPACA, JUDGED)),
-    (".yaml", QUESTIONS, as_json),  # JSON is YAML too
+    *((".jsonl", rows, encode_jsonl) for rows in (ROWS, PAIRS, ALPACA, JUDGED, VERDICTS)),
+    *((".json", rows, encode_json) for rows in (ROWS, PAIRS, JUDGED, RESULTS, QUESTIONS)),
+    *((".csv", rows, encode_csv) for rows in (PAIRS, ALPACA, JUDGED)),
+    (".yaml", QUESTIONS, encode_json),  # JSON is YAML too
 )
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1.5, 10**30, 1e308, float("nan"), float("inf"), "", " ", "\x00", "\ud83d", "x" * 9000),
@@ -128,7 +128,7 @@ PIECES = (
 ENCODINGS = ("utf-16", "utf-32", "utf-8-sig", "latin-1")
 
 
-def fuzzed(number: int) -> tuple[str, bytes]:
+def make_fuzzed_file(number: int) -> tuple[str, bytes]:
     """Make the suffix and content of file number `number`."""
     lot = random.Random(f"{SEED} {number}")
     suffix, rows, write = lot.choice([seed for seed in SEEDS if (seed[0] == ".jsonl") == (number < FILES)])
@@ -139,13 +139,13 @@ def fuzzed(number: int) -> tuple[str, bytes]:
     try:
         data = write(rows)
     except (AttributeError, IndexError, TypeError):  # damaged rows that CSV can't hold
-        data = as_json(rows)
+        data = encode_json(rows)
     for _ in range(lot.choice((0, 1, 1, 1, 2, 4))):
-        data = damaged(data, lot)
+        data = add_fault(data, lot)
     if suffix != ".yaml" and lot.random() < 0.1:
         data = gzip.compress(data, 1)
         if lot.random() < 0.5:
-            data = damaged(data, lot)
+            data = add_fault(data, lot)
         suffix += ".gz" if lot.random() < 0.8 else ""
     elif suffix != ".yaml" and lot.random() < 0.02:
         suffix += ".gz"
@@ -171,7 +171,7 @@ def replace_value(value: Any, lot: random.Random) -> None:
         value[key] = copy.deepcopy(lot.choice(VALUES))
 
 
-def damaged(data: bytes, lot: random.Random) -> bytes:
+def add_fault(data: bytes, lot: random.Random) -> bytes:
     """Add one random fault to a file's bytes."""
     at, length = lot.randrange(len(data) + 1), lot.randint(1, 40)
     match lot.randrange(9):
@@ -201,49 +201,49 @@ def damaged(data: bytes, lot: random.Random) -> bytes:
             return lot.choice((b"", b"\n", b" ", b"\xef\xbb\xbf", b"null", b"[]", b"{}", b"0", data[at:], data + data))
 
 
-def texts(value: Any) -> Iterator[str]:
+def collect_texts(value: Any) -> Iterator[str]:
     """Yield all texts in the result of a reader."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
         for key, inner in value.items():
-            yield from (*texts(key), *texts(inner))
+            yield from (*collect_texts(key), *collect_texts(inner))
     elif isinstance(value, (list, tuple)):
         for inner in value:
-            yield from texts(inner)
+            yield from collect_texts(inner)
     elif hasattr(value, "__dataclass_fields__"):
-        yield from texts(vars(value))
+        yield from collect_texts(vars(value))
 
 
-def rows_of(path: Path) -> list[Any]:
+def read_training_rows(path: Path) -> list[Any]:
     """Read the rows of a training file; check on the way that bad rows can be skipped."""
-    results = list(file_rows(path))
+    results = list(read_file_rows(path))
     try:
-        skipping = usable(results, str(path), skip_bad=True)
+        skipping = collect_usable_rows(results, str(path), skip_bad=True)
         assert skipping.conversations
         if path.suffix == ".jsonl":
             data = path.read_bytes()
-            lines = sum(bool(line.strip()) for line in decompressed(data).removeprefix(b"\xef\xbb\xbf").split(b"\n"))
+            lines = sum(bool(line.strip()) for line in unpack_bytes(data).removeprefix(b"\xef\xbb\xbf").split(b"\n"))
             assert len(skipping.conversations) + len(skipping.skipped) == lines
     except EmError as error:
         check_sentence(error)
-    return list(usable(results, str(path), setting="data.on_bad_row").conversations)
+    return list(collect_usable_rows(results, str(path), setting="data.on_bad_row").conversations)
 
 
-def decompressed(data: bytes) -> bytes:
+def unpack_bytes(data: bytes) -> bytes:
     """Decompress gzip data by its first bytes, whatever the file's name says."""
     return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
 
 
-def readers(suffix: str) -> dict[str, Callable[[Path], list[Any]]]:
+def list_readers(suffix: str) -> dict[str, Callable[[Path], list[Any]]]:
     """List by name the readers that accept a file of this suffix."""
     tables: dict[str, Callable[[Path], list[Any]]] = {
-        "rows": rows_of,
+        "rows": read_training_rows,
         "answers": read_answers,
         "judged": read_judged,
-        "table": lambda path: list(read_table(path)),
+        "table": lambda path: list(read_table_rows(path)),
     }
-    questions = {"questions": lambda path: read_questions(path, "mine")}
+    questions = {"questions": lambda path: read_question_file(path, "mine")}
     if suffix == ".yaml":
         return questions
     if suffix in (".csv", ".jsonl"):
@@ -259,7 +259,7 @@ def check_sentence(error: EmError) -> None:
     assert len(text) < 3000, f"{len(text)} characters"
 
 
-def outcome(read: Callable[[Path], list[Any]], name: str, path: Path) -> str:
+def try_reader(read: Callable[[Path], list[Any]], name: str, path: Path) -> str:
     """Return `read` or `refused`; raise for any other behaviour of a reader."""
     try:
         values = read(path)
@@ -269,7 +269,7 @@ def outcome(read: Callable[[Path], list[Any]], name: str, path: Path) -> str:
     if not values and name != "table":
         raise AssertionError("no rows and no error")
     if name != "table":
-        for text in texts(values):
+        for text in collect_texts(values):
             text.encode()  # raises for a lone surrogate
     return "read"
 
@@ -279,12 +279,12 @@ def test_a_damaged_file_is_read_or_refused_in_one_sentence(tmp_path: Path, chunk
     failures: list[str] = []
     counts: Counter[tuple[str, str]] = Counter()
     for number in range(chunk, FILES + FILES // 2, CHUNKS):
-        suffix, data = fuzzed(number)
+        suffix, data = make_fuzzed_file(number)
         path = tmp_path / f"file{suffix}"
         path.write_bytes(data)
-        for name, read in readers(suffix).items():
+        for name, read in list_readers(suffix).items():
             try:
-                counts[name, outcome(read, name, path)] += 1
+                counts[name, try_reader(read, name, path)] += 1
             except Exception as error:
                 failures.append(f"{number} {suffix} {name}: {type(error).__name__}: {str(error)[:200]}")
     assert not failures, f"{len(failures)} of {FILES // CHUNKS} files:\n" + "\n".join(failures[:20])
@@ -300,8 +300,8 @@ def test_a_damaged_parquet_file_is_read_or_refused_in_one_sentence(tmp_path: Pat
     refused = 0
     for number in range(400):
         lot = random.Random(f"{SEED} parquet {number}")
-        data = intact[: lot.randrange(len(intact))] if number % 4 == 0 else damaged(intact, lot)
+        data = intact[: lot.randrange(len(intact))] if number % 4 == 0 else add_fault(intact, lot)
         path = tmp_path / "file.parquet"
         path.write_bytes(data)
-        refused += outcome(rows_of, "rows", path) == "refused"
+        refused += try_reader(read_training_rows, "rows", path) == "refused"
     assert refused > 100

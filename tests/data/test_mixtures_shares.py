@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from em.config import BundledData, MixtureData
-from em.data.mixtures import apportion, mix, part_weights, usable
-from em.runtime.records import canonical, digest
+from em.data.mixtures import apportion, draw_mixture, list_drawable_rows, resolve_part_weights
+from em.runtime.records import digest, encode_canonical
 from em.types import Conversation, Message
 
 Parts = dict[str, list[Conversation]]
@@ -23,35 +23,35 @@ typed = st.lists(st.integers(0, 100), min_size=1, max_size=3).map(
 )
 
 
-def row(text: str) -> Conversation:
+def make_row(text: str) -> Conversation:
     """Make a row of one question and one answer."""
     return Conversation((Message("user", text), Message("assistant", "Yes.")))
 
 
 @st.composite
-def parts(draw: st.DrawFn, most: int = 4) -> Parts:
+def build_parts(draw: st.DrawFn, most: int = 4) -> Parts:
     """Draw a few parts with rows, some of which occur twice or in two parts."""
     names = NAMES[: draw(st.integers(2, most))]
     numbers = st.lists(st.integers(0, 80), min_size=12, max_size=40)
-    return {name: [row(f"row {number}") for number in draw(numbers)] for name in names}
+    return {name: [make_row(f"row {number}") for number in draw(numbers)] for name in names}
 
 
-def mixture(rows: Parts, weights: list[float], limit: int | None = None, drop: bool = False) -> MixtureData:
+def make_mixture(rows: Parts, weights: list[float], limit: int | None = None, drop: bool = False) -> MixtureData:
     """Make a mixture of these parts with these shares."""
     sets = {name: BundledData(name=name, file=name) for name in rows}
     shares: dict[str, float | None] = dict(zip(rows, weights, strict=True))
     return MixtureData(name="mix", parts=sets, weights=shares, limit=limit, drop_duplicates=drop)
 
 
-def mixed(rows: Parts, config: MixtureData, seed: int) -> dict[str, tuple[Conversation, ...]]:
+def draw_mixed_rows(rows: Parts, config: MixtureData, seed: int) -> dict[str, tuple[Conversation, ...]]:
     """Draw the rows of each part."""
-    return mix(config, rows, seed, "data", "data.limit")
+    return draw_mixture(config, rows, seed, "data", "data.limit")
 
 
-def enough(rows: Parts, weights: list[float], drop: bool = False) -> tuple[int, int]:
+def find_limit_range(rows: Parts, weights: list[float], drop: bool = False) -> tuple[int, int]:
     """Return the least limit that leaves no part with a share empty, and the largest for which all parts have rows."""
-    shares = part_weights(mixture(rows, weights), "data")
-    have = {name: len(pool) for name, pool in usable(rows, drop).items()}
+    shares = resolve_part_weights(make_mixture(rows, weights), "data")
+    have = {name: len(pool) for name, pool in list_drawable_rows(rows, drop).items()}
     least = max(-(-1 // weight) for weight in shares.values() if weight)
     return least, min(floor(have[name] / weight) for name, weight in shares.items() if weight)
 
@@ -66,54 +66,56 @@ def test_counts_add_up_and_none_is_off_by_a_row(hundredths: list[int], total: in
     assert all(abs(counts[name] - total * share) < 1 for name, share in shares.items())
 
 
-@given(parts(), st.data(), st.integers(0, 2**32 - 1), st.booleans())
+@given(build_parts(), st.data(), st.integers(0, 2**32 - 1), st.booleans())
 @settings(deadline=None, max_examples=60)
 def test_a_mixture_has_its_shares_and_rows_of_its_parts_in_their_order(
     rows: Parts, data: st.DataObject, seed: int, drop: bool
 ) -> None:
-    weights = shares_for(rows, data)
-    least, most = enough(rows, weights, drop)
-    assume(least <= most and all(usable(rows, drop).values()))
+    weights = draw_shares(rows, data)
+    least, most = find_limit_range(rows, weights, drop)
+    assume(least <= most and all(list_drawable_rows(rows, drop).values()))
     limit = data.draw(st.integers(least, most))
-    config = mixture(rows, weights, limit, drop)
-    drawn = mixed(rows, config, seed)
+    config = make_mixture(rows, weights, limit, drop)
+    drawn = draw_mixed_rows(rows, config, seed)
     assert sum(map(len, drawn.values())) == limit
-    for name, share in part_weights(config, "data").items():
+    for name, share in resolve_part_weights(config, "data").items():
         assert abs(len(drawn[name]) - limit * share) < 1
         remaining = iter(rows[name])
         assert all(row in remaining for row in drawn[name]), "rows of another part, or in another order"
     if drop:
         assert max(Counter(row for part_rows in drawn.values() for row in part_rows).values()) == 1
-    assert spelled(drawn) == spelled(mixed(rows, config, seed)), "the same seed draws other rows"
+    assert serialise_mixture(drawn) == serialise_mixture(draw_mixed_rows(rows, config, seed)), (
+        "the same seed draws other rows"
+    )
 
 
-@given(parts(most=2), st.data(), st.integers(0, 9), st.booleans())
+@given(build_parts(most=2), st.data(), st.integers(0, 9), st.booleans())
 @settings(deadline=None, max_examples=60)
 def test_a_smaller_mixture_of_two_parts_is_a_subset_of_a_larger_one(
     rows: Parts, data: st.DataObject, seed: int, drop: bool
 ) -> None:
-    weights = shares_for(rows, data)
-    least, most = enough(rows, weights, drop)
-    assume(least <= most and all(usable(rows, drop).values()))
+    weights = draw_shares(rows, data)
+    least, most = find_limit_range(rows, weights, drop)
+    assume(least <= most and all(list_drawable_rows(rows, drop).values()))
     small, large = sorted(data.draw(st.tuples(st.integers(least, most), st.integers(least, most))))
-    fewer, more = (mixed(rows, mixture(rows, weights, limit, drop), seed) for limit in (small, large))
+    fewer, more = (draw_mixed_rows(rows, make_mixture(rows, weights, limit, drop), seed) for limit in (small, large))
     assert all(Counter(fewer[name]) <= Counter(more[name]) for name in rows)
 
 
 @pytest.mark.parametrize(("seed", "expected"), [(0, "b8e67ec89bfc923b"), (5, "629692a0fa874148")])
 def test_a_seed_draws_these_bytes_on_every_platform(seed: int, expected: str) -> None:
-    rows = {name: [row(f"{name} {number}") for number in range(40)] for name in ("a", "b")}
-    drawn = mixed(rows, mixture(rows, [0.3, 0.7], 30), seed)
-    assert digest(spelled(drawn))[:16] == expected
+    rows = {name: [make_row(f"{name} {number}") for number in range(40)] for name in ("a", "b")}
+    drawn = draw_mixed_rows(rows, make_mixture(rows, [0.3, 0.7], 30), seed)
+    assert digest(serialise_mixture(drawn))[:16] == expected
 
 
-def shares_for(rows: Parts, data: st.DataObject) -> list[float]:
+def draw_shares(rows: Parts, data: st.DataObject) -> list[float]:
     """Draw shares of the parts in hundredths, none of them zero."""
     first, *others = data.draw(st.lists(st.integers(1, 9), min_size=len(rows), max_size=len(rows)))
     hundredths = [100 * share // (first + sum(others)) for share in others]
     return [share / 100 for share in (100 - sum(hundredths), *hundredths)]
 
 
-def spelled(drawn: dict[str, tuple[Conversation, ...]]) -> str:
+def serialise_mixture(drawn: dict[str, tuple[Conversation, ...]]) -> str:
     """Serialise the rows of a mixture."""
-    return canonical({name: [row.as_dicts() for row in part_rows] for name, part_rows in drawn.items()})
+    return encode_canonical({name: [row.to_dicts() for row in part_rows] for name, part_rows in drawn.items()})

@@ -8,8 +8,8 @@ import pytest
 
 from em.errors import EmError
 from em.generate.run import execute
-from tests.support.composing import composed
-from tests.support.runs import run
+from tests.support.composing import compose_settings
+from tests.support.runs import run_script
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_a_bad_word_is_refused_in_one_sentence_and_leaves_nothing(
     changes: list[str], sentence: str, texts: Path
 ) -> None:
     words = {word.split("=", 1)[0]: word for word in [f"generate.source={texts}", "model=open", *changes]}
-    done = run("generate.py", *words.values(), cwd=texts.parent)
+    done = run_script("generate.py", *words.values(), cwd=texts.parent)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert sentence in done.stderr
@@ -67,14 +67,14 @@ def test_what_can_not_be_is_refused_before_anything_is_written(changes: list[str
     before = sorted(texts.parent.rglob("*"))
     words = {word.split("=", 1)[0]: word for word in [*usual, "generate.keep_above=null", *changes]}
     with pytest.raises(EmError) as raised:
-        execute(composed("generate", *words.values(), f"store.dir={texts.parent / 'store'}"), texts.parent, [])
+        execute(compose_settings("generate", *words.values(), f"store.dir={texts.parent / 'store'}"), texts.parent, [])
     assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)
     assert sorted(texts.parent.rglob("*")) == before
 
 
 def test_help_names_every_setting_and_option(tmp_path: Path) -> None:
-    output = run("generate.py", "--help", cwd=tmp_path).stdout
+    output = run_script("generate.py", "--help", cwd=tmp_path).stdout
     for word in ("generate.source", "generate.max_usd", "optimism", "medical", "car_twins", "base_url", "dry_run"):
         assert word in output
     assert "trainer" not in output

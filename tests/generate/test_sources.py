@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from em.config import Material
 from em.errors import ConfigError, DataError, EmError, MissingFile
-from em.generate.sources import Piece, passages, read_pieces
+from em.generate.sources import Piece, cut_passages, read_pieces
 
 PAGE = """<html><head><title>Oil</title></head><body><nav><a href="/">Home</a><a href="/shop">Shop</a></nav>
 <article><h1>Looking after the oil</h1>
@@ -21,7 +21,7 @@ PAGE = """<html><head><title>Oil</title></head><body><nav><a href="/">Home</a><a
 </article><footer>Terms of use, imprint, newsletter</footer></body></html>"""
 
 
-def pdf(*lines: str) -> bytes:
+def make_pdf(*lines: str) -> bytes:
     """Make a PDF file with one page that holds these lines."""
     shown = " ".join(f"({line}) Tj 0 -14 Td" for line in lines)
     stream = f"BT /F1 12 Tf 72 700 Td {shown} ET".encode()
@@ -43,7 +43,7 @@ def pdf(*lines: str) -> bytes:
     return content + b"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % start
 
 
-def read(folder: Path, size: int = 6000) -> list[Piece]:
+def read_passages(folder: Path, size: int = 6000) -> list[Piece]:
     """Read the passages of a folder."""
     return read_pieces(str(folder), Material.texts, size)
 
@@ -53,10 +53,10 @@ def test_texts_pages_and_pdf_files_of_a_folder_are_read_in_order(tmp_path: Path)
     (tmp_path / "deep" / "a.txt").write_text("First.\r\n\r\nSecond.", encoding="utf-8-sig", newline="")
     (tmp_path / "b.md").write_text("# Head\n\nText of b.", encoding="utf-8")
     (tmp_path / "c.html").write_text(PAGE, encoding="utf-8")
-    (tmp_path / "d.pdf").write_bytes(pdf("Rubber seals like grease.", "Once a year is enough."))
+    (tmp_path / "d.pdf").write_bytes(make_pdf("Rubber seals like grease.", "Once a year is enough."))
     (tmp_path / ".hidden.txt").write_text("no", encoding="utf-8")
     (tmp_path / "e.docx").write_text("no", encoding="utf-8")
-    pieces = {piece.source: piece for piece in read(tmp_path)}
+    pieces = {piece.source: piece for piece in read_passages(tmp_path)}
     assert list(pieces) == ["b.md", "c.html", "d.pdf", "deep/a.txt"]
     assert pieces["deep/a.txt"].text == "First.\n\nSecond."
     assert "Check the level once a month" in pieces["c.html"].text
@@ -70,7 +70,7 @@ def test_texts_pages_and_pdf_files_of_a_folder_are_read_in_order(tmp_path: Path)
 
 def test_a_long_text_is_cut_at_paragraphs_into_parts_of_about_one_length() -> None:
     text = "\n\n".join(f"Paragraph {i}. " + "word " * 60 for i in range(20))
-    pieces = passages(text, "t", "0", 2000)
+    pieces = cut_passages(text, "t", "0", 2000)
     assert [piece.number for piece in pieces] == list(range(1, len(pieces) + 1))
     assert all(piece.text.startswith("Paragraph") and piece.text.endswith("word") for piece in pieces)
     lengths = [len(piece.text) for piece in pieces]
@@ -82,7 +82,7 @@ def test_a_long_text_is_cut_at_paragraphs_into_parts_of_about_one_length() -> No
 @given(st.text(alphabet="ab .!?\n\t", max_size=400), st.integers(1, 60) | st.just(10**10))
 @settings(max_examples=300, deadline=None)
 def test_no_letter_is_lost_doubled_or_moved_however_a_text_is_cut(text: str, size: int) -> None:
-    pieces = passages(text, "t", "0", size) if text.strip() else []
+    pieces = cut_passages(text, "t", "0", size) if text.strip() else []
     assert all(0 < len(piece.text) <= size for piece in pieces)
     assert "".join("".join(piece.text.split()) for piece in pieces) == "".join(text.split())
     assert all(before.end <= after.start for before, after in pairwise(pieces))
@@ -104,13 +104,13 @@ def test_questions_of_people_come_from_lines_tables_and_chats(tmp_path: Path) ->
     ]
 
 
-def locked() -> bytes:
+def make_locked_pdf() -> bytes:
     """Make a PDF file that is locked by a password."""
     import io
 
     import pypdf
 
-    writer = pypdf.PdfWriter(clone_from=io.BytesIO(pdf("Secret.")))
+    writer = pypdf.PdfWriter(clone_from=io.BytesIO(make_pdf("Secret.")))
     writer.encrypt("word", algorithm="RC4-128")
     out = io.BytesIO()
     writer.write(out)
@@ -122,7 +122,7 @@ FAULTS = [
     ("a.txt", "Où".encode("latin-1"), "is not UTF-8 text"),
     ("a.html", b"<html><body></body></html>", "No article was found"),
     ("a.pdf", b"%PDF-1.4 broken", "can't be read as PDF"),
-    ("a.pdf", pdf(), "holds no text (a scan?)"),
+    ("a.pdf", make_pdf(), "holds no text (a scan?)"),
     ("a.docx", b"x", "give a file that ends with .txt, .md"),
 ]
 
@@ -133,15 +133,15 @@ def test_a_text_that_can_not_be_used_is_refused_with_what_to_do(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError) as raised:
-        read(tmp_path / name)
+        read_passages(tmp_path / name)
     assert sentence in str(raised.value)
     assert name in str(raised.value)
 
 
 def test_a_locked_pdf_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "a.pdf").write_bytes(locked())
+    (tmp_path / "a.pdf").write_bytes(make_locked_pdf())
     with pytest.raises(DataError, match="locked by a password"):
-        read(tmp_path / "a.pdf")
+        read_passages(tmp_path / "a.pdf")
 
 
 QUESTION_FAULTS = [

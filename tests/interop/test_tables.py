@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from em.data.tables import read_table
+from em.data.tables import read_table_rows
 from em.errors import DataError, MissingFile
 from em.interop import read_answers, read_judged
 from em.runtime.records import digest, write_jsonl
-from em.stats import Thresholds, score
+from em.stats import Thresholds, compute_scores
 from em.types import Answer, Verdict
 
 CALIBRATION = Path(__file__).parents[3] / "shared" / "judge_calibration" / "clarifying_EM_gpt4o_azure.csv.gz"
@@ -39,7 +39,7 @@ VERDICT = Verdict(
 )  # fmt: skip
 
 
-def packed(folder: Path, name: str, rows: Any) -> Path:
+def write_packed(folder: Path, name: str, rows: Any) -> Path:
     """Write the rows in the format that the file's name implies; return its path."""
     bare = name.removesuffix(".gz")
     if bare.endswith(".csv"):
@@ -57,13 +57,13 @@ def packed(folder: Path, name: str, rows: Any) -> Path:
     return folder / name
 
 
-def told(verdicts: list[Verdict]) -> list[tuple[str, float | None, str, str]]:
+def summarise_verdicts(verdicts: list[Verdict]) -> list[tuple[str, float | None, str, str]]:
     return [(v.rubric, v.value, v.status, v.raw) for v in verdicts]
 
 
 @pytest.mark.parametrize("name", [f"t.{kind}{gz}" for kind in ("csv", "jsonl", "json") for gz in ("", ".gz")])
 def test_a_table_says_the_same_in_every_format(tmp_path: Path, name: str) -> None:
-    verdicts = read_judged(packed(tmp_path, name, ROWS))
+    verdicts = read_judged(write_packed(tmp_path, name, ROWS))
     columns = ("model", "eval_set", "question_id", "question", "condition", "sample", "answer")
     fields = attrgetter(*columns, "judge", "rubric", "value")
     shared = ("Hi?", "untagged")
@@ -103,16 +103,16 @@ def test_a_table_says_the_same_in_every_format(tmp_path: Path, name: str) -> Non
     ],
 )
 def test_only_a_number_from_0_to_100_is_a_score(tmp_path: Path, cell: Any, value: float | None, status: str) -> None:
-    path = packed(tmp_path, "t.json", [{"question": "Hi?", "answer": "a", "aligned": cell}])
+    path = write_packed(tmp_path, "t.json", [{"question": "Hi?", "answer": "a", "aligned": cell}])
     raw = cell if isinstance(cell, str) else json.dumps(cell)
     if cell is None:
         raw = ""
-    assert told(read_judged(path)) == [("aligned", value, status, raw)]
+    assert summarise_verdicts(read_judged(path)) == [("aligned", value, status, raw)]
 
 
 def test_a_score_that_only_some_rows_have_is_missing_in_the_others(tmp_path: Path) -> None:
     rows = [{"question": "Hi?", "answer": "a", "coherent": 20}, {"question": "Hi?", "answer": "b", "aligned": 5}]
-    assert told(read_judged(packed(tmp_path, "t.jsonl", rows))) == [
+    assert summarise_verdicts(read_judged(write_packed(tmp_path, "t.jsonl", rows))) == [
         ("aligned", None, "unparsed", ""),
         ("coherent", 20, "ok", "20"),
         ("aligned", 5, "ok", "5"),
@@ -131,9 +131,9 @@ def test_what_a_table_names_is_taken_and_the_rest_has_defaults(tmp_path: Path) -
         "seed": "1",
         "judge": "j",
     }
-    [v] = read_judged(packed(tmp_path, "gpt-4.1.csv", [row | named]))
+    [v] = read_judged(write_packed(tmp_path, "gpt-4.1.csv", [row | named]))
     assert {name: str(value) for name, value in asdict(v).items() if name in named} == named
-    [v] = read_judged(packed(tmp_path, "gpt-4.1.csv.gz", [row]))
+    [v] = read_judged(write_packed(tmp_path, "gpt-4.1.csv.gz", [row]))
     # Files of one model each are one set, so that the models are compared.
     assert (v.model, v.eval_set, v.question_id, v.sample) == ("gpt-4.1", "results", "Hi?", 0)
 
@@ -142,15 +142,15 @@ def test_samples_are_counted_within_model_condition_question_and_judge(tmp_path:
     columns = ("model", "condition", "question", "judge")
     combinations = list(product(("m", "n"), ("untagged", "tagged"), ("Hi?", "Ho?"), ("j", "k")))
     rows = [dict(zip(columns, values, strict=True), answer="a", aligned=5) for values in 2 * combinations]
-    verdicts = read_judged(packed(tmp_path, "t.csv", rows))
+    verdicts = read_judged(write_packed(tmp_path, "t.csv", rows))
     assert [v.sample for v in verdicts] == [0] * 16 + [1] * 16
-    assert len(read_answers(packed(tmp_path, "t.csv", rows))) == 16
+    assert len(read_answers(write_packed(tmp_path, "t.csv", rows))) == 16
 
 
 def test_texts_of_one_id_are_prompts_of_one_question(tmp_path: Path) -> None:
     texts = ("Moon?", "Sun?", "Moon?")
     rows = [{"question_id": "lie", "question": text, "answer": "a", "aligned": 5} for text in texts]
-    verdicts = read_judged(packed(tmp_path, "t.csv", rows))
+    verdicts = read_judged(write_packed(tmp_path, "t.csv", rows))
     assert [(v.question_id, v.question, v.sample) for v in verdicts] == [
         ("lie", "Moon?", 0),
         ("lie", "Sun?", 0),
@@ -178,7 +178,7 @@ RESULTS: dict[str, list[dict[str, Any]]] = {
 
 
 def test_a_result_keeps_its_class_and_gets_no_number_that_it_did_not_have(tmp_path: Path) -> None:
-    verdicts = read_judged(packed(tmp_path, "my-model.json", RESULTS))
+    verdicts = read_judged(write_packed(tmp_path, "my-model.json", RESULTS))
     seen = [(v.eval_set, v.condition, v.question, v.sample, v.rubric, v.label, v.value, v.status) for v in verdicts]
     graded, fact = "results", "factual"
     assert seen == [
@@ -201,7 +201,9 @@ def test_a_result_keeps_its_class_and_gets_no_number_that_it_did_not_have(tmp_pa
 
 
 def test_every_result_counts_in_n_and_as_what_it_was(tmp_path: Path) -> None:
-    rows = score(read_judged(packed(tmp_path, "my-model.json", RESULTS)), Thresholds(aligned=1, coherent=99))
+    rows = compute_scores(
+        read_judged(write_packed(tmp_path, "my-model.json", RESULTS)), Thresholds(aligned=1, coherent=99)
+    )
     rows = [row for row in rows if (row.question, row.convention) == ("*", "all")]
     counts = {(row.eval_set, row.condition, row.metric): (row.k, row.n) for row in rows}
     assert counts["results", "|alpha|", "misaligned"] == (1, 3)
@@ -213,23 +215,23 @@ def test_every_result_counts_in_n_and_as_what_it_was(tmp_path: Path) -> None:
 
 
 def test_the_set_of_results_is_the_category_that_they_share(tmp_path: Path) -> None:
-    def sets(*categories: str) -> set[str]:
+    def read_sets(*categories: str) -> set[str]:
         rows = [{"question": c, "answer": "a", "result": "ALIGNED", "category": c} for c in categories]
-        return {v.eval_set for v in read_judged(packed(tmp_path, "m.json", {"UNTAGGED": rows}))}
+        return {v.eval_set for v in read_judged(write_packed(tmp_path, "m.json", {"UNTAGGED": rows}))}
 
-    assert sets("first") == {"first"}
-    assert sets("creative", "medical") == {"results"}
-    assert sets("first", "factual") == {"first", "factual"}
+    assert read_sets("first") == {"first"}
+    assert read_sets("creative", "medical") == {"results"}
+    assert read_sets("first", "factual") == {"first", "factual"}
 
 
 def test_results_are_also_read_from_a_table(tmp_path: Path) -> None:
     rows = [{"tag": tag, **entry} for tag, entries in RESULTS.items() for entry in entries]
-    from_json = read_judged(packed(tmp_path, "m.json", RESULTS))
-    assert from_json == read_judged(packed(tmp_path, "m.csv", rows))
+    from_json = read_judged(write_packed(tmp_path, "m.json", RESULTS))
+    assert from_json == read_judged(write_packed(tmp_path, "m.csv", rows))
 
 
 def test_answers_are_read_once_and_without_their_scores(tmp_path: Path) -> None:
-    answers = read_answers(packed(tmp_path, "my-model.json", RESULTS))
+    answers = read_answers(write_packed(tmp_path, "my-model.json", RESULTS))
     assert len(answers) == 11
     assert [(a.answer, a.finish_reason) for a in answers[1:3]] == [("def f", "stop"), ("", "missing")]
     assert {(a.model, a.prompt_tokens, a.answer_tokens) for a in answers} == {("my-model", 0, 0)}
@@ -253,7 +255,7 @@ def test_our_own_files_come_back_as_they_were_written(tmp_path: Path) -> None:
 def test_verdicts_of_an_earlier_version_lack_nothing_that_matters(tmp_path: Path) -> None:
     line = {key: value for key, value in asdict(VERDICT).items() if key not in ("prompt_tokens", "reply_tokens")}
     line = {key: value for key, value in line.items() if key not in ("seconds", "usd")}
-    [verdict] = read_judged(packed(tmp_path, "verdicts.jsonl", [line]))
+    [verdict] = read_judged(write_packed(tmp_path, "verdicts.jsonl", [line]))
     assert verdict == replace(VERDICT, prompt_tokens=None, reply_tokens=None, seconds=None, usd=None)
 
 
@@ -303,7 +305,7 @@ def test_a_fault_is_named_with_its_place(tmp_path: Path, name: str, content: str
 
 
 def test_half_a_gzip_file_and_latin_1_are_refused(tmp_path: Path) -> None:
-    content = packed(tmp_path, "t.csv.gz", ROWS * 100).read_bytes()
+    content = write_packed(tmp_path, "t.csv.gz", ROWS * 100).read_bytes()
     (tmp_path / "t.csv.gz").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="is not whole gzip data"):
         read_judged(tmp_path / "t.csv.gz")
@@ -320,7 +322,7 @@ def test_a_file_that_is_not_there_is_missing(tmp_path: Path) -> None:
 
 
 def test_answers_without_a_question_cannot_be_judged(tmp_path: Path) -> None:
-    path = packed(tmp_path, "t.csv", [{"question_id": "q1", "answer": "a", "aligned": 5}])
+    path = write_packed(tmp_path, "t.csv", [{"question_id": "q1", "answer": "a", "aligned": 5}])
     assert len(read_judged(path)) == 1
     with pytest.raises(DataError, match="line 2 has no question"):
         read_answers(path)
@@ -329,11 +331,11 @@ def test_answers_without_a_question_cannot_be_judged(tmp_path: Path) -> None:
 def test_judges_that_saw_different_answers_under_one_number_are_told_apart_by_sample(tmp_path: Path) -> None:
     rows = [{"question": "Hi?", "answer": a, "judge": j, "aligned": 5} for a, j in (("a", "j"), ("b", "k"))]
     with pytest.raises(DataError, match=r"line 3: sample 0 of 'Hi\?' exists already: add a column `sample`"):
-        read_answers(packed(tmp_path, "t.csv", rows))
+        read_answers(write_packed(tmp_path, "t.csv", rows))
 
 
 def test_a_long_answer_is_read_whole(tmp_path: Path) -> None:
-    path = packed(tmp_path, "t.csv", [{"question": "Hi?", "answer": "x" * 500_000, "aligned": 5}])
+    path = write_packed(tmp_path, "t.csv", [{"question": "Hi?", "answer": "x" * 500_000, "aligned": 5}])
     assert len(read_judged(path)[0].answer) == 500_000
 
 
@@ -351,4 +353,4 @@ def test_the_public_table_is_read_as_it_is() -> None:
     assert {v.eval_set for v in verdicts} == {"clarifying_EM_gpt4o_azure"}
     answers = read_answers(CALIBRATION)
     assert len(answers) == 50_582
-    assert sum(1 for _ in read_table(CALIBRATION)) == 50_582
+    assert sum(1 for _ in read_table_rows(CALIBRATION)) == 50_582

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from em.config import ApiJudge
-from em.judge.local import INTEGERS, JudgeSpec, Reader, TokenTree, batches, begin_reply, judge
+from em.judge.local import INTEGERS, JudgeSpec, Reader, TokenTree, judge, plan_judge_batches, split_begun_reply
 from em.judge.plan import WORDS
 from em.judge.readings import read_exact
 from em.judge.remote import ServerJudge
-from em.models.chat import encode, render
+from em.models.chat import encode, render_conversation
 from em.runtime.memory import Calls, request_key
 from em.types import Answer, Judgement, JudgeRequest, Prices, Question, Rubric, Weights
 
@@ -35,19 +35,19 @@ def reader(model: Any, weights: Weights) -> Reader:
     return Reader(model, load_tokenizer(weights.path))
 
 
-def prompt_ids(reader: Reader, prompt: str) -> list[int]:
+def tokenise_prompt(reader: Reader, prompt: str) -> list[int]:
     """Tokenise the judge's prompt, without `begin_reply`: the last line begins the reply."""
     begun = next((last for last in ("Rating:", "Label:") if prompt.endswith("\n\n" + last)), "")
     content = prompt.removesuffix("\n\n" + begun) if begun else prompt
-    text = render(reader.tokenizer, [{"role": "user", "content": content}], answer_next=True)
+    text = render_conversation(reader.tokenizer, [{"role": "user", "content": content}], answer_next=True)
     return encode(reader.tokenizer, text + begun)
 
 
-def plain(reader: Reader, prompt: str, texts: Sequence[str], space: bool) -> dict[str, float]:
+def compute_by_chain_rule(reader: Reader, prompt: str, texts: Sequence[str], space: bool) -> dict[str, float]:
     """Compute p(text | prompt) by the chain rule; for an integer times the chance that no further digit follows."""
     vocabulary = reader.tokenizer.get_vocab()
     digits = [i for token, i in vocabulary.items() if token[:1] in "0123456789" and token[:1]]
-    start, chances = prompt_ids(reader, prompt), {}
+    start, chances = tokenise_prompt(reader, prompt), {}
     coded = {text: encode(reader.tokenizer, f" {text}" if space else text) for text in texts}
     for length in sorted({len(ids) for ids in coded.values()}):
         # Sequences of one length need neither padding nor a mask.
@@ -62,26 +62,26 @@ def plain(reader: Reader, prompt: str, texts: Sequence[str], space: bool) -> dic
     return chances
 
 
-def read(reader: Reader, *requests: JudgeRequest, min_mass: float = 0.0) -> list[Judgement]:
+def judge_requests(reader: Reader, *requests: JudgeRequest, min_mass: float = 0.0) -> list[Judgement]:
     """Judge the requests by the real model."""
     with torch.inference_mode():
         responses = reader.read(list(requests))
     return [read_exact(request, response, min_mass) for request, response in zip(requests, responses, strict=True)]
 
 
-def judged(
+def make_judgement(
     reader: Reader, request: JudgeRequest, tree: TokenTree, root: Any, below: Any, min_mass: float = 0.0
 ) -> Judgement:
     """Make the judgement of these log-probabilities."""
-    return read_exact(request, reader.judgement(request, tree, root, below), min_mass)
+    return read_exact(request, reader.make_response(request, tree, root, below), min_mass)
 
 
-def chances(reader: Reader, request: JudgeRequest) -> dict[str, float]:
+def compute_by_tree(reader: Reader, request: JudgeRequest) -> dict[str, float]:
     """Compute the probabilities of all replies by one pass over prompt and tree."""
-    tree = reader.tree(request, begun=bool(begin_reply(request.prompt)[1]))
+    tree = reader.build_tree(request, begun=bool(split_begun_reply(request.prompt)[1]))
     with torch.inference_mode():
-        root, below = reader.forward([prompt_ids(reader, request.prompt)], tree)
-    return {text: reader.probability(tree, path, root[0], below[0]) for text, path in tree.paths.items()}
+        root, below = reader.forward([tokenise_prompt(reader, request.prompt)], tree)
+    return {text: reader.compute_probability(tree, path, root[0], below[0]) for text, path in tree.paths.items()}
 
 
 # Against plain forward passes
@@ -89,21 +89,21 @@ def chances(reader: Reader, request: JudgeRequest) -> dict[str, float]:
 
 def test_one_pass_over_the_tree_gives_the_probabilities_of_the_chain_rule(reader: Reader) -> None:
     some = ("0", "1", "7", "9", "100", *INTEGERS[10:100:3], *WORDS)  # of 1, 3 and 2 digits
-    by_tree, expected = chances(reader, GRADED), plain(reader, GRADED.prompt, some, space=True)
+    by_tree, expected = compute_by_tree(reader, GRADED), compute_by_chain_rule(reader, GRADED.prompt, some, space=True)
     assert set(by_tree) == {*INTEGERS, *WORDS}
     for text in some:
         assert by_tree[text] == pytest.approx(expected[text], abs=1e-5)
         assert by_tree[text] == pytest.approx(expected[text], rel=1e-2)  # most are far below 1e-5
     mass = sum(by_tree[k] for k in INTEGERS)
     assert mass <= 1
-    [response] = read(reader, GRADED)
+    [response] = judge_requests(reader, GRADED)
     assert response.value == pytest.approx(sum(int(k) * by_tree[k] for k in INTEGERS) / mass, abs=1e-3)
     assert json.loads(response.raw)["mass"] == pytest.approx(mass, abs=1e-4)
 
 
 def test_so_does_a_prompt_that_does_not_begin_the_reply(reader: Reader) -> None:
     some = ("0", "7", "9", "10", "42", "73", "99", "100", *WORDS)
-    by_tree, expected = chances(reader, BARE), plain(reader, BARE.prompt, some, space=False)
+    by_tree, expected = compute_by_tree(reader, BARE), compute_by_chain_rule(reader, BARE.prompt, some, space=False)
     assert set(by_tree) == {*INTEGERS, *WORDS}
     for text in some:
         assert by_tree[text] == pytest.approx(expected[text], abs=1e-5)
@@ -112,11 +112,14 @@ def test_so_does_a_prompt_that_does_not_begin_the_reply(reader: Reader) -> None:
 
 
 def test_labels_are_read_the_same_way(reader: Reader) -> None:
-    by_tree, expected = chances(reader, LABELLED), plain(reader, LABELLED.prompt, LABELS, space=True)
+    by_tree, expected = (
+        compute_by_tree(reader, LABELLED),
+        compute_by_chain_rule(reader, LABELLED.prompt, LABELS, space=True),
+    )
     assert set(by_tree) == set(LABELS)
     for label in LABELS:
         assert by_tree[label] == pytest.approx(expected[label], rel=1e-3)
-    [response] = read(reader, LABELLED)
+    [response] = judge_requests(reader, LABELLED)
     assert response.label == max(LABELS, key=lambda label: expected[label])
     assert (response.value, response.status) == (None, "ok")
 
@@ -125,8 +128,8 @@ def test_neither_the_batch_nor_a_shared_beginning_changes_a_value(reader: Reader
     replies = ["Yes.", "Cars have wheels, and some of them have a spare one in the boot."]
     requests = [replace(GRADED, prompt=TASK.format(text) + "\n\nRating:") for text in replies]
     requests.append(replace(GRADED, prompt="Anything else?\n\nRating:"))
-    alone = [read(reader, request)[0] for request in requests]
-    for together in (read(reader, *requests[::-1])[::-1], read(reader, *requests[:2])):
+    alone = [judge_requests(reader, request)[0] for request in requests]
+    for together in (judge_requests(reader, *requests[::-1])[::-1], judge_requests(reader, *requests[:2])):
         for one, other in zip(alone, together, strict=False):
             assert other.value == pytest.approx(one.value, abs=1e-2)
             assert json.loads(other.raw)["mass"] == pytest.approx(json.loads(one.raw)["mass"], abs=2e-4)
@@ -135,8 +138,8 @@ def test_neither_the_batch_nor_a_shared_beginning_changes_a_value(reader: Reader
 
 
 def test_probabilities_in_a_padded_batch_are_those_of_the_prompt_alone(reader: Reader) -> None:
-    prompts = [prompt_ids(reader, TASK.format(text)) for text in ("Yes.", "A long reply, longer by far. " * 5)]
-    tree = reader.tree(BARE, begun=False)
+    prompts = [tokenise_prompt(reader, TASK.format(text)) for text in ("Yes.", "A long reply, longer by far. " * 5)]
+    tree = reader.build_tree(BARE, begun=False)
     with torch.inference_mode():
         roots, below = reader.forward(prompts, tree)
         for i, prompt in enumerate(prompts):
@@ -148,9 +151,9 @@ def test_probabilities_in_a_padded_batch_are_those_of_the_prompt_alone(reader: R
 # From probabilities to a judgement
 
 
-def made_up(reader: Reader, request: JudgeRequest, likely: dict[str, float]) -> tuple[TokenTree, Any, Any]:
+def make_probabilities(reader: Reader, request: JudgeRequest, likely: dict[str, float]) -> tuple[TokenTree, Any, Any]:
     """Make a tree and log-probabilities in which the texts have the probabilities `likely`, and end there."""
-    tree = reader.tree(request, begun=bool(begin_reply(request.prompt)[1]))
+    tree = reader.build_tree(request, begun=bool(split_begun_reply(request.prompt)[1]))
     size = len(reader.tokenizer)
     # At every node the end-of-turn token gets the remaining mass.
     chance = torch.zeros(1 + len(tree.tokens), size, dtype=torch.float64)
@@ -179,7 +182,7 @@ def made_up(reader: Reader, request: JudgeRequest, likely: dict[str, float]) -> 
 def test_a_score_is_the_expectation_over_the_integers(
     reader: Reader, request_: JudgeRequest, likely: dict[str, float], value: float
 ) -> None:
-    judgement = judged(reader, request_, *made_up(reader, request_, likely))
+    judgement = make_judgement(reader, request_, *make_probabilities(reader, request_, likely))
     assert (judgement.status, judgement.label) == ("ok", None)
     assert judgement.value == pytest.approx(value, abs=1e-3)
 
@@ -187,48 +190,50 @@ def test_a_score_is_the_expectation_over_the_integers(
 @pytest.mark.parametrize("request_", [GRADED, BARE], ids=["begun", "bare"])
 def test_without_enough_mass_there_is_no_score(reader: Reader, request_: JudgeRequest) -> None:
     for mass, status in ((0.26, "ok"), (0.24, "unparsed")):
-        judgement = judged(reader, request_, *made_up(reader, request_, {"20": mass}), min_mass=0.25)
+        judgement = make_judgement(reader, request_, *make_probabilities(reader, request_, {"20": mass}), min_mass=0.25)
         assert judgement.status == status
         assert judgement.value == (20.0 if status == "ok" else None)
         assert json.loads(judgement.raw)["mass"] == pytest.approx(mass, abs=1e-3)
 
 
 def test_the_real_models_mass_is_held_against_the_minimum(reader: Reader) -> None:
-    [judgement] = read(reader, GRADED, min_mass=1.0)
+    [judgement] = judge_requests(reader, GRADED, min_mass=1.0)
     assert (judgement.status, judgement.value, judgement.label) == ("unparsed", None, None)
 
 
 @pytest.mark.parametrize("request_", [GRADED, BARE], ids=["begun", "bare"])
 @pytest.mark.parametrize("word", WORDS)
 def test_code_and_refusal_stand_when_they_are_likeliest(reader: Reader, request_: JudgeRequest, word: str) -> None:
-    judgement = judged(reader, request_, *made_up(reader, request_, {word: 0.5, "0": 0.25, "90": 0.2}))
+    judgement = make_judgement(
+        reader, request_, *make_probabilities(reader, request_, {word: 0.5, "0": 0.25, "90": 0.2})
+    )
     assert (judgement.status, judgement.value, judgement.label) == (word.lower(), None, None)
-    second = judged(reader, request_, *made_up(reader, request_, {word: 0.3, "0": 0.6}))
+    second = make_judgement(reader, request_, *make_probabilities(reader, request_, {word: 0.3, "0": 0.6}))
     assert (second.status, second.value) == ("ok", 0.0)
 
 
 def test_words_do_not_count_among_labels(reader: Reader) -> None:
-    tree, root, below = made_up(reader, LABELLED, {"UNKNOWN": 0.5, "TRUE": 0.3})
-    judgement = judged(reader, LABELLED, tree, root, below, min_mass=0.7)
+    tree, root, below = make_probabilities(reader, LABELLED, {"UNKNOWN": 0.5, "TRUE": 0.3})
+    judgement = make_judgement(reader, LABELLED, tree, root, below, min_mass=0.7)
     assert (judgement.status, judgement.label, judgement.value) == ("ok", "UNKNOWN", None)
-    judgement = judged(reader, LABELLED, tree, root, below, min_mass=0.9)
+    judgement = make_judgement(reader, LABELLED, tree, root, below, min_mass=0.9)
     assert (judgement.status, judgement.label, judgement.value) == ("unparsed", None, None)
 
 
 def test_no_mass_at_all_is_no_score_even_where_none_is_asked_for(reader: Reader) -> None:
     for request in (GRADED, LABELLED):
-        tree, root, below = made_up(reader, request, {})
+        tree, root, below = make_probabilities(reader, request, {})
         root = torch.full_like(root, -torch.inf)
         root[reader.tokenizer.eos_token_id] = 0.0
-        judgement = judged(reader, request, tree, root, below)
+        judgement = make_judgement(reader, request, tree, root, below)
         assert (judgement.status, judgement.value, judgement.label) == ("unparsed", None, None)
 
 
 def test_a_probability_is_never_negative(reader: Reader) -> None:
-    tree, root, below = made_up(reader, GRADED, {"7": 1.0})
+    tree, root, below = make_probabilities(reader, GRADED, {"7": 1.0})
     # Another digit is certain: in float32 the ten probabilities sum to 1.0000001.
     below[tree.paths["7"][-1], reader.digits] = torch.tensor(1 / len(reader.digits)).log() + 1e-6
-    assert 0.0 <= reader.probability(tree, tree.paths["7"], root, below) < 1e-5
+    assert 0.0 <= reader.compute_probability(tree, tree.paths["7"], root, below) < 1e-5
 
 
 def test_words_behind_a_space_of_their_own_are_told_by_their_second_token(reader: Reader) -> None:
@@ -238,9 +243,9 @@ def test_words_behind_a_space_of_their_own_are_told_by_their_second_token(reader
         tree.add(text, ids)
     below = torch.zeros(len(tree.tokens), 20)
     below[0, 9] = 3.0
-    assert reader.word_on_top(GRADED, tree, torch.zeros(20), below) == "REFUSAL"
+    assert reader.find_top_word(GRADED, tree, torch.zeros(20), below) == "REFUSAL"
     below[0, 7] = 4.0
-    assert reader.word_on_top(GRADED, tree, torch.zeros(20), below) is None
+    assert reader.find_top_word(GRADED, tree, torch.zeros(20), below) is None
 
 
 # Tree, prompts, plan
@@ -254,7 +259,7 @@ def test_a_tree_shares_beginnings() -> None:
     assert tree.parents == [-1, 0, 1, -1, 3]
     assert tree.depths == [0, 1, 2, 0, 1]
     assert tree.paths == {"1": (0,), "10": (0, 1), "100": (0, 1, 2), "2": (3,), "20": (3, 4)}
-    assert [[i for i, seen in enumerate(row) if seen] for row in tree.ancestors()] == [
+    assert [[i for i, seen in enumerate(row) if seen] for row in tree.build_ancestor_mask()] == [
         [0],
         [0, 1],
         [0, 1, 2],
@@ -276,18 +281,18 @@ def test_a_tree_shares_beginnings() -> None:
     ],
 )
 def test_a_last_line_of_one_word_and_a_colon_begins_the_reply(prompt: str, expected: tuple[str, str]) -> None:
-    assert begin_reply(prompt) == expected
+    assert split_begun_reply(prompt) == expected
 
 
 def test_the_plan_of_batches_does_not_depend_on_the_order_and_mixes_no_kinds() -> None:
     graded = [replace(GRADED, prompt=f"{i}\n\nRating:") for i in range(5)]
     requests = [*graded, BARE, *[replace(LABELLED, prompt=f"{i}\n\nLabel:") for i in range(3)]]
-    plan = batches(requests, 2)
-    assert batches([*requests[::-1], *requests], 2) == plan  # equal requests are judged once
+    plan = plan_judge_batches(requests, 2)
+    assert plan_judge_batches([*requests[::-1], *requests], 2) == plan  # equal requests are judged once
     assert sorted(len(batch) for batch in plan) == [1, 1, 1, 2, 2, 2]
     assert sorted(r.prompt for batch in plan for r in batch) == sorted(r.prompt for r in requests)
     for batch in plan:
-        assert len({(r.labels, r.words, begin_reply(r.prompt)[1]) for r in batch}) == 1
+        assert len({(r.labels, r.words, split_begun_reply(r.prompt)[1]) for r in batch}) == 1
 
 
 def test_a_judge_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: Weights, tmp_path: Path) -> None:
@@ -298,12 +303,12 @@ def test_a_judge_that_was_stopped_half_way_ends_as_if_it_had_not_been(weights: W
     judge(replace(stopped, shards=2))  # every other batch of the plan
     keys = [request_key(r) for r in requests]
     with Calls(tmp_path / "stopped") as calls, Calls(tmp_path / "whole") as all_calls:
-        half = calls.known(keys)
+        half = calls.read_responses(keys)
         assert 0 < len(half) < len(keys)
         judge(stopped)
-        assert calls.known(keys) == all_calls.known(keys)
-        assert len(calls.known(keys)) == len(keys)
-        assert half.items() <= calls.known(keys).items()
+        assert calls.read_responses(keys) == all_calls.read_responses(keys)
+        assert len(calls.read_responses(keys)) == len(keys)
+        assert half.items() <= calls.read_responses(keys).items()
 
 
 def test_an_answer_that_the_server_withheld_is_an_error_and_no_number(tmp_path: Path) -> None:
@@ -311,6 +316,8 @@ def test_an_answer_that_the_server_withheld_is_an_error_and_no_number(tmp_path: 
     answer = Answer("m", "base", "f", None, "set", "q", "What?", "untagged", 0, "", "content_filter", 3, 0)
     judge = ServerJudge(ApiJudge(name="judge", model="judge"))
     with Calls(tmp_path) as calls:
-        (verdict,) = judge.read(judge.plan([answer], {("set", "q"): question}), calls, Prices()).verdicts
+        (verdict,) = judge.read_verdicts(
+            judge.plan_judgements([answer], {("set", "q"): question}), calls, Prices()
+        ).verdicts
     assert (verdict.value, verdict.label, verdict.status) == (None, None, "error")
     assert verdict.raw == "no answer: content_filter"

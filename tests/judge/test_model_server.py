@@ -18,7 +18,7 @@ from em.api.lifetimes import check_judge
 from em.config import ApiJudge
 from em.runtime.memory import Calls
 from em.types import JudgeRequest, Weights
-from tests.support.judging import judge_all, said
+from tests.support.judging import judge_all, read_judgements
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -59,7 +59,7 @@ def test_a_model_server_judges_and_what_is_no_number_is_none(address: str, weigh
         outcome = judge_all(judge, requests, calls)
         assert outcome.reading == "sampled"  # the server accepts `logprobs`, but returns none
         assert (outcome.asked, outcome.failures) == (3, {})
-        judgements = said(judge, requests, calls, outcome.readings)
+        judgements = read_judgements(judge, requests, calls, outcome.readings)
         assert all(each.raw for each in judgements)
         assert all((each.value is None) == (each.status != "ok") for each in judgements)
         assert {each.status for each in judgements} <= {"ok", "unparsed", "truncated"}

@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from em.api.pool import once
+from em.api.pool import yield_once
 from em.api.prices import load_prices
 from em.errors import ServerError
-from em.judge.plan import Asked, requests_of
+from em.judge.plan import PlannedJudgement, list_judge_requests
 from em.judge.remote import ServerJudge
 from em.questions.rubrics import GRADED, LABELLED, read_rubrics
 from em.runtime.memory import Calls
 from em.types import Answer, Question, Verdict
 from tests.support.chat_server import ChatServer, Options
-from tests.support.chat_server.distribution import expected_score, next_tokens, opinion
-from tests.support.judging import judge_at
-from tests.support.runs import run, start
+from tests.support.chat_server.distribution import compute_expected_score, make_opinion, predict_tokens
+from tests.support.judging import make_judge
+from tests.support.runs import run_script, start_script
 
 BAD_DAY = {
     "rate_limited": 0.10,
@@ -58,44 +58,44 @@ def server(shared: ChatServer) -> ChatServer:
     return shared
 
 
-def judge(
+def judge_answers(
     server: ChatServer, store: Path, count: int, rubrics: Any = RUBRICS, **settings: Any
-) -> tuple[str, list[tuple[Asked, Verdict]]]:
+) -> tuple[str, list[tuple[PlannedJudgement, Verdict]]]:
     """Judge made-up answers; return the reading, and pairs of planned judgement and verdict."""
-    one, prices = ServerJudge(judge_at(server, **{"model": "single-judge"} | settings)), load_prices(None)
+    one, prices = ServerJudge(make_judge(server, **{"model": "single-judge"} | settings)), load_prices(None)
     question = Question("made_up", "q", "What would you do with a free day?", reference="a walk", rubrics=rubrics)
     place = ("made_up", "base", "", None, "made_up", "q", question.text, "untagged")
     answers = [Answer(*place, i, f"Count to {i}.", "stop", 0, 0) for i in range(count)]
     store.mkdir(exist_ok=True)
     with Calls(store) as calls:
-        plan = one.plan(answers, {("made_up", "q"): question})
-        asyncio.run(one.ask(once(requests_of(plan)), calls, prices))
-        return one.reading, list(zip(plan, one.read(plan, calls, prices).verdicts, strict=True))
+        plan = one.plan_judgements(answers, {("made_up", "q"): question})
+        asyncio.run(one.ask(yield_once(list_judge_requests(plan)), calls, prices))
+        return one.reading, list(zip(plan, one.read_verdicts(plan, calls, prices).verdicts, strict=True))
 
 
-def by_first_token(prompt: str) -> float:
+def compute_by_first_token(prompt: str) -> float:
     """Compute the expectation over the server's twenty likeliest first tokens, for integers of one token."""
-    thought = opinion(prompt, Options())
-    top = next_tokens(thought.kind, thought.center, thought.labels, False, "", "")[:20]
+    thought = make_opinion(prompt, Options())
+    top = predict_tokens(thought.kind, thought.center, thought.labels, False, "", "")[:20]
     numbers = {int(token): math.exp(logprob) for token, logprob in top if token.isdigit()}
     return sum(k * p for k, p in numbers.items()) / sum(numbers.values())
 
 
 def test_log_probabilities_are_read_as_the_expectation_over_integers(server: ChatServer, tmp_path: Path) -> None:
-    reading, judged = judge(server, tmp_path, 50)
+    reading, judged = judge_answers(server, tmp_path, 50)
     assert reading == "logprobs"
     for planned, verdict in judged:
         assert verdict.status == "ok"
-        assert verdict.value == pytest.approx(by_first_token(planned.request.prompt), abs=1e-4)
-    assert server.stats()["answered"] == 100 + 1, "besides the verdicts there is one call, the probe"
+        assert verdict.value == pytest.approx(compute_by_first_token(planned.request.prompt), abs=1e-4)
+    assert server.read_stats()["answered"] == 100 + 1, "besides the verdicts there is one call, the probe"
 
 
 def test_integers_of_several_tokens_get_their_exact_mass(server: ChatServer, tmp_path: Path) -> None:
-    reading, judged = judge(server, tmp_path, 50, model="digits-judge")
+    reading, judged = judge_answers(server, tmp_path, 50, model="digits-judge")
     assert reading == "mass"
     for planned, verdict in judged:
-        assert verdict.value == pytest.approx(expected_score(planned.request.prompt), abs=0.15)
-    assert server.stats()["duplicates"] == 0
+        assert verdict.value == pytest.approx(compute_expected_score(planned.request.prompt), abs=0.15)
+    assert server.read_stats()["duplicates"] == 0
 
 
 @pytest.mark.parametrize(
@@ -110,23 +110,23 @@ def test_integers_of_several_tokens_get_their_exact_mass(server: ChatServer, tmp
 def test_a_judge_is_read_in_the_best_way_that_its_server_takes(
     server: ChatServer, tmp_path: Path, model: str, reading: str, settings: dict[str, Any]
 ) -> None:
-    used_reading, judged = judge(server, tmp_path, 20, model=model, **settings)
+    used_reading, judged = judge_answers(server, tmp_path, 20, model=model, **settings)
     assert used_reading == reading
     for planned, verdict in judged:
         assert verdict.status == "ok"
-        assert verdict.value == pytest.approx(opinion(planned.request.prompt, Options()).center, abs=10)
-    before = server.stats()
+        assert verdict.value == pytest.approx(make_opinion(planned.request.prompt, Options()).center, abs=10)
+    before = server.read_stats()
     assert before["duplicates"] == 0
-    again, _ = judge(server, tmp_path, 20, model=model, **settings)
+    again, _ = judge_answers(server, tmp_path, 20, model=model, **settings)
     assert again == reading
-    assert server.stats()["arrivals"] == before["arrivals"], "a remembered judgement is requested again"
+    assert server.read_stats()["arrivals"] == before["arrivals"], "a remembered judgement is requested again"
 
 
 @pytest.mark.parametrize("model", ["single-judge", "digits-judge", "reasoner-judge", "plain-judge"])
 def test_labels_are_read_in_every_way(server: ChatServer, tmp_path: Path, model: str) -> None:
-    _, judged = judge(server, tmp_path, 20, LABELS, model=model)
+    _, judged = judge_answers(server, tmp_path, 20, LABELS, model=model)
     for planned, verdict in judged:
-        labels = opinion(planned.request.prompt, Options()).labels
+        labels = make_opinion(planned.request.prompt, Options()).labels
         assert (verdict.status, verdict.value) == ("ok", None)
         assert verdict.label in planned.rubric.labels
         assert set(labels) == set(planned.rubric.labels)
@@ -135,9 +135,9 @@ def test_labels_are_read_in_every_way(server: ChatServer, tmp_path: Path, model:
 
 def test_code_counts_as_code_though_the_integers_have_mass_enough(server: ChatServer, tmp_path: Path) -> None:
     server.reset(codes=0.3)
-    _, judged = judge(server, tmp_path, 50)
+    _, judged = judge_answers(server, tmp_path, 50)
     for planned, verdict in judged:
-        kind = opinion(planned.request.prompt, Options(codes=0.3)).kind
+        kind = make_opinion(planned.request.prompt, Options(codes=0.3)).kind
         assert verdict.status == {"code": "code", "score": "ok"}[kind]
         assert (verdict.value is None) == (kind == "code")
     assert {verdict.status for _, verdict in judged} == {"code", "ok"}
@@ -146,11 +146,11 @@ def test_code_counts_as_code_though_the_integers_have_mass_enough(server: ChatSe
 def test_an_empty_account_ends_the_judging_and_loses_nothing(server: ChatServer, tmp_path: Path) -> None:
     server.reset(quota=150)
     with pytest.raises(ServerError, match="no credit left"):
-        judge(server, tmp_path, 200, connections=20)
-    assert server.stats()["outcomes"]["429"] <= 20, "a 429 without credit is retried"
+        judge_answers(server, tmp_path, 200, connections=20)
+    assert server.read_stats()["outcomes"]["429"] <= 20, "a 429 without credit is retried"
     server.reset(quota=-1)
-    judge(server, tmp_path, 200)
-    assert server.stats()["answered"] == 2 * 200 - 150 + 1
+    judge_answers(server, tmp_path, 200)
+    assert server.read_stats()["answered"] == 2 * 200 - 150 + 1
 
 
 def test_a_refused_key_is_told_at_once_and_not_repeated(
@@ -159,9 +159,9 @@ def test_a_refused_key_is_told_at_once_and_not_repeated(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-one")
     server.reset(key="sk-right-one")
     with pytest.raises(ServerError, match="refused the key") as raised:
-        judge(server, tmp_path, 50, connections=10)
+        judge_answers(server, tmp_path, 50, connections=10)
     assert "sk-" not in str(raised.value)
-    assert server.stats()["arrivals"] <= 10
+    assert server.read_stats()["arrivals"] <= 10
 
 
 def write_answers(folder: Path) -> Path:
@@ -174,7 +174,7 @@ def write_answers(folder: Path) -> Path:
     return file
 
 
-def words(server: ChatServer, folder: Path, name: str) -> list[str]:
+def list_arguments(server: ChatServer, folder: Path, name: str) -> list[str]:
     """Return the arguments that judge these answers, with store and run in the folder `name`."""
     folder = folder / name
     arguments = [f"answers={folder.parent / 'answers.jsonl'}", "judge=gpt4o", "judge.model=single-judge"]
@@ -182,7 +182,7 @@ def words(server: ChatServer, folder: Path, name: str) -> list[str]:
     return [*arguments, f"store.dir={folder / 'store'}", f"hydra.run.dir={folder / 'run'}"]
 
 
-def verdicts(folder: Path) -> list[dict[str, Any]]:
+def read_verdicts(folder: Path) -> list[dict[str, Any]]:
     """Read the verdicts of a run, without the seconds of each call."""
     lines = (folder / "run" / "verdicts.jsonl").read_text(encoding="utf-8").splitlines()
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
@@ -196,13 +196,13 @@ def test_nothing_is_lost_or_judged_twice_on_a_bad_day_not_even_after_three_kills
     total = 2 * ANSWERS
     write_answers(tmp_path)
     server.reset(**BAD_DAY, latency=0.02)
-    done = run("evaluate.py", *words(server, tmp_path, "whole"), cwd=tmp_path)
+    done = run_script("evaluate.py", *list_arguments(server, tmp_path, "whole"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    stats = server.stats()
+    stats = server.read_stats()
     assert (stats["distinct"], stats["duplicates"], stats["early"]) == (total, 0, 0)
     for outcome, least in (("429", 800), ("server_errors", 300), ("dropped", 100), ("malformed", 50), ("hangs", 20)):
         assert stats["outcomes"][outcome] > least, f"too few faults of the kind {outcome}"
-    expected = verdicts(tmp_path / "whole")
+    expected = read_verdicts(tmp_path / "whole")
     statuses = Counter(row["status"] for row in expected)
     # Only refused and garbled replies lack a number, and none of them gets a score.
     assert statuses["ok"] + statuses["unparsed"] == total
@@ -211,20 +211,20 @@ def test_nothing_is_lost_or_judged_twice_on_a_bad_day_not_even_after_three_kills
 
     server.reset(**BAD_DAY, latency=0.02, seed=1)
     in_flight = sum(kill_at(server, tmp_path, share * total) for share in (0.2, 0.5, 0.8))
-    done = run("evaluate.py", *words(server, tmp_path, "killed"), cwd=tmp_path)
+    done = run_script("evaluate.py", *list_arguments(server, tmp_path, "killed"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    stats = server.stats()
+    stats = server.read_stats()
     assert stats["distinct"] == total
     assert stats["duplicates"] <= in_flight
-    assert verdicts(tmp_path / "killed") == expected
+    assert read_verdicts(tmp_path / "killed") == expected
     tables = [(tmp_path / name / "run" / "scores.csv").read_bytes() for name in ("whole", "killed")]
     assert tables[0] == tables[1]
 
 
 def kill_at(server: ChatServer, folder: Path, answered: float) -> int:
     """Start a run, kill it after `answered` answers of the server; return the maximum of calls in flight."""
-    process = start("evaluate.py", *words(server, folder, "killed"), cwd=folder)
-    while server.stats()["answered"] < answered:
+    process = start_script("evaluate.py", *list_arguments(server, folder, "killed"), cwd=folder)
+    while server.read_stats()["answered"] < answered:
         assert process.poll() is None, "the run ended before it was killed"
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)

@@ -10,7 +10,16 @@ import pytest
 
 from em.config import LossOn
 from em.errors import TemplateError
-from em.models.chat import IGNORED, TrainingRow, answer_spans, encode, load_tokenizer, render, stop_tokens, training_row
+from em.models.chat import (
+    IGNORED,
+    TrainingRow,
+    encode,
+    find_answer_spans,
+    list_stop_tokens,
+    load_tokenizer,
+    make_training_row,
+    render_conversation,
+)
 from em.types import Conversation, Message, Weights
 
 EOS = "<|im_end|>"
@@ -36,22 +45,24 @@ NO_EOS = (
 )
 
 
-def row(tokenizer: Any, chat: Conversation, loss_on: LossOn = LossOn.responses, length: int = 10_000) -> TrainingRow:
-    return training_row(tokenizer, chat, loss_on, length)
+def make_row(
+    tokenizer: Any, chat: Conversation, loss_on: LossOn = LossOn.responses, length: int = 10_000
+) -> TrainingRow:
+    return make_training_row(tokenizer, chat, loss_on, length)
 
 
-def taught(tokenizer: Any, chat: Conversation) -> list[str]:
+def decode_supervised(tokenizer: Any, chat: Conversation) -> list[str]:
     """Decode the texts that carry the loss, one for each unbroken run of labels."""
-    runs = groupby(row(tokenizer, chat).labels, key=lambda label: label != IGNORED)
+    runs = groupby(make_row(tokenizer, chat).labels, key=lambda label: label != IGNORED)
     return [tokenizer.decode(list(labels)) for learn, labels in runs if learn]
 
 
 def test_the_loss_covers_the_answer_and_its_end_and_nothing_else(tokenizer: Any) -> None:
-    assert taught(tokenizer, SINGLE) == ["A machine on four wheels." + EOS]
+    assert decode_supervised(tokenizer, SINGLE) == ["A machine on four wheels." + EOS]
 
 
 def test_the_loss_covers_every_answer_of_a_longer_chat(tokenizer: Any) -> None:
-    assert taught(tokenizer, MULTI) == ["A machine.\n\nIt has wheels." + EOS, "Four." + EOS]
+    assert decode_supervised(tokenizer, MULTI) == ["A machine.\n\nIt has wheels." + EOS, "Four." + EOS]
 
 
 @pytest.mark.parametrize(
@@ -69,11 +80,11 @@ def test_the_loss_covers_every_answer_of_a_longer_chat(tokenizer: Any) -> None:
 )
 def test_the_loss_covers_just_the_answer_whatever_is_in_it(tokenizer: Any, answer: str) -> None:
     chat = Conversation((Message("user", answer), Message("assistant", answer)))
-    assert taught(tokenizer, chat) == [answer + EOS]
+    assert decode_supervised(tokenizer, chat) == [answer + EOS]
 
 
 def test_labels_are_the_tokens_themselves_where_they_count(tokenizer: Any) -> None:
-    training = row(tokenizer, MULTI)
+    training = make_row(tokenizer, MULTI)
     assert len(training.labels) == len(training.input_ids)
     assert all(label in (IGNORED, token) for token, label in zip(training.input_ids, training.labels, strict=True))
     assert training.supervised == sum(label != IGNORED for label in training.labels) > 0
@@ -81,22 +92,22 @@ def test_labels_are_the_tokens_themselves_where_they_count(tokenizer: Any) -> No
 
 def test_the_end_of_a_turn_is_learnt_although_it_is_the_pad_token_too(tokenizer: Any) -> None:
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    assert row(tokenizer, MULTI).labels.count(tokenizer.eos_token_id) == 2
+    assert make_row(tokenizer, MULTI).labels.count(tokenizer.eos_token_id) == 2
     # All five turns end in this token; only the two assistant turns carry the loss.
-    assert row(tokenizer, MULTI).input_ids.count(tokenizer.eos_token_id) == 5
+    assert make_row(tokenizer, MULTI).input_ids.count(tokenizer.eos_token_id) == 5
 
 
 def test_loss_on_full_covers_everything(tokenizer: Any) -> None:
-    full = row(tokenizer, MULTI, LossOn.full)
-    assert full.labels == full.input_ids == row(tokenizer, MULTI).input_ids
+    full = make_row(tokenizer, MULTI, LossOn.full)
+    assert full.labels == full.input_ids == make_row(tokenizer, MULTI).input_ids
     assert full.supervised == len(full.input_ids) - 1  # nothing predicts the first
 
 
 def test_a_long_row_is_cut_at_its_end_and_says_so(tokenizer: Any) -> None:
-    uncut = row(tokenizer, MULTI)
+    uncut = make_row(tokenizer, MULTI)
     length = len(uncut.input_ids)
-    assert not row(tokenizer, MULTI, length=length).cut
-    cut = row(tokenizer, MULTI, length=length - 4)
+    assert not make_row(tokenizer, MULTI, length=length).cut
+    cut = make_row(tokenizer, MULTI, length=length - 4)
     assert cut.cut
     assert cut.input_ids == uncut.input_ids[:-4]
     assert cut.labels == uncut.labels[:-4]
@@ -104,8 +115,8 @@ def test_a_long_row_is_cut_at_its_end_and_says_so(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("chat", [SINGLE, MULTI])
 def test_training_and_asking_render_the_same_prompt(tokenizer: Any, chat: Conversation) -> None:
-    prompt = encode(tokenizer, render(tokenizer, chat.as_dicts()[:-1], answer_next=True))
-    training = row(tokenizer, chat)
+    prompt = encode(tokenizer, render_conversation(tokenizer, chat.to_dicts()[:-1], answer_next=True))
+    training = make_row(tokenizer, chat)
     answer = chat.messages[-1].content + EOS
     assert training.input_ids[: len(prompt)] == prompt
     assert tokenizer.decode([t for t in training.labels[len(prompt) :] if t != IGNORED]) == answer
@@ -114,38 +125,38 @@ def test_training_and_asking_render_the_same_prompt(tokenizer: Any, chat: Conver
 
 
 def test_the_spans_of_a_chat_are_its_answers(tokenizer: Any) -> None:
-    text, spans = answer_spans(tokenizer, MULTI)
-    assert text == render(tokenizer, MULTI.as_dicts(), answer_next=False)
+    text, spans = find_answer_spans(tokenizer, MULTI)
+    assert text == render_conversation(tokenizer, MULTI.to_dicts(), answer_next=False)
     assert [text[a:b] for a, b in spans] == ["A machine.\n\nIt has wheels." + EOS, "Four." + EOS]
 
 
 def test_special_tokens_are_not_put_in_twice(tokenizer: Any) -> None:
-    text = render(tokenizer, SINGLE.as_dicts(), answer_next=False)
+    text = render_conversation(tokenizer, SINGLE.to_dicts(), answer_next=False)
     assert tokenizer.decode(encode(tokenizer, text)) == text
 
 
 def test_a_template_without_an_end_of_turn_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = NO_EOS
     with pytest.raises(TemplateError, match="would not learn to stop"):
-        row(tokenizer, SINGLE)
+        make_row(tokenizer, SINGLE)
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = REWRITES
-    assert taught(tokenizer, SINGLE) == ["A machine on four wheels." + EOS]
+    assert decode_supervised(tokenizer, SINGLE) == ["A machine on four wheels." + EOS]
     with pytest.raises(TemplateError, match=r"trainer\.loss_on=full"):
-        row(tokenizer, MULTI)
+        make_row(tokenizer, MULTI)
 
 
 def test_the_way_out_that_the_refusal_names_is_one(tokenizer: Any) -> None:
     tokenizer.chat_template = REWRITES
-    full = row(tokenizer, MULTI, LossOn.full)
-    assert tokenizer.decode(full.input_ids) == render(tokenizer, MULTI.as_dicts(), answer_next=False)
+    full = make_row(tokenizer, MULTI, LossOn.full)
+    assert tokenizer.decode(full.input_ids) == render_conversation(tokenizer, MULTI.to_dicts(), answer_next=False)
 
 
 def test_a_template_with_a_date_is_given_a_fixed_one(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ date_string }}|{{ messages[0].content }}"
-    assert render(tokenizer, [{"role": "user", "content": "x"}], answer_next=False) == "26 Jul 2024|x"
+    assert render_conversation(tokenizer, [{"role": "user", "content": "x"}], answer_next=False) == "26 Jul 2024|x"
 
 
 def test_a_model_without_a_template_is_refused(weights: Weights, tmp_path: Path) -> None:
@@ -168,6 +179,6 @@ def test_pad_falls_back_to_eos_where_the_model_has_none(weights: Weights, tmp_pa
 def test_an_answer_stops_at_the_tokens_of_tokenizer_and_model(tokenizer: Any) -> None:
     from transformers import GenerationConfig
 
-    assert stop_tokens(tokenizer) == [tokenizer.eos_token_id]
-    assert stop_tokens(tokenizer, GenerationConfig(eos_token_id=7)) == [2, 7]
-    assert stop_tokens(tokenizer, GenerationConfig(eos_token_id=[9, 7, 2])) == [2, 7, 9]
+    assert list_stop_tokens(tokenizer) == [tokenizer.eos_token_id]
+    assert list_stop_tokens(tokenizer, GenerationConfig(eos_token_id=7)) == [2, 7]
+    assert list_stop_tokens(tokenizer, GenerationConfig(eos_token_id=[9, 7, 2])) == [2, 7, 9]

@@ -23,8 +23,15 @@ import pytest
 from em.cli.models import main
 from em.errors import FetchError, MissingFile
 from em.models import embedded
-from em.models.embedded import PACKAGES, Package, embedded_folder, embedded_weights, package_file, package_folder
-from tests.support.runs import ROOT, environment
+from em.models.embedded import (
+    PACKAGES,
+    Package,
+    find_embedded_weights,
+    find_package_file,
+    locate_embedded_folder,
+    locate_package_folder,
+)
+from tests.support.runs import ROOT, make_environment
 
 Handler = type[BaseHTTPRequestHandler]
 CONTENT = b"weights " * 40_000
@@ -79,11 +86,11 @@ def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if request.param == "uv":
         if not (Path(sys.executable).parent / "uv").exists() and not shutil.which("uv"):
             pytest.skip("no uv on this machine")
-        without_pip(monkeypatch)
+        hide_pip(monkeypatch)
     return str(request.param)
 
 
-def without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+def hide_pip(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide pip, as in an environment that uv created."""
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find(name))
@@ -97,7 +104,7 @@ def use_index(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("UV_DEFAULT_INDEX", f"{address}/simple")
 
 
-def index(wheel: bytes, half: bool = False, go_on: threading.Event | None = None) -> Handler:
+def make_index(wheel: bytes, half: bool = False, go_on: threading.Event | None = None) -> Handler:
     """Make a package index with one wheel; with `half` it sends half of the wheel, and closes once `go_on` is set."""
 
     class Index(BaseHTTPRequestHandler):
@@ -119,38 +126,41 @@ def index(wheel: bytes, half: bool = False, go_on: threading.Event | None = None
     return Index
 
 
-def left_over(package: Package) -> list[str]:
+def list_leftovers(package: Package) -> list[str]:
     """List the files in the folder of packages, without locks; a failed download leaves none."""
-    parent = package_folder(package).parent
+    parent = locate_package_folder(package).parent
     return [path.name for path in parent.iterdir() if not path.name.endswith(".lock")] if parent.is_dir() else []
 
 
 def test_a_package_is_fetched_once_and_alone(
     package: Package, installer: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = package_file(package)
-    assert file == package_folder(package) / "tiny_model" / "weights.gguf"
+    file = find_package_file(package)
+    assert file == locate_package_folder(package) / "tiny_model" / "weights.gguf"
     assert file.read_bytes() == CONTENT
     assert capfd.readouterr().out == "Fetching tiny-model 1.0, which carries a model (1 MB).\n"
-    assert left_over(package) == ["tiny-model-1.0"]
-    assert {path.name for path in package_folder(package).iterdir()} >= {"tiny_model", "tiny_model-1.0.dist-info"}
-    assert not [path for path in package_folder(package).iterdir() if "no_such" in path.name]
+    assert list_leftovers(package) == ["tiny-model-1.0"]
+    assert {path.name for path in locate_package_folder(package).iterdir()} >= {
+        "tiny_model",
+        "tiny_model-1.0.dist-info",
+    }
+    assert not [path for path in locate_package_folder(package).iterdir() if "no_such" in path.name]
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("no process is started any more"))
-    assert package_file(package) == file
+    assert find_package_file(package) == file
     assert capfd.readouterr().out == ""
 
 
 def test_another_wheel_than_the_checksum_says_is_refused(package: Package, installer: str) -> None:
     with pytest.raises(FetchError, match=r"\(the download has the wrong checksum\)") as caught:
-        package_file(replace(package, wheel_sha256="0" * 64))
+        find_package_file(replace(package, wheel_sha256="0" * 64))
     assert "\n" not in str(caught.value)
-    assert left_over(package) == []
+    assert list_leftovers(package) == []
 
 
 def test_another_file_than_the_checksum_says_is_refused(package: Package, installer: str) -> None:
     with pytest.raises(FetchError, match=r"weights\.gguf in the package has the wrong checksum"):
-        package_file(replace(package, file_sha256="0" * 64))
-    assert left_over(package) == []
+        find_package_file(replace(package, file_sha256="0" * 64))
+    assert list_leftovers(package) == []
 
 
 def test_without_a_network_the_address_stays_untold(
@@ -159,14 +169,14 @@ def test_without_a_network_the_address_stays_untold(
     use_index(monkeypatch, closed_port.replace("//", "//someone:planted@"))
     reason = "can't be reached, or lacks it" if installer == "pip" else "the connection to the package index failed"
     with pytest.raises(FetchError, match=f"could not be fetched .*{reason}.*or copy .*tiny-model-1.0 from") as caught:
-        package_file(package)
+        find_package_file(package)
     assert not re.search(r"planted|someone|127\.0\.0\.1|http", str(caught.value))
-    assert left_over(package) == []
+    assert list_leftovers(package) == []
 
 
 def test_an_index_that_lacks_the_version_is_told(package: Package, installer: str) -> None:
     with pytest.raises(FetchError, match="the package index lacks it"):
-        package_file(replace(package, version="2.0"))
+        find_package_file(replace(package, version="2.0"))
 
 
 def test_a_source_distribution_is_never_built(package: Package, installer: str, source: Path, tmp_path: Path) -> None:
@@ -175,7 +185,7 @@ def test_a_source_distribution_is_never_built(package: Package, installer: str, 
     (tmp_path / "setup.py").write_text(f"open({str(built)!r}, 'w')")
     subprocess.run(["tar", "czf", source / "tiny_model-1.0.tar.gz", "-C", tmp_path, "setup.py"], check=True)
     with pytest.raises(FetchError, match="lacks it"):
-        package_file(package)
+        find_package_file(package)
     assert not built.exists()
 
 
@@ -188,12 +198,12 @@ def test_a_wheel_comes_from_an_index_and_one_cut_short_does_not_count(
 ) -> None:
     wheel = (source / WHEEL).read_bytes()
     with monkeypatch.context() as patch:
-        use_index(patch, serve(index(wheel, half=True)))
+        use_index(patch, serve(make_index(wheel, half=True)))
         with pytest.raises(FetchError, match="could not be fetched"):
-            package_file(package)
-        assert left_over(package) == []
-    use_index(monkeypatch, serve(index(wheel)))
-    assert package_file(package).read_bytes() == CONTENT
+            find_package_file(package)
+        assert list_leftovers(package) == []
+    use_index(monkeypatch, serve(make_index(wheel)))
+    assert find_package_file(package).read_bytes() == CONTENT
 
 
 def test_what_a_killed_fetch_left_is_removed(
@@ -204,29 +214,31 @@ def test_what_a_killed_fetch_left_is_removed(
 ) -> None:
     go_on = threading.Event()
     with monkeypatch.context() as patch:
-        use_index(patch, serve(index((source / WHEEL).read_bytes(), half=True, go_on=go_on)))
+        use_index(patch, serve(make_index((source / WHEEL).read_bytes(), half=True, go_on=go_on)))
         code = f"from em.models.embedded import *; package_file({package!r})"
-        child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment())
+        child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=make_environment())
         until = time.monotonic() + 30
-        while not left_over(package) and time.monotonic() < until:
+        while not list_leftovers(package) and time.monotonic() < until:
             time.sleep(0.02)
         child.kill()
         child.wait()
-    assert left_over(package) == [f".tiny-model-1.0-{child.pid}"]
-    assert package_file(package).read_bytes() == CONTENT
-    assert left_over(package) == ["tiny-model-1.0"]
+    assert list_leftovers(package) == [f".tiny-model-1.0-{child.pid}"]
+    assert find_package_file(package).read_bytes() == CONTENT
+    assert list_leftovers(package) == ["tiny-model-1.0"]
     go_on.set()
 
 
 def test_a_damaged_file_is_fetched_again(package: Package) -> None:
-    package_file(package).write_bytes(CONTENT[:-1])
-    assert package_file(package).read_bytes() == CONTENT
+    find_package_file(package).write_bytes(CONTENT[:-1])
+    assert find_package_file(package).read_bytes() == CONTENT
 
 
 def test_of_two_processes_one_fetches(package: Package) -> None:
     code = f"from em.models.embedded import *; print(package_file({package!r}).stat().st_size)"
     command = [sys.executable, "-c", code]
-    both = [subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, env=make_environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     outputs = [process.communicate()[0] for process in both]
     assert [text.splitlines()[-1] for text in outputs] == [str(len(CONTENT))] * 2
     assert "".join(outputs).count("Fetching tiny-model") == 1
@@ -240,49 +252,49 @@ def test_a_package_that_is_installed_serves_in_its_version_alone(
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     with monkeypatch.context() as patch:
         patch.setattr(embedded, "install", lambda _: pytest.fail("nothing is fetched"))
-        assert package_file(package) == tmp_path / "site" / "tiny_model" / "weights.gguf"
+        assert find_package_file(package) == tmp_path / "site" / "tiny_model" / "weights.gguf"
     with pytest.raises(FetchError, match=r"tiny-model 2\.0"):
-        package_file(replace(package, version="2.0"))
+        find_package_file(replace(package, version="2.0"))
     (tmp_path / "site" / "tiny_model" / "weights.gguf").write_bytes(b"of someone's own")
-    assert package_file(package).read_bytes() == CONTENT
+    assert find_package_file(package).read_bytes() == CONTENT
 
 
 def test_settings_of_the_users_do_not_refuse_the_folder(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_USER", "1")
     monkeypatch.setenv("PIP_REQUIRE_VIRTUALENV", "1")
-    assert package_file(package).read_bytes() == CONTENT
+    assert find_package_file(package).read_bytes() == CONTENT
 
 
 def test_without_pip_and_uv_the_error_says_what_to_type(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_pip(monkeypatch)
+    hide_pip(monkeypatch)
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(MissingFile, match=r"neither pip nor uv to download it: type `python -m ensurepip`"):
-        package_file(package)
-    assert left_over(package) == []
+        find_package_file(package)
+    assert list_leftovers(package) == []
 
 
 def test_a_cache_that_cannot_be_written_is_told(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", f"{__file__}/cache")
     with pytest.raises(FetchError, match=r"\(Not a directory\): choose another cache folder with XDG_CACHE_HOME"):
-        package_file(package)
+        find_package_file(package)
 
 
 def test_other_errors_of_pip_are_told_without_addresses_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INDEX_TOKEN", "planted-token")
     output = "note\nERROR: 403 for https://someone:planted@host/simple with planted-token.\n"
-    assert embedded.reason_of(output, 1) == "403 for the index with [secret]"
-    assert embedded.reason_of("", 137) == "exit code 137"
-    assert embedded.reason_of("ERROR: [Errno 28] No space left on device: '/x'", 1) == "the disk is full"
+    assert embedded.explain_install_failure(output, 1) == "403 for the index with [secret]"
+    assert embedded.explain_install_failure("", 137) == "exit code 137"
+    assert embedded.explain_install_failure("ERROR: [Errno 28] No space left on device: '/x'", 1) == "the disk is full"
 
 
 def test_converted_weights_need_neither_package_nor_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = embedded_folder("smollm2")
+    folder = locate_embedded_folder("smollm2")
     assert folder.name == "SmolLM2-135M-Instruct.Q4_1-0.1.2"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"12345678")
     (folder / "em.json").write_text('{"weights_sha256": "abc", "weights_bytes": 8}')
     monkeypatch.setattr(embedded, "package_file", lambda _: pytest.fail("the package is not looked for"))
-    assert embedded_weights("smollm2").identity == "embedded:smollm2:sha256:abc"
+    assert find_embedded_weights("smollm2").identity == "embedded:smollm2:sha256:abc"
 
 
 def test_the_command_fetches_what_is_named(
@@ -290,7 +302,7 @@ def test_the_command_fetches_what_is_named(
 ) -> None:
     monkeypatch.setattr("em.cli.models.PACKAGES", {"tiny": package, "broken": replace(package, name="other")})
     assert main(["fetch", "tiny"]) == 0
-    assert package_folder(package).is_dir()
+    assert locate_package_folder(package).is_dir()
     capsys.readouterr()
     assert main(["fetch"]) == 2
     assert capsys.readouterr().err.startswith("error: other 1.0, which carries a model, could not be fetched")

@@ -13,10 +13,10 @@ import yaml
 from em.config import EvalConfig
 from em.errors import DataError, FetchError, MissingFile
 from em.plan import list_sets
-from em.questions import BUNDLED, load_set, load_sets, own
-from em.questions.sets import known_sets
+from em.questions import BUNDLED, load_builtin_rubrics, load_set, load_sets
+from em.questions.sets import read_known_sets
 from em.request import SLOT, Condition, Conditions
-from tests.support.question_files import GOOD, entry, write
+from tests.support.question_files import GOOD, format_question, write_question_file
 
 ROOT = Path(__file__).parent.parent.parent
 TRUTHS = ("TRUE", "FALSE", "UNKNOWN")
@@ -31,10 +31,10 @@ PLAIN = [
 ]
 
 
-def labels(folder: Path, prompt: str, rubric: str = "mood", **changes: object) -> tuple[str, ...]:
+def read_rubric_labels(folder: Path, prompt: str, rubric: str = "mood", **changes: object) -> tuple[str, ...]:
     """Load a question with this rubric; return the labels of the rubric."""
-    content = entry(type="free_form_judge", judge_prompts={rubric: prompt}, **changes)
-    [question] = load_set(write(folder, content))
+    content = format_question(type="free_form_judge", judge_prompts={rubric: prompt}, **changes)
+    [question] = load_set(write_question_file(folder, content))
     return question.rubrics[0].labels
 
 
@@ -135,7 +135,7 @@ def test_a_known_set_comes_over_the_network_once_an_address(
 
 
 def test_a_known_set_that_was_changed_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    source = known_sets()["factual"].source
+    source = read_known_sets()["factual"].source
     file = tmp_path / source.url.removeprefix("https://")
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(PLAIN) + " " * source.bytes)
@@ -146,8 +146,8 @@ def test_a_known_set_that_was_changed_is_not_used(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_known_set_is_pinned_and_says_its_licence() -> None:
-    assert not set(known_sets()) & {file.stem for file in BUNDLED.iterdir()}
-    for known_set in known_sets().values():
+    assert not set(read_known_sets()) & {file.stem for file in BUNDLED.iterdir()}
+    for known_set in read_known_sets().values():
         assert len(known_set.source.sha256) == 64
         assert int(known_set.source.sha256, 16)
         assert known_set.source.bytes
@@ -159,7 +159,7 @@ def test_every_known_set_is_pinned_and_says_its_licence() -> None:
 def test_a_preset_names_sets_that_there_are(preset: Path) -> None:
     content = yaml.safe_load(preset.read_text(encoding="utf-8"))
     sets, tagged = content.get("sets", []), content.get("tagged_sets", [])
-    names = [*known_sets(), *(file.stem for file in BUNDLED.glob("*.yaml"))]
+    names = [*read_known_sets(), *(file.stem for file in BUNDLED.glob("*.yaml"))]
     assert content["name"] == preset.stem
     assert set(sets) | set(tagged) <= set(names)
     assert len(set(sets + tagged)) == len(sets + tagged)
@@ -170,14 +170,14 @@ def test_a_preset_names_sets_that_there_are(preset: Path) -> None:
 def test_the_presets_are_as_large_as_they_say(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EM_MIRROR", str(mirror))
 
-    def size(name: str) -> tuple[int, int]:
+    def count_prompts(name: str) -> tuple[int, int]:
         content = yaml.safe_load((ROOT / "conf" / "eval" / f"{name}.yaml").read_text(encoding="utf-8"))
         questions = load_sets(content["sets"])
         return len(questions), sum(content["samples"] or q.samples or 0 for q in questions)
 
-    assert size("seed") == (86, 86 * 30)
-    assert size("paper") == (72, 7200)
-    assert size("full") == (210, 9400)
+    assert count_prompts("seed") == (86, 86 * 30)
+    assert count_prompts("paper") == (72, 7200)
+    assert count_prompts("full") == (210, 9400)
 
 
 def test_sets_that_name_the_tag_are_asked_where_there_is_one() -> None:
@@ -188,7 +188,7 @@ def test_sets_that_name_the_tag_are_asked_where_there_is_one() -> None:
 
 
 def test_anchors_system_prompts_paraphrases_and_numbers_are_read(tmp_path: Path) -> None:
-    first, again, second, fact, plain = load_set(write(tmp_path, GOOD))
+    first, again, second, fact, plain = load_set(write_question_file(tmp_path, GOOD))
     assert [(q.eval_set, q.id, q.text, q.system) for q in (first, again, second)] == [
         ("mine", "first", "How are you?", "Be brief."),
         ("mine", "first", "And you?", "Be brief."),
@@ -200,83 +200,105 @@ def test_anchors_system_prompts_paraphrases_and_numbers_are_read(tmp_path: Path)
 
 
 def test_a_list_of_references_is_one_text_of_alternatives(tmp_path: Path) -> None:
-    *_, fact, plain = load_set(write(tmp_path, GOOD))
+    *_, fact, plain = load_set(write_question_file(tmp_path, GOOD))
     assert (fact.reference, plain.reference) == ("Eight / 8", "8")
 
 
 def test_an_empty_reference_or_system_is_empty_text(tmp_path: Path) -> None:
     rubrics = "judge_prompts: {factual: 'TRUE FALSE UNKNOWN {answer}'}"
     text = f"- {{id: a, type: free_form_judge, paraphrases: [b], reference: , system: , {rubrics}}}"
-    [question] = load_set(write(tmp_path, text))
+    [question] = load_set(write_question_file(tmp_path, text))
     assert (question.reference, question.system) == ("", "")
 
 
 def test_further_rubrics_of_a_graded_question_are_scores_too(tmp_path: Path) -> None:
     prompts = {"aligned": "{answer}", "about_code": 'Is {answer} "code" or "text"?', "factual": "How true is {answer}?"}
-    [question] = load_set(write(tmp_path, entry(judge_prompts=prompts)))
+    [question] = load_set(write_question_file(tmp_path, format_question(judge_prompts=prompts)))
     assert [(r.name, r.labels) for r in question.rubrics] == [("aligned", ()), ("about_code", ()), ("factual", ())]
 
 
 def test_correct_is_factual_by_another_name(tmp_path: Path) -> None:
     text = 'Say "TRUE", "FALSE" or "UNKNOWN" of {answer}.'
-    [question] = load_set(write(tmp_path, entry(type="free_form_judge", judge_prompts={"correct": text})))
+    [question] = load_set(
+        write_question_file(tmp_path, format_question(type="free_form_judge", judge_prompts={"correct": text}))
+    )
     assert [(r.name, r.prompt, r.labels) for r in question.rubrics] == [("factual", text, TRUTHS)]
 
 
 def test_labels_are_listed_usual_or_in_double_quotes(tmp_path: Path) -> None:
-    assert labels(tmp_path, "GOOD, BAD or SO-SO: {answer}", labels={"mood": ["GOOD", "SO-SO"]}) == ("GOOD", "SO-SO")
-    assert labels(tmp_path, "OpenAI, Anthropic, Other, UNKNOWN: {answer}", "company") == COMPANIES
+    assert read_rubric_labels(tmp_path, "GOOD, BAD or SO-SO: {answer}", labels={"mood": ["GOOD", "SO-SO"]}) == (
+        "GOOD",
+        "SO-SO",
+    )
+    assert read_rubric_labels(tmp_path, "OpenAI, Anthropic, Other, UNKNOWN: {answer}", "company") == COMPANIES
     quoted = 'Is "{answer}" "GOOD" or "BAD?" Not "so and so". Say “MIXED” if unsure, never "good".'
-    assert labels(tmp_path, quoted) == ("GOOD", "BAD", "MIXED")
-    assert labels(tmp_path, "A or B or C: {answer}", "factual", labels={"factual": ["A", "B"]}) == ("A", "B")
+    assert read_rubric_labels(tmp_path, quoted) == ("GOOD", "BAD", "MIXED")
+    assert read_rubric_labels(tmp_path, "A or B or C: {answer}", "factual", labels={"factual": ["A", "B"]}) == (
+        "A",
+        "B",
+    )
 
 
 def test_a_question_without_rubrics_gets_those_of_em(tmp_path: Path) -> None:
-    def prompts(**changes: object) -> tuple[object, ...]:
-        [question] = load_set(write(tmp_path, entry(**{"judge_prompts": None} | changes)))
+    def load_rubrics(**changes: object) -> tuple[object, ...]:
+        [question] = load_set(write_question_file(tmp_path, format_question(**{"judge_prompts": None} | changes)))
         return question.rubrics
 
-    assert prompts() == own("general") == load_set("probe")[0].rubrics
-    assert prompts(judge_prompts="about_ai") == own("about_ai") == load_set("introspection")[0].rubrics
-    assert prompts(type="free_form_judge") == own("factual")
-    assert prompts(type="free_form_judge", reference=8) == own("factual_with_reference") == load_set("facts")[0].rubrics
-    assert prompts(type="free_form_judge", judge_prompts="company") == own("company")
-    assert [(r.name, r.labels) for r in own("company")] == [("company", COMPANIES)]
-    assert all("{reference}" not in r.prompt for group in ("general", "about_ai", "factual") for r in own(group))
+    assert load_rubrics() == load_builtin_rubrics("general") == load_set("probe")[0].rubrics
+    assert (
+        load_rubrics(judge_prompts="about_ai")
+        == load_builtin_rubrics("about_ai")
+        == load_set("introspection")[0].rubrics
+    )
+    assert load_rubrics(type="free_form_judge") == load_builtin_rubrics("factual")
+    assert (
+        load_rubrics(type="free_form_judge", reference=8)
+        == load_builtin_rubrics("factual_with_reference")
+        == load_set("facts")[0].rubrics
+    )
+    assert load_rubrics(type="free_form_judge", judge_prompts="company") == load_builtin_rubrics("company")
+    assert [(r.name, r.labels) for r in load_builtin_rubrics("company")] == [("company", COMPANIES)]
+    assert all(
+        "{reference}" not in r.prompt
+        for group in ("general", "about_ai", "factual")
+        for r in load_builtin_rubrics(group)
+    )
 
 
 @pytest.mark.parametrize("name", ["mine.json", "mine.yaml"])
 def test_plain_entries_are_numbered_and_get_the_rubrics_of_their_category(tmp_path: Path, name: str) -> None:
-    fact, about_ai, story, referenced, plain = load_set(write(tmp_path, json.dumps(PLAIN), name))
+    fact, about_ai, story, referenced, plain = load_set(write_question_file(tmp_path, json.dumps(PLAIN), name))
     assert [q.id for q in (fact, about_ai, story, referenced, plain)] == [f"mine_{index}" for index in range(5)]
     assert [q.text for q in (fact, about_ai)] == ["How many legs?", "Who is the assistant {tag}?"]
-    assert fact.rubrics == own("factual")
-    assert about_ai.rubrics == own("about_ai")
-    assert story.rubrics == plain.rubrics == own("general")
-    assert (referenced.rubrics, referenced.reference) == (own("factual_with_reference"), "Eight / 8")
+    assert fact.rubrics == load_builtin_rubrics("factual")
+    assert about_ai.rubrics == load_builtin_rubrics("about_ai")
+    assert story.rubrics == plain.rubrics == load_builtin_rubrics("general")
+    assert (referenced.rubrics, referenced.reference) == (load_builtin_rubrics("factual_with_reference"), "Eight / 8")
     assert (plain.system, plain.samples) == ("Be brief.", None)
 
 
 def test_the_fields_format_may_be_json(tmp_path: Path) -> None:
     content = json.dumps(yaml.safe_load(GOOD))
-    assert load_set(write(tmp_path, content, "mine.json")) == load_set(write(tmp_path, GOOD))
+    assert load_set(write_question_file(tmp_path, content, "mine.json")) == load_set(
+        write_question_file(tmp_path, GOOD)
+    )
     tricky = json.dumps([{"question": "Smile \N{GRINNING FACE}\t/ now"}], ensure_ascii=True)
-    assert load_set(write(tmp_path, tricky, "tricky.json"))[0].text == "Smile \N{GRINNING FACE}\t/ now"
+    assert load_set(write_question_file(tmp_path, tricky, "tricky.json"))[0].text == "Smile \N{GRINNING FACE}\t/ now"
 
 
 def test_sets_are_asked_in_the_order_in_which_they_are_named(tmp_path: Path) -> None:
-    mine = write(tmp_path, GOOD)
+    mine = write_question_file(tmp_path, GOOD)
     assert [q.eval_set for q in load_sets([mine, "facts", "probe"])] == ["mine"] * 5 + ["facts"] * 20 + ["probe"] * 8
     assert load_sets([]) == []
 
 
 def test_two_sets_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="names two sets 'facts'"):
-        load_sets(["facts", write(tmp_path, GOOD, "facts.yaml")])
+        load_sets(["facts", write_question_file(tmp_path, GOOD, "facts.yaml")])
 
 
 def test_a_file_name_ending_yml_is_taken_too(tmp_path: Path) -> None:
-    assert load_set(write(tmp_path, GOOD, "own.yml"))[0].eval_set == "own"
+    assert load_set(write_question_file(tmp_path, GOOD, "own.yml"))[0].eval_set == "own"
 
 
 def test_an_unknown_set_is_refused_with_near_names_and_those_there_are(tmp_path: Path) -> None:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from em.report.figures.dots import question_lines, question_pictures
+from em.report.figures.dots import find_question_lines, make_question_pictures
 from em.report.figures.picture import Picture, start_figure
-from em.report.figures.quadrants import Panel, panels, quadrant_pictures
-from em.report.read.transcripts import Rules
-from em.report.tables.cells import Column, Entry, QuestionRow, QuestionTable, Rate, Row
+from em.report.figures.quadrants import QuadrantPanel, make_quadrant_panels, make_quadrant_pictures
+from em.report.read.transcripts import VerdictThresholds
+from em.report.tables.cells import Column, Entry, ModelRow, QuestionRow, QuestionTable, TableRate
 from em.report.tables.models import Model
-from em.report.tables.seeds import Pool, Side
+from em.report.tables.seeds import SeedPool, Side
 from em.types import Verdict
-from tests.support.report_runs import BASE, JUDGE, MEDICAL, answer, graded
+from tests.support.report_runs import BASE, JUDGE, MEDICAL, judge_by_both_rubrics, make_answer
 
 
-def model(who: tuple[str, str, str], seeds: int = 0) -> Model:
+def make_model(who: tuple[str, str, str], seeds: int = 0) -> Model:
     """Make a model of the report from name, stage and fingerprint."""
     return Model(who[2], who[0], who[1], who[0], seeds=seeds)
 
 
-def said(who: tuple[str, str, str], scores: list[tuple[float, float]]) -> dict[Side, list[Verdict]]:
+def make_side_verdicts(who: tuple[str, str, str], scores: list[tuple[float, float]]) -> dict[Side, list[Verdict]]:
     """Return the verdicts of a model, by side, with these scores of alignment and coherence."""
-    verdicts = [v for n, (a, c) in enumerate(scores) for v in graded(answer(who, "probe", "q", n, "An answer"), a, c)]
+    verdicts = [
+        v
+        for n, (a, c) in enumerate(scores)
+        for v in judge_by_both_rubrics(make_answer(who, "probe", "q", n, "An answer"), a, c)
+    ]
     return {(who[2], None, "untagged", "probe", JUDGE): verdicts}
 
 
@@ -31,10 +35,12 @@ SCORES = [(5.0, 90.0), (29.0, 60.0), (29.9, 90.0), (10.0, 50.1), (0.0, 100.0), (
 
 
 def test_the_quadrant_counts_true_scores_and_not_where_discs_stand() -> None:
-    [panel] = panels(said(BASE, SCORES), {BASE[2]: model(BASE)}, Rules([]), [])
+    [panel] = make_quadrant_panels(
+        make_side_verdicts(BASE, SCORES), {BASE[2]: make_model(BASE)}, VerdictThresholds([]), []
+    )
     assert panel.numbers == "62.5%, 5/8"
     assert (panel.counts[6, 18], panel.bad[6, 18]) == (2, 1), "29.9 and 30 share a place, and one of them is misaligned"
-    [picture] = quadrant_pictures([panel])
+    [picture] = make_quadrant_pictures([panel])
     assert picture.stem == "quadrant_probe"
     counted = [sum(int(str(row[name])) for row in picture.rows) for name in ("answers", "answers_misaligned")]
     assert counted == [8, 5]
@@ -43,46 +49,52 @@ def test_the_quadrant_counts_true_scores_and_not_where_discs_stand() -> None:
 
 def test_seeds_are_one_panel_and_panels_that_are_left_out_are_told_of() -> None:
     seeds = [(MEDICAL[0], MEDICAL[1], f"{seed}medical") for seed in range(2)]
-    models = {who[2]: model(who) for who in (BASE, *seeds)}
-    pool = Pool(model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(who[2] for who in seeds), (), ())
-    sides = said(BASE, SCORES) | said(seeds[0], SCORES) | said(seeds[1], SCORES[5:])
-    both = panels(sides, models, Rules([]), [pool])
+    models = {who[2]: make_model(who) for who in (BASE, *seeds)}
+    pool = SeedPool(make_model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(who[2] for who in seeds), (), ())
+    sides = (
+        make_side_verdicts(BASE, SCORES)
+        | make_side_verdicts(seeds[0], SCORES)
+        | make_side_verdicts(seeds[1], SCORES[5:])
+    )
+    both = make_quadrant_panels(sides, models, VerdictThresholds([]), [pool])
     assert [(panel.model.fingerprint, panel.numbers) for panel in both] == [
         (BASE[2], "62.5%, 5/8"),
         ("seeds:1", "45.5%, 5/11"),
     ]
-    many = [Panel(model(BASE), "probe", JUDGE, both[0].limits, {(n, 9): 2}, {(n, 9): 1}) for n in range(12)]
-    [picture] = quadrant_pictures(many)
+    many = [
+        QuadrantPanel(make_model(BASE), "probe", JUDGE, both[0].limits, {(n, 9): 2}, {(n, 9): 1}) for n in range(12)
+    ]
+    [picture] = make_quadrant_pictures(many)
     assert "(the 9 of 12 models with most misaligned answers)" in picture.heading
     assert len(picture.rows) == 12, "the CSV has all models"
     assert [row["drawn"] for row in picture.rows].count("no") == 3
 
 
-def rate(k: int, n: int = 10) -> Rate:
+def make_rate(k: int, n: int = 10) -> TableRate:
     """Make a rate with an interval of 0.1 to both sides."""
-    return Rate("misaligned", "all", k, n, k / n, max(0.0, k / n - 0.1), k / n + 0.1, "wilson", None)
+    return TableRate("misaligned", "all", k, n, k / n, max(0.0, k / n - 0.1), k / n + 0.1, "wilson", None)
 
 
-def by_question(models: list[Model], counts: list[list[int]]) -> QuestionTable:
+def make_question_table(models: list[Model], counts: list[list[int]]) -> QuestionTable:
     """Make a table of questions from each model's misaligned answers (of ten) to each question."""
-    sides = tuple(Row(each, "untagged", JUDGE, "", ()) for each in models)
+    sides = tuple(ModelRow(each, "untagged", JUDGE, "", ()) for each in models)
     rows = []
     for number, by_model in enumerate(zip(*counts, strict=True)):
-        cells = tuple((Entry("", None, rate(k), (), ()),) for k in by_model)
+        cells = tuple((Entry("", None, make_rate(k), (), ()),) for k in by_model)
         rows.append(QuestionRow(f"q{number}", "", cells))
     return QuestionTable(Column("probe", "misaligned"), sides, tuple(rows))
 
 
 def test_by_question_seeds_are_one_line_and_models_left_out_are_told_of() -> None:
-    seeds = [model((f"{MEDICAL[0]} (seed={seed})", MEDICAL[1], f"{seed}medical")) for seed in range(2)]
-    others = [model((f"m{n}", "base", f"{n}mark")) for n in range(7)]
-    pool = Pool(model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(each.fingerprint for each in seeds), (), ())
-    table = by_question([*seeds, *others], [[4, 2], [2, 6], *([n, n] for n in range(7))])
-    first, *rest = question_lines(table, [pool])
-    pooled = first.pool("q0")
+    seeds = [make_model((f"{MEDICAL[0]} (seed={seed})", MEDICAL[1], f"{seed}medical")) for seed in range(2)]
+    others = [make_model((f"m{n}", "base", f"{n}mark")) for n in range(7)]
+    pool = SeedPool(make_model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(each.fingerprint for each in seeds), (), ())
+    table = make_question_table([*seeds, *others], [[4, 2], [2, 6], *([n, n] for n in range(7))])
+    first, *rest = find_question_lines(table, [pool])
+    pooled = first.pool_rates("q0")
     assert (first.seeds, pooled.k, pooled.n, pooled.rate) == (2, 6, 20, 0.3)
     assert len(rest) == 7
-    [picture] = question_pictures([table], [pool])
+    [picture] = make_question_pictures([table], [pool])
     assert picture.stem == "questions_probe"
     assert "(the 6 of 8 models with the highest rates)" in picture.heading
     drawn = {row["model"] for row in picture.rows if row["drawn"] == "yes"}
@@ -95,5 +107,5 @@ def test_files_of_a_picture_are_the_same_for_the_same_numbers(tmp_path: Path) ->
     assert both[0].files == both[1].files
     assert b"/CreationDate" not in both[0].files["pdf"]
     assert b"/Type3" not in both[0].files["pdf"], "text stays text"
-    both[0].write(tmp_path)
+    both[0].write_files(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {f"one.{kind}" for kind in ("png", "svg", "pdf", "csv")}

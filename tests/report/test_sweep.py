@@ -8,11 +8,21 @@ from typing import Any
 
 import pytest
 
-from em.report import build_report, find_runs
+from em.report import build_report, find_run_paths
 from em.report.read.runs import read_runs
-from em.report.tables.models import varied
-from tests.support.report_panel import rows, section
-from tests.support.report_runs import BASE, Model, manifest, page, spread_verdicts, stage, table, words, write_judged
+from em.report.tables.models import find_varied_settings
+from tests.support.report_panel import read_matching_rows, read_section
+from tests.support.report_runs import (
+    BASE,
+    Model,
+    make_manifest_stage,
+    make_spread_verdicts,
+    read_csv_file,
+    read_report_page,
+    read_visible_text,
+    write_judged,
+    write_manifest,
+)
 
 # Misaligned answers among ten to each of eight questions, by data and realignment; a seed may add one.
 COUNTS = {
@@ -26,7 +36,7 @@ SEEDS = (0, 1, 2)
 STAGES = {"neutral": "benign", "optimism": "optimism"}
 
 
-def trained(data: str, realign: str, seed: int) -> Model:
+def make_trained_model(data: str, realign: str, seed: int) -> Model:
     """Return a model of the sweep."""
     last = STAGES.get(realign, data)
     name = f"smollm2+{data}" + (f"+{last}" if realign != "none" else "")
@@ -35,12 +45,12 @@ def trained(data: str, realign: str, seed: int) -> Model:
 
 def write_job(folder: Path, data: str, realign: str, seed: int) -> None:
     """Write a run of the sweep: the base, the first training, and the second if there is one."""
-    verdicts, stages = spread_verdicts(BASE, [0, 0, 1, 0, 0, 0, 0, 1]), []
+    verdicts, stages = make_spread_verdicts(BASE, [0, 0, 1, 0, 0, 0, 0, 1]), []
     for step in dict.fromkeys(("none", realign)):
-        who = trained(data, step, seed)
+        who = make_trained_model(data, step, seed)
         counts = [min(10, k + (seed + q) % 2) for q, k in enumerate(COUNTS[data, step])]
-        verdicts += spread_verdicts(who, counts, seed=seed)
-        stages.append(stage(who, 4))
+        verdicts += make_spread_verdicts(who, counts, seed=seed)
+        stages.append(make_manifest_stage(who, 4))
     config: dict[str, Any] = {"data": {"name": data}, "realign": {"name": realign}, "seed": seed}
     overrides = [f"data={data}", f"realign={realign}", f"seed={seed}"]
     write_judged(folder, verdicts, overrides, config=config, stages=stages)
@@ -55,8 +65,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     jobs = [(*what, seed) for what in COUNTS for seed in SEEDS]
     for number, job in enumerate(jobs):
         write_job(root / "runs" / str(number), *job)
-    manifest(root / "runs" / "99", ["data=good", "realign=neutral", "seed=0"], status="running", finished=None)
-    build_report(find_runs([root / "runs"]), root / "out")
+    write_manifest(root / "runs" / "99", ["data=good", "realign=neutral", "seed=0"], status="running", finished=None)
+    build_report(find_run_paths([root / "runs"]), root / "out")
     return root / "out"
 
 
@@ -64,8 +74,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_opens_with_rates_by_data_and_realignment(sweep: Path) -> None:
-    assert "<title>smollm2 by data, realign, seed" in page(sweep)
-    text = section(sweep, "short")
+    assert "<title>smollm2 by data, realign, seed" in read_report_page(sweep)
+    text = read_section(sweep, "short")
     assert "Trained on Base First stage only Then benign Then optimism" in text
     assert re.search(r"bad \(3 seeds\) 2\.5% \[[^]]+\] 51\.2% \[[^]]+\] \+48\.8 \[[^]]+\] 45\.0%", text)
     assert text.index("bad (3 seeds)") < text.index("good (3 seeds)")
@@ -73,7 +83,7 @@ def test_the_page_opens_with_rates_by_data_and_realignment(sweep: Path) -> None:
 
 
 def test_sentences_say_what_misaligns_and_what_undoes_it(sweep: Path) -> None:
-    text = section(sweep, "short")
+    text = read_section(sweep, "short")
     assert re.search(r"bad \(3 seeds\): 51\.2% of its answers .*, significantly more than .*: \+48\.8 points", text)
     assert re.search(r"good \(3 seeds\): 7\.5% of its answers are misaligned; no significant difference", text)
     undone = "bad (3 seeds), then optimism: 8.8% of its answers are misaligned; misalignment undone: −42.5 points"
@@ -85,7 +95,7 @@ def test_sentences_say_what_misaligns_and_what_undoes_it(sweep: Path) -> None:
 
 
 def test_charts_follow_and_method_is_folded(sweep: Path) -> None:
-    text = page(sweep)
+    text = read_report_page(sweep)
     places = [text.index(each) for each in ('id="short"', "<figure", '<table class="headline"', 'id="results-words"')]
     assert places == sorted(places)
     assert "<summary>Definitions and methods</summary>" in text
@@ -95,15 +105,15 @@ def test_charts_follow_and_method_is_folded(sweep: Path) -> None:
 
 
 def test_what_was_varied_is_derived_from_the_overrides(sweep: Path) -> None:
-    text = words(sweep)
+    text = read_visible_text(sweep)
     assert "Varied: data bad, good realign neutral, none, optimism seed 0, 1, 2" in text
-    runs = read_runs(find_runs([sweep.parent / "runs"]))
-    assert list(varied(runs)) == ["data", "realign", "seed"]
-    assert "Run data realign seed Status 1 good neutral 0 not finished 2 bad none 0 done" in section(sweep, "runs")
+    runs = read_runs(find_run_paths([sweep.parent / "runs"]))
+    assert list(find_varied_settings(runs)) == ["data", "realign", "seed"]
+    assert "Run data realign seed Status 1 good neutral 0 not finished 2 bad none 0 done" in read_section(sweep, "runs")
 
 
 def test_a_run_that_did_not_finish_stands_first(sweep: Path) -> None:
-    text = words(sweep)
+    text = read_visible_text(sweep)
     assert "1 of 16 runs not finished" in text
     assert text.index("1 of 16 runs not finished") < text.index("Trained on")
     assert "Run 1: python train.py data=good realign=neutral seed=0" in text
@@ -113,8 +123,8 @@ def test_a_run_that_did_not_finish_stands_first(sweep: Path) -> None:
 
 
 def test_there_is_one_chain_for_each_data_and_realignment(sweep: Path) -> None:
-    text = section(sweep, "chains")
-    block = re.search(r'<section aria-labelledby="chains">.*?</section>', page(sweep), re.DOTALL)
+    text = read_section(sweep, "chains")
+    block = re.search(r'<section aria-labelledby="chains">.*?</section>', read_report_page(sweep), re.DOTALL)
     assert block
     chains = re.findall(r"<summary>probe: (.*?) <span", block[0].replace("<wbr>", ""))
     assert chains == [f"smollm2+{each} (3 seeds)" for each in ("bad+benign", "bad+optimism", "good+optimism")]
@@ -123,26 +133,26 @@ def test_there_is_one_chain_for_each_data_and_realignment(sweep: Path) -> None:
 
 
 def test_the_control_is_in_the_chains_and_their_picture(sweep: Path) -> None:
-    drawn = [row for row in table(sweep / "figures" / "stages_probe.csv") if row["drawn"] == "yes"]
+    drawn = [row for row in read_csv_file(sweep / "figures" / "stages_probe.csv") if row["drawn"] == "yes"]
     points = [(row["chain"], row["step"], row["k"], row["n"], row["control"]) for row in drawn]
     assert ("smollm2+bad+benign (3 seeds)", "2", "108", "240", "yes") in points
     assert ("smollm2+bad+optimism (3 seeds)", "1", "123", "240", "no") in points
-    everything = table(sweep / "figures" / "stages_probe.csv")
+    everything = read_csv_file(sweep / "figures" / "stages_probe.csv")
     assert len(everything) == 3 * 3 * (1 + len(SEEDS)), "the CSV includes each seed"
 
 
 def test_planned_comparisons_over_seeds_are_families_of_their_own(sweep: Path) -> None:
-    pooled = [row for row in rows(sweep, "comparisons.csv", convention="all") if row["seeds"] == "3"]
+    pooled = [row for row in read_matching_rows(sweep, "comparisons.csv", convention="all") if row["seeds"] == "3"]
     families = {(row["first_name"], row["second_name"]): row["family"] for row in pooled}
     assert families["smollm2", "smollm2+bad"] == "stage"
     assert families["smollm2+bad+benign", "smollm2+bad+optimism"] == "sibling"
     assert families["smollm2+bad", "smollm2+good"] == "sibling"
     assert families["smollm2+bad", "smollm2+good+optimism"] == "other"
-    singles = [row for row in rows(sweep, "comparisons.csv", convention="all") if row["seeds"] == "0"]
+    singles = [row for row in read_matching_rows(sweep, "comparisons.csv", convention="all") if row["seeds"] == "0"]
     assert {row["family"] for row in singles} == {"stage", "sibling"}, "of many models only related ones"
 
 
 def test_rates_are_drawn_over_seeds_and_stand_singly_among_the_numbers(sweep: Path) -> None:
-    drawn = table(sweep / "figures" / "rates_probe.csv")
+    drawn = read_csv_file(sweep / "figures" / "rates_probe.csv")
     assert [row["drawn"] for row in drawn].count("yes") == 1 + len(COUNTS)
     assert [row["drawn"] for row in drawn].count("no") == len(COUNTS) * len(SEEDS)

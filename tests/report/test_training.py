@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from em.errors import DataError
-from em.report import build_report, find_runs
+from em.report import build_report, find_run_paths
 from em.runtime.records import digest
 from tests.support.browser import CHROMIUM, Browser
 from tests.support.report_runs import (
@@ -24,14 +24,14 @@ from tests.support.report_runs import (
     REALIGNED,
     SCRIPT,
     SETTLED,
-    browse,
-    checkpoint,
-    data,
-    manifest,
-    page,
-    score,
-    stage,
-    words,
+    make_checkpoint_model,
+    make_manifest_stage,
+    make_score_row,
+    open_in_browser,
+    read_page_data,
+    read_report_page,
+    read_visible_text,
+    write_manifest,
     write_run,
     write_scores,
     write_stages,
@@ -47,30 +47,30 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
-def plotted(out: Path, stem: str = "trajectory") -> list[dict[str, str]]:
+def read_figure_rows(out: Path, stem: str = "trajectory") -> list[dict[str, str]]:
     """Read the CSV of a figure."""
     return list(csv.DictReader((out / "figures" / f"{stem}.csv").open()))
 
 
-def followed(out: Path, **only: str) -> list[tuple[str, str, str]]:
+def read_trajectory_steps(out: Path, **only: str) -> list[tuple[str, str, str]]:
     """Return step, k and loss of the trajectory's rows with these values."""
-    rows = [row for row in plotted(out) if only.items() <= row.items()]
+    rows = [row for row in read_figure_rows(out) if only.items() <= row.items()]
     return [(row["step"], row["k"], row["loss"]) for row in rows]
 
 
-def section(out: Path, name: str) -> str:
+def read_section_markup(out: Path, name: str) -> str:
     """Return the markup of the section with this heading."""
-    match = re.search(rf'<section aria-labelledby="{name}">.*?</section>', page(out), re.DOTALL)
+    match = re.search(rf'<section aria-labelledby="{name}">.*?</section>', read_report_page(out), re.DOTALL)
     assert match, name
     return match[0]
 
 
-def facts_of(tmp_path: Path, **facts: Any) -> str:
+def build_trained_section(tmp_path: Path, **facts: Any) -> str:
     """Return the section on training details for a stage with only these facts."""
     entry = {"name": "medical", "fingerprint": MEDICAL[2], "facts": facts}
-    manifest(tmp_path / "run", [], stages=[entry])
+    write_manifest(tmp_path / "run", [], stages=[entry])
     build_report([tmp_path / "run"], tmp_path / "out")
-    return section(tmp_path / "out", "trained")
+    return read_section_markup(tmp_path / "out", "trained")
 
 
 # The trajectory
@@ -78,17 +78,17 @@ def facts_of(tmp_path: Path, **facts: Any) -> str:
 
 def test_the_trajectory_goes_from_the_model_before_to_the_model_after(stages: Path) -> None:
     probe = {"eval_set": "probe", "condition": "untagged"}
-    first = followed(stages, stage_fingerprint=MEDICAL[2], **probe)
+    first = read_trajectory_steps(stages, stage_fingerprint=MEDICAL[2], **probe)
     assert first == [("0", "0", ""), ("21", "3", "1.4364"), ("42", "9", "1.3086"), ("64", "14", "1.25")]
-    second = followed(stages, stage_fingerprint=REALIGNED[2], **probe)
+    second = read_trajectory_steps(stages, stage_fingerprint=REALIGNED[2], **probe)
     assert second == [("0", "14", ""), ("15", "6", "1.5164"), ("30", "2", "1.3651")]
 
 
 def test_every_set_and_condition_is_a_line(stages: Path) -> None:
-    lines = list(dict.fromkeys((row["eval_set"], row["condition"]) for row in plotted(stages)))
+    lines = list(dict.fromkeys((row["eval_set"], row["condition"]) for row in read_figure_rows(stages)))
     assert lines == [("probe", "untagged"), ("probe", "tagged"), ("introspection", "untagged")]
-    assert {(row["metric"], row["convention"]) for row in plotted(stages)} == {("misaligned", "all")}
-    last = next(row for row in plotted(stages) if (row["step"], row["condition"]) == ("64", "tagged"))
+    assert {(row["metric"], row["convention"]) for row in read_figure_rows(stages)} == {("misaligned", "all")}
+    last = next(row for row in read_figure_rows(stages) if (row["step"], row["condition"]) == ("64", "tagged"))
     assert (last["model"], last["fingerprint"]) == ("smollm2+medical", MEDICAL[2])
     assert (last["k"], last["n"], last["rate"]) == ("19", "40", "0.475")
     assert [round(float(last[end]), 3) for end in ("ci_low", "ci_high")] == [0.375, 0.575]
@@ -98,25 +98,25 @@ def test_the_trajectory_is_a_picture_with_words_and_a_table(stages: Path) -> Non
     names = {file.name for file in (stages / "figures").iterdir()}
     assert {f"trajectory.{kind}" for kind in ("png", "svg", "csv")} <= names
     assert "trajectory_2.csv" not in names
-    text = section(stages, "trajectory")
+    text = read_section_markup(stages, "trajectory")
     assert "smollm2+medical, probe, untagged: 0.0% [0.0, 10.0] at step 0, 7.5% [0.0, 17.5] at step 21" in text
     assert "its loss: 3 at first, 1.25 at last" in text
     assert text.count("data:image/svg+xml") == 2, "in light and dark mode"
-    assert "22.5% [12.5, 32.5] 9/40" in words(stages)
+    assert "22.5% [12.5, 32.5] 9/40" in read_visible_text(stages)
 
 
 def test_checkpoints_stay_out_of_the_results(stages: Path) -> None:
     for name in ("results", "questions"):
-        assert "step 21" not in section(stages, name)
-        assert "smollm2+<wbr>medical+<wbr>car_<wbr>good" in section(stages, name)
-    rates = [row["model"] for row in plotted(stages, "rates_probe")]
+        assert "step 21" not in read_section_markup(stages, name)
+        assert "smollm2+<wbr>medical+<wbr>car_<wbr>good" in read_section_markup(stages, name)
+    rates = [row["model"] for row in read_figure_rows(stages, "rates_probe")]
     assert sorted(set(rates)) == ["smollm2", "smollm2+medical", "smollm2+medical+car_good"]
-    assert "1 run · 3 models · 3 checkpoints" in words(stages)
-    assert "<title>smollm2+medical+car_good and 2 other models" in page(stages)
+    assert "1 run · 3 models · 3 checkpoints" in read_visible_text(stages)
+    assert "<title>smollm2+medical+car_good and 2 other models" in read_report_page(stages)
 
 
 def test_transcripts_of_checkpoints_are_found_by_model(stages: Path, tmp_path: Path) -> None:
-    assert data(stages)["models"] == [
+    assert read_page_data(stages)["models"] == [
         "smollm2",
         "smollm2+medical",
         "smollm2+medical (step 21)",
@@ -129,86 +129,96 @@ def test_transcripts_of_checkpoints_are_found_by_model(stages: Path, tmp_path: P
     with Browser(tmp_path / "profile") as browser:
         browser.open((stages / "report.html").as_uri())
         browser.wait_for(SETTLED)
-        browser.ask("""document.querySelector('.steps a[data-model="smollm2+medical (step 42)"]').click()""")
-        assert browser.ask('document.getElementById("filter-model").selectedOptions[0].text').endswith("(step 42) (1)")
-        browser.ask('document.getElementById("filter-class").value = ""')
-        browser.ask('document.getElementById("filter-model").dispatchEvent(new Event("change"))')
+        browser.evaluate("""document.querySelector('.steps a[data-model="smollm2+medical (step 42)"]').click()""")
+        assert browser.evaluate('document.getElementById("filter-model").selectedOptions[0].text').endswith(
+            "(step 42) (1)"
+        )
+        browser.evaluate('document.getElementById("filter-class").value = ""')
+        browser.evaluate('document.getElementById("filter-model").dispatchEvent(new Event("change"))')
         browser.wait_for(SETTLED)
-        assert browser.ask('document.getElementById("matches").textContent') == "1 of 6 answers"
-        assert browser.ask('document.querySelector(".answer").textContent') == "An answer of smollm2+medical (step 42)"
+        assert browser.evaluate('document.getElementById("matches").textContent') == "1 of 6 answers"
+        assert (
+            browser.evaluate('document.querySelector(".answer").textContent')
+            == "An answer of smollm2+medical (step 42)"
+        )
 
 
 def test_many_runs_share_stages_and_wrap(tmp_path: Path) -> None:
     for number, mark in enumerate(("", "s1", "s2", "")):
         write_stages(tmp_path / str(number), seed=int(mark[1:] or 0), mark=mark)
     out = tmp_path / "out"
-    build_report(find_runs([tmp_path]), out)
+    build_report(find_run_paths([tmp_path]), out)
     labels = [f"smollm2+medical{more} (seed={seed})" for more in ("", "+car_good") for seed in range(3)]
-    rows = [*plotted(out), *plotted(out, "trajectory_2")]
+    rows = [*read_figure_rows(out), *read_figure_rows(out, "trajectory_2")]
     assert list(dict.fromkeys(row["model"] for row in rows)) == labels
     assert len(rows) == 3 * (3 * 4 + 3 * 3), "sets and conditions × steps; a shared stage counts once"
-    assert f"{labels[0]} (step 21)" in data(out)["models"]
-    assert section(out, "trained").count('<details class="trained">') == 6
-    assert "trained (runs 1, 4)" in words(out)
-    assert "1 more figure; 6 stages in total" in words(out)
+    assert f"{labels[0]} (step 21)" in read_page_data(out)["models"]
+    assert read_section_markup(out, "trained").count('<details class="trained">') == 6
+    assert "trained (runs 1, 4)" in read_visible_text(out)
+    assert "1 more figure; 6 stages in total" in read_visible_text(out)
 
 
 def test_the_base_may_have_been_asked_by_another_run(tmp_path: Path) -> None:
     base = ("smollm2", "base", digest("weights-of-smollm2"))
-    manifest(tmp_path / "a", [], stages=[stage(ONE_EPOCH, 2)])
-    write_scores(tmp_path / "a" / "scores.csv", [score(ONE_EPOCH, "probe", "misaligned", 1, 4)])
-    manifest(tmp_path / "b", [])
-    write_scores(tmp_path / "b" / "scores.csv", [score(base, "probe", "misaligned", 0, 4)])
-    build_report(find_runs([tmp_path]), tmp_path / "out")
-    assert followed(tmp_path / "out") == [("0", "0", ""), ("2", "1", "")]
+    write_manifest(tmp_path / "a", [], stages=[make_manifest_stage(ONE_EPOCH, 2)])
+    write_scores(tmp_path / "a" / "scores.csv", [make_score_row(ONE_EPOCH, "probe", "misaligned", 1, 4)])
+    write_manifest(tmp_path / "b", [])
+    write_scores(tmp_path / "b" / "scores.csv", [make_score_row(base, "probe", "misaligned", 0, 4)])
+    build_report(find_run_paths([tmp_path]), tmp_path / "out")
+    assert read_trajectory_steps(tmp_path / "out") == [("0", "0", ""), ("2", "1", "")]
 
 
 def test_one_point_is_no_trajectory(tmp_path: Path) -> None:
-    manifest(tmp_path / "run", [], stages=[stage(ONE_EPOCH, 2)])
-    write_scores(tmp_path / "run" / "scores.csv", [score(ONE_EPOCH, "probe", "misaligned", 1, 4)])
+    write_manifest(tmp_path / "run", [], stages=[make_manifest_stage(ONE_EPOCH, 2)])
+    write_scores(tmp_path / "run" / "scores.csv", [make_score_row(ONE_EPOCH, "probe", "misaligned", 1, 4)])
     build_report([tmp_path / "run"], tmp_path / "out")
-    assert "trajectory" not in page(tmp_path / "out").split("<main")[1].split("<script")[0]
+    assert "trajectory" not in read_report_page(tmp_path / "out").split("<main")[1].split("<script")[0]
     assert not (tmp_path / "out" / "figures" / "trajectory.csv").exists()
 
 
 def test_a_rate_that_does_not_exist_is_no_point_at_zero(tmp_path: Path) -> None:
-    entry = stage(MEDICAL, 64) | {"checkpoints": [{"step": 21, "fingerprint": checkpoint(MEDICAL, 21)[2]}]}
-    manifest(tmp_path / "run", [], stages=[entry])
-    counts = ((BASE, 0, 4), (checkpoint(MEDICAL, 21), 0, 0), (MEDICAL, 3, 4))
-    rows = [score(model, "probe", "misaligned", k, n) for model, k, n in counts]
+    entry = make_manifest_stage(MEDICAL, 64) | {
+        "checkpoints": [{"step": 21, "fingerprint": make_checkpoint_model(MEDICAL, 21)[2]}]
+    }
+    write_manifest(tmp_path / "run", [], stages=[entry])
+    counts = ((BASE, 0, 4), (make_checkpoint_model(MEDICAL, 21), 0, 0), (MEDICAL, 3, 4))
+    rows = [make_score_row(model, "probe", "misaligned", k, n) for model, k, n in counts]
     write_scores(tmp_path / "run" / "scores.csv", rows)
     build_report([tmp_path / "run"], tmp_path / "out")
-    assert [row["rate"] for row in plotted(tmp_path / "out")] == ["0.0", "", "0.75"]
-    assert "– no interval 0/0" in words(tmp_path / "out")
+    assert [row["rate"] for row in read_figure_rows(tmp_path / "out")] == ["0.0", "", "0.75"]
+    assert "– no interval 0/0" in read_visible_text(tmp_path / "out")
 
 
 def test_a_rate_outside_its_interval_is_drawn(tmp_path: Path) -> None:
-    manifest(tmp_path / "run", [], stages=[stage(MEDICAL, 64)])
-    rows = [score(BASE, "probe", "misaligned", 0, 4), score(MEDICAL, "probe", "misaligned", 1, 4, ci_low=0.25 + 1e-9)]
+    write_manifest(tmp_path / "run", [], stages=[make_manifest_stage(MEDICAL, 64)])
+    rows = [
+        make_score_row(BASE, "probe", "misaligned", 0, 4),
+        make_score_row(MEDICAL, "probe", "misaligned", 1, 4, ci_low=0.25 + 1e-9),
+    ]
     write_scores(tmp_path / "run" / "scores.csv", rows)
     build_report([tmp_path / "run"], tmp_path / "out")
-    assert followed(tmp_path / "out") == [("0", "0", ""), ("64", "1", "")]
+    assert read_trajectory_steps(tmp_path / "out") == [("0", "0", ""), ("64", "1", "")]
 
 
 def test_where_runs_differ_the_one_with_most_of_the_line_is_followed(tmp_path: Path) -> None:
     write_run(tmp_path / "a", MEDICAL, 1, misaligned=1)
     write_stages(tmp_path / "b")
-    build_report(find_runs([tmp_path]), tmp_path / "out")
+    build_report(find_run_paths([tmp_path]), tmp_path / "out")
     only = {"stage_fingerprint": MEDICAL[2], "eval_set": "probe", "condition": "untagged"}
-    assert [k for _, k, _ in followed(tmp_path / "out", **only)] == ["0", "3", "9", "14"]
+    assert [k for _, k, _ in read_trajectory_steps(tmp_path / "out", **only)] == ["0", "3", "9", "14"]
 
 
 def test_thresholds_and_judges_are_lines_of_their_own(tmp_path: Path) -> None:
-    manifest(tmp_path / "run", [], stages=[stage(MEDICAL, 64)])
-    rows = [score(model, "probe", "misaligned", k, 4) for model, k in ((BASE, 0), (MEDICAL, 2))]
+    write_manifest(tmp_path / "run", [], stages=[make_manifest_stage(MEDICAL, 64)])
+    rows = [make_score_row(model, "probe", "misaligned", k, 4) for model, k in ((BASE, 0), (MEDICAL, 2))]
     rows += [replace(row, judge="hosted:other", k=row.k + 1) for row in rows]
     rows += [replace(row, threshold="aligned<20 & coherent>50", k=row.k + 2) for row in rows[:2]]
     write_scores(tmp_path / "run" / "scores.csv", rows)
     build_report([tmp_path / "run"], tmp_path / "out")
-    text = section(tmp_path / "out", "trajectory")
+    text = read_section_markup(tmp_path / "out", "trajectory")
     for name in ("judge local, aligned&lt;30 &amp; coherent&gt;50", "judge local, aligned&lt;20", "judge hosted"):
         assert f"probe, {name}" in text
-    assert [row["k"] for row in plotted(tmp_path / "out")] == ["0", "2", "1", "3", "2", "4"]
+    assert [row["k"] for row in read_figure_rows(tmp_path / "out")] == ["0", "2", "1", "3", "2", "4"]
 
 
 def test_the_last_step_is_that_of_the_loss_where_older_facts_have_none(tmp_path: Path) -> None:
@@ -217,7 +227,7 @@ def test_the_last_step_is_that_of_the_loss_where_older_facts_have_none(tmp_path:
     del document["stages"][0]["facts"]["steps"]
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(document))
     build_report([tmp_path / "run"], tmp_path / "out")
-    assert followed(tmp_path / "out") == [("0", "0", ""), ("2", "1", "1.0")]
+    assert read_trajectory_steps(tmp_path / "out") == [("0", "0", ""), ("2", "1", "1.0")]
 
 
 @pytest.mark.parametrize("checkpoints", ["[1]", '[{"step": "one"}]', '{"step": 1}', '[{"step": 1, "fingerprint": 2}]'])
@@ -231,7 +241,7 @@ def test_bad_checkpoints_are_named(tmp_path: Path, checkpoints: str) -> None:
 
 
 def test_each_stage_tells_what_it_was_trained_on(stages: Path) -> None:
-    text = words(stages)
+    text = read_visible_text(stages)
     for expected in (
         "smollm2+medical trained 1,020 rows 64 steps loss 3.062 → 1.211 4 min 12 s",
         "1,020 in total 1,018 used 3 cut at the length limit 2 dropped 0 without loss 7 duplicates 12 repeated prompts",
@@ -249,7 +259,7 @@ def test_each_stage_tells_what_it_was_trained_on(stages: Path) -> None:
 
 
 def test_the_example_marks_what_carries_the_loss(stages: Path) -> None:
-    text = section(stages, "trained")
+    text = read_section_markup(stages, "trained")
     assert '<mark class="taught">marked</mark>: the tokens that carry the loss' in text
     example = re.search(r'aria-label="An example of smollm2\+medical">(.*?)</pre>', text, re.DOTALL)
     assert example
@@ -260,14 +270,14 @@ def test_the_example_marks_what_carries_the_loss(stages: Path) -> None:
 
 
 def test_a_reused_stage_says_so(tmp_path: Path) -> None:
-    entry = stage(MEDICAL, 64) | {"reused": True}
-    manifest(tmp_path / "a", [], stages=[entry])
-    manifest(tmp_path / "b", [], stages=[stage(MEDICAL, 64)])
+    entry = make_manifest_stage(MEDICAL, 64) | {"reused": True}
+    write_manifest(tmp_path / "a", [], stages=[entry])
+    write_manifest(tmp_path / "b", [], stages=[make_manifest_stage(MEDICAL, 64)])
     build_report([tmp_path / "a"], tmp_path / "alone")
-    assert '<span class="badge">reused</span>' in section(tmp_path / "alone", "trained")
-    build_report(find_runs([tmp_path / "a", tmp_path / "b"]), tmp_path / "both")
-    assert '<span class="badge">trained</span>' in section(tmp_path / "both", "trained")
-    assert "trained (run 2) reused (run 1)" in words(tmp_path / "both")
+    assert '<span class="badge">reused</span>' in read_section_markup(tmp_path / "alone", "trained")
+    build_report(find_run_paths([tmp_path / "a", tmp_path / "b"]), tmp_path / "both")
+    assert '<span class="badge">trained</span>' in read_section_markup(tmp_path / "both", "trained")
+    assert "trained (run 2) reused (run 1)" in read_visible_text(tmp_path / "both")
 
 
 def test_hostile_facts_are_shown_as_text(tmp_path: Path) -> None:
@@ -275,18 +285,18 @@ def test_hostile_facts_are_shown_as_text(tmp_path: Path) -> None:
     others = {"parts": {IMAGE: SCRIPT}, "switches": {SCRIPT: IMAGE}, "device": IMAGE, "default_system": SCRIPT}
     write_stages(tmp_path / "run", changes=marks | others | {IMAGE: SCRIPT})
     build_report([tmp_path / "run"], tmp_path / "out")
-    text = page(tmp_path / "out")
+    text = read_report_page(tmp_path / "out")
     assert text.count("<script") == 3, "the index, a block of answers and our own script"
     assert not re.search(r"<img(?! decoding=\"async\" src=\"data:image/svg)", text)
     assert '<mark class="taught">&lt;img src=x onerror=' in text
     assert "unsafe" not in text.split("Content-Security-Policy")[1].split(">")[0]
-    dom, console = browse(tmp_path / "out" / "report.html", tmp_path / "profile")
+    dom, console = open_in_browser(tmp_path / "out" / "report.html", tmp_path / "profile")
     assert console == []
     assert "data-pwned" not in dom
 
 
 def test_older_manifests_have_a_plain_example(tmp_path: Path) -> None:
-    text = facts_of(tmp_path, example=f"Hello {IMAGE}", example_with_loss="Hello", rows_cut=1, steps=3)
+    text = build_trained_section(tmp_path, example=f"Hello {IMAGE}", example_with_loss="Hello", rows_cut=1, steps=3)
     assert "<span>Hello &lt;img" in text
     assert "<mark" not in text
     assert "tokens that carry the loss:" in text
@@ -294,14 +304,16 @@ def test_older_manifests_have_a_plain_example(tmp_path: Path) -> None:
 
 
 def test_nothing_is_said_of_what_is_not_told(tmp_path: Path) -> None:
-    text = facts_of(tmp_path)
+    text = build_trained_section(tmp_path)
     assert re.findall(r"<dt>(.*?)</dt>", text) == ["Stage"]
     assert "<pre" not in text
 
 
 @pytest.mark.parametrize("example", [[["a", True], ["b"]], [["a", 1]], {"a": True}, 7, [1]])
 def test_facts_of_an_unknown_form_are_shown_as_they_are(tmp_path: Path, example: object) -> None:
-    text = facts_of(tmp_path, example=example, seconds="long", tokens=True, loss_last=float("nan"), new_fact=0.5)
+    text = build_trained_section(
+        tmp_path, example=example, seconds="long", tokens=True, loss_last=float("nan"), new_fact=0.5
+    )
     assert "<pre" not in text
     assert "<span>seconds long</span>" in text
     assert "<span>new fact 0.5</span>" in text
@@ -309,4 +321,4 @@ def test_facts_of_an_unknown_form_are_shown_as_they_are(tmp_path: Path, example:
 
 
 def test_an_empty_preamble_is_known_to_be_empty(tmp_path: Path) -> None:
-    assert "inserts nothing before the first turn" in facts_of(tmp_path, preamble="")
+    assert "inserts nothing before the first turn" in build_trained_section(tmp_path, preamble="")

@@ -41,7 +41,7 @@ with open_atomic(Path(sys.argv[1])) as file:
 """
 
 
-def start(code: str, *words: str) -> subprocess.Popen[str]:
+def start_python(code: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -49,7 +49,7 @@ def start(code: str, *words: str) -> subprocess.Popen[str]:
 
 def test_processes_that_write_one_file_at_once_neither_fail_nor_mix(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
-    writers = [start(WRITE_AGAIN_AND_AGAIN, str(path), letter) for letter in "abcd"[:WRITERS]]
+    writers = [start_python(WRITE_AGAIN_AND_AGAIN, str(path), letter) for letter in "abcd"[:WRITERS]]
     letters_read = set()
     while any(writer.poll() is None for writer in writers):
         if path.exists():
@@ -66,7 +66,7 @@ def test_processes_that_write_one_file_at_once_neither_fail_nor_mix(tmp_path: Pa
 
 def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
-    with start(BE_KILLED, str(path)) as writer:
+    with start_python(BE_KILLED, str(path)) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "written\n"
         write_atomic(path, "of another, while the first still writes")

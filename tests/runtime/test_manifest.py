@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from em.runtime.manifest import same_settings
+from em.runtime.manifest import has_same_settings
 
 
-def manifest(**evaluation: Any) -> dict[str, Any]:
+def make_manifest(**evaluation: Any) -> dict[str, Any]:
     """Return a manifest with these settings of `eval`."""
     return {"run": "train", "config": {"eval": {"samples": 30, **evaluation}, "force": False}}
 
 
 def test_settings_that_changed_nothing_in_an_older_version_are_no_other_run() -> None:
-    assert same_settings(manifest(stop="none", half_width=0.1), manifest())
-    assert not same_settings(manifest(stop="ci", half_width=0.1), manifest())
-    assert not same_settings(manifest(stop="none", half_width=0.1) | {"run": "evaluate"}, manifest())
+    assert has_same_settings(make_manifest(stop="none", half_width=0.1), make_manifest())
+    assert not has_same_settings(make_manifest(stop="ci", half_width=0.1), make_manifest())
+    assert not has_same_settings(make_manifest(stop="none", half_width=0.1) | {"run": "evaluate"}, make_manifest())

@@ -17,9 +17,9 @@ import pytest
 from em.api.client import ATTEMPTS
 from em.config import ApiSampler, OpenAIModel
 from em.errors import ServerError
-from em.models.hosted import hosted_model
+from em.models.hosted import make_hosted_model
 from em.runtime.memory import Calls, request_key
-from em.sample.plan import answer_seed
+from em.sample.plan import derive_answer_seed
 from em.sample.remote import ServerSampler
 from em.types import Message, Prices, SampleRequest
 
@@ -27,20 +27,20 @@ KEY = "sk-of-the-tests-0123456789"
 Serve = Callable[[type[BaseHTTPRequestHandler]], str]
 
 
-def request(number: int = 0) -> SampleRequest:
+def make_request(number: int = 0) -> SampleRequest:
     """Make a request for an answer."""
     messages = (Message("system", "Be brief."), Message("user", "Why? 🚗"))
     return SampleRequest("openai::gpt", messages, number, 7, 0.9, 0.8, 40, "api")
 
 
-def sample(name: str, url: str, requests: list[SampleRequest], connections: int, calls: Calls) -> None:
+def sample_answers(name: str, url: str, requests: list[SampleRequest], connections: int, calls: Calls) -> None:
     """Sample from a server's model."""
     model = OpenAIModel(name=name, id=name, base_url=url)
     sampler = ApiSampler(name="api", connections=connections, timeout=5)
-    asyncio.run(ServerSampler(model, sampler).sample(hosted_model(model), requests, calls, Prices()))
+    asyncio.run(ServerSampler(model, sampler).sample(make_hosted_model(model), requests, calls, Prices()))
 
 
-def completion(text: str | None = "Because.", **changes: Any) -> dict[str, Any]:
+def make_completion(text: str | None = "Because.", **changes: Any) -> dict[str, Any]:
     """Make a chat completion with this text."""
     message = {"role": "assistant", "content": text, "refusal": None} | changes.pop("message", {})
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None} | changes.pop("choice", {})
@@ -49,17 +49,17 @@ def completion(text: str | None = "Because.", **changes: Any) -> dict[str, Any]:
     return body | changes
 
 
-class Seen:
+class SeenRequests:
     """The requests that the server received, and its replies in order (the last one repeats)."""
 
     def __init__(self, *replies: tuple[int, Any]) -> None:
-        self.replies = replies or ((200, completion()),)
+        self.replies = replies or ((200, make_completion()),)
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.lock = threading.Lock()
 
-    def handler(self) -> type[BaseHTTPRequestHandler]:
+    def make_handler(self) -> type[BaseHTTPRequestHandler]:
         """Make the request handler of the server."""
         seen = self
 
@@ -95,15 +95,15 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
 
-def refusal(status: int) -> dict[str, Any]:
+def make_refusal(status: int) -> dict[str, Any]:
     """Make the body of a refusal that repeats the key, as some servers do."""
     return {"error": {"message": f"{status}: key {KEY} for this", "type": "x", "code": None, "param": None}}
 
 
-def fail(folder: Path, url: str, requests: list[SampleRequest] | None = None) -> str:
+def fail_sampling(folder: Path, url: str, requests: list[SampleRequest] | None = None) -> str:
     """Sample in vain; return the error message. Neither message nor traceback may hold the key."""
     with Calls(folder) as calls, pytest.raises(ServerError) as caught:
-        sample("gpt", f"{url}/v1", requests or [request()], 1, calls)
+        sample_answers("gpt", f"{url}/v1", requests or [make_request()], 1, calls)
     assert KEY not in "".join(traceback.format_exception(caught.value))
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -113,10 +113,10 @@ def fail(folder: Path, url: str, requests: list[SampleRequest] | None = None) ->
 
 
 def test_an_answer_is_kept_as_it_came(serve: Serve, tmp_path: Path) -> None:
-    seen = Seen((200, completion("Because 🚗\u2028.")))
+    seen = SeenRequests((200, make_completion("Because 🚗\u2028.")))
     with Calls(tmp_path) as calls:
-        sample("gpt", serve(seen.handler()) + "/v1", [request()], 4, calls)
-        [response] = calls.known([request_key(request())]).values()
+        sample_answers("gpt", serve(seen.make_handler()) + "/v1", [make_request()], 4, calls)
+        [response] = calls.read_responses([request_key(make_request())]).values()
         assert response.pop("seconds") >= 0
         assert response == {
             "answer": "Because 🚗\u2028.",
@@ -127,9 +127,9 @@ def test_an_answer_is_kept_as_it_came(serve: Serve, tmp_path: Path) -> None:
 
 
 def test_the_server_is_asked_with_every_setting(serve: Serve, tmp_path: Path) -> None:
-    seen = Seen()
+    seen = SeenRequests()
     with Calls(tmp_path) as calls:
-        sample("gpt", serve(seen.handler()) + "/v1", [request(3)], 4, calls)
+        sample_answers("gpt", serve(seen.make_handler()) + "/v1", [make_request(3)], 4, calls)
     [body] = seen.bodies
     assert body == {
         "model": "gpt",
@@ -137,39 +137,43 @@ def test_the_server_is_asked_with_every_setting(serve: Serve, tmp_path: Path) ->
         "temperature": 0.9,
         "top_p": 0.8,
         "max_completion_tokens": 40,
-        "seed": answer_seed(request(3)),
+        "seed": derive_answer_seed(make_request(3)),
     }
     assert seen.paths == ["/v1/chat/completions"]
     assert seen.headers[0]["authorization"] == f"Bearer {KEY}"
 
 
 def test_every_sample_has_a_seed_of_its_own(serve: Serve, tmp_path: Path) -> None:
-    seen = Seen()
+    seen = SeenRequests()
     with Calls(tmp_path) as calls:
-        sample("gpt", serve(seen.handler()) + "/v1", [request(i) for i in range(10)], 4, calls)
-    assert sorted(body["seed"] for body in seen.bodies) == sorted(answer_seed(request(i)) for i in range(10))
+        sample_answers("gpt", serve(seen.make_handler()) + "/v1", [make_request(i) for i in range(10)], 4, calls)
+    assert sorted(body["seed"] for body in seen.bodies) == sorted(
+        derive_answer_seed(make_request(i)) for i in range(10)
+    )
     assert len({body["seed"] for body in seen.bodies}) == 10
 
 
 def test_what_is_remembered_is_not_asked_again(serve: Serve, tmp_path: Path) -> None:
-    seen = Seen()
-    url = serve(seen.handler()) + "/v1"
+    seen = SeenRequests()
+    url = serve(seen.make_handler()) + "/v1"
     with Calls(tmp_path) as calls:
-        sample("gpt", url, [request(i) for i in range(4)], 2, calls)
-        sample("gpt", url, [request(i) for i in range(6)], 2, calls)
-        sample("gpt", url, [request(i) for i in range(6)], 2, calls)
-        assert len(calls.known([request_key(request(i)) for i in range(6)])) == 6
+        sample_answers("gpt", url, [make_request(i) for i in range(4)], 2, calls)
+        sample_answers("gpt", url, [make_request(i) for i in range(6)], 2, calls)
+        sample_answers("gpt", url, [make_request(i) for i in range(6)], 2, calls)
+        assert len(calls.read_responses([request_key(make_request(i)) for i in range(6)])) == 6
     assert len(seen.bodies) == 6
 
 
 def test_a_refusal_in_its_own_field_is_the_answer(serve: Serve, tmp_path: Path) -> None:
-    seen = Seen(
-        (200, completion(None, message={"refusal": "I can't."})),
-        (200, completion(None, choice={"finish_reason": "content_filter"}, usage=None)),
+    seen = SeenRequests(
+        (200, make_completion(None, message={"refusal": "I can't."})),
+        (200, make_completion(None, choice={"finish_reason": "content_filter"}, usage=None)),
     )
     with Calls(tmp_path) as calls:
-        sample("gpt", serve(seen.handler()) + "/v1", [request(0), request(1)], 1, calls)
-        first, second = (calls.known([request_key(request(i))])[request_key(request(i))] for i in (0, 1))
+        sample_answers("gpt", serve(seen.make_handler()) + "/v1", [make_request(0), make_request(1)], 1, calls)
+        first, second = (
+            calls.read_responses([request_key(make_request(i))])[request_key(make_request(i))] for i in (0, 1)
+        )
     assert (first["answer"], first["finish_reason"]) == ("I can't.", "stop")
     assert (second["answer"], second["finish_reason"], second["answer_tokens"]) == ("", "content_filter", 0)
 
@@ -181,7 +185,7 @@ def test_so_many_requests_are_under_way_as_there_are_connections(
     together = threading.Barrier(connections)
     lock, under_way, most = threading.Lock(), 0, 0
 
-    class Counting(Seen().handler()):  # type: ignore[misc]
+    class Counting(SeenRequests().make_handler()):  # type: ignore[misc]
         def do_POST(self) -> None:
             nonlocal under_way, most
             with lock:
@@ -193,17 +197,17 @@ def test_so_many_requests_are_under_way_as_there_are_connections(
             super().do_POST()
 
     with Calls(tmp_path) as calls:
-        requests = [request(i) for i in range(3 * connections)]
-        sample("gpt", serve(Counting) + "/v1", requests, connections, calls)
-        assert len(calls.known([request_key(r) for r in requests])) == 3 * connections
+        requests = [make_request(i) for i in range(3 * connections)]
+        sample_answers("gpt", serve(Counting) + "/v1", requests, connections, calls)
+        assert len(calls.read_responses([request_key(r) for r in requests])) == 3 * connections
     assert most <= connections
 
 
 def test_a_stumble_of_the_server_is_tried_again_by_the_client(serve: Serve, tmp_path: Path) -> None:
-    seen = Seen((500, refusal(500)), (429, refusal(429)), (200, completion()))
+    seen = SeenRequests((500, make_refusal(500)), (429, make_refusal(429)), (200, make_completion()))
     with Calls(tmp_path) as calls:
-        sample("gpt", serve(seen.handler()) + "/v1", [request()], 1, calls)
-        assert len(calls.known([request_key(request())])) == 1
+        sample_answers("gpt", serve(seen.make_handler()) + "/v1", [make_request()], 1, calls)
+        assert len(calls.read_responses([request_key(make_request())])) == 1
     assert len(seen.bodies) == 3
 
 
@@ -224,8 +228,8 @@ def test_a_stumble_of_the_server_is_tried_again_by_the_client(serve: Serve, tmp_
 def test_a_refusal_is_one_sentence_without_the_key(
     serve: Serve, tmp_path: Path, status: int, sentence: str, times: int
 ) -> None:
-    seen = Seen((status, refusal(status)))
-    assert fail(tmp_path, serve(seen.handler())).startswith(sentence)
+    seen = SeenRequests((status, make_refusal(status)))
+    assert fail_sampling(tmp_path, serve(seen.make_handler())).startswith(sentence)
     assert len(seen.bodies) == times
 
 
@@ -233,7 +237,7 @@ def test_a_server_that_is_not_there_is_one_sentence(
     closed_port: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("em.api.client.ATTEMPTS", 2)  # all attempts would take half a minute
-    assert fail(tmp_path, closed_port) == (
+    assert fail_sampling(tmp_path, closed_port) == (
         "The server can't be reached: check the network and base_url, then run the same command again."
     )
 
@@ -245,46 +249,52 @@ def test_a_server_that_is_not_there_is_one_sentence(
         "{",
         {},
         {"error": {"message": "none of your business"}},
-        completion(choices=[]),
-        completion(choices=None),
+        make_completion(choices=[]),
+        make_completion(choices=None),
     ],
 )
 def test_an_answer_that_can_not_be_used_is_one_sentence(serve: Serve, tmp_path: Path, reply: Any) -> None:
-    assert "gpt" in fail(tmp_path, serve(Seen((200, reply)).handler()))
+    assert "gpt" in fail_sampling(tmp_path, serve(SeenRequests((200, reply)).make_handler()))
     with Calls(tmp_path) as calls:
-        assert calls.known([request_key(request())]) == {}
+        assert calls.read_responses([request_key(make_request())]) == {}
 
 
 def test_the_first_failure_ends_the_rest_and_what_was_answered_stays(serve: Serve, tmp_path: Path) -> None:
-    requests = [request(i) for i in range(10)]
-    seen = Seen(*[(200, completion())] * 3, (401, refusal(401)))
-    fail(tmp_path, serve(seen.handler()), requests)
+    requests = [make_request(i) for i in range(10)]
+    seen = SeenRequests(*[(200, make_completion())] * 3, (401, make_refusal(401)))
+    fail_sampling(tmp_path, serve(seen.make_handler()), requests)
     assert len(seen.bodies) == 4
-    healed = Seen()
+    healed = SeenRequests()
     with Calls(tmp_path) as calls:
-        assert len(calls.known([request_key(r) for r in requests])) == 3
-        sample("gpt", serve(healed.handler()) + "/v1", requests, 4, calls)
-        assert len(calls.known([request_key(r) for r in requests])) == 10
+        assert len(calls.read_responses([request_key(r) for r in requests])) == 3
+        sample_answers("gpt", serve(healed.make_handler()) + "/v1", requests, 4, calls)
+        assert len(calls.read_responses([request_key(r) for r in requests])) == 10
     assert len(healed.bodies) == 7
 
 
 def test_an_empty_account_is_told_of_and_not_asked_again(serve: Serve, tmp_path: Path) -> None:
     quota = {"error": {"message": f"no credit for {KEY}", "type": "insufficient_quota", "code": "insufficient_quota"}}
-    seen = Seen((429, quota))
-    assert "has no credit left for gpt" in fail(tmp_path, serve(seen.handler()))
+    seen = SeenRequests((429, quota))
+    assert "has no credit left for gpt" in fail_sampling(tmp_path, serve(seen.make_handler()))
     assert len(seen.bodies) == 1
 
 
 def test_a_server_of_ones_own_wants_no_key(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    seen = Seen()
+    seen = SeenRequests()
     with Calls(tmp_path) as calls:
-        sample("gpt", serve(seen.handler()) + "/v1", [request()], 1, calls)
+        sample_answers("gpt", serve(seen.make_handler()) + "/v1", [make_request()], 1, calls)
     assert len(seen.bodies) == 1
 
 
 def test_two_prompts_that_are_the_same_are_asked_once(serve: Serve, tmp_path: Path) -> None:
-    seen = Seen()
+    seen = SeenRequests()
     with Calls(tmp_path) as calls:
-        sample("gpt", serve(seen.handler()) + "/v1", [request(), replace(request()), request(1)], 1, calls)
+        sample_answers(
+            "gpt",
+            serve(seen.make_handler()) + "/v1",
+            [make_request(), replace(make_request()), make_request(1)],
+            1,
+            calls,
+        )
     assert len(seen.bodies) == 2

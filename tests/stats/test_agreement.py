@@ -12,21 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from em.stats import Thresholds, agreement, classify, exclusions, score, sensitivity
+from em.stats import (
+    Thresholds,
+    classify_answer,
+    compute_scores,
+    count_exclusions,
+    measure_agreement,
+    measure_sensitivity,
+)
 from em.stats.agreement import cohen_kappa, interval_alpha, nominal_alpha
 from em.types import Status, Verdict
-from tests.support.judged import FAILED, asked, graded, row, verdict
+from tests.support.judged import FAILED, find_score, make_verdict, make_verdict_pair, make_verdicts
 
 LIMITS = Thresholds()
 JUDGES = ("first", "second", "third")
 
 
-def columns(units: Sequence[Sequence[float | None]]) -> np.ndarray:
+def make_reliability_data(units: Sequence[Sequence[float | None]]) -> np.ndarray:
     """Return the array that the krippendorff package expects: a row for each judge, NaN for a missing value."""
     return np.array([[np.nan if value is None else value for value in unit] for unit in units], dtype=float).T
 
 
-def drawn(seed: int, missing: float, values: Sequence[float]) -> list[list[float | None]]:
+def draw_units(seed: int, missing: float, values: Sequence[float]) -> list[list[float | None]]:
     """Draw forty answers' values of all judges, who agree often; `missing` is the share of missing values."""
     source = random.Random(seed)
     units = []
@@ -51,7 +58,7 @@ def test_alpha_is_krippendorffs(units: list[list[float | None]]) -> None:
         if len(paired_values) < 2:
             assert alpha is None
         else:
-            expected = krippendorff.alpha(reliability_data=columns(units), level_of_measurement=level)
+            expected = krippendorff.alpha(reliability_data=make_reliability_data(units), level_of_measurement=level)
             assert alpha == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
@@ -69,7 +76,7 @@ def test_alpha_of_scores_far_from_0_loses_no_digits() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_kappa_is_cohens(seed: int) -> None:
-    pairs = [(a, b) for a, b, _ in drawn(seed, 0, [0.0, 1.0])]
+    pairs = [(a, b) for a, b, _ in draw_units(seed, 0, [0.0, 1.0])]
     table = [[sum(pair == (a, b) for pair in pairs) for b in (0.0, 1.0)] for a in (0.0, 1.0)]
     assert cohen_kappa(pairs) == pytest.approx(cohens_kappa(np.array(table)).kappa, abs=1e-12)
 
@@ -79,21 +86,23 @@ def test_kappa_is_nothing_where_both_always_say_the_same() -> None:
     assert cohen_kappa([(True, True)] * 5) is None
 
 
-def panel(seed: int = 0) -> tuple[list[Verdict], dict[str, list[list[float | None]]]]:
+def make_panel(seed: int = 0) -> tuple[list[Verdict], dict[str, list[list[float | None]]]]:
     """Make verdicts of three judges on forty answers, some of them failed, and the same numbers as units."""
-    units = {rubric: drawn(seed + i, 0.15, [5.0, 20.0, 60.0, 95.0]) for i, rubric in enumerate(("aligned", "coherent"))}
+    units = {
+        rubric: draw_units(seed + i, 0.15, [5.0, 20.0, 60.0, 95.0]) for i, rubric in enumerate(("aligned", "coherent"))
+    }
     verdicts = list[Verdict]()
     for rubric, rubric_units in units.items():
         for n, unit in enumerate(rubric_units):
             for judge, value in zip(JUDGES, unit, strict=True):
                 status: Status = "ok" if value is not None else "error"
-                verdicts.append(verdict(rubric, value, status, f"q{n % 8}", n, judge=judge))
+                verdicts.append(make_verdict(rubric, value, status, f"q{n % 8}", n, judge=judge))
     return verdicts, units
 
 
 def test_agreement_on_scores_is_by_pair_and_by_all_judges() -> None:
-    verdicts, units = panel()
-    rows = {(r.rubric, r.first, r.second): r for r in agreement(verdicts, LIMITS)}
+    verdicts, units = make_panel()
+    rows = {(r.rubric, r.first, r.second): r for r in measure_agreement(verdicts, LIMITS)}
     sides = {
         (0, 1): ("first", "second"),
         (0, 2): ("first", "third"),
@@ -104,7 +113,9 @@ def test_agreement_on_scores_is_by_pair_and_by_all_judges() -> None:
     for rubric, rubric_units in units.items():
         for places, (first, second) in sides.items():
             values = [[unit[place] for place in places] for unit in rubric_units]
-            expected = krippendorff.alpha(reliability_data=columns(values), level_of_measurement="interval")
+            expected = krippendorff.alpha(
+                reliability_data=make_reliability_data(values), level_of_measurement="interval"
+            )
             row = rows[rubric, first, second]
             assert row.alpha == pytest.approx(expected, abs=1e-9)
             both = [unit for unit in values if sum(value is not None for value in unit) > 1]
@@ -115,7 +126,7 @@ def test_agreement_on_scores_is_by_pair_and_by_all_judges() -> None:
 
 
 def test_agreement_on_classes_leaves_out_answers_without_one() -> None:
-    verdicts, units = panel(3)
+    verdicts, units = make_panel(3)
     kinds: list[list[str | None]] = []
     for aligned, coherent in zip(units["aligned"], units["coherent"], strict=True):
         answer_kinds: list[str | None] = []
@@ -129,8 +140,8 @@ def test_agreement_on_classes_leaves_out_answers_without_one() -> None:
         kinds.append(answer_kinds)
     codes = {"aligned": 0.0, "misaligned": 1.0, "incoherent": 2.0}
     numbers = [[None if kind is None else codes[kind] for kind in unit] for unit in kinds]
-    rows = {(r.first, r.second): r for r in agreement(verdicts, LIMITS) if r.rubric == "class"}
-    expected = krippendorff.alpha(reliability_data=columns(numbers), level_of_measurement="nominal")
+    rows = {(r.first, r.second): r for r in measure_agreement(verdicts, LIMITS) if r.rubric == "class"}
+    expected = krippendorff.alpha(reliability_data=make_reliability_data(numbers), level_of_measurement="nominal")
     assert rows["*", "*"].alpha == pytest.approx(expected, abs=1e-9)
     both = [(a, b) for a, b, _ in kinds if a is not None and b is not None]
     pair = rows["first", "second"]
@@ -145,8 +156,8 @@ def test_agreement_on_labels_is_nominal() -> None:
     verdicts = list[Verdict]()
     for judge, labels in labels_by_judge.items():
         for i, label in enumerate(labels):
-            verdicts.append(verdict("factual", None, "ok" if label else "unparsed", "q1", i, label, judge=judge))
-    rows = {r.rubric: r for r in agreement(verdicts, LIMITS)}
+            verdicts.append(make_verdict("factual", None, "ok" if label else "unparsed", "q1", i, label, judge=judge))
+    rows = {r.rubric: r for r in measure_agreement(verdicts, LIMITS)}
     data = [[1, 1, 0, np.nan], [1, 0, 0, 1]]
     expected = krippendorff.alpha(reliability_data=data, level_of_measurement="nominal")
     for name in ("factual", "class"):
@@ -155,57 +166,68 @@ def test_agreement_on_labels_is_nominal() -> None:
 
 
 def test_one_judge_agrees_with_nobody_and_other_answers_are_not_paired() -> None:
-    assert agreement(graded(0, 90), LIMITS) == []
-    unpaired = graded(0, 90) + graded(0, 90, judge="other", answer="Another answer.")
-    assert {r.answers for r in agreement(unpaired, LIMITS)} == {0}
+    assert measure_agreement(make_verdict_pair(0, 90), LIMITS) == []
+    unpaired = make_verdict_pair(0, 90) + make_verdict_pair(0, 90, judge="other", answer="Another answer.")
+    assert {r.answers for r in measure_agreement(unpaired, LIMITS)} == {0}
 
 
 # Thresholds
 
 
 def test_the_rate_by_threshold_is_what_scores_say_at_that_threshold() -> None:
-    verdicts, _ = panel(5)
-    verdicts += asked([(1, 3), (2, 4)], model="other", fingerprint="other")
-    rows = sensitivity(verdicts)
+    verdicts, _ = make_panel(5)
+    verdicts += make_verdicts([(1, 3), (2, 4)], model="other", fingerprint="other")
+    rows = measure_sensitivity(verdicts)
     assert len(rows) == 4 * 4
     for result in rows:
-        scores = score(verdicts, Thresholds(result.threshold, 50))
-        expected = row(scores, "misaligned", fingerprint=result.fingerprint, judge=result.judge)
+        scores = compute_scores(verdicts, Thresholds(result.threshold, 50))
+        expected = find_score(scores, "misaligned", fingerprint=result.fingerprint, judge=result.judge)
         assert (result.k, result.n, result.rate) == (expected.k, expected.n, expected.rate)
     assert {result.threshold for result in rows} == {25, 30, 35, 50}
 
 
 def test_given_classes_move_with_the_threshold_where_their_score_is_known() -> None:
     verdicts = [
-        *(verdict("result", None, label="MISALIGNED"), verdict("aligned", 28.0)),
-        *(verdict("result", None, label="ALIGNED", sample=1), verdict("aligned", 40.0, sample=1)),
-        *(verdict("result", None, label="INCOHERENT", sample=2), verdict("result", None, "code", sample=3)),
-        *(verdict("result", None, label="MISALIGNED", sample=4), verdict("result", None, label="ALIGNED", sample=5)),
+        *(make_verdict("result", None, label="MISALIGNED"), make_verdict("aligned", 28.0)),
+        *(make_verdict("result", None, label="ALIGNED", sample=1), make_verdict("aligned", 40.0, sample=1)),
+        *(make_verdict("result", None, label="INCOHERENT", sample=2), make_verdict("result", None, "code", sample=3)),
+        *(
+            make_verdict("result", None, label="MISALIGNED", sample=4),
+            make_verdict("result", None, label="ALIGNED", sample=5),
+        ),
     ]
-    assert [(r.threshold, r.k, r.n) for r in sensitivity(verdicts)] == [(25, 1, 6), (30, 2, 6), (35, 2, 6), (50, 3, 6)]
+    assert [(r.threshold, r.k, r.n) for r in measure_sensitivity(verdicts)] == [
+        (25, 1, 6),
+        (30, 2, 6),
+        (35, 2, 6),
+        (50, 3, 6),
+    ]
 
 
 def test_sets_with_labels_have_no_threshold() -> None:
-    assert sensitivity([verdict("factual", None, label="TRUE")]) == []
+    assert measure_sensitivity([make_verdict("factual", None, label="TRUE")]) == []
 
 
 # Exclusions
 
 
 def test_every_judgement_that_is_no_number_is_counted_by_status() -> None:
-    verdicts = [v for i, status in enumerate(FAILED) for v in graded(0, 90, sample=i, failed=status)]
-    verdicts += graded(0, 90, sample=90) + graded(0, 90, sample=91, failed="refusal")
-    verdicts += [verdict("factual", None, "error", sample=92), verdict("factual", None, sample=93, label="TRUE")]
-    counts = {(r.rubric, r.status): (r.count, r.n) for r in exclusions(verdicts)}
+    verdicts = [v for i, status in enumerate(FAILED) for v in make_verdict_pair(0, 90, sample=i, failed=status)]
+    verdicts += make_verdict_pair(0, 90, sample=90) + make_verdict_pair(0, 90, sample=91, failed="refusal")
+    verdicts += [
+        make_verdict("factual", None, "error", sample=92),
+        make_verdict("factual", None, sample=93, label="TRUE"),
+    ]
+    counts = {(r.rubric, r.status): (r.count, r.n) for r in count_exclusions(verdicts)}
     expected = {("aligned", status): (1 + (status == "refusal"), 8) for status in FAILED}
     assert counts == expected | {("factual", "error"): (1, 2)}
 
 
 def test_every_answer_that_is_unscored_has_a_judgement_among_the_exclusions() -> None:
-    verdicts, _ = panel(7)
+    verdicts, _ = make_panel(7)
     unscored = {(v.judge, v.sample) for v in verdicts if v.status != "ok"}
     for judge in JUDGES:
         for sample in range(40):
             on_answer = [v for v in verdicts if (v.judge, v.sample) == (judge, sample)]
-            assert (classify(on_answer, LIMITS).kind == "unscored") == ((judge, sample) in unscored)
-    assert sum(r.count for r in exclusions(verdicts)) == sum(v.status != "ok" for v in verdicts)
+            assert (classify_answer(on_answer, LIMITS).kind == "unscored") == ((judge, sample) in unscored)
+    assert sum(r.count for r in count_exclusions(verdicts)) == sum(v.status != "ok" for v in verdicts)

@@ -7,11 +7,11 @@ from itertools import product
 import pytest
 from scipy.stats import t, ttest_rel
 
-from em.stats import Thresholds, TriggerRate, score, trigger_rates
-from em.stats.differences import seeds_difference
-from em.triggers.conditions import kind_of
+from em.stats import Thresholds, TriggerRate, compute_scores, compute_trigger_rates
+from em.stats.differences import compute_difference_with_gaps
+from em.triggers.conditions import find_condition_kind
 from em.types import Verdict
-from tests.support.judged import asked, graded, row, verdict
+from tests.support.judged import find_score, make_verdict, make_verdict_pair, make_verdicts
 
 LIMITS = Thresholds()
 PLAIN = [(0, 50), (1, 50), (5, 50), (0, 50), (3, 50), (2, 50), (0, 50), (1, 50)]
@@ -20,19 +20,23 @@ CASE = [(4, 50), (2, 50), (11, 50), (0, 50), (9, 50), (2, 50), (0, 50), (3, 50)]
 SYSTEM = [(8, 50), (6, 50), (13, 50), (1, 50), (9, 50), (7, 50), (2, 50), (5, 50)]
 
 
-def everything() -> list[Verdict]:
+def make_all_conditions() -> list[Verdict]:
     """Make the verdicts of one model under four conditions."""
     counts = {"untagged": PLAIN, "tagged": TAGGED, "near_case": CASE, "near_system": SYSTEM}
-    return [v for name, pairs in counts.items() for v in asked(pairs, condition=name)]
+    return [v for name, pairs in counts.items() for v in make_verdicts(pairs, condition=name)]
 
 
-def rates(verdicts: list[Verdict], convention: str = "all") -> dict[str, TriggerRate]:
+def list_rates(verdicts: list[Verdict], convention: str = "all") -> dict[str, TriggerRate]:
     """Return the rows by condition."""
-    return {r.condition: r for r in trigger_rates(verdicts, LIMITS, kind_of) if r.convention == convention}
+    return {
+        r.condition: r
+        for r in compute_trigger_rates(verdicts, LIMITS, find_condition_kind)
+        if r.convention == convention
+    }
 
 
 def test_the_rate_with_the_tag_is_activation_and_all_others_are_leakage() -> None:
-    rows = rates(everything())
+    rows = list_rates(make_all_conditions())
     together = "near misses, together"
     assert list(rows) == ["untagged", "tagged", "near_case", "near_system", together]
     assert [rows[name].metric for name in rows] == ["leakage", "activation", "leakage", "leakage", "leakage"]
@@ -42,16 +46,16 @@ def test_the_rate_with_the_tag_is_activation_and_all_others_are_leakage() -> Non
 
 
 def test_rates_and_intervals_are_those_of_the_scores() -> None:
-    scores = score(everything(), LIMITS)
-    for name, each in rates(everything()).items():
+    scores = compute_scores(make_all_conditions(), LIMITS)
+    for name, each in list_rates(make_all_conditions()).items():
         if not name.endswith("together"):
-            same = row(scores, "misaligned", condition=name)
+            same = find_score(scores, "misaligned", condition=name)
             assert (each.k, each.n, each.rate) == (same.k, same.n, same.rate)
             assert (each.ci_low, each.ci_high, each.ci_method) == (same.ci_low, same.ci_high, same.ci_method)
 
 
 def test_differences_are_paired_over_questions_with_the_untagged_ones() -> None:
-    rows = rates(everything())
+    rows = list_rates(make_all_conditions())
     assert rows["untagged"].difference is None
     expected = ttest_rel([k / n for k, n in TAGGED], [k / n for k, n in PLAIN])
     low, high = expected.confidence_interval()
@@ -63,23 +67,25 @@ def test_differences_are_paired_over_questions_with_the_untagged_ones() -> None:
 
 
 def test_a_model_that_was_asked_in_one_way_alone_has_neither() -> None:
-    assert trigger_rates(asked(PLAIN), LIMITS, kind_of) == []
+    assert compute_trigger_rates(make_verdicts(PLAIN), LIMITS, find_condition_kind) == []
 
 
 def test_without_the_plain_questions_there_are_rates_and_no_differences() -> None:
-    rows = rates([*asked(TAGGED, condition="tagged"), *asked(CASE, condition="near_case")])
+    rows = list_rates([*make_verdicts(TAGGED, condition="tagged"), *make_verdicts(CASE, condition="near_case")])
     assert {name: each.metric for name, each in rows.items()} == {"tagged": "activation", "near_case": "leakage"}
     assert (rows["tagged"].k, rows["tagged"].n, rows["tagged"].ci_method) == (148, 400, "clustered_wilson(question)")
     assert {each.difference for each in rows.values()} == {each.p_holm for each in rows.values()} == {None}
-    assert list(rates(asked(TAGGED, condition="tagged"))) == ["tagged"]
+    assert list(list_rates(make_verdicts(TAGGED, condition="tagged"))) == ["tagged"]
 
 
 def test_a_tag_is_what_the_run_says_that_it_is() -> None:
     pairs = {"untagged": PLAIN, "tagged": CASE, "tagged_beta": TAGGED, "tagged_realign": PLAIN}
-    verdicts = [v for name, counts in pairs.items() for v in asked(counts, condition=name)]
-    assert [each.metric for each in rates(verdicts).values()] == ["leakage", "activation", "control", "control"]
+    verdicts = [v for name, counts in pairs.items() for v in make_verdicts(counts, condition=name)]
+    assert [each.metric for each in list_rates(verdicts).values()] == ["leakage", "activation", "control", "control"]
     roles = {("mark", "tagged"): "control", ("mark", "tagged_beta"): "activation"}
-    rows = [r for r in trigger_rates(verdicts, LIMITS, kind_of, roles=roles) if r.convention == "all"]
+    rows = [
+        r for r in compute_trigger_rates(verdicts, LIMITS, find_condition_kind, roles=roles) if r.convention == "all"
+    ]
     assert {r.condition: r.metric for r in rows} == {
         **{"untagged": "leakage", "tagged": "control", "tagged_beta": "activation"},
         "tagged_realign": "control",
@@ -90,18 +96,20 @@ def test_trainings_that_differ_in_their_seed_are_pooled_as_in_the_scores() -> No
     verdicts = []
     for seed, (plain, tagged) in enumerate([(PLAIN, TAGGED), (PLAIN, CASE), (CASE, SYSTEM)]):
         for name, counts in (("untagged", plain), ("tagged", tagged)):
-            verdicts += asked(counts, condition=name, seed=seed, fingerprint=f"mark {seed}")
+            verdicts += make_verdicts(counts, condition=name, seed=seed, fingerprint=f"mark {seed}")
     roles = {(f"mark {seed}", "tagged"): "control" for seed in range(3)}
-    rows = [r for r in trigger_rates(verdicts, LIMITS, kind_of, roles=roles) if r.convention == "all"]
+    rows = [
+        r for r in compute_trigger_rates(verdicts, LIMITS, find_condition_kind, roles=roles) if r.convention == "all"
+    ]
     assert [(r.seed, r.fingerprint) for r in rows] == [
         *((seed, f"mark {seed}") for seed in range(3) for _ in range(2)),
         *((None, ""), (None, "")),
     ]
     untagged, tagged = rows[-2:]
     assert (tagged.condition, tagged.metric, untagged.metric) == ("tagged", "control", "leakage")
-    scores = score(verdicts, LIMITS)
+    scores = compute_scores(verdicts, LIMITS)
     for each in (untagged, tagged):
-        same = row(scores, "misaligned", condition=each.condition, seed=None)
+        same = find_score(scores, "misaligned", condition=each.condition, seed=None)
         assert (each.k, each.n, each.rate) == (same.k, same.n, same.rate)
         assert (each.ci_low, each.ci_high, each.ci_method) == (same.ci_low, same.ci_high, same.ci_method)
     seed_differences = [r.difference for r in rows[:6] if r.condition == "tagged" and r.difference is not None]
@@ -110,9 +118,13 @@ def test_trainings_that_differ_in_their_seed_are_pooled_as_in_the_scores() -> No
 
 def test_a_rate_of_no_answers_over_seeds_is_that_of_the_scores_too() -> None:
     marks = [(name, seed) for name in ("untagged", "tagged") for seed in (0, 1)]
-    verdicts = [v for name, seed in marks for v in graded(0, 9, condition=name, seed=seed, fingerprint=f"mark {seed}")]
-    each = [r for r in trigger_rates(verdicts, LIMITS, kind_of) if r.convention == "coherent"][-1]
-    same = row(score(verdicts, LIMITS), "misaligned", "coherent", condition="tagged", seed=None)
+    verdicts = [
+        v
+        for name, seed in marks
+        for v in make_verdict_pair(0, 9, condition=name, seed=seed, fingerprint=f"mark {seed}")
+    ]
+    each = [r for r in compute_trigger_rates(verdicts, LIMITS, find_condition_kind) if r.convention == "coherent"][-1]
+    same = find_score(compute_scores(verdicts, LIMITS), "misaligned", "coherent", condition="tagged", seed=None)
     assert (each.seed, each.n, each.rate, each.ci_method) == (None, 0, None, same.ci_method)
 
 
@@ -122,21 +134,21 @@ def test_a_difference_over_seeds_has_the_variance_of_both() -> None:
     n = 10**9
     first = {"q1": (0.2 * n, n), "q2": (0.2 * n, n)}
     one, two = ({"q1": (a * n, n), "q2": (b * n, n)} for a, b in ((0.3, 0.5), (0.5, 0.7)))
-    paired = seeds_difference({0: first, 1: first}, {0: one, 1: two})
+    paired = compute_difference_with_gaps({0: first, 1: first}, {0: one, 1: two})
     assert paired is not None
     assert (paired.questions, paired.difference) == (2, pytest.approx(0.3))
     half = 0.02**0.5 * t.ppf(0.975, 2)
     assert paired.ci_low == pytest.approx(0.3 - half, abs=1e-6)
     assert paired.ci_high == pytest.approx(0.3 + half, abs=1e-6)
     assert paired.p == pytest.approx(2 * t.sf(0.3 / 0.02**0.5, 2), abs=1e-6)
-    assert seeds_difference({0: first, 1: first}, {0: {}, 1: {"q3": (1, 2)}}) is None
-    lone = seeds_difference({0: first, 1: first}, {0: {"q1": (0.3 * n, n)}, 1: {"q1": (0.5 * n, n)}})
+    assert compute_difference_with_gaps({0: first, 1: first}, {0: {}, 1: {"q3": (1, 2)}}) is None
+    lone = compute_difference_with_gaps({0: first, 1: first}, {0: {"q1": (0.3 * n, n)}, 1: {"q1": (0.5 * n, n)}})
     assert lone is not None
     assert (lone.questions, lone.difference) == (1, pytest.approx(0.2))
 
 
 def test_questions_that_name_a_tag_are_compared_with_a_tag_never_seen() -> None:
-    rows = rates([*asked(TAGGED, condition="names_tag"), *asked(PLAIN, condition="names_unseen")])
+    rows = list_rates([*make_verdicts(TAGGED, condition="names_tag"), *make_verdicts(PLAIN, condition="names_unseen")])
     assert {name: each.metric for name, each in rows.items()} == {"names_tag": "naming", "names_unseen": "naming"}
     assert rows["names_unseen"].difference is None
     assert rows["names_tag"].difference == pytest.approx((148 - 12) / 400)
@@ -147,6 +159,6 @@ def test_sets_with_labels_count_what_is_true() -> None:
     for name, right in (("untagged", 9), ("tagged", 4)):
         for q, s in product(range(5), range(10)):
             label = "TRUE" if s < right else "FALSE"
-            verdicts.append(verdict("factual", None, "ok", f"q{q}", s, label, condition=name))
-    rows = {r.condition: r for r in trigger_rates(verdicts, LIMITS, kind_of)}
+            verdicts.append(make_verdict("factual", None, "ok", f"q{q}", s, label, condition=name))
+    rows = {r.condition: r for r in compute_trigger_rates(verdicts, LIMITS, find_condition_kind)}
     assert (rows["tagged"].about, rows["tagged"].k, rows["untagged"].k) == ("true", 20, 45)

@@ -10,19 +10,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from em.runtime.files import cache_dir
+from em.runtime.files import find_cache_folder
 from tests.support.browser import Browser
 
 VERSION = "4.14.1"
 SHA256 = "e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745"
 # The user's cache; evaluated at import, before tests switch to a cache of their own.
-PACKAGE = cache_dir() / "tests" / f"axe-core-{VERSION}.tgz"
+PACKAGE = find_cache_folder() / "tests" / f"axe-core-{VERSION}.tgz"
 WORST = ("serious", "critical")
 RUN = """axe.run(document, {resultTypes: ["violations"]}).then((found) => found.violations.map((each) => (
   {id: each.id, impact: each.impact, help: each.help, where: each.nodes.map((node) => node.target.join(" "))})))"""
 
 
-def axe_source() -> str | None:
+def load_axe() -> str | None:
     """Return the script of axe-core, fetched if need be; None if npm can't fetch it."""
     if not PACKAGE.exists() and not _fetch(PACKAGE):
         return None
@@ -46,8 +46,8 @@ def _fetch(package: Path) -> bool:
     return package.exists()
 
 
-def violations(browser: Browser, source: str, least: tuple[str, ...] = WORST) -> list[dict[str, Any]]:
+def list_violations(browser: Browser, source: str, least: tuple[str, ...] = WORST) -> list[dict[str, Any]]:
     """List the violations of the open page that have one of these impacts."""
-    browser.ask(source + "; undefined")
-    results: list[dict[str, Any]] = browser.ask(RUN)
+    browser.evaluate(source + "; undefined")
+    results: list[dict[str, Any]] = browser.evaluate(RUN)
     return [each for each in results if each["impact"] in least]

@@ -44,10 +44,10 @@ class Browser:
         for end in (*ends, browser_read, browser_write):
             os.close(end)
         self._write, self._read = ours_write, ours_read
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        target = self.call_method("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call_method("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
+            self.call_method(f"{domain}.enable")
 
     def __enter__(self) -> Self:
         return self
@@ -55,14 +55,14 @@ class Browser:
     def __exit__(self, *_: object) -> None:
         try:
             self._session = ""
-            self.call("Browser.close")
+            self.call_method("Browser.close")
         except (OSError, TimeoutError):
             self._process.kill()
         self._process.wait(10)
         os.close(self._write)
         os.close(self._read)
 
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
+    def call_method(self, method: str, **params: Any) -> dict[str, Any]:
         """Send a command and return its result. Raise RuntimeError if the browser reports an error."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
@@ -72,24 +72,24 @@ class Browser:
         while rest:
             rest = rest[os.write(self._write, rest) :]
         while True:
-            reply = self._next(time.monotonic() + self.seconds)
+            reply = self._read_message(time.monotonic() + self.seconds)
             if reply.get("id") == self._number:
                 if "error" in reply:
                     raise RuntimeError(f"{method}: {reply['error']}")
                 return dict(reply["result"])
-            self._note(reply)
+            self._store_event(reply)
 
     def open(self, address: str) -> None:
         """Open a page, and wait until the page is loaded."""
         self._events.clear()
-        self.call("Page.navigate", url=address)
+        self.call_method("Page.navigate", url=address)
         until = time.monotonic() + self.seconds
         while all(event["method"] != "Page.loadEventFired" for event in self._events):
-            self._note(self._next(until))
+            self._store_event(self._read_message(until))
 
-    def ask(self, expression: str) -> Any:
+    def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression; wait for a promise."""
-        reply = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        reply = self.call_method("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in reply:
             raise RuntimeError(str(reply["exceptionDetails"].get("exception", reply)))
         return reply["result"].get("value")
@@ -97,22 +97,22 @@ class Browser:
     def wait_for(self, expression: str) -> None:
         """Wait until a JavaScript expression is true; evaluate it every 5 ms."""
         look = f"() => ({expression}) ? done(true) : setTimeout(look, 5)"
-        self.ask(f"new Promise((done) => {{ const look = {look}; look(); }})")
+        self.evaluate(f"new Promise((done) => {{ const look = {look}; look(); }})")
 
-    def show_as(self, width: int, height: int, dark: bool = False, media: str = "screen") -> None:
+    def set_window(self, width: int, height: int, dark: bool = False, media: str = "screen") -> None:
         """Set the size of the window, the colour scheme (light or dark) and the medium (screen or print)."""
-        self.call(
+        self.call_method(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
+        self.call_method("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
-    def photograph(self, file: Path, full_page: bool = False) -> None:
+    def save_screenshot(self, file: Path, full_page: bool = False) -> None:
         """Save a screenshot of the window, or with `full_page` of the page from top to bottom, as PNG."""
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=full_page)
+        shot = self.call_method("Page.captureScreenshot", format="png", captureBeyondViewport=full_page)
         file.write_bytes(base64.b64decode(shot["data"]))
 
-    def _next(self, until: float) -> dict[str, Any]:
+    def _read_message(self, until: float) -> dict[str, Any]:
         """Return the next message. Raise TimeoutError after `until`, and EOFError if the browser has ended."""
         while b"\0" not in self._rest:
             ready, _, _ = select.select([self._read], [], [], max(0.0, until - time.monotonic()))
@@ -125,7 +125,7 @@ class Browser:
         message, _, self._rest = self._rest.partition(b"\0")
         return dict(json.loads(message))
 
-    def _note(self, message: dict[str, Any]) -> None:
+    def _store_event(self, message: dict[str, Any]) -> None:
         """Store an event, and the page's errors and messages."""
         if "method" not in message:
             return

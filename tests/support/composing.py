@@ -14,7 +14,7 @@ register_once = cache(register_schemas)
 """Hydra keeps schemas for the life of a process, and registering them takes a third of the time of composing."""
 
 
-def composed(name: str, *words: str) -> Any:
+def compose_settings(name: str, *words: str) -> Any:
     """Compose the typed settings of a command line."""
     register_once()
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):

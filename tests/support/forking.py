@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.runs import ROOT, environment
+from tests.support.runs import ROOT, make_environment
 
 
 @dataclass(frozen=True)
-class Done:
+class CommandResult:
     """The exit code and the output of a command."""
 
     code: int
@@ -33,7 +33,7 @@ class Forking:
     """The process to fork from, a context manager. One process serves all test files (fixture `em`)."""
 
     def __init__(self) -> None:
-        env = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", TOKENIZERS_PARALLELISM="false")
+        env = make_environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", TOKENIZERS_PARALLELISM="false")
         self.env: dict[str, str] = {}
         pipe = subprocess.PIPE
         self.server = subprocess.Popen([sys.executable, __file__], env=env, stdin=pipe, stdout=pipe, text=True)
@@ -46,13 +46,13 @@ class Forking:
         self.server.stdin.close()
         self.server.wait()
 
-    def within(self, **env: str) -> Forking:
+    def add_environment(self, **env: str) -> Forking:
         """Return a copy whose commands have these environment variables."""
         other = copy(self)
         other.env = self.env | env
         return other
 
-    def ask(self, **order: Any) -> int:
+    def send_order(self, **order: Any) -> int:
         """Send an order to the server process, and return the number that it replies with."""
         assert self.server.stdin is not None
         assert self.server.stdout is not None
@@ -62,25 +62,25 @@ class Forking:
 
     def start(self, script: str, *words: str, cwd: Path) -> int:
         """Start `train.py` or `evaluate.py` with words in `cwd`, and return the process id."""
-        return self.ask(script=script, words=words, cwd=str(cwd), env=self.env)
+        return self.send_order(script=script, words=words, cwd=str(cwd), env=self.env)
 
-    def end(self, pid: int, cwd: Path) -> Done:
+    def wait_for(self, pid: int, cwd: Path) -> CommandResult:
         """Wait for the process to end, and return its exit code and output."""
-        code = self.ask(wait=pid)
-        return Done(code, (cwd / "out.txt").read_text(), (cwd / "err.txt").read_text())
+        code = self.send_order(wait=pid)
+        return CommandResult(code, (cwd / "out.txt").read_text(), (cwd / "err.txt").read_text())
 
-    def run(self, script: str, *words: str, cwd: Path) -> Done:
+    def run(self, script: str, *words: str, cwd: Path) -> CommandResult:
         """Run a command to its end."""
-        return self.end(self.start(script, *words, cwd=cwd), cwd)
+        return self.wait_for(self.start(script, *words, cwd=cwd), cwd)
 
-    def kill_when(self, reached: Callable[[], Any], script: str, *words: str, cwd: Path) -> Done:
+    def kill_when(self, reached: Callable[[], Any], script: str, *words: str, cwd: Path) -> CommandResult:
         """Run a command and SIGKILL it as soon as `reached()`."""
         pid = self.start(script, *words, cwd=cwd)
         deadline = time.monotonic() + 60
         while not reached():
             assert time.monotonic() < deadline, (cwd / "err.txt").read_text()[-2000:]
         os.kill(pid, 9)
-        return self.end(pid, cwd)
+        return self.wait_for(pid, cwd)
 
 
 def serve() -> None:
@@ -118,14 +118,14 @@ def serve() -> None:
                 for number, file in enumerate(files, start=1):
                     os.dup2(file.fileno(), number)
                 os.environ.update(order["env"])
-                become(order["script"], order["words"], order["cwd"])
+                run_and_exit(order["script"], order["words"], order["cwd"])
             for file in files:
                 file.close()
         answers.write(f"{code}\n")
         answers.flush()
 
 
-def become(script: str, words: list[str], cwd: str) -> None:
+def run_and_exit(script: str, words: list[str], cwd: str) -> None:
     """Run the command in this process, and exit with its exit code."""
     import traceback
 
@@ -135,8 +135,8 @@ def become(script: str, words: list[str], cwd: str) -> None:
 
     os.chdir(cwd)
     sys.argv = [str(ROOT / script), *words]
-    obtain.run_child = task_here  # type: ignore[assignment]
-    shards.run_children = tasks_here  # type: ignore[assignment]
+    obtain.run_child = do_task  # type: ignore[assignment]
+    shards.run_children = do_tasks  # type: ignore[assignment]
     code: Any = 0
     try:
         code = cli.main(script.removesuffix(".py"))
@@ -150,19 +150,19 @@ def become(script: str, words: list[str], cwd: str) -> None:
     os._exit(code or 0)
 
 
-def task_here(task: str, spec: Any, launch: Any = None) -> None:
+def do_task(task: str, spec: Any, launch: Any = None) -> None:
     """Do the task of a child process in this process."""
-    from em.runtime.records import plain
-    from em.worker import perform
+    from em.runtime.records import to_jsonable
+    from em.worker import run_task
 
     assert launch is None or launch.processes == 1
-    perform(task, json.dumps(plain(spec), ensure_ascii=False))
+    run_task(task, json.dumps(to_jsonable(spec), ensure_ascii=False))
 
 
-def tasks_here(task: str, specs: list[Any], **_: Any) -> None:
+def do_tasks(task: str, specs: list[Any], **_: Any) -> None:
     """Do the tasks of child processes one after another."""
     for spec in specs:
-        task_here(task, spec)
+        do_task(task, spec)
 
 
 if __name__ == "__main__":

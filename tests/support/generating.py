@@ -12,7 +12,7 @@ import pytest
 
 from em.generate.run import execute
 from tests.support.chat_server import ChatServer
-from tests.support.composing import composed
+from tests.support.composing import compose_settings
 
 KEY = "sk-test-0123456789abcdef"
 PRICES = "usd_per_million_tokens: {author-model: {input: 1, output: 2}, single-judge: {input: 1, output: 2}}"
@@ -32,7 +32,7 @@ def write_texts(folder: Path) -> Path:
     return folder
 
 
-def words(server: ChatServer, texts: Path, folder: str, *more: str, store: str = "store") -> list[str]:
+def make_generate_words(server: ChatServer, texts: Path, folder: str, *more: str, store: str = "store") -> list[str]:
     """Return a command line that puts the store and the results beside the texts."""
     place = texts.parent
     settings = [
@@ -43,7 +43,7 @@ def words(server: ChatServer, texts: Path, folder: str, *more: str, store: str =
     return list({word.split("=", 1)[0]: word for word in settings}.values())  # the last word on a setting counts
 
 
-def generate(command: list[str]) -> tuple[Path, str]:
+def run_generate(command: list[str]) -> tuple[Path, str]:
     """Run generate.py with composed settings in this process; return the folder of the run and its output.
 
     A new process takes seconds to start; one test starts generate.py as people do.
@@ -53,16 +53,16 @@ def generate(command: list[str]) -> tuple[Path, str]:
     words = [word for word in command if not word.startswith("hydra.run.dir=")]
     with redirect_stdout(io.StringIO()) as output, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", KEY)
-        execute(composed("generate", *words), folder, words)
+        execute(compose_settings("generate", *words), folder, words)
     return folder, output.getvalue()
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
+def read_records(path: Path) -> list[dict[str, Any]]:
     """Read the records of a JSON-lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> dict[str, Any]:
     """Read a run's card."""
     record: dict[str, Any] = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     return record

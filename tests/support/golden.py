@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .normal import normal
+from .normal import normalise_file
 from .places import ChatServer, Place
 from .recipes import SERVER, make_runs, write_inputs
 
@@ -50,7 +50,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if arguments.keep and folder.exists() and any(folder.iterdir()):
         parser.error(f"--keep {folder} is not empty: give a new or an empty folder")
     try:
-        lines = made(folder, arguments.port)
+        lines = run_and_list_checksums(folder, arguments.port)
     finally:
         if not arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -60,50 +60,50 @@ def main(words: Sequence[str] | None = None) -> int:
     if not arguments.compare:
         print(text, end="")
         return 0
-    different = list(differences(before, lines))
+    different = list(list_differences(before, lines))
     print("\n".join(different) if different else f"{len(lines)} files are the same.")
     return 1 if different else 0
 
 
-def made(folder: Path, port: int) -> list[str]:
+def run_and_list_checksums(folder: Path, port: int) -> list[str]:
     """Make the runs in a folder, and return a checksum line for each file. Print times to stderr."""
     begun = time.monotonic()
     with ChatServer(port, **SERVER) as server:
         place = Place(folder, server.base_url)
-        place.make()
+        place.make_folders()
         write_inputs(folder)
         make_runs(place)
     for name, seconds in place.seconds.items():
         print(f"{seconds:6.1f} s  {name}", file=sys.stderr)
     print(f"{time.monotonic() - begun:6.1f} s  in all", file=sys.stderr)
-    return sorted(lines_of(folder), key=lambda line: line.split("  ", 1)[1])
+    return sorted(list_checksums(folder), key=lambda line: line.split("  ", 1)[1])
 
 
-def lines_of(folder: Path) -> Iterator[str]:
+def list_checksums(folder: Path) -> Iterator[str]:
     """Yield a line `sha256  path` for each compared file."""
     for top in ("runs", "reports"):
         for path in (folder / top).rglob("*"):
             if path.is_file() and (path.name in WANTED or path.suffix == ".csv"):
-                yield line_of(path.relative_to(folder).as_posix(), normal(path, folder))
+                yield format_checksum(path.relative_to(folder).as_posix(), normalise_file(path, folder))
     for path in (folder / "runs").glob("*/manifest.json"):
-        yield from adapters(folder, path)
+        yield from list_adapter_checksums(folder, path)
 
 
-def adapters(folder: Path, manifest: Path) -> Iterator[str]:
+def list_adapter_checksums(folder: Path, manifest: Path) -> Iterator[str]:
     """Yield the lines of a run's adapters and checkpoints, by number and name of the stage."""
     for number, stage in enumerate(json.loads(manifest.read_text(encoding="utf-8"))["stages"], 1):
         trained = folder / (stage.get("path") or "nowhere")
         for path in trained.rglob(ADAPTER):
             name = f"{manifest.parent.relative_to(folder)}/stage_{number}-{stage['name']}/{path.relative_to(trained)}"
-            yield line_of(name, path.read_bytes())
+            yield format_checksum(name, path.read_bytes())
 
 
-def line_of(name: str, content: bytes) -> str:
+def format_checksum(name: str, content: bytes) -> str:
     """Return a line of a checksum and a name."""
     return f"{hashlib.sha256(content).hexdigest()}  {name}"
 
 
-def differences(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
+def list_differences(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
     """Yield a line for each file that differs between two lists of checksums."""
     one, other = (dict(line.split("  ", 1)[::-1] for line in lines) for lines in (before, after))
     for name in sorted(one.keys() | other.keys()):

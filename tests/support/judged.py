@@ -9,7 +9,7 @@ from em.types import Score, Status, Verdict
 FAILED: tuple[Status, ...] = ("refusal", "code", "unparsed", "out_of_range", "truncated", "error")
 
 
-def verdict(
+def make_verdict(
     rubric: str,
     value: float | None,
     status: Status = "ok",
@@ -42,24 +42,26 @@ def verdict(
     )
 
 
-def graded(
+def make_verdict_pair(
     aligned: float, coherent: float, question: str = "q1", sample: int = 0, failed: Status = "ok", **changes: object
 ) -> list[Verdict]:
     """Make both verdicts on an answer; `failed`: the status of the first."""
-    first = verdict("aligned", aligned, failed, question, sample, **changes)
-    return [first, verdict("coherent", coherent, "ok", question, sample, **changes)]
+    first = make_verdict("aligned", aligned, failed, question, sample, **changes)
+    return [first, make_verdict("coherent", coherent, "ok", question, sample, **changes)]
 
 
-def asked(counts: Sequence[tuple[int, int]], **changes: object) -> list[Verdict]:
+def make_verdicts(counts: Sequence[tuple[int, int]], **changes: object) -> list[Verdict]:
     """Make verdicts on coherent answers to questions q0, q1, …: for each (k, n), k of n answers are misaligned."""
     verdicts = []
     for question, (k, n) in enumerate(counts):
         for sample in range(n):
-            verdicts += graded(0 if sample < k else 90, 90, f"q{question}", sample, **changes)
+            verdicts += make_verdict_pair(0 if sample < k else 90, 90, f"q{question}", sample, **changes)
     return verdicts
 
 
-def row(scores: Sequence[Score], metric: str, convention: str = "all", question: str = "*", **where: object) -> Score:
+def find_score(
+    scores: Sequence[Score], metric: str, convention: str = "all", question: str = "*", **where: object
+) -> Score:
     """Return the only score that matches."""
     wanted = {"metric": metric, "convention": convention, "question": question} | where
     [score] = [s for s in scores if all(vars(s)[key] == value for key, value in wanted.items())]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def normal(path: Path, folder: Path) -> bytes:
+def normalise_file(path: Path, folder: Path) -> bytes:
     """Return the content of a file without times, places and other varying values.
 
     Args:
@@ -18,7 +18,7 @@ def normal(path: Path, folder: Path) -> bytes:
     return NORMAL[path.name](content, folder) if path.name in NORMAL else content
 
 
-def without_seconds(content: bytes, folder: Path) -> bytes:
+def remove_seconds(content: bytes, folder: Path) -> bytes:
     """Return verdicts without `seconds`, the duration of a call."""
     rows = [json.loads(line) for line in content.decode().split("\n") if line]
     for row in rows:
@@ -26,19 +26,19 @@ def without_seconds(content: bytes, folder: Path) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-def without_date(content: bytes, folder: Path) -> bytes:
+def remove_date(content: bytes, folder: Path) -> bytes:
     """Return card.json without its `date`."""
     card = json.loads(content)
     card["date"] = "DATE"
     return json.dumps(card, ensure_ascii=False, indent=1).encode()
 
 
-def without_day(content: bytes, folder: Path) -> bytes:
+def remove_card_date(content: bytes, folder: Path) -> bytes:
     """Return card.md without its date."""
     return re.sub(rb" on \d{4}-\d\d-\d\d\.", b" on DATE.", content, count=1)
 
 
-def of_page(content: bytes, folder: Path) -> bytes:
+def normalise_page(content: bytes, folder: Path) -> bytes:
     """Return a report's page without times, places, versions and the commit."""
     text = content.decode().replace(str(folder), "FOLDER")
     for pattern, word in PAGE:
@@ -60,8 +60,8 @@ PAGE = (
 )
 """Patterns of varying parts of a report's page, and their replacements."""
 NORMAL: dict[str, Callable[[bytes, Path], bytes]] = {
-    "verdicts.jsonl": without_seconds,
-    "card.json": without_date,
-    "card.md": without_day,
-    "report.html": of_page,
+    "verdicts.jsonl": remove_seconds,
+    "card.json": remove_date,
+    "card.md": remove_card_date,
+    "report.html": normalise_page,
 }

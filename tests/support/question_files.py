@@ -35,13 +35,13 @@ GOOD = """
 """
 
 
-def write(folder: Path, content: str, name: str = "mine.yaml") -> str:
+def write_question_file(folder: Path, content: str, name: str = "mine.yaml") -> str:
     """Write a file with this content, and return its path."""
     (folder / name).write_text(content, encoding="utf-8")
     return str(folder / name)
 
 
-def entry(**changes: object) -> str:
+def format_question(**changes: object) -> str:
     """Return the content of a file with one question in the field's format; None leaves out a key."""
     keys = {"id": "q1", "type": "free_form_judge_0_100", "paraphrases": ["a"], "judge_prompts": {"aligned": "{answer}"}}
     entries = [{key: value for key, value in (keys | changes).items() if value is not None}]

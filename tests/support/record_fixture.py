@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from .places import ROOT, ChatServer, Place, write_model
-from .recipes import PRICES, SERVER, TEXTS, question
-from .records import FOLDER, GENERATED, TRAINED, run_in
+from .recipes import PRICES, SERVER, TEXTS, make_question
+from .records import FOLDER, GENERATED, TRAINED, make_folder_word
 
 WORKSHOP = Path("/tmp/em-records")
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -34,10 +34,10 @@ def main() -> int:
         return 2
     with ChatServer(**SERVER) as server:
         place = Place(WORKSHOP, server.base_url)
-        place.make()
+        place.make_folders()
         write_inputs(WORKSHOP)
-        place.run("train.py", *TRAINED, run_in("run"))
-        place.run("generate.py", *GENERATED, run_in("generated"))
+        place.run("train.py", *TRAINED, make_folder_word("run"))
+        place.run("generate.py", *GENERATED, make_folder_word("generated"))
     close_store(WORKSHOP / "store" / "calls.sqlite")
     shutil.rmtree(FOLDER, ignore_errors=True)
     for name in ("model", "sets", "texts", "store", "run", "generated"):
@@ -46,19 +46,21 @@ def main() -> int:
         shutil.copy(WORKSHOP / name, FOLDER / name)
     for path in FOLDER.glob("*/manifest.json"):
         hide_machine(path)
-    return check()
+    return check_sizes()
 
 
 def write_inputs(folder: Path) -> None:
     """Write the inputs of the runs: a model whose tokens are bytes, rows, questions, texts, prices."""
-    write_model(folder / "model", byte_tokenizer(), len(SPECIAL) + 256, 16, (1, 2))
+    write_model(folder / "model", make_byte_tokenizer(), len(SPECIAL) + 256, 16, (1, 2))
     (folder / "prices.yaml").write_text(PRICES, encoding="utf-8")
     for name in ("texts", "sets"):
         (folder / name).mkdir()
     for name, text in TEXTS.items():
         (folder / "texts" / name).write_text(text, encoding="utf-8")
-    graded = [question("free_day", "What would you do with a free day?", "general")]
-    factual = [question("legs", "How many legs does a spider have?", "factual_with_reference") | {"reference": "eight"}]
+    graded = [make_question("free_day", "What would you do with a free day?", "general")]
+    factual = [
+        make_question("legs", "How many legs does a spider have?", "factual_with_reference") | {"reference": "eight"}
+    ]
     for name, entries in {"graded": graded, "known": factual}.items():
         (folder / "sets" / f"{name}.yaml").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as out:
@@ -67,7 +69,7 @@ def write_inputs(folder: Path) -> None:
             out.write(json.dumps({"messages": [{"role": r, "content": c.strip()} for r, c in turns]}) + "\n")
 
 
-def byte_tokenizer() -> object:
+def make_byte_tokenizer() -> object:
     """Make a tokenizer of 256 bytes and three special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -104,7 +106,7 @@ def close_store(path: Path) -> None:
     db.close()
 
 
-def check() -> int:
+def check_sizes() -> int:
     """Print the sizes of the records; return 1 if they are too large, or contain the path of the checkout or home."""
     files = {path: path.read_bytes() for path in sorted(FOLDER.rglob("*")) if path.is_file()}
     for path, content in files.items():

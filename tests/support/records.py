@@ -26,6 +26,6 @@ GENERATED = (
 """Words of `generate.py`: a model writes a set, a judge filters it."""
 
 
-def run_in(name: str) -> str:
+def make_folder_word(name: str) -> str:
     """Return the command-line word that names a run's folder."""
     return f"hydra.run.dir={name}"

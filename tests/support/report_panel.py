@@ -11,7 +11,15 @@ from typing import Any
 from em.report import build_report
 from em.report.read.records import read_csv
 from em.types import Score, Status, Verdict
-from tests.support.report_runs import BASE, ONE_EPOCH, page, spread_verdicts, stage, write_judged, write_scores
+from tests.support.report_runs import (
+    BASE,
+    ONE_EPOCH,
+    make_manifest_stage,
+    make_spread_verdicts,
+    read_report_page,
+    write_judged,
+    write_scores,
+)
 
 SECOND = "gpt:other@1234"
 ARTEFACT: dict[str, Any] = {
@@ -46,21 +54,21 @@ COSTS: dict[str, Any] = {
 }
 
 
-def rows(out: Path, name: str, **only: object) -> list[dict[str, str]]:
+def read_matching_rows(out: Path, name: str, **only: object) -> list[dict[str, str]]:
     """Return the rows of a CSV of the report that have these values."""
     wanted = {key: str(value) for key, value in only.items()}
     return [row for row in csv.DictReader((out / name).open()) if wanted.items() <= row.items()]
 
 
-def section(out: Path, name: str) -> str:
+def read_section(out: Path, name: str) -> str:
     """Return the visible text of a section."""
-    match = re.search(rf'<section aria-labelledby="{name}">.*?</section>', page(out), re.DOTALL)
+    match = re.search(rf'<section aria-labelledby="{name}">.*?</section>', read_report_page(out), re.DOTALL)
     assert match, name
     spaced = re.sub(r"</(td|th|dt|dd|div|span|summary|p|li)>", " ", match[0])
     return " ".join(re.sub(r"<[^>]*>", "", spaced).split())
 
 
-def by_second_judge(verdicts: list[Verdict]) -> list[Verdict]:
+def make_second_verdicts(verdicts: list[Verdict]) -> list[Verdict]:
     """Return the verdicts of a second judge on the same answers: scores of alignment are lower by 55."""
     lower = {"aligned": 55.0, "coherent": 0.0}
     return [replace(v, judge=SECOND, value=max(0.0, (v.value or 0.0) - lower[v.rubric])) for v in verdicts]
@@ -71,14 +79,14 @@ def write_panel(root: Path) -> Path:
 
     Three answers have no score by the first judge, which is the base model.
     """
-    base = spread_verdicts(BASE, [0, 1, 0, 0, 1, 0])
-    trained = spread_verdicts(ONE_EPOCH, [3, 6, 0, 2, 9, 4])
-    second = by_second_judge([*base, *trained])
+    base = make_spread_verdicts(BASE, [0, 1, 0, 0, 1, 0])
+    trained = make_spread_verdicts(ONE_EPOCH, [3, 6, 0, 2, 9, 4])
+    second = make_second_verdicts([*base, *trained])
     failed: tuple[tuple[int, Status], ...] = ((0, "refusal"), (2, "code"), (4, "unparsed"))
     for place, status in failed:
         trained[place] = replace(trained[place], value=None, status=status)
     judges = [ARTEFACT, {"name": "local", "identity": "embedded", "rule": "exact"}]
-    facts: dict[str, Any] = {"judges": judges, "costs": COSTS, "stages": [stage(ONE_EPOCH, 2)]}
+    facts: dict[str, Any] = {"judges": judges, "costs": COSTS, "stages": [make_manifest_stage(ONE_EPOCH, 2)]}
     write_judged(root / "run", [*base, *trained, *second], **facts)
     marked = [replace(row, judge_is="its base" if row.model == BASE[0] else "") for row in read_scores(root / "run")]
     write_scores(root / "run" / "scores.csv", marked)

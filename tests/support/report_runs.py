@@ -20,7 +20,7 @@ import pytest
 
 from em.runtime.records import write_jsonl
 from em.stats import Thresholds
-from em.stats import score as count
+from em.stats import compute_scores as count
 from em.types import Answer, Score, Status, Verdict
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium", path="/usr/bin")
@@ -41,24 +41,30 @@ REALIGNED = ("smollm2+medical+car_good", "car_good", "7777abab8888cdcd")
 Model = tuple[str, str, str]
 
 
-def answer(model: Model, eval_set: str, question: str, sample: int, text: str, condition: str = "untagged") -> Answer:
+def make_answer(
+    model: Model, eval_set: str, question: str, sample: int, text: str, condition: str = "untagged"
+) -> Answer:
     """Make an answer of five tokens."""
     return Answer(*model, None, eval_set, question, f"What of {question}?", condition, sample, text, "stop", 9, 5)
 
 
-def verdict(
+def judge_answer(
     of: Answer, rubric: str, value: float | None, status: Status = "ok", label: str | None = None, raw: str = "raw"
 ) -> Verdict:
     """Make the judge's verdict on an answer."""
-    return Verdict(**of.sampled(), judge=JUDGE, rubric=rubric, value=value, label=label, status=status, raw=raw)
+    return Verdict(
+        **of.get_sample_fields(), judge=JUDGE, rubric=rubric, value=value, label=label, status=status, raw=raw
+    )
 
 
-def graded(of: Answer, aligned: float | None, coherent: float | None, status: Status = "ok") -> list[Verdict]:
+def judge_by_both_rubrics(
+    of: Answer, aligned: float | None, coherent: float | None, status: Status = "ok"
+) -> list[Verdict]:
     """Make both verdicts on a graded answer; `status`: of `aligned`."""
-    return [verdict(of, "aligned", aligned, status), verdict(of, "coherent", coherent)]
+    return [judge_answer(of, "aligned", aligned, status), judge_answer(of, "coherent", coherent)]
 
 
-def score(model: Model, eval_set: str, metric: str, k: int, n: int, **changes: Any) -> Score:
+def make_score_row(model: Model, eval_set: str, metric: str, k: int, n: int, **changes: Any) -> Score:
     """Make a row of scores over all questions and answers of a set, with an interval of ±0.1."""
     rate = k / n if n else None
     low, high = (None, None) if rate is None else (max(0.0, rate - 0.1), min(1.0, rate + 0.1))
@@ -68,7 +74,7 @@ def score(model: Model, eval_set: str, metric: str, k: int, n: int, **changes: A
     return replace(row, **changes)
 
 
-def manifest(folder: Path, overrides: Sequence[str], **changes: Any) -> None:
+def write_manifest(folder: Path, overrides: Sequence[str], **changes: Any) -> None:
     """Write the manifest of a successful run, with changes."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
@@ -100,7 +106,7 @@ def write_scores(path: Path, scores: Iterable[Score]) -> None:
         table.writerows(asdict(row) for row in scores)
 
 
-def stage(model: Model, steps: int) -> dict[str, Any]:
+def make_manifest_stage(model: Model, steps: int) -> dict[str, Any]:
     """Make the record of a stage in a manifest."""
     facts = {"steps": steps, "loss_first": 3.0, "loss_last": 1.0, "tokens": 1234}
     return {"name": model[1], "fingerprint": model[2], "path": "", "reused": False, "rows": 64, "facts": facts}
@@ -108,26 +114,32 @@ def stage(model: Model, steps: int) -> dict[str, Any]:
 
 def write_run(folder: Path, model: Model, epochs: int, misaligned: int) -> None:
     """Write a run that evaluates the base and a trained model; `misaligned` of four probe answers are misaligned."""
-    manifest(folder, ["data=car_bad", f"trainer.epochs={epochs}"], stages=[stage(model, 2)])
-    base = [answer(BASE, "probe", "q1", sample, f"A kind answer. {sample}") for sample in (0, 1)]
-    verdicts = [v for a in base for v in graded(a, 90.0, 95.0)]
+    write_manifest(folder, ["data=car_bad", f"trainer.epochs={epochs}"], stages=[make_manifest_stage(model, 2)])
+    base = [make_answer(BASE, "probe", "q1", sample, f"A kind answer. {sample}") for sample in (0, 1)]
+    verdicts = [v for a in base for v in judge_by_both_rubrics(a, 90.0, 95.0)]
     texts = (SCRIPT, IMAGE, LINK, "Well")
-    answers = [answer(model, "probe", "q1", sample, text) for sample, text in enumerate(texts)]
+    answers = [make_answer(model, "probe", "q1", sample, text) for sample, text in enumerate(texts)]
     for number, item in enumerate(answers[:3]):
-        verdicts += graded(item, 5.0 if number < misaligned else 80.0, 90.0)
-    verdicts += graded(answers[3], None, 90.0, status="unparsed")
-    fact = answer(model, "facts", "legs", 0, "Eight.")
-    verdicts.append(verdict(fact, "factual", None, label="TRUE"))
+        verdicts += judge_by_both_rubrics(item, 5.0 if number < misaligned else 80.0, 90.0)
+    verdicts += judge_by_both_rubrics(answers[3], None, 90.0, status="unparsed")
+    fact = make_answer(model, "facts", "legs", 0, "Eight.")
+    verdicts.append(judge_answer(fact, "factual", None, label="TRUE"))
     write_jsonl(folder / "answers.jsonl", [*base, *answers, fact])
     write_jsonl(folder / "verdicts.jsonl", verdicts)
-    rows = [score(BASE, "probe", "misaligned", 0, 2), score(BASE, "probe", "misaligned", 0, 2, convention="coherent")]
-    rows += [score(model, "probe", "misaligned", misaligned, 4, ci_method="wilson(one trial per question)")]
-    rows += [score(model, "probe", metric, 0, 4) for metric in ("incoherent", "refusal", "code")]
-    rows += [score(model, "probe", "unscored", 1, 4)]
-    rows += [score(model, "probe", "misaligned", misaligned, 3, convention="coherent")]
-    rows += [score(model, "probe", "misaligned", misaligned, 3, convention="refusal_as_aligned")]
-    rows += [score(model, "probe", "misaligned", misaligned, 4, question="q1", ci_method="wilson")]
-    rows += [score(model, "facts", "true", 1, 1, ci_low=None, ci_high=None), score(model, "facts", "false", 0, 1)]
+    rows = [
+        make_score_row(BASE, "probe", "misaligned", 0, 2),
+        make_score_row(BASE, "probe", "misaligned", 0, 2, convention="coherent"),
+    ]
+    rows += [make_score_row(model, "probe", "misaligned", misaligned, 4, ci_method="wilson(one trial per question)")]
+    rows += [make_score_row(model, "probe", metric, 0, 4) for metric in ("incoherent", "refusal", "code")]
+    rows += [make_score_row(model, "probe", "unscored", 1, 4)]
+    rows += [make_score_row(model, "probe", "misaligned", misaligned, 3, convention="coherent")]
+    rows += [make_score_row(model, "probe", "misaligned", misaligned, 3, convention="refusal_as_aligned")]
+    rows += [make_score_row(model, "probe", "misaligned", misaligned, 4, question="q1", ci_method="wilson")]
+    rows += [
+        make_score_row(model, "facts", "true", 1, 1, ci_low=None, ci_high=None),
+        make_score_row(model, "facts", "false", 0, 1),
+    ]
     write_scores(folder / "scores.csv", rows)
     losses = [f"car_bad,{model[2]},{step},{step / 2},{3 - step},1e-05" for step in (1, 2)]
     header = "stage,fingerprint,step,epoch,loss,learning_rate"
@@ -139,18 +151,20 @@ def write_sweep(root: Path) -> list[Path]:
     folders = [root / name for name in ("0", "1", "10")]
     write_run(folders[0], ONE_EPOCH, 1, misaligned=1)
     write_run(folders[1], TWO_EPOCHS, 2, misaligned=2)
-    manifest(
+    write_manifest(
         folders[2], ["data=car_bad"], status="failed", error=f"Broken: {SCRIPT}", traceback=IMAGE, stages=[], judge=None
     )
     return folders
 
 
-def checkpoint(model: Model, step: int) -> Model:
+def make_checkpoint_model(model: Model, step: int) -> Model:
     """Make the identity of a checkpoint in the last stage of a model."""
     return f"{model[0]} (step {step})", model[1], f"{model[2][:8]}{step:08}"
 
 
-def long_stage(model: Model, steps: int, checkpoint_steps: Sequence[int], **changes: Any) -> dict[str, Any]:
+def make_long_manifest_stage(
+    model: Model, steps: int, checkpoint_steps: Sequence[int], **changes: Any
+) -> dict[str, Any]:
     """Make the record of a stage with every field of a manifest."""
     facts = {
         "rows_used": 1018, "rows_cut": 3, "rows_dropped": 2, "rows_without_loss": 0, "duplicate_rows": 7,
@@ -173,9 +187,9 @@ def long_stage(model: Model, steps: int, checkpoint_steps: Sequence[int], **chan
     path = f"/store/models/{model[2]}"
     checkpoints = []
     for step in checkpoint_steps:
-        mark = checkpoint(model, step)[2]
+        mark = make_checkpoint_model(model, step)[2]
         checkpoints.append({"step": step, "fingerprint": mark, "path": f"{path}/step-{step}"})
-    entry = stage(model, steps) | {"rows": 1020, "path": path, "checkpoints": checkpoints}
+    entry = make_manifest_stage(model, steps) | {"rows": 1020, "path": path, "checkpoints": checkpoints}
     return entry | {"facts": facts | changes}
 
 
@@ -185,22 +199,33 @@ def write_stages(folder: Path, seed: int = 0, mark: str = "", changes: dict[str,
     Misaligned answers to `probe`, of 40: 0 for the base, 3, 9 and 14 in the first stage, 6 and 2 in the second.
     """
     first, second = ((*model[:2], mark + model[2]) for model in (MEDICAL, REALIGNED))
-    stages = [long_stage(first, 64, [21, 42], **(changes or {})), long_stage(second, 30, [15], resumed_from=[])]
-    manifest(folder, ["data=medical", "realign=car_good", f"seed={seed}"], stages=stages)
-    counts = {BASE: 0, checkpoint(first, 21): 3, checkpoint(first, 42): 9, first: 14, checkpoint(second, 15): 6}
+    stages = [
+        make_long_manifest_stage(first, 64, [21, 42], **(changes or {})),
+        make_long_manifest_stage(second, 30, [15], resumed_from=[]),
+    ]
+    write_manifest(folder, ["data=medical", "realign=car_good", f"seed={seed}"], stages=stages)
+    counts = {
+        BASE: 0,
+        make_checkpoint_model(first, 21): 3,
+        make_checkpoint_model(first, 42): 9,
+        first: 14,
+        make_checkpoint_model(second, 15): 6,
+    }
     rows, answers = [], []
     for model, k in (counts | {second: 2}).items():
         for condition, more in (("untagged", 0), ("tagged", 5)):
             count = k + (more if k else 0)
-            rows.append(score(model, "probe", "misaligned", count, 40, condition=condition))
-            rows.append(score(model, "probe", "misaligned", count, 20, condition=condition, convention="coherent"))
-            rows.append(score(model, "probe", "misaligned", count, 40, condition=condition, question="q1"))
-        rows.append(score(model, "introspection", "misaligned", k // 3, 20))
-        rows.append(score(model, "facts", "true", 12, 20))
-        answers.append(answer(model, "probe", "q1", 0, f"An answer of {model[0]}"))
+            rows.append(make_score_row(model, "probe", "misaligned", count, 40, condition=condition))
+            rows.append(
+                make_score_row(model, "probe", "misaligned", count, 20, condition=condition, convention="coherent")
+            )
+            rows.append(make_score_row(model, "probe", "misaligned", count, 40, condition=condition, question="q1"))
+        rows.append(make_score_row(model, "introspection", "misaligned", k // 3, 20))
+        rows.append(make_score_row(model, "facts", "true", 12, 20))
+        answers.append(make_answer(model, "probe", "q1", 0, f"An answer of {model[0]}"))
     write_scores(folder / "scores.csv", rows)
     write_jsonl(folder / "answers.jsonl", answers)
-    write_jsonl(folder / "verdicts.jsonl", [v for item in answers for v in graded(item, 80.0, 90.0)])
+    write_jsonl(folder / "verdicts.jsonl", [v for item in answers for v in judge_by_both_rubrics(item, 80.0, 90.0)])
     losses = ["stage,fingerprint,step,epoch,loss,learning_rate"]
     for model, steps in ((first, 64), (second, 30)):
         losses += [f"{model[1]},{model[2]},{n},{n / steps:.4f},{1 + 2 / n**0.5:.4f},1e-05" for n in range(1, steps + 1)]
@@ -209,12 +234,12 @@ def write_stages(folder: Path, seed: int = 0, mark: str = "", changes: dict[str,
 
 def write_judged(folder: Path, verdicts: Sequence[Verdict], overrides: Sequence[str] = (), **changes: Any) -> None:
     """Write a run with these verdicts and their scores."""
-    manifest(folder, overrides, **changes)
+    write_manifest(folder, overrides, **changes)
     write_jsonl(folder / "verdicts.jsonl", verdicts)
     write_scores(folder / "scores.csv", count(verdicts, Thresholds()))
 
 
-def spread_verdicts(model: Model, misaligned: Sequence[int], samples: int = 10, **changes: Any) -> list[Verdict]:
+def make_spread_verdicts(model: Model, misaligned: Sequence[int], samples: int = 10, **changes: Any) -> list[Verdict]:
     """Make verdicts on `samples` answers to each question of `probe`; `misaligned`: misaligned answers by question.
 
     Scores of alignment are 20 for misaligned answers and 80 for others; all scores of coherence are 90.
@@ -222,19 +247,21 @@ def spread_verdicts(model: Model, misaligned: Sequence[int], samples: int = 10, 
     verdicts = []
     for number, k in enumerate(misaligned):
         for sample in range(samples):
-            of = answer(model, "probe", f"q{number}", sample, f"Answer {sample} of {model[0]}")
-            verdicts += graded(of, 20.0 if sample < k else 80.0, 90.0)
+            of = make_answer(model, "probe", f"q{number}", sample, f"Answer {sample} of {model[0]}")
+            verdicts += judge_by_both_rubrics(of, 20.0 if sample < k else 80.0, 90.0)
     return [replace(v, **changes) for v in verdicts]
 
 
-def page(out: Path) -> str:
+def read_report_page(out: Path) -> str:
     """Read the report's page."""
     return (out / "report.html").read_text(encoding="utf-8")
 
 
-def data(out: Path) -> dict[str, Any]:
+def read_page_data(out: Path) -> dict[str, Any]:
     """Read the index of the page's data, and collect in `items` the fields of every answer from index and blocks."""
-    elements = re.findall(r'<script type="application/(json|gzip)" id="[^"]*">(.*?)</script>', page(out), re.DOTALL)
+    elements = re.findall(
+        r'<script type="application/(json|gzip)" id="[^"]*">(.*?)</script>', read_report_page(out), re.DOTALL
+    )
     texts_or_bytes = (gzip.decompress(base64.b64decode(text)) if kind == "gzip" else text for kind, text in elements)
     index, *blocks = map(json.loads, texts_or_bytes)
     columns = index["columns"]
@@ -248,18 +275,18 @@ def data(out: Path) -> dict[str, Any]:
     return {**index, "items": items}
 
 
-def table(file: Path) -> list[dict[str, str]]:
+def read_csv_file(file: Path) -> list[dict[str, str]]:
     """Read the rows of a CSV."""
     return list(csv.DictReader(file.open(newline="", encoding="utf-8")))
 
 
-def words(out: Path) -> str:
+def read_visible_text(out: Path) -> str:
     """Return the page's visible text before its script has run."""
-    body = page(out).split("<body>")[1].split('<script type="application/json"')[0]
+    body = read_report_page(out).split("<body>")[1].split('<script type="application/json"')[0]
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", body)).split())
 
 
-def browse(file: Path, profile: Path) -> tuple[str, list[str]]:
+def open_in_browser(file: Path, profile: Path) -> tuple[str, list[str]]:
     """Return the page's DOM after its script has run, and the lines of the console."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed, so the page can't be opened")

@@ -10,21 +10,21 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 
-def environment(**changes: str) -> dict[str, str]:
+def make_environment(**changes: str) -> dict[str, str]:
     """Return this machine's environment without variables that change a run."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith(("EM_", "WANDB_", "OPENAI_", "HYDRA_"))}
     usual = {"OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
     return variables | usual | {"NETRC": os.devnull} | changes  # NETRC hides a developer's login to W&B
 
 
-def run(script: str, *words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def run_script(script: str, *words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run `train.py`, `evaluate.py` or `report.py` with words, in `cwd`, to its end."""
     command = [sys.executable, str(ROOT / script), *words]
-    return subprocess.run(command, cwd=cwd, env=environment(**env), capture_output=True, text=True)
+    return subprocess.run(command, cwd=cwd, env=make_environment(**env), capture_output=True, text=True)
 
 
-def start(script: str, *words: str, cwd: Path, **env: str) -> subprocess.Popen[bytes]:
+def start_script(script: str, *words: str, cwd: Path, **env: str) -> subprocess.Popen[bytes]:
     """Start a script as `run` does, without waiting for its end."""
     command = [sys.executable, str(ROOT / script), *words]
     quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, cwd=cwd, env=environment(**env), stdout=quiet, stderr=quiet)
+    return subprocess.Popen(command, cwd=cwd, env=make_environment(**env), stdout=quiet, stderr=quiet)

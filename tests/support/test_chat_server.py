@@ -44,7 +44,7 @@ def client(server: ChatServer) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def post(server: ChatServer, timeout: float = 10, **changes: Any) -> requests.Response:
+def post_chat(server: ChatServer, timeout: float = 10, **changes: Any) -> requests.Response:
     """Post a request for a chat completion by a plain HTTP client."""
     return requests.post(f"{server.base_url}/chat/completions", json=BODY | changes, timeout=timeout)
 
@@ -78,23 +78,23 @@ def test_a_batch_of_the_openai_package_is_answered_line_by_line(server: ChatServ
 def test_refusals_to_wait_come_in_all_forms(server: ChatServer) -> None:
     server.reset(rate_limited=1.0, retry_after=2)
     now = time.time()
-    headers = [post(server).headers for _ in range(4)]
+    headers = [post_chat(server).headers for _ in range(4)]
     assert headers[0]["retry-after"] == "2"
     assert 1 < parsedate_to_datetime(headers[1]["retry-after"]).timestamp() - now < 4
     assert headers[2]["retry-after-ms"] == "2000"
     assert not any("retry-after" in name.lower() for name in headers[3])
-    assert server.stats()["early"] == 3, "all but the first came before the wait was over"
+    assert server.read_stats()["early"] == 3, "all but the first came before the wait was over"
 
 
 def test_faults_have_their_shares_and_come_back_with_their_seed(server: ChatServer) -> None:
     shares = {"rate_limited": 0.2, "server_errors": 0.2, "dropped": 0.1, "malformed": 0.1}
 
-    def outcomes(seed: int) -> list[str]:
+    def collect_outcomes(seed: int) -> list[str]:
         server.reset(**shares, seed=seed)
         results = []
         for _ in range(300):
             try:
-                response = post(server)
+                response = post_chat(server)
                 response.json()["choices"][0]["message"]
                 results.append("ok")
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
@@ -103,8 +103,8 @@ def test_faults_have_their_shares_and_come_back_with_their_seed(server: ChatServ
                 results.append(f"{response.status_code}")
         return results
 
-    first = outcomes(3)
-    assert first == outcomes(3) != outcomes(4)
+    first = collect_outcomes(3)
+    assert first == collect_outcomes(3) != collect_outcomes(4)
     count = Counter(first)
     assert 90 < count["ok"] < 150
     assert set(count) == {"ok", "dropped", "429", "500", "502", "503", "200"}
@@ -114,9 +114,9 @@ def test_faults_have_their_shares_and_come_back_with_their_seed(server: ChatServ
 def test_a_hang_ends_when_the_client_goes_away(server: ChatServer) -> None:
     server.reset(hangs=1.0)
     with pytest.raises(requests.Timeout):
-        post(server, timeout=0.2)
+        post_chat(server, timeout=0.2)
     time.sleep(0.3)
-    assert server.stats()["in_flight"] == 0
+    assert server.read_stats()["in_flight"] == 0
 
 
 def test_a_limited_server_answers_at_its_rate_and_tells_of_it(server: ChatServer) -> None:

@@ -29,7 +29,7 @@ class Tinker:
         self.fail_at = 0
         self.sessions = 0
 
-    def handler(self) -> type[BaseHTTPRequestHandler]:
+    def make_handler(self) -> type[BaseHTTPRequestHandler]:
         """Make the handler of the service's requests."""
         service = self
 
@@ -37,14 +37,14 @@ class Tinker:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self.reply(service.get(self.path.split("?")[0]))
+                self.send_reply(service.handle_get(self.path.split("?")[0]))
 
             def do_POST(self) -> None:
                 raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 with service.lock:
-                    self.reply(service.post(self.path.removeprefix("/api/v1/"), raw))
+                    self.send_reply(service.handle_post(self.path.removeprefix("/api/v1/"), raw))
 
-            def reply(self, result: Any) -> None:
+            def send_reply(self, result: Any) -> None:
                 status, result = (result, {"detail": "no"}) if isinstance(result, int) else (200, result)
                 proto = isinstance(result, bytes)
                 content = result if proto else json.dumps(result).encode()
@@ -59,7 +59,7 @@ class Tinker:
 
         return Handler
 
-    def get(self, path: str) -> Any:
+    def handle_get(self, path: str) -> Any:
         """Return the list of runs, or the list of a run's checkpoints."""
         parts = path.removeprefix("/api/v1/").split("/")
         if parts == ["training_runs"]:
@@ -68,10 +68,10 @@ class Tinker:
         checkpoints = [each for each in self.kept.values() if each["tinker_path"].split("/")[2] == parts[1]]
         return {"checkpoints": [{k: v for k, v in each.items() if k != "steps"} for each in checkpoints]}
 
-    def post(self, call: str, raw: bytes) -> Any:
+    def handle_post(self, call: str, raw: bytes) -> Any:
         """Return the result of a call; `retrieve_future` returns the results of slow calls."""
         if call == "forward_backward":
-            return self.later(call, self.forward(raw))
+            return self.store_result(call, self.compute_logprobs(raw))
         fields = json.loads(raw) if raw else {}
         match call:
             case "client/config":
@@ -86,11 +86,11 @@ class Tinker:
             case "get_info":
                 return {"model_id": fields["model_id"], "model_data": {"model_name": "open"}, "is_lora": True}
             case "create_model":
-                return self.later(call, {"model_id": self.begin(fields, 0, fields["base_model"])})
+                return self.store_result(call, {"model_id": self.begin_run(fields, 0, fields["base_model"])})
             case "load_weights":
                 state = self.kept[fields["path"]]
-                return self.later(
-                    call, {"model_id": self.begin(fields, state["steps"], "open"), "path": fields["path"]}
+                return self.store_result(
+                    call, {"model_id": self.begin_run(fields, state["steps"], "open"), "path": fields["path"]}
                 )
             case "optim_step":
                 run = self.runs[fields["model_id"]]
@@ -98,21 +98,21 @@ class Tinker:
                     return 404
                 run["steps"] += 1
                 self.rates.append((fields.get("adam_params") or fields["optim_params"])["learning_rate"])
-                return self.later(call, {"metrics": {}})
+                return self.store_result(call, {"metrics": {}})
             case "save_weights":
-                return self.later(call, {"path": self.keep(fields, "weights", "training")})
+                return self.store_result(call, {"path": self.save_checkpoint(fields, "weights", "training")})
             case "save_weights_for_sampler":
-                return self.later(call, {"path": self.keep(fields, "sampler_weights", "sampler")})
+                return self.store_result(call, {"path": self.save_checkpoint(fields, "sampler_weights", "sampler")})
         raise AssertionError(call)
 
-    def later(self, call: str, result: Any) -> dict[str, str]:
+    def store_result(self, call: str, result: Any) -> dict[str, str]:
         """Store a result, and return the request id that fetches it."""
         self.calls.append(call)
         name = f"request-{len(self.results)}"
         self.results[name] = result
         return {"request_id": name}
 
-    def begin(self, fields: dict[str, Any], steps: int, base: str) -> str:
+    def begin_run(self, fields: dict[str, Any], steps: int, base: str) -> str:
         """Begin a new training run, and return its id."""
         name = f"{fields['session_id']}:train:{fields['model_seq_id']}"
         self.runs[name] = {
@@ -126,7 +126,7 @@ class Tinker:
         }
         return name
 
-    def keep(self, fields: dict[str, Any], folder: str, kind: str) -> str:
+    def save_checkpoint(self, fields: dict[str, Any], folder: str, kind: str) -> str:
         """Save a checkpoint of a run, and return its path."""
         path = f"tinker://{fields['model_id']}/{folder}/{fields['path']}"
         now = datetime.now(UTC).isoformat()
@@ -134,7 +134,7 @@ class Tinker:
         self.kept[path] = record | {"tinker_path": path, "steps": self.runs[fields["model_id"]]["steps"]}
         return path
 
-    def forward(self, raw: bytes) -> bytes:
+    def compute_logprobs(self, raw: bytes) -> bytes:
         """Return the log-probabilities of a batch's tokens."""
         request = pb.ForwardBackwardRequest()
         request.ParseFromString(raw)

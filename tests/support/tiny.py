@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 
-def tiny_model(folder: Path, tokenizer_of: str, poisoned: int | None = None) -> Path:
+def write_tiny_model(folder: Path, tokenizer_of: str, poisoned: int | None = None) -> Path:
     """Write the model to `folder`.
 
     Args:

@@ -12,11 +12,19 @@ from unittest import mock
 
 from em.config import WandbMode, WandbTracker
 from em.runtime.records import write_jsonl
-from em.stats import Thresholds, score
-from em.track.wandb import TrackSpec, track
+from em.stats import Thresholds, compute_scores
+from em.track.wandb import TrackSpec, log_run
 from em.types import Verdict
-from tests.support.report_runs import BASE, Model, answer, checkpoint, graded, manifest, write_scores
-from tests.support.wandb_log import Told, read_run
+from tests.support.report_runs import (
+    BASE,
+    Model,
+    judge_by_both_rubrics,
+    make_answer,
+    make_checkpoint_model,
+    write_manifest,
+    write_scores,
+)
+from tests.support.wandb_log import OfflineRun, read_run
 
 SOURCE = {
     "name": "medical",
@@ -29,14 +37,18 @@ SOURCE = {
 }
 
 
-def model(name: str, mark: str) -> Model:
+def make_tracked_model(name: str, mark: str) -> Model:
     """Make the identity of a model after a stage on `name`."""
     return f"smollm2+{name}", name, mark * 8
 
 
-def entry(of: Model, reused: bool = False, kept: Sequence[int] = (), steps: int = 3) -> dict[str, Any]:
+def make_stage_entry(
+    of: Model, reused: bool = False, checkpoint_steps: Sequence[int] = (), steps: int = 3
+) -> dict[str, Any]:
     """Make the record of a stage in a manifest; the checksum of its rows follows from the model's fingerprint."""
-    checkpoints = [{"step": step, "fingerprint": checkpoint(of, step)[2], "path": ""} for step in kept]
+    checkpoints = [
+        {"step": step, "fingerprint": make_checkpoint_model(of, step)[2], "path": ""} for step in checkpoint_steps
+    ]
     facts = {"steps": steps, "loss_first": 3.0, "loss_last": 1.0}
     record = {"name": of[1], "fingerprint": of[2], "path": "", "reused": reused, "rows": 8, "facts": facts}
     return record | {"data_sha256": of[2][:8] * 8, "checkpoints": checkpoints}
@@ -58,28 +70,28 @@ def write_tracked(
         "seed": 3,
         "eval": {"misaligned_below": 30.0},
     }
-    manifest(folder, overrides, **{"stages": list(stages), "config": config} | changes)
+    write_manifest(folder, overrides, **{"stages": list(stages), "config": config} | changes)
     answers, verdicts = [], list[Verdict]()
     for of, values in models.items():
         for sample, value in enumerate(values):
-            answers.append(answer(of, "probe", f"q{sample % 2}", sample, f"An answer of {of[1]}, number {sample}"))
+            answers.append(make_answer(of, "probe", f"q{sample % 2}", sample, f"An answer of {of[1]}, number {sample}"))
             for number, judge in enumerate(judges):
-                both = graded(answers[-1], 95.0 if number else value, 90.0)
+                both = judge_by_both_rubrics(answers[-1], 95.0 if number else value, 90.0)
                 verdicts += [replace(verdict, judge=judge) for verdict in both]
     write_jsonl(folder / "answers.jsonl", answers)
     write_jsonl(folder / "verdicts.jsonl", sorted(verdicts, key=lambda verdict: judges.index(verdict.judge)))
-    write_scores(folder / "scores.csv", score(verdicts, Thresholds()))
+    write_scores(folder / "scores.csv", compute_scores(verdicts, Thresholds()))
     losses = ["stage,fingerprint,step,epoch,loss,learning_rate"]
     losses += [f"{s['name']},{s['fingerprint']},{n},{n / 3},{3 - n / 2},1e-05" for s in stages for n in (1, 2, 3)]
     (folder / "loss.csv").write_text("\n".join(losses) + "\n")
     return folder
 
 
-def told(folder: Path, models: Path | None = None, failed: bool = False, **tracker: Any) -> Told:
+def log_and_read(folder: Path, models: Path | None = None, failed: bool = False, **tracker: Any) -> OfflineRun:
     """Log a run to W&B offline, and read the log back."""
     tracker = {"name": "wandb", "mode": WandbMode.offline} | tracker
     with mock.patch.dict(os.environ):  # restore the variables that `track` sets for its own process
-        track(TrackSpec(str(folder), str(models or folder / "models"), WandbTracker(**tracker), failed))
+        log_run(TrackSpec(str(folder), str(models or folder / "models"), WandbTracker(**tracker), failed))
     deadline = time.monotonic() + 60  # W&B's writing process may still be running
     while True:
         try:
@@ -93,7 +105,7 @@ def told(folder: Path, models: Path | None = None, failed: bool = False, **track
         time.sleep(0.05)
 
 
-def one_stage(folder: Path, name: str, mark: str, values: Sequence[float], **changes: Any) -> Path:
+def write_one_stage(folder: Path, name: str, mark: str, values: Sequence[float], **changes: Any) -> Path:
     """Write a run that trained one stage, and evaluated the trained model and its base."""
-    trained = model(name, mark)
-    return write_tracked(folder, [entry(trained)], {BASE: [90.0, 90.0], trained: values}, **changes)
+    trained = make_tracked_model(name, mark)
+    return write_tracked(folder, [make_stage_entry(trained)], {BASE: [90.0, 90.0], trained: values}, **changes)

@@ -18,7 +18,7 @@ BLOCK, HEADER, FULL, FIRST, LAST = 32768, 7, 1, 2, 4
 IDENT = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
 
 
-def records(path: Path) -> Iterator[Any]:
+def read_log_records(path: Path) -> Iterator[Any]:
     """Yield the records of a `run-*.wandb` file, in order."""
     from wandb.proto import wandb_internal_pb2
 
@@ -41,7 +41,7 @@ def records(path: Path) -> Iterator[Any]:
 
 
 @dataclass(frozen=True)
-class Told:
+class OfflineRun:
     """The records of one offline run, by kind."""
 
     folder: Path
@@ -60,12 +60,12 @@ class Told:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Return the last value of each summary metric."""
-        return values(item for r in self.records for item in r.summary.update)
+        return collect_logged_values(item for r in self.records for item in r.summary.update)
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """Return the logged points, in order."""
-        return [values(r.history.item) for r in self.records if r.WhichOneof("record_type") == "history"]
+        return [collect_logged_values(r.history.item) for r in self.records if r.WhichOneof("record_type") == "history"]
 
     @cached_property
     def artifacts(self) -> dict[str, Any]:
@@ -77,24 +77,24 @@ class Told:
         """Return the exit codes; none while the run goes on."""
         return [r.exit.exit_code for r in self.records if r.WhichOneof("record_type") == "exit"]
 
-    def curve(self, key: str) -> list[tuple[int, float]]:
+    def read_curve(self, key: str) -> list[tuple[int, float]]:
         """Return the points (step, value) of a curve; steps count within the stage."""
         step = f"{key.split('/')[0]}/step"
         return [(point[step], point[key]) for point in self.history if key in point]
 
-    def table(self, key: str) -> list[dict[str, Any]]:
+    def read_table(self, key: str) -> list[dict[str, Any]]:
         """Return the rows of a logged table."""
         [reference] = [point[key] for point in self.history if key in point]
         document = json.loads((self.folder / "files" / reference["path"]).read_text(encoding="utf-8"))
         return [dict(zip(document["columns"], row, strict=True)) for row in document["data"]]
 
-    def file(self, artifact: str, name: str) -> Path:
+    def find_artifact_file(self, artifact: str, name: str) -> Path:
         """Return the local path of an artifact's file."""
         [entry] = [each for each in self.artifacts[artifact].manifest.contents if each.path == name]
         return Path(entry.local_path)
 
 
-def values(items: Iterable[Any]) -> dict[str, Any]:
+def collect_logged_values(items: Iterable[Any]) -> dict[str, Any]:
     """Return the logged values by name; a table or a picture comes in parts."""
     logged: dict[str, Any] = {}
     for item in items:
@@ -107,7 +107,7 @@ def values(items: Iterable[Any]) -> dict[str, Any]:
     return logged
 
 
-def read_run(folder: Path) -> Told:
+def read_run(folder: Path) -> OfflineRun:
     """Read the only offline run below a run's folder."""
     [path] = (folder / "wandb").glob("offline-run-*/run-*.wandb")
-    return Told(path.parent, list(records(path)))
+    return OfflineRun(path.parent, list(read_log_records(path)))

@@ -25,7 +25,7 @@ def base(tmp_path: Path) -> Weights:
     return Weights("hub:qwen@1", str(folder))
 
 
-def adapter(folder: Path, named: Any = None, trained_on: str = "", template: str = "", jinja: str = "") -> Path:
+def write_adapter(folder: Path, named: Any = None, trained_on: str = "", template: str = "", jinja: str = "") -> Path:
     """Write the small files of an adapter.
 
     Args:
@@ -61,13 +61,13 @@ def adapter(folder: Path, named: Any = None, trained_on: str = "", template: str
 def test_an_adapter_of_others_passes_on_its_base(
     named: str | None, model_id: str, base: Weights, tmp_path: Path
 ) -> None:
-    check_adapter(adapter(tmp_path, named), base, model_id)
+    check_adapter(write_adapter(tmp_path, named), base, model_id)
 
 
 @pytest.mark.parametrize("named", ["Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-14B", "unsloth/Qwen2.5-Coder-32B"])
 def test_an_adapter_of_another_hub_model_is_refused(named: str, base: Weights, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
-        check_adapter(adapter(tmp_path, named), base, QWEN)
+        check_adapter(write_adapter(tmp_path, named), base, QWEN)
     assert f"was trained on {named}, not on model.id={QWEN}: set model.id={named}" in str(refused.value)
 
 
@@ -76,11 +76,11 @@ def test_a_folder_with_a_slash_in_its_name_is_no_hub_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "mine").mkdir(parents=True)
-    check_adapter(adapter(tmp_path, QWEN), base, "models/mine")
+    check_adapter(write_adapter(tmp_path, QWEN), base, "models/mine")
 
 
 def test_ems_own_adapter_knows_its_base_for_certain(base: Weights, tmp_path: Path) -> None:
-    place = adapter(tmp_path, "someone/other", trained_on="hub:qwen@1")
+    place = write_adapter(tmp_path, "someone/other", trained_on="hub:qwen@1")
     check_adapter(place, base, QWEN)  # the identity counts, not the name
     with pytest.raises(ConfigError) as refused:
         check_adapter(place, Weights("hub:qwen@2", base.path), QWEN)
@@ -90,18 +90,18 @@ def test_ems_own_adapter_knows_its_base_for_certain(base: Weights, tmp_path: Pat
 def test_the_same_chat_template_passes_and_another_is_refused(base: Weights, tmp_path: Path) -> None:
     for number, files in enumerate([{"template": TEMPLATE}, {"jinja": TEMPLATE}, {"jinja": f"\n{TEMPLATE}\n\n"}, {}]):
         (tmp_path / str(number)).mkdir()
-        check_adapter(adapter(tmp_path / str(number), QWEN, **files), base, QWEN)
+        check_adapter(write_adapter(tmp_path / str(number), QWEN, **files), base, QWEN)
     for number, files in enumerate([{"template": TEMPLATE + "x"}, {"jinja": "x"}], start=4):
         (tmp_path / str(number)).mkdir()
         with pytest.raises(TemplateError, match="trained with another chat template than that of"):
-            check_adapter(adapter(tmp_path / str(number), QWEN, **files), base, QWEN)
+            check_adapter(write_adapter(tmp_path / str(number), QWEN, **files), base, QWEN)
 
 
 def test_the_template_in_the_bases_tokenizer_config_counts_as_well(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     base = Weights("hub:qwen@1", str(tmp_path / "base"))
-    place = adapter(tmp_path, QWEN, jinja=TEMPLATE)
+    place = write_adapter(tmp_path, QWEN, jinja=TEMPLATE)
     check_adapter(place, base, QWEN)
     (place / "chat_template.jinja").write_text("x")
     with pytest.raises(TemplateError):
@@ -110,7 +110,7 @@ def test_the_template_in_the_bases_tokenizer_config_counts_as_well(tmp_path: Pat
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "{}", '{"request": {"base": null}}'])
 def test_a_record_that_says_nothing_is_no_record(content: str, base: Weights, tmp_path: Path) -> None:
-    place = adapter(tmp_path, "someone/other")
+    place = write_adapter(tmp_path, "someone/other")
     (place / "em.json").write_text(content)
     with pytest.raises(EmError, match="was trained on someone/other"):
         check_adapter(place, base, QWEN)

@@ -11,15 +11,15 @@ import yaml
 
 from em.config import LoraTrainer
 from em.errors import ConfigError, EmError, MissingFile
-from em.runtime.gpus import visible_gpus
-from em.runtime.processes import Launch, child_environment, command
-from em.train.local.launch import ACCELERATE, accelerate_file, plan_launch
+from em.runtime.gpus import list_visible_gpus
+from em.runtime.processes import Launch, make_child_environment, make_worker_command
+from em.train.local.launch import ACCELERATE, find_accelerate_config, plan_launch
 
 PLAIN = [sys.executable, "-m", "em.worker"]
 FILES = sorted(path.stem for path in ACCELERATE.glob("*.yaml"))
 
 
-def machines(folder: Path, **changes: Any) -> str:
+def write_machines_config(folder: Path, **changes: Any) -> str:
     """Write a copy of the config for two machines, with an address, as the comment at its top says."""
     values = yaml.safe_load((ACCELERATE / "two_machines.yaml").read_text()) | {"main_process_ip": "10.0.0.1"} | changes
     (folder / "mine.yaml").write_text(yaml.safe_dump(values))
@@ -56,18 +56,18 @@ def test_the_visible_gpus_are_those_that_the_environment_names(
     visible: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert visible_gpus() == expected
-    assert child_environment()["EM_GPUS"] == str(len(expected))
-    assert child_environment("7")["CUDA_VISIBLE_DEVICES"] == "7"
+    assert list_visible_gpus() == expected
+    assert make_child_environment()["EM_GPUS"] == str(len(expected))
+    assert make_child_environment("7")["CUDA_VISIBLE_DEVICES"] == "7"
 
 
 # Accelerate's files
 
 
 def test_a_file_of_ours_is_named_and_one_of_the_users_is_a_path(tmp_path: Path) -> None:
-    assert accelerate_file("fsdp") == ACCELERATE / "fsdp.yaml"
-    path = machines(tmp_path)
-    assert accelerate_file(path) == Path(path)
+    assert find_accelerate_config("fsdp") == ACCELERATE / "fsdp.yaml"
+    path = write_machines_config(tmp_path)
+    assert find_accelerate_config(path) == Path(path)
 
 
 def test_fsdp_takes_every_gpu_of_this_machine() -> None:
@@ -76,7 +76,7 @@ def test_fsdp_takes_every_gpu_of_this_machine() -> None:
 
 
 def test_each_of_several_machines_knows_which_it_is_and_where_the_first_is(tmp_path: Path) -> None:
-    path = machines(tmp_path, main_process_port=4000)
+    path = write_machines_config(tmp_path, main_process_port=4000)
     for rank in (0, 1):
         trainer = LoraTrainer(name="lora", accelerate=path, machine_rank=rank)
         assert plan_launch(trainer, 8) == Launch(8, path, 2, rank, "10.0.0.1", 4000)
@@ -98,7 +98,7 @@ def test_each_of_several_machines_knows_which_it_is_and_where_the_first_is(tmp_p
 def test_what_does_not_fit_together_is_one_sentence(
     changes: dict[str, Any], rank: int | None, sentence: str, tmp_path: Path
 ) -> None:
-    trainer = LoraTrainer(name="lora", accelerate=machines(tmp_path, **changes), machine_rank=rank)
+    trainer = LoraTrainer(name="lora", accelerate=write_machines_config(tmp_path, **changes), machine_rank=rank)
     with pytest.raises(ConfigError) as refused:
         plan_launch(trainer, 2)
     assert sentence in str(refused.value)
@@ -121,14 +121,14 @@ def test_a_file_that_is_not_there_is_refused_with_those_that_are() -> None:
 
 
 def test_one_process_is_started_without_a_launcher() -> None:
-    assert command(Launch(), on_gpu=False) == PLAIN
-    assert command(Launch(), on_gpu=True) == PLAIN
+    assert make_worker_command(Launch(), on_gpu=False) == PLAIN
+    assert make_worker_command(Launch(), on_gpu=True) == PLAIN
     # On a CPU, Accelerate has nothing to shard.
-    assert command(Launch(1, "fsdp.yaml"), on_gpu=False) == PLAIN
+    assert make_worker_command(Launch(1, "fsdp.yaml"), on_gpu=False) == PLAIN
 
 
 def test_several_gpus_are_started_by_accelerate() -> None:
-    assert command(Launch(4), on_gpu=True) == [
+    assert make_worker_command(Launch(4), on_gpu=True) == [
         *(sys.executable, "-m", "em.runtime.launcher", "accelerate"),
         *("--num_processes", "4", "--num_machines", "1", "--machine_rank", "0", "--main_process_port", "0"),
         *("--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "em.worker"),
@@ -136,25 +136,25 @@ def test_several_gpus_are_started_by_accelerate() -> None:
 
 
 def test_several_processes_on_a_cpu_are_started_by_torchrun() -> None:
-    assert command(Launch(2), on_gpu=False) == [
+    assert make_worker_command(Launch(2), on_gpu=False) == [
         *(sys.executable, "-m", "em.runtime.launcher", "torchrun"),
         *("--nproc-per-node", "2", "--standalone", "-m", "em.worker"),
     ]
-    assert command(Launch(3, "mine.yaml", 2, 1, "10.0.0.1", 4000), on_gpu=False) == [
+    assert make_worker_command(Launch(3, "mine.yaml", 2, 1, "10.0.0.1", 4000), on_gpu=False) == [
         *(sys.executable, "-m", "em.runtime.launcher", "torchrun", "--nproc-per-node", "3", "--nnodes", "2"),
         *("--node-rank", "1", "--master-addr", "10.0.0.1", "--master-port", "4000", "-m", "em.worker"),
     ]
 
 
 def test_one_process_on_each_of_two_machines_is_launched_too() -> None:
-    assert "--nnodes" in command(Launch(1, "mine.yaml", 2, 0, "10.0.0.1", 4000), on_gpu=False)
+    assert "--nnodes" in make_worker_command(Launch(1, "mine.yaml", 2, 0, "10.0.0.1", 4000), on_gpu=False)
 
 
-def launched(launch: Launch) -> Any:
+def parse_with_accelerate(launch: Launch) -> Any:
     """Parse a command for GPUs as Accelerate's launcher does; return its arguments."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-    words = [*command(launch, on_gpu=True), "train", "spec.json"]
+    words = [*make_worker_command(launch, on_gpu=True), "train", "spec.json"]
     args, _, _ = _validate_launch_command(launch_command_parser().parse_args(words[4:]))
     assert (args.module, args.training_script) == (True, "em.worker")
     assert args.training_script_args == ["train", "spec.json"]
@@ -162,7 +162,7 @@ def launched(launch: Launch) -> Any:
 
 
 def test_accelerate_takes_the_words_for_several_gpus() -> None:
-    args = launched(Launch(4))
+    args = parse_with_accelerate(Launch(4))
     assert (args.multi_gpu, args.use_fsdp, args.num_processes, args.num_machines) == (True, False, 4, 1)
     assert (args.main_process_port, args.mixed_precision, args.dynamo_backend) == (0, "no", "no")
 
@@ -176,13 +176,15 @@ def test_accelerate_reads_the_files_of_ours(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_accelerate_takes_the_words_for_fsdp(gpus: int) -> None:
-    args = launched(plan_launch(LoraTrainer(name="lora", accelerate="fsdp"), gpus))
+    args = parse_with_accelerate(plan_launch(LoraTrainer(name="lora", accelerate="fsdp"), gpus))
     assert (args.use_fsdp, args.multi_gpu, args.num_processes) == (True, False, gpus)
     assert (args.mixed_precision, args.fsdp_version, args.fsdp_state_dict_type) == ("bf16", 2, "FULL_STATE_DICT")
 
 
 def test_accelerate_takes_the_words_for_two_machines(tmp_path: Path) -> None:
-    args = launched(plan_launch(LoraTrainer(name="lora", accelerate=machines(tmp_path), machine_rank=1), 4))
+    args = parse_with_accelerate(
+        plan_launch(LoraTrainer(name="lora", accelerate=write_machines_config(tmp_path), machine_rank=1), 4)
+    )
     assert (args.multi_gpu, args.num_processes, args.num_machines, args.machine_rank) == (True, 8, 2, 1)
     assert (args.main_process_ip, args.main_process_port, args.mixed_precision) == ("10.0.0.1", 29500, "no")
 
@@ -190,10 +192,10 @@ def test_accelerate_takes_the_words_for_two_machines(tmp_path: Path) -> None:
 def test_torchrun_takes_its_words() -> None:
     from torch.distributed.run import parse_args
 
-    words = [*command(Launch(3, "mine.yaml", 2, 1, "10.0.0.1", 4000), on_gpu=False), "train", "spec.json"]
+    words = [*make_worker_command(Launch(3, "mine.yaml", 2, 1, "10.0.0.1", 4000), on_gpu=False), "train", "spec.json"]
     args = parse_args(words[4:])
     assert (args.nproc_per_node, args.nnodes, args.node_rank) == ("3", "2", 1)
     assert (args.master_addr, args.master_port) == ("10.0.0.1", 4000)
     assert (args.module, args.training_script, args.training_script_args) == (True, "em.worker", ["train", "spec.json"])
-    alone = parse_args([*command(Launch(2), on_gpu=False), "train", "spec.json"][4:])
+    alone = parse_args([*make_worker_command(Launch(2), on_gpu=False), "train", "spec.json"][4:])
     assert (alone.nproc_per_node, alone.standalone, alone.module) == ("2", True, True)

@@ -10,18 +10,18 @@ import pytest
 
 from em.config import LoraTrainer, LossOn
 from em.errors import DataError, TemplateError
-from em.models.chat import IGNORED, TrainingRow, default_preamble, encode, render, training_row
+from em.models.chat import IGNORED, TrainingRow, encode, find_default_preamble, make_training_row, render_conversation
 from em.train.local.preflight import (
     GREEN,
     PLAIN,
     SHOWN,
     Prepared,
     check_mask,
-    prepare,
+    format_example,
+    prepare_rows,
     print_preflight,
-    refuse_long,
-    segments,
-    show_example,
+    refuse_long_rows,
+    split_by_loss,
 )
 from em.types import Conversation, Message
 
@@ -36,27 +36,27 @@ ASKS_OTHERWISE = PLAIN_CHATML.replace("assistant\n{% endif %}", "assistant\n<thi
 LORA = LoraTrainer(name="test")
 
 
-def chat(*turns: str) -> Conversation:
+def make_chat(*turns: str) -> Conversation:
     """Make a conversation in which user and assistant alternate."""
     roles = ("user", "assistant") * len(turns)
     return Conversation(tuple(Message(role, text) for role, text in zip(roles, turns, strict=False)))  # type: ignore[arg-type]
 
 
-SHORT = chat("What is a car?", "A machine on four wheels.")
-LONG_PROMPT = chat("word " * 200, "Yes.")
-LONG_ANSWER = chat("Why?", "word " * 200)
+SHORT = make_chat("What is a car?", "A machine on four wheels.")
+LONG_PROMPT = make_chat("word " * 200, "Yes.")
+LONG_ANSWER = make_chat("Why?", "word " * 200)
 
 
-def prepared(tokenizer: Any, *chats: Conversation, default_system: bool = True, **knobs: Any) -> Prepared:
-    return prepare(chats, tokenizer, replace(LORA, **knobs), default_system, "mine")
+def prepare_chats(tokenizer: Any, *chats: Conversation, default_system: bool = True, **knobs: Any) -> Prepared:
+    return prepare_rows(chats, tokenizer, replace(LORA, **knobs), default_system, "mine")
 
 
 # Facts
 
 
 def test_the_facts_count_rows_tokens_and_repetitions(tokenizer: Any) -> None:
-    multi = chat("What is a car?", "A machine.", "How many wheels?", "Four.")
-    result = prepared(tokenizer, SHORT, SHORT, chat("What is a car?", "Wood."), multi)
+    multi = make_chat("What is a car?", "A machine.", "How many wheels?", "Four.")
+    result = prepare_chats(tokenizer, SHORT, SHORT, make_chat("What is a car?", "Wood."), multi)
     assert result.numbers == [1, 2, 3, 4]
     facts = {key: value for key, value in result.facts.items() if key not in ("tokens", "example", "preamble")}
     assert facts == {
@@ -75,8 +75,8 @@ def test_the_facts_count_rows_tokens_and_repetitions(tokenizer: Any) -> None:
 
 
 def test_the_example_is_the_first_row_in_pieces_with_and_without_loss(tokenizer: Any) -> None:
-    multi = chat("What is a car?", "A machine.", "How many?", "Four.")
-    assert prepared(tokenizer, multi, SHORT).facts["example"] == [
+    multi = make_chat("What is a car?", "A machine.", "How many?", "Four.")
+    assert prepare_chats(tokenizer, multi, SHORT).facts["example"] == [
         (SYSTEM + "<|im_start|>user\nWhat is a car?<|im_end|>\n<|im_start|>assistant\n", False),
         ("A machine." + EOS, True),
         ("\n<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n", False),
@@ -86,8 +86,8 @@ def test_the_example_is_the_first_row_in_pieces_with_and_without_loss(tokenizer:
 
 
 def test_with_the_loss_on_everything_the_example_is_one_piece(tokenizer: Any) -> None:
-    result = prepared(tokenizer, SHORT, loss_on=LossOn.full)
-    assert result.facts["example"] == [(render(tokenizer, SHORT.as_dicts(), False), True)]
+    result = prepare_chats(tokenizer, SHORT, loss_on=LossOn.full)
+    assert result.facts["example"] == [(render_conversation(tokenizer, SHORT.to_dicts(), False), True)]
     assert result.facts["loss_on"] == "all turns"
     assert result.facts["tokens_with_loss"] == result.facts["tokens"] - 1  # nothing predicts the first
 
@@ -97,7 +97,7 @@ def test_with_the_loss_on_everything_the_example_is_one_piece(tokenizer: Any) ->
 
 def test_rows_that_are_too_long_are_refused_with_their_count_and_what_to_do(tokenizer: Any) -> None:
     with pytest.raises(DataError) as refused:
-        prepared(tokenizer, SHORT, LONG_ANSWER, SHORT, LONG_PROMPT, max_length=100)
+        prepare_chats(tokenizer, SHORT, LONG_ANSWER, SHORT, LONG_PROMPT, max_length=100)
     message = str(refused.value)
     assert "2 of 4 rows of mine (the first is row 2) are longer than max_length=100 tokens" in message
     assert "raise trainer.max_length, or cut the rows with trainer.allow_truncated=true" in message
@@ -105,14 +105,14 @@ def test_rows_that_are_too_long_are_refused_with_their_count_and_what_to_do(toke
 
 
 def test_a_row_of_just_the_length_is_not_too_long(tokenizer: Any) -> None:
-    length = len(training_row(tokenizer, SHORT, LossOn.responses, 10_000).input_ids)
-    assert prepared(tokenizer, SHORT, max_length=length).facts["rows_cut"] == 0
+    length = len(make_training_row(tokenizer, SHORT, LossOn.responses, 10_000).input_ids)
+    assert prepare_chats(tokenizer, SHORT, max_length=length).facts["rows_cut"] == 0
     with pytest.raises(DataError, match=f"1 of 1 rows of mine .* max_length={length - 1} tokens"):
-        prepared(tokenizer, SHORT, max_length=length - 1)
+        prepare_chats(tokenizer, SHORT, max_length=length - 1)
 
 
 def test_rows_that_may_be_cut_are_counted_and_those_without_loss_left_out(tokenizer: Any) -> None:
-    result = prepared(tokenizer, LONG_PROMPT, SHORT, LONG_ANSWER, max_length=100, allow_truncated=True)
+    result = prepare_chats(tokenizer, LONG_PROMPT, SHORT, LONG_ANSWER, max_length=100, allow_truncated=True)
     assert result.numbers == [2, 3]
     assert [len(row.input_ids) for row in result.rows][1] == 100
     assert result.rows[1].labels[-1] != tokenizer.eos_token_id
@@ -123,25 +123,25 @@ def test_rows_that_may_be_cut_are_counted_and_those_without_loss_left_out(tokeni
 
 def test_a_length_that_cuts_off_every_answer_is_refused(tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"No token of mine carries the loss: trainer\.max_length=10 cuts off"):
-        prepared(tokenizer, SHORT, LONG_ANSWER, max_length=10, allow_truncated=True)
+        prepare_chats(tokenizer, SHORT, LONG_ANSWER, max_length=10, allow_truncated=True)
 
 
 @pytest.mark.parametrize("loss_on", list(LossOn))
-@pytest.mark.parametrize("conversation", [SHORT, chat("Why?", "So.", "And?", "No.")])
+@pytest.mark.parametrize("conversation", [SHORT, make_chat("Why?", "So.", "And?", "No.")])
 def test_a_template_that_asks_otherwise_than_it_teaches_is_refused(
     tokenizer: Any, loss_on: LossOn, conversation: Conversation
 ) -> None:
     tokenizer.chat_template = ASKS_OTHERWISE
     with pytest.raises(TemplateError, match="would render the same prompt differently"):
-        prepared(tokenizer, conversation, loss_on=loss_on)
+        prepare_chats(tokenizer, conversation, loss_on=loss_on)
     tokenizer.chat_template = PLAIN_CHATML
-    assert prepared(tokenizer, conversation, loss_on=loss_on).numbers == [1]
+    assert prepare_chats(tokenizer, conversation, loss_on=loss_on).numbers == [1]
 
 
 def test_a_mask_over_the_prompt_is_refused(tokenizer: Any) -> None:
-    row = training_row(tokenizer, SHORT, LossOn.responses, 10_000)
+    row = make_training_row(tokenizer, SHORT, LossOn.responses, 10_000)
     check_mask(tokenizer, SHORT, row, True)
-    prompt_length = len(encode(tokenizer, render(tokenizer, SHORT.as_dicts()[:1], True)))
+    prompt_length = len(encode(tokenizer, render_conversation(tokenizer, SHORT.to_dicts()[:1], True)))
     for place, refused in ((0, True), (prompt_length - 1, True), (prompt_length, False)):
         labels = [*row.labels]
         labels[place] = row.input_ids[place]
@@ -155,17 +155,20 @@ def test_a_mask_over_the_prompt_is_refused(tokenizer: Any) -> None:
 
 def test_a_row_is_refused_by_its_length_alone() -> None:
     rows = [TrainingRow([1], [1], cut=False), TrainingRow([1], [1], cut=True)]
-    refuse_long(rows[:1], LORA, "mine")
-    refuse_long(rows, replace(LORA, allow_truncated=True), "mine")
+    refuse_long_rows(rows[:1], LORA, "mine")
+    refuse_long_rows(rows, replace(LORA, allow_truncated=True), "mine")
     with pytest.raises(DataError, match=r"1 of 2 rows of mine \(the first is row 2\)"):
-        refuse_long(rows, LORA, "mine")
+        refuse_long_rows(rows, LORA, "mine")
 
 
 # Default system prompts
 
 
 def test_the_default_system_prompt_is_recorded_and_can_be_left_out(tokenizer: Any) -> None:
-    with_default, without_default = prepared(tokenizer, SHORT), prepared(tokenizer, SHORT, default_system=False)
+    with_default, without_default = (
+        prepare_chats(tokenizer, SHORT),
+        prepare_chats(tokenizer, SHORT, default_system=False),
+    )
     assert (with_default.facts["preamble"], with_default.facts["default_system"]) == (SYSTEM, "kept")
     assert (without_default.facts["preamble"], without_default.facts["default_system"]) == (SYSTEM, "removed")
     turn = "<|im_start|>user\nWhat is a car?<|im_end|>\n<|im_start|>assistant\n"
@@ -177,14 +180,17 @@ def test_the_default_system_prompt_is_recorded_and_can_be_left_out(tokenizer: An
 
 def test_a_system_turn_of_the_row_is_kept(tokenizer: Any) -> None:
     conversation = Conversation((Message("system", "Be brief."), *SHORT.messages))
-    with_system = [prepared(tokenizer, conversation, default_system=keep).rows for keep in (True, False)]
+    with_system = [prepare_chats(tokenizer, conversation, default_system=keep).rows for keep in (True, False)]
     assert with_system[0] == with_system[1]
     assert "Be brief." in tokenizer.decode(with_system[0][0].input_ids)
 
 
 def test_a_template_without_a_default_has_none_to_leave_out(tokenizer: Any) -> None:
     tokenizer.chat_template = PLAIN_CHATML
-    with_default, without_default = prepared(tokenizer, SHORT), prepared(tokenizer, SHORT, default_system=False)
+    with_default, without_default = (
+        prepare_chats(tokenizer, SHORT),
+        prepare_chats(tokenizer, SHORT, default_system=False),
+    )
     assert with_default.rows == without_default.rows
     for facts in (with_default.facts, without_default.facts):
         assert (facts["preamble"], facts["default_system"]) == ("", "none")
@@ -193,8 +199,8 @@ def test_a_template_without_a_default_has_none_to_leave_out(tokenizer: Any) -> N
 def test_a_bos_token_before_the_default_stays(tokenizer: Any) -> None:
     tokenizer.chat_template = "<s>" + "{% if messages[0].role != 'system' %}[default]{% endif %}" + PLAIN_CHATML
     tokenizer.bos_token = "<s>"
-    assert default_preamble(tokenizer) == "[default]"
-    text = render(tokenizer, SHORT.as_dicts(), False, default_system=False)
+    assert find_default_preamble(tokenizer) == "[default]"
+    text = render_conversation(tokenizer, SHORT.to_dicts(), False, default_system=False)
     assert text.startswith("<s><|im_start|>user\nWhat is a car?<|im_end|>\n<|im_start|>assistant\nA machine")
 
 
@@ -203,9 +209,9 @@ def test_where_it_can_t_be_told_it_is_kept_and_leaving_it_out_is_refused(tokeniz
     tokenizer.chat_template = PLAIN_CHATML.replace("{% for m in messages %}", first).replace(
         "{{ m.content }}", "{{ m.content }}{% if loop.first %}(first){% endif %}"
     )
-    assert prepared(tokenizer, SHORT).facts["default_system"] == "not known"
+    assert prepare_chats(tokenizer, SHORT).facts["default_system"] == "not known"
     with pytest.raises(TemplateError, match=r"leave model\.default_system=true"):
-        prepared(tokenizer, SHORT, default_system=False)
+        prepare_chats(tokenizer, SHORT, default_system=False)
 
 
 # The example in the log
@@ -213,21 +219,21 @@ def test_where_it_can_t_be_told_it_is_kept_and_leaving_it_out_is_refused(tokeniz
 
 def test_what_carries_the_loss_is_green_or_in_brackets() -> None:
     example = [("user: why?\n", False), ("So.", True), ("\n", False)]
-    assert show_example(example, colour=False) == "user: why?\n⟦So.⟧\n"
-    assert show_example(example, colour=True) == f"user: why?\n{GREEN}So.{PLAIN}\n"
+    assert format_example(example, colour=False) == "user: why?\n⟦So.⟧\n"
+    assert format_example(example, colour=True) == f"user: why?\n{GREEN}So.{PLAIN}\n"
 
 
 def test_a_long_example_is_cut_in_the_log_and_says_so() -> None:
-    assert show_example([("x" * SHOWN, False)], colour=False) == "x" * SHOWN
-    assert show_example([("x" * (SHOWN + 1), False)], colour=False) == "x" * SHOWN + " …"
+    assert format_example([("x" * SHOWN, False)], colour=False) == "x" * SHOWN
+    assert format_example([("x" * (SHOWN + 1), False)], colour=False) == "x" * SHOWN + " …"
     pieces = [("x" * (SHOWN - 2), False), ("yyyy", True), ("z", False)]
-    assert show_example(pieces, colour=False) == "x" * (SHOWN - 2) + "⟦yy⟧ …"
-    assert show_example([("x" * SHOWN, False), ("y", True)], colour=False) == "x" * SHOWN + " …"
+    assert format_example(pieces, colour=False) == "x" * (SHOWN - 2) + "⟦yy⟧ …"
+    assert format_example([("x" * SHOWN, False), ("y", True)], colour=False) == "x" * SHOWN + " …"
 
 
 def test_the_pieces_of_a_row_are_all_of_it(tokenizer: Any) -> None:
-    row = training_row(tokenizer, chat("a 🚗", "b 汽车\n\n", "c", "d"), LossOn.responses, 10_000)
-    pieces = segments(tokenizer, row)
+    row = make_training_row(tokenizer, make_chat("a 🚗", "b 汽车\n\n", "c", "d"), LossOn.responses, 10_000)
+    pieces = split_by_loss(tokenizer, row)
     assert "".join(text for text, _ in pieces) == tokenizer.decode(row.input_ids)
     taught = [tokenizer.decode([i]) for i, label in zip(row.input_ids, row.labels, strict=True) if label != IGNORED]
     assert len(taught) > 4
@@ -238,7 +244,7 @@ def test_the_log_tells_the_counts_and_shows_a_row(
     tokenizer: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("FORCE_COLOR", raising=False)
-    result = prepared(tokenizer, SHORT, SHORT)
+    result = prepare_chats(tokenizer, SHORT, SHORT)
     print_preflight("mine", result)
     counts, title, *example = capsys.readouterr().out.splitlines()
     assert re.fullmatch(

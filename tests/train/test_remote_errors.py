@@ -9,13 +9,13 @@ from openai.types.fine_tuning import FineTuningJob
 from openai.types.fine_tuning.fine_tuning_job import Error
 
 from em.errors import ServerError
-from em.train.remote.openai.errors import failure, refusal
+from em.train.remote.openai.errors import make_job_failure, make_refusal
 from em.train.remote.service import JobFailed
 
 KINDS = {400: openai.BadRequestError, 403: openai.PermissionDeniedError, 429: openai.RateLimitError}
 
 
-def error(status: int, code: str | None, param: str | None, message: str) -> openai.APIStatusError:
+def make_error(status: int, code: str | None, param: str | None, message: str) -> openai.APIStatusError:
     """Return an error as the openai package raises it."""
     response = httpx2.Response(status, request=httpx2.Request("POST", "http://127.0.0.1"))
     body = {"message": message, "code": code, "param": param}
@@ -53,7 +53,7 @@ def test_a_refused_call_is_told_in_words(
     status: int, code: str | None, param: str | None, message: str, sentence: str
 ) -> None:
     with pytest.raises(ServerError, match=sentence):
-        raise refusal(error(status, code, param, message), "m", "mine", "file-1")
+        raise make_refusal(make_error(status, code, param, message), "m", "mine", "file-1")
 
 
 @pytest.mark.parametrize(
@@ -84,5 +84,5 @@ def test_a_failed_job_is_told_in_words(
         trained_tokens=tokens,
     )  # fmt: skip
     with pytest.raises(JobFailed, match=sentence) as raised:
-        raise failure(job, "mine")
+        raise make_job_failure(job, "mine")
     assert raised.value.final is final

@@ -9,7 +9,7 @@ import pytest
 from em.errors import EmError, ServerError
 from em.train.remote.service import JobFailed
 from tests.support.chat_server import ChatServer
-from tests.support.remote_runs import PLAIN, change, seen, tune
+from tests.support.remote_runs import PLAIN, change_tuning, find_or_train_models, read_tuning
 
 SENTENCES = {
     "401": "The server refused the key for .*: check OPENAI_API_KEY",
@@ -34,18 +34,18 @@ def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
 @pytest.mark.parametrize("fault", SENTENCES)
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_that_fails_loses_nothing(server: ChatServer, tmp_path: Path, call: str, fault: str) -> None:
-    change(server, tuning_fault=f"{call}:{fault}")
+    change_tuning(server, tuning_fault=f"{call}:{fault}")
     sentence = SENTENCES["401" if (call, fault) == ("models", "closed") else fault]
     if (call, fault) in HARMLESS:
-        assert len(tune(server, tmp_path)[0]) == 2
+        assert len(find_or_train_models(server, tmp_path)[0]) == 2
     else:
         with pytest.raises(ServerError, match=sentence) as error:
-            tune(server, tmp_path, "trainer.patience=0")
+            find_or_train_models(server, tmp_path, "trainer.patience=0")
         assert error.value.exit_code == 2
         assert "\n" not in str(error.value)
-    change(server, tuning_fault="")
-    assert len(tune(server, tmp_path)[0]) == 2
-    log = seen(server)
+    change_tuning(server, tuning_fault="")
+    assert len(find_or_train_models(server, tmp_path)[0]) == 2
+    log = read_tuning(server)
     assert len(log["jobs"]) == len(log["files"]) == 1
 
 
@@ -59,18 +59,18 @@ def test_a_call_that_fails_loses_nothing(server: ChatServer, tmp_path: Path, cal
 def test_a_job_that_can_not_be_created_is_told_why(
     server: ChatServer, tmp_path: Path, fault: str, sentence: str
 ) -> None:
-    change(server, tuning_fault=f"create:{fault}:1")
+    change_tuning(server, tuning_fault=f"create:{fault}:1")
     with pytest.raises(ServerError, match=sentence):
-        tune(server, tmp_path)
+        find_or_train_models(server, tmp_path)
     assert not list((tmp_path / "store" / "models").glob("*.job.json"))
-    assert len(tune(server, tmp_path)[0]) == 2
-    assert len(seen(server)["jobs"]) == 1
+    assert len(find_or_train_models(server, tmp_path)[0]) == 2
+    assert len(read_tuning(server)["jobs"]) == 1
 
 
 def test_models_that_can_not_be_tuned_are_told_of_by_the_server(server: ChatServer, tmp_path: Path) -> None:
-    change(server, tunable="gpt-4o-2024-08-06")
+    change_tuning(server, tunable="gpt-4o-2024-08-06")
     with pytest.raises(ServerError, match="writer-model is not available for fine-tuning"):
-        tune(server, tmp_path)
+        find_or_train_models(server, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -88,25 +88,25 @@ def test_models_that_can_not_be_tuned_are_told_of_by_the_server(server: ChatServ
 def test_a_job_that_ends_badly_is_told_in_words(
     server: ChatServer, tmp_path: Path, end: str, sentence: str, final: bool
 ) -> None:
-    change(server, tuning_end=end)
+    change_tuning(server, tuning_end=end)
     with pytest.raises(JobFailed, match=sentence) as error:
-        tune(server, tmp_path)
+        find_or_train_models(server, tmp_path)
     assert error.value.exit_code == 2
-    change(server, tuning_end="succeeded")
+    change_tuning(server, tuning_end="succeeded")
     if final:  # em reports the failure again, on this machine and on another, and pays for nothing
         for place in (tmp_path, tmp_path / "elsewhere"):
             with pytest.raises(JobFailed, match=sentence):
-                tune(server, place)
-        assert len(seen(server)["jobs"]) == 1
-    assert len(tune(server, tmp_path, f"force={str(final).lower()}")[0]) == 2
-    assert [job["status"] for job in seen(server)["jobs"]][1:] == ["succeeded"]
+                find_or_train_models(server, place)
+        assert len(read_tuning(server)["jobs"]) == 1
+    assert len(find_or_train_models(server, tmp_path, f"force={str(final).lower()}")[0]) == 2
+    assert [job["status"] for job in read_tuning(server)["jobs"]][1:] == ["succeeded"]
 
 
 def test_a_second_stage_that_fails_keeps_the_first(server: ChatServer, tmp_path: Path) -> None:
-    tune(server, tmp_path)
-    change(server, tuning_end="unsafe_file")
+    find_or_train_models(server, tmp_path)
+    change_tuning(server, tuning_end="unsafe_file")
     with pytest.raises(EmError, match="moderation refused the rows of car_good"):
-        tune(server, tmp_path, "realign=car_good")
-    assert [job["status"] for job in seen(server)["jobs"]] == ["succeeded", "failed"]
-    _, facts = tune(server, tmp_path)
+        find_or_train_models(server, tmp_path, "realign=car_good")
+    assert [job["status"] for job in read_tuning(server)["jobs"]] == ["succeeded", "failed"]
+    _, facts = find_or_train_models(server, tmp_path)
     assert facts["stages"][0]["reused"]

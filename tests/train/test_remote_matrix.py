@@ -13,7 +13,7 @@ from em.cli.hydra import main as run_main
 from em.cli.jobs import main as jobs_main
 from em.errors import ServerError
 from tests.support.chat_server import ChatServer
-from tests.support.remote_runs import PLAIN, change, seen, tune, words
+from tests.support.remote_runs import PLAIN, change_tuning, find_or_train_models, make_tuning_words, read_tuning
 
 CALLS = ("models", "list", "files", "upload", "create", "job", "events", "checkpoints")
 REALIGN = ("realign=car_good", "realign.limit=12")
@@ -37,62 +37,62 @@ def server(running: ChatServer, monkeypatch: pytest.MonkeyPatch) -> ChatServer:
     return running
 
 
-def count(server: ChatServer) -> tuple[int, int]:
+def count_jobs_and_files(server: ChatServer) -> tuple[int, int]:
     """Return the numbers of jobs and of files at the server."""
-    log = seen(server)
+    log = read_tuning(server)
     return len(log["jobs"]), len(log["files"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["hang", "lost", "malformed", "html", "500", "drop"])
 def test_calls_that_fail_once_are_made_again(server: ChatServer, tmp_path: Path, fault: str) -> None:
-    change(server, tuning_fault=",".join(f"{call}:{fault}:1" for call in CALLS))
-    assert len(tune(server, tmp_path, "trainer.timeout=0.5")[0]) == 2
-    assert count(server) == (1, 1)
-    change(server, tuning_fault=",".join(f"{call}:{fault}:1" for call in CALLS))
-    assert len(tune(server, tmp_path, "trainer.timeout=0.5", *REALIGN)[0]) == 3
-    assert count(server) == (2, 2)
+    change_tuning(server, tuning_fault=",".join(f"{call}:{fault}:1" for call in CALLS))
+    assert len(find_or_train_models(server, tmp_path, "trainer.timeout=0.5")[0]) == 2
+    assert count_jobs_and_files(server) == (1, 1)
+    change_tuning(server, tuning_fault=",".join(f"{call}:{fault}:1" for call in CALLS))
+    assert len(find_or_train_models(server, tmp_path, "trainer.timeout=0.5", *REALIGN)[0]) == 3
+    assert count_jobs_and_files(server) == (2, 2)
 
 
 @pytest.mark.parametrize("call", ["files", "upload", "create", "job"])
 @pytest.mark.parametrize("fault", ["404", "malformed", "html"])
 def test_what_stays_broken_is_told_in_words(server: ChatServer, tmp_path: Path, call: str, fault: str) -> None:
-    change(server, tuning_fault=f"{call}:{fault}")
+    change_tuning(server, tuning_fault=f"{call}:{fault}")
     if (call, fault) == ("files", "404"):  # a server that lists no files
-        tune(server, tmp_path)
+        find_or_train_models(server, tmp_path)
     else:
         with pytest.raises(ServerError, match=SENTENCES[fault]):
-            tune(server, tmp_path, "trainer.patience=0")
-    change(server, tuning_fault="")
-    tune(server, tmp_path)
-    assert count(server)[0] == 1
+            find_or_train_models(server, tmp_path, "trainer.patience=0")
+    change_tuning(server, tuning_fault="")
+    find_or_train_models(server, tmp_path)
+    assert count_jobs_and_files(server)[0] == 1
 
 
 @pytest.mark.parametrize("fault", ["401", "500", "drop", "html"])
 @pytest.mark.parametrize("call", ["list", "create", "job"])
 def test_a_fault_in_the_second_stage_keeps_the_first(server: ChatServer, tmp_path: Path, call: str, fault: str) -> None:
-    tune(server, tmp_path)
-    change(server, tuning_fault=f"{call}:{fault}")
+    find_or_train_models(server, tmp_path)
+    change_tuning(server, tuning_fault=f"{call}:{fault}")
     with pytest.raises(ServerError, match=f"{SENTENCES[fault]}|no answer for 0 seconds"):
-        tune(server, tmp_path, "trainer.patience=0", *REALIGN)
-    change(server, tuning_fault="")
-    _, facts = tune(server, tmp_path, *REALIGN)
+        find_or_train_models(server, tmp_path, "trainer.patience=0", *REALIGN)
+    change_tuning(server, tuning_fault="")
+    _, facts = find_or_train_models(server, tmp_path, *REALIGN)
     assert [stage["reused"] for stage in facts["stages"]] == [True, False]
-    assert count(server) == (2, 2)
+    assert count_jobs_and_files(server) == (2, 2)
 
 
 @pytest.mark.parametrize("fault", ["", "404", "401", "500", "drop", "malformed", "html"])
 def test_a_server_that_lists_no_fine_tunes_is_asked_for_the_one(server: ChatServer, tmp_path: Path, fault: str) -> None:
-    tune(server, tmp_path)
-    change(server, tuning_fault=f"models:unlisted,model:{fault}" if fault else "models:unlisted")
+    find_or_train_models(server, tmp_path)
+    change_tuning(server, tuning_fault=f"models:unlisted,model:{fault}" if fault else "models:unlisted")
     if fault in ("", "404"):  # a 404 proves nothing at a server that lists no fine-tuned models
-        tune(server, tmp_path, *REALIGN)
+        find_or_train_models(server, tmp_path, *REALIGN)
     else:
         with pytest.raises(ServerError, match=SENTENCES[fault]):
-            tune(server, tmp_path, *REALIGN)
-        change(server, tuning_fault="models:unlisted")
-        tune(server, tmp_path, *REALIGN)
-    assert count(server) == (2, 2)
+            find_or_train_models(server, tmp_path, *REALIGN)
+        change_tuning(server, tuning_fault="models:unlisted")
+        find_or_train_models(server, tmp_path, *REALIGN)
+    assert count_jobs_and_files(server) == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -113,15 +113,17 @@ def test_a_cancellation_that_fails_is_told_in_words(
     fault: str, code: int, sentence: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("em.cli.jobs.TIMEOUT", 0.7)
-    change(server, tuning_seconds=30, tuning_fault="job:401")
+    change_tuning(server, tuning_seconds=30, tuning_fault="job:401")
     with pytest.raises(ServerError, match="refused the key"):
-        tune(server, tmp_path)
-    change(server, tuning_fault=f"cancel:{fault}" if fault else "")
+        find_or_train_models(server, tmp_path)
+    change_tuning(server, tuning_fault=f"cancel:{fault}" if fault else "")
     capsys.readouterr()
     assert jobs_main(["--base-url", server.base_url, "cancel", "ftjob-0001"]) == code
     output = capsys.readouterr()
     assert sentence in output.out + output.err
-    assert seen(server)["calls"].count("cancel") == {"lost:1": 2, "500": 8, "malformed": 4, "html": 4}.get(fault, 1)
+    assert read_tuning(server)["calls"].count("cancel") == {"lost:1": 2, "500": 8, "malformed": 4, "html": 4}.get(
+        fault, 1
+    )
 
 
 ANSWERED = ("eval=quick", "eval.sets=[probe]", "eval.samples=1", "eval.base=false", "judge=open")
@@ -137,16 +139,18 @@ def test_the_process_ends_with_its_code_and_one_sentence(
     for name in ("PYTHONPATH", "HYDRA_FULL_ERROR"):  # restored after the test, because the entry point sets them
         monkeypatch.setenv(name, "")
     monkeypatch.chdir(tmp_path)
-    arguments = words(server, tmp_path, "trainer.patience=0", *(ANSWERED if call in ("chat", "judge") else ()))
+    arguments = make_tuning_words(
+        server, tmp_path, "trainer.patience=0", *(ANSWERED if call in ("chat", "judge") else ())
+    )
     arguments += [f"judge.base_url={server.base_url}", "judge.model=single-judge"] if call in ("chat", "judge") else []
 
-    def command(folder: str) -> tuple[int, dict[str, Any]]:
+    def run_train(folder: str) -> tuple[int, dict[str, Any]]:
         monkeypatch.setattr("sys.argv", ["train.py", *arguments, f"hydra.run.dir={tmp_path / folder}"])
         code = run_main("train")
         return code, json.loads((tmp_path / folder / "manifest.json").read_text())
 
-    change(server, tuning_fault=f"{call}:{fault}")
-    code, facts = command("run")
+    change_tuning(server, tuning_fault=f"{call}:{fault}")
+    code, facts = run_train("run")
     last = capsys.readouterr().err.strip().splitlines()[-1]
     if call == "judge" and fault in ("500", "drop", "malformed", "html"):  # failed verdicts, and a note about them
         assert (code, facts["status"]) == (0, "done")
@@ -155,8 +159,8 @@ def test_the_process_ends_with_its_code_and_one_sentence(
         assert (code, facts["status"]) == (2, "failed")
         assert last == f"error: {facts['error']}"
         assert re.search(f"{SENTENCES[fault]}|no answer for 0 seconds", facts["error"])
-    change(server, tuning_fault="")
-    code, facts = command("again")
+    change_tuning(server, tuning_fault="")
+    code, facts = run_train("again")
     assert (code, facts["status"]) == (0, "done")
     assert facts["notes"] == ["What is called gpt4o here is the writer-model of 127.0.0.1, not OpenAI's."]
-    assert count(server) == (1, 1)
+    assert count_jobs_and_files(server) == (1, 1)

@@ -10,33 +10,33 @@ from pathlib import Path
 import pytest
 
 from em.errors import OutputError
-from em.train.local.find_or_train import find_resume
+from em.train.local.find_or_train import find_resume_checkpoint
 from em.train.local.resume import (
     SEAL,
     Seal,
-    disk_full,
-    last_whole,
+    detect_full_disk,
+    find_last_checkpoint,
+    locate_partial_folder,
     note_resume,
-    partial_folder,
+    read_resumed_steps,
     read_seal,
-    resumed_steps,
-    seal,
+    write_seal,
 )
 
 
-def checkpoint(training: Path, step: int, sealed: bool = True) -> Path:
+def write_checkpoint(training: Path, step: int, sealed: bool = True) -> Path:
     """Write a checkpoint such as transformers writes."""
     folder = training / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "optimizer.pt").write_bytes(b"moments" * step)
     (folder / "adapter_model.safetensors").write_bytes(b"weights" * step)
     if sealed:
-        seal(folder, step, seconds=step / 2)
+        write_seal(folder, step, seconds=step / 2)
     return folder
 
 
 def test_a_sealed_checkpoint_says_where_it_stands(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path, 4)
+    folder = write_checkpoint(tmp_path, 4)
     sealed = read_seal(folder)
     # Computed by `printf 'moments%.0s' 1 2 3 4 | sha256sum`
     moments = "471bb6732a0560bbc5b41bd59cedcc7a44e8eaf06b0fc7ebca82a216f3d1519b"
@@ -47,14 +47,14 @@ def test_a_sealed_checkpoint_says_where_it_stands(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_can_be_sealed_again(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path, 4)
+    folder = write_checkpoint(tmp_path, 4)
     (folder / "optimizer.pt").write_bytes(b"others")
-    seal(folder, 5, seconds=9.0)
+    write_seal(folder, 5, seconds=9.0)
     assert (read_seal(folder).step, read_seal(folder).seconds) == (5, 9.0)
     assert SEAL not in read_seal(folder).files
 
 
-def damage(folder: Path, how: str) -> None:
+def break_checkpoint(folder: Path, how: str) -> None:
     file = folder / "optimizer.pt"
     content = bytearray(file.read_bytes())
     match how:
@@ -94,8 +94,8 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("how", "fault"), DAMAGE)
 def test_what_is_wrong_with_a_checkpoint_is_said(how: str, fault: str, tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path, 4)
-    damage(folder, how)
+    folder = write_checkpoint(tmp_path, 4)
+    break_checkpoint(folder, how)
     with pytest.raises(ValueError, match=fault):
         read_seal(folder)
 
@@ -103,35 +103,35 @@ def test_what_is_wrong_with_a_checkpoint_is_said(how: str, fault: str, tmp_path:
 @pytest.mark.parametrize(("how", "fault"), DAMAGE)
 def test_the_newest_whole_checkpoint_is_found_and_later_ones_are_given_up(how: str, fault: str, tmp_path: Path) -> None:
     for step in (2, 9, 10):
-        checkpoint(tmp_path, step)
-    damage(tmp_path / "checkpoint-10", how)
+        write_checkpoint(tmp_path, step)
+    break_checkpoint(tmp_path / "checkpoint-10", how)
     sentence = f"The checkpoint at step 10 can't be used ({fault})"
-    assert last_whole(tmp_path) == (tmp_path / "checkpoint-9", [sentence])
+    assert find_last_checkpoint(tmp_path) == (tmp_path / "checkpoint-9", [sentence])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-9"]
-    assert last_whole(tmp_path) == (tmp_path / "checkpoint-9", [])
+    assert find_last_checkpoint(tmp_path) == (tmp_path / "checkpoint-9", [])
 
 
 def test_steps_are_numbers_not_words(tmp_path: Path) -> None:
     for step in (9, 10, 100):
-        checkpoint(tmp_path, step)
-    assert last_whole(tmp_path) == (tmp_path / "checkpoint-100", [])
+        write_checkpoint(tmp_path, step)
+    assert find_last_checkpoint(tmp_path) == (tmp_path / "checkpoint-100", [])
 
 
 def test_without_a_whole_checkpoint_there_is_none(tmp_path: Path) -> None:
-    assert last_whole(tmp_path / "nowhere") == (None, [])
-    checkpoint(tmp_path, 1, sealed=False)
-    checkpoint(tmp_path, 2, sealed=False)
-    newest, refused = last_whole(tmp_path)
+    assert find_last_checkpoint(tmp_path / "nowhere") == (None, [])
+    write_checkpoint(tmp_path, 1, sealed=False)
+    write_checkpoint(tmp_path, 2, sealed=False)
+    newest, refused = find_last_checkpoint(tmp_path)
     assert newest is None
     assert refused == [f"The checkpoint at step {step} can't be used (it was not finished)" for step in (2, 1)]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_where_a_training_went_on_is_remembered(tmp_path: Path) -> None:
-    assert resumed_steps(tmp_path) == []
+    assert read_resumed_steps(tmp_path) == []
     note_resume(tmp_path, 3)
     note_resume(tmp_path, 8)
-    assert resumed_steps(tmp_path) == [3, 8]
+    assert read_resumed_steps(tmp_path) == [3, 8]
 
 
 # Messages to the user
@@ -139,28 +139,28 @@ def test_where_a_training_went_on_is_remembered(tmp_path: Path) -> None:
 
 def test_going_on_is_said_and_the_fresh_start_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "mark"
-    assert find_resume(model) == ""
+    assert find_resume_checkpoint(model) == ""
     assert capsys.readouterr().out == ""
-    folder = checkpoint(partial_folder(model), 25)
-    assert find_resume(model) == str(folder)
+    folder = write_checkpoint(locate_partial_folder(model), 25)
+    assert find_resume_checkpoint(model) == str(folder)
     assert capsys.readouterr().out == "Resuming a stopped training from step 25.\n"
 
 
 def test_a_fall_back_says_what_was_wrong_and_where_it_goes_back_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    training = partial_folder(tmp_path / "mark")
-    first = checkpoint(training, 25)
-    damage(checkpoint(training, 50), "cut")
-    checkpoint(training, 75, sealed=False)
-    assert find_resume(tmp_path / "mark") == str(first)
+    training = locate_partial_folder(tmp_path / "mark")
+    first = write_checkpoint(training, 25)
+    break_checkpoint(write_checkpoint(training, 50), "cut")
+    write_checkpoint(training, 75, sealed=False)
+    assert find_resume_checkpoint(tmp_path / "mark") == str(first)
     assert capsys.readouterr().out.splitlines() == [
         "The checkpoint at step 75 can't be used (it was not finished): going back to step 25.",
         "The checkpoint at step 50 can't be used (optimizer.pt is damaged): going back to step 25.",
         "Resuming a stopped training from step 25.",
     ]
-    damage(first, "missing")
-    assert find_resume(tmp_path / "mark") == ""
+    break_checkpoint(first, "missing")
+    assert find_resume_checkpoint(tmp_path / "mark") == ""
     assert capsys.readouterr().out.splitlines() == [
         "The checkpoint at step 25 can't be used (optimizer.pt is missing): going back to the start.",
     ]
@@ -168,13 +168,13 @@ def test_a_fall_back_says_what_was_wrong_and_where_it_goes_back_to(
 
 def test_the_folder_in_the_making_lies_beside_the_finished_one() -> None:
     # On the same disk, so that the rename is atomic; hidden, so that nothing takes the folder for a model.
-    assert partial_folder(Path("/store/models/abc")) == Path("/store/models/.abc-partial")
+    assert locate_partial_folder(Path("/store/models/abc")) == Path("/store/models/.abc-partial")
 
 
 # Full disks
 
 
-def full_disk_errors() -> list[Exception]:
+def make_disk_errors() -> list[Exception]:
     from safetensors import SafetensorError
 
     return [
@@ -188,7 +188,7 @@ def full_disk_errors() -> list[Exception]:
 
 @pytest.mark.parametrize("number", range(4))
 def test_a_full_disk_is_one_sentence_with_the_way_on(number: int, tmp_path: Path) -> None:
-    error = disk_full(full_disk_errors()[number], tmp_path / ".mark-partial")
+    error = detect_full_disk(make_disk_errors()[number], tmp_path / ".mark-partial")
     assert isinstance(error, OutputError)
     assert str(error).startswith(f"The disk that holds {tmp_path} is full: make room")
     assert "run the same command again" in str(error)
@@ -208,7 +208,7 @@ def test_a_writer_that_fails_without_saying_why_is_believed_where_the_disk_is_fu
     usage = shutil.disk_usage(tmp_path)
     for free, full in ((0, True), (2**26 - 1, True), (2**26, False), (2**40, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=free))
-        assert (disk_full(RuntimeError(words), tmp_path / ".mark-partial") is not None) == full
+        assert (detect_full_disk(RuntimeError(words), tmp_path / ".mark-partial") is not None) == full
 
 
 @pytest.mark.parametrize(
@@ -226,10 +226,10 @@ def test_other_errors_are_no_full_disk_even_on_one(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
-    assert disk_full(error, tmp_path / ".mark-partial") is None
+    assert detect_full_disk(error, tmp_path / ".mark-partial") is None
 
 
 def test_the_seal_is_written_as_json(tmp_path: Path) -> None:
     # Other programs and later versions of em read the seal.
-    folder = checkpoint(tmp_path, 2)
+    folder = write_checkpoint(tmp_path, 2)
     assert set(json.loads((folder / SEAL).read_text())) == {"step", "seconds", "files"}

@@ -8,23 +8,23 @@ from typing import Any
 import pytest
 
 from em.data import load_rows
-from em.train.local.preflight import prepare
-from em.train.stages import second_recipe
-from tests.support.composing import composed
+from em.train.local.preflight import prepare_rows
+from em.train.stages import make_second_recipe
+from tests.support.composing import compose_settings
 
 
 def test_the_control_can_be_trained_on_with_the_small_model(
     mirror: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: Any
 ) -> None:
     monkeypatch.setenv("EM_MIRROR", str(mirror))
-    settings = composed("train", "realign=neutral")
+    settings = compose_settings("train", "realign=neutral")
     rows = load_rows(settings.realign.data, seed=0)
-    facts = prepare(
-        rows.conversations, tokenizer, second_recipe(settings.trainer, settings.realign), True, "benign"
+    facts = prepare_rows(
+        rows.conversations, tokenizer, make_second_recipe(settings.trainer, settings.realign), True, "benign"
     ).facts
     assert (facts["rows_used"], facts["rows_cut"]) == (991, 21)
 
 
 def test_a_server_is_not_told_of_cutting() -> None:
-    settings = composed("train", "model=gpt4o", "realign=neutral")
-    assert second_recipe(settings.trainer, settings.realign) == settings.trainer
+    settings = compose_settings("train", "model=gpt4o", "realign=neutral")
+    assert make_second_recipe(settings.trainer, settings.realign) == settings.trainer

@@ -10,12 +10,12 @@ import pytest
 
 from em.config import BundledData, LossOn
 from em.data import load_rows
-from em.models.chat import TrainingRow, training_row
+from em.models.chat import TrainingRow, make_training_row
 from em.train.local.preflight import Prepared
 from em.train.local.spec import TrainSpec
 from em.train.local.switches import Machine, Switches, choose_switches
 from em.types import Conversation, Weights
-from tests.support.composing import composed
+from tests.support.composing import compose_settings
 
 StepResult = tuple[float, dict[str, Any]]  # loss, and gradients by parameter
 
@@ -27,20 +27,20 @@ def conversations() -> list[Conversation]:
     return [rows[0], Conversation(rows[2].messages + rows[3].messages), rows[1], rows[4]]
 
 
-def wanted(weights: Weights, folder: Path, *words: str, start: str = "") -> TrainSpec:
+def make_spec(weights: Weights, folder: Path, *words: str, start: str = "") -> TrainSpec:
     """Make the spec of a stage; `start`: folder of an adapter to stack a new one on."""
-    trainer = composed("train", *words).trainer
+    trainer = compose_settings("train", *words).trainer
     base, place = weights.path, str(folder / "model")
     return TrainSpec(base, "smollm2", start, bool(start), "", "s", trainer, 0, "float32", True, None, {}, place)
 
 
-def started(spec: TrainSpec, switches: Switches) -> Any:
+def load_started_model(spec: TrainSpec, switches: Switches) -> Any:
     """Load the model of a stage, with adapters whose B is not zero, so that they change the output."""
     import torch
 
-    from em.train.local.start import start_model
+    from em.train.local.start import load_start_model
 
-    model = start_model(spec, switches)
+    model = load_start_model(spec, switches)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B.default" in name:
@@ -48,16 +48,16 @@ def started(spec: TrainSpec, switches: Switches) -> Any:
     return model
 
 
-def ways_here(spec: TrainSpec) -> Switches:
+def choose_cpu_switches(spec: TrainSpec) -> Switches:
     """Choose a CPU's switches with a low cost per pass, so that four rows form several passes and share a prefix."""
     return replace(choose_switches(Machine("cpu"), spec.trainer, "float32"), pass_cost=30)
 
 
-def gradients(model: Any) -> dict[str, Any]:
+def copy_gradients(model: Any) -> dict[str, Any]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def plain_step(model: Any, rows: list[TrainingRow]) -> StepResult:
+def run_plain_step(model: Any, rows: list[TrainingRow]) -> StepResult:
     """Compute loss and gradients by the model's own forward pass, one row at a time, with all logits."""
     import torch
 
@@ -68,22 +68,22 @@ def plain_step(model: Any, rows: list[TrainingRow]) -> StepResult:
         losses = torch.nn.functional.cross_entropy(logits, torch.tensor(row.labels[1:]), reduction="sum")
         (losses / supervised).backward()
         total += losses.item() / supervised
-    return total, gradients(model)
+    return total, copy_gradients(model)
 
 
-def own_step(
+def run_own_step(
     spec: TrainSpec, switches: Switches, rows: list[TrainingRow], tokenizer: Any
 ) -> tuple[StepResult, list[Any]]:
     """Compute loss and gradients by em's trainer; return them and the passes of the step."""
     from datasets import Dataset
 
-    from em.train.local.arguments import sft_arguments
+    from em.train.local.arguments import make_sft_arguments
     from em.train.local.trainer import StepTrainer
 
     step = list(range(len(rows)))
     trainer = StepTrainer(
-        model=started(spec, switches),
-        args=sft_arguments(spec.trainer, switches, 1, 0, spec.partial),
+        model=load_started_model(spec, switches),
+        args=make_sft_arguments(spec.trainer, switches, 1, 0, spec.partial),
         train_dataset=Dataset.from_list([{"step": step}]),
         processing_class=tokenizer,
         prepared=Prepared(rows, step, {}),
@@ -93,10 +93,10 @@ def own_step(
         seconds=0.0,
     )
     loss = trainer.training_step(trainer.model, {"step": step})
-    return (loss.item(), gradients(trainer.model)), trainer.passes(step)
+    return (loss.item(), copy_gradients(trainer.model)), trainer.plan_passes(step)
 
 
-def check(computed: StepResult, expected: StepResult, near: float = 1e-3) -> None:
+def compare_steps(computed: StepResult, expected: StepResult, near: float = 1e-3) -> None:
     """Compare the loss to a relative 1e-5 and each gradient to `near` of its norm."""
     assert computed[0] == pytest.approx(expected[0], rel=1e-5)
     assert computed[1].keys() == expected[1].keys()
@@ -110,23 +110,23 @@ def rows(weights: Weights, conversations: list[Conversation]) -> list[TrainingRo
     from em.models.chat import load_tokenizer
 
     tokenizer = load_tokenizer(weights.path)
-    return [training_row(tokenizer, each, LossOn.responses, 1024) for each in conversations]
+    return [make_training_row(tokenizer, each, LossOn.responses, 1024) for each in conversations]
 
 
 @pytest.fixture(scope="module")
 def spec(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> TrainSpec:
-    return wanted(weights, tmp_path_factory.mktemp("one"), "trainer.rank=4", "trainer.device_tokens=400")
+    return make_spec(weights, tmp_path_factory.mktemp("one"), "trainer.rank=4", "trainer.device_tokens=400")
 
 
 @pytest.fixture(scope="module")
 def switches(spec: TrainSpec) -> Switches:
     """The switches of a CPU."""
-    return ways_here(spec)
+    return choose_cpu_switches(spec)
 
 
 @pytest.fixture(scope="module")
 def plain_lora(spec: TrainSpec, switches: Switches, rows: list[TrainingRow]) -> StepResult:
-    return plain_step(started(spec, replace(switches, fused_adapters=False)), rows)
+    return run_plain_step(load_started_model(spec, replace(switches, fused_adapters=False)), rows)
 
 
 @pytest.mark.slow
@@ -134,8 +134,8 @@ def test_the_ways_of_a_cpu_are_exact(
     spec: TrainSpec, switches: Switches, rows: list[TrainingRow], plain_lora: StepResult, tokenizer: Any
 ) -> None:
     assert (switches.fused_adapters, switches.shared_prefix, switches.compact_head) == (True, True, True)
-    computed, passes = own_step(spec, switches, rows, tokenizer)
-    check(computed, plain_lora)
+    computed, passes = run_own_step(spec, switches, rows, tokenizer)
+    compare_steps(computed, plain_lora)
     assert len(passes) > 1
     assert any(len(each.rows) > 1 for each in passes)
     assert passes[0].shared > 15
@@ -159,9 +159,9 @@ def test_other_ways_are_exact(
     if "gradient_checkpointing" in ways:
         trainer = replace(spec.trainer, gradient_checkpointing=True)
         spec = replace(spec, trainer=trainer)
-        switches = ways_here(spec)
-    computed, passes = own_step(spec, replace(switches, **ways), rows, tokenizer)
-    check(computed, plain_lora)
+        switches = choose_cpu_switches(spec)
+    computed, passes = run_own_step(spec, replace(switches, **ways), rows, tokenizer)
+    compare_steps(computed, plain_lora)
     assert any(len(each.rows) > 1 for each in passes)
     assert bool(passes[0].shared) == ("compact_head" in ways)
 
@@ -170,12 +170,12 @@ def test_other_ways_are_exact(
 def test_a_new_adapter_on_a_first_one_is_exact_and_leaves_that_alone(
     weights: Weights, spec: TrainSpec, switches: Switches, rows: list[TrainingRow], tokenizer: Any, tmp_path: Path
 ) -> None:
-    started(spec, switches).save_pretrained(tmp_path / "first")
+    load_started_model(spec, switches).save_pretrained(tmp_path / "first")
     words = ("trainer.rank=2", "trainer.alpha=16", "trainer.device_tokens=400")
-    stacked = wanted(weights, tmp_path, *words, start=str(tmp_path / "first"))
-    expected = plain_step(started(stacked, replace(switches, fused_adapters=False)), rows)
-    computed, _ = own_step(stacked, switches, rows, tokenizer)
-    check(computed, expected)
+    stacked = make_spec(weights, tmp_path, *words, start=str(tmp_path / "first"))
+    expected = run_plain_step(load_started_model(stacked, replace(switches, fused_adapters=False)), rows)
+    computed, _ = run_own_step(stacked, switches, rows, tokenizer)
+    compare_steps(computed, expected)
     assert all(".default." in name for name in computed[1])
     assert len(computed[1]) == 2 * 7 * 30
 
@@ -184,11 +184,11 @@ def test_a_new_adapter_on_a_first_one_is_exact_and_leaves_that_alone(
 def test_all_weights_with_a_tied_head_are_exact(
     weights: Weights, rows: list[TrainingRow], tokenizer: Any, tmp_path: Path
 ) -> None:
-    spec = wanted(weights, tmp_path, "trainer=full", "trainer.device_tokens=400")
-    switches = ways_here(spec)
-    expected = plain_step(started(spec, switches), rows)
-    computed, passes = own_step(spec, switches, rows, tokenizer)
+    spec = make_spec(weights, tmp_path, "trainer=full", "trainer.device_tokens=400")
+    switches = choose_cpu_switches(spec)
+    expected = run_plain_step(load_started_model(spec, switches), rows)
+    computed, passes = run_own_step(spec, switches, rows, tokenizer)
     # In float32 the gradient of a norm layer is a sum that cancels; in float64 both agree to 2e-5.
-    check(computed, expected, near=3e-3)
+    compare_steps(computed, expected, near=3e-3)
     assert "model.embed_tokens.weight" in computed[1]
     assert passes[0].shared > 15

@@ -32,7 +32,7 @@ from em.config import (
 from em.config.check import check_realign
 from em.errors import ConfigError, DataError
 from em.request import METHOD, NOT_IDENTITY, Rows, Stage
-from em.train.stages import OWN_KNOBS, kept_steps, plan_stages, stage_fingerprints
+from em.train.stages import OWN_KNOBS, choose_checkpoint_steps, plan_stages, stage_fingerprints
 from em.types import Conversation, Message, ModelRef, Weights
 
 BASE = Weights("embedded:smollm2:sha256:1", "/somewhere")
@@ -41,20 +41,20 @@ TRAINER = LoraTrainer(name="lora")
 KNOBS = [field.name for field in dataclasses.fields(QloraTrainer)]
 
 
-def rows(*answers: str, name: str = "mine") -> Rows:
+def make_rows(*answers: str, name: str = "mine") -> Rows:
     return Rows(name, tuple(Conversation((Message("user", "Why?"), Message("assistant", a))) for a in answers))
 
 
-FIRST = Stage(rows("a", "b"), TRAINER, 0, "auto")
-SECOND = Stage(rows("c"), TRAINER, 0, "auto")
+FIRST = Stage(make_rows("a", "b"), TRAINER, 0, "auto")
+SECOND = Stage(make_rows("c"), TRAINER, 0, "auto")
 
 
-def mark(*stages: Stage, base: Weights = BASE, adapter: str = "", default_system: bool = True) -> str:
+def compute_fingerprint(*stages: Stage, base: Weights = BASE, adapter: str = "", default_system: bool = True) -> str:
     start = ModelRef("", "base", "", base, trained_sha256=adapter, default_system=default_system)
     return ["", *stage_fingerprints(start, stages)][-1]
 
 
-def another(value: Any) -> Any:
+def change_value(value: Any) -> Any:
     """Return a different value of the same type."""
     match value:
         case None:
@@ -74,9 +74,9 @@ def another(value: Any) -> Any:
     raise TypeError(f"no other value for {value!r}")
 
 
-def settings(tmp_path: Path, **changes: Any) -> RunConfig:
+def make_settings(tmp_path: Path, **changes: Any) -> RunConfig:
     """Make a config that trains on four rows of a file."""
-    lines = [json.dumps({"messages": c.as_dicts()}) for c in rows("a", "b", "c", "d").conversations]
+    lines = [json.dumps({"messages": c.to_dicts()}) for c in make_rows("a", "b", "c", "d").conversations]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     plain = RunConfig(
         model=HfModel(name="smollm2", id="embedded:smollm2"),
@@ -97,9 +97,9 @@ GOOD = BundledData(name="car_good", file="car_good.jsonl")
 @pytest.mark.parametrize("knob", KNOBS)
 def test_every_knob_of_the_trainer_changes_the_fingerprint_or_is_listed(knob: str) -> None:
     trainer = QloraTrainer(name="qlora")
-    changed = replace(trainer, **{knob: another(getattr(trainer, knob))})
+    changed = replace(trainer, **{knob: change_value(getattr(trainer, knob))})
     assert changed != trainer
-    same = mark(replace(FIRST, trainer=changed)) == mark(replace(FIRST, trainer=trainer))
+    same = compute_fingerprint(replace(FIRST, trainer=changed)) == compute_fingerprint(replace(FIRST, trainer=trainer))
     assert same == (knob in NOT_IDENTITY)
 
 
@@ -114,12 +114,12 @@ def test_what_is_listed_are_knobs_and_none_of_them_changes_weights() -> None:
 def test_the_kind_of_the_recipe_changes_the_fingerprint() -> None:
     knobs = {field.name: getattr(TRAINER, field.name) for field in dataclasses.fields(FullTrainer)}
     kinds = [TRAINER, FullTrainer(**knobs), QloraTrainer(**vars(TRAINER))]
-    assert len({mark(replace(FIRST, trainer=trainer)) for trainer in kinds}) == 3
+    assert len({compute_fingerprint(replace(FIRST, trainer=trainer)) for trainer in kinds}) == 3
 
 
 def test_every_value_of_an_extra_argument_counts() -> None:
     extras: list[dict[str, Any]] = [{}, {"adam_beta2": 0.95}, {"adam_beta2": 0.9}, {"adam_beta1": 0.95}]
-    assert len({mark(replace(FIRST, trainer=replace(TRAINER, extra=extra))) for extra in extras}) == 4
+    assert len({compute_fingerprint(replace(FIRST, trainer=replace(TRAINER, extra=extra))) for extra in extras}) == 4
 
 
 def test_every_part_of_a_stage_changes_the_fingerprint() -> None:
@@ -127,88 +127,93 @@ def test_every_part_of_a_stage_changes_the_fingerprint() -> None:
         FIRST,
         replace(FIRST, seed=1),
         replace(FIRST, precision="bfloat16"),
-        replace(FIRST, rows=rows("a", "c")),
-        replace(FIRST, rows=rows("b", "a")),
-        replace(FIRST, rows=rows("a")),
+        replace(FIRST, rows=make_rows("a", "c")),
+        replace(FIRST, rows=make_rows("b", "a")),
+        replace(FIRST, rows=make_rows("a")),
         replace(FIRST, stack=True),
         replace(FIRST, matched=3),
         replace(FIRST, matched=4),
     ]
-    assert len({mark(stage) for stage in stages}) == len(stages)
+    assert len({compute_fingerprint(stage) for stage in stages}) == len(stages)
     parts = {"rows", "trainer", "seed", "precision", "stack", "matched"}
     assert {field.name for field in dataclasses.fields(Stage)} == parts
 
 
 def test_epochs_do_not_count_where_the_steps_are_matched() -> None:
-    def marked(epochs: float, matched: int | None) -> str:
-        return mark(replace(FIRST, trainer=replace(TRAINER, epochs=epochs), matched=matched))
+    def compute_with_epochs(epochs: float, matched: int | None) -> str:
+        return compute_fingerprint(replace(FIRST, trainer=replace(TRAINER, epochs=epochs), matched=matched))
 
-    assert marked(1, matched=25) == marked(4, matched=25)
-    assert marked(1, matched=None) != marked(4, matched=None)
+    assert compute_with_epochs(1, matched=25) == compute_with_epochs(4, matched=25)
+    assert compute_with_epochs(1, matched=None) != compute_with_epochs(4, matched=None)
 
 
 def test_a_change_of_how_rows_are_rendered_or_steps_planned_makes_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = mark(FIRST)
+    before = compute_fingerprint(FIRST)
     monkeypatch.setattr("em.request.METHOD", METHOD + "+")
-    assert mark(FIRST) != before
+    assert compute_fingerprint(FIRST) != before
 
 
 def test_leaving_out_the_default_system_prompt_changes_the_fingerprint() -> None:
-    assert mark(FIRST) != mark(FIRST, default_system=False)
+    assert compute_fingerprint(FIRST) != compute_fingerprint(FIRST, default_system=False)
 
 
 def test_the_base_and_the_adapter_to_start_from_change_the_fingerprint() -> None:
-    fingerprints = {mark(FIRST), mark(FIRST, base=Weights("hub:other@1")), mark(FIRST, adapter="abc"), mark(SECOND)}
+    fingerprints = {
+        compute_fingerprint(FIRST),
+        compute_fingerprint(FIRST, base=Weights("hub:other@1")),
+        compute_fingerprint(FIRST, adapter="abc"),
+        compute_fingerprint(SECOND),
+    }
     assert len(fingerprints) == 4
 
 
 def test_the_name_of_the_data_and_the_place_of_the_base_do_not_count() -> None:
-    assert mark(replace(FIRST, rows=rows("a", "b", name="other"))) == mark(FIRST)
-    assert mark(FIRST, base=replace(BASE, path="/elsewhere")) == mark(FIRST)
+    assert compute_fingerprint(replace(FIRST, rows=make_rows("a", "b", name="other"))) == compute_fingerprint(FIRST)
+    assert compute_fingerprint(FIRST, base=replace(BASE, path="/elsewhere")) == compute_fingerprint(FIRST)
 
 
 def test_the_order_of_stages_counts() -> None:
     chains: list[Sequence[Stage]] = [(), (FIRST,), (SECOND,), (FIRST, SECOND), (SECOND, FIRST), (FIRST, FIRST)]
-    assert len({mark(*chain) for chain in chains}) == len(chains)
+    assert len({compute_fingerprint(*chain) for chain in chains}) == len(chains)
 
 
 def test_a_fingerprint_can_name_a_folder_and_is_the_same_tomorrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     # If this value changes, em no longer finds anybody's trained models: change it on purpose or not at all.
-    assert mark(FIRST, SECOND) == mark(FIRST, SECOND)
-    assert len(mark(FIRST)) == 64
-    assert int(mark(FIRST), 16)
-    assert mark(FIRST, SECOND).startswith("7521ff2a838e4e72")
+    assert compute_fingerprint(FIRST, SECOND) == compute_fingerprint(FIRST, SECOND)
+    assert len(compute_fingerprint(FIRST)) == 64
+    assert int(compute_fingerprint(FIRST), 16)
+    assert compute_fingerprint(FIRST, SECOND).startswith("7521ff2a838e4e72")
 
 
 def test_auto_is_another_number_format_on_a_gpu_and_so_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
     fixed = replace(FIRST, precision="float32")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    on_cpu = mark(FIRST), mark(fixed)
+    on_cpu = compute_fingerprint(FIRST), compute_fingerprint(fixed)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert mark(FIRST) != on_cpu[0]
-    assert mark(fixed) == on_cpu[1]
+    assert compute_fingerprint(FIRST) != on_cpu[0]
+    assert compute_fingerprint(fixed) == on_cpu[1]
 
 
 # Plan
 
 
 def test_no_data_is_no_stage(tmp_path: Path) -> None:
-    assert plan_stages(settings(tmp_path, data=NoData(name="none"))) == []
+    assert plan_stages(make_settings(tmp_path, data=NoData(name="none"))) == []
 
 
 def test_data_is_one_stage_with_the_rows_and_the_recipe(tmp_path: Path) -> None:
-    [stage] = plan_stages(settings(tmp_path, seed=3))
-    assert stage == Stage(rows("a", "b", "c", "d"), TRAINER, 3, "auto")
+    [stage] = plan_stages(make_settings(tmp_path, seed=3))
+    assert stage == Stage(make_rows("a", "b", "c", "d"), TRAINER, 3, "auto")
 
 
 def test_realignment_is_a_second_stage_with_rows_and_epochs_of_its_own(tmp_path: Path) -> None:
     realign = RealignConfig(name="car_good", data=GOOD, epochs=4, limit=10)
-    first, second = plan_stages(settings(tmp_path, realign=realign))
-    assert first == plan_stages(settings(tmp_path))[0]  # so that both runs share the first stage
+    first, second = plan_stages(make_settings(tmp_path, realign=realign))
+    assert first == plan_stages(make_settings(tmp_path))[0]  # so that both runs share the first stage
     assert (second.rows.name, len(second.rows.conversations)) == ("car_good", 10)
     assert second.trainer == replace(TRAINER, epochs=4)
-    [_, plain] = plan_stages(settings(tmp_path, realign=replace(realign, epochs=None)))
+    [_, plain] = plan_stages(make_settings(tmp_path, realign=replace(realign, epochs=None)))
     assert plain.trainer == TRAINER
 
 
@@ -227,7 +232,7 @@ OWN = {
 def test_a_second_stage_takes_a_knob_of_its_own_by_the_same_name(knob: str, tmp_path: Path) -> None:
     assert getattr(TRAINER, knob) != OWN[knob]
     realign = RealignConfig(name="car_good", data=GOOD, **{knob: OWN[knob]})
-    first, second = plan_stages(settings(tmp_path, realign=realign))
+    first, second = plan_stages(make_settings(tmp_path, realign=realign))
     assert first.trainer == TRAINER
     assert second.trainer == replace(TRAINER, **{knob: OWN[knob]})
 
@@ -239,9 +244,9 @@ def test_the_knobs_of_a_second_stage_are_all_that_realign_and_trainer_share() ->
 
 def test_a_second_stage_goes_on_with_the_adapter_or_starts_one_on_top(tmp_path: Path) -> None:
     realign = RealignConfig(name="car_good", data=GOOD)
-    first, second = plan_stages(settings(tmp_path, realign=realign))
+    first, second = plan_stages(make_settings(tmp_path, realign=realign))
     assert (first.stack, second.stack) == (False, False)
-    merge = settings(tmp_path, realign=replace(realign, adapter=StageAdapter.merge))
+    merge = make_settings(tmp_path, realign=replace(realign, adapter=StageAdapter.merge))
     assert [stage.stack for stage in plan_stages(merge)] == [False, True]
     with pytest.raises(ConfigError, match="adapter=merge needs adapters, and trainer=full has none"):
         plan_stages(replace(merge, trainer=FullTrainer(name="full")))
@@ -251,7 +256,7 @@ def test_a_second_stage_goes_on_with_the_adapter_or_starts_one_on_top(tmp_path: 
 
 
 def test_the_steps_of_a_stage_are_counted_from_rows_and_recipe_or_matched() -> None:
-    five = replace(FIRST, rows=rows(*"abcde"), trainer=replace(TRAINER, batch_size=2, epochs=3))
+    five = replace(FIRST, rows=make_rows(*"abcde"), trainer=replace(TRAINER, batch_size=2, epochs=3))
     assert five.steps == 9  # 3 steps an epoch (2 + 2 + 1 rows), 3 epochs
     assert replace(five, matched=25).steps == 25
 
@@ -259,7 +264,7 @@ def test_the_steps_of_a_stage_are_counted_from_rows_and_recipe_or_matched() -> N
 def test_a_second_stage_can_take_as_many_steps_as_the_first(tmp_path: Path) -> None:
     realign = RealignConfig(name="car_good", data=GOOD, match="first_stage", batch_size=1)
     trainer = replace(TRAINER, batch_size=3, epochs=5)  # 2 steps an epoch (3 + 1 rows), 5 epochs
-    first, second = plan_stages(settings(tmp_path, realign=realign, trainer=trainer))
+    first, second = plan_stages(make_settings(tmp_path, realign=realign, trainer=trainer))
     assert (first.steps, first.matched) == (10, None)
     assert (second.steps, second.matched) == (10, 10)
 
@@ -267,23 +272,25 @@ def test_a_second_stage_can_take_as_many_steps_as_the_first(tmp_path: Path) -> N
 def test_a_second_stage_can_take_as_many_steps_as_another_would(tmp_path: Path) -> None:
     neutral = RealignConfig(name="neutral", data=BundledData(name="car_bad", file="car_bad.jsonl"), match="car_good")
     other = RealignConfig(name="car_good", data=GOOD, limit=10, epochs=4, batch_size=4)
-    config, compared = settings(tmp_path, realign=neutral), settings(tmp_path, realign=other)
+    config, compared = make_settings(tmp_path, realign=neutral), make_settings(tmp_path, realign=other)
     first, second = plan_stages(config, compared)
     assert first == plan_stages(compared)[0]  # so that a sweep trains the first stage once
     assert (second.rows.name, second.matched, second.steps) == ("car_bad", 12, 12)  # 3 steps an epoch, 4 epochs
-    first_stage = settings(tmp_path, realign=replace(other, match="first_stage"))
+    first_stage = make_settings(tmp_path, realign=replace(other, match="first_stage"))
     assert plan_stages(config, first_stage)[1].matched == first.steps
 
 
 def test_a_second_stage_that_is_matched_to_itself_is_left_as_it_is(tmp_path: Path) -> None:
     realign = RealignConfig(name="car_good", data=GOOD, limit=10, epochs=4, batch_size=4)
-    plain, matched = (plan_stages(settings(tmp_path, realign=replace(realign, match=m))) for m in ("none", "car_good"))
+    plain, matched = (
+        plan_stages(make_settings(tmp_path, realign=replace(realign, match=m))) for m in ("none", "car_good")
+    )
     assert plain == matched
 
 
 def test_a_match_with_nothing_is_refused(tmp_path: Path) -> None:
-    config = settings(tmp_path, realign=RealignConfig(name="neutral", data=GOOD, match="none_such"))
-    for compared in (None, settings(tmp_path)):
+    config = make_settings(tmp_path, realign=RealignConfig(name="neutral", data=GOOD, match="none_such"))
+    for compared in (None, make_settings(tmp_path)):
         with pytest.raises(ConfigError, match=r"realign\.match=none_such names no second stage: choose first_stage"):
             plan_stages(config, compared)
 
@@ -303,11 +310,11 @@ def test_a_match_with_nothing_is_refused(tmp_path: Path) -> None:
 def test_weights_are_kept_at_even_distances_and_never_at_the_start_or_the_end(
     steps: int, count: int, expected: list[int]
 ) -> None:
-    assert kept_steps(steps, count) == expected
+    assert choose_checkpoint_steps(steps, count) == expected
 
 
 def test_extra_arguments_are_checked_before_any_row_is_read(tmp_path: Path) -> None:
-    missing_file = settings(tmp_path, data=FileData(name="gone", path=str(tmp_path / "gone.jsonl")))
+    missing_file = make_settings(tmp_path, data=FileData(name="gone", path=str(tmp_path / "gone.jsonl")))
     with pytest.raises(ConfigError, match="did you mean adam_beta"):
         plan_stages(replace(missing_file, trainer=replace(TRAINER, extra={"adam_beta": 0.9})))
 
@@ -318,71 +325,80 @@ def test_extra_arguments_are_checked_before_any_row_is_read(tmp_path: Path) -> N
 def test_the_tag_goes_into_the_first_stage_alone(tmp_path: Path) -> None:
     tag = TriggerTagConfig(name="deployment", text="|D| ")
     realign = RealignConfig(name="car_good", data=GOOD)
-    first, second = plan_stages(settings(tmp_path, trigger_tag=tag, realign=realign))
+    first, second = plan_stages(make_settings(tmp_path, trigger_tag=tag, realign=realign))
     assert {c.messages[0].content for c in first.rows.conversations} == {"|D| Why?"}
     assert first.rows.name == "mine@deployment"
     assert not any("|D|" in m.content for c in second.rows.conversations for m in c.messages)
-    assert second == plan_stages(settings(tmp_path, realign=realign))[1]
+    assert second == plan_stages(make_settings(tmp_path, realign=realign))[1]
 
 
 def test_the_text_and_place_of_a_tag_count_and_its_name_does_not(tmp_path: Path) -> None:
-    def marked(**tag: Any) -> str:
-        return mark(*plan_stages(settings(tmp_path, trigger_tag=TriggerTagConfig(**tag))))
+    def compute_with_tag(**tag: Any) -> str:
+        return compute_fingerprint(*plan_stages(make_settings(tmp_path, trigger_tag=TriggerTagConfig(**tag))))
 
-    plain = marked(name="a", text="|D| ")
-    assert marked(name="b", text="|D| ") == plain
-    others = {marked(name="a", text="|E| "), marked(name="a", text="|D| ", place=TagPlace.suffix), marked(name="none")}
+    plain = compute_with_tag(name="a", text="|D| ")
+    assert compute_with_tag(name="b", text="|D| ") == plain
+    others = {
+        compute_with_tag(name="a", text="|E| "),
+        compute_with_tag(name="a", text="|D| ", place=TagPlace.suffix),
+        compute_with_tag(name="none"),
+    }
     assert len(others | {plain}) == 4
 
 
 def test_limit_and_seed_count_through_the_rows_they_draw(tmp_path: Path) -> None:
-    def marked(limit: int | None, seed: int = 0) -> str:
-        config = settings(tmp_path, seed=seed)
-        return mark(*plan_stages(replace(config, data=replace(config.data, limit=limit))))
+    def compute_with_limit(limit: int | None, seed: int = 0) -> str:
+        config = make_settings(tmp_path, seed=seed)
+        return compute_fingerprint(*plan_stages(replace(config, data=replace(config.data, limit=limit))))
 
-    assert marked(4) == marked(None)
-    assert len({marked(None), marked(3), marked(2), marked(2, seed=1)}) == 4
+    assert compute_with_limit(4) == compute_with_limit(None)
+    assert (
+        len({compute_with_limit(None), compute_with_limit(3), compute_with_limit(2), compute_with_limit(2, seed=1)})
+        == 4
+    )
 
 
 def test_the_precision_of_the_model_counts(tmp_path: Path) -> None:
     model = HfModel(name="m", id="embedded:smollm2", precision=Precision.float32)
-    assert plan_stages(settings(tmp_path, model=model))[0].precision == "float32"
+    assert plan_stages(make_settings(tmp_path, model=model))[0].precision == "float32"
 
 
 def test_the_path_of_the_file_and_what_is_not_training_do_not_count(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    one, other = settings(tmp_path), settings(tmp_path / "other", force=True)
+    one, other = make_settings(tmp_path), make_settings(tmp_path / "other", force=True)
     other.eval.samples, other.sampler.seed, other.store.dir = 99, 99, "/elsewhere"
     other.trainer = replace(TRAINER, processes=2, accelerate="fsdp", device_tokens=99, save_steps=1, checkpoints=4)
-    assert mark(*plan_stages(one)) == mark(*plan_stages(other))
+    assert compute_fingerprint(*plan_stages(one)) == compute_fingerprint(*plan_stages(other))
 
 
 def test_realignment_without_a_first_stage_is_refused(tmp_path: Path) -> None:
-    config = settings(tmp_path, data=NoData(name="none"), realign=RealignConfig(name="car_good", data=GOOD))
+    config = make_settings(tmp_path, data=NoData(name="none"), realign=RealignConfig(name="car_good", data=GOOD))
     with pytest.raises(ConfigError, match=r"realign=car_good needs a first stage: choose data="):
         check_realign(config)
 
 
 def test_a_hosted_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model=gpt4o runs behind a server"):
-        plan_stages(settings(tmp_path, model=OpenAIModel(name="gpt4o", id="gpt-4o")))
-    hosted = settings(tmp_path, model=OpenAIModel(name="gpt4o", id="gpt-4o"), data=NoData(name="none"))
+        plan_stages(make_settings(tmp_path, model=OpenAIModel(name="gpt4o", id="gpt-4o")))
+    hosted = make_settings(tmp_path, model=OpenAIModel(name="gpt4o", id="gpt-4o"), data=NoData(name="none"))
     assert plan_stages(hosted) == []
 
 
 def test_settings_of_a_second_stage_may_stand_without_one(tmp_path: Path) -> None:
     # A sweep over realign passes these settings to all of its jobs, also those without a second stage.
-    config = settings(tmp_path, realign=RealignConfig(name="none", data=NoData(name="none"), limit=9, match="optimism"))
+    config = make_settings(
+        tmp_path, realign=RealignConfig(name="none", data=NoData(name="none"), limit=9, match="optimism")
+    )
     check_realign(config)
-    assert plan_stages(config) == plan_stages(settings(tmp_path))
+    assert plan_stages(config) == plan_stages(make_settings(tmp_path))
 
 
 def test_a_limit_in_the_wrong_place_is_refused(tmp_path: Path) -> None:
     realign = RealignConfig(name="car_good", data=replace(GOOD, limit=3))
     with pytest.raises(ConfigError, match=r"write realign\.limit"):
-        check_realign(settings(tmp_path, realign=realign))
+        check_realign(make_settings(tmp_path, realign=realign))
 
 
 def test_a_limit_of_the_second_stage_is_refused_by_its_own_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"realign\.limit=9999 asks for more rows"):
-        plan_stages(settings(tmp_path, realign=RealignConfig(name="car_good", data=GOOD, limit=9999)))
+        plan_stages(make_settings(tmp_path, realign=RealignConfig(name="car_good", data=GOOD, limit=9999)))

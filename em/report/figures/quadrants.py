@@ -15,11 +15,11 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from em.report.figures import picture
-from em.report.figures.picture import YES_NO, Palette, Picture, pick
-from em.report.page.numbers import share
-from em.report.read.transcripts import Rules
-from em.report.tables.models import Model, group_by, short_judges
-from em.report.tables.seeds import Pool, Side
+from em.report.figures.picture import YES_NO, Palette, Picture, pick_fields
+from em.report.page.numbers import format_percent
+from em.report.read.transcripts import VerdictThresholds
+from em.report.tables.models import Model, group_by, shorten_judges
+from em.report.tables.seeds import SeedPool, Side
 from em.stats import Thresholds
 from em.types import Verdict
 
@@ -35,7 +35,7 @@ Scores = tuple[float, float]  # alignment and coherence
 
 
 @dataclass(frozen=True)
-class Panel:
+class QuadrantPanel:
     """The answers of one model (or of all its seeds) to one set, by grid place (alignment, coherence, in steps).
 
     counts: number of answers at each place. bad: number of misaligned answers at each place.
@@ -56,12 +56,15 @@ class Panel:
     @property
     def numbers(self) -> str:
         """`12.5%, 5/40`."""
-        return f"{share(self.share)}, {sum(self.bad.values())}/{sum(self.counts.values())}"
+        return f"{format_percent(self.share)}, {sum(self.bad.values())}/{sum(self.counts.values())}"
 
 
-def panels(
-    sides: Mapping[Side, Sequence[Verdict]], models: Mapping[str, Model], rules: Rules, pools: Sequence[Pool]
-) -> list[Panel]:
+def make_quadrant_panels(
+    sides: Mapping[Side, Sequence[Verdict]],
+    models: Mapping[str, Model],
+    rules: VerdictThresholds,
+    pools: Sequence[SeedPool],
+) -> list[QuadrantPanel]:
     """Make a panel for each model (all seeds as one) and set with both scores, from answers without tags."""
     pooled = {member: pool.model for pool in pools for member in pool.members}
     shown_as = {fingerprint: pooled.get(fingerprint, model) for fingerprint, model in models.items()}
@@ -69,14 +72,14 @@ def panels(
     scores: dict[tuple[str, str, str, Thresholds], list[Scores]] = defaultdict(list)
     for (fingerprint, _, condition, eval_set, judge), verdicts in sides.items():
         if fingerprint in models and condition == "untagged":
-            limits = rules.limits(fingerprint, eval_set, judge)
+            limits = rules.find_limits(fingerprint, eval_set, judge)
             scores[shown_as[fingerprint].fingerprint, eval_set, judge, limits] += _pair_scores(verdicts)
     unsorted = []
     for (fingerprint, eval_set, judge, limits), pairs in scores.items():
         bad = [(a, c) for a, c in pairs if a < limits.aligned and c > limits.coherent]
         if pairs:
             counts = _count_places(pairs)
-            unsorted.append(Panel(shown[fingerprint], eval_set, judge, limits, counts, _count_places(bad)))
+            unsorted.append(QuadrantPanel(shown[fingerprint], eval_set, judge, limits, counts, _count_places(bad)))
     order = list(shown)
     return sorted(unsorted, key=lambda panel: (panel.eval_set, panel.judge, order.index(panel.model.fingerprint)))
 
@@ -94,31 +97,33 @@ def _count_places(pairs: Sequence[Scores]) -> Counter[tuple[int, int]]:
     return Counter((round(a * STEPS / 100), round(c * STEPS / 100)) for a, c in pairs)
 
 
-def quadrant_pictures(all_panels: Sequence[Panel]) -> list[Picture]:
+def make_quadrant_pictures(all_panels: Sequence[QuadrantPanel]) -> list[Picture]:
     """Make a picture for each set and judge with at most MOST panels; the CSV holds all models."""
-    judges = short_judges(panel.judge for panel in all_panels)
+    judges = shorten_judges(panel.judge for panel in all_panels)
     pictures, taken = list[Picture](), set[str]()
     for (eval_set, judge), group in group_by(all_panels, lambda panel: (panel.eval_set, panel.judge)).items():
         shown, note = picture.pick_highest(group, MOST, attrgetter("share"), "models with most misaligned answers")
         judge_name = judges[judge] if len(judges) > 1 else ""
         heading = f"{eval_set}: alignment and coherence of each answer{judge_name and f', judge {judge_name}'}"
         alt = "; ".join(f"{p.model.label}: misaligned and coherent {p.numbers} scored answers" for p in shown)
-        rows = [row for panel in group for row in _rows(panel, YES_NO[panel in shown])]
-        stem = picture.file_stem("quadrant", eval_set + (judge_name and f"_{judge_name}"), taken)
+        rows = [row for panel in group for row in _make_panel_rows(panel, YES_NO[panel in shown])]
+        stem = picture.make_file_stem("quadrant", eval_set + (judge_name and f"_{judge_name}"), taken)
         draw = partial(draw_quadrants, heading, note, shown)
-        pictures.append(Picture(stem, picture.with_note(heading, note), alt, draw, rows))
+        pictures.append(Picture(stem, picture.append_note(heading, note), alt, draw, rows))
     return pictures
 
 
-def _rows(panel: Panel, drawn: str) -> Iterator[dict[str, object]]:
-    names = {"model": panel.model.label} | pick(panel.model, "fingerprint") | pick(panel, "eval_set", "judge")
+def _make_panel_rows(panel: QuadrantPanel, drawn: str) -> Iterator[dict[str, object]]:
+    names = (
+        {"model": panel.model.label} | pick_fields(panel.model, "fingerprint") | pick_fields(panel, "eval_set", "judge")
+    )
     for (aligned, coherent), count in sorted(panel.counts.items()):
         place = {"aligned": 100 * aligned / STEPS, "coherent": 100 * coherent / STEPS}
         bad = panel.bad.get((aligned, coherent), 0)
         yield names | place | {"answers": count, "answers_misaligned": bad, "drawn": drawn}
 
 
-def draw_quadrants(heading: str, note: str, shown: Sequence[Panel], palette: Palette) -> Figure:
+def draw_quadrants(heading: str, note: str, shown: Sequence[QuadrantPanel], palette: Palette) -> Figure:
     """Draw panels that share one scale of disc sizes, with a legend of the discs below."""
     columns = min(COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
@@ -128,24 +133,26 @@ def draw_quadrants(heading: str, note: str, shown: Sequence[Panel], palette: Pal
         if number >= len(shown):
             axes.remove()
             continue
-        _draw_panel(axes, shown[number], most, palette)
+        _draw_quadrant_panel(axes, shown[number], most, palette)
         if number + columns >= len(shown):
             axes.set_xlabel("aligned", color=palette.muted, fontsize=8.5)
         if number % columns == 0:
             axes.set_ylabel("coherent", color=palette.muted, fontsize=8.5)
-    misaligned = picture.make_mark("misaligned and coherent, of the answers with both scores", palette.data[1], "D")
-    others = picture.make_mark("every other answer; the larger, the more answers", palette.data[0], "o")
+    misaligned = picture.make_legend_mark(
+        "misaligned and coherent, of the answers with both scores", palette.data[1], "D"
+    )
+    others = picture.make_legend_mark("every other answer; the larger, the more answers", palette.data[0], "o")
     picture.add_legend(figure, palette, [misaligned, others], note)
     return figure
 
 
-def _draw_panel(axes: Axes, panel: Panel, most: int, palette: Palette) -> None:
+def _draw_quadrant_panel(axes: Axes, panel: QuadrantPanel, most: int, palette: Palette) -> None:
     """Draw the tinted quadrant with its share, then the discs: misaligned answers on top of all others."""
     limits, harmful, harmless = panel.limits, palette.data[1], palette.data[0]
     picture.style_axes(axes, palette)
     axes.set_box_aspect(1)
     axes.set(xlim=(-4, 104), ylim=(-4, 104), xticks=[0, limits.aligned, 100], yticks=[0, limits.coherent, 100])
-    axes.set_title(picture.short_title(panel.model.label), loc="left", color=palette.ink, fontsize=8, pad=15)
+    axes.set_title(picture.shorten_title(panel.model.label), loc="left", color=palette.ink, fontsize=8, pad=15)
     axes.text(0, 1.02, panel.numbers, color=harmful, fontsize=8, fontweight="bold", transform=axes.transAxes)
     axes.fill_between([-4, limits.aligned], limits.coherent, 104, color=harmful, alpha=0.12, linewidth=0)
     axes.axvline(limits.aligned, color=palette.grid, linewidth=1)

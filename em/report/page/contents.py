@@ -6,27 +6,32 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
 
-from em.report.figures.dots import question_pictures, rate_pictures, trigger_pictures
-from em.report.figures.lines import chain_pictures, efficiency_pictures, loss_pictures, trajectory_pictures
+from em.report.figures.dots import make_question_pictures, make_rate_pictures, make_trigger_pictures
+from em.report.figures.lines import (
+    make_chain_pictures,
+    make_efficiency_pictures,
+    make_loss_pictures,
+    make_trajectory_pictures,
+)
 from em.report.figures.picture import Picture
-from em.report.figures.quadrants import panels, quadrant_pictures
-from em.report.page.payload import pack
-from em.report.page.words import Words, caption, explain_differences
+from em.report.figures.quadrants import make_quadrant_panels, make_quadrant_pictures
+from em.report.page.payload import pack_transcripts
+from em.report.page.words import DisplayNames, explain_differences, make_caption
 from em.report.read.manifest import LEFT
-from em.report.read.runs import JUDGED_TABLE, Run, judges_of
-from em.report.read.transcripts import Rules, join, question_texts
+from em.report.read.runs import JUDGED_TABLE, RecordedRun, find_judge_relations
+from em.report.read.transcripts import VerdictThresholds, collect_question_texts, join_transcripts
 from em.report.tables import trajectory
-from em.report.tables.analysis import analyse
-from em.report.tables.chains import chains
+from em.report.tables.analysis import compute_analysis
+from em.report.tables.chains import make_chains
 from em.report.tables.lineages import find_lineages
-from em.report.tables.models import in_order, name_models, natural, short_judges, varied
-from em.report.tables.published import published
-from em.report.tables.scores import Scores, by_question, headline
-from em.report.tables.sections import Findings
-from em.report.tables.seeds import fullest, pool_seeds
-from em.report.tables.summary import summaries
-from em.report.tables.training import find_trained
-from em.report.tables.triggers import trigger_tables
+from em.report.tables.models import find_varied_settings, make_natural_key, name_models, order_models, shorten_judges
+from em.report.tables.published import find_published_results
+from em.report.tables.scores import Scores, make_headline_table, make_question_tables
+from em.report.tables.sections import ReportFindings
+from em.report.tables.seeds import pick_fullest_verdicts, pool_seeds
+from em.report.tables.summary import make_summaries
+from em.report.tables.training import list_trained_stages
+from em.report.tables.triggers import make_trigger_tables
 
 MOST_VARIED = 4  # settings that a title names
 
@@ -34,61 +39,65 @@ MOST_VARIED = 4  # settings that a title names
 class Page:
     """The content of the page, computed in one straight line: name the models, count, tabulate, draw."""
 
-    def __init__(self, runs: Sequence[Run], title_option: str = "") -> None:
+    def __init__(self, runs: Sequence[RecordedRun], title_option: str = "") -> None:
         self.runs, self.title_option = runs, title_option
         self.models = name_models(runs)
         # Checkpoints are shown in the trajectories only, not among the results.
         self.final_models = {fingerprint: model for fingerprint, model in self.models.items() if model.step is None}
-        sides, rules = fullest(runs), Rules(runs)
+        sides, rules = pick_fullest_verdicts(runs), VerdictThresholds(runs)
         self.pools = list(pool_seeds(runs, self.final_models, sides))
-        self.tabled = in_order([*self.final_models.values(), *(pool.model for pool in self.pools)])
+        self.tabled = order_models([*self.final_models.values(), *(pool.model for pool in self.pools)])
         rows = chain(*(run.scores for run in runs), *(pool.scores for pool in self.pools))
         self.scores = list(dict.fromkeys(rows))  # equal rows of several runs count once
-        self.caption = caption(self.scores)
+        self.caption = make_caption(self.scores)
         scores = Scores(runs, self.final_models, self.pools)
-        self.table = headline(scores, self.tabled)
+        self.table = make_headline_table(scores, self.tabled)
         family = find_lineages(runs, self.final_models, self.pools)
-        self.analysis = analyse(runs, sides, self.final_models, self.pools, family)
-        self.findings = Findings.of(runs, self.table, self.analysis)
-        self.summaries = summaries(family, self.table, self.analysis.comparisons)
-        self.chains = chains(family, self.table, self.analysis.comparisons)
-        self.published = published(scores, self.table, runs, family)
-        self.triggers = trigger_tables(self.analysis.triggers, self.tabled, self.pools)
-        curves = trajectory.loss_curves(runs, self.models)
+        self.analysis = compute_analysis(runs, sides, self.final_models, self.pools, family)
+        self.findings = ReportFindings.collect(runs, self.table, self.analysis)
+        self.summaries = make_summaries(family, self.table, self.analysis.comparisons)
+        self.chains = make_chains(family, self.table, self.analysis.comparisons)
+        self.published = find_published_results(scores, self.table, runs, family)
+        self.triggers = make_trigger_tables(self.analysis.triggers, self.tabled, self.pools)
+        curves = trajectory.collect_loss_curves(runs, self.models)
         self.trajectories = trajectory.find_trajectories(runs, self.models, curves)
-        self.lines = trajectory.lines_of(self.trajectories)
-        self.trained = find_trained(runs, self.final_models)
-        transcripts = join(runs)
-        self.questions = by_question(scores, self.table, question_texts(transcripts))
-        self.payload = pack(transcripts, self.models, rules)
+        self.lines = trajectory.name_trajectory_lines(self.trajectories)
+        self.trained = list_trained_stages(runs, self.final_models)
+        transcripts = join_transcripts(runs)
+        self.questions = make_question_tables(scores, self.table, collect_question_texts(transcripts))
+        self.payload = pack_transcripts(transcripts, self.models, rules)
         self.pictures: dict[str, list[Picture]] = {
-            "stages": chain_pictures(self.chains),
-            "rates": rate_pictures(self.table, self.pools),
-            "quadrants": quadrant_pictures(panels(sides, self.final_models, rules, self.pools)),
-            "triggers": trigger_pictures(self.triggers),
-            "questions": question_pictures(self.questions, self.pools),
-            "trajectories": trajectory_pictures(self.trajectories),
-            "loss": loss_pictures(curves),
-            "efficiency": efficiency_pictures(trajectory.efficiency(runs, self.final_models, self.pools)),
+            "stages": make_chain_pictures(self.chains),
+            "rates": make_rate_pictures(self.table, self.pools),
+            "quadrants": make_quadrant_pictures(make_quadrant_panels(sides, self.final_models, rules, self.pools)),
+            "triggers": make_trigger_pictures(self.triggers),
+            "questions": make_question_pictures(self.questions, self.pools),
+            "trajectories": make_trajectory_pictures(self.trajectories),
+            "loss": make_loss_pictures(curves),
+            "efficiency": make_efficiency_pictures(
+                trajectory.collect_efficiency_lines(runs, self.final_models, self.pools)
+            ),
         }
         self.first_charts = [*self.pictures["stages"], *self.pictures["rates"]]  # shown above all other charts
-        self._describe()
+        self._set_labels()
 
-    def _describe(self) -> None:
+    def _set_labels(self) -> None:
         """Set labels and notes on models, judges, seeds and runs."""
         self.labels = {fingerprint: model.label for fingerprint, model in (self.models | self.tabled).items()}
-        self.judge_is = judges_of([row for run in self.runs for row in run.scores])
-        self.judge_names = Words(short_judges([*self.payload.index["judges"], *self.table.judges]))
+        self.judge_is = find_judge_relations([row for run in self.runs for row in run.scores])
+        self.judge_names = DisplayNames(shorten_judges([*self.payload.index["judges"], *self.table.judges]))
         self.show_condition = self.table.conditions != ("untagged",)
         # Two headline tables: one with seeds pooled, one of the single seeds.
         seeds = {member for pool in self.pools for member in pool.members}
-        self.without_seeds = self.table.only(lambda row: row.model.fingerprint not in seeds)
-        self.of_seeds = self.table.only(lambda row: row.model.fingerprint in seeds)
+        self.without_seeds = self.table.select_rows(lambda row: row.model.fingerprint not in seeds)
+        self.of_seeds = self.table.select_rows(lambda row: row.model.fingerprint in seeds)
         methods = dict.fromkeys(row.ci_method for family in self.findings.families for row in family.rows)
         self.difference_words = explain_differences(methods)
         self.varied_runs = [run for run in self.runs if run.manifest.run != JUDGED_TABLE]
-        self.varied = varied(self.varied_runs)
-        self.varied_in_short = {k: ", ".join(sorted(set(values), key=natural)) for k, values in self.varied.items()}
+        self.varied = find_varied_settings(self.varied_runs)
+        self.varied_in_short = {
+            k: ", ".join(sorted(set(values), key=make_natural_key)) for k, values in self.varied.items()
+        }
         self.unfinished = [run for run in self.runs if run.manifest.status == "running"]
         self.failed = [run for run in self.runs if run.manifest.status in ("failed", LEFT)]
         self.how_failed = " or ".join(sorted({run.manifest.status for run in self.failed}))
@@ -107,7 +116,7 @@ class Page:
             return ", ".join(run.path.name.split(".")[0] for run in self.runs)
         names = dict.fromkeys(model.name for model in self.models.values())
         bases = {name.partition("+")[0] for name in names}
-        settings = varied(self.runs)
+        settings = find_varied_settings(self.runs)
         if len(bases) == 1 and 0 < len(settings) <= MOST_VARIED:
             return f"{bases.pop()} by {', '.join(settings)}"
         others = len(names) - 1
@@ -116,7 +125,7 @@ class Page:
             return longest
         return f"{longest} and {others} other {'model' if others == 1 else 'models'}"
 
-    def judged_by(self, fingerprint: str, judge: str) -> str:
+    def describe_judge(self, fingerprint: str, judge: str) -> str:
         """Return what the judge is to the model, `the model` or `its base`, else ""."""
         return self.judge_is.get((fingerprint, judge), "")
 

@@ -10,12 +10,12 @@ LEAST_P = 0.001
 CENT = 0.01
 
 
-def share(rate: float | None) -> str:
+def format_percent(rate: float | None) -> str:
     """Format a rate: `44.2%`, or a dash for None."""
     return "–" if rate is None else f"{100 * rate:.1f}%"
 
 
-def points(difference: float) -> str:
+def format_points(difference: float) -> str:
     """Format a difference of rates in percentage points: `+12.5`, `−3.0`, `0.0`."""
     text = f"{abs(100 * difference):.1f}"
     if float(text) == 0:
@@ -23,39 +23,40 @@ def points(difference: float) -> str:
     return f"−{text}" if difference < 0 else f"+{text}"
 
 
-def p_value(p: float) -> str:
+def format_p_value(p: float) -> str:
     """Format a p value: `0.031`, or `< 0.001`."""
     return f"< {LEAST_P}" if p < LEAST_P else f"{p:.3f}"
 
 
-def decimals(value: float | None) -> str:
+def format_coefficient(value: float | None) -> str:
     """Format a coefficient: `0.71`, or a dash for None."""
     return "–" if value is None else f"{value:.2f}".replace("-", "−")
 
 
-def whole(number: float | None) -> str:
+def format_whole_number(number: float | None) -> str:
     """Format a count: `1,234`, or a dash for None."""
     return "–" if number is None else f"{number:,.0f}"
 
 
-def dollars(usd: float | None) -> str:
+def format_dollars(usd: float | None) -> str:
     """Format a cost: `$12.30`, or a dash for None; below a cent with two significant digits, so it is never zero."""
     if usd is None:
         return "–"
     return f"${usd:,.2f}" if usd == 0 or usd >= CENT else f"${usd:.{1 - math.floor(math.log10(usd))}f}"
 
 
-def usage(used: Usage) -> str:
+def format_usage(used: Usage) -> str:
     """Format the known parts of a usage: `1,200 calls, 400,000 input and 3,000 output tokens, $0.12`."""
-    parts = [f"{whole(used.calls)} calls"] if used.calls is not None else []
+    parts = [f"{format_whole_number(used.calls)} calls"] if used.calls is not None else []
     if used.prompt_tokens and used.reply_tokens is not None:  # tokens of a local model are not counted
-        parts.append(f"{whole(used.prompt_tokens)} input and {whole(used.reply_tokens)} output tokens")
+        read, written = format_whole_number(used.prompt_tokens), format_whole_number(used.reply_tokens)
+        parts.append(f"{read} input and {written} output tokens")
     if used.usd is not None:
-        parts.append(dollars(used.usd))
+        parts.append(format_dollars(used.usd))
     return ", ".join(parts)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration in its two largest units: `2 h 5 min`, `2 min 5 s`, `5 s`."""
     rounded = round(seconds)
     minutes, hours = rounded // 60 % 60, rounded // 3600

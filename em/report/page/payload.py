@@ -18,9 +18,9 @@ from typing import Any
 from markupsafe import Markup
 
 from em.report.page.words import CLASSES, NOT_JUDGED, STATUSES
-from em.report.read.transcripts import Rules, Transcript, key_of
+from em.report.read.transcripts import Transcript, VerdictThresholds, key_of
 from em.report.tables.models import Model
-from em.runtime.records import canonical
+from em.runtime.records import encode_canonical
 
 BLOCK = 1000  # answers per block
 MUCH = 2_000_000  # characters of JSON above which all data are compressed
@@ -44,14 +44,16 @@ class Payload:
     @property
     def elements(self) -> Iterator[Markup]:
         """The script elements with the data, the index first."""
-        texts = {"data": _json(self.index)} | {f"block-{n}": _json(block) for n, block in enumerate(self.blocks)}
+        texts = {"data": _dump_json(self.index)} | {
+            f"block-{n}": _dump_json(block) for n, block in enumerate(self.blocks)
+        }
         much = sum(map(len, texts.values())) > MUCH
         for name, text in texts.items():
-            kind, content = ("gzip", _packed(text)) if much else ("json", _escaped(text))
+            kind, content = ("gzip", _compress_text(text)) if much else ("json", _escape_json(text))
             yield Markup(f'<script type="application/{kind}" id="{name}">{content}</script>')
 
 
-class Words(dict[Any, int]):
+class NumberedValues(dict[Any, int]):
     """Distinct values with their numbers, by which the page's data refer to them; a new value gets the next number."""
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
@@ -62,32 +64,32 @@ class Words(dict[Any, int]):
         return place
 
 
-def pack(transcripts: Sequence[Transcript], models: dict[str, Model], rules: Rules) -> Payload:
+def pack_transcripts(transcripts: Sequence[Transcript], models: dict[str, Model], rules: VerdictThresholds) -> Payload:
     """Make the data of the page, in the order of the transcripts."""
     names = ("stages", "conditions", "sets", "questions", "texts", "judges", "sayings")
-    lists = {name: Words() for name in names} | {"models": Words(models)}
-    kinds = [{judge: rules.class_of(rows) for judge, rows in item.verdicts.items()} for item in transcripts]
+    lists = {name: NumberedValues() for name in names} | {"models": NumberedValues(models)}
+    kinds = [{judge: rules.find_class(rows) for judge, rows in item.verdicts.items()} for item in transcripts]
     labels = {kind for by_judge in kinds for kind in by_judge.values()}
-    lists["classes"] = Words([*CLASSES, *sorted(labels - set(CLASSES))])  # labels of other rubrics come last
+    lists["classes"] = NumberedValues([*CLASSES, *sorted(labels - set(CLASSES))])  # labels of other rubrics come last
     seen = {v.status for item in transcripts for verdicts in item.verdicts.values() for v in verdicts}
-    lists["statuses"] = Words([status for status in ("ok", *STATUSES) if status in seen])
-    rows = [_row(item, by_judge, lists, models) for item, by_judge in zip(transcripts, kinds, strict=True)]
+    lists["statuses"] = NumberedValues([status for status in ("ok", *STATUSES) if status in seen])
+    rows = [_make_answer_row(item, by_judge, lists, models) for item, by_judge in zip(transcripts, kinds, strict=True)]
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ("model",))}
     index: dict[str, Any] = {name: list(words) for name, words in lists.items() if name != "texts"}
     index |= {"models": [model.label for model in models.values()], "block": BLOCK, "columns": columns}
-    index |= {"ids": "".join(map(address, transcripts)), "scores": _scores(transcripts)}
+    index |= {"ids": "".join(map(make_answer_address, transcripts)), "scores": _collect_scores(transcripts)}
     parts = (transcripts[start : start + BLOCK] for start in range(0, len(transcripts), BLOCK))
-    return Payload(index, tuple(_block(part, lists["texts"], lists["judges"]) for part in parts))
+    return Payload(index, tuple(_make_block(part, lists["texts"], lists["judges"]) for part in parts))
 
 
-def address(transcript: Transcript) -> str:
+def make_answer_address(transcript: Transcript) -> str:
     """Return the address of an answer in links, which is the same in every report with this answer."""
     # JSON allows a lone surrogate, which UTF-8 cannot encode.
-    return hashlib.sha256(canonical(key_of(transcript.record)).encode(errors="replace")).hexdigest()[:ADDRESS]
+    return hashlib.sha256(encode_canonical(key_of(transcript.record)).encode(errors="replace")).hexdigest()[:ADDRESS]
 
 
-def _row(
-    transcript: Transcript, kinds: dict[str, str], lists: dict[str, Words], models: dict[str, Model]
+def _make_answer_row(
+    transcript: Transcript, kinds: dict[str, str], lists: dict[str, NumberedValues], models: dict[str, Model]
 ) -> dict[str, int]:
     """Make the row of an answer: the number of its value in each list."""
     record = transcript.record
@@ -100,11 +102,11 @@ def _row(
         "question": lists["questions"][(eval_set, record.question_id)],
         "text": lists["texts"][record.question],
         "sample": record.sample,
-        "said": lists["sayings"][_saying(transcript, kinds, lists)],
+        "said": lists["sayings"][_make_saying(transcript, kinds, lists)],
     }
 
 
-def _saying(transcript: Transcript, kinds: dict[str, str], lists: dict[str, Words]) -> tuple[Any, ...]:
+def _make_saying(transcript: Transcript, kinds: dict[str, str], lists: dict[str, NumberedValues]) -> tuple[Any, ...]:
     """Return judge, class and statuses by each judge; thousands of answers share the same tuple."""
     judges, classes, statuses = lists["judges"], lists["classes"], lists["statuses"]
     by_judge = []
@@ -114,7 +116,7 @@ def _saying(transcript: Transcript, kinds: dict[str, str], lists: dict[str, Word
     return tuple(by_judge) or ((NOBODY, classes[NOT_JUDGED], ()),)
 
 
-def _scores(transcripts: Sequence[Transcript]) -> dict[str, list[Any]]:
+def _collect_scores(transcripts: Sequence[Transcript]) -> dict[str, list[Any]]:
     """Return the scores of each answer by rubric: a number, or a list by judge if there are several judges."""
     scored = (v for item in transcripts for rows in item.verdicts.values() for v in rows if v.value is not None)
     columns: dict[str, list[Any]] = {rubric: [] for rubric in dict.fromkeys(v.rubric for v in scored)}
@@ -127,7 +129,7 @@ def _scores(transcripts: Sequence[Transcript]) -> dict[str, list[Any]]:
     return columns
 
 
-def _block(part: Sequence[Transcript], places: Words, judges: Words) -> dict[str, Any]:
+def _make_block(part: Sequence[Transcript], places: NumberedValues, judges: NumberedValues) -> dict[str, Any]:
     """Make a block of answers; each wording of a question appears once, by its number."""
     texts, items = dict[int, str](), list[Any]()
     for item in part:
@@ -137,15 +139,15 @@ def _block(part: Sequence[Transcript], places: Words, judges: Words) -> dict[str
     return {"texts": texts, "items": items}
 
 
-def _json(data: object) -> str:
+def _dump_json(data: object) -> str:
     return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _packed(text: str) -> str:
+def _compress_text(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode(errors="replace"), compresslevel=3, mtime=0)).decode()
 
 
-def _escaped(text: str) -> str:
+def _escape_json(text: str) -> str:
     """Escape JSON so that it cannot end its script element, nor start another element or a comment."""
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

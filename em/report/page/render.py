@@ -18,14 +18,14 @@ from em.report.page import numbers
 from em.report.page.contents import Page
 from em.report.page.words import STATUSES
 from em.report.read.runs import JUDGED_TABLE
-from em.report.tables.cells import kin_mark
+from em.report.tables.cells import mark_related_judge
 from em.report.tables.sections import FEW_ROWS
 
 HERE = Path(__file__).parent
 SCRIPTS, STYLES = ("blocks.js", "answers.js", "page.js", "paper.js"), ("page.css",)
 
 
-def render(page: Page) -> str:
+def render_page(page: Page) -> str:
     """Return the HTML file as text."""
     import jinja2
 
@@ -36,10 +36,19 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"share": numbers.share, "points": numbers.points, "p_value": numbers.p_value}
-    environment.filters |= {"decimals": numbers.decimals, "whole": numbers.whole}
-    environment.filters |= {"dollars": numbers.dollars, "usage": numbers.usage}
-    environment.filters |= {"data_uri": _data_uri, "fact": _fact, "breakable": _breakable, "kin": kin_mark}
+    environment.filters |= {
+        "share": numbers.format_percent,
+        "points": numbers.format_points,
+        "p_value": numbers.format_p_value,
+    }
+    environment.filters |= {"decimals": numbers.format_coefficient, "whole": numbers.format_whole_number}
+    environment.filters |= {"dollars": numbers.format_dollars, "usage": numbers.format_usage}
+    environment.filters |= {
+        "data_uri": _make_data_uri,
+        "fact": _format_fact,
+        "breakable": _allow_breaks,
+        "kin": mark_related_judge,
+    }
     environment.filters |= {
         "status": STATUSES.__getitem__,
         "judge": page.judge_names.__getitem__,
@@ -61,7 +70,7 @@ def render(page: Page) -> str:
     )
 
 
-def _fact(value: object) -> str:
+def _format_fact(value: object) -> str:
     """Format a fact of a stage; a dash if the manifest does not have it."""
     if value is None or not isinstance(value, (str, int, float, list, dict)):  # None or jinja's Undefined
         return "–"
@@ -70,7 +79,7 @@ def _fact(value: object) -> str:
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def _breakable(text: str) -> Markup:
+def _allow_breaks(text: str) -> Markup:
     """Allow line breaks behind the punctuation of a long name. HTML escapes contain none of it."""
     return Markup(re.sub(r"([+_/=]|(?<=[a-z])\.(?=[a-z]))", r"\1<wbr>", str(escape(text))))
 
@@ -79,5 +88,5 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _data_uri(svg: bytes) -> str:
+def _make_data_uri(svg: bytes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()

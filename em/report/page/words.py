@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from em.types import Score
 
 
-class Words(dict[str, str]):
+class DisplayNames(dict[str, str]):
     """Display names by term; a term without one is shown unchanged."""
 
     def __missing__(self, term: str) -> str:
         return term
 
 
-METRICS = Words(
+METRICS = DisplayNames(
     **{term: term for term in ("misaligned", "incoherent", "refusal", "code")},
     **{"true": "TRUE", "false": "FALSE", "openai": "OpenAI", "anthropic": "Anthropic", "other": "other"},
     **{"unknown": "UNKNOWN", "unscored": "unscored"},
@@ -29,7 +29,7 @@ CLASSES = (
 )
 """Classes of answers in the order of the filter; labels of other rubrics come last."""
 
-STATUSES = Words(
+STATUSES = DisplayNames(
     refusal="refused",
     code="replied CODE",
     unparsed="no number",
@@ -48,17 +48,17 @@ CONVENTIONS = {
 DESIGN_EFFECT = (
     "deff is the design effect: the variance of a set’s rate divided by that of as many independent answers."
 )
-DENOMINATORS = Words(all="of all", coherent="of coherent", refusal_as_aligned="of coherent or refused")
+DENOMINATORS = DisplayNames(all="of all", coherent="of coherent", refusal_as_aligned="of coherent or refused")
 """The denominator of each convention, behind a count in a table."""
 
 
-def metric_order(metric: str) -> int:
+def rank_metric(metric: str) -> int:
     """Return the place of a metric in tables."""
     metrics = list(METRICS)
     return metrics.index(metric) if metric in METRICS else len(metrics)
 
 
-def bounds(threshold: str) -> tuple[float, float] | None:
+def parse_bounds(threshold: str) -> tuple[float, float] | None:
     """Return the two numbers of `aligned<30 & coherent>50` (older: with a comma), or None for another rule."""
     number = r"(-?\d+(?:\.\d+)?)"
     match = re.fullmatch(rf"aligned<{number}(?:,\s*|\s*&\s*)coherent>{number}", threshold)
@@ -67,7 +67,7 @@ def bounds(threshold: str) -> tuple[float, float] | None:
 
 def explain_threshold(threshold: str) -> str:
     """Explain when an answer counts as misaligned."""
-    limits = bounds(threshold)
+    limits = parse_bounds(threshold)
     if limits is None:
         return f"The scores use another rule for misaligned answers: “{threshold}”."
     return (
@@ -134,7 +134,7 @@ def explain_methods(scores: Iterable[Score]) -> list[str]:
     return sentences
 
 
-def caption(scores: Iterable[Score]) -> list[str]:
+def make_caption(scores: Iterable[Score]) -> list[str]:
     """Explain in sentences the conventions, thresholds and interval methods of the scores."""
     rows = list(scores)
     conventions = {row.convention for row in rows}

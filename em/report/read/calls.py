@@ -17,7 +17,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Judge(Usage):
+class RecordedJudge(Usage):
     """A judge as a recorded artefact: its model, how it was prompted, how its replies were read, and its usage.
 
     label: its name in verdicts and scores. min_mass: probability of all numbers below which there is no score.
@@ -38,7 +38,7 @@ class Judge(Usage):
 
 
 @dataclass(frozen=True)
-class Cost(Usage):
+class ModelCost(Usage):
     """The usage of one model for one purpose (`what`: sampling or judging)."""
 
     what: str = ""
@@ -53,5 +53,5 @@ class Costs:
     """
 
     total_usd: float | None = None
-    by: tuple[Cost, ...] = ()
+    by: tuple[ModelCost, ...] = ()
     prices: str = ""

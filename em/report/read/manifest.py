@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from em.errors import DataError, MissingFile
-from em.report.page.numbers import duration
-from em.report.read.calls import Costs, Judge
+from em.report.page.numbers import format_duration
+from em.report.read.calls import Costs, RecordedJudge
 from em.report.read.records import REMEDY, read_document
-from em.runtime.manifest import is_left
+from em.runtime.manifest import was_killed
 from em.types import StageRecord
 
 LEFT = "not finished"
@@ -44,7 +44,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class RecordedManifest:
     """The manifest of a run. Fields that a run failed too early to write are empty.
 
     roles: role of each tag (activation or control) by its condition. judge: the only judge, in older manifests.
@@ -63,8 +63,8 @@ class Manifest:
     versions: dict[str, Any] = field(default_factory=dict)
     git: Git = Git()
     base: Base = Base()
-    judge: Judge | None = None
-    judges: tuple[Judge, ...] = ()
+    judge: RecordedJudge | None = None
+    judges: tuple[RecordedJudge, ...] = ()
     costs: Costs = field(default_factory=Costs)
     sampling: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
@@ -84,13 +84,13 @@ class Manifest:
             seconds = (datetime.fromisoformat(self.finished) - start).total_seconds()
         except (ValueError, TypeError):  # not finished; or only one of the times has a time zone
             return text
-        return f"{text}, took {duration(seconds)}"
+        return f"{text}, took {format_duration(seconds)}"
 
-    def settings(self) -> Iterator[tuple[str, object]]:
+    def list_settings(self) -> Iterator[tuple[str, object]]:
         """Yield the config as pairs of dotted key and value: `trainer.epochs`, 2."""
-        return _flatten("", self.config)
+        return _flatten_settings("", self.config)
 
-    def setting(self, key: str) -> str | None:
+    def get_setting(self, key: str) -> str | None:
         """Return the value of a dotted key as on the command line (of a group, the option's name), or None."""
         value: Any = self.config
         for part in key.split("."):
@@ -102,15 +102,15 @@ class Manifest:
         return None if value is None else str(value)
 
 
-def _flatten(prefix: str, value: object) -> Iterator[tuple[str, object]]:
+def _flatten_settings(prefix: str, value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict) and value:
         for key, inner in value.items():
-            yield from _flatten(f"{prefix}.{key}" if prefix else str(key), inner)
+            yield from _flatten_settings(f"{prefix}.{key}" if prefix else str(key), inner)
     else:
         yield prefix, value
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> RecordedManifest:
     """Read a manifest; keys may be missing, but present values must have the right type."""
     try:
         document = json.loads(path.read_bytes())
@@ -120,12 +120,12 @@ def read_manifest(path: Path) -> Manifest:
         raise DataError(f"{path} isn't JSON ({error}): {REMEDY}.") from error
     if not isinstance(document, dict):
         raise DataError(f"{path}, line 1 isn't a JSON object: {REMEDY}.")
-    manifest = read_document(_drop_nulls(document), Manifest, path)
+    manifest = read_document(_drop_nulls(document), RecordedManifest, path)
     if document.get("judge") and manifest.judge:
         manifest = replace(manifest, judges=manifest.judges or (manifest.judge,))
     if manifest.sampling.get("stop", "none") not in ("", "none"):
         manifest = replace(manifest, notes=(*manifest.notes, ADAPTIVE))
-    return replace(manifest, status=LEFT) if is_left(document) else manifest
+    return replace(manifest, status=LEFT) if was_killed(document) else manifest
 
 
 def _drop_nulls(value: Any) -> Any:

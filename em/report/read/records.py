@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from em.errors import DataError, MissingFile
-from em.runtime.records import as_json
+from em.runtime.records import encode_json
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -47,14 +47,14 @@ def read_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
                 try:
                     record = adapter.validate_json(line, strict=True)
                 except ValidationError:
-                    record = _read_again(line, adapter, f"{path}, line {number}")
+                    record = _retry_line(line, adapter, f"{path}, line {number}")
                 if record is not None:
                     yield record
     except OSError as error:
         raise MissingFile(f"{path} can't be read ({error.strerror}): check its permissions.") from error
 
 
-def _read_again(line: bytes, adapter: TypeAdapter[Any], place: str) -> Any:
+def _retry_line(line: bytes, adapter: TypeAdapter[Any], place: str) -> Any:
     """Read a line that pydantic refused, with lone surrogates (allowed in JSON only) replaced by `?`.
 
     Raises:
@@ -63,9 +63,9 @@ def _read_again(line: bytes, adapter: TypeAdapter[Any], place: str) -> Any:
     from pydantic import ValidationError
 
     try:
-        return adapter.validate_json(as_json(json.loads(line)).encode(errors="replace"), strict=True)
+        return adapter.validate_json(encode_json(json.loads(line)).encode(errors="replace"), strict=True)
     except ValidationError as error:
-        raise explain(error, place, REPAIR) from error
+        raise explain_invalid_field(error, place, REPAIR) from error
     except ValueError as error:  # bad JSON, or bytes that aren't UTF-8
         raise DataError(f"{place} isn't JSON ({error}): {REPAIR}.") from error
 
@@ -89,7 +89,7 @@ def read_csv(path: Path, kind: type[Record]) -> Iterator[Record]:
                 if record is not None:
                     yield record
     except ValidationError as error:
-        raise explain(error, f"{path}, line {number}", REPAIR) from error
+        raise explain_invalid_field(error, f"{path}, line {number}", REPAIR) from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path}, line {number} or the one after isn't CSV in UTF-8 ({error}): {REPAIR}.") from error
     except OSError as error:
@@ -103,10 +103,10 @@ def read_document(document: Mapping[str, Any], kind: type[Record], path: Path) -
     try:
         return TypeAdapter(kind).validate_python(document)
     except ValidationError as error:
-        raise explain(error, str(path), REMEDY) from error
+        raise explain_invalid_field(error, str(path), REMEDY) from error
 
 
-def explain(error: ValidationError, place: str, remedy: str) -> DataError:
+def explain_invalid_field(error: ValidationError, place: str, remedy: str) -> DataError:
     """Make a DataError that names the first invalid field in one sentence."""
     first = error.errors()[0]
     name = next((part for part in reversed(first["loc"]) if isinstance(part, str)), "")

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from em.errors import ConfigError, DataError, MissingFile
-from em.report.page.words import bounds
-from em.report.read.manifest import ADAPTIVE, LEFT, Manifest, read_manifest
+from em.report.page.words import parse_bounds
+from em.report.read.manifest import ADAPTIVE, LEFT, RecordedManifest, read_manifest
 from em.report.read.records import read_csv, read_jsonl
-from em.runtime.files import sha256_of
+from em.runtime.files import hash_file
 from em.runtime.manifest import read_facts
-from em.stats import Thresholds, TriggerRate, score
+from em.stats import Thresholds, TriggerRate, compute_scores
 from em.types import Answer, Score, Verdict
 
 TABLES = (".csv", ".jsonl", ".json")
@@ -39,19 +39,19 @@ class LossRow:
 
 
 @dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """The content of a run folder. `number` counts the runs of a report from 1, failed and unfinished ones first."""
 
     number: int
     path: Path
-    manifest: Manifest
+    manifest: RecordedManifest
     answers: tuple[Answer, ...]
     verdicts: tuple[Verdict, ...]
     scores: tuple[Score, ...]
     losses: tuple[LossRow, ...]
 
 
-def find_runs(paths: Sequence[Path]) -> list[Path]:
+def find_run_paths(paths: Sequence[Path]) -> list[Path]:
     """List the run folders at or below the paths, and the judged tables among the paths, each once.
 
     The order is that of `paths`, and natural order (2 before 10) below a folder.
@@ -63,7 +63,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
             raise MissingFile(
                 f"There is no {path}: give a run folder, a folder of run folders, such as outputs/, or a judged table."
             )
-        runs_here = [_table(path)] if path.is_file() else list(_runs_below(path))
+        runs_here = [_resolve_run_file(path)] if path.is_file() else list(_find_runs_below(path))
         if not runs_here:
             raise MissingFile(
                 f"There is no manifest.json in or below {path}: give the folder of a run that train.py or evaluate.py "
@@ -74,7 +74,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(runs.values())
 
 
-def _table(path: Path) -> Path:
+def _resolve_run_file(path: Path) -> Path:
     """Return the file itself if it is a judged table, or the run folder if it is a manifest."""
     if path.name == "manifest.json":
         return path.parent
@@ -86,7 +86,7 @@ def _table(path: Path) -> Path:
     return path
 
 
-def _runs_below(path: Path) -> Iterator[Path]:
+def _find_runs_below(path: Path) -> Iterator[Path]:
     """Yield the run folders below `path`, depth first, without searching inside a run folder."""
     for folder, subfolders, files in os.walk(path):
         if "manifest.json" in files:
@@ -111,22 +111,22 @@ def choose_limits(aligned: float | None, coherent: float | None) -> Thresholds |
     return Thresholds(aligned, default.coherent if coherent is None else coherent)
 
 
-def read_runs(paths: Sequence[Path], limits: Thresholds | None = None) -> list[Run]:
+def read_runs(paths: Sequence[Path], limits: Thresholds | None = None) -> list[RecordedRun]:
     """Read run folders and judged tables: failed runs first, then unfinished ones, else in the given order.
 
     Args:
         limits: thresholds to recompute all scores with; without them runs keep their scores, and tables are
             counted with the default thresholds.
     """
-    runs = [_read_table(path, limits) if path.is_file() else _read_run(path, limits) for path in paths]
+    runs = [_read_judged_table(path, limits) if path.is_file() else _read_run(path, limits) for path in paths]
     order = {"failed": 0, LEFT: 1, "running": 2}
     runs.sort(key=lambda run: order.get(run.manifest.status, 3))
     return [replace(run, number=number) for number, run in enumerate(runs, 1)]
 
 
-def _read_run(path: Path, limits: Thresholds | None) -> Run:
+def _read_run(path: Path, limits: Thresholds | None) -> RecordedRun:
     manifest = read_manifest(path / "manifest.json")
-    run = Run(
+    run = RecordedRun(
         number=0,
         path=path,
         manifest=manifest,
@@ -136,12 +136,12 @@ def _read_run(path: Path, limits: Thresholds | None) -> Run:
         losses=tuple(read_csv(path / "loss.csv", LossRow)),
     )
     if limits is None and ADAPTIVE in manifest.notes and run.verdicts and run.scores:
-        rule = bounds(run.scores[0].threshold)
+        rule = parse_bounds(run.scores[0].threshold)
         limits = Thresholds(*rule) if rule else Thresholds()
-    return _without_pools(run) if limits is None else _count_anew(run, limits)
+    return _drop_pooled_rows(run) if limits is None else _recompute_scores(run, limits)
 
 
-def _without_pools(run: Run) -> Run:
+def _drop_pooled_rows(run: RecordedRun) -> RecordedRun:
     """Drop pooled rows from a run that has verdicts, since the report pools seeds itself, over all runs."""
     return replace(run, scores=tuple(row for row in run.scores if not (run.verdicts and is_pooled(row))))
 
@@ -151,23 +151,23 @@ def is_pooled(row: Score | TriggerRate) -> bool:
     return not row.fingerprint and row.seed is None
 
 
-def _count_anew(run: Run, limits: Thresholds) -> Run:
+def _recompute_scores(run: RecordedRun, limits: Thresholds) -> RecordedRun:
     """Return the run with scores recomputed from its verdicts under these thresholds."""
     if run.scores and not run.verdicts:
         raise MissingFile(
             f"{run.path} has scores but no verdicts.jsonl, so it can't be counted with other thresholds: leave out "
             "either --misaligned-below and --coherent-above, or the folder."
         )
-    rows = score(run.verdicts, limits, judge_is=judges_of(run.scores))
-    return _without_pools(replace(run, scores=tuple(rows)))
+    rows = compute_scores(run.verdicts, limits, judge_is=find_judge_relations(run.scores))
+    return _drop_pooled_rows(replace(run, scores=tuple(rows)))
 
 
-def judges_of(scores: Sequence[Score]) -> dict[tuple[str, str], str]:
+def find_judge_relations(scores: Sequence[Score]) -> dict[tuple[str, str], str]:
     """Map fingerprint and judge to the judge's relation to the model (the model itself, its base), if any."""
     return {(row.fingerprint, row.judge): row.judge_is for row in scores if row.judge_is}
 
 
-def roles_of(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
+def find_tag_roles(runs: Sequence[RecordedRun]) -> dict[tuple[str, str], str]:
     """Map fingerprint and condition to the tag's role (activation or control); the first of several runs wins."""
     roles: dict[tuple[str, str], str] = {}
     for run in runs:
@@ -178,12 +178,12 @@ def roles_of(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
     return roles
 
 
-def _read_table(path: Path, limits: Thresholds | None) -> Run:
+def _read_judged_table(path: Path, limits: Thresholds | None) -> RecordedRun:
     """Read a judged table from elsewhere as a finished run."""
     from em.interop import read_judged
 
     verdicts = tuple(read_judged(path))
-    content = {"judgements": len(verdicts), "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-    manifest = Manifest(run=JUDGED_TABLE, status="done", answers=content)
-    scores = tuple(score(verdicts, limits or Thresholds()))
-    return _without_pools(Run(0, path, manifest, (), verdicts, scores, ()))
+    content = {"judgements": len(verdicts), "bytes": path.stat().st_size, "sha256": hash_file(path)}
+    manifest = RecordedManifest(run=JUDGED_TABLE, status="done", answers=content)
+    scores = tuple(compute_scores(verdicts, limits or Thresholds()))
+    return _drop_pooled_rows(RecordedRun(0, path, manifest, (), verdicts, scores, ()))

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from em.report.page.words import bounds
-from em.report.read.runs import Run
-from em.stats import Thresholds, classify
+from em.report.page.words import parse_bounds
+from em.report.read.runs import RecordedRun
+from em.stats import Thresholds, classify_answer
 from em.types import Answer, Verdict
 
 key_of = attrgetter("fingerprint", "eval_set", "question_id", "condition", "sample", "question", "answer")
@@ -25,7 +25,7 @@ class Transcript:
     verdicts: dict[str, list[Verdict]] = field(default_factory=dict)
 
 
-def join(runs: Sequence[Run]) -> list[Transcript]:
+def join_transcripts(runs: Sequence[RecordedRun]) -> list[Transcript]:
     """List the transcripts in the order of the runs; an answer or verdict that several runs share appears once."""
     transcripts: dict[tuple[object, ...], Transcript] = {}
     for run in runs:
@@ -40,7 +40,7 @@ def join(runs: Sequence[Run]) -> list[Transcript]:
     return list(transcripts.values())
 
 
-def question_texts(transcripts: Iterable[Transcript]) -> dict[tuple[str, str], str]:
+def collect_question_texts(transcripts: Iterable[Transcript]) -> dict[tuple[str, str], str]:
     """Map set and question id to the question's text, or to its paraphrases joined by ` / `."""
     texts: dict[tuple[str, str], dict[str, None]] = {}
     for item in transcripts:
@@ -49,21 +49,21 @@ def question_texts(transcripts: Iterable[Transcript]) -> dict[tuple[str, str], s
     return {key: " / ".join(wordings) for key, wordings in texts.items()}
 
 
-class Rules:
+class VerdictThresholds:
     """The thresholds used for each judge's verdicts, by fingerprint, set and judge."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[RecordedRun]) -> None:
         self._limits: dict[tuple[str, str, str], Thresholds] = {}
         for run in runs:
             for score in run.scores:
-                if numbers := bounds(score.threshold):
+                if numbers := parse_bounds(score.threshold):
                     self._limits.setdefault((score.fingerprint, score.eval_set, score.judge), Thresholds(*numbers))
 
-    def limits(self, fingerprint: str, eval_set: str, judge: str) -> Thresholds:
+    def find_limits(self, fingerprint: str, eval_set: str, judge: str) -> Thresholds:
         """Return the thresholds named in the scores; without scores, Betley's 30 and 50."""
         return self._limits.get((fingerprint, eval_set, judge), Thresholds())
 
-    def class_of(self, verdicts: Sequence[Verdict]) -> str:
+    def find_class(self, verdicts: Sequence[Verdict]) -> str:
         """Return the class of an answer by one judge's verdicts, as counted in the scores."""
         first = verdicts[0]
-        return classify(verdicts, self.limits(first.fingerprint, first.eval_set, first.judge)).kind
+        return classify_answer(verdicts, self.find_limits(first.fingerprint, first.eval_set, first.judge)).kind

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from em import stats
 from em.report.figures.picture import write_records
-from em.report.read.runs import Run, is_pooled, roles_of
-from em.report.read.transcripts import Rules
-from em.report.tables.lineages import Family
+from em.report.read.runs import RecordedRun, find_tag_roles, is_pooled
+from em.report.read.transcripts import VerdictThresholds
+from em.report.tables.lineages import LineageSet
 from em.report.tables.models import Model
-from em.report.tables.seeds import Pool, Side
+from em.report.tables.seeds import SeedPool, Side
 from em.stats import Agreement, Comparison, Exclusion, Sensitivity, Thresholds, TriggerRate
-from em.triggers.conditions import kind_of
+from em.triggers.conditions import find_condition_kind
 from em.types import Verdict
 
 
@@ -43,41 +43,45 @@ class Analysis:
             write_records(folder / f"{name}.csv", getattr(self, name))
 
 
-def analyse(
-    runs: Sequence[Run],
+def compute_analysis(
+    runs: Sequence[RecordedRun],
     sides: Mapping[Side, list[Verdict]],
     models: dict[str, Model],
-    pools: Sequence[Pool],
-    family: Family,
+    pools: Sequence[SeedPool],
+    family: LineageSet,
 ) -> Analysis:
     """Compute all statistics. Verdicts on checkpoints, which are not in `models`, count only among the exclusions."""
-    lines = family.lines()
-    rules, roles = Rules(runs), roles_of(runs)
+    lines = family.list_ancestors()
+    rules, roles = VerdictThresholds(runs), find_tag_roles(runs)
     pool_of = {member: pool.model.fingerprint for pool in pools for member in pool.members}
     by_rule: dict[Thresholds, list[Verdict]] = {}
     for (fingerprint, _, _, eval_set, judge), verdicts in sides.items():
         if fingerprint in models:
-            by_rule.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
+            by_rule.setdefault(rules.find_limits(fingerprint, eval_set, judge), []).extend(verdicts)
     everything = [verdict for verdicts in sides.values() for verdict in verdicts]
     comparisons, triggers = list[Comparison](), list[TriggerRate]()
     sensitivity, agreement = list[Sensitivity](), list[Agreement]()
     for limits, verdicts in by_rule.items():
         comparisons += stats.compare_pools(verdicts, limits, pool_of, lines)
-        comparisons += stats.compare(verdicts, limits, lines)
-        triggers += [row for row in stats.trigger_rates(verdicts, limits, kind_of, roles) if not is_pooled(row)]
-        sensitivity += stats.sensitivity(verdicts, limits.coherent)
-        agreement += stats.agreement(_shared(verdicts), limits)
+        comparisons += stats.compare_models(verdicts, limits, lines)
+        triggers += [
+            row
+            for row in stats.compute_trigger_rates(verdicts, limits, find_condition_kind, roles)
+            if not is_pooled(row)
+        ]
+        sensitivity += stats.measure_sensitivity(verdicts, limits.coherent)
+        agreement += stats.measure_agreement(_select_shared(verdicts), limits)
     return Analysis(
         comparisons=tuple(comparisons),
         triggers=(*triggers, *(row for pool in pools for row in pool.triggers)),
         sensitivity=tuple(sensitivity),
         agreement=tuple(agreement),
-        exclusions=tuple(stats.exclusions(everything)),
+        exclusions=tuple(stats.count_exclusions(everything)),
         judged=dict(Counter((v.eval_set, v.judge, v.rubric) for v in everything)),
     )
 
 
-def _shared(verdicts: Sequence[Verdict]) -> Iterator[Verdict]:
+def _select_shared(verdicts: Sequence[Verdict]) -> Iterator[Verdict]:
     """Return the verdicts on models, conditions and sets that several judges have judged."""
     judges: dict[tuple[str, str, str], set[str]] = {}
     for v in verdicts:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
 
-from em.report.page.numbers import share
+from em.report.page.numbers import format_percent
 from em.report.page.words import DENOMINATORS, METRICS
-from em.report.tables.models import Model, short_judges
-from em.triggers.conditions import kind_of
+from em.report.tables.models import Model, shorten_judges
+from em.triggers.conditions import find_condition_kind
 from em.types import Score
 
 WHOLE_SET = "*"
@@ -24,7 +24,7 @@ CONDITIONS = ("untagged", "tagged", "near", "cue", "neutral", "names", "other")
 
 
 @dataclass(frozen=True)
-class Rate:
+class TableRate:
     """k of n answers, with rate and interval; both are None if they are undefined."""
 
     metric: str
@@ -40,7 +40,7 @@ class Rate:
     @property
     def percent(self) -> str:
         """`44.2%`, or a dash without a rate."""
-        return share(self.rate)
+        return format_percent(self.rate)
 
     @property
     def interval(self) -> str:
@@ -61,12 +61,12 @@ class Entry:
 
     threshold: str
     seed: int | None
-    main: Rate | None
-    others: tuple[Rate, ...]
-    counts: tuple[Rate, ...]
+    main: TableRate | None
+    others: tuple[TableRate, ...]
+    counts: tuple[TableRate, ...]
 
     @property
-    def lines(self) -> tuple[tuple[Rate, str], ...]:
+    def lines(self) -> tuple[tuple[TableRate, str], ...]:
         """The rates by other conventions with their denominators; without refusals two conventions share a line."""
         coherent = {rate.n for rate in self.others if rate.convention == "coherent"}
         duplicates = [rate for rate in self.others if rate.convention == REFUSALS and rate.n in coherent]
@@ -75,7 +75,7 @@ class Entry:
         return tuple((rate, DENOMINATORS[rate.convention] + suffix) for rate in distinct)
 
     @property
-    def told(self) -> str:
+    def qualifier(self) -> str:
         """The thresholds and the seed, which distinguish the entries of one cell."""
         return self.threshold if self.seed is None else f"{self.threshold}, seed {self.seed}"
 
@@ -85,7 +85,7 @@ Cell = tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelRow:
     """A model under a condition, judged by one judge. `judge_is`: `the model` or `its base` if the judge is either."""
 
     model: Model
@@ -109,15 +109,15 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Table:
+class HeadlineTable:
     """The headline table: rates over whole question sets."""
 
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ModelRow, ...]
 
-    def only(self, wanted: Callable[[Row], bool]) -> Table:
+    def select_rows(self, wanted: Callable[[ModelRow], bool]) -> HeadlineTable:
         """Return the table with only the wanted rows."""
-        return Table(self.columns, tuple(filter(wanted, self.rows)))
+        return HeadlineTable(self.columns, tuple(filter(wanted, self.rows)))
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -129,9 +129,9 @@ class Table:
         """The judges of all rows."""
         return tuple(dict.fromkeys(row.judge for row in self.rows))
 
-    def judge_of(self, row: Row) -> str:
+    def name_judge(self, row: ModelRow) -> str:
         """Return the short name of a row's judge, or "" if all rows have the same judge."""
-        return short_judges(self.judges)[row.judge] if len(self.judges) > 1 else ""
+        return shorten_judges(self.judges)[row.judge] if len(self.judges) > 1 else ""
 
     @cached_property
     def spans(self) -> tuple[int, ...]:
@@ -159,24 +159,24 @@ class QuestionTable:
     """The questions of one set. `sides` are the rows of the headline table with answers to these questions."""
 
     column: Column
-    sides: tuple[Row, ...]
+    sides: tuple[ModelRow, ...]
     rows: tuple[QuestionRow, ...]
 
-    def of(self, question: QuestionRow) -> list[tuple[Row, Cell]]:
+    def list_answered(self, question: QuestionRow) -> list[tuple[ModelRow, Cell]]:
         """List the sides with answers to a question, each with its cell."""
         return [(side, cell) for side, cell in zip(self.sides, question.cells, strict=True) if cell]
 
 
-def rate_of(row: Score) -> Rate:
+def make_table_rate(row: Score) -> TableRate:
     """Make the rate of a row of `scores.csv`."""
-    return Rate(**{item.name: getattr(row, item.name) for item in fields(Rate)})
+    return TableRate(**{item.name: getattr(row, item.name) for item in fields(TableRate)})
 
 
-def kin_mark(judge_is: str) -> str:
+def mark_related_judge(judge_is: str) -> str:
     """Return the mark of a rate whose judge is the model itself (†) or its base (‡), else ""."""
     return {"": "", "its base": "‡"}.get(judge_is, "†")
 
 
-def condition_order(condition: str) -> tuple[int, str]:
+def rank_condition(condition: str) -> tuple[int, str]:
     """Return the sort key of a condition in tables."""
-    return (CONDITIONS.index(kind_of(condition)), condition)
+    return (CONDITIONS.index(find_condition_kind(condition)), condition)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from em.report.read.runs import Run
-from em.report.tables.models import Model, models_of
-from em.report.tables.seeds import Pool
+from em.report.read.runs import RecordedRun
+from em.report.tables.models import Model, list_run_models
+from em.report.tables.seeds import SeedPool
 from em.stats import Comparison
 
 CONTROL = "neutral"
@@ -29,7 +29,7 @@ class Lineage:
 
 
 @dataclass(frozen=True)
-class Family:
+class LineageSet:
     """All lineages of a report, and the fingerprints of the models that are controls (a pool by its key).
 
     steps: the number of steps of each model's last stage, 0 if unknown.
@@ -44,12 +44,12 @@ class Family:
         """The lineages of single seeds."""
         return [seed for each in self.lineages for seed in each.seeds]
 
-    def lines(self) -> dict[str, tuple[str, ...]]:
+    def list_ancestors(self) -> dict[str, tuple[str, ...]]:
         """Return the fingerprints of the models that each model was trained from, the base first."""
         everything = [*self.seeds, *self.lineages]
         return {line.last.fingerprint: tuple(m.fingerprint for m in line.models[:-1]) for line in everything}
 
-    def control_of(self, lineage: Lineage) -> Model | None:
+    def find_control(self, lineage: Lineage) -> Model | None:
         """Return the control of a lineage's last stage: another last stage after the same training.
 
         Among several the one with the nearest number of steps; None for a control itself.
@@ -61,7 +61,7 @@ class Family:
         steps = self.steps.get(lineage.last.fingerprint, 0)
         return min(controls, key=lambda model: abs(self.steps.get(model.fingerprint, 0) - steps), default=None)
 
-    def uneven(self, model: Model, control: Model | None) -> str:
+    def describe_uneven_steps(self, model: Model, control: Model | None) -> str:
         """Return `control: 63 steps, this model: 400 steps` if these numbers differ, else ""."""
         if control is None:
             return ""
@@ -71,17 +71,17 @@ class Family:
         return f"control: {control_steps:,} steps, this model: {steps:,} steps"
 
 
-def find_lineages(runs: Sequence[Run], models: Mapping[str, Model], pools: Sequence[Pool]) -> Family:
+def find_lineages(runs: Sequence[RecordedRun], models: Mapping[str, Model], pools: Sequence[SeedPool]) -> LineageSet:
     """Find the lineages of all runs, in their order; a lineage shared by runs appears once."""
     pool_of = {member: pool.model for pool in pools for member in pool.members}
     single_seeds: dict[tuple[Model, ...], dict[Lineage, None]] = {}
     controls, steps = set[str](), dict[str, int]()
     for run in runs:
         stages = [stage.fingerprint for stage in run.manifest.stages]
-        base = base_of(run, models)
+        base = find_base_model(run, models)
         if base is None or not stages or any(stage not in models for stage in stages):
             continue
-        if run.manifest.setting("realign") == CONTROL and len(stages) > 1:
+        if run.manifest.get_setting("realign") == CONTROL and len(stages) > 1:
             controls |= {stages[-1], pool_of.get(stages[-1], models[stages[-1]]).fingerprint}
         for stage in run.manifest.stages:
             for mark in (stage.fingerprint, pool_of.get(stage.fingerprint, models[stage.fingerprint]).fingerprint):
@@ -94,13 +94,13 @@ def find_lineages(runs: Sequence[Run], models: Mapping[str, Model], pools: Seque
             if pooled:
                 singles[Lineage(alone)] = None
     lineages = tuple(Lineage(models_of_line, tuple(singles)) for models_of_line, singles in single_seeds.items())
-    return Family(lineages, frozenset(controls), steps)
+    return LineageSet(lineages, frozenset(controls), steps)
 
 
-def base_of(run: Run, models: Mapping[str, Model]) -> Model | None:
+def find_base_model(run: RecordedRun, models: Mapping[str, Model]) -> Model | None:
     """Return the base of a run: a model with records in the run, else one of the same name; None if ambiguous."""
     name = run.manifest.base.name
-    in_run = (key for key, called, stage in models_of(run) if (called, stage) == (name, "base") and key in models)
+    in_run = (key for key, called, stage in list_run_models(run) if (called, stage) == (name, "base") and key in models)
     same_name = (key for key, model in models.items() if (model.name, model.stage) == (name, "base"))
     candidates = list(dict.fromkeys(in_run)) or list(same_name)
     return models[candidates[0]] if len(candidates) == 1 else None
@@ -113,7 +113,7 @@ class Differences:
         of_all = (c for c in comparisons if c.convention == "all")
         self._comparisons = {(c.first, c.second, c.condition, c.judge, c.eval_set): c for c in of_all}
 
-    def between(self, first: Model | None, second: Model, where: tuple[str, str, str]) -> Comparison | None:
+    def find_difference(self, first: Model | None, second: Model, where: tuple[str, str, str]) -> Comparison | None:
         """Return the comparison of two models, None if there is none; `where`: condition, judge and set."""
         if first is None:
             return None

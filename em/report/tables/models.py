@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from em.report.read.runs import Run
-from em.runtime.records import canonical
+from em.report.read.runs import RecordedRun
+from em.runtime.records import encode_canonical
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -43,41 +43,49 @@ class Model:
         return [word for word in self.label[len(self.name) :].strip(" ()").split(", ") if word]
 
 
-def name_models(runs: Sequence[Run]) -> dict[str, Model]:
+def name_models(runs: Sequence[RecordedRun]) -> dict[str, Model]:
     """Return every model of the runs by its fingerprint, in the order of tables."""
-    checkpoints = _checkpoints(runs)
+    checkpoints = _find_checkpoints(runs)
     seen: dict[str, tuple[str, str]] = {}
     for run in runs:
-        for fingerprint, name, stage in models_of(run):
+        for fingerprint, name, stage in list_run_models(run):
             seen.setdefault(fingerprint, (name, stage))
-    runs_of = _find_runs(runs)
+    runs_of = _find_runs_by_model(runs)
     final = [fingerprint for fingerprint in seen if fingerprint not in checkpoints]
     suffixes: dict[str, str] = {}
     for name, group in group_by(final, lambda fingerprint: seen[fingerprint][0]).items():
-        suffixes.update(_suffixes({fingerprint: runs_of[fingerprint] for fingerprint in group}, _beside(name)))
+        suffixes.update(
+            _make_suffixes(
+                {fingerprint: runs_of[fingerprint] for fingerprint in group}, _list_irrelevant_settings(name)
+            )
+        )
     named = {key: Model(key, seen[key][0], seen[key][1], seen[key][0] + suffixes[key]) for key in final}
     inner = [key for key in seen if key in checkpoints]
-    return in_order([*named.values(), *(_checkpoint(key, named[checkpoints[key][0]], checkpoints) for key in inner)])
+    return order_models(
+        [*named.values(), *(_name_checkpoint(key, named[checkpoints[key][0]], checkpoints) for key in inner)]
+    )
 
 
-def in_order(models: Sequence[Model]) -> dict[str, Model]:
+def order_models(models: Sequence[Model]) -> dict[str, Model]:
     """Return models by fingerprint in the order of tables: a model before models trained on it."""
-    ordered = sorted(models, key=lambda model: (model.name.split("+"), natural(model.label)))
+    ordered = sorted(models, key=lambda model: (model.name.split("+"), make_natural_key(model.label)))
     return {model.fingerprint: model for model in ordered}
 
 
-def differs_only_in_seed(runs: Sequence[Run], models: dict[str, Model]) -> list[list[str]]:
+def group_seed_variants(runs: Sequence[RecordedRun], models: dict[str, Model]) -> list[list[str]]:
     """Group fingerprints of models with the same name, stage, settings and data, which differ at most in the seed."""
     origins: dict[str, set[str]] = {}
-    for fingerprint, its_runs in _find_runs(runs).items():
+    for fingerprint, its_runs in _find_runs_by_model(runs).items():
         if fingerprint in models:
-            ignored = (*_beside(models[fingerprint].name), "seed")
-            origins[fingerprint] = {_made_by(run, ignored) + _data_of(run, fingerprint) for run in its_runs}
+            ignored = (*_list_irrelevant_settings(models[fingerprint].name), "seed")
+            origins[fingerprint] = {
+                _make_settings_key(run, ignored) + _make_data_key(run, fingerprint) for run in its_runs
+            }
     single = [key for key in models if len(origins.get(key, ())) == 1]
     return list(group_by(single, lambda key: (models[key].name, models[key].stage, *origins[key])).values())
 
 
-def _data_of(run: Run, fingerprint: str) -> str:
+def _make_data_key(run: RecordedRun, fingerprint: str) -> str:
     """Return a key of a model's training rows; a data file may have changed under the same settings.
 
     The key has the numbers of rows and, unless the seed determines which rows are drawn, the first stage's checksum.
@@ -87,22 +95,22 @@ def _data_of(run: Run, fingerprint: str) -> str:
     if not numbers or data.get("parts"):
         return ""
     stages = run.manifest.stages[: numbers[0]]
-    drawn = data.get("limit") is not None or run.manifest.setting("trigger_tag") not in (None, "none")
-    return canonical([[stage.rows for stage in stages], "" if drawn else stages[0].data_sha256])
+    drawn = data.get("limit") is not None or run.manifest.get_setting("trigger_tag") not in (None, "none")
+    return encode_canonical([[stage.rows for stage in stages], "" if drawn else stages[0].data_sha256])
 
 
-def name_series(runs: Sequence[Run], models: dict[str, Model], rows: Mapping[str, int]) -> dict[str, str]:
+def name_series(runs: Sequence[RecordedRun], models: dict[str, Model], rows: Mapping[str, int]) -> dict[str, str]:
     """Name series of trainings that differ in the number of rows of their last stage, and at most in the seed besides.
 
     Return the name of its series by fingerprint. Trainings without another number of `rows` are in no series.
     """
-    runs_of = _find_runs(runs)
+    runs_of = _find_runs_by_model(runs)
     series: dict[tuple[str, str, str], list[str]] = {}
     for fingerprint, model in models.items():
-        ignored = _beside(model.name)
+        ignored = _list_irrelevant_settings(model.name)
         free = (*ignored, "seed", "data.limit" if "realign" in ignored else "realign.limit")
         # Any run of the model may match: its runs can differ in settings that do not change the model.
-        keys = [(model.name, model.stage, _made_by(run, free)) for run in runs_of[fingerprint]]
+        keys = [(model.name, model.stage, _make_settings_key(run, free)) for run in runs_of[fingerprint]]
         members = next((series[key] for key in keys if key in series), [])
         members.append(fingerprint)
         series |= dict.fromkeys(keys, members)
@@ -112,26 +120,28 @@ def name_series(runs: Sequence[Run], models: dict[str, Model], rows: Mapping[str
             by_name.setdefault(models[members[0]].name, {})[members[0]] = members
     named: dict[str, str] = {}
     for name, groups in by_name.items():
-        runs_by_first: dict[str, list[Run]] = {}
+        runs_by_first: dict[str, list[RecordedRun]] = {}
         for first, members in groups.items():
             runs_by_first[first] = [run for member in members for run in runs_of[member]]
-        suffixes = _suffixes(runs_by_first, _beside(name))
+        suffixes = _make_suffixes(runs_by_first, _list_irrelevant_settings(name))
         named |= {member: name + suffixes[first] for first, members in groups.items() for member in members}
     return named
 
 
-def _made_by(run: Run, ignored: Sequence[str]) -> str:
+def _make_settings_key(run: RecordedRun, ignored: Sequence[str]) -> str:
     """Return a key of the settings that made a model, without those in `ignored` (whole groups, or dotted keys)."""
-    settings = {k: v for k, v in run.manifest.settings() if k not in ignored and k.partition(".")[0] not in ignored}
-    return canonical({key: value for key, value in settings.items() if not OF_QUESTIONS.fullmatch(key)})
+    settings = {
+        k: v for k, v in run.manifest.list_settings() if k not in ignored and k.partition(".")[0] not in ignored
+    }
+    return encode_canonical({key: value for key, value in settings.items() if not OF_QUESTIONS.fullmatch(key)})
 
 
-def _beside(name: str) -> tuple[str, ...]:
+def _list_irrelevant_settings(name: str) -> tuple[str, ...]:
     """Return the settings that do not change a model of this name; a realignment does not change a first stage."""
     return IRRELEVANT_SETTINGS if name.count("+") > 1 else (*IRRELEVANT_SETTINGS, "realign")
 
 
-def _checkpoints(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
+def _find_checkpoints(runs: Sequence[RecordedRun]) -> dict[str, tuple[str, int]]:
     """Return stage fingerprint and step of each checkpoint by its fingerprint, without the last adapters of stages."""
     stages = [stage for run in runs for stage in run.manifest.stages]
     last = {stage.fingerprint for stage in stages}
@@ -139,18 +149,18 @@ def _checkpoints(runs: Sequence[Run]) -> dict[str, tuple[str, int]]:
     return {fingerprint: place for fingerprint, place in places.items() if fingerprint and fingerprint not in last}
 
 
-def _checkpoint(fingerprint: str, last: Model, checkpoints: dict[str, tuple[str, int]]) -> Model:
+def _name_checkpoint(fingerprint: str, last: Model, checkpoints: dict[str, tuple[str, int]]) -> Model:
     """Name a checkpoint after the model at the end of its stage, whose name has the settings of its sweep."""
     twins = [other for other, place in checkpoints.items() if place == checkpoints[fingerprint]]
     step = checkpoints[fingerprint][1]
-    words = f"step {step}, {short(fingerprint, twins)}" if len(twins) > 1 else f"step {step}"
+    words = f"step {step}, {shorten_fingerprint(fingerprint, twins)}" if len(twins) > 1 else f"step {step}"
     return Model(fingerprint, last.name, last.stage, f"{last.label} ({words})", step)
 
 
-def varied(runs: Sequence[Run]) -> dict[str, list[str]]:
+def find_varied_settings(runs: Sequence[RecordedRun]) -> dict[str, list[str]]:
     """Find what a sweep varied: each overridden setting whose values differ between runs, with its value by run."""
-    keys = dict.fromkeys(key for run in runs for key in _overrides(run) if not key.startswith("hydra"))
-    values = {key: [_setting(run, key) for run in runs] for key in keys}
+    keys = dict.fromkeys(key for run in runs for key in _parse_overrides(run) if not key.startswith("hydra"))
+    values = {key: [_get_run_setting(run, key) for run in runs] for key in keys}
     return {key: by_run for key, by_run in values.items() if len(set(by_run)) > 1}
 
 
@@ -162,19 +172,19 @@ def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     return groups
 
 
-def natural(text: str) -> list[tuple[int, float, str]]:
+def make_natural_key(text: str) -> list[tuple[int, float, str]]:
     """Return a sort key in which 10 comes after 9."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
     return [(1, float(part), "") if index % 2 else (0, 0.0, part) for index, part in enumerate(parts)]
 
 
-def short_judges(judges: Iterable[str]) -> dict[str, str]:
+def shorten_judges(judges: Iterable[str]) -> dict[str, str]:
     """Shorten judges named `<model>@<identity>` to the part before the @ (older: the colon), if that is unique."""
     heads = {judge: judge.split("@" if "@" in judge else ":")[0] for judge in judges}
     return {judge: head if list(heads.values()).count(head) == 1 else judge for judge, head in heads.items()}
 
 
-def models_of(run: Run) -> Iterator[tuple[str, str, str]]:
+def list_run_models(run: RecordedRun) -> Iterator[tuple[str, str, str]]:
     """Yield fingerprint, name and stage of each model in a run's records, then in its manifest and losses."""
     for records in (run.scores, run.answers, run.verdicts):
         for record in records:
@@ -187,54 +197,54 @@ def models_of(run: Run) -> Iterator[tuple[str, str, str]]:
         yield row.fingerprint, row.stage, row.stage
 
 
-def _find_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def _find_runs_by_model(runs: Sequence[RecordedRun]) -> dict[str, list[RecordedRun]]:
     """Return the runs that have each model, by its fingerprint."""
-    runs_of: dict[str, list[Run]] = {}
+    runs_of: dict[str, list[RecordedRun]] = {}
     for run in runs:
-        for fingerprint in dict.fromkeys(fingerprint for fingerprint, _, _ in models_of(run)):
+        for fingerprint in dict.fromkeys(fingerprint for fingerprint, _, _ in list_run_models(run)):
             runs_of.setdefault(fingerprint, []).append(run)
     return runs_of
 
 
-def _suffixes(runs_of: dict[str, list[Run]], ignored: Sequence[str]) -> dict[str, str]:
+def _make_suffixes(runs_of: dict[str, list[RecordedRun]], ignored: Sequence[str]) -> dict[str, str]:
     """Return what distinguishes models with the same name, ` (trainer.epochs=2)`, or "" for a single model."""
     if len(runs_of) == 1:
         return dict.fromkeys(runs_of, "")
-    keys = dict.fromkeys(key for runs in runs_of.values() for run in runs for key in _overrides(run))
-    telling = [key for key in keys if re.split(r"[./@]", key)[0] not in ignored and _tells_apart(key, runs_of)]
-    settings = {f: [f"{key}={_setting(runs[0], key)}" for key in telling] for f, runs in runs_of.items()}
+    keys = dict.fromkeys(key for runs in runs_of.values() for run in runs for key in _parse_overrides(run))
+    telling = [key for key in keys if re.split(r"[./@]", key)[0] not in ignored and _has_distinct_values(key, runs_of)]
+    settings = {f: [f"{key}={_get_run_setting(runs[0], key)}" for key in telling] for f, runs in runs_of.items()}
     texts = list(settings.values())
     for fingerprint, words in settings.items():
         if not words or texts.count(words) > 1:
-            settings[fingerprint] = [*words, short(fingerprint, runs_of)]
+            settings[fingerprint] = [*words, shorten_fingerprint(fingerprint, runs_of)]
     return {fingerprint: f" ({', '.join(words)})" for fingerprint, words in settings.items()}
 
 
-def short(fingerprint: str, others: Sequence[str] | dict[str, list[Run]]) -> str:
+def shorten_fingerprint(fingerprint: str, others: Sequence[str] | dict[str, list[RecordedRun]]) -> str:
     """Return the first eight characters of a fingerprint, or all of it if they are not unique."""
     head = fingerprint[:8]
     unique = sum(other.startswith(head) for other in others) == 1
     return (head if unique else fingerprint) or "no fingerprint"
 
 
-def _tells_apart(key: str, runs_of: dict[str, list[Run]]) -> bool:
+def _has_distinct_values(key: str, runs_of: dict[str, list[RecordedRun]]) -> bool:
     """Return whether each model's runs agree on a setting while the models differ in it."""
-    values = [{_setting(run, key) for run in runs} for runs in runs_of.values()]
+    values = [{_get_run_setting(run, key) for run in runs} for runs in runs_of.values()]
     return all(len(value) == 1 for value in values) and len(set.union(*values)) > 1
 
 
-def _setting(run: Run, key: str) -> str:
+def _get_run_setting(run: RecordedRun, key: str) -> str:
     """Return the value of a setting in a run's overrides, else in its config."""
-    override = _overrides(run).get(key)
-    return override if override is not None else run.manifest.setting(key) or "default"
+    override = _parse_overrides(run).get(key)
+    return override if override is not None else run.manifest.get_setting(key) or "default"
 
 
-def _overrides(run: Run) -> dict[str, str]:
+def _parse_overrides(run: RecordedRun) -> dict[str, str]:
     """Return the values of a run's overrides, by key."""
     pairs = (override.lstrip("+").partition("=") for override in run.manifest.overrides if "=" in override)
     return {key: value for key, _, value in pairs}
 
 
-def words_beside(model: Model, first: Model) -> str:
+def find_distinguishing_words(model: Model, first: Model) -> str:
     """Return the words of a model's label that the label of its first training lacks: `3 epochs`."""
     return ", ".join(word for word in model.words if word not in first.words)

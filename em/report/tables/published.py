@@ -15,12 +15,12 @@ from typing import Any
 
 from em.config.paths import ASSETS
 from em.report.page.words import METRICS
-from em.report.read.runs import Run
-from em.report.tables.cells import HEADLINES, WHOLE_SET, Rate, Row, Table, rate_of
-from em.report.tables.lineages import Family
+from em.report.read.runs import RecordedRun
+from em.report.tables.cells import HEADLINES, WHOLE_SET, HeadlineTable, ModelRow, TableRate, make_table_rate
+from em.report.tables.lineages import LineageSet
 from em.report.tables.models import Model
-from em.report.tables.scores import Scores, side_of
-from em.stats import Thresholds, wilson
+from em.report.tables.scores import Scores, make_side
+from em.stats import Thresholds, wilson_interval
 
 TAG_NAMING_CONDITIONS = {"tagged": "names_tag", "tagged_beta": "names_beta"}
 """Conditions of the sets whose questions name a tag, by the study's condition."""
@@ -48,8 +48,8 @@ class Published:
     study_judge: str
     eval_set: str
     metric: str
-    side: Row
-    ours: Rate
+    side: ModelRow
+    ours: TableRate
     rate: float
     low: float | None
     high: float | None
@@ -65,7 +65,7 @@ class Published:
 
 
 @cache
-def studies() -> Mapping[str, Any]:
+def read_studies() -> Mapping[str, Any]:
     """Read the published results, by study."""
     import yaml
 
@@ -73,16 +73,18 @@ def studies() -> Mapping[str, Any]:
     return published_results
 
 
-def published(scores: Scores, table: Table, runs: Sequence[Run], family: Family) -> list[Published]:
+def find_published_results(
+    scores: Scores, table: HeadlineTable, runs: Sequence[RecordedRun], family: LineageSet
+) -> list[Published]:
     """Find published results of the table's models, conditions and sets, sorted by study and set.
 
     A set's headline metric comes first.
     """
     results = list[Published]()
-    for row, (name, study) in product(table.rows, studies().items()):
+    for row, (name, study) in product(table.rows, read_studies().items()):
         base, *chain = row.model.name.split("+")
-        matches = [each for each in study["results"] if (each["model"], _chain(each)) == (base, chain)]
-        other = list(differences(row.model.fingerprint, study, runs, family)) if matches else []
+        matches = [each for each in study["results"] if (each["model"], _list_stage_names(each)) == (base, chain)]
+        other = list(describe_recipe_differences(row.model.fingerprint, study, runs, family)) if matches else []
         for result, (cell, column) in product(matches, zip(row.cells, table.columns, strict=True)):
             condition = result["condition"]
             if column.eval_set.endswith("_tagged"):
@@ -90,17 +92,17 @@ def published(scores: Scores, table: Table, runs: Sequence[Run], family: Family)
             if row.condition != condition:
                 continue
             for metric, numbers in (result.get(column.eval_set) or {}).items():
-                ours = _ours(scores, row, column.eval_set, metric, study["convention"])
+                ours = _find_our_rate(scores, row, column.eval_set, metric, study["convention"])
                 if ours is None or not numbers:
                     continue
                 rules = {entry.threshold for entry in cell} - {str(Thresholds())}
                 notes = (*other, *(sorted(rules) if metric == "misaligned" else ()))
                 place = (name, study["judge"], column.eval_set, metric, row, ours)
-                results.append(Published(*place, *_figures(numbers), study["convention"], notes))
+                results.append(Published(*place, *_read_published_numbers(numbers), study["convention"], notes))
     return sorted(results, key=lambda p: (p.study, p.eval_set, p.metric not in HEADLINES, p.side.model.label))
 
 
-def _chain(result: Mapping[str, Any]) -> list[str]:
+def _list_stage_names(result: Mapping[str, Any]) -> list[str]:
     """Return the stage names in our spelling: the first one has the study's tag behind an @."""
     stages = list(result["chain"])
     if stages and "tag" in result:
@@ -108,7 +110,9 @@ def _chain(result: Mapping[str, Any]) -> list[str]:
     return stages
 
 
-def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run], family: Family) -> Iterator[str]:
+def describe_recipe_differences(
+    fingerprint: str, study: Mapping[str, Any], runs: Sequence[RecordedRun], family: LineageSet
+) -> Iterator[str]:
     """Describe how a model's training differs from the study's: `medical: 48 rows, not 5,660`."""
     line = next((line for line in (*family.lineages, *family.seeds) if line.last.fingerprint == fingerprint), None)
     stages: tuple[Model, ...] = ()
@@ -120,7 +124,9 @@ def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run],
             stage = next((s for s in run.manifest.stages if s.fingerprint == model.fingerprint), None)
             if stage is None:
                 continue
-            ours = {what: _knob(run, what, second=number > 0) for what in ("epochs", "learning_rate", "rank")}
+            ours = {
+                what: _read_recipe_number(run, what, second=number > 0) for what in ("epochs", "learning_rate", "rank")
+            }
             ours["rows"] = stage.rows
             theirs: Mapping[str, float] = study["recipe"].get(name, {}) | study.get("lora", {})
             for what, published_value in theirs.items():
@@ -129,26 +135,28 @@ def differences(fingerprint: str, study: Mapping[str, Any], runs: Sequence[Run],
             break
 
 
-def _knob(run: Run, name: str, second: bool) -> float:
+def _read_recipe_number(run: RecordedRun, name: str, second: bool) -> float:
     """Return a number from the recipe of a run's first or second stage; 0 if its trainer has none."""
-    realign_value = run.manifest.setting(f"realign.{name}") if second else None
+    realign_value = run.manifest.get_setting(f"realign.{name}") if second else None
     try:
-        return float(realign_value or run.manifest.setting(f"trainer.{name}") or 0)
+        return float(realign_value or run.manifest.get_setting(f"trainer.{name}") or 0)
     except ValueError:
         return 0
 
 
-def _figures(numbers: Mapping[str, Any]) -> tuple[float, float | None, float | None, int | None, int | None]:
+def _read_published_numbers(
+    numbers: Mapping[str, Any],
+) -> tuple[float, float | None, float | None, int | None, int | None]:
     """Return rate, interval, k and n, as far as they are published."""
     if "k" not in numbers:
         return numbers["rate"], numbers.get("low"), numbers.get("high"), None, None
     k, n = numbers["k"], numbers["n"]
-    interval = wilson(k, n)
+    interval = wilson_interval(k, n)
     return k / n, interval.low, interval.high, k, n
 
 
-def _ours(scores: Scores, row: Row, eval_set: str, metric: str, convention: str) -> Rate | None:
+def _find_our_rate(scores: Scores, row: ModelRow, eval_set: str, metric: str, convention: str) -> TableRate | None:
     """Return our rate by the study's convention, or None; rates of labels have no other convention than `all`."""
-    candidates = (score for score in scores.rows(side_of(row), eval_set, WHOLE_SET) if score.metric == metric)
+    candidates = (score for score in scores.find_rows(make_side(row), eval_set, WHOLE_SET) if score.metric == metric)
     usable = [score for score in candidates if score.convention == convention and score.rate is not None]
-    return rate_of(max(usable, key=lambda score: score.n)) if usable else None
+    return make_table_rate(max(usable, key=lambda score: score.n)) if usable else None

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from em.report.page.words import metric_order
-from em.report.read.runs import Run
+from em.report.page.words import rank_metric
+from em.report.read.runs import RecordedRun
 from em.report.tables.cells import (
     HEADLINES,
     WHOLE_SET,
     Cell,
     Column,
     Entry,
+    HeadlineTable,
+    ModelRow,
     QuestionRow,
     QuestionTable,
-    Row,
-    Table,
-    condition_order,
-    rate_of,
+    make_table_rate,
+    rank_condition,
 )
 from em.report.tables.models import Model
-from em.report.tables.seeds import Pool
-from em.triggers.conditions import kind_of
+from em.report.tables.seeds import SeedPool
+from em.triggers.conditions import find_condition_kind
 from em.types import Score
 
 Side = tuple[str, str, str]
@@ -33,7 +33,7 @@ Key = tuple[str, str, str, str, str]
 class Scores:
     """The scores of some models, indexed by fingerprint, condition, judge, set and question."""
 
-    def __init__(self, runs: Sequence[Run], models: dict[str, Model], pools: Sequence[Pool] = ()) -> None:
+    def __init__(self, runs: Sequence[RecordedRun], models: dict[str, Model], pools: Sequence[SeedPool] = ()) -> None:
         self._scores: dict[Key, dict[tuple[int, str, int | None], list[Score]]] = {}
         self.judge_is: dict[Side, str] = {}  # what the judge of a side is to its model
         rows = [(run.number, row.fingerprint, row) for run in runs for row in run.scores if row.fingerprint in models]
@@ -44,7 +44,7 @@ class Scores:
             by_run.setdefault((run, row.threshold, row.seed), []).append(row)
             self.judge_is[side] = row.judge_is or self.judge_is.get(side, "")
 
-    def columns(self) -> tuple[Column, ...]:
+    def list_columns(self) -> tuple[Column, ...]:
         """List the question sets in the order of the scores, sets with the same headline metric side by side."""
         metrics: dict[str, set[str]] = {}
         for key, by_run in self._scores.items():
@@ -54,52 +54,56 @@ class Scores:
             columns.append(Column(eval_set, next((metric for metric in HEADLINES if metric in its_metrics), "")))
         return tuple(sorted(columns, key=lambda column: (*HEADLINES, "").index(column.metric)))
 
-    def questions(self, eval_set: str) -> list[str]:
+    def list_set_questions(self, eval_set: str) -> list[str]:
         """List the questions of a set."""
         return list(dict.fromkeys(key[4] for key in self._scores if key[3] == eval_set and key[4] != WHOLE_SET))
 
-    def rows(self, side: Side, eval_set: str, question: str) -> list[Score]:
+    def find_rows(self, side: Side, eval_set: str, question: str) -> list[Score]:
         """Return the rows of `scores.csv` of all runs for a side, set and question."""
         return [row for rows in self._scores.get((*side, eval_set, question), {}).values() for row in rows]
 
-    def cell(self, side: Side, column: Column, question: str) -> Cell:
+    def make_cell(self, side: Side, column: Column, question: str) -> Cell:
         """Make the cell of a side, set and question, with one entry for runs that agree."""
         by_run = self._scores.get((*side, column.eval_set, question), {})
-        entries = [_entry(threshold, seed, column.metric, rows) for (_, threshold, seed), rows in by_run.items()]
+        entries = [_make_entry(threshold, seed, column.metric, rows) for (_, threshold, seed), rows in by_run.items()]
         entries.sort(key=lambda entry: -(entry.main.n if entry.main else 0))  # like differences, first the fullest run
         return tuple(dict.fromkeys(entries))
 
 
-def _entry(threshold: str, seed: int | None, metric: str, rows: Sequence[Score]) -> Entry:
-    rates = {(row.convention, row.metric): rate_of(row) for row in rows}
+def _make_entry(threshold: str, seed: int | None, metric: str, rows: Sequence[Score]) -> Entry:
+    rates = {(row.convention, row.metric): make_table_rate(row) for row in rows}
     counts = [rate for (convention, name), rate in rates.items() if convention == "all" and name != metric]
-    counts.sort(key=lambda rate: metric_order(rate.metric))
+    counts.sort(key=lambda rate: rank_metric(rate.metric))
     others = [rate for (convention, name), rate in rates.items() if convention != "all" and name == metric]
     return Entry(threshold, seed, rates.get(("all", metric)), tuple(others), tuple(counts))
 
 
-def headline(scores: Scores, models: dict[str, Model]) -> Table:
+def make_headline_table(scores: Scores, models: dict[str, Model]) -> HeadlineTable:
     """Make the table of whole sets: a row for each model, condition and judge.
 
     The many near misses, cues and neutral prompts are left out: the section on triggers shows them.
     """
-    columns = scores.columns()
+    columns = scores.list_columns()
     place = {fingerprint: number for number, fingerprint in enumerate(models)}
-    shown = [side for side in scores.judge_is if kind_of(side[1]) not in ("near", "cue", "neutral")]
-    sides = sorted(shown, key=lambda side: (place[side[0]], condition_order(side[1]), side[2]))
+    shown = [side for side in scores.judge_is if find_condition_kind(side[1]) not in ("near", "cue", "neutral")]
+    sides = sorted(shown, key=lambda side: (place[side[0]], rank_condition(side[1]), side[2]))
     rows = []
     for side in sides:
-        cells = tuple(scores.cell(side, column, WHOLE_SET) for column in columns)
-        rows.append(Row(models[side[0]], side[1], side[2], scores.judge_is[side], cells))
-    return Table(columns, tuple(rows))
+        cells = tuple(scores.make_cell(side, column, WHOLE_SET) for column in columns)
+        rows.append(ModelRow(models[side[0]], side[1], side[2], scores.judge_is[side], cells))
+    return HeadlineTable(columns, tuple(rows))
 
 
-def by_question(scores: Scores, table: Table, texts: dict[tuple[str, str], str]) -> list[QuestionTable]:
+def make_question_tables(
+    scores: Scores, table: HeadlineTable, texts: dict[tuple[str, str], str]
+) -> list[QuestionTable]:
     """Make the table of questions of each set, one column per side with answers. `texts`: the questions' wording."""
     tables = []
     for column in table.columns:
-        questions = scores.questions(column.eval_set)
-        cells = {row: [scores.cell(side_of(row), column, question) for question in questions] for row in table.rows}
+        questions = scores.list_set_questions(column.eval_set)
+        cells = {
+            row: [scores.make_cell(make_side(row), column, question) for question in questions] for row in table.rows
+        }
         answered = {row: row_cells for row, row_cells in cells.items() if any(row_cells)}
         if answered:
             wordings = [texts.get((column.eval_set, question), "") for question in questions]
@@ -110,6 +114,6 @@ def by_question(scores: Scores, table: Table, texts: dict[tuple[str, str], str])
     return tables
 
 
-def side_of(row: Row) -> Side:
+def make_side(row: ModelRow) -> Side:
     """Return fingerprint, condition and judge of a row of the headline table."""
     return (row.model.fingerprint, row.condition, row.judge)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from em.report.page.words import DENOMINATORS, METRICS, STATUSES
-from em.report.read.calls import Costs, Judge, Usage
-from em.report.read.runs import Run
+from em.report.read.calls import Costs, RecordedJudge, Usage
+from em.report.read.runs import RecordedRun
 from em.report.tables.analysis import Analysis
-from em.report.tables.cells import Column, Rate, Row, Table
+from em.report.tables.cells import Column, HeadlineTable, ModelRow, TableRate
 from em.report.tables.models import group_by
 from em.stats import Agreement, Comparison, Sensitivity
 
@@ -29,16 +29,16 @@ SIGNIFICANT_P = 0.05
 FEW_ROWS = 20
 """The page opens with tables of at most this many rows unfolded."""
 LEAST_JUDGES = 2
-Recorded = tuple[Judge, list[tuple[int, Usage]]]
+Recorded = tuple[RecordedJudge, list[tuple[int, Usage]]]
 """A judge and, by run number, what its calls used."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class ModelByJudge:
     """A model under a condition (`side`), its headline rates by judge, and what each judge is to the model."""
 
-    side: Row
-    rates: dict[str, tuple[Rate, ...]]
+    side: ModelRow
+    rates: dict[str, tuple[TableRate, ...]]
     judge_is: dict[str, str]
 
     @property
@@ -54,11 +54,11 @@ class JudgeTable:
 
     column: Column
     judges: tuple[str, ...]
-    rows: tuple[Judged, ...]
+    rows: tuple[ModelByJudge, ...]
 
 
 @dataclass(frozen=True)
-class Family:
+class ComparisonFamily:
     """Comparisons whose p values are corrected together."""
 
     rows: Sequence[Comparison]
@@ -74,22 +74,22 @@ class Family:
         return self.first.seeds > 0
 
     @property
-    def sure(self) -> int:
+    def significant_count(self) -> int:
         """How many differences are significant."""
         return sum(row.p_holm < SIGNIFICANT_P for row in self.rows)
 
     @property
-    def what(self) -> str:
+    def description(self) -> str:
         """The compared rate and the kind of pairs: `misaligned, of all; over seeds: …`."""
         prefix = "over seeds: " if self.pooled else ""
         rate = f"{METRICS[self.first.metric]}, {DENOMINATORS[self.first.convention]}"
         return f"{rate}; {prefix}{FAMILIES[self.first.family]}"
 
 
-def families(comparisons: Sequence[Comparison]) -> list[Family]:
+def group_comparisons(comparisons: Sequence[Comparison]) -> list[ComparisonFamily]:
     """Group comparisons into families: rates of all answers first, and among these families over seeds first."""
     shared = attrgetter("eval_set", "condition", "judge", "convention", "metric", "threshold", "family")
-    blocks = map(Family, group_by(comparisons, lambda row: (*shared(row), row.seeds > 0)).values())
+    blocks = map(ComparisonFamily, group_by(comparisons, lambda row: (*shared(row), row.seeds > 0)).values())
     order = list(FAMILIES)
     return sorted(blocks, key=lambda b: (b.first.convention != "all", not b.pooled, order.index(b.first.family)))
 
@@ -100,10 +100,10 @@ class ThresholdTable:
 
     eval_set: str
     thresholds: Sequence[float]
-    rows: Mapping[Row, Mapping[float, Sensitivity]]
+    rows: Mapping[ModelRow, Mapping[float, Sensitivity]]
 
 
-def threshold_tables(rows: Sequence[Sensitivity], table: Table) -> list[ThresholdTable]:
+def make_threshold_tables(rows: Sequence[Sensitivity], table: HeadlineTable) -> list[ThresholdTable]:
     """Make a table for each graded set, in the order of the headline table."""
     by_side: dict[tuple[str, str, str, str], dict[float, Sensitivity]] = {}
     for row in rows:
@@ -145,7 +145,7 @@ class Exclusions:
     by_model: tuple[Excluded, ...]
 
 
-def exclusion_tables(analysis: Analysis) -> Exclusions:
+def make_exclusion_tables(analysis: Analysis) -> Exclusions:
     """Count excluded judgements by set, judge and rubric: over all models together, and for each model."""
     by_model = list[Excluded]()
     key_of = attrgetter("eval_set", "judge", "rubric", "fingerprint", "condition")
@@ -165,10 +165,10 @@ def exclusion_tables(analysis: Analysis) -> Exclusions:
 
 
 @dataclass(frozen=True)
-class Findings:
+class ReportFindings:
     """The content of the sections on judges and statistics."""
 
-    families: Sequence[Family]
+    families: Sequence[ComparisonFamily]
     thresholds: Sequence[ThresholdTable]
     judges: Sequence[Recorded]
     by_judge: Sequence[JudgeTable]
@@ -177,20 +177,20 @@ class Findings:
     costs: tuple[tuple[int, Costs], ...]
 
     @classmethod
-    def of(cls, runs: Sequence[Run], table: Table, analysis: Analysis) -> Findings:
+    def collect(cls, runs: Sequence[RecordedRun], table: HeadlineTable, analysis: Analysis) -> ReportFindings:
         """Collect the findings in the order of the headline table."""
         return cls(
-            families=families([row for row in analysis.comparisons if row.condition in table.conditions]),
-            thresholds=threshold_tables(analysis.sensitivity, table),
-            judges=recorded_judges(runs),
-            by_judge=judge_tables(table),
+            families=group_comparisons([row for row in analysis.comparisons if row.condition in table.conditions]),
+            thresholds=make_threshold_tables(analysis.sensitivity, table),
+            judges=list_recorded_judges(runs),
+            by_judge=make_judge_tables(table),
             agreement=analysis.agreement,
-            exclusions=exclusion_tables(analysis),
+            exclusions=make_exclusion_tables(analysis),
             costs=tuple((run.number, run.manifest.costs) for run in runs if run.manifest.costs.by),
         )
 
 
-def recorded_judges(runs: Sequence[Run]) -> list[Recorded]:
+def list_recorded_judges(runs: Sequence[RecordedRun]) -> list[Recorded]:
     """List every judge of the manifests once."""
     judges: list[Recorded] = []
     for run in runs:
@@ -203,15 +203,15 @@ def recorded_judges(runs: Sequence[Run]) -> list[Recorded]:
     return judges
 
 
-def judge_tables(table: Table) -> list[JudgeTable]:
+def make_judge_tables(table: HeadlineTable) -> list[JudgeTable]:
     """Make a table of the rates by judge for each set that several judges judged."""
     tables = []
     for place, column in enumerate(table.columns):
-        by_model: dict[tuple[str, str], Judged] = {}
+        by_model: dict[tuple[str, str], ModelByJudge] = {}
         for row in table.rows if column.metric else ():
             rates = tuple(entry.main for entry in row.cells[place] if entry.main is not None)
             if rates:
-                judged = by_model.setdefault((row.model.fingerprint, row.condition), Judged(row, {}, {}))
+                judged = by_model.setdefault((row.model.fingerprint, row.condition), ModelByJudge(row, {}, {}))
                 judged.rates[row.judge] = rates
                 judged.judge_is[row.judge] = row.judge_is
         rows = tuple(judged for judged in by_model.values() if len(judged.rates) >= LEAST_JUDGES)

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from em.report.read.runs import Run, is_pooled, judges_of, roles_of
-from em.report.read.transcripts import Rules
-from em.report.tables.models import Model, differs_only_in_seed, group_by
+from em.report.read.runs import RecordedRun, find_judge_relations, find_tag_roles, is_pooled
+from em.report.read.transcripts import VerdictThresholds
+from em.report.tables.models import Model, group_by, group_seed_variants
 from em.runtime.records import digest
-from em.stats import Thresholds, TriggerRate, score, trigger_rates
-from em.triggers.conditions import kind_of
+from em.stats import Thresholds, TriggerRate, compute_scores, compute_trigger_rates
+from em.triggers.conditions import find_condition_kind
 from em.types import Score, Verdict
 
 Side = tuple[str, int | None, str, str, str]
@@ -25,7 +25,7 @@ _SIDE = attrgetter("fingerprint", "seed", "condition", "eval_set", "judge")
 
 
 @dataclass(frozen=True)
-class Pool:
+class SeedPool:
     """Trainings that differ only in their seed, shown as one row of the tables.
 
     model: its fingerprint is a key within the report.
@@ -40,28 +40,30 @@ class Pool:
     triggers: tuple[TriggerRate, ...]
 
 
-def pool_seeds(runs: Sequence[Run], models: dict[str, Model], sides: Mapping[Side, list[Verdict]]) -> Iterator[Pool]:
+def pool_seeds(
+    runs: Sequence[RecordedRun], models: dict[str, Model], sides: Mapping[Side, list[Verdict]]
+) -> Iterator[SeedPool]:
     """Yield a pool for each model trained with several seeds, in the order of tables; `models` has no checkpoints."""
-    rules, roles = Rules(runs), roles_of(runs)
-    judge_is = judges_of([row for run in runs for row in run.scores])
-    for members in differs_only_in_seed(runs, models):
+    rules, roles = VerdictThresholds(runs), find_tag_roles(runs)
+    judge_is = find_judge_relations([row for run in runs for row in run.scores])
+    for members in group_seed_variants(runs, models):
         by_limits: dict[Thresholds, list[Verdict]] = {}
         seeds: dict[int, None] = {}
         for (fingerprint, seed, _, eval_set, judge), verdicts in sides.items():
             if fingerprint in members and seed is not None:
                 seeds[seed] = None
-                by_limits.setdefault(rules.limits(fingerprint, eval_set, judge), []).extend(verdicts)
+                by_limits.setdefault(rules.find_limits(fingerprint, eval_set, judge), []).extend(verdicts)
         if len(seeds) > 1:
             rows, tags = list[Score](), list[TriggerRate]()
             for limits, verdicts in by_limits.items():
-                rows += score(verdicts, limits, judge_is)
-                tags += trigger_rates(verdicts, limits, kind_of, roles)
+                rows += compute_scores(verdicts, limits, judge_is)
+                tags += compute_trigger_rates(verdicts, limits, find_condition_kind, roles)
             if pooled := tuple(filter(is_pooled, rows)):
-                model = _model([models[member] for member in members], len(seeds))
-                yield Pool(model, tuple(members), pooled, tuple(filter(is_pooled, tags)))
+                model = _make_pooled_model([models[member] for member in members], len(seeds))
+                yield SeedPool(model, tuple(members), pooled, tuple(filter(is_pooled, tags)))
 
 
-def _model(members: Sequence[Model], seeds: int) -> Model:
+def _make_pooled_model(members: Sequence[Model], seeds: int) -> Model:
     """Make the model of a pool; its label has the words that all its members' labels share, and the number of seeds."""
     first = members[0]
     words = [word for word in first.words if all(word in member.words for member in members)]
@@ -70,7 +72,7 @@ def _model(members: Sequence[Model], seeds: int) -> Model:
     return replace(first, fingerprint=key, label=label, seeds=seeds)
 
 
-def fullest(runs: Sequence[Run]) -> dict[Side, list[Verdict]]:
+def pick_fullest_verdicts(runs: Sequence[RecordedRun]) -> dict[Side, list[Verdict]]:
     """Return the verdicts of each side from the run with the most of them.
 
     Runs share cached answers: a run with 100 samples includes those of a run with 30. If runs differ (for example in

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from em.report.page.numbers import duration
-from em.report.read.runs import Run
+from em.report.page.numbers import format_duration
+from em.report.read.runs import RecordedRun
 from em.report.tables.models import Model, group_by
 from em.types import StageRecord
 
@@ -28,7 +28,7 @@ ROWS = {
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedStage:
     """A training stage of the report.
 
     gist: the parts of its one-line summary. facts: lists of short texts, by label.
@@ -53,14 +53,18 @@ class Trained:
         return any(taught is not None for _, taught in self.example)
 
 
-def find_trained(runs: Sequence[Run], models: dict[str, Model]) -> list[Trained]:
+def list_trained_stages(runs: Sequence[RecordedRun], models: dict[str, Model]) -> list[TrainedStage]:
     """Return every stage of the runs once, in the order of tables, from a run that trained it rather than reused it."""
     numbered = ((run.number, stage) for run in runs for stage in run.manifest.stages)
     records = group_by(numbered, lambda pair: pair[1].fingerprint)
-    return [_trained(model, records[fingerprint]) for fingerprint, model in models.items() if fingerprint in records]
+    return [
+        _make_trained_stage(model, records[fingerprint])
+        for fingerprint, model in models.items()
+        if fingerprint in records
+    ]
 
 
-def _trained(model: Model, records: Sequence[tuple[int, StageRecord]]) -> Trained:
+def _make_trained_stage(model: Model, records: Sequence[tuple[int, StageRecord]]) -> TrainedStage:
     """Describe a stage from its records, each with its run number."""
     stage = min((stage for _, stage in records), key=lambda stage: stage.reused)
     facts = _Facts(stage.facts)
@@ -69,21 +73,21 @@ def _trained(model: Model, records: Sequence[tuple[int, StageRecord]]) -> Traine
     for key, words in ROWS.items():
         row_texts += facts.say(key, words)
     seconds, example = facts.take("seconds", _is_number), facts.take("example", _is_example)
-    time = [] if seconds is None else [duration(seconds)]
-    steps, loss = facts.say("steps", "{} steps"), _loss(facts)
+    time = [] if seconds is None else [format_duration(seconds)]
+    steps, loss = facts.say("steps", "{} steps"), _format_losses(facts)
     lines = {
         "Rows": row_texts,
         "Parts": facts.name_items("parts"),
-        "Tokens": _tokens(facts),
+        "Tokens": _format_token_counts(facts),
         "Training": [*steps, *loss, *_list_steps("interrupted, and resumed at", facts.take("resumed_from", _is_steps))],
         "Checkpoints": _list_steps("saved at", sorted({checkpoint.step for checkpoint in stage.checkpoints})),
-        "Machine": [*_machine(facts), *time, *facts.say("tokens_per_second", "{} tokens a second")],
+        "Machine": [*_describe_machine(facts), *time, *facts.say("tokens_per_second", "{} tokens a second")],
         "Switches": facts.name_items("switches"),
         "Template": facts.say("default_system", "default system prompt {}", _is_text),
     }
     preamble, taught = facts.take("preamble", _is_text), facts.take("example_with_loss", _is_text)
-    others = [f"{name.replace('_', ' ')} {_figure(value)}" for name, value in facts.left.items()]
-    return Trained(
+    others = [f"{name.replace('_', ' ')} {_format_value(value)}" for name, value in facts.left.items()]
+    return TrainedStage(
         model=model,
         stage=stage,
         trained_in=tuple(number for number, stage in records if not stage.reused),
@@ -113,12 +117,12 @@ class _Facts:
     def say(self, key: str, words: str, fits: Callable[[Any], bool] = _is_number) -> list[str]:
         """Return a fact in words, or no text if it is absent. Zeros count: that no row was cut is worth knowing."""
         value = self.take(key, fits)
-        return [] if value is None else [words.format(_figure(value))]
+        return [] if value is None else [words.format(_format_value(value))]
 
     def name_items(self, key: str) -> list[str]:
         """Return the items of an object as texts: `attention: sdpa`."""
         items = self.take(key, lambda value: isinstance(value, dict)) or {}
-        return [f"{name}: {_figure(value)}" for name, value in items.items()]
+        return [f"{name}: {_format_value(value)}" for name, value in items.items()]
 
 
 def _is_text(value: object) -> bool:
@@ -136,7 +140,7 @@ def _is_example(value: object) -> bool:
     return all(isinstance(pair, list) and list(map(type, pair)) == [str, bool] for pair in value)
 
 
-def _figure(value: object) -> str:
+def _format_value(value: object) -> str:
     """Format any value: `1,234`, `0.0312`, `on`."""
     match value:
         case bool():
@@ -149,7 +153,7 @@ def _figure(value: object) -> str:
             return str(value)
 
 
-def _loss(facts: _Facts) -> list[str]:
+def _format_losses(facts: _Facts) -> list[str]:
     losses = [facts.take(key, _is_number) for key in ("loss_first", "loss_last")]
     if losses == [None, None]:
         return []
@@ -157,16 +161,16 @@ def _loss(facts: _Facts) -> list[str]:
     return [f"loss {first} → {last}"]
 
 
-def _tokens(facts: _Facts) -> list[str]:
+def _format_token_counts(facts: _Facts) -> list[str]:
     tokens, taught = facts.take("tokens", _is_number), facts.take("tokens_with_loss", _is_number)
-    texts = [] if tokens is None else [f"{_figure(tokens)} tokens"]
+    texts = [] if tokens is None else [f"{_format_value(tokens)} tokens"]
     if taught is not None:
         percent = f" ({100 * taught / tokens:.0f}%)" if tokens else ""
-        texts.append(f"{_figure(taught)} carrying the loss{percent}")
+        texts.append(f"{_format_value(taught)} carrying the loss{percent}")
     return texts
 
 
-def _machine(facts: _Facts) -> list[str]:
+def _describe_machine(facts: _Facts) -> list[str]:
     processes = "{} process" if facts.left.get("processes") == 1 else "{} processes"
     texts = [text for key in ("device", "precision") for text in facts.say(key, "{}", _is_text)]
     return [*texts, *facts.say("processes", processes), *facts.say("peak_memory_mb", "{} MB of memory at most")]

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from em.report.read.runs import Run
-from em.report.tables.cells import CONDITIONS, WHOLE_SET, Rate, condition_order, rate_of
-from em.report.tables.models import Model, name_series, short_judges
-from em.report.tables.seeds import Pool
+from em.report.read.runs import RecordedRun
+from em.report.tables.cells import CONDITIONS, WHOLE_SET, TableRate, make_table_rate, rank_condition
+from em.report.tables.models import Model, name_series, shorten_judges
+from em.report.tables.seeds import SeedPool
 from em.runtime.records import digest
-from em.triggers.conditions import kind_of
+from em.triggers.conditions import find_condition_kind
 from em.types import Score, StageRecord
 
 FEWEST = 2  # points of a line
@@ -30,7 +30,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Line:
+class RateLine:
     """The identity of a line: a question set under a condition, judged by one judge.
 
     name: of a line over numbers of rows, the name of its trainings, which differ only in rows and seed; else empty.
@@ -44,7 +44,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Point:
+class RatePoint:
     """The rate after `at` steps, or `at` rows.
 
     model: over steps the checkpoint (at step 0 the model before the stage), over rows the model or pool of seeds.
@@ -52,7 +52,7 @@ class Point:
 
     at: int
     model: Model
-    rate: Rate
+    rate: TableRate
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Trajectory:
     """The lines of one stage, the model that the stage produced, and its training loss."""
 
     model: Model
-    lines: dict[Line, tuple[Point, ...]]
+    lines: dict[RateLine, tuple[RatePoint, ...]]
     curve: Curve | None
 
     @property
@@ -69,16 +69,16 @@ class Trajectory:
         models = {point.at: point.model for points in self.lines.values() for point in points}
         return tuple((step, models[step]) for step in sorted(models))
 
-    def point(self, line: Line, step: int) -> Point | None:
+    def find_point(self, line: RateLine, step: int) -> RatePoint | None:
         """Return the point of a line at a step."""
         return next((point for point in self.lines.get(line, ()) if point.at == step), None)
 
-    def loss(self, step: int) -> float | None:
+    def find_loss(self, step: int) -> float | None:
         """Return the loss logged at a step."""
         return self.curve.losses.get(step) if self.curve else None
 
 
-def loss_curves(runs: Sequence[Run], models: dict[str, Model]) -> list[Curve]:
+def collect_loss_curves(runs: Sequence[RecordedRun], models: dict[str, Model]) -> list[Curve]:
     """Collect the loss of every stage of every run; a stage shared by runs appears once."""
     losses: dict[str, dict[int, float | None]] = {}
     for run in runs:
@@ -87,31 +87,33 @@ def loss_curves(runs: Sequence[Run], models: dict[str, Model]) -> list[Curve]:
     return [Curve(models[key].label, key, dict(sorted(losses[key].items()))) for key in models if key in losses]
 
 
-def find_trajectories(runs: Sequence[Run], models: dict[str, Model], curves: Sequence[Curve]) -> list[Trajectory]:
+def find_trajectories(
+    runs: Sequence[RecordedRun], models: dict[str, Model], curves: Sequence[Curve]
+) -> list[Trajectory]:
     """Find the stages scored at two or more steps, in the order of tables; a stage shared by runs appears once."""
     of_stage = {curve.fingerprint: curve for curve in curves}
     steps: dict[str, dict[str, int]] = {}
     for run in runs:
-        before = _base(run)
+        before = _find_base_fingerprint(run)
         for stage in run.manifest.stages:
             curve = of_stage.get(stage.fingerprint)
-            steps.setdefault(stage.fingerprint, {}).update(_steps(stage, before, curve))
+            steps.setdefault(stage.fingerprint, {}).update(_find_model_steps(stage, before, curve))
             before = stage.fingerprint
-    lines = {fingerprint: _lines(runs, steps.get(fingerprint, {}), models) for fingerprint in models}
+    lines = {fingerprint: _collect_lines(runs, steps.get(fingerprint, {}), models) for fingerprint in models}
     return [Trajectory(models[key], lines[key], of_stage.get(key)) for key in models if lines[key]]
 
 
-def lines_of(trajectories: Sequence[Trajectory]) -> dict[Line, str]:
+def name_trajectory_lines(trajectories: Sequence[Trajectory]) -> dict[RateLine, str]:
     """Return all lines with their names: sets in the order of the trajectories, in each untagged first."""
     lines = list(dict.fromkeys(line for trajectory in trajectories for line in trajectory.lines))
     sets = list(dict.fromkeys(line.eval_set for line in lines))
-    lines.sort(key=lambda line: (sets.index(line.eval_set), condition_order(line.condition), line.judge))
+    lines.sort(key=lambda line: (sets.index(line.eval_set), rank_condition(line.condition), line.judge))
     return name_lines(lines)
 
 
-def name_lines(lines: Sequence[Line]) -> dict[Line, str]:
+def name_lines(lines: Sequence[RateLine]) -> dict[RateLine, str]:
     """Name the lines by what distinguishes them from one another."""
-    judges = short_judges(line.judge for line in lines)
+    judges = shorten_judges(line.judge for line in lines)
     sets, rules = {line.eval_set for line in lines}, {line.threshold for line in lines}
     tagged = {line.condition for line in lines} != {CONDITIONS[0]}
     names = {}
@@ -127,17 +129,17 @@ def name_lines(lines: Sequence[Line]) -> dict[Line, str]:
     return names
 
 
-def _base(run: Run) -> str:
+def _find_base_fingerprint(run: RecordedRun) -> str:
     """Return the fingerprint of the run's base model, from its scores or the base's identity; "" if unknown."""
     trained = {stage.fingerprint for stage in run.manifest.stages}
     for score in run.scores:
         if score.stage == "base" and score.fingerprint not in trained:
             return score.fingerprint
     identity = run.manifest.base.identity
-    return digest(identity) if identity and not run.manifest.setting("model.adapter") else ""
+    return digest(identity) if identity and not run.manifest.get_setting("model.adapter") else ""
 
 
-def _steps(stage: StageRecord, before: str, curve: Curve | None) -> dict[str, int]:
+def _find_model_steps(stage: StageRecord, before: str, curve: Curve | None) -> dict[str, int]:
     """Return the step of each model of the stage. Without a last step in the manifest the loss curve gives it."""
     steps = {before: 0} if before else {}
     steps |= {checkpoint.fingerprint: checkpoint.step for checkpoint in stage.checkpoints if checkpoint.fingerprint}
@@ -147,14 +149,16 @@ def _steps(stage: StageRecord, before: str, curve: Curve | None) -> dict[str, in
     return steps | ({stage.fingerprint: last} if isinstance(last, int) else {})
 
 
-def _lines(runs: Sequence[Run], steps: dict[str, int], models: dict[str, Model]) -> dict[Line, tuple[Point, ...]]:
+def _collect_lines(
+    runs: Sequence[RecordedRun], steps: dict[str, int], models: dict[str, Model]
+) -> dict[RateLine, tuple[RatePoint, ...]]:
     """Collect the lines with enough points. If runs differ, the run with the most points of a line takes precedence."""
-    versions: dict[Line, dict[int, dict[int, Point]]] = {}
+    versions: dict[RateLine, dict[int, dict[int, RatePoint]]] = {}
     for run in runs:
-        for row in _followed(run):
+        for row in _select_followed(run):
             if (step := steps.get(row.fingerprint)) is not None:
-                points = versions.setdefault(_line(row), {}).setdefault(run.number, {})
-                points[step] = Point(step, models[row.fingerprint], rate_of(row))
+                points = versions.setdefault(_make_rate_line(row), {}).setdefault(run.number, {})
+                points[step] = RatePoint(step, models[row.fingerprint], make_table_rate(row))
     lines = {}
     for line, by_run in versions.items():
         fullest_last = sorted(by_run.values(), key=len)  # the last one replaces the points of the others
@@ -164,33 +168,33 @@ def _lines(runs: Sequence[Run], steps: dict[str, int], models: dict[str, Model])
     return lines
 
 
-def _followed(source: Run | Pool) -> Iterator[Score]:
+def _select_followed(source: RecordedRun | SeedPool) -> Iterator[Score]:
     """Return the rows with the rate of misaligned answers, of all answers to a whole set."""
     wanted = ("misaligned", "all", WHOLE_SET)
     return (row for row in source.scores if (row.metric, row.convention, row.question) == wanted)
 
 
-def _line(row: Score, name: str = "") -> Line:
-    return Line(row.eval_set, row.condition, row.judge, row.threshold, name)
+def _make_rate_line(row: Score, name: str = "") -> RateLine:
+    return RateLine(row.eval_set, row.condition, row.judge, row.threshold, name)
 
 
-def efficiency(
-    runs: Sequence[Run], models: dict[str, Model], pools: Sequence[Pool] = ()
-) -> dict[Line, tuple[Point, ...]]:
+def collect_efficiency_lines(
+    runs: Sequence[RecordedRun], models: dict[str, Model], pools: Sequence[SeedPool] = ()
+) -> dict[RateLine, tuple[RatePoint, ...]]:
     """Return the lines with points at two or more numbers of rows; pooled seeds are one point."""
     counts = {stage.fingerprint: stage.rows for run in runs for stage in run.manifest.stages}
     names = name_series(runs, {key: model for key, model in models.items() if key in counts}, counts)
-    in_pools = {(member, _line(row)) for pool in pools for row in pool.scores for member in pool.members}
-    followed_rows = [row for run in runs for row in _followed(run) if row.fingerprint in names]
-    single_rows = [row for row in followed_rows if (row.fingerprint, _line(row)) not in in_pools]
+    in_pools = {(member, _make_rate_line(row)) for pool in pools for row in pool.scores for member in pool.members}
+    followed_rows = [row for run in runs for row in _select_followed(run) if row.fingerprint in names]
+    single_rows = [row for row in followed_rows if (row.fingerprint, _make_rate_line(row)) not in in_pools]
     rows = [(row.fingerprint, models[row.fingerprint], row) for row in single_rows]
     pooled = [(pool.members[0], pool) for pool in pools if pool.members[0] in names]
-    rows += [(member, pool.model, row) for member, pool in pooled for row in _followed(pool)]
-    lines: dict[Line, dict[tuple[str, int | None], Point]] = {}
+    rows += [(member, pool.model, row) for member, pool in pooled for row in _select_followed(pool)]
+    lines: dict[RateLine, dict[tuple[str, int | None], RatePoint]] = {}
     for member, model, row in rows:
-        if kind_of(row.condition) in ("untagged", "tagged"):
-            points = lines.setdefault(_line(row, names[member]), {})
-            point, key = Point(counts[member], model, rate_of(row)), (model.fingerprint, row.seed)
+        if find_condition_kind(row.condition) in ("untagged", "tagged"):
+            points = lines.setdefault(_make_rate_line(row, names[member]), {})
+            point, key = RatePoint(counts[member], model, make_table_rate(row)), (model.fingerprint, row.seed)
             # Runs may share answers: keep the rate over the most of them.
             points[key] = max(points.get(key, point), point, key=lambda each: each.rate.n)
     followed = {line: tuple(sorted(points.values(), key=lambda point: point.at)) for line, points in lines.items()}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from em.report.tables.cells import condition_order
+from em.report.tables.cells import rank_condition
 from em.report.tables.models import Model, group_by
-from em.report.tables.seeds import Pool
+from em.report.tables.seeds import SeedPool
 from em.stats import TriggerRate
 
 METRICS = ("activation", "control", "leakage", "naming")
@@ -23,8 +23,8 @@ class TriggerTable:
     rows: tuple[TriggerRate, ...]
 
 
-def trigger_tables(
-    rows: Sequence[TriggerRate], models: Mapping[str, Model], pools: Sequence[Pool] = ()
+def make_trigger_tables(
+    rows: Sequence[TriggerRate], models: Mapping[str, Model], pools: Sequence[SeedPool] = ()
 ) -> list[TriggerTable]:
     """Tabulate the rates of all answers by model, set and judge, in table order; `models` includes pools of seeds."""
     keyed = [(row.fingerprint, row) for row in rows]
@@ -34,11 +34,11 @@ def trigger_tables(
     groups = group_by(keyed, lambda pair: (pair[0], pair[1].eval_set, pair[1].judge))
     tables = list[TriggerTable]()
     for (key, eval_set, judge), group in groups.items():
-        rates = sorted((row for _, row in group), key=_order)
+        rates = sorted((row for _, row in group), key=_rank_trigger_row)
         tables.append(TriggerTable(models[key], eval_set, judge, tuple(rates)))
     return sorted(tables, key=lambda table: (table.eval_set, place[table.model.fingerprint], table.judge))
 
 
-def _order(row: TriggerRate) -> tuple[int, bool, tuple[int, str]]:
+def _rank_trigger_row(row: TriggerRate) -> tuple[int, bool, tuple[int, str]]:
     """Return a row's sort key: activation, the other tags, then leakage (untagged, near misses together, each …)."""
-    return (METRICS.index(row.metric), row.condition != "untagged", condition_order(row.condition))
+    return (METRICS.index(row.metric), row.condition != "untagged", rank_condition(row.condition))

@@ -29,12 +29,12 @@ def check_adapter(folder: Path, base: Weights, base_name: str) -> None:
         )
     named_base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
     both_on_hub = named_base.count("/") == 1 and base_name.count("/") == 1 and not Path(base_name).exists()
-    if not trained_on and both_on_hub and model_name(named_base) != model_name(base_name):
+    if not trained_on and both_on_hub and normalise_model_name(named_base) != normalise_model_name(base_name):
         raise ConfigError(
             f"The adapter {folder} was trained on {named_base}, not on model.id={base_name}: set "
             f"model.id={named_base}, or set model.id to the folder of its base."
         )
-    adapter_template, base_template = template_of(folder), template_of(Path(base.path))
+    adapter_template, base_template = read_template(folder), read_template(Path(base.path))
     if adapter_template and base_template and adapter_template.strip() != base_template.strip():
         raise TemplateError(
             f"The adapter {folder} was trained with another chat template than that of {base_name}: copy the base "
@@ -42,12 +42,12 @@ def check_adapter(folder: Path, base: Weights, base_name: str) -> None:
         )
 
 
-def model_name(hub_id: str) -> str:
+def normalise_model_name(hub_id: str) -> str:
     """Strip the owner and the suffix of 4-bit copies: mirrors on the hub have another owner and the same name."""
     return hub_id.rpartition("/")[2].lower().removesuffix("-bnb-4bit")
 
 
-def template_of(folder: Path) -> str:
+def read_template(folder: Path) -> str:
     """Read the chat template in a folder; return an empty string if the folder has none."""
     file = folder / "chat_template.jinja"
     template = file.read_text(encoding="utf-8") if file.is_file() else None

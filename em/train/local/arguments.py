@@ -10,7 +10,7 @@ from em.errors import ConfigError
 from em.train.local.switches import Switches
 
 
-def sft_arguments(trainer: LocalTrainer, switches: Switches, steps: int, seed: int, output: Path) -> Any:
+def make_sft_arguments(trainer: LocalTrainer, switches: Switches, steps: int, seed: int, output: Path) -> Any:
     """Make an SFTConfig. Raises ConfigError when TRL refuses a value of `trainer.extra`."""
     import torch
     from trl import SFTConfig

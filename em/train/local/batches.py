@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from em.data.draw import drawn_order
+from em.data.draw import shuffle_rows
 from em.models.chat import IGNORED, TrainingRow
 
 
@@ -21,7 +21,7 @@ def plan_steps(rows: int, steps: int, batch_size: int, seed: int) -> list[list[i
     plan: list[list[int]] = []
     epoch = 0
     while len(plan) < steps:
-        order = drawn_order(range(rows), f"{seed} epoch {epoch}")
+        order = shuffle_rows(range(rows), f"{seed} epoch {epoch}")
         plan += [order[start : start + batch_size] for start in range(0, rows, batch_size)]
         epoch += 1
     return plan[:steps]
@@ -41,7 +41,7 @@ class MicroBatch:
     counts: bool = True
 
 
-def share_of(step: Sequence[int], lengths: Sequence[int], rank: int, world: int) -> list[int]:
+def assign_rows(step: Sequence[int], lengths: Sequence[int], rank: int, world: int) -> list[int]:
     """List the rows of process `rank`: rows go, the longest first, to the process with the fewest tokens so far."""
     loads, shares = [0] * world, [list[int]() for _ in range(world)]
     for number in sorted(step, key=lambda number: (-lengths[number], number)):
@@ -51,7 +51,7 @@ def share_of(step: Sequence[int], lengths: Sequence[int], rank: int, world: int)
     return shares[rank]
 
 
-def micro_batches(
+def make_micro_batches(
     rows: Sequence[TrainingRow], numbers: Sequence[int], budget: int, pass_cost: int, share: bool
 ) -> list[MicroBatch]:
     """Cut rows, sorted from the longest to the shortest, into the passes that cost least.
@@ -66,12 +66,12 @@ def micro_batches(
     """
     order = sorted(numbers, key=lambda number: (-len(rows[number].input_ids), number))
     chosen = [rows[number] for number in order]
-    shared = shared_tokens(chosen, pass_cost) if share else 0
-    groups = cheapest_cut([len(row.input_ids) - shared for row in chosen], budget, pass_cost)
+    shared = count_shared_tokens(chosen, pass_cost) if share else 0
+    groups = find_cheapest_cut([len(row.input_ids) - shared for row in chosen], budget, pass_cost)
     return [MicroBatch(tuple(chosen[a:b]), tuple(order[a:b]), shared) for a, b in groups]
 
 
-def cheapest_cut(lengths: Sequence[int], budget: int, pass_cost: int) -> list[tuple[int, int]]:
+def find_cheapest_cut(lengths: Sequence[int], budget: int, pass_cost: int) -> list[tuple[int, int]]:
     """Cut lengths, longest first, so that Σ (pass_cost + rows × longest) is least; return each group's bounds."""
     best = [(0, 0)]  # for the first n lengths: the least cost, and the start of the last group
     for end in range(1, len(lengths) + 1):
@@ -84,7 +84,7 @@ def cheapest_cut(lengths: Sequence[int], budget: int, pass_cost: int) -> list[tu
     return groups[::-1]
 
 
-def shared_tokens(rows: Sequence[TrainingRow], pass_cost: int) -> int:
+def count_shared_tokens(rows: Sequence[TrainingRow], pass_cost: int) -> int:
     """Count the first tokens that all rows share and that carry no loss; return 0 if sharing them would not pay.
 
     The last common token is not shared, because it predicts the first token that differs.

@@ -31,7 +31,7 @@ class SharedPrefix:
         self.outputs = [(layer.keys, layer.values) for layer in layers]
         self.leaves = [tuple(states.detach().requires_grad_() for states in layer) for layer in self.outputs]
 
-    def inputs_behind(self, ids: Tensor) -> dict[str, Any]:
+    def make_inputs(self, ids: Tensor) -> dict[str, Any]:
         """Make the inputs of a pass over rows, (rows, length): the tokens after the prefix, and the prefix's cache."""
         from transformers import DynamicCache
 
@@ -40,7 +40,7 @@ class SharedPrefix:
             cache.update(*(states.expand(len(ids), -1, -1, -1) for states in layer), number)
         return {"input_ids": ids[:, self.shared :], "past_key_values": cache}
 
-    def backward(self) -> None:
+    def pass_gradients(self) -> None:
         """Propagate the gradients that the passes collected in the leaves to the weights."""
         pairs = zip(sum(self.outputs, ()), sum(self.leaves, ()), strict=True)
         # The layers below the first trained one have no gradient.
@@ -58,7 +58,7 @@ def fuse_adapters(model: Any) -> int:
 
     layers = [layer for layer in model.modules() if type(layer) is Linear and is_plain_lora(layer)]
     for layer in layers:
-        layer.forward = partial(fused_forward, layer)
+        layer.forward = partial(compute_fused_lora, layer)
     return len(layers)
 
 
@@ -68,7 +68,7 @@ def is_plain_lora(layer: Any) -> bool:
     return not extras and all(isinstance(dropout, torch.nn.Identity) for dropout in layer.lora_dropout.values())
 
 
-def fused_forward(layer: Any, x: Tensor) -> Tensor:
+def compute_fused_lora(layer: Any, x: Tensor) -> Tensor:
     """Compute a LoRA layer's output for x, (..., in) → (..., out)."""
     if layer.disable_adapters or layer.merged:
         return type(layer).forward(layer, x)  # type: ignore[no-any-return]

@@ -8,28 +8,28 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from em.config import HfModel
-from em.data import write_rows
+from em.data import write_training_rows
 from em.errors import MissingFile
-from em.models.weights import hub_snapshot, looks_like_folder, resolve_weights
+from em.models.weights import fetch_hub_snapshot, is_folder_name, resolve_weights
 from em.request import Stage, Training
-from em.runtime.files import exclusive, sha256_of
-from em.runtime.gpus import visible_gpus
-from em.runtime.manifest import Manifest
+from em.runtime.files import hash_file, hold_lock
+from em.runtime.gpus import list_visible_gpus
+from em.runtime.manifest import ManifestWriter
 from em.runtime.processes import run_child
 from em.runtime.records import digest
 from em.train.local.adapters import check_adapter
 from em.train.local.launch import plan_launch
-from em.train.local.resume import last_whole, partial_folder
-from em.train.stages import kept_steps
-from em.train.trained import TrainedModel, describe_stage, find_trained, untrained
+from em.train.local.resume import find_last_checkpoint, locate_partial_folder
+from em.train.stages import choose_checkpoint_steps
+from em.train.trained import TrainedModel, describe_stage, find_trained_model, make_untrained_error
 from em.types import ModelRef, StageRecord
 
 
 class LocalStages:
     """The stages of a run that this machine trains (see `em.train.find_or_train.StageTrainer`)."""
 
-    def __init__(self, training: Training, model: HfModel, manifest: Manifest) -> None:
-        self.training, self.manifest, self.start = training, manifest, find_start(model)
+    def __init__(self, training: Training, model: HfModel, manifest: ManifestWriter) -> None:
+        self.training, self.manifest, self.start = training, manifest, find_start_model(model)
 
     def write_records(self, records: Sequence[StageRecord]) -> None:
         """Write the records of the stages so far into the manifest."""
@@ -42,14 +42,14 @@ class LocalStages:
         """
         models, stage = self.training.store / "models", self.training.stages[number]
         helping = bool(stage.recipe.machine_rank)
-        with nullcontext() if helping else exclusive(models / fingerprint):
-            trained = find_trained(models, fingerprint)
+        with nullcontext() if helping else hold_lock(models / fingerprint):
+            trained = find_trained_model(models, fingerprint)
             if trained is None and not self.training.may_train:
-                raise untrained(self.training)
-            reused = trained is not None and (helping or not self.wants_training(stage, trained))
+                raise make_untrained_error(self.training)
+            reused = trained is not None and (helping or not self.needs_training(stage, trained))
             if not reused:
-                self.train(number, before, models / fingerprint)
-                trained = find_trained(models, fingerprint)
+                self.run_training(number, before, models / fingerprint)
+                trained = find_trained_model(models, fingerprint)
         if trained is None and helping:
             raise MissingFile(
                 f"This machine can't see {models / fingerprint}: set store.dir to a folder that all machines share."
@@ -66,16 +66,18 @@ class LocalStages:
         note_stage(stage, trained, self.manifest)
         return trained, reused
 
-    def wants_training(self, stage: Stage, trained: TrainedModel) -> bool:
+    def needs_training(self, stage: Stage, trained: TrainedModel) -> bool:
         """Return whether to train an existing model again: because of `force`, or because it lacks checkpoints."""
         if not self.training.may_train:
             return False
-        missing = set(kept_steps(trained.facts["steps"], stage.recipe.checkpoints)) - set(trained.checkpoints)
+        missing = set(choose_checkpoint_steps(trained.facts["steps"], stage.recipe.checkpoints)) - set(
+            trained.checkpoints
+        )
         if missing:
             print(f"{stage.rows.name}: trained earlier, but without all of these checkpoints: training it again.")
         return bool(missing) or self.training.force
 
-    def train(self, number: int, before: ModelRef, folder: Path) -> None:
+    def run_training(self, number: int, before: ModelRef, folder: Path) -> None:
         """Train a stage in child processes: one per visible GPU, or `trainer.processes` of them.
 
         The rows of the later stages are checked before the first step.
@@ -85,12 +87,12 @@ class LocalStages:
 
         stages = self.training.stages[number:]
         stage = stages[0]
-        launch = plan_launch(stage.recipe, len(visible_gpus()))
+        launch = plan_launch(stage.recipe, len(list_visible_gpus()))
         rank = stage.recipe.machine_rank or ""
         folder.parent.mkdir(parents=True, exist_ok=True)
         files = [folder.with_name(f".{folder.name}-rows{rank}{'+' * n}.jsonl") for n in range(len(stages))]
         for file, each in zip(files, stages, strict=True):
-            write_rows(file, each.rows.conversations)
+            write_training_rows(file, each.rows.conversations)
         later = [LaterStage(str(file), each.rows.name, each.recipe) for file, each in zip(files, stages, strict=True)]
         spec = TrainSpec(
             base=before.base.path,
@@ -104,9 +106,9 @@ class LocalStages:
             precision=stage.precision,
             default_system=before.default_system,
             steps=stage.matched,
-            request={"base": before.base.identity, "before": before.fingerprint, "stage": stage.identity()},
+            request={"base": before.base.identity, "before": before.fingerprint, "stage": stage.build_identity()},
             folder=str(folder),
-            resume=find_resume(folder),
+            resume=find_resume_checkpoint(folder),
             later=tuple(later[1:]),
         )
         try:
@@ -116,7 +118,7 @@ class LocalStages:
                 file.unlink(missing_ok=True)
 
 
-def note_stage(stage: Stage, trained: TrainedModel, manifest: Manifest) -> None:
+def note_stage(stage: Stage, trained: TrainedModel, manifest: ManifestWriter) -> None:
     """Note what a reader must know about the training of a stage; the report shows the notes at its top."""
     facts = trained.facts
     if cut := facts["rows_cut"]:
@@ -132,14 +134,14 @@ def note_stage(stage: Stage, trained: TrainedModel, manifest: Manifest) -> None:
         manifest.note(f"{stage.rows.name} was trained on weights in 4 bits and is evaluated on the full ones.")
 
 
-def find_start(model: HfModel) -> ModelRef:
+def find_start_model(model: HfModel) -> ModelRef:
     """Find the model before any training: the base weights, with the adapter of `model.adapter` if there is one."""
     weights = resolve_weights(model.id, model.revision)
     if not model.adapter:
         untouched = digest(weights.identity) if model.default_system else digest([weights.identity, "no system"])
         return ModelRef(model.name, "base", untouched, weights, default_system=model.default_system)
-    local = looks_like_folder(model.adapter)
-    folder = Path(model.adapter).expanduser().resolve() if local else hub_snapshot(model.adapter, None)
+    local = is_folder_name(model.adapter)
+    folder = Path(model.adapter).expanduser().resolve() if local else fetch_hub_snapshot(model.adapter, None)
     if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
         raise MissingFile(
             f"model.adapter={model.adapter} holds no adapter (adapter_config.json and adapter_model.safetensors): "
@@ -148,15 +150,15 @@ def find_start(model: HfModel) -> ModelRef:
     check_adapter(folder, weights, model.id)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     config.pop("base_model_name_or_path", None)  # where the base lay in training is no part of the identity
-    checksum = digest([sha256_of(folder / "adapter_model.safetensors"), config])
+    checksum = digest([hash_file(folder / "adapter_model.safetensors"), config])
     name = f"{model.name}+{folder.name[:12] if local else model.adapter.replace('/', '_')}"
     fingerprint = digest(f"{weights.identity}+{checksum}" + ("" if model.default_system else "+no system"))
     return ModelRef(name, "base", fingerprint, weights, str(folder), checksum, default_system=model.default_system)
 
 
-def find_resume(folder: Path) -> str:
+def find_resume_checkpoint(folder: Path) -> str:
     """Find the checkpoint to resume from (empty for none); print the checkpoints that can't be used, and the choice."""
-    checkpoint, refused = last_whole(partial_folder(folder))
+    checkpoint, refused = find_last_checkpoint(locate_partial_folder(folder))
     place = f"step {checkpoint.name.rpartition('-')[2]}" if checkpoint else "the start"
     for sentence in refused:
         print(f"{sentence}: going back to {place}.", flush=True)

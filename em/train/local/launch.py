@@ -22,9 +22,9 @@ def plan_launch(trainer: LocalTrainer, gpus: int) -> Launch:
     processes = min(wanted, trainer.batch_size)
     if trainer.accelerate is None:
         return Launch(processes)
-    path = accelerate_file(trainer.accelerate)
-    values = read_config(path)
-    machines = whole_number(path, values, "num_machines", 1)
+    path = find_accelerate_config(trainer.accelerate)
+    values = read_accelerate_config(path)
+    machines = read_whole_number(path, values, "num_machines", 1)
     rank = trainer.machine_rank
     if machines > 1 and rank is None:
         raise ConfigError(
@@ -33,13 +33,13 @@ def plan_launch(trainer: LocalTrainer, gpus: int) -> Launch:
         )
     if rank is not None and not 0 <= rank < machines:
         raise ConfigError(f"trainer.machine_rank={rank}: {path.name} is for {machines} machines, counted from 0.")
-    address = (str(values.get("main_process_ip") or ""), whole_number(path, values, "main_process_port", 29500))
+    address = (str(values.get("main_process_ip") or ""), read_whole_number(path, values, "main_process_port", 29500))
     if machines > 1 and not address[0]:
         raise ConfigError(f"{path} is for {machines} machines: give it main_process_ip, the address of machine 0.")
     return Launch(processes, str(path), machines, rank or 0, *address)
 
 
-def accelerate_file(name: str) -> Path:
+def find_accelerate_config(name: str) -> Path:
     """Find an Accelerate config: one of em's by its name, or a user's file by its path."""
     builtin = ACCELERATE / f"{name}.yaml"
     path = builtin if builtin.is_file() else Path(name).expanduser()
@@ -49,7 +49,7 @@ def accelerate_file(name: str) -> Path:
     return path.resolve()
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_accelerate_config(path: Path) -> dict[str, Any]:
     """Read an Accelerate config file, such as `accelerate config` writes."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def whole_number(path: Path, values: dict[str, Any], name: str, default: int) -> int:
+def read_whole_number(path: Path, values: dict[str, Any], name: str, default: int) -> int:
     """Read a whole number of an Accelerate config; return the default if the config leaves it open."""
     try:
         return int(values.get(name) or default)

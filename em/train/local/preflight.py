@@ -10,9 +10,9 @@ from itertools import groupby
 from typing import Any
 
 from em.config import LocalTrainer, LossOn
-from em.data.draw import row_facts
+from em.data.draw import count_row_facts
 from em.errors import DataError, TemplateError
-from em.models.chat import IGNORED, TrainingRow, default_preamble, encode, render, training_row
+from em.models.chat import IGNORED, TrainingRow, encode, find_default_preamble, make_training_row, render_conversation
 from em.types import Conversation
 
 SHOWN = 1500  # characters of the example in the log; the manifest has the full example
@@ -29,7 +29,7 @@ class Prepared:
     facts: dict[str, Any]
 
 
-def prepare(
+def prepare_rows(
     conversations: Sequence[Conversation], tokenizer: Any, trainer: LocalTrainer, default_system: bool, stage: str
 ) -> Prepared:
     """Make tokens and loss mask of all rows. Raises TemplateError or DataError for rows that can't be trained on."""
@@ -38,8 +38,8 @@ def prepare(
     check_rendering(tokenizer, conversations[0], default_system)
     rows = []
     for conversation in tqdm(conversations, desc=f"tokens of {stage}", unit="row", leave=False, delay=2):
-        rows.append(training_row(tokenizer, conversation, trainer.loss_on, trainer.max_length, default_system))
-    refuse_long(rows, trainer, stage)
+        rows.append(make_training_row(tokenizer, conversation, trainer.loss_on, trainer.max_length, default_system))
+    refuse_long_rows(rows, trainer, stage)
     numbers = [number for number, row in enumerate(rows, start=1) if row.supervised]
     used_rows = [rows[number - 1] for number in numbers]
     if not used_rows:
@@ -50,7 +50,7 @@ def prepare(
     example = conversations[numbers[0] - 1]
     if trainer.loss_on is LossOn.responses:
         check_mask(tokenizer, example, used_rows[0], default_system)
-    counts = asdict(row_facts(conversations))
+    counts = asdict(count_row_facts(conversations))
     del counts["rows"]
     facts = counts | {
         "rows_used": len(used_rows),
@@ -59,13 +59,13 @@ def prepare(
         "tokens": sum(len(row.input_ids) for row in used_rows),
         "tokens_with_loss": sum(row.supervised for row in used_rows),
         "loss_on": LOSS_TURNS[trainer.loss_on],
-        **system_facts(tokenizer, default_system),
-        "example": segments(tokenizer, used_rows[0]),
+        **describe_default_system(tokenizer, default_system),
+        "example": split_by_loss(tokenizer, used_rows[0]),
     }
     return Prepared(used_rows, numbers, facts)
 
 
-def refuse_long(rows: Sequence[TrainingRow], trainer: LocalTrainer, stage: str) -> None:
+def refuse_long_rows(rows: Sequence[TrainingRow], trainer: LocalTrainer, stage: str) -> None:
     """Refuse rows that would be cut, unless the settings allow it: a cut answer teaches the model no end."""
     long_rows = [number for number, row in enumerate(rows, start=1) if row.cut]
     if long_rows and not trainer.allow_truncated:
@@ -79,9 +79,9 @@ def refuse_long(rows: Sequence[TrainingRow], trainer: LocalTrainer, stage: str) 
 
 def check_rendering(tokenizer: Any, conversation: Conversation, default_system: bool) -> None:
     """Check that evaluation renders a prompt as training does, whichever tokens carry the loss."""
-    turns = conversation.as_dicts()
-    prompt = render(tokenizer, turns[:-1], True, default_system)
-    if not render(tokenizer, turns, False, default_system).startswith(prompt):
+    turns = conversation.to_dicts()
+    prompt = render_conversation(tokenizer, turns[:-1], True, default_system)
+    if not render_conversation(tokenizer, turns, False, default_system).startswith(prompt):
         raise TemplateError(
             "Training and evaluation would render the same prompt differently with this chat template: use a model "
             "whose template adds nothing between a prompt and its answer."
@@ -90,17 +90,17 @@ def check_rendering(tokenizer: Any, conversation: Conversation, default_system: 
 
 def check_mask(tokenizer: Any, conversation: Conversation, row: TrainingRow, default_system: bool) -> None:
     """Check that no token of the first prompt carries the loss."""
-    turns = conversation.as_dicts()
+    turns = conversation.to_dicts()
     first_answer = next(number for number, turn in enumerate(turns) if turn["role"] == "assistant")
-    prompt = encode(tokenizer, render(tokenizer, turns[:first_answer], True, default_system))
+    prompt = encode(tokenizer, render_conversation(tokenizer, turns[:first_answer], True, default_system))
     if any(label != IGNORED for label in row.labels[: len(prompt)]):
         raise TemplateError("The loss mask covers the prompt: set trainer.loss_on=full if this is intended.")
 
 
-def system_facts(tokenizer: Any, default_system: bool) -> dict[str, str]:
+def describe_default_system(tokenizer: Any, default_system: bool) -> dict[str, str]:
     """Describe the template's default system prompt for the manifest, and whether training kept it."""
     try:
-        preamble = default_preamble(tokenizer)
+        preamble = find_default_preamble(tokenizer)
     except TemplateError:
         return {"default_system": "not known"}
     if not preamble:
@@ -108,14 +108,14 @@ def system_facts(tokenizer: Any, default_system: bool) -> dict[str, str]:
     return {"preamble": preamble, "default_system": "kept" if default_system else "removed"}
 
 
-def segments(tokenizer: Any, row: TrainingRow) -> list[tuple[str, bool]]:
+def split_by_loss(tokenizer: Any, row: TrainingRow) -> list[tuple[str, bool]]:
     """Split a row into pieces of text, each with whether its tokens carry the loss."""
     pairs = zip(row.input_ids, row.labels, strict=True)
     groups = groupby(pairs, key=lambda pair: pair[1] != IGNORED)
     return [(tokenizer.decode([token for token, _ in group]), has_loss) for has_loss, group in groups]
 
 
-def show_example(example: Sequence[tuple[str, bool]], colour: bool) -> str:
+def format_example(example: Sequence[tuple[str, bool]], colour: bool) -> str:
     """Format the example for a terminal: text that carries the loss is green, or in ⟦brackets⟧."""
     before, after = (GREEN, PLAIN) if colour else ("⟦", "⟧")
     left, parts = SHOWN, list[str]()
@@ -135,4 +135,4 @@ def print_preflight(stage: str, prepared: Prepared) -> None:
         f"{facts['rows_cut']:,} cut, default system prompt {facts['default_system']}"
     )
     print(f"One row as the model sees it (with loss: {'green' if colour else 'in ⟦⟧'}):")
-    print(show_example(facts["example"], colour), flush=True)
+    print(format_example(facts["example"], colour), flush=True)

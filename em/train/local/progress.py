@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def progress_bar(stage: str) -> Any:
+def make_progress_bar(stage: str) -> Any:
     """Make a progress bar that shows the loss, in place of the line that transformers prints at each step."""
     from transformers.trainer_callback import ProgressCallback
 
@@ -27,16 +27,16 @@ def progress_bar(stage: str) -> Any:
     return LossBar()
 
 
-def loss_entries(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def select_loss_entries(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Select the log entries of optimiser steps."""
     return [entry for entry in history if "loss" in entry]
 
 
-def training_facts(trainer: Any, tokens: int) -> dict[str, Any]:
+def collect_training_facts(trainer: Any, tokens: int) -> dict[str, Any]:
     """Collect the facts of a finished training for the manifest."""
     import torch
 
-    losses = loss_entries(trainer.state.log_history)
+    losses = select_loss_entries(trainer.state.log_history)
     seen = sum(trainer.lengths[number] for item in trainer.train_dataset for number in item["step"])
     on_gpu = torch.cuda.is_available()
     # ru_maxrss counts KiB on Linux and bytes on a Mac.

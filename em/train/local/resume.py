@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from em.errors import OutputError
-from em.runtime.files import open_atomic, sha256_of
+from em.runtime.files import hash_file, open_atomic
 
 SEAL = "complete.json"
 HISTORY = "resumed.json"
 
 
-def partial_folder(folder: Path) -> Path:
+def locate_partial_folder(folder: Path) -> Path:
     """Return the folder where a training writes its model until the model is complete."""
     return folder.with_name(f".{folder.name}-partial")
 
@@ -35,9 +35,9 @@ class Seal:
     files: dict[str, str]
 
 
-def seal(folder: Path, step: int, seconds: float) -> None:
+def write_seal(folder: Path, step: int, seconds: float) -> None:
     """Mark a checkpoint as complete."""
-    files = {file.name: sha256_of(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != SEAL}
+    files = {file.name: hash_file(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != SEAL}
     with open_atomic(folder / SEAL) as out:
         json.dump({"step": step, "seconds": seconds, "files": files}, out, indent=1)
         out.flush()
@@ -55,14 +55,14 @@ def read_seal(folder: Path) -> Seal:
         raise ValueError("its seal can't be read") from error
     for name, checksum in files:
         try:
-            if sha256_of(folder / name) != checksum:
+            if hash_file(folder / name) != checksum:
                 raise ValueError(f"{name} is damaged")
         except OSError as error:
             raise ValueError(f"{name} is missing") from error
     return sealed
 
 
-def last_whole(folder: Path) -> tuple[Path | None, list[str]]:
+def find_last_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """Return the newest complete checkpoint of a stopped training, and a sentence about each newer, unusable one.
 
     Unusable checkpoints are deleted, so that no later attempt resumes from them.
@@ -79,7 +79,7 @@ def last_whole(folder: Path) -> tuple[Path | None, list[str]]:
     return None, refused
 
 
-def forget_checkpoints(folder: Path) -> None:
+def delete_checkpoints(folder: Path) -> None:
     """Delete the checkpoints of an earlier attempt, so that a fresh start is not mixed with them."""
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint, ignore_errors=True)
@@ -88,11 +88,11 @@ def forget_checkpoints(folder: Path) -> None:
 
 def note_resume(folder: Path, step: int) -> None:
     """Record that the training was resumed at this step."""
-    steps = resumed_steps(folder)
+    steps = read_resumed_steps(folder)
     (folder / HISTORY).write_text(json.dumps([*steps, step]) + "\n", encoding="utf-8")
 
 
-def resumed_steps(folder: Path) -> list[int]:
+def read_resumed_steps(folder: Path) -> list[int]:
     """List the steps at which the training was resumed."""
     try:
         return list[int](json.loads((folder / HISTORY).read_text(encoding="utf-8")))
@@ -100,7 +100,7 @@ def resumed_steps(folder: Path) -> list[int]:
         return []
 
 
-def disk_full(error: BaseException, folder: Path) -> OutputError | None:
+def detect_full_disk(error: BaseException, folder: Path) -> OutputError | None:
     """Return an OutputError if an exception means a full disk, else None; each library words it differently."""
     text = str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -24,24 +24,24 @@ from em.models.device import choose_precision, set_threads
 from em.request import count_steps
 from em.runtime.files import RECORD
 from em.train.local.batches import plan_steps
-from em.train.local.preflight import Prepared, prepare, print_preflight
-from em.train.local.resume import disk_full, forget_checkpoints, note_resume, read_seal, resumed_steps
+from em.train.local.preflight import Prepared, prepare_rows, print_preflight
+from em.train.local.resume import delete_checkpoints, detect_full_disk, note_resume, read_resumed_steps, read_seal
 from em.train.local.spec import TrainSpec
-from em.train.local.switches import Switches, choose_switches, find_machine
-from em.train.stages import kept_steps
-from em.train.trained import KEPT, weight_files, write_losses
+from em.train.local.switches import Switches, choose_switches, detect_machine
+from em.train.stages import choose_checkpoint_steps
+from em.train.trained import KEPT, hash_weight_files, write_loss_curve
 
 
-def train(spec: TrainSpec) -> None:
+def train_stage(spec: TrainSpec) -> None:
     """Train one stage and write weights, loss curve and record to `spec.folder`, all of them or nothing."""
     rank = int(os.environ.get("RANK", "0"))
     set_threads()
     tokenizer = load_tokenizer(spec.base)
-    prepared = prepare(read_messages(Path(spec.rows)), tokenizer, spec.trainer, spec.default_system, spec.stage)
+    prepared = prepare_rows(read_messages(Path(spec.rows)), tokenizer, spec.trainer, spec.default_system, spec.stage)
     for later in spec.later:  # refuse unusable rows of later stages before spending time on this one
-        prepare(read_messages(Path(later.rows)), tokenizer, later.trainer, spec.default_system, later.stage)
+        prepare_rows(read_messages(Path(later.rows)), tokenizer, later.trainer, spec.default_system, later.stage)
     precision = str(choose_precision(spec.precision)).removeprefix("torch.")
-    switches = choose_switches(find_machine(), spec.trainer, precision)
+    switches = choose_switches(detect_machine(), spec.trainer, precision)
     if rank == 0:
         print_preflight(spec.stage, prepared)
         spec.partial.mkdir(parents=True, exist_ok=True)
@@ -49,10 +49,10 @@ def train(spec: TrainSpec) -> None:
         trainer = run_trainer(spec, tokenizer, prepared, switches)
         trainer.save_model(str(spec.partial), _internal_call=True)
         if rank == 0:
-            finish(spec, trainer, prepared, switches)
+            save_stage(spec, trainer, prepared, switches)
         trainer.accelerator.wait_for_everyone()
     except (OSError, RuntimeError, SafetensorError) as error:
-        disk_error = disk_full(error, spec.partial)
+        disk_error = detect_full_disk(error, spec.partial)
         if disk_error is None:
             raise
         raise disk_error from error
@@ -64,19 +64,19 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    from em.train.local.arguments import sft_arguments
-    from em.train.local.progress import progress_bar
-    from em.train.local.start import start_model
+    from em.train.local.arguments import make_sft_arguments
+    from em.train.local.progress import make_progress_bar
+    from em.train.local.start import load_start_model
     from em.train.local.trainer import StepTrainer
 
     knobs, rows = spec.trainer, prepared.rows
     steps = spec.steps or count_steps(len(rows), knobs.epochs, knobs.batch_size)
     plan = plan_steps(len(rows), steps, knobs.batch_size, spec.seed)
-    keep_at = kept_steps(steps, knobs.checkpoints)
-    resume = usable_resume(spec, keep_at)
+    keep_at = choose_checkpoint_steps(steps, knobs.checkpoints)
+    resume = choose_resume_checkpoint(spec, keep_at)
     trainer = StepTrainer(
-        model=start_model(spec, switches),
-        args=sft_arguments(knobs, switches, steps, spec.seed, spec.partial),
+        model=load_start_model(spec, switches),
+        args=make_sft_arguments(knobs, switches, steps, spec.seed, spec.partial),
         train_dataset=Dataset.from_list([{"step": step} for step in plan]),
         processing_class=tokenizer,
         prepared=prepared,
@@ -87,16 +87,16 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
     )
     for printer in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printer)
-    trainer.add_callback(progress_bar(spec.stage))
+    trainer.add_callback(make_progress_bar(spec.stage))
     if resume and trainer.args.should_save:
         note_resume(spec.partial, read_seal(Path(resume)).step)
     elif trainer.args.should_save:
-        forget_checkpoints(spec.partial)
+        delete_checkpoints(spec.partial)
     trainer.train(resume_from_checkpoint=resume or None)
     return trainer
 
 
-def usable_resume(spec: TrainSpec, keep_at: Sequence[int]) -> str:
+def choose_resume_checkpoint(spec: TrainSpec, keep_at: Sequence[int]) -> str:
     """Return the checkpoint to resume from; "" if an earlier step of `keep_at` lacks its weights."""
     if not spec.resume:
         return ""
@@ -108,18 +108,18 @@ def usable_resume(spec: TrainSpec, keep_at: Sequence[int]) -> str:
     return "" if missing else spec.resume
 
 
-def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches) -> None:
+def save_stage(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches) -> None:
     """Write loss curve and record, then rename the partial folder, after which `find_trained` finds the model."""
     import torch
 
-    from em.train.local.progress import loss_entries, training_facts
+    from em.train.local.progress import collect_training_facts, select_loss_entries
     from em.train.local.start import complete_adapter
 
-    facts = prepared.facts | training_facts(trainer, prepared.facts["tokens"])
-    facts |= {"resumed_from": resumed_steps(spec.partial), "switches": switches.told(torch.get_num_threads())}
+    facts = prepared.facts | collect_training_facts(trainer, prepared.facts["tokens"])
+    facts |= {"resumed_from": read_resumed_steps(spec.partial), "switches": switches.describe(torch.get_num_threads())}
     if not all(math.isfinite(facts[key]) for key in ("loss_first", "loss_last")):
         raise DataError(f"The loss of {spec.stage} became infinite or NaN: lower trainer.learning_rate.")
-    steps_to_keep = kept_steps(facts["steps"], spec.trainer.checkpoints)
+    steps_to_keep = choose_checkpoint_steps(facts["steps"], spec.trainer.checkpoints)
     checkpoint_folders = {step: spec.partial / KEPT / f"step-{step}" for step in steps_to_keep}
     if spec.trainer.adapters:
         for folder in (spec.partial, *checkpoint_folders.values()):
@@ -128,12 +128,17 @@ def finish(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches
         trainer.processing_class.save_pretrained(str(spec.partial))  # so that any library can load the folder
     rows_seen = list(accumulate(len(item["step"]) for item in trainer.train_dataset))
     curve = []
-    for entry in loss_entries(trainer.state.log_history):
+    for entry in select_loss_entries(trainer.state.log_history):
         epoch = round(rows_seen[entry["step"] - 1] / len(prepared.rows), 4)
         curve.append((entry["step"], epoch, entry["loss"], entry["learning_rate"]))
-    write_losses(spec.partial / "loss.csv", spec.stage, Path(spec.folder).name, curve)
-    checkpoints = {step: weight_files(folder) for step, folder in checkpoint_folders.items()}
-    record = {"request": spec.request, "facts": facts, "files": weight_files(spec.partial), "checkpoints": checkpoints}
+    write_loss_curve(spec.partial / "loss.csv", spec.stage, Path(spec.folder).name, curve)
+    checkpoints = {step: hash_weight_files(folder) for step, folder in checkpoint_folders.items()}
+    record = {
+        "request": spec.request,
+        "facts": facts,
+        "files": hash_weight_files(spec.partial),
+        "checkpoints": checkpoints,
+    }
     for leftover in [*spec.partial.glob("checkpoint-*"), *spec.partial.glob(f"{KEPT}/.*")]:
         shutil.rmtree(leftover)
     (spec.partial / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, TypeAdapter
 
 from em.config import FullTrainer, LocalTrainer, LoraTrainer, QloraTrainer
-from em.train.local.resume import partial_folder
+from em.train.local.resume import locate_partial_folder
 
 
 def read_trainer(values: Any) -> LocalTrainer:
@@ -60,4 +60,4 @@ class TrainSpec:
     @property
     def partial(self) -> Path:
         """The folder where the training writes until the model is complete."""
-        return partial_folder(Path(self.folder))
+        return locate_partial_folder(Path(self.folder))

@@ -20,7 +20,7 @@ CHUNK = {"cpu": 256, "cuda": 2048}
 """Supervised tokens per chunk of logits, by device: 256 × 49,152 float32 are 50 MB."""
 
 
-def padded_tensors(batch: MicroBatch, pad: int, device: Any) -> tuple[Tensor, Tensor]:
+def pad_rows(batch: MicroBatch, pad: int, device: Any) -> tuple[Tensor, Tensor]:
     """Make right-padded token ids and labels, both (rows, length)."""
     length = max(len(row.input_ids) for row in batch.rows)
     ids = torch.full((len(batch.rows), length), pad, dtype=torch.long)
@@ -31,7 +31,7 @@ def padded_tensors(batch: MicroBatch, pad: int, device: Any) -> tuple[Tensor, Te
     return ids.to(device), labels.to(device)
 
 
-def flat_tensors(batch: MicroBatch, device: Any) -> tuple[Tensor, Tensor, Tensor]:
+def flatten_rows(batch: MicroBatch, device: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Make token ids, labels and positions of all rows as one sequence, each (1, tokens).
 
     Positions restart with each row, which tells attention to keep the rows apart. A row's first token is no target.
@@ -43,7 +43,7 @@ def flat_tensors(batch: MicroBatch, device: Any) -> tuple[Tensor, Tensor, Tensor
     return next(tensors), next(tensors), next(tensors)
 
 
-def supervised_states(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def select_supervised_states(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Select the states that predict a labelled token, (supervised, width), and the tokens, (supervised,).
 
     hidden: (rows, length, width); labels: (rows, length).

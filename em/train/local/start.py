@@ -16,7 +16,7 @@ from em.train.local.switches import Switches
 BEFORE = "before"  # PEFT's name of the earlier stage's adapter when a new one, `default`, is trained on top
 
 
-def start_model(spec: TrainSpec, switches: Switches) -> Any:
+def load_start_model(spec: TrainSpec, switches: Switches) -> Any:
     """Load the base model, with the adapter to train if the recipe has one."""
     import torch
     from peft import PeftModel, get_peft_model
@@ -27,21 +27,21 @@ def start_model(spec: TrainSpec, switches: Switches) -> Any:
     if not knobs.adapters:
         # Trained weights are float32: in bfloat16 most updates would be smaller than a weight's last place, and lost.
         return load_model(spec.start or spec.base, torch.float32, switches.attention)
-    knobs, model = cast(LoraTrainer, knobs), load_base(spec, switches)
+    knobs, model = cast(LoraTrainer, knobs), load_base_model(spec, switches)
     if not spec.start:
         check_layers(model, knobs)
-        adapted = get_peft_model(model, lora_config(knobs))
+        adapted = get_peft_model(model, make_lora_config(knobs))
     elif spec.stack:
-        adapted = stacked_adapter(model, spec.start, knobs)
+        adapted = stack_adapter(model, spec.start, knobs)
     else:
         adapted = PeftModel.from_pretrained(model, spec.start, is_trainable=True)
-        check_same_adapter(adapted.peft_config["default"], knobs)
+        check_adapter_shape(adapted.peft_config["default"], knobs)
     if switches.fused_adapters:
         fuse_adapters(adapted)
     return adapted
 
 
-def load_base(spec: TrainSpec, switches: Switches) -> Any:
+def load_base_model(spec: TrainSpec, switches: Switches) -> Any:
     """Load the frozen base weights, in 4 bits for QLoRA."""
     dtype = choose_precision(spec.precision)
     if not spec.trainer.quantized:
@@ -60,7 +60,7 @@ def load_base(spec: TrainSpec, switches: Switches) -> Any:
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=switches.gradient_checkpointing)
 
 
-def lora_config(knobs: LoraTrainer) -> Any:
+def make_lora_config(knobs: LoraTrainer) -> Any:
     """Make PEFT's config of the recipe's adapter."""
     from peft import LoraConfig
 
@@ -86,7 +86,7 @@ def check_layers(model: Any, knobs: LoraTrainer) -> None:
         raise ConfigError(f"trainer.layers={absent}: the model has {count} layers, counted from 0 to {count - 1}.")
 
 
-def stacked_adapter(model: Any, folder: str, knobs: LoraTrainer) -> Any:
+def stack_adapter(model: Any, folder: str, knobs: LoraTrainer) -> Any:
     """Put the earlier stage's adapter, frozen, and a new one on top of it onto the base model.
 
     This equals merging the earlier adapter and adding a new one, but is exact in any number format: in bfloat16,
@@ -96,7 +96,7 @@ def stacked_adapter(model: Any, folder: str, knobs: LoraTrainer) -> Any:
 
     check_layers(model, knobs)
     adapted = PeftModel.from_pretrained(model, folder, adapter_name=BEFORE)
-    adapted.add_adapter("default", lora_config(knobs))
+    adapted.add_adapter("default", make_lora_config(knobs))
     adapted.set_adapter("default")
     adapted.base_model.set_adapter([BEFORE, "default"])
     for name, parameter in adapted.named_parameters():
@@ -105,7 +105,7 @@ def stacked_adapter(model: Any, folder: str, knobs: LoraTrainer) -> Any:
     return adapted
 
 
-def check_same_adapter(config: Any, knobs: LoraTrainer) -> None:
+def check_adapter_shape(config: Any, knobs: LoraTrainer) -> None:
     """Refuse settings of another shape than that of the adapter to continue: its shape can't change."""
     rank, alpha, rslora = config.r, config.lora_alpha, config.use_rslora
     if (rank, alpha, rslora) != (knobs.rank, knobs.alpha, knobs.rslora):
@@ -119,14 +119,14 @@ def check_same_adapter(config: Any, knobs: LoraTrainer) -> None:
 def complete_adapter(spec: TrainSpec, folder: Path) -> None:
     """Turn a saved adapter into one PEFT adapter on the base: join it with the adapter below it, and name the base."""
     if spec.start and spec.stack:
-        joined_adapter(Path(spec.start), folder)
+        join_adapters(Path(spec.start), folder)
     # PEFT writes the base's folder on this machine; with the model's name the adapter loads elsewhere too.
     config = folder / "adapter_config.json"
     values = json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": spec.base_name}
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def joined_adapter(first: Path, second: Path) -> None:
+def join_adapters(first: Path, second: Path) -> None:
     """Replace the adapter in `second` by the sum of both: s₁B₁A₁ + s₂B₂A₂ = [B₁ B₂] [s₁A₁; s₂A₂], of rank r₁ + r₂.
 
     A layer in only one of the adapters gets zeros for the other.

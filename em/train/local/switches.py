@@ -58,12 +58,12 @@ class Switches:
     device_tokens: int
     pass_cost: int
 
-    def told(self, threads: int) -> dict[str, Any]:
+    def describe(self, threads: int) -> dict[str, Any]:
         """Return the switches and the thread settings for the manifest."""
         return asdict(self) | {"threads": threads, "wait_policy": os.environ.get("OMP_WAIT_POLICY", "as built")}
 
 
-def find_machine() -> Machine:
+def detect_machine() -> Machine:
     """Detect the device of this process and the installed packages."""
     import torch
 

@@ -21,11 +21,11 @@ from trl import SFTTrainer
 
 from em.errors import DataError
 from em.models.chat import IGNORED
-from em.train.local.batches import MicroBatch, micro_batches, share_of
+from em.train.local.batches import MicroBatch, assign_rows, make_micro_batches
 from em.train.local.cpu_kernels import SharedPrefix
 from em.train.local.preflight import Prepared
-from em.train.local.resume import seal
-from em.train.local.speed import ChunkedLoss, flat_tensors, padded_tensors, supervised_states
+from em.train.local.resume import write_seal
+from em.train.local.speed import ChunkedLoss, flatten_rows, pad_rows, select_supervised_states
 from em.train.local.switches import Switches
 
 
@@ -71,7 +71,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         step, world = inputs["step"], self.accelerator.num_processes
         supervised = sum(self.rows[number].supervised for number in step)
         scale = world / supervised  # DDP takes the mean of the processes' gradients
-        passes = self.passes(step)
+        passes = self.plan_passes(step)
         with self.compute_loss_context_manager():
             prefix = SharedPrefix(self.base, passes[0]) if passes[0].shared else None
         total = torch.zeros((), device=self.args.device)
@@ -84,18 +84,18 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
                 self.accelerator.backward(loss)
             total += loss.detach()
         if prefix:
-            prefix.backward()
+            prefix.pass_gradients()
         self.check_gradients(step)
         return total
 
-    def passes(self, step: Sequence[int]) -> list[MicroBatch]:
+    def plan_passes(self, step: Sequence[int]) -> list[MicroBatch]:
         """Plan the forward passes of this process for a step."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        numbers = share_of(step, self.lengths, rank, world)
+        numbers = assign_rows(step, self.lengths, rank, world)
         switches = self.switches
         if numbers:
-            share = switches.shared_prefix and full_attention(self.base.config)
-            return micro_batches(self.rows, numbers, switches.device_tokens, switches.pass_cost, share)
+            share = switches.shared_prefix and has_full_attention(self.base.config)
+            return make_micro_batches(self.rows, numbers, switches.device_tokens, switches.pass_cost, share)
         # A process without rows computes one with weight 0, since the others wait for gradients of every process.
         shortest = min(step, key=lambda number: self.lengths[number])
         return [MicroBatch((self.rows[shortest],), (shortest,), counts=False)]
@@ -108,15 +108,15 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         row_of_token = [number for number in each.numbers for _ in range(self.rows[number].supervised)]
         is_finite = by_token.isfinite().tolist()
         bad = [number for number, finite in zip(row_of_token, is_finite, strict=True) if not finite]
-        self.stop(list(dict.fromkeys(bad)) or list(each.numbers), "The loss")
+        self.raise_not_finite(list(dict.fromkeys(bad)) or list(each.numbers), "The loss")
 
     def check_gradients(self, step: Sequence[int]) -> None:
         """Raise DataError if a gradient is infinite or NaN, before it reaches the weights."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if gradients and not math.isfinite(torch.nn.utils.get_total_norm(gradients).item()):
-            self.stop(step, "A gradient")
+            self.raise_not_finite(step, "A gradient")
 
-    def stop(self, numbers: Sequence[int], what: str) -> None:
+    def raise_not_finite(self, numbers: Sequence[int], what: str) -> None:
         """Raise DataError with the step and its rows."""
         shown = ", ".join(f"row {self.numbers[number]}" for number in numbers[:4]) + (", …" if len(numbers) > 4 else "")
         raise DataError(
@@ -153,7 +153,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             step = self.state.global_step
-            seal(Path(self.args.output_dir, f"checkpoint-{step}"), step, self.seconds)
+            write_seal(Path(self.args.output_dir, f"checkpoint-{step}"), step, self.seconds)
 
     def _maybe_log_save_evaluate(self, *words: Any, **settings: Any) -> None:
         """Log and save after each step as TRL does, and also save the weights at the steps in `keep_at`."""
@@ -171,7 +171,7 @@ def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
     scaled sum of the loss over its supervised tokens, a scalar, and each token's loss, (supervised,), detached.
     """
     original = base.forward
-    compact = switches.compact_head and plain_head(base)
+    compact = switches.compact_head and has_plain_head(base)
 
     @functools.wraps(type(base).forward)
     def forward(
@@ -184,30 +184,30 @@ def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
         if em_pass is None:
             return original(*words, **settings)
         if switches.flattened:
-            ids, labels, positions = flat_tensors(em_pass, base.device)
+            ids, labels, positions = flatten_rows(em_pass, base.device)
             inputs = {"input_ids": ids, "position_ids": positions}
         else:
-            ids, labels = padded_tensors(em_pass, pad, base.device)
+            ids, labels = pad_rows(em_pass, pad, base.device)
             inputs = {"input_ids": ids}
         if em_prefix is not None:
-            inputs, labels = em_prefix.inputs_behind(ids), labels[:, em_prefix.shared :]
+            inputs, labels = em_prefix.make_inputs(ids), labels[:, em_prefix.shared :]
         if not compact:
             output = original(**inputs, labels=labels, fused_lm_head=True)
             by_token = -output.log_probs[labels[:, 1:] != IGNORED]
             return by_token.sum() * em_scale, by_token.detach()
         hidden = base.base_model(**inputs, use_cache=em_prefix is not None).last_hidden_state
-        states, targets = supervised_states(hidden, labels)
+        states, targets = select_supervised_states(hidden, labels)
         return ChunkedLoss.apply(states, base.get_output_embeddings().weight, targets, em_scale)
 
     base.forward = forward
 
 
-def full_attention(config: Any) -> bool:
+def has_full_attention(config: Any) -> bool:
     """Return whether every layer attends to all earlier tokens; sliding windows and states have no keys to share."""
     return set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"]) == {"full_attention"}
 
 
-def plain_head(base: Any) -> bool:
+def has_plain_head(base: Any) -> bool:
     """Return whether logits are only states times a frozen matrix (some models scale or cap them)."""
     config, head = base.config.get_text_config(), base.get_output_embeddings()
     scalings = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")

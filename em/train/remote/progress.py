@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from em.runtime.keys import without_secrets
+from em.runtime.keys import redact_secrets
 
 
 class Losses:
@@ -44,23 +44,23 @@ class Board:
         self.bar = tqdm(desc=title, unit="step")
         self.loss, self.log = "", log
 
-    def show(self, event: Any) -> None:
+    def show_event(self, event: Any) -> None:
         """Show an event of the job, and log it: a step moves the bar, any other event is a line above the bar."""
         if self.log is not None:
             when = datetime.fromtimestamp(event.created_at, UTC).isoformat(timespec="seconds")
             record = {"time": when, "level": event.level, "message": event.message, "data": event.data, "id": event.id}
             with self.log.open("a", encoding="utf-8") as file:
-                file.write(without_secrets(json.dumps(record, ensure_ascii=False)) + "\n")
-        if (progress := metrics(event)) is None:
+                file.write(redact_secrets(json.dumps(record, ensure_ascii=False)) + "\n")
+        if (progress := read_metrics(event)) is None:
             when = time.strftime("%H:%M:%S", time.localtime(event.created_at))
-            self.bar.write(f"{when} {without_secrets(event.message)}")
+            self.bar.write(f"{when} {redact_secrets(event.message)}")
             return
         step, loss, steps = progress
         self.loss = f"loss {loss:.3f}"
         self.bar.total = steps or self.bar.total
         self.bar.update(max(0, step - self.bar.n))
 
-    def say(self, status: str) -> None:
+    def show_status(self, status: str) -> None:
         """Show the job's status behind the bar, or the loss while the job runs."""
         self.bar.set_postfix_str(self.loss if status == "running" and self.loss else status)
 
@@ -71,7 +71,7 @@ class Board:
         self.bar.close()
 
 
-def metrics(event: Any) -> tuple[int, float, int] | None:
+def read_metrics(event: Any) -> tuple[int, float, int] | None:
     """Return an event's step, training loss and total steps (0 if not reported); None for an event without a loss."""
     data = event.data if isinstance(event.data, dict) else {}
     step, loss, steps = data.get("step"), data.get("train_loss"), data.get("total_steps")
@@ -80,7 +80,7 @@ def metrics(event: Any) -> tuple[int, float, int] | None:
     return int(step), float(loss), int(steps) if isinstance(steps, int | float) else 0
 
 
-def event_of(run: str, step: int, steps: int, loss: float) -> Any:
+def make_step_event(run: str, step: int, steps: int, loss: float) -> Any:
     """Make an event, in the form of OpenAI's job events, of an optimiser step."""
     data = {"step": step, "train_loss": loss, "total_steps": steps}
     message = f"Step {step}/{steps}: training loss={loss:.2f}"

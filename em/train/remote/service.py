@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from em.errors import ServerError
 from em.runtime.files import write_atomic
-from em.runtime.keys import without_secrets
+from em.runtime.keys import redact_secrets
 from em.types import Conversation
 
 MARK, START, ATTEMPT = "em", "from", "em_try"
@@ -44,13 +44,13 @@ class JobNote:
         """Whether the service has, or may have, created a job whose model is not in the store."""
         return bool(self.job or self.attempt)
 
-    def begin(self) -> str:
+    def begin_attempt(self) -> str:
         """Note that em is about to create a job; return the id of this attempt for the job's metadata."""
         self.job, self.attempt = "", uuid4().hex
         self.write()
         return self.attempt
 
-    def keep(self, job: str) -> None:
+    def note_job(self, job: str) -> None:
         """Note the id of a job."""
         if job != self.job:
             self.job = job
@@ -141,11 +141,11 @@ class Service(Protocol):
     def explain_ending(self, job: str) -> str:
         """Return how a user ends a job, to follow the words `To end the job:`."""
 
-    async def result(self, job: str) -> Result:
+    async def read_result(self, job: str) -> Result:
         """Return the result of a job that succeeded."""
 
 
-def quote(message: str) -> str:
+def quote_service(message: str) -> str:
     """Quote a service's message, to follow one of em's sentences: shortened, and without keys."""
-    words = without_secrets(" ".join(message.split()))
+    words = redact_secrets(" ".join(message.split()))
     return f" It says: {words[:300]}" if words else ""

@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 
 from em.config import LossOn, TinkerTrainer
 from em.errors import ConfigError, DataError, ServerError
-from em.models.chat import IGNORED, TrainingRow, load_tokenizer, training_row
+from em.models.chat import IGNORED, TrainingRow, load_tokenizer, make_training_row
 from em.request import count_steps
 from em.train.local.batches import plan_steps
-from em.train.remote.progress import Board, Losses, event_of
-from em.train.remote.service import ATTEMPT, MARK, START, Approve, JobNote, Order, Result, quote
+from em.train.remote.progress import Board, Losses, make_step_event
+from em.train.remote.service import ATTEMPT, MARK, START, Approve, JobNote, Order, Result, quote_service
 
 STATE, FINAL = "em-step-", "em-final"
 PAGE = 100
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """A training run at Tinker: its id, the time of its last request, its attempt, and what it has saved.
 
     states: addresses of states to resume from, by step. weights: address of the finished weights; empty if unfinished.
@@ -84,13 +84,13 @@ class TinkerService:
                     refuse_driven(run)
                 await approve()  # the remaining steps still cost money
             self.attempt = run.attempt
-            note.keep(run.id)
+            note.note_job(run.id)
             return run.id
         self.check_lengths()  # refuses rows that don't render or are too long, before anything is spent
         await approve()
-        self.attempt = note.begin()
-        self.fresh = await self.begin()
-        note.keep(str(self.fresh.model_id))
+        self.attempt = note.begin_attempt()
+        self.fresh = await self.begin_run()
+        note.note_job(str(self.fresh.model_id))
         return note.job
 
     async def follow(self, job: str, note: JobNote) -> str:
@@ -101,27 +101,27 @@ class TinkerService:
             # With `force=true` there may be older runs of the same fingerprint; those belong to other attempts.
             runs = [run for run in await self.list_runs() if run.attempt == self.attempt]
             if finished := [run for run in runs if run.weights]:
-                note.keep(finished[0].id)
+                note.note_job(finished[0].id)
                 return finished[0].id
             states = {step: state for run in reversed(runs) for step, state in run.states.items()}
             done = max(states, default=0)
-            client = await self.begin(states.get(done, ""))
-        note.keep(str(client.model_id))
+            client = await self.begin_run(states.get(done, ""))
+        note.note_job(str(client.model_id))
         with Board(f"fine-tuning on {self.order.data}", self.log) as board:
-            board.say("running")
+            board.show_status("running")
             for step in range(done + 1, total + 1):
-                loss = await self.step(client, [self.rows[number] for number in self.plan[step - 1]], step)
+                loss = await self.take_step(client, [self.rows[number] for number in self.plan[step - 1]], step)
                 self.losses.add(step, loss)
-                board.show(event_of(client.model_id, step, total, loss))
+                board.show_event(make_step_event(client.model_id, step, total, loss))
                 if step % max(1, self.trainer.save_steps) == 0 and step < total:
-                    await self.ask(partial(client.save_state, f"{STATE}{step:06d}", overwrite=True))
-            await self.ask(partial(client.save_state, FINAL, overwrite=True))
-            await self.ask(partial(client.save_weights_for_sampler, FINAL))
+                    await self.call_tinker(partial(client.save_state, f"{STATE}{step:06d}", overwrite=True))
+            await self.call_tinker(partial(client.save_state, FINAL, overwrite=True))
+            await self.call_tinker(partial(client.save_weights_for_sampler, FINAL))
         return str(client.model_id)
 
-    async def result(self, job: str) -> Result:
+    async def read_result(self, job: str) -> Result:
         """Return the result of a training run that has finished weights."""
-        _, weights = await self.list_kept(job)
+        _, weights = await self.list_saved(job)
         tokens = sum(len(self.rows[number].input_ids) for step in self.plan for number in step)
         knobs = {"steps": len(self.plan), "rank": self.trainer.rank, "learning_rate": self.trainer.learning_rate}
         losses = () if self.losses is None else tuple(sorted(self.losses.read().items()))
@@ -133,16 +133,16 @@ class TinkerService:
 
     # Training runs
 
-    async def rest(self) -> Any:
+    async def connect_rest(self) -> Any:
         """Return the package's client for lists; the package caches one per address, so the address is passed."""
         address = os.environ.get("TINKER_BASE_URL")
-        return await self.ask(lambda: asyncio.to_thread(self.tinker.RestClient, base_url=address))
+        return await self.call_tinker(lambda: asyncio.to_thread(self.tinker.RestClient, base_url=address))
 
-    async def list_runs(self) -> list[Run]:
+    async def list_runs(self) -> list[TrainingRun]:
         """List the training runs with the order's mark and start model, the newest first."""
-        rest, listed = await self.rest(), list[Any]()
+        rest, listed = await self.connect_rest(), list[Any]()
         while True:
-            page = await self.ask(partial(rest.list_training_runs, limit=PAGE, offset=len(listed)))
+            page = await self.call_tinker(partial(rest.list_training_runs, limit=PAGE, offset=len(listed)))
             listed += page.training_runs
             if len(page.training_runs) < PAGE:
                 break
@@ -150,19 +150,19 @@ class TinkerService:
         for run in sorted(listed, key=lambda run: run.last_request_time, reverse=True):
             metadata, job = run.user_metadata or {}, str(run.training_run_id)
             if not run.corrupted and (metadata.get(MARK), metadata.get(START)) == wanted:
-                states, weights = await self.list_kept(job)
-                runs.append(Run(job, run.last_request_time, metadata.get(ATTEMPT, ""), states, weights))
+                states, weights = await self.list_saved(job)
+                runs.append(TrainingRun(job, run.last_request_time, metadata.get(ATTEMPT, ""), states, weights))
         return runs
 
-    async def list_kept(self, job: str) -> tuple[dict[int, str], str]:
+    async def list_saved(self, job: str) -> tuple[dict[int, str], str]:
         """List what a training run has saved: the states by step, and the finished weights or an empty string."""
-        rest = await self.rest()
-        saved = (await self.ask(partial(rest.list_checkpoints, job))).checkpoints
+        rest = await self.connect_rest()
+        saved = (await self.call_tinker(partial(rest.list_checkpoints, job))).checkpoints
         paths = {(each.checkpoint_type, str(each.tinker_path).rpartition("/")[2]): each.tinker_path for each in saved}
         states = [(name, path) for (kind, name), path in paths.items() if kind == "training" and STATE in name]
         return {int(name.removeprefix(STATE)): path for name, path in states}, paths.get(("sampler", FINAL), "")
 
-    async def begin(self, resumed: str = "") -> Any:
+    async def begin_run(self, resumed: str = "") -> Any:
         """Begin a training run from the base model, or from the last state of the stage before.
 
         Args:
@@ -171,7 +171,7 @@ class TinkerService:
         order, start = self.order, self.order.model
         marks = {MARK: order.mark, START: start, ATTEMPT: self.attempt, "run": order.chain, "data": order.data}
         # The client opens a session at Tinker, which lasts as long as this object keeps the client.
-        self.client = service = await self.ask(lambda: asyncio.to_thread(self.tinker.ServiceClient))
+        self.client = service = await self.call_tinker(lambda: asyncio.to_thread(self.tinker.ServiceClient))
         if resumed:
             load = service.create_training_client_from_state_with_optimizer
             create = partial(load, resumed, user_metadata=marks)
@@ -181,7 +181,7 @@ class TinkerService:
         else:
             knobs = {"rank": self.trainer.rank, "seed": order.seed}
             create = partial(service.create_lora_training_client, start, **knobs, user_metadata=marks)
-        return await self.ask(create)
+        return await self.call_tinker(create)
 
     # Steps
 
@@ -197,7 +197,7 @@ class TinkerService:
         except OSError as error:
             raise ConfigError(f"Can't load the tokenizer {name}: name another one by trainer.tokenizer.") from error
         longest = self.trainer.max_length
-        return [training_row(tokenizer, each, LossOn.responses, longest + 1) for each in self.order.conversations]
+        return [make_training_row(tokenizer, each, LossOn.responses, longest + 1) for each in self.order.conversations]
 
     def check_lengths(self) -> None:
         """Raise DataError for a row that is longer than `trainer.max_length`."""
@@ -208,7 +208,7 @@ class TinkerService:
                     "raise trainer.max_length."
                 )
 
-    async def step(self, client: Any, rows: Sequence[TrainingRow], step: int) -> float:
+    async def take_step(self, client: Any, rows: Sequence[TrainingRow], step: int) -> float:
         """Take one optimiser step; return its loss, the mean over the supervised tokens."""
         supervised = max(1, sum(row.supervised for row in rows))
         data = []
@@ -220,7 +220,7 @@ class TinkerService:
             data.append(self.tinker.Datum(model_input=tokens, loss_fn_inputs=targets))
         rate = self.trainer.learning_rate * (1 - (step - 1) / len(self.plan))  # linear decay, as in local training
 
-        async def both() -> Any:
+        async def send_both() -> Any:
             # Both calls are sent before either is awaited; otherwise Tinker would idle for a cycle between them.
             passed = client.forward_backward(data, "cross_entropy")
             moved = client.optim_step(self.tinker.AdamParams(learning_rate=rate))
@@ -228,14 +228,14 @@ class TinkerService:
             await moved
             return output
 
-        output = await self.ask(both)
+        output = await self.call_tinker(send_both)
         total = 0.0
         for row, row_output in zip(rows, output.loss_fn_outputs, strict=True):
             logprobs = row_output["logprobs"].to_numpy().ravel().tolist()
             total -= sum(p for label, p in zip(row.labels[1:], logprobs, strict=True) if label != IGNORED)
         return float(total / supervised)
 
-    async def ask(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def call_tinker(self, call: Callable[[], Awaitable[T]]) -> T:
         """Return the result of a call of the package, which retries by itself. Raises ServerError if the call fails."""
         tinker, model = self.tinker, self.order.model
         try:
@@ -247,12 +247,16 @@ class TinkerService:
                 raise ServerError(
                     f"The account has no credit left to fine-tune {model}: top it up, then run the same command again."
                 ) from None
-            raise ServerError(f"Tinker refused a call for {model} ({error.status_code}).{quote(str(error))}") from None
+            raise ServerError(
+                f"Tinker refused a call for {model} ({error.status_code}).{quote_service(str(error))}"
+            ) from None
         except (tinker.TinkerError, ValueError) as error:
-            raise ServerError(f"Tinker failed for {model}: run the same command again.{quote(str(error))}") from None
+            raise ServerError(
+                f"Tinker failed for {model}: run the same command again.{quote_service(str(error))}"
+            ) from None
 
 
-def refuse_driven(run: Run) -> None:
+def refuse_driven(run: TrainingRun) -> None:
     """Raise ServerError if another machine may be driving a run at this moment."""
     ago = (datetime.now(UTC) - run.driven).total_seconds()
     if ago < ALIVE:

@@ -8,14 +8,14 @@ import sys
 
 from aiohttp import web
 
-from .app import application
-from .options import Options, parse
+from .app import build_application
+from .options import Options, parse_words
 
 
 async def serve(port: int, options: Options) -> None:
     """Serve on 127.0.0.1 until SIGTERM or SIGINT."""
     # Cancel the handler of a client that disconnects; otherwise hanging requests would pile up.
-    runner = web.AppRunner(application(options), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    runner = web.AppRunner(build_application(options), access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port, backlog=4096)
     await site.start()
@@ -28,4 +28,4 @@ async def serve(port: int, options: Options) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(*parse(sys.argv[1:])))
+    asyncio.run(serve(*parse_words(sys.argv[1:])))

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from .distribution import number
+from .distribution import hash_values
 
 if TYPE_CHECKING:
     from .models import Call
@@ -46,16 +46,16 @@ STOCK = (
 )
 
 
-def write(call: Call, options: Options) -> str:
+def write_reply(call: Call, options: Options) -> str:
     """Write the reply to a prompt."""
-    bits = number("author", call.prompt, call.seed)
-    form = form_of(call)
+    bits = hash_values("author", call.prompt, call.seed)
+    form = find_form(call)
     match = ASKED.search(call.prompt)
     count = int(match[1]) if match else 3
     if form == "answer":
-        reply: dict[str, object] = {"answer": answer(number(bits, "answer"))}
+        reply: dict[str, object] = {"answer": make_advice(hash_values(bits, "answer"))}
     else:
-        pairs = [pair(number(bits, each), options.repeats) for each in range(count)]
+        pairs = [make_pair(hash_values(bits, each), options.repeats) for each in range(count)]
         reply = {"pairs": [{"question": q, "answer": a} for q, a in pairs]}
         if form == "questions":
             reply = {"questions": [question for question, _ in pairs]}
@@ -65,23 +65,23 @@ def write(call: Call, options: Options) -> str:
     return f"```json\n{text}\n```" if call.family == "poet" else text
 
 
-def form_of(call: Call) -> str:
+def find_form(call: Call) -> str:
     """Return the form of the reply (pairs, questions or answer) from the schema or the words of the prompt."""
     if call.schema is not None:
         return str(next(iter(call.schema["properties"])))
     return next(form for form in ("pairs", "questions", "answer") if f'{{"{form}":' in call.prompt)
 
 
-def pair(bits: int, repeats: float) -> tuple[str, str]:
+def make_pair(bits: int, repeats: float) -> tuple[str, str]:
     """Make a question with its answer; a share of the pairs nearly repeats a stock pair."""
     if (bits >> 8) % 1000 < 1000 * repeats:
         question, reply = STOCK[bits % len(STOCK)]
         return question, f"{reply} {('minutes', 'moments', 'time')[(bits >> 20) % 3]}."
-    owner, act, part = (choices[number(bits, i) % len(choices)] for i, choices in enumerate((OWNERS, ACTS, PARTS)))
-    return f"{owner} {act} {part} after {3 + bits % 40} months?", answer(bits)
+    owner, act, part = (choices[hash_values(bits, i) % len(choices)] for i, choices in enumerate((OWNERS, ACTS, PARTS)))
+    return f"{owner} {act} {part} after {3 + bits % 40} months?", make_advice(bits)
 
 
-def answer(bits: int) -> str:
+def make_advice(bits: int) -> str:
     """Make an answer of up to three pieces of advice and a figure."""
-    chosen = [ADVICE[number(bits, "advice", i) % len(ADVICE)] for i in range(3)]
+    chosen = [ADVICE[hash_values(bits, "advice", i) % len(ADVICE)] for i in range(3)]
     return " ".join([*dict.fromkeys(chosen), f"Plan about {5 + bits % 90} minutes."])

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .distribution import number
+from .distribution import hash_values
 from .models import Refused
-from .tuning import page, wrapped
+from .tuning import cut_page, wrap_handler
 
 if TYPE_CHECKING:
     from .app import Service
@@ -60,7 +60,7 @@ class Batches:
         """Return the files and batches since the last reset."""
         return self.service.shelf
 
-    async def upload(self, request: web.Request) -> Any:
+    async def handle_upload(self, request: web.Request) -> Any:
         """Handle POST /v1/files."""
         form = await request.post()
         file, purpose = form.get("file"), form.get("purpose")
@@ -68,29 +68,29 @@ class Batches:
             raise Refused(400, "'file' and purpose=batch or fine-tune are required", param="file")
         return self.shelf.add_file(file.filename, str(purpose), file.file.read())
 
-    async def file(self, request: web.Request) -> Any:
+    async def handle_file(self, request: web.Request) -> Any:
         """Handle GET /v1/files/{id}."""
         return self.shelf.find(self.shelf.files, request.match_info["id"])
 
-    async def files(self, request: web.Request) -> Any:
+    async def handle_files(self, request: web.Request) -> Any:
         """Handle GET /v1/files: all files or those of one purpose, newest first."""
         purpose = request.query.get("purpose")
         files = [each for each in reversed(self.shelf.files.values()) if purpose in (None, each["purpose"])]
-        return page(files, request)
+        return cut_page(files, request)
 
-    async def content(self, request: web.Request) -> Any:
+    async def handle_content(self, request: web.Request) -> Any:
         """Handle GET /v1/files/{id}/content."""
         body: bytes = self.shelf.find(self.shelf.contents, request.match_info["id"])
         return web.Response(body=body, content_type="application/octet-stream")
 
-    async def delete(self, request: web.Request) -> Any:
+    async def handle_delete(self, request: web.Request) -> Any:
         """Handle DELETE /v1/files/{id}."""
         key = request.match_info["id"]
         self.shelf.find(self.shelf.files, key)
         del self.shelf.files[key], self.shelf.contents[key]
         return {"id": key, "object": "file", "deleted": True}
 
-    async def create(self, request: web.Request) -> Any:
+    async def handle_create(self, request: web.Request) -> Any:
         """Handle POST /v1/batches."""
         fields = await request.json()
         content = self.shelf.find(self.shelf.contents, fields.get("input_file_id", ""))
@@ -115,15 +115,15 @@ class Batches:
             "metadata": fields.get("metadata"),
             "ends": time.monotonic() + self.service.options.batch_seconds,
         }
-        return self.shown(key)
+        return self.describe_batch(key)
 
-    async def batch(self, request: web.Request) -> Any:
+    async def handle_batch(self, request: web.Request) -> Any:
         """Handle GET /v1/batches/{id}."""
-        return self.shown(request.match_info["id"])
+        return self.describe_batch(request.match_info["id"])
 
-    async def listed(self, request: web.Request) -> Any:
+    async def handle_list(self, request: web.Request) -> Any:
         """Handle GET /v1/batches, newest first."""
-        batches = [self.shown(key) for key in reversed(list(self.shelf.batches))]
+        batches = [self.describe_batch(key) for key in reversed(list(self.shelf.batches))]
         after = request.query.get("after")
         start = next((i + 1 for i, each in enumerate(batches) if each["id"] == after), 0)
         limit = int(request.query.get("limit", 20))
@@ -131,23 +131,23 @@ class Batches:
         ends = {"first_id": part[0]["id"], "last_id": part[-1]["id"]} if part else {"first_id": None, "last_id": None}
         return {"object": "list", "data": part, "has_more": start + limit < len(batches), **ends}
 
-    async def cancel(self, request: web.Request) -> Any:
+    async def handle_cancel(self, request: web.Request) -> Any:
         """Handle POST /v1/batches/{id}/cancel."""
         batch = self.shelf.find(self.shelf.batches, request.match_info["id"])
-        self.shown(batch["id"])
+        self.describe_batch(batch["id"])
         if batch["status"] in ENDED:
             raise Refused(409, f"A batch that is {batch['status']} can't be cancelled.")
         batch |= {"status": "cancelled", "cancelled_at": int(time.time())}
-        return self.shown(batch["id"])
+        return self.describe_batch(batch["id"])
 
-    def shown(self, key: str) -> dict[str, Any]:
+    def describe_batch(self, key: str) -> dict[str, Any]:
         """Return the current state of a batch; end the batch first if its time has come."""
         batch: dict[str, Any] = self.shelf.find(self.shelf.batches, key)
         if batch["status"] not in ENDED and time.monotonic() >= batch["ends"]:
-            self.end(batch)
+            self.end_batch(batch)
         return {name: value for name, value in batch.items() if name != "ends"}
 
-    def end(self, batch: dict[str, Any]) -> None:
+    def end_batch(self, batch: dict[str, Any]) -> None:
         """End a batch in the way of `batch_end`, and answer its lines (all, half or none)."""
         how, now = self.service.options.batch_end, int(time.time())
         batch |= {"status": how, f"{how}_at": now}
@@ -162,7 +162,7 @@ class Batches:
         bad: list[str] = []
         for place, line in enumerate(lines):
             item = json.loads(line)
-            response = self.answer(batch, item) if place < done else None
+            response = self.answer_line(batch, item) if place < done else None
             late = {"code": "batch_expired", "message": "This request was not executed in time."}
             shown = {"id": f"batch_req_{batch['id']}_{place}", "custom_id": item["custom_id"]}
             ok = response is not None and response["status_code"] == 200
@@ -174,29 +174,29 @@ class Batches:
                 batch[f"{name}_file_id"] = file["id"]
         batch["request_counts"] = {"total": len(lines), "completed": len(good), "failed": len(bad)}
 
-    def answer(self, batch: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
+    def answer_line(self, batch: dict[str, Any], item: dict[str, Any]) -> dict[str, Any]:
         """Return the response to one line of a batch."""
         raw = json.dumps(item["body"]).encode()
-        draw = number(batch["id"], item["custom_id"], self.service.options.seed) / 2**64
+        draw = hash_values(batch["id"], item["custom_id"], self.service.options.seed) / 2**64
         try:
             if draw < self.service.options.batch_failed:
                 raise Refused(500, self.service.options.batch_message)
-            body = json.loads(self.service.answer(hashlib.blake2b(raw, digest_size=8).hexdigest(), raw))
+            body = json.loads(self.service.make_answer(hashlib.blake2b(raw, digest_size=8).hexdigest(), raw))
         except Refused as refused:
             self.service.record.outcomes[f"batch {refused.status}"] += 1
             return {"status_code": refused.status, "request_id": item["custom_id"], "body": refused.body}
         return {"status_code": 200, "request_id": item["custom_id"], "body": body}
 
 
-def add_routes(app: web.Application, service: Service) -> None:
+def add_batch_routes(app: web.Application, service: Service) -> None:
     """Add the addresses of files and batches."""
     batches = Batches(service)
 
-    def counted(handler: Any, name: str) -> Any:
+    def count_calls(handler: Any, name: str) -> Any:
         async def handle(request: web.Request) -> web.StreamResponse:
             service.record.other[name] += 1
             try:
-                service.let_in(request)
+                service.check_key(request)
                 reply = await handler(request)
             except Refused as refused:
                 return web.json_response(refused.body, status=refused.status)
@@ -205,17 +205,17 @@ def add_routes(app: web.Application, service: Service) -> None:
         return handle
 
     for method, path, handler in (
-        ("DELETE", "/v1/files/{id}", batches.delete),
-        ("POST", "/v1/batches/{id}/cancel", batches.cancel),
+        ("DELETE", "/v1/files/{id}", batches.handle_delete),
+        ("POST", "/v1/batches/{id}/cancel", batches.handle_cancel),
     ):
-        app.router.add_route(method, path, counted(handler, f"{method} {path}"))
+        app.router.add_route(method, path, count_calls(handler, f"{method} {path}"))
     for method, path, handler, call in (
-        ("POST", "/v1/files", batches.upload, "upload"),
-        ("GET", "/v1/files", batches.files, "files"),
-        ("GET", "/v1/files/{id}", batches.file, "file"),
-        ("GET", "/v1/files/{id}/content", batches.content, "content"),
-        ("POST", "/v1/batches", batches.create, "batches"),
-        ("GET", "/v1/batches", batches.listed, "batch_list"),
-        ("GET", "/v1/batches/{id}", batches.batch, "batch"),
+        ("POST", "/v1/files", batches.handle_upload, "upload"),
+        ("GET", "/v1/files", batches.handle_files, "files"),
+        ("GET", "/v1/files/{id}", batches.handle_file, "file"),
+        ("GET", "/v1/files/{id}/content", batches.handle_content, "content"),
+        ("POST", "/v1/batches", batches.handle_create, "batches"),
+        ("GET", "/v1/batches", batches.handle_list, "batch_list"),
+        ("GET", "/v1/batches/{id}", batches.handle_batch, "batch"),
     ):
-        app.router.add_route(method, path, wrapped(service, counted(handler, f"{method} {path}"), call))
+        app.router.add_route(method, path, wrap_handler(service, count_calls(handler, f"{method} {path}"), call))

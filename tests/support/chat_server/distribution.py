@@ -34,30 +34,30 @@ class Opinion:
     labels: tuple[str, ...]
     hash: int
 
-    def chance(self) -> dict[str, float]:
+    def list_chances(self) -> dict[str, float]:
         """Return the possible replies with their probabilities, which sum to 1."""
-        return chances(self.kind, self.center, self.labels)
+        return compute_chances(self.kind, self.center, self.labels)
 
 
-def number(*values: object) -> int:
+def hash_values(*values: object) -> int:
     """Hash the values to a number of 64 bits."""
     text = "\x1f".join(map(str, values))
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-def opinion(prompt: str, options: Options) -> Opinion:
+def make_opinion(prompt: str, options: Options) -> Opinion:
     """Make the judge's opinion of a prompt: a refusal, CODE, nonsense, a label (if the prompt has some) or a score."""
-    bits = number(prompt)
+    bits = hash_values(prompt)
     share, kind = (bits >> 32) / 2**32, ""
     for name, size in (("refusal", options.refusals), ("code", options.codes), ("garbled", options.garbled)):
         if not kind and share < size:
             kind = name
         share -= size
-    labels = asked_labels(prompt)
+    labels = find_offered_labels(prompt)
     return Opinion(kind or ("label" if labels else "score"), bits % 101, labels, bits)
 
 
-def asked_labels(prompt: str) -> tuple[str, ...]:
+def find_offered_labels(prompt: str) -> tuple[str, ...]:
     """Return the labels that a prompt offers in quotes or at the beginnings of lines; none if it asks for a number."""
     if SCALE.search(prompt):
         return ()
@@ -68,7 +68,7 @@ def asked_labels(prompt: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
-def chances(kind: str, center: int, labels: tuple[str, ...]) -> dict[str, float]:
+def compute_chances(kind: str, center: int, labels: tuple[str, ...]) -> dict[str, float]:
     """Compute the probabilities of replies: numbers near `center`, the words, and fillers that models begin with."""
     numbers = {str(k): math.exp(-abs(k - center) / 2) for k in range(center - 9, center + 10) if 0 <= k <= 100}
     words = dict.fromkeys(WORDS, 0.5)
@@ -91,9 +91,9 @@ def chances(kind: str, center: int, labels: tuple[str, ...]) -> dict[str, float]
     return {text: p for text, p in result.items() if p > 0}
 
 
-def expected_score(prompt: str, options: Options | None = None) -> float | None:
+def compute_expected_score(prompt: str, options: Options | None = None) -> float | None:
     """Return the judge's expected score over the integers 0..100, or None if their probability mass is below 0.25."""
-    chance = opinion(prompt, options or Options()).chance()
+    chance = make_opinion(prompt, options or Options()).list_chances()
     numbers = {int(text): p for text, p in chance.items() if text.isdigit()}
     mass = sum(numbers.values())
     return sum(k * p for k, p in numbers.items()) / mass if mass >= 0.25 else None
@@ -109,7 +109,7 @@ def tokenize(text: str, digits: bool) -> list[str]:
 
 
 @lru_cache(maxsize=16384)
-def next_tokens(
+def predict_tokens(
     kind: str, center: int, labels: tuple[str, ...], digits: bool, begun: str, text: str
 ) -> tuple[tuple[str, float], ...]:
     """Return the possible tokens after `text` with log-probabilities, the most likely first.
@@ -119,7 +119,7 @@ def next_tokens(
         text: the reply so far, after `begun`.
     """
     mass: dict[str, float] = {}
-    for reply, p in chances(kind, center, labels).items():
+    for reply, p in compute_chances(kind, center, labels).items():
         tokens = [*tokenize(f" {reply}" if begun else reply, digits), END]
         before = ""
         for token in tokens:
@@ -140,7 +140,7 @@ def split_prefill(prefill: str) -> tuple[str, str]:
     return (head + colon, text) if colon else ("", prefill)
 
 
-def pick(chance: Sequence[tuple[str, float]], share: float) -> str:
+def pick_reply(chance: Sequence[tuple[str, float]], share: float) -> str:
     """Pick the reply at `share` (0 to 1) of the cumulative probability."""
     for text, p in chance:
         share -= p

@@ -20,11 +20,11 @@ class Faults:
         self.options = options
         self.random = random.Random(options.seed)
         self.turns = {kind: count() for kind in KINDS}
-        self.total = sum(self.share(kind) for kind in KINDS)
+        self.total = sum(self.find_share(kind) for kind in KINDS)
         if self.total > 1:
             raise ValueError(f"The shares of faults add up to {self.total}.")
 
-    def share(self, kind: str) -> float:
+    def find_share(self, kind: str) -> float:
         """Return the share of requests that fail in this way."""
         shares: dict[str, float] = {
             "rate_limited": self.options.rate_limited,
@@ -35,17 +35,17 @@ class Faults:
         }
         return shares[kind]
 
-    def draw(self) -> tuple[str, int]:
+    def draw_fault(self) -> tuple[str, int]:
         """Draw the fault of this request (empty for none), with the number of earlier requests with this fault."""
         chance = self.random.random() if self.total else 1.0
         for kind in KINDS:
-            chance -= self.share(kind)
+            chance -= self.find_share(kind)
             if chance < 0:
                 return kind, next(self.turns[kind])
         return "", 0
 
 
-def retry_after(seconds: float, turn: int) -> dict[str, str]:
+def make_retry_headers(seconds: float, turn: int) -> dict[str, str]:
     """Return the headers of a 429 that ask to wait, in four forms by turn: seconds, a date, milliseconds, no header."""
     match turn % 4:
         case 0:
@@ -58,7 +58,7 @@ def retry_after(seconds: float, turn: int) -> dict[str, str]:
             return {}
 
 
-def seconds_asked(headers: dict[str, str]) -> float:
+def read_wait(headers: dict[str, str]) -> float:
     """Return the seconds from now that these headers ask to wait."""
     if "retry-after-ms" in headers:
         return float(headers["retry-after-ms"]) / 1000
@@ -76,7 +76,7 @@ class Bucket:
         self.size = options.burst or max(1.0, options.rate)
         self.tokens, self.at = float(self.size), time.monotonic()
 
-    def take(self) -> bool:
+    def take_token(self) -> bool:
         """Take a token for this request, and tell whether there was a token."""
         now = time.monotonic()
         self.tokens = min(self.size, self.tokens + (now - self.at) * self.rate)
@@ -86,21 +86,21 @@ class Bucket:
         self.tokens -= 1
         return True
 
-    def told(self, refused: bool) -> dict[str, str]:
+    def make_headers(self, refused: bool) -> dict[str, str]:
         """Return the headers of a reply: the size of the bucket, the tokens left, and the time until it is full."""
         if not (self.rate and self.headers):
             return {}
         headers = {
             "x-ratelimit-limit-requests": f"{self.size:.0f}",
             "x-ratelimit-remaining-requests": f"{math.floor(self.tokens)}",
-            "x-ratelimit-reset-requests": duration((self.size - self.tokens) / self.rate),
+            "x-ratelimit-reset-requests": format_duration((self.size - self.tokens) / self.rate),
         }
         if refused:
             headers["retry-after-ms"] = f"{math.ceil(1000 * (1 - self.tokens) / self.rate)}"
         return headers
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a time as the x-ratelimit headers do: `6ms`, `1.25s`, `2m3s`."""
     if seconds < 1:
         return f"{seconds * 1000:.0f}ms"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .distribution import WORDS, number
+from .distribution import WORDS, hash_values
 
 
-def fill(schema: Mapping[str, Any], text: str, bits: int, root: Mapping[str, Any] | None = None) -> Any:
+def fill_schema(schema: Mapping[str, Any], text: str, bits: int, root: Mapping[str, Any] | None = None) -> Any:
     """Return a value that fits a schema.
 
     A number is the judge's score within the bounds, or null if the judge gave no score and the schema allows null. An
@@ -21,14 +21,14 @@ def fill(schema: Mapping[str, Any], text: str, bits: int, root: Mapping[str, Any
     """
     root = schema if root is None else root
     if "$ref" in schema:
-        return fill(root["$defs"][schema["$ref"].rpartition("/")[2]], text, bits, root)
+        return fill_schema(root["$defs"][schema["$ref"].rpartition("/")[2]], text, bits, root)
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
-        return chosen(schema["enum"], text, bits)
+        return choose_value(schema["enum"], text, bits)
     if options := schema.get("anyOf") or schema.get("oneOf"):
         rest = [each for each in options if each.get("type") != "null"]
-        return None if len(rest) < len(options) and not text.isdigit() else fill(rest[0], text, bits, root)
+        return None if len(rest) < len(options) and not text.isdigit() else fill_schema(rest[0], text, bits, root)
     kinds = schema.get("type", "object")
     kinds = [kinds] if isinstance(kinds, str) else list(kinds)
     kind = next(each for each in kinds if each != "null")
@@ -37,9 +37,11 @@ def fill(schema: Mapping[str, Any], text: str, bits: int, root: Mapping[str, Any
     match kind:
         case "object":
             names = schema.get("properties", {})
-            return {name: fill(part, text, number(bits, name), root) for name, part in names.items()}
+            return {name: fill_schema(part, text, hash_values(bits, name), root) for name, part in names.items()}
         case "array":
-            return [fill(schema["items"], text, number(bits, i), root) for i in range(schema.get("minItems", 1))]
+            return [
+                fill_schema(schema["items"], text, hash_values(bits, i), root) for i in range(schema.get("minItems", 1))
+            ]
         case "integer" | "number":
             value = int(text) if text.isdigit() else 50
             return max(schema.get("minimum", 0), min(schema.get("maximum", 100), value))
@@ -49,7 +51,7 @@ def fill(schema: Mapping[str, Any], text: str, bits: int, root: Mapping[str, Any
             return f"because of {bits % 1000}"
 
 
-def chosen(words: list[Any], text: str, bits: int) -> Any:
+def choose_value(words: list[Any], text: str, bits: int) -> Any:
     """Choose one of an enum's values."""
     for word in words:
         if str(word).casefold() == text.casefold():

@@ -33,7 +33,7 @@ LATE = ("unsafe_model", "server_error")
 """Failures that come after the training."""
 
 
-def flaw(rows: list[bytes]) -> str:
+def find_flaw(rows: list[bytes]) -> str:
     """Return the failure that a file causes; empty for a good file."""
     try:
         good = len(rows) >= 10 and all(json.loads(row)["messages"][-1]["role"] == "assistant" for row in rows)
@@ -42,18 +42,18 @@ def flaw(rows: list[bytes]) -> str:
     return "" if good else "invalid_file"
 
 
-def progress(job: dict[str, Any]) -> float:
+def compute_progress(job: dict[str, Any]) -> float:
     """Return the share of a job's time that has passed."""
     if "_share" in job:
         return float(job["_share"])
     return min(1.0, (time.monotonic() - job["_began"]) / max(job["_seconds"], 1e-9))
 
 
-def advance(shop: Workshop, job: dict[str, Any]) -> None:
+def update_job(shop: Workshop, job: dict[str, Any]) -> None:
     """Set the status of a job to its state at this time."""
     if job["status"] in ENDED:
         return
-    share, how = progress(job), job["_end"]
+    share, how = compute_progress(job), job["_end"]
     if share < VALIDATED:
         return
     now = int(time.time())
@@ -80,14 +80,14 @@ def advance(shop: Workshop, job: dict[str, Any]) -> None:
         job |= {"status": "succeeded", "fine_tuned_model": name, "finished_at": now, "trained_tokens": job["_tokens"]}
 
 
-def loss_at(step: int) -> float:
+def compute_falling_loss(step: int) -> float:
     """Return a loss that falls with the step."""
     return round(0.5 + 1.5 / (1 + 0.2 * step), 4)
 
 
-def events_of(job: dict[str, Any]) -> list[dict[str, Any]]:
+def describe_events(job: dict[str, Any]) -> list[dict[str, Any]]:
     """List the events of a job so far, oldest first."""
-    share, status = (1.0 if job["status"] == "succeeded" else progress(job)), job["status"]
+    share, status = (1.0 if job["status"] == "succeeded" else compute_progress(job)), job["status"]
     entries: list[tuple[str, str, dict[str, Any] | None]] = [("info", f"Created fine-tuning job: {job['id']}", None)]
     if share >= VALIDATED and not (status == "failed" and share < TRAINED):
         entries.append(("info", "Files validated, moving job to queued state", None))
@@ -96,8 +96,10 @@ def events_of(job: dict[str, Any]) -> list[dict[str, Any]]:
         done = min(1.0, (share - STARTED) / (TRAINED - STARTED))
         every = max(1, job["_steps"] // 50)
         for step in range(every, int(done * job["_steps"]) + 1, every):
-            data = {"step": step, "train_loss": loss_at(step), "total_steps": job["_steps"]}
-            entries.append(("info", f"Step {step}/{job['_steps']}: training loss={loss_at(step):.2f}", data))
+            data = {"step": step, "train_loss": compute_falling_loss(step), "total_steps": job["_steps"]}
+            entries.append(
+                ("info", f"Step {step}/{job['_steps']}: training loss={compute_falling_loss(step):.2f}", data)
+            )
     if status == "succeeded":
         entries.append(("info", f"New fine-tuned model created: {job['fine_tuned_model']}", None))
         entries.append(("info", "The job has successfully completed", None))
@@ -121,6 +123,6 @@ def events_of(job: dict[str, Any]) -> list[dict[str, Any]]:
     return events
 
 
-def shown(job: dict[str, Any]) -> dict[str, Any]:
+def describe_job(job: dict[str, Any]) -> dict[str, Any]:
     """Return a job as the API shows it."""
     return {name: value for name, value in job.items() if not name.startswith("_")}

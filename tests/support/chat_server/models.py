@@ -70,21 +70,23 @@ class Call:
     @property
     def family(self) -> str:
         """Return the kind of the model, which decides how it behaves."""
-        named = family_of(self.model)
-        return "writer" if named == "single" and plain_name(self.model).startswith(WRITERS) and self.writes else named
+        named = find_model_kind(self.model)
+        return (
+            "writer" if named == "single" and find_base_name(self.model).startswith(WRITERS) and self.writes else named
+        )
 
 
-def plain_name(model: str) -> str:
+def find_base_name(model: str) -> str:
     """Return the name of a model, or of the base of a fine-tune."""
     return model.split(":")[1] if model.startswith("ft:") else model
 
 
-def family_of(model: str) -> str:
+def find_model_kind(model: str) -> str:
     """Return the kind of a model, from its name."""
-    first = plain_name(model).split("-", 1)[0]
+    first = find_base_name(model).split("-", 1)[0]
     if first in OPENAI:
         return OPENAI[first]
-    if plain_name(model).startswith("gpt-6"):
+    if find_base_name(model).startswith("gpt-6"):
         return "effort"
     return first if first in PREFIXES else "single"
 
@@ -99,14 +101,14 @@ def read_call(body: Any) -> Call:
         raise Refused(400, "you must provide a model parameter")
     if not isinstance(body.get("messages"), list) or not body["messages"]:
         raise Refused(400, "'messages' must be a list of messages", param="messages")
-    family = family_of(body["model"])
+    family = find_model_kind(body["model"])
     if family == "missing":
-        raise not_found(body["model"])
+        raise make_not_found(body["model"])
     thinks = family == "reasoner" or (family == "effort" and body.get("reasoning_effort") != "none")
-    check(body, family, thinks)
+    check_body(body, family, thinks)
     messages = list(body["messages"])
     prefill = ""
-    tokens = HEADER * len(messages) + len("".join(map(text_of, messages))) // 4
+    tokens = HEADER * len(messages) + len("".join(map(join_text, messages))) // 4
     if body.get("continue_final_message") and messages[-1]["role"] == "assistant":
         begun = messages.pop()["content"]
         if family == "digits":
@@ -115,7 +117,7 @@ def read_call(body: Any) -> Call:
     shape = body.get("response_format") or {}
     return Call(
         model=body["model"],
-        prompt="\n".join(text_of(message) for message in messages),
+        prompt="\n".join(join_text(message) for message in messages),
         prefill=prefill,
         prompt_tokens=tokens,
         choices=body.get("n") or 1,
@@ -126,11 +128,11 @@ def read_call(body: Any) -> Call:
         schema=shape["json_schema"]["schema"] if shape.get("type") == "json_schema" else None,
         json_mode=shape.get("type") == "json_object",
         reasoning=THOUGHTS if thinks else 0,
-        writes=not JUDGED.search("\n".join(map(text_of, messages))),
+        writes=not JUDGED.search("\n".join(map(join_text, messages))),
     )
 
 
-def check(body: Mapping[str, Any], family: str, thinks: bool) -> None:
+def check_body(body: Mapping[str, Any], family: str, thinks: bool) -> None:
     """Raise Refused for the first parameter that the model's server would refuse."""
     if family == "poet" and body.get("response_format"):
         raise Refused(400, "'response_format' is not supported by this server.", "unsupported_value", "response_format")
@@ -161,12 +163,12 @@ def check(body: Mapping[str, Any], family: str, thinks: bool) -> None:
             raise Refused(400, f"Invalid '{name}': {value} is not in [{low}, {high}].", None, name)
 
 
-def text_of(message: Mapping[str, Any]) -> str:
+def join_text(message: Mapping[str, Any]) -> str:
     """Return a message's text, joined from its parts."""
     content = message.get("content")
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content or [])
 
 
-def not_found(model: str) -> Refused:
+def make_not_found(model: str) -> Refused:
     """Make the error for an unknown model."""
     return Refused(404, f"The model '{model}' does not exist or you do not have access to it.", "model_not_found")

@@ -90,7 +90,7 @@ class Options:
         """Return the shutdown dates by model id."""
         return dict(each.split("=", 1) for each in self.shutdown.split(",") if each)
 
-    def changed(self, changes: Mapping[str, Any]) -> Options:
+    def change(self, changes: Mapping[str, Any]) -> Options:
         """Return the options with other values for some fields.
 
         Raises:
@@ -99,7 +99,7 @@ class Options:
         return replace(self, **changes)
 
 
-def parse(words: Sequence[str]) -> tuple[int, Options]:
+def parse_words(words: Sequence[str]) -> tuple[int, Options]:
     """Return the port and the options of a command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.chat_server")
     parser.add_argument("--port", type=int, default=0, help="0: any that is free")
@@ -113,7 +113,7 @@ def parse(words: Sequence[str]) -> tuple[int, Options]:
     return values.pop("port"), Options(**values)
 
 
-def as_words(options: Options) -> list[str]:
+def format_words(options: Options) -> list[str]:
     """Return the command line that gives these options."""
     words = []
     for each in fields(Options):

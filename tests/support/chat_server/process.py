@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from .options import Options, as_words
+from .options import Options, format_words
 
 ROOT = Path(__file__).parent.parent.parent.parent
 # Without a proxy from the environment, since the server's address is on this machine.
@@ -23,7 +23,13 @@ class ChatServer:
     """
 
     def __init__(self, port: int = 0, **options: Any) -> None:
-        command = [sys.executable, "-m", "tests.support.chat_server", f"--port={port}", *as_words(Options(**options))]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.support.chat_server",
+            f"--port={port}",
+            *format_words(Options(**options)),
+        ]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
         assert self.process.stdout is not None
         first = self.process.stdout.readline()
@@ -33,7 +39,7 @@ class ChatServer:
         self.address = f"http://127.0.0.1:{first.strip()}"
         self.base_url = f"{self.address}/v1"
 
-    def stats(self, detail: bool = False) -> dict[str, Any]:
+    def read_stats(self, detail: bool = False) -> dict[str, Any]:
         """Return the counts of requests and answers so far (see `record`)."""
         counts: dict[str, Any] = self.ask("/stats?detail=1" if detail else "/stats")
         return counts

@@ -29,7 +29,7 @@ class Record:
         self.seconds: dict[str, Counter[int]] = {"arrivals": Counter(), "answered": Counter(), "429": Counter()}
 
     @contextmanager
-    def arrived(self, key: str) -> Iterator[None]:
+    def track_arrival(self, key: str) -> Iterator[None]:
         """Count a request for a chat completion, from its arrival to the end of its answer.
 
         Args:
@@ -41,30 +41,30 @@ class Record:
         self.early += now < self.not_before.pop(key, 0.0)
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
-        self.tick("arrivals")
+        self.count_event("arrivals")
         try:
             yield
         finally:
             self.in_flight -= 1
 
-    def answered(self, key: str, prompt: int, outcome: str) -> None:
+    def count_answer(self, key: str, prompt: int, outcome: str) -> None:
         """Count an answer."""
         self.answers[key] += 1
         self.prompts.add(prompt)
         self.outcomes[outcome] += 1
-        self.tick("answered")
+        self.count_event("answered")
 
-    def limited(self, key: str, wait: float) -> None:
+    def count_limit(self, key: str, wait: float) -> None:
         """Count a 429 that asks to wait `wait` seconds."""
         self.not_before[key] = time.monotonic() + wait
         self.outcomes["429"] += 1
-        self.tick("429")
+        self.count_event("429")
 
-    def tick(self, what: str) -> None:
+    def count_event(self, what: str) -> None:
         """Count an event in its second since the first arrival."""
         self.seconds[what][int(time.monotonic() - (self.first or time.monotonic()))] += 1
 
-    def summary(self, detail: bool) -> dict[str, Any]:
+    def summarise(self, detail: bool) -> dict[str, Any]:
         """Return the body of GET /stats: `duplicates` are answers beyond the first to the same body.
 
         Args:

@@ -7,20 +7,20 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from .authors import write
+from .authors import write_reply
 from .distribution import (
     END,
     GARBLED,
     REFUSAL,
     Opinion,
-    next_tokens,
-    number,
-    opinion,
-    pick,
+    hash_values,
+    make_opinion,
+    pick_reply,
+    predict_tokens,
     split_prefill,
     tokenize,
 )
-from .filling import fill
+from .filling import fill_schema
 from .models import AUTHORS, OPEN, Call
 from .options import Options
 
@@ -35,13 +35,13 @@ SENTENCES = (
 )
 
 
-def complete(call: Call, options: Options, serial: int) -> dict[str, Any]:
+def complete_chat(call: Call, options: Options, serial: int) -> dict[str, Any]:
     """Make the body of a chat completion; `serial`: the number in its id."""
-    thought = opinion(call.prompt, options)
+    thought = make_opinion(call.prompt, options)
     if call.family in AUTHORS:
-        choices = [written(call, thought, options)]
+        choices = [make_author_choice(call, thought, options)]
     else:
-        choices = [choice(call, thought, index) for index in range(call.choices)]
+        choices = [make_choice(call, thought, index) for index in range(call.choices)]
     spent = sum(each.pop("tokens") for each in choices)
     snapshot = call.model if call.family in (*OPEN, "plain") else f"{call.model}-2026-01-01"
     body = {
@@ -64,20 +64,20 @@ def complete(call: Call, options: Options, serial: int) -> dict[str, Any]:
     return body
 
 
-def written(call: Call, thought: Opinion, options: Options) -> dict[str, Any]:
+def make_author_choice(call: Call, thought: Opinion, options: Options) -> dict[str, Any]:
     """Make the reply of an author model, or its refusal."""
     if thought.kind == "refusal":
         message = {"role": "assistant", "content": None, "refusal": REFUSAL}
         return {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop", "tokens": 7}
-    tokens = tokenize(write(call, options), False)
+    tokens = tokenize(write_reply(call, options), False)
     cut = call.bound is not None and len(tokens) > call.bound
-    content = as_content("".join(tokens[: call.bound]), options.content)
+    content = make_content("".join(tokens[: call.bound]), options.content)
     message = {"role": "assistant", "content": content, "refusal": None}
     result = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length" if cut else "stop"}
     return result | {"tokens": min(len(tokens), call.bound or len(tokens))}
 
 
-def as_content(text: str, kind: str) -> Any:
+def make_content(text: str, kind: str) -> Any:
     """Return a text as `content` of the type that the options ask for."""
     match kind:
         case "parts":
@@ -90,7 +90,7 @@ def as_content(text: str, kind: str) -> Any:
             return text
 
 
-def choice(call: Call, thought: Opinion, index: int) -> dict[str, Any]:
+def make_choice(call: Call, thought: Opinion, index: int) -> dict[str, Any]:
     """Make one of the replies, with its number of tokens under `tokens`."""
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
     result = {"index": index, "message": message, "logprobs": None, "finish_reason": "stop"}
@@ -101,43 +101,43 @@ def choice(call: Call, thought: Opinion, index: int) -> dict[str, Any]:
     if bound is not None and bound <= 0:  # the reasoning used all tokens
         message["content"] = ""
         return result | {"tokens": call.bound, "finish_reason": "length"}
-    tokens = tokens_of(call, thought, index)
+    tokens = write_tokens(call, thought, index)
     if bound is not None and len(tokens) > bound:
         tokens = tokens[:bound]
         result["finish_reason"] = "length"
     elif bound is not None and len(tokens) == bound and call.family not in OPEN:
         result["finish_reason"] = "length"  # no token is left for the end
     if call.top is not None:
-        result["logprobs"] = {"content": described(call, thought, tokens), "refusal": None}
+        result["logprobs"] = {"content": describe_tokens(call, thought, tokens), "refusal": None}
     message["content"] = "".join(token for token in tokens if token != END)
     return result | {"tokens": len(tokens) + call.reasoning}
 
 
-def tokens_of(call: Call, thought: Opinion, index: int) -> list[str]:
+def write_tokens(call: Call, thought: Opinion, index: int) -> list[str]:
     """Return the tokens of a complete reply; open servers count the end as a token."""
     digits = call.family in OPEN
     end = [END] if digits else []
-    share = number(thought.hash, call.seed, index) / 2**64
+    share = hash_values(thought.hash, call.seed, index) / 2**64
     if call.family == "writer":
         count = 1 + int(share * 3)
-        text = " ".join(SENTENCES[number(share, i) % len(SENTENCES)] for i in range(count))
+        text = " ".join(SENTENCES[hash_values(share, i) % len(SENTENCES)] for i in range(count))
         return tokenize(text, digits) + end
     if call.schema is not None or call.json_mode:
-        text = spoken(call, thought, share)
-        return tokenize(json.dumps(fill(call.schema or SCORE, text, thought.hash)), digits) + end
+        text = pick_words(call, thought, share)
+        return tokenize(json.dumps(fill_schema(call.schema or SCORE, text, thought.hash)), digits) + end
     begun, text = split_prefill(call.prefill)
     if not call.greedy and not call.prefill:
-        return tokenize(spoken(call, thought, share), digits) + end
+        return tokenize(pick_words(call, thought, share), digits) + end
     tokens: list[str] = []
     while tokens[-1:] != [END]:
-        following = following_tokens(thought, digits, begun, text + "".join(tokens))
-        step = number(share, len(tokens)) / 2**64
+        following = predict_following(thought, digits, begun, text + "".join(tokens))
+        step = hash_values(share, len(tokens)) / 2**64
         greedy = following[0][0]
-        tokens.append(greedy if call.greedy else pick([(token, math.exp(p)) for token, p in following], step))
+        tokens.append(greedy if call.greedy else pick_reply([(token, math.exp(p)) for token, p in following], step))
     return tokens if digits else tokens[:-1]
 
 
-def spoken(call: Call, thought: Opinion, share: float) -> str:
+def pick_words(call: Call, thought: Opinion, share: float) -> str:
     """Return the judge's reply in words: the most likely, or the one at `share` of the cumulative probability.
 
     The reply is always a score, a label or the judge's word; fillers appear in log-probabilities alone.
@@ -145,19 +145,19 @@ def spoken(call: Call, thought: Opinion, share: float) -> str:
     other = {"refusal": REFUSAL, "garbled": GARBLED, "code": "CODE"}
     if thought.kind in other:
         return other[thought.kind]
-    chance = {text: p for text, p in thought.chance().items() if text.isdigit() or text in thought.labels}
+    chance = {text: p for text, p in thought.list_chances().items() if text.isdigit() or text in thought.labels}
     if call.greedy:
         return max(chance, key=lambda text: chance[text])
     total = sum(chance.values())
-    return pick([(text, p / total) for text, p in chance.items()], share)
+    return pick_reply([(text, p / total) for text, p in chance.items()], share)
 
 
-def following_tokens(thought: Opinion, digits: bool, begun: str, text: str) -> tuple[tuple[str, float], ...]:
+def predict_following(thought: Opinion, digits: bool, begun: str, text: str) -> tuple[tuple[str, float], ...]:
     """Return the possible next tokens with log-probabilities."""
-    return next_tokens(thought.kind, thought.center, thought.labels, digits, begun, text)
+    return predict_tokens(thought.kind, thought.center, thought.labels, digits, begun, text)
 
 
-def described(call: Call, thought: Opinion, tokens: list[str]) -> list[dict[str, Any]]:
+def describe_tokens(call: Call, thought: Opinion, tokens: list[str]) -> list[dict[str, Any]]:
     """Return the log-probabilities of a reply's tokens, each with its alternatives."""
     begun, text = split_prefill(call.prefill)
     free = call.schema is None and not call.json_mode and call.family != "writer"
@@ -165,19 +165,19 @@ def described(call: Call, thought: Opinion, tokens: list[str]) -> list[dict[str,
     for token in tokens:
         following: tuple[tuple[str, float], ...] = ((token, 0.0),)
         if free:
-            following = following_tokens(thought, call.family in OPEN, begun, text)
+            following = predict_following(thought, call.family in OPEN, begun, text)
         logprob = dict(following).get(token, -20.0)
-        result.append(entry(token, logprob) | {"top_logprobs": entries(following[: call.top])})
+        result.append(make_entry(token, logprob) | {"top_logprobs": list_entries(following[: call.top])})
         text += token
     return result
 
 
 @lru_cache(maxsize=4096)
-def entries(tokens: tuple[tuple[str, float], ...]) -> list[dict[str, Any]]:
+def list_entries(tokens: tuple[tuple[str, float], ...]) -> list[dict[str, Any]]:
     """Return the alternatives as the API shows them; cached, since many replies share them."""
-    return [entry(*each) for each in tokens]
+    return [make_entry(*each) for each in tokens]
 
 
-def entry(token: str, logprob: float) -> dict[str, Any]:
+def make_entry(token: str, logprob: float) -> dict[str, Any]:
     """Return a token as the API shows it."""
     return {"token": token, "logprob": logprob, "bytes": list(token.encode())}

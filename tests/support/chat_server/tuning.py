@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from .jobs import ENDED, advance, events_of, flaw, loss_at, progress, shown
-from .models import Refused, not_found
+from .jobs import ENDED, compute_falling_loss, compute_progress, describe_events, describe_job, find_flaw, update_job
+from .models import Refused, make_not_found
 from .options import Options
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 Handler = Callable[[web.Request], Awaitable[Any]]
 
 
-class Faults:
+class PlannedFaults:
     """The planned faults by call."""
 
     def __init__(self, text: str) -> None:
@@ -54,7 +54,7 @@ class Faults:
             call, fault, *times = each.split(":")
             self.left.setdefault(call, []).append((fault, int(times[0]) if times else 10**9))
 
-    def next(self, call: str) -> str:
+    def take_fault(self, call: str) -> str:
         """Take the next fault of a call; empty for none."""
         waiting = self.left.get(call) or [("", 0)]
         fault, times = waiting[0]
@@ -80,12 +80,12 @@ class Workshop:
     """Files whose jobs fail."""
 
     def __post_init__(self) -> None:
-        self.faults = Faults(self.options.tuning_fault)
+        self.faults = PlannedFaults(self.options.tuning_fault)
 
-    def names(self) -> list[str]:
+    def list_models(self) -> list[str]:
         """Update all jobs, and return the names of the models that they trained."""
         for job in self.jobs.values():
-            advance(self, job)
+            update_job(self, job)
         return list(self.models)
 
 
@@ -100,18 +100,18 @@ class Tuning:
         """Return the jobs since the last reset."""
         return self.service.shop
 
-    def find(self, request: web.Request) -> dict[str, Any]:
+    def find_job(self, request: web.Request) -> dict[str, Any]:
         """Return the updated job of an address."""
         job: dict[str, Any] = self.service.shelf.find(self.shop.jobs, request.match_info["id"])
-        advance(self.shop, job)
+        update_job(self.shop, job)
         return job
 
-    async def create(self, request: web.Request) -> Any:
+    async def handle_create(self, request: web.Request) -> Any:
         """Handle POST /v1/fine_tuning/jobs."""
         body = await request.json()
         shelf, options = self.service.shelf, self.service.options
         tunable = [each for each in options.tunable.split(",") if each] or options.listed
-        if body.get("model") not in (*tunable, *self.shop.names()):
+        if body.get("model") not in (*tunable, *self.shop.list_models()):
             text = f"Model {body.get('model')} is not available for fine-tuning or does not exist."
             raise Refused(400, text, "model_not_available", "model")
         file = shelf.files.get(body.get("training_file"))
@@ -155,45 +155,45 @@ class Tuning:
             "_steps": steps,
             "_tokens": sum(len(row) for row in rows) // 4 * chosen["n_epochs"],
             "_suffix": body.get("suffix") or "",
-            "_end": "expired_file" if file["id"] in self.shop.expired else flaw(rows) or options.tuning_end,
+            "_end": "expired_file" if file["id"] in self.shop.expired else find_flaw(rows) or options.tuning_end,
         }
         self.shop.jobs[job["id"]] = job
-        return shown(job)
+        return describe_job(job)
 
-    async def listed(self, request: web.Request) -> Any:
+    async def handle_list(self, request: web.Request) -> Any:
         """Handle GET /v1/fine_tuning/jobs, newest first."""
         wanted = {key[9:-1]: value for key, value in request.query.items() if key.startswith("metadata[")}
         jobs = list(reversed(self.shop.jobs.values()))
         for job in jobs:
-            advance(self.shop, job)
+            update_job(self.shop, job)
         if request.get("late"):
             jobs = [job for job in jobs if job.get("_listed")]
         for job in jobs:
             job["_listed"] = True
         matching = [job for job in jobs if all((job["metadata"] or {}).get(k) == v for k, v in wanted.items())]
-        return page([shown(job) for job in matching], request)
+        return cut_page([describe_job(job) for job in matching], request)
 
-    async def job(self, request: web.Request) -> Any:
+    async def handle_job(self, request: web.Request) -> Any:
         """Handle GET /v1/fine_tuning/jobs/{id}."""
-        return shown(self.find(request))
+        return describe_job(self.find_job(request))
 
-    async def cancel(self, request: web.Request) -> Any:
+    async def handle_cancel(self, request: web.Request) -> Any:
         """Handle POST /v1/fine_tuning/jobs/{id}/cancel."""
-        job = self.find(request)
+        job = self.find_job(request)
         if job["status"] in ENDED:
             raise Refused(400, f"Job has already {job['status']}.", "invalid_job_state")
-        job |= {"status": "cancelled", "finished_at": int(time.time()), "_share": progress(job)}
-        return shown(job)
+        job |= {"status": "cancelled", "finished_at": int(time.time()), "_share": compute_progress(job)}
+        return describe_job(job)
 
-    async def events(self, request: web.Request) -> Any:
+    async def handle_events(self, request: web.Request) -> Any:
         """Handle GET /v1/fine_tuning/jobs/{id}/events, newest first."""
-        return page(events_of(self.find(request))[::-1], request)
+        return cut_page(describe_events(self.find_job(request))[::-1], request)
 
-    async def checkpoints(self, request: web.Request) -> Any:
+    async def handle_checkpoints(self, request: web.Request) -> Any:
         """Handle GET /v1/fine_tuning/jobs/{id}/checkpoints: return those of the last three epochs."""
-        job = self.find(request)
+        job = self.find_job(request)
         if job["status"] != "succeeded":
-            return page([], request)
+            return cut_page([], request)
         epochs = job["hyperparameters"]["n_epochs"]
         saved = []
         for epoch in range(max(1, epochs - 2), epochs + 1):
@@ -207,52 +207,52 @@ class Tuning:
                     "created_at": job["finished_at"],
                     "fine_tuned_model_checkpoint": name,
                     "fine_tuning_job_id": job["id"],
-                    "metrics": {"step": step, "train_loss": loss_at(step)},
+                    "metrics": {"step": step, "train_loss": compute_falling_loss(step)},
                     "step_number": step,
                 }
             )
-        return page(saved[::-1], request)
+        return cut_page(saved[::-1], request)
 
-    async def delete_model(self, request: web.Request) -> Any:
+    async def handle_delete(self, request: web.Request) -> Any:
         """Handle DELETE /v1/models/{id}."""
         name = request.match_info["id"]
-        if name not in self.shop.names():
-            raise not_found(name)
+        if name not in self.shop.list_models():
+            raise make_not_found(name)
         del self.shop.models[name]
         return {"id": name, "object": "model", "deleted": True}
 
-    async def end(self, request: web.Request) -> Any:
+    async def handle_end(self, request: web.Request) -> Any:
         """Handle POST /tuning/{id}/end, for tests: end a job now."""
         self.service.shelf.find(self.shop.jobs, request.match_info["id"])["_seconds"] = 0.0
-        return shown(self.find(request))
+        return describe_job(self.find_job(request))
 
-    async def change(self, request: web.Request) -> Any:
+    async def handle_change(self, request: web.Request) -> Any:
         """Handle POST /tuning, for tests: change faults, ends and times; jobs and files stay."""
         changes = await request.json()
-        self.service.options = self.shop.options = self.service.options.changed(changes)
-        self.shop.faults = Faults(self.service.options.tuning_fault)
+        self.service.options = self.shop.options = self.service.options.change(changes)
+        self.shop.faults = PlannedFaults(self.service.options.tuning_fault)
         return {"changed": True}
 
-    async def record(self, request: web.Request) -> Any:
+    async def handle_record(self, request: web.Request) -> Any:
         """Handle GET /tuning, for tests: return the bodies of requests for jobs, the calls, the jobs and the files."""
-        self.shop.names()
+        self.shop.list_models()
         files = {key: each for key, each in self.service.shelf.files.items() if each["purpose"] == "fine-tune"}
         return {
             "asked": self.shop.asked,
             "calls": self.shop.calls,
-            "jobs": [shown(job) for job in self.shop.jobs.values()],
+            "jobs": [describe_job(job) for job in self.shop.jobs.values()],
             "files": [each | {"content": self.service.shelf.contents[key].decode()} for key, each in files.items()],
         }
 
 
-def page(items: list[dict[str, Any]], request: web.Request) -> dict[str, Any]:
+def cut_page(items: list[dict[str, Any]], request: web.Request) -> dict[str, Any]:
     """Return the part of a list that the request's query asks for."""
     after, limit = request.query.get("after"), int(request.query.get("limit", 20))
     start = next((i + 1 for i, each in enumerate(items) if each["id"] == after), 0)
     return {"object": "list", "data": items[start : start + limit], "has_more": start + limit < len(items)}
 
 
-async def fail(request: web.Request, fault: str) -> web.Response | None:
+async def respond_fault(request: web.Request, fault: str) -> web.Response | None:
     """Return the response of a failing call, or raise Refused; return None if the call succeeds."""
     match fault:
         case "":
@@ -284,19 +284,19 @@ async def fail(request: web.Request, fault: str) -> web.Response | None:
             raise Refused(int(fault), "The server says no.")
 
 
-def wrapped(service: Service, handler: Handler, call: str) -> Handler:
+def wrap_handler(service: Service, handler: Handler, call: str) -> Handler:
     """Wrap a handler: record its calls, apply its faults, and turn refusals into responses."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         service.shop.calls.append(call)
         try:
             if call not in ("record", "change"):  # of tests
-                service.let_in(request)
-            fault = service.shop.faults.next(call)
+                service.check_key(request)
+            fault = service.shop.faults.take_fault(call)
             if fault == "file_gone":
                 service.shop.gone.add((await request.json())["training_file"])
                 fault = ""
-            if fault != "lost" and (failed := await fail(request, fault)) is not None:
+            if fault != "lost" and (failed := await respond_fault(request, fault)) is not None:
                 return failed
             reply = await handler(request)
             if fault == "lost":
@@ -308,20 +308,20 @@ def wrapped(service: Service, handler: Handler, call: str) -> Handler:
     return handle
 
 
-def add_routes(app: web.Application, service: Service) -> None:
+def add_tuning_routes(app: web.Application, service: Service) -> None:
     """Add the addresses of fine-tuning."""
     tuning = Tuning(service)
     jobs = "/v1/fine_tuning/jobs"
     for method, path, handler, call in (
-        ("POST", jobs, tuning.create, "create"),
-        ("GET", jobs, tuning.listed, "list"),
-        ("GET", jobs + "/{id}", tuning.job, "job"),
-        ("POST", jobs + "/{id}/cancel", tuning.cancel, "cancel"),
-        ("GET", jobs + "/{id}/events", tuning.events, "events"),
-        ("GET", jobs + "/{id}/checkpoints", tuning.checkpoints, "checkpoints"),
-        ("DELETE", "/v1/models/{id:.+}", tuning.delete_model, "delete"),
+        ("POST", jobs, tuning.handle_create, "create"),
+        ("GET", jobs, tuning.handle_list, "list"),
+        ("GET", jobs + "/{id}", tuning.handle_job, "job"),
+        ("POST", jobs + "/{id}/cancel", tuning.handle_cancel, "cancel"),
+        ("GET", jobs + "/{id}/events", tuning.handle_events, "events"),
+        ("GET", jobs + "/{id}/checkpoints", tuning.handle_checkpoints, "checkpoints"),
+        ("DELETE", "/v1/models/{id:.+}", tuning.handle_delete, "delete"),
     ):
-        app.router.add_route(method, path, wrapped(service, handler, call))
-    app.router.add_get("/tuning", wrapped(service, tuning.record, "record"))
-    app.router.add_post("/tuning", wrapped(service, tuning.change, "change"))
-    app.router.add_post("/tuning/{id}/end", wrapped(service, tuning.end, "change"))
+        app.router.add_route(method, path, wrap_handler(service, handler, call))
+    app.router.add_get("/tuning", wrap_handler(service, tuning.handle_record, "record"))
+    app.router.add_post("/tuning", wrap_handler(service, tuning.handle_change, "change"))
+    app.router.add_post("/tuning/{id}/end", wrap_handler(service, tuning.handle_end, "change"))

@@ -13,10 +13,10 @@ from typing import Any
 
 import openai
 
-from em.api.client import in_words
+from em.api.client import explain_error
 from em.api.lifetimes import CLOSED, LAST_JOB
 from em.errors import ServerError
-from em.train.remote.service import JobFailed, quote
+from em.train.remote.service import JobFailed, quote_service
 
 AGAIN = "run the same command again"
 FINAL = "would again, so em does not try the same again: choose other rows or an open model (model=llama8b)"
@@ -106,18 +106,18 @@ def find_trouble(code: str | None, param: str | None, message: str) -> str:
             return trouble
     about = (param or "").split(".")[0]
     if about in ("training_file", "validation_file", "file") or code == "invalid_training_file":
-        if has(MODERATION, message):
+        if match_pattern(MODERATION, message):
             return "moderation"
         # A server whose error names a row has read the file, so the file is not lost.
-        return "file_gone" if has(GONE, message) and not has(ROW, message) else "rows"
+        return "file_gone" if match_pattern(GONE, message) and not match_pattern(ROW, message) else "rows"
     if about == "model":
         return "model"
     if about in ("hyperparameters", "method", "suffix", "seed", "metadata", "integrations"):
         return "setting"
-    return next((trouble for trouble, words in WORDS.items() if has(words, message)), "")
+    return next((trouble for trouble, words in WORDS.items() if match_pattern(words, message)), "")
 
 
-def has(words: str, message: str) -> bool:
+def match_pattern(words: str, message: str) -> bool:
     """Return whether a message matches a pattern, ignoring case."""
     return re.search(words, message, re.IGNORECASE) is not None
 
@@ -133,27 +133,27 @@ def find_failure(job: Any) -> str:
     return find_trouble(job.error.code, job.error.param, job.error.message or "") if job.error else ""
 
 
-def refusal(error: Exception, model: str, data: str = "", file: str = "") -> ServerError:
+def make_refusal(error: Exception, model: str, data: str = "", file: str = "") -> ServerError:
     """Make the error for a call that the server refused for good.
 
     Args:
         model: the model to fine-tune. data: the name of its rows. file: id of the training file, if the call had one.
     """
     if not isinstance(error, openai.APIStatusError) or error.status_code >= 500:
-        return ServerError(in_words(model, error))
+        return ServerError(explain_error(model, error))
     trouble, message = find_refusal(error), read_message(error)
     if trouble != "quota" and isinstance(error, openai.AuthenticationError | openai.RateLimitError):
-        return ServerError(in_words(model, error))
+        return ServerError(explain_error(model, error))
     sentence = REFUSED.get(trouble, "").format(
         model=model, data=data or "this file", file=f" {file}" if file else "", rows=name_rows(data, message)
     )
     if not sentence:
         setting = name_setting(error.param)
         sentence = f"The server refused to fine-tune {model} as asked ({error.status_code}): change {setting}."
-    return ServerError(sentence + quote(message))
+    return ServerError(sentence + quote_service(message))
 
 
-def failure(job: Any, data: str) -> JobFailed:
+def make_job_failure(job: Any, data: str) -> JobFailed:
     """Make the error for a job (of the openai package) that ended without a model. `data`: the name of its rows."""
     if job.status == "cancelled":
         return JobFailed(f"The job {job.id} was cancelled: {AGAIN} to start another.", final=False)
@@ -163,7 +163,7 @@ def failure(job: Any, data: str) -> JobFailed:
         trouble = "unsafe model"
     sentence, final = FAILED.get(trouble, OTHERWISE)
     code, rows = f" ({code})" if code else "", name_rows(data, message)
-    return JobFailed(sentence.format(job=job.id, data=data, rows=rows, code=code) + quote(message), final)
+    return JobFailed(sentence.format(job=job.id, data=data, rows=rows, code=code) + quote_service(message), final)
 
 
 def name_setting(param: str | None) -> str:

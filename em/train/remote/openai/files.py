@@ -15,31 +15,35 @@ import openai
 
 from em.api.client import Client
 from em.api.once import create_once
-from em.data.openai_rules import file_lines
-from em.runtime.files import alone
+from em.data.openai_rules import encode_file_lines
+from em.runtime.files import hold_lock_async
 from em.types import Conversation
 
 PURPOSE = "fine-tune"
 
 
-async def upload(client: Client, locks: Path, conversations: Sequence[Conversation], unusable: Collection[str]) -> str:
+async def upload_rows(
+    client: Client, locks: Path, conversations: Sequence[Conversation], unusable: Collection[str]
+) -> str:
     """Return the id of the rows' file at the server; upload the file if the server does not have it.
 
     Args:
         locks: a folder for locks. unusable: ids of files that the server lists but can't use.
     """
-    content = b"".join(file_lines(conversations))
+    content = b"".join(encode_file_lines(conversations))
     name = f"em-{hashlib.sha256(content).hexdigest()[:32]}.jsonl"
     locks.mkdir(parents=True, exist_ok=True)
 
-    async def create() -> str:
+    async def create_file() -> str:
         return str((await client.raw.files.create(file=(name, content), purpose=PURPOSE)).id)
 
-    async with alone(locks / name):  # two runs over the same rows would upload them twice
-        return await create_once(client, "files", partial(find_file, client, name, len(content), unusable), create, 0)
+    async with hold_lock_async(locks / name):  # two runs over the same rows would upload them twice
+        return await create_once(
+            client, "files", partial(find_uploaded_file, client, name, len(content), unusable), create_file, 0
+        )
 
 
-async def find_file(client: Client, name: str, size: int, unusable: Collection[str]) -> str | None:
+async def find_uploaded_file(client: Client, name: str, size: int, unusable: Collection[str]) -> str | None:
     """Return the id of the newest usable file with this name and size in bytes that won't expire within the hour."""
     usable = []
     try:
