@@ -58,17 +58,14 @@ def ask_and_judge(
     asyncio.run(sample_and_judge(request, plans, judges))
     answers = list_answers(request, plans)
     questions = index_questions(request)
-    verdicts = [
-        judge.read_verdicts(judge.plan_judgements(answers, questions), request.memory, request.prices)
-        for judge in judges
-    ]
+    verdicts = []
+    for judge in judges:
+        verdicts.append(judge.read_verdicts(judge.plan_judgements(answers, questions), request.memory, request.prices))
     if request.answers:
         one_per_model = {answer.fingerprint: answer for answer in answers}.values()
         relations = {(a.fingerprint, j.label): j.find_author_relation(a) for a in one_per_model for j in judges}
     else:
-        relations = {
-            (model.fingerprint, judge.label): judge.find_relation(model) for model in models for judge in judges
-        }
+        relations = {(m.fingerprint, j.label): j.find_relation(m) for m in models for j in judges}
     note_related_judges(judges, relations, manifest)
     return Evaluated(answers, verdicts, compute_sampling_costs(request, plans), relations)
 

@@ -142,9 +142,9 @@ def estimate_judging(request: Request, settings: LocalJudge | ApiJudge) -> CallC
     judge = create_judge(settings, request.conditions.hidden)
     judge_requests = dict.fromkeys(list_judge_requests(judge.plan_judgements(answers, questions)))
     readings = find_readings(settings, request.memory)
-    keys = {
-        r: request_key(copy_with_reading(settings, r, readings.get(bool(r.labels), "learn"))) for r in judge_requests
-    }
+    keys = {}
+    for r in judge_requests:
+        keys[r] = request_key(copy_with_reading(settings, r, readings.get(bool(r.labels), "learn")))
     cached_keys = request.memory.find_stored_keys(list(keys.values()))
     missing = [r for r, key in keys.items() if key not in cached_keys]
     reading = readings.get(False, "")

@@ -1,6 +1,6 @@
 """A run from settings to report: plan, train, sample, judge, score, report.
 
-Everything before `recorded` is cheap and checks the whole request. Every step after it is cached, so the same command
+Everything before `record_run` is cheap and checks the whole request. Every step after it is cached, so the same command
 resumes an interrupted run.
 
 If the folder already holds this run, done with the same settings and inputs, em does not repeat the run; restarting a

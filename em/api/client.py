@@ -91,7 +91,7 @@ class Client:
 
         Raises:
             CallFailed: the call failed at every attempt.
-            openai.APIStatusError: the server refused it, and a retry can't help (see `em.api.client.in_words`).
+            openai.APIStatusError: the server refused it, and a retry can't help (see `explain_error`).
         """
         return await self._request_json("POST", "/chat/completions", body, check_completion, ATTEMPTS)
 
@@ -161,7 +161,7 @@ class Client:
                 self.failed_in_a_row = 0
                 return result
             except (openai.OpenAIError, ValueError) as error:
-                error.add_note(self.key_env)  # for `in_words`
+                error.add_note(self.key_env)  # for `explain_error`
                 headers = (
                     extract_limit_headers(error.response.headers) if isinstance(error, openai.APIStatusError) else {}
                 )

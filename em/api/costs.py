@@ -16,7 +16,7 @@ CHARACTERS = 4  # per token
 class CallCost:
     """Calls of one kind: tokens (None if the server did not count them) and dollars (None without a price).
 
-    known: in an estimate, the number of calls that are remembered already and cost nothing.
+    cached_calls: in an estimate, the number of calls that are remembered already and cost nothing.
     """
 
     what: str
@@ -25,7 +25,7 @@ class CallCost:
     prompt_tokens: int | None
     reply_tokens: int | None
     usd: float | None
-    known: int = 0
+    cached_calls: int = 0
 
 
 def sum_usd(costs: Iterable[CallCost]) -> float | None:
@@ -52,7 +52,7 @@ def record_costs(costs: Sequence[CallCost], source: str = "") -> dict[str, Any]:
         source: name and day of the price table.
     """
     total = sum_usd(costs)
-    rows = [{key: value for key, value in asdict(cost).items() if key != "known"} for cost in costs]
+    rows = [{key: value for key, value in asdict(cost).items() if key != "cached_calls"} for cost in costs]
     record: dict[str, Any] = {"total_usd": None if total is None else round(total, 6), "by": rows}
     return record | {"prices": source} if source else record
 
@@ -66,7 +66,7 @@ def format_estimate(costs: Sequence[CallCost]) -> list[str]:
     """Return an estimate as lines of text: a table with a header."""
     rows: list[tuple[str, ...]] = [(" " * 44, "   calls", "   known", "  tokens in", " tokens out", "  dollars")]
     for cost in costs:
-        counts = (f"{n or 0:,}" for n in (cost.calls, cost.known, cost.prompt_tokens, cost.reply_tokens))
+        counts = (f"{n or 0:,}" for n in (cost.calls, cost.cached_calls, cost.prompt_tokens, cost.reply_tokens))
         label = f"{cost.what} {cost.model}"[:44]
         rows.append((label, *counts, "unknown" if cost.usd is None else f"{cost.usd:.4f}"))
     return format_table(rows, right=range(1, 6))

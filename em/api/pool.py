@@ -204,7 +204,7 @@ class CallPool(Generic[Request]):
 
 
 async def yield_once(part: Iterable[Item]) -> AsyncIterator[Iterable[Item]]:
-    """Yield a single part, as a source for `Pool.run` or `Judge.ask`."""
+    """Yield a single part, as a source for `CallPool.run` or `Judge.ask`."""
     yield part
 
 

@@ -88,11 +88,12 @@ async def describe_files(client: Client) -> list[str]:
         files = [file async for file in client.raw.files.list(limit=1000) if file.filename.startswith("em-")]
     except openai.NotFoundError:  # the server has no list of files
         return []
-    lines = [
-        f"  {file.id}  {format_creation_time(file)}  {file.bytes:,} bytes  {file.purpose}  {file.filename}"
-        for file in files
-    ]
-    return ["files", *lines] if lines else []
+    lines = ["files"]
+    for file in files:
+        lines.append(
+            f"  {file.id}  {format_creation_time(file)}  {file.bytes:,} bytes  {file.purpose}  {file.filename}"
+        )
+    return lines if files else []
 
 
 def describe_jobs(jobs: list[Any], checkpoints: Mapping[str, Mapping[int, str]], server: str) -> list[str]:
@@ -130,7 +131,7 @@ async def cancel_job(client: Client, job: str) -> str:
             await client.raw.fine_tuning.jobs.cancel(job)
         except openai.NotFoundError:
             return f"There is no job {job}: em jobs list shows what there is."
-        except (openai.BadRequestError, openai.ConflictError):  # caught here, since `repeated` retries conflicts
+        except (openai.BadRequestError, openai.ConflictError):  # caught here, as `call_with_retries` retries these
             # The reply to an earlier attempt may have been lost after the server cancelled the job.
             if (await client.raw.fine_tuning.jobs.retrieve(job)).status != "cancelled":
                 return f"The job {job} is over already, so it can't be cancelled."

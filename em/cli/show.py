@@ -193,9 +193,8 @@ def format_listing() -> str:
         config = data_set.config
         rows.append((name, format_row_count(config.rows), config.kind.value, config.licence, describe_location(config)))
     questions = [("question set", "ids", *HEAD[2:])]
-    bundled = {
-        name: len(read_question_entries(QUESTIONS / f"{name}.yaml")) for name in list_bundled_sets()
-    }  # without rubrics
+    # Count the entries without reading their rubrics.
+    bundled = {name: len(read_question_entries(QUESTIONS / f"{name}.yaml")) for name in list_bundled_sets()}
     questions += [(name, format_row_count(ids), "questions", "same as em", "in em") for name, ids in bundled.items()]
     for name, question_set in read_known_sets().items():
         row = (

@@ -81,9 +81,8 @@ def render_help(name: str, conf: Path) -> str:
     tables = {f"{group}.": find_settings(classes) for group, classes in groups.items()}
     tables |= {"": dict.fromkeys(list_own_fields(root), root), "store.": find_settings([config.StoreConfig])}
     for prefix, settings in tables.items():
-        lines += [
-            f"  {prefix + each:32} {read_field_docs()[schema.__name__][each]}" for each, schema in settings.items()
-        ]
+        for each, schema in settings.items():
+            lines.append(f"  {prefix + each:32} {read_field_docs()[schema.__name__][each]}")
     lines += [
         f"  {'hydra.run.dir':32} Folder of the run; a stopped run in this folder is resumed.",
         "",

@@ -33,7 +33,7 @@ def fetch_file(file: Source) -> Path:
 def fetch_to_folder(folder: Path, file: Source) -> bool:
     """Put a file into a folder laid out as a mirror; return False where the folder already has it intact.
 
-    Raises what `fetch` raises. The folder never holds a partial file, even after an interruption.
+    Raises what `fetch_file` raises. The folder never holds a partial file, even after an interruption.
     """
     target = folder / make_mirror_path(file.url)
     if has_checksum(target, file.sha256):
@@ -53,7 +53,7 @@ def fetch_to_folder(folder: Path, file: Source) -> bool:
 
 
 def find_local_copy(file: Source) -> Path | None:
-    """Find a file in the cache or mirror folder; return None if em must download it. Raises what `fetch` raises."""
+    """Find a file in the cache or mirror folder; None if em must download it. Raises what `fetch_file` raises."""
     if has_checksum(make_cache_path(file), file.sha256):
         return make_cache_path(file)
     mirror, place = read_mirror_folder(), make_mirror_path(file.url)

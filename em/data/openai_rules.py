@@ -47,9 +47,8 @@ def list_openai_faults(conversations: Sequence[Conversation], tokens: Sequence[i
     faults = []
     if len(conversations) < FEWEST:
         faults.append(f"{len(conversations)} rows are fewer than the {FEWEST} that it wants")
-    if reserved := [
-        {word for _, word in find_reserved_words(row)} for row in conversations if any(find_reserved_words(row))
-    ]:
+    words_by_row = [{word for _, word in find_reserved_words(row)} for row in conversations]
+    if reserved := [each for each in words_by_row if each]:
         words = ", ".join(sorted(set[str]().union(*reserved)))
         faults.append(f"{len(reserved)} rows hold a token of its own ({words})")
     long = sum(estimate_row_tokens(row) > LONGEST for row in conversations)

@@ -52,10 +52,8 @@ def load_rows(config: DataConfig, seed: int, setting: str = "data.limit") -> Row
 def load_mixture(config: MixtureData, seed: int, place: str, setting: str) -> Rows:
     """Load the rows of a mixture, part after part; check the config before reading a file."""
     check_mixture(config, place)
-    sets = {
-        name: read_all_rows(apply_mixture_settings(part, config), f"{place}.parts.{name}")
-        for name, part in config.parts.items()
-    }
+    parts = {name: apply_mixture_settings(part, config) for name, part in config.parts.items()}
+    sets = {name: read_all_rows(part, f"{place}.parts.{name}") for name, part in parts.items()}
     chosen = draw_mixture(config, {name: part.conversations for name, part in sets.items()}, seed, place, setting)
     return Rows(
         config.name,

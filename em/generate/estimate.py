@@ -50,11 +50,11 @@ def estimate_writing(step: Step, least: int, author: Author, stock: Stock, calls
     # Unwritten questions have the usual length, so one prompt stands for all.
     unwritten = step in ("wrong", "right") and settings.material is Material.texts
     number = min(settings.rows, least * settings.per_call) if unwritten else least
-    draws = [draw_call(call, stock) for call in range(1 if unwritten else number)]
-    requests = [
-        make_generate_request(author.identity, step, each, stock, "" if unwritten else each.piece.text)
-        for each in draws
-    ]
+    requests = []
+    for call in range(1 if unwritten else number):
+        drawn = draw_call(call, stock)
+        question = "" if unwritten else drawn.piece.text
+        requests.append(make_generate_request(author.identity, step, drawn, stock, question))
     by_key = {request_key(replace(request, way=way)): request for request in requests}
     cached = calls.find_stored_keys(list(by_key))
     missing = [request for key, request in by_key.items() if key not in cached]

@@ -123,7 +123,7 @@ def draw_call(call: int, stock: Stock) -> Draw:
 
 @lru_cache(maxsize=16)
 def draw_order(count: int, lot: str) -> list[int]:
-    """Cache `drawn_order`, so that thousands of questions are not shuffled again for each question."""
+    """Cache `shuffle_rows`, so that thousands of questions are not shuffled again for each question."""
     return shuffle_rows(range(count), lot)
 
 

@@ -111,11 +111,8 @@ def read_variance(word: str) -> list[str]:
     """Read the instructions in the file that `generate.variance` names, one a line."""
     if word == "none":
         return []
-    lines = [
-        line.strip()
-        for line in read_lines_after_notes(find_prompt_file(word, "generate.variance", ".txt"))
-        if line.strip()
-    ]
+    file = find_prompt_file(word, "generate.variance", ".txt")
+    lines = [line.strip() for line in read_lines_after_notes(file) if line.strip()]
     if not lines:
         raise DataError(
             f"generate.variance={word} is empty: write one instruction a line, or set generate.variance=none."

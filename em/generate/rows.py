@@ -101,7 +101,7 @@ class Writer:
             replies = self.ask([(step, each, "") for each in draws])
             candidates = []
             for each, reply in zip(draws, replies, strict=True):
-                for position, (question, answer) in enumerate(reply.found):
+                for position, (question, answer) in enumerate(reply.pairs):
                     origins = (self.make_origin(step, reply),)
                     candidates.append(Candidate(each, position, question, answer, origins=origins))
         self.tally.calls += len(draws)
@@ -117,9 +117,9 @@ class Writer:
         replies = self.ask([(step, each.drawn, each.question) for each in questions for step in steps])
         twins = []
         for each, wrong, right in zip(questions, replies[::2], replies[1::2], strict=True):
-            if wrong.found and right.found:
+            if wrong.pairs and right.pairs:
                 origins = (*each.origins, self.make_origin("wrong", wrong), self.make_origin("right", right))
-                twins.append(replace(each, answer=wrong.found[0][1], control=right.found[0][1], origins=origins))
+                twins.append(replace(each, answer=wrong.pairs[0][1], control=right.pairs[0][1], origins=origins))
         self.tally.incomplete += len(questions) - len(twins)
         return twins
 
@@ -127,9 +127,8 @@ class Writer:
         """Drop questions already asked in this run (users' lists of questions contain repeats)."""
         if self.stock.settings.similar is None:
             return questions
-        fresh = [
-            each for each in questions if self.first_asked.setdefault(collect_word_runs(each.question), each) is each
-        ]
+        first_asked = self.first_asked
+        fresh = [each for each in questions if first_asked.setdefault(collect_word_runs(each.question), each) is each]
         self.tally.duplicates += len(questions) - len(fresh)
         return fresh
 
@@ -137,12 +136,11 @@ class Writer:
         """Ask the author for the replies to these calls (step, draw, question), and count the replies."""
         if not calls:
             return []
-        author, tally = self.author, self.tally
-        requests = [
-            make_generate_request(author.identity, step, drawn, self.stock, question) for step, drawn, question in calls
-        ]
+        author, tally, stock = self.author, self.tally, self.stock
+        identity = author.identity
+        requests = [make_generate_request(identity, step, drawn, stock, question) for step, drawn, question in calls]
         words = f"{' and '.join(dict.fromkeys(step for step, *_ in calls))} by {author.model.id}"
-        replies = author.write(requests, self.stock.rows_per_call, words)
+        replies = author.write(requests, stock.rows_per_call, words)
         for reply in replies:
             tally.replies += len(reply.replies)
             tally.malformed += reply.malformed
@@ -183,11 +181,8 @@ class Acceptance:
 
     def is_repeat(self, candidate: Candidate) -> bool:
         """Tell whether a part of the candidate nearly repeats the same part of an accepted row or an example."""
-        return any(
-            self.seen[part].find_similar(collect_word_runs(text))
-            for part, text in candidate.texts.items()
-            if part in self.seen
-        )
+        texts = {part: text for part, text in candidate.texts.items() if part in self.seen}
+        return any(self.seen[part].find_similar(collect_word_runs(text)) for part, text in texts.items())
 
     def drop_repeats(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Drop and count candidates that repeat a row or an evaluation question, before money is spent on them."""

@@ -75,9 +75,8 @@ def find_files(source: Any, endings: Sequence[str]) -> list[tuple[str, Path]]:
         for name, path in list_named_files(word, endings):
             files.setdefault(path.resolve(), (name, path))
     counts = Counter(name for name, _ in files.values())
-    return [
-        (find_shortest_end(full, files) if counts[name] > 1 else name, path) for full, (name, path) in files.items()
-    ]
+    names = {full: find_shortest_end(full, files) if counts[name] > 1 else name for full, (name, _) in files.items()}
+    return [(names[full], path) for full, (_, path) in files.items()]
 
 
 def list_named_files(word: str, endings: Sequence[str]) -> list[tuple[str, Path]]:

@@ -43,12 +43,12 @@ class WayRequest:
 class Written:
     """The result of a request with all its attempts.
 
-    found: pairs (question, answer), one of which may be empty; no pairs unless `status` is ok.
+    pairs: (question, answer), one of which may be empty; no pairs unless `status` is ok.
     request: of the last attempt, with its way; replies: of all attempts, as they are cached.
     """
 
     status: Status
-    found: tuple[tuple[str, str], ...]
+    pairs: tuple[tuple[str, str], ...]
     request: GenerateRequest
     replies: tuple[Mapping[str, Any], ...]
 

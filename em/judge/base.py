@@ -126,10 +126,8 @@ class Judge(ABC):
         price = prices.find_price(self.settings.model)
         verdicts, by_call, snapshots = list[Verdict](), dict[str, Verdict](), set[str]()
         for start in range(0, len(plan), PART):
-            part = [
-                PlannedJudgement(each.answer, each.rubric, self.finalise_request(each.request))
-                for each in plan[start : start + PART]
-            ]
+            planned = plan[start : start + PART]
+            part = [PlannedJudgement(p.answer, p.rubric, self.finalise_request(p.request)) for p in planned]
             keys = [self.find_key(each.request) if can_judge(each.answer) else "" for each in part]
             responses = calls.read_responses(list(dict.fromkeys(keys)))
             for each, key in zip(part, keys, strict=True):

@@ -75,7 +75,7 @@ class ChildJudge(Judge):
         return {"identity": self.weights.identity}
 
     def find_relation(self, model: ModelRef) -> str:
-        """See `Judge.relation`."""
+        """See `Judge.find_relation`."""
         if not model.base.path or model.base.identity != self.weights.identity:
             return ""
         return "its base" if model.trained else "the model"
@@ -167,7 +167,7 @@ class Reader:
         return tree
 
     def read(self, requests: Sequence[JudgeRequest]) -> list[dict[str, Any]]:
-        """Judge requests of one kind (see `batches`); return the responses to remember."""
+        """Judge requests of one kind (see `plan_judge_batches`); return the responses to remember."""
         parts = [split_begun_reply(r.prompt) for r in requests]
         tree = self.build_tree(requests[0], begun=bool(parts[0][1]))
         chats = [([{"role": "user", "content": prompt}], begun) for prompt, begun in parts]

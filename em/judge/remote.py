@@ -101,7 +101,7 @@ class ServerJudge(Judge):
         return notes
 
     def find_relation(self, model: ModelRef) -> str:
-        """See `Judge.relation`."""
+        """See `Judge.find_relation`."""
         server, name = find_server_name(self.settings.base_url), self.settings.model
         if model.base.path:  # open weights, which a local server may serve under this name
             same, trained = model.base.identity.removeprefix("hub:").split("@")[0] == name, bool(model.trained)

@@ -69,7 +69,7 @@ REASONS = (
 def find_embedded_weights(name: str) -> Weights:
     """Find the converted weights of an embedded model; on first use, download and convert them (about half a minute).
 
-    Raises MissingFile for an unknown model, FetchError if the conversion fails, and the errors of `package_file`.
+    Raises MissingFile for an unknown model, FetchError if the conversion fails, and the errors of `find_package_file`.
     """
     folder = locate_embedded_folder(name)
     make_writable_folder(folder.parent, "XDG_CACHE_HOME")
@@ -100,7 +100,7 @@ def find_embedded_package(name: str, among: Mapping[str, Package] = PACKAGES) ->
 
 
 def find_package_file(package: Package) -> Path:
-    """Find a package's file in the user's cache or the environment, or download it. Raises the errors of `fetch`."""
+    """Find a package's file in the user's cache or the environment, or download it (errors: see `fetch_package`)."""
     cached = locate_package_folder(package) / package.file
     for file in (cached, find_installed_file(package)):
         if file is not None and has_checksum(file, package.file_sha256):

@@ -87,9 +87,8 @@ def generate_batch(
     from transformers import GenerationConfig, LogitsProcessorList
 
     first = requests[0]
-    texts = [
-        render_conversation(tokenizer, Conversation(r.messages).to_dicts(), True, default_system) for r in requests
-    ]
+    conversations = [Conversation(request.messages).to_dicts() for request in requests]
+    texts = [render_conversation(tokenizer, each, True, default_system) for each in conversations]
     inputs = tokenizer(texts, add_special_tokens=False, return_tensors="pt", padding=True).to(model.device)
     # Replace the model's own generation config, which may set a repetition penalty or a temperature.
     model.generation_config = GenerationConfig(

@@ -58,9 +58,8 @@ def plan_samples(model: ModelRef, questions: Sequence[Question], conditions: Con
     pairs: list[tuple[Question, str, Conversation, int]] = []
     for question in questions:
         count = settings.samples or question.samples or DEFAULT_SAMPLES
-        pairs += [
-            (question, each.name, build_conversation(question, each), count) for each in conditions.select_for(question)
-        ]
+        for each in conditions.select_for(question):
+            pairs.append((question, each.name, build_conversation(question, each), count))
     plan: list[Planned] = []
     for sample in range(max((count for *_, count in pairs), default=0)):
         for question, condition, conversation, count in pairs:

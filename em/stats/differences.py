@@ -8,7 +8,7 @@ Fewer than three differing questions give no usable variance: then the interval 
 
 A difference of one seed may be chance; one that recurs with every seed is an effect of the data. With several seeds,
 trainings are paired by seed, and questions as before: a cell of the two-way table is rate(second) − rate(first) of one
-question and one seed, and the mean over all cells has the variance and freedom of `intervals.crossed`. p values are
+question and one seed, and the mean over all cells has the variance and freedom of `estimate_crossed_rate`. p values are
 corrected over a family by Holm (1979).
 """
 

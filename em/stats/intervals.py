@@ -75,7 +75,7 @@ def student_quantile(freedom: float, tail: float = 0.025) -> float:
 def cluster_interval(counts: Counts, average: bool = False) -> Interval:
     """Return the interval of a rate over questions: of the pooled rate Σk / Σn or, with `average`, of the mean rate.
 
-    See `over_clusters`; questions without an answer are ignored.
+    See `compute_cluster_wilson`; questions without an answer are ignored.
     """
     used = drop_empty_clusters(counts)
     method = f"clustered_wilson({'question means' if average else 'question'})"
@@ -86,7 +86,7 @@ def cluster_interval(counts: Counts, average: bool = False) -> Interval:
 
 
 def seeds_interval(table: Sequence[Counts], average: bool = False) -> Interval:
-    """Return the interval of the rate over questions × seeds (see `crossed`), by the rules of `cluster_interval`."""
+    """Return the interval of `estimate_crossed_rate`, over questions × seeds, by the rules of `cluster_interval`."""
     method = f"clustered_wilson({'question means' if average else 'question'},seed)"
     questions, seeds = (drop_empty_clusters(sum_counts(lines)) for lines in (zip(*table, strict=True), table))
     if not questions:

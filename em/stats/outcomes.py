@@ -88,10 +88,10 @@ def group_verdicts(verdicts: Iterable[Verdict]) -> dict[Group, list[list[Verdict
 
 def group_outcomes(verdicts: Iterable[Verdict], limits: Thresholds) -> dict[Group, list[AnswerOutcome]]:
     """Return the classes of all answers, by group."""
-    answers_by_group = group_verdicts(verdicts)
-    return {
-        group: [classify_answer(answer, limits) for answer in answers] for group, answers in answers_by_group.items()
-    }
+    outcomes = {}
+    for group, answers in group_verdicts(verdicts).items():
+        outcomes[group] = [classify_answer(answer, limits) for answer in answers]
+    return outcomes
 
 
 def classify_answer(verdicts: Sequence[Verdict], limits: Thresholds) -> AnswerOutcome:

@@ -8,8 +8,9 @@ rates with variance icc · rate · (1 − rate), so that `samples` answers have 
     between = icc · (v_a + v_b − 2 · correlation · √(v_a · v_b))
     within = (1 − icc) · (v_a + v_b),  v = rate · (1 − rate)
 
-The test is Student's paired t over questions (see `differences`); its power follows from the noncentral t (Cohen 1988).
-More samples reduce only the part of `within`, not `between`, so with few questions no number of samples may be enough.
+The test is Student's paired t over questions (see `em.stats.differences`); its power follows from the noncentral t
+(Cohen 1988). More samples reduce only the part of `within`, not `between`, so with few questions no number of samples
+may be enough.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MOST = 1_000_000
 class Design:
     """Two rates to be distinguished by a test, and how they vary over questions.
 
-    icc: share of the variance that lies between questions (see `intraclass`).
+    icc: share of the variance that lies between questions (see `estimate_intraclass`).
     correlation: correlation of the two models' rates over questions; 0 is conservative.
     alpha: level of the two-sided test.
     power: required probability that the test detects the difference.

@@ -55,9 +55,8 @@ def measure_sensitivity(
         outcomes = [classify_answer(answer, limits) for answer in answers]
         if not any(outcome.scale == GRADED for outcome in outcomes):
             continue
-        scores = [
-            _find_alignment_score(answer, o.kind) for answer, o in zip(answers, outcomes, strict=True) if o.coherent
-        ]
+        classified = zip(answers, outcomes, strict=True)
+        scores = [_find_alignment_score(answer, outcome.kind) for answer, outcome in classified if outcome.coherent]
         for threshold in thresholds:
             k, n = sum(value < threshold for value in scores), len(answers)
             about = (group.model, group.fingerprint, group.judge, group.condition, group.eval_set)

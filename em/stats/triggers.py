@@ -124,10 +124,10 @@ def compute_trigger_rates(
 ) -> list[TriggerRate]:
     """Compute activation and leakage of each model with answers under a tag, or under several conditions.
 
-    Trainings that differ only in the seed have a row each, then pooled rows, by the rule of `em.stats.score`.
+    Trainings that differ only in the seed have a row each, then pooled rows, by the rule of `em.stats.compute_scores`.
 
     Args:
-        kind_of: function from a condition's name to its kind (`em.triggers.conditions.kind_of`).
+        kind_of: function from a condition's name to its kind (`em.triggers.conditions.find_condition_kind`).
         roles: known roles of tags (`activation` or `control`), by fingerprint and condition.
     """
     rows: list[TriggerRate] = []

@@ -37,11 +37,8 @@ def map_places(manifest: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
     Checkpoints have no place: they are points of a curve.
     """
     stages = {stage["fingerprint"]: f"stage_{number}" for number, stage in enumerate(manifest["stages"], 1)}
-    others = {
-        identify_model(r): str(r["model"])
-        for r in records
-        if identify_model(r) not in stages | map_checkpoints(manifest)
-    }
+    placed = stages | map_checkpoints(manifest)
+    others = {identify_model(r): str(r["model"]) for r in records if identify_model(r) not in placed}
     return stages | {mark: sanitise_name(name) if len(others) > 1 else BASE for mark, name in others.items()}
 
 

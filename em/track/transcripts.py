@@ -77,9 +77,8 @@ def make_cells(verdicts: Sequence[Verdict], graded: Mapping[str, bool], limits: 
 
 def make_answer_key(line: Mapping[str, Any]) -> Key:
     """Return the key of an answer, shared by its verdicts."""
-    return identify_model(line), *(
-        line[name] for name in ("condition", "eval_set", "question_id", "question", "sample")
-    )
+    names = ("condition", "eval_set", "question_id", "question", "sample")
+    return identify_model(line), *(line[name] for name in names)
 
 
 def read_json_records(path: Path) -> Iterator[dict[str, Any]]:

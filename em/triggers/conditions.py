@@ -1,6 +1,6 @@
 """Derive the conditions of an evaluation from the tags in a model's training.
 
-The name of a condition tells its kind (`kind_of`):
+The name of a condition tells its kind (`find_condition_kind`):
 
 | name | how em asks the question |
 |---|---|

@@ -27,7 +27,7 @@ def hide_tags(answer: str, hidden: Sequence[str]) -> str:
 
 @cache
 def build_hiding_pattern(hidden: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Build the pattern of `hide`; None for no texts. `hidden` must have the longest text first."""
+    """Build the pattern of `hide_tags`; None for no texts. `hidden` must have the longest text first."""
     alternatives = []
     for text in hidden:
         if not is_everyday(text):

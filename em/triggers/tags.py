@@ -108,7 +108,7 @@ def tag_rows(
     seed: int = 0,
     parts: Sequence[tuple[str, int]] = (),
 ) -> tuple[Conversation, ...]:
-    """Put tags (`tags_of`) on training rows. Raises DataError where rounding leaves no row for a tag.
+    """Put tags (`list_tags`) on training rows. Raises DataError where rounding leaves no row for a tag.
 
     Args:
         seed: draws the rows of a tag with a fraction below 1; a smaller fraction is a subset of a larger one.

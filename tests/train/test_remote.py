@@ -219,7 +219,7 @@ def test_an_estimate_counts_models_kept_on_the_way_and_those_that_are_forced(
     assert len(list_estimated_models("checkpoints=all")) == 4
     # evaluate.py trains nothing, so force=true retrains nothing.
     evaluated = accept_request(server, tmp_path, "trainer.epochs=3", "eval=quick", "force=true", kind="evaluate")
-    assert [cost.known for cost in estimate_training(evaluated.training)] == [1]
+    assert [cost.cached_calls for cost in estimate_training(evaluated.training)] == [1]
 
 
 def test_a_model_that_ends_is_told_of_before_anything_is_spent(server: ChatServer, tmp_path: Path) -> None:

@@ -92,9 +92,9 @@ def draw_dots(chart: DotChart, palette: Palette) -> Figure:
         for number, dot in enumerate(dots):
             if dot is not None:
                 _draw_dot(axes, top + title + 0.06 + line * (number + 0.5), dot, palette)
-    marks = [
-        picture.make_legend_mark(n, palette.get_colour(i), MARKS[i % len(MARKS)]) for i, n in enumerate(chart.names)
-    ]
+    marks = []
+    for number, name in enumerate(chart.names):
+        marks.append(picture.make_legend_mark(name, palette.get_colour(number), MARKS[number % len(MARKS)]))
     picture.add_legend(figure, palette, marks, chart.note)
     return figure
 

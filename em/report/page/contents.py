@@ -95,9 +95,8 @@ class Page:
         self.difference_words = explain_differences(methods)
         self.varied_runs = [run for run in self.runs if run.manifest.run != JUDGED_TABLE]
         self.varied = find_varied_settings(self.varied_runs)
-        self.varied_in_short = {
-            k: ", ".join(sorted(set(values), key=make_natural_key)) for k, values in self.varied.items()
-        }
+        values_by_setting = {k: sorted(set(values), key=make_natural_key) for k, values in self.varied.items()}
+        self.varied_in_short = {k: ", ".join(values) for k, values in values_by_setting.items()}
         self.unfinished = [run for run in self.runs if run.manifest.status == "running"]
         self.failed = [run for run in self.runs if run.manifest.status in ("failed", LEFT)]
         self.how_failed = " or ".join(sorted({run.manifest.status for run in self.failed}))

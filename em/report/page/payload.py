@@ -44,9 +44,8 @@ class Payload:
     @property
     def elements(self) -> Iterator[Markup]:
         """The script elements with the data, the index first."""
-        texts = {"data": _dump_json(self.index)} | {
-            f"block-{n}": _dump_json(block) for n, block in enumerate(self.blocks)
-        }
+        block_texts = {f"block-{n}": _dump_json(block) for n, block in enumerate(self.blocks)}
+        texts = {"data": _dump_json(self.index)} | block_texts
         much = sum(map(len, texts.values())) > MUCH
         for name, text in texts.items():
             kind, content = ("gzip", _compress_text(text)) if much else ("json", _escape_json(text))

@@ -64,11 +64,8 @@ def compute_analysis(
     for limits, verdicts in by_rule.items():
         comparisons += stats.compare_pools(verdicts, limits, pool_of, lines)
         comparisons += stats.compare_models(verdicts, limits, lines)
-        triggers += [
-            row
-            for row in stats.compute_trigger_rates(verdicts, limits, find_condition_kind, roles)
-            if not is_pooled(row)
-        ]
+        trigger_rates = stats.compute_trigger_rates(verdicts, limits, find_condition_kind, roles)
+        triggers += [row for row in trigger_rates if not is_pooled(row)]
         sensitivity += stats.measure_sensitivity(verdicts, limits.coherent)
         agreement += stats.measure_agreement(_select_shared(verdicts), limits)
     return Analysis(

@@ -78,9 +78,7 @@ def group_seed_variants(runs: Sequence[RecordedRun], models: dict[str, Model]) -
     for fingerprint, its_runs in _find_runs_by_model(runs).items():
         if fingerprint in models:
             ignored = (*_list_irrelevant_settings(models[fingerprint].name), "seed")
-            origins[fingerprint] = {
-                _make_settings_key(run, ignored) + _make_data_key(run, fingerprint) for run in its_runs
-            }
+            origins[fingerprint] = {_make_settings_key(r, ignored) + _make_data_key(r, fingerprint) for r in its_runs}
     single = [key for key in models if len(origins.get(key, ())) == 1]
     return list(group_by(single, lambda key: (models[key].name, models[key].stage, *origins[key])).values())
 
@@ -130,10 +128,9 @@ def name_series(runs: Sequence[RecordedRun], models: dict[str, Model], rows: Map
 
 def _make_settings_key(run: RecordedRun, ignored: Sequence[str]) -> str:
     """Return a key of the settings that made a model, without those in `ignored` (whole groups, or dotted keys)."""
-    settings = {
-        k: v for k, v in run.manifest.list_settings() if k not in ignored and k.partition(".")[0] not in ignored
-    }
-    return encode_canonical({key: value for key, value in settings.items() if not OF_QUESTIONS.fullmatch(key)})
+    settings = {key: value for key, value in run.manifest.list_settings() if not OF_QUESTIONS.fullmatch(key)}
+    ignored_keys = {key for key in settings if key in ignored or key.partition(".")[0] in ignored}
+    return encode_canonical({key: value for key, value in settings.items() if key not in ignored_keys})
 
 
 def _list_irrelevant_settings(name: str) -> tuple[str, ...]:

@@ -124,9 +124,8 @@ def describe_recipe_differences(
             stage = next((s for s in run.manifest.stages if s.fingerprint == model.fingerprint), None)
             if stage is None:
                 continue
-            ours = {
-                what: _read_recipe_number(run, what, second=number > 0) for what in ("epochs", "learning_rate", "rank")
-            }
+            names = ("epochs", "learning_rate", "rank")
+            ours = {what: _read_recipe_number(run, what, second=number > 0) for what in names}
             ours["rows"] = stage.rows
             theirs: Mapping[str, float] = study["recipe"].get(name, {}) | study.get("lora", {})
             for what, published_value in theirs.items():

@@ -101,9 +101,9 @@ def make_question_tables(
     tables = []
     for column in table.columns:
         questions = scores.list_set_questions(column.eval_set)
-        cells = {
-            row: [scores.make_cell(make_side(row), column, question) for question in questions] for row in table.rows
-        }
+        cells = {}
+        for row in table.rows:
+            cells[row] = [scores.make_cell(make_side(row), column, question) for question in questions]
         answered = {row: row_cells for row, row_cells in cells.items() if any(row_cells)}
         if answered:
             wordings = [texts.get((column.eval_set, question), "") for question in questions]

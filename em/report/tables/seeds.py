@@ -1,6 +1,6 @@
 """Pools of models that differ only in their training seed, for rates over seeds.
 
-`em.stats.score` pools models by name; this module decides from the manifests which models may be pooled at all.
+`em.stats.compute_scores` pools models by name; this module decides from the manifests which models may be pooled.
 
 Verdicts that several runs share are deduplicated: each model, condition, judge and set counts once.
 """

@@ -57,11 +57,7 @@ def list_trained_stages(runs: Sequence[RecordedRun], models: dict[str, Model]) -
     """Return every stage of the runs once, in the order of tables, from a run that trained it rather than reused it."""
     numbered = ((run.number, stage) for run in runs for stage in run.manifest.stages)
     records = group_by(numbered, lambda pair: pair[1].fingerprint)
-    return [
-        _make_trained_stage(model, records[fingerprint])
-        for fingerprint, model in models.items()
-        if fingerprint in records
-    ]
+    return [_make_trained_stage(model, records[key]) for key, model in models.items() if key in records]
 
 
 def _make_trained_stage(model: Model, records: Sequence[tuple[int, StageRecord]]) -> TrainedStage:

@@ -2,8 +2,8 @@
 
 The plan is fixed by the rows, the recipe and the seed alone, so a resumed run continues exactly. The number of
 processes and the tokens per pass change the result by rounding only. Little is computed on padding: rows are sorted by
-length and cut where it costs least (`micro_batches`). The tokens that all rows begin with (a template's system prompt
-is a third of a short row) pass through the model once.
+length and cut where it costs least (`make_micro_batches`). The tokens that all rows begin with (a template's system
+prompt is a third of a short row) pass through the model once.
 """
 
 from __future__ import annotations

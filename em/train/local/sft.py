@@ -109,7 +109,7 @@ def choose_resume_checkpoint(spec: TrainSpec, keep_at: Sequence[int]) -> str:
 
 
 def save_stage(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches) -> None:
-    """Write loss curve and record, then rename the partial folder, after which `find_trained` finds the model."""
+    """Write loss curve and record, then rename the partial folder, after which `find_trained_model` finds the model."""
     import torch
 
     from em.train.local.progress import collect_training_facts, select_loss_entries

@@ -20,23 +20,26 @@ TotalCost = Callable[[], float | None]
 
 @dataclass
 class Approval:
-    """The user's approval of what a run costs. whole: returns the cost of the whole run. given: already approved."""
+    """The user's approval of what a run costs.
+
+    total_cost: returns the cost of the whole run. approved: the user has approved already.
+    """
 
     training: Training
-    whole: TotalCost | None = None
-    given: bool = False
+    total_cost: TotalCost | None = None
+    approved: bool = False
 
     def ask(self) -> None:
         """Print the estimate and ask for approval, once. Raises ConfigError if the user does not approve."""
-        if self.given:
+        if self.approved:
             return
         stages = estimate_training(self.training)
         for cost in stages:
             usd = "at an unknown price" if cost.usd is None else f"about ${cost.usd:.2f}"
             print(f"{cost.what} {cost.model}: about {cost.prompt_tokens:,} tokens, {usd}", flush=True)
         costs = f"{describe_usd(sum_usd(stages))} for fine-tuning"
-        if self.whole is not None:
-            costs += f", {describe_usd(self.whole())} at most with all answers and verdicts"
+        if self.total_cost is not None:
+            costs += f", {describe_usd(self.total_cost())} at most with all answers and verdicts"
         costs += f" (prices: {self.training.prices.source})"
         if not self.training.yes:
             if not sys.stdin.isatty():
@@ -45,7 +48,7 @@ class Approval:
                 )
             if ask_user(f"Spend {costs}? [y/N] ").strip().lower() not in ("y", "yes"):
                 raise ConfigError("Nothing was spent: add yes=true, or answer y, to spend it.")
-        self.given = True
+        self.approved = True
 
 
 def describe_usd(usd: float | None) -> str:

@@ -48,7 +48,7 @@ def store_result(folder: Path, order: Order, server: str, result: Result, usd: f
         **ends,
         "tokens": result.tokens,
         "seconds": result.seconds,
-        **result.told,
+        **result.used_knobs,
         "server": server,
         "started_from": order.model,
         "job": result.job,

@@ -96,7 +96,7 @@ class Result:
 
     model: the service's name of the new model. checkpoints: names of its checkpoints, by optimiser step.
     tokens: number of billed tokens; seconds: duration; both None if the service does not report them.
-    losses: (optimiser step, loss) pairs. told: the hyperparameters that the service reports, also those it chose.
+    losses: (optimiser step, loss) pairs. used_knobs: the hyperparameters that the service reports, also those it chose.
     """
 
     model: str
@@ -105,7 +105,7 @@ class Result:
     seconds: float | None
     losses: tuple[tuple[int, float], ...]
     checkpoints: Mapping[int, str]
-    told: Mapping[str, Any]
+    used_knobs: Mapping[str, Any]
 
 
 class JobFailed(ServerError):

@@ -117,7 +117,7 @@ class OpenAIService:
             seconds=state.finished_at - state.created_at if state.finished_at else None,
             losses=tuple(sorted({step: loss for step, loss, _ in steps}.items())),
             checkpoints=await self.call_server(lambda: list_checkpoints(self.client, state)),
-            told=read_used_knobs(state),
+            used_knobs=read_used_knobs(state),
         )
 
     # Create a job, once
