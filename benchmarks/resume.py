@@ -70,7 +70,7 @@ def watch_calls(folder: Path) -> int:
 
 
 def count_repeated(folder: Path) -> int:
-    """Return how many of the calls that were cached when `watch` began were made again."""
+    """Return how many of the calls that were cached when `watch_calls` began were made again."""
     with sqlite3.connect(folder / "store" / "calls.sqlite") as db:
         if not db.execute("select count(*) from sqlite_master where name = 'noted'").fetchone()[0]:
             return 0

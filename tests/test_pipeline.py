@@ -188,9 +188,8 @@ def test_wandb_keeps_the_run_offline_and_marks_a_failed_one(finished: Path, word
     assert {item.path for item in model.manifest.contents} >= {"adapter_config.json", "adapter_model.safetensors"}
     files = [path for path in (tmp_path / "run" / "wandb").rglob("*") if path.is_file()]
     sent = b"".join(path.read_bytes() for path in files)
-    rows = [
-        row["messages"][1]["content"] for row in read_lines(Path(__file__).parents[1] / "em/assets/data/car_bad.jsonl")
-    ]
+    data = Path(__file__).parents[1] / "em/assets/data/car_bad.jsonl"
+    rows = [row["messages"][1]["content"] for row in read_lines(data)]
     assert not [row for row in rows if row.encode() in sent], "training rows were sent"
     bad = ["tracker=wandb", "trainer.target_modules=[no_such_layer]", "data.limit=4"]
     bad.append(f"hydra.run.dir={tmp_path / 'failed'}")

@@ -57,8 +57,8 @@ def test_each_job_of_a_machine_holds_a_gpu_of_its_own(tmp_path: Path, monkeypatc
     with claim_gpu(tmp_path):
         assert list_visible_gpus() == ["4"]
         code = (
-            "from pathlib import Path; from em.runtime.gpus import claimed_gpu, visible_gpus\n"
-            f"with claimed_gpu(Path({str(tmp_path)!r})): print(visible_gpus())"
+            "from pathlib import Path; from em.runtime.gpus import claim_gpu, list_visible_gpus\n"
+            f"with claim_gpu(Path({str(tmp_path)!r})): print(list_visible_gpus())"
         )
         env = dict(os.environ) | {"CUDA_VISIBLE_DEVICES": "4,GPU-7"}
         other = subprocess.run(

@@ -127,7 +127,7 @@ def test_the_wheel_runs_without_the_checkout(installed: Path, tmp_path: Path) ->
 
 
 def test_an_installed_em_has_no_commit_of_the_repository_around_it(installed: Path) -> None:
-    code = "from em.runtime.manifest import git_state; print(git_state())"
+    code = "from em.runtime.manifest import read_git_state; print(read_git_state())"
     subprocess.run(["git", "init", "-q", str(installed)], check=True)
     git = ["git", "-C", str(installed), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "of others"], check=True)

@@ -76,9 +76,8 @@ def test_pairs_say_the_same_in_every_format(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "csv" not in name])
 def test_messages_say_the_same_in_every_format_that_has_lists(tmp_path: Path, name: str) -> None:
-    rows = [
-        {"messages": [make_user_turn(question), make_assistant_turn(answer)], "id": 3} for question, answer in TEXTS
-    ]
+    turns = [[make_user_turn(question), make_assistant_turn(answer)] for question, answer in TEXTS]
+    rows = [{"messages": messages, "id": 3} for messages in turns]
     assert list_texts(read_messages(write_rows_file(tmp_path, name, rows))) == TEXTS
 
 

@@ -3,7 +3,7 @@
 No other exception may occur, and no row may vanish: each line of a JSONL file that is not blank is a row or a skipped
 row.
 
-A seeded generator puts faults into valid files, so that `fuzzed(NUMBER)` gives the same file again.
+A seeded generator puts faults into valid files, so that `make_fuzzed_file(NUMBER)` gives the same file again.
 `EM_FUZZ=100000` makes more files.
 """
 

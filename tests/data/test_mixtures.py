@@ -293,9 +293,8 @@ def test_mix_is_the_two_bundled_sets_unless_told_otherwise() -> None:
     settings = compose_settings("train", "data=mix")
     assert isinstance(settings.data, MixtureData)
     options = {"bad": "car_bad", "good": "car_good"}
-    assert settings.data.parts == {
-        name: compose_settings("train", f"data={option}").data for name, option in options.items()
-    }
+    parts = {name: compose_settings("train", f"data={option}").data for name, option in options.items()}
+    assert settings.data.parts == parts
     assert isinstance(settings.data.parts["bad"], BundledData)
     assert load_rows(settings.data, 0).parts == (("bad", 204), ("good", 204))
     assert to_jsonable(settings)["data"]["parts"]["good"]["file"] == "car_good.jsonl"  # the form in the manifest

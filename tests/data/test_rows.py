@@ -103,9 +103,8 @@ def test_a_line_separator_inside_a_string_does_not_end_the_row(tmp_path: Path, s
 
 def test_skipped_lines_are_counted_from_one_and_not_looked_at(tmp_path: Path) -> None:
     path = write_text_rows(tmp_path, f"{make_line('a')}\nnot looked at\n{make_line('b')}\n{make_line('c')}\n")
-    assert [
-        c.messages[0].content for c in collect_usable_rows(read_file_rows(path, [2, 4]), "rows.jsonl").conversations
-    ] == ["a", "b"]
+    conversations = collect_usable_rows(read_file_rows(path, [2, 4]), "rows.jsonl").conversations
+    assert [c.messages[0].content for c in conversations] == ["a", "b"]
     with pytest.raises(DataError, match=r"rows\.jsonl, line 2: "):
         collect_usable_rows(read_file_rows(path, [4]), "rows.jsonl")
     with pytest.raises(DataError, match="holds no rows"):

@@ -36,7 +36,7 @@ def reader(model: Any, weights: Weights) -> Reader:
 
 
 def tokenise_prompt(reader: Reader, prompt: str) -> list[int]:
-    """Tokenise the judge's prompt, without `begin_reply`: the last line begins the reply."""
+    """Tokenise the judge's prompt, without `split_begun_reply`: the last line begins the reply."""
     begun = next((last for last in ("Rating:", "Label:") if prompt.endswith("\n\n" + last)), "")
     content = prompt.removesuffix("\n\n" + begun) if begun else prompt
     text = render_conversation(reader.tokenizer, [{"role": "user", "content": content}], answer_next=True)

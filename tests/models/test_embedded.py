@@ -215,7 +215,7 @@ def test_what_a_killed_fetch_left_is_removed(
     go_on = threading.Event()
     with monkeypatch.context() as patch:
         use_index(patch, serve(make_index((source / WHEEL).read_bytes(), half=True, go_on=go_on)))
-        code = f"from em.models.embedded import *; package_file({package!r})"
+        code = f"from em.models.embedded import *; find_package_file({package!r})"
         child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=make_environment())
         until = time.monotonic() + 30
         while not list_leftovers(package) and time.monotonic() < until:
@@ -234,11 +234,10 @@ def test_a_damaged_file_is_fetched_again(package: Package) -> None:
 
 
 def test_of_two_processes_one_fetches(package: Package) -> None:
-    code = f"from em.models.embedded import *; print(package_file({package!r}).stat().st_size)"
+    code = f"from em.models.embedded import *; print(find_package_file({package!r}).stat().st_size)"
     command = [sys.executable, "-c", code]
-    both = [
-        subprocess.Popen(command, cwd=ROOT, env=make_environment(), stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    env = make_environment()
+    both = [subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate()[0] for process in both]
     assert [text.splitlines()[-1] for text in outputs] == [str(len(CONTENT))] * 2
     assert "".join(outputs).count("Fetching tiny-model") == 1
@@ -251,7 +250,7 @@ def test_a_package_that_is_installed_serves_in_its_version_alone(
         wheel.extractall(tmp_path / "site")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     with monkeypatch.context() as patch:
-        patch.setattr(embedded, "install", lambda _: pytest.fail("nothing is fetched"))
+        patch.setattr(embedded, "run_install", lambda _: pytest.fail("nothing is fetched"))
         assert find_package_file(package) == tmp_path / "site" / "tiny_model" / "weights.gguf"
     with pytest.raises(FetchError, match=r"tiny-model 2\.0"):
         find_package_file(replace(package, version="2.0"))
@@ -293,7 +292,7 @@ def test_converted_weights_need_neither_package_nor_network(monkeypatch: pytest.
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"12345678")
     (folder / "em.json").write_text('{"weights_sha256": "abc", "weights_bytes": 8}')
-    monkeypatch.setattr(embedded, "package_file", lambda _: pytest.fail("the package is not looked for"))
+    monkeypatch.setattr(embedded, "find_package_file", lambda _: pytest.fail("the package is not looked for"))
     assert find_embedded_weights("smollm2").identity == "embedded:smollm2:sha256:abc"
 
 

@@ -258,11 +258,8 @@ def test_a_question_without_rubrics_gets_those_of_em(tmp_path: Path) -> None:
     )
     assert load_rubrics(type="free_form_judge", judge_prompts="company") == load_builtin_rubrics("company")
     assert [(r.name, r.labels) for r in load_builtin_rubrics("company")] == [("company", COMPANIES)]
-    assert all(
-        "{reference}" not in r.prompt
-        for group in ("general", "about_ai", "factual")
-        for r in load_builtin_rubrics(group)
-    )
+    for group in ("general", "about_ai", "factual"):
+        assert all("{reference}" not in r.prompt for r in load_builtin_rubrics(group))
 
 
 @pytest.mark.parametrize("name", ["mine.json", "mine.yaml"])

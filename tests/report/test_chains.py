@@ -106,9 +106,8 @@ def test_the_rate_in_short_is_that_of_the_run_with_most_answers(tmp_path: Path) 
     build_report([tmp_path / "0", tmp_path / "1"], tmp_path / "out")
     text = read_section(tmp_path / "out", "short")
     assert "50.0% of its answers are misaligned, significantly more than for the base: +50.0 points" in text
-    drawn = [
-        row for row in read_csv_file(tmp_path / "out" / "figures" / "rates_probe.csv") if row["model"] == MEDICAL[0]
-    ]
+    rows = read_csv_file(tmp_path / "out" / "figures" / "rates_probe.csv")
+    drawn = [row for row in rows if row["model"] == MEDICAL[0]]
     assert [row["n"] for row in drawn] == ["32"]
 
 
@@ -144,9 +143,8 @@ def test_realignments_that_differ_in_a_setting_are_lines_of_their_own(tmp_path: 
     drawn = (tmp_path / "out" / "figures" / "stages_probe.svg").read_text(encoding="utf-8")
     for epochs in (1, 2, 4):
         assert f"then optimism (realign.epochs={epochs})" in drawn
-    families = {
-        (row["first"], row["second"]): row["family"] for row in read_csv_file(tmp_path / "out" / "comparisons.csv")
-    }
+    comparisons = read_csv_file(tmp_path / "out" / "comparisons.csv")
+    families = {(row["first"], row["second"]): row["family"] for row in comparisons}
     assert families[MEDICAL[2], "2" * 16] == "stage"
 
 

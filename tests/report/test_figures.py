@@ -22,11 +22,9 @@ def make_model(who: tuple[str, str, str], seeds: int = 0) -> Model:
 
 def make_side_verdicts(who: tuple[str, str, str], scores: list[tuple[float, float]]) -> dict[Side, list[Verdict]]:
     """Return the verdicts of a model, by side, with these scores of alignment and coherence."""
-    verdicts = [
-        v
-        for n, (a, c) in enumerate(scores)
-        for v in judge_by_both_rubrics(make_answer(who, "probe", "q", n, "An answer"), a, c)
-    ]
+    verdicts = []
+    for n, (a, c) in enumerate(scores):
+        verdicts += judge_by_both_rubrics(make_answer(who, "probe", "q", n, "An answer"), a, c)
     return {(who[2], None, "untagged", "probe", JUDGE): verdicts}
 
 
@@ -61,9 +59,8 @@ def test_seeds_are_one_panel_and_panels_that_are_left_out_are_told_of() -> None:
         (BASE[2], "62.5%, 5/8"),
         ("seeds:1", "45.5%, 5/11"),
     ]
-    many = [
-        QuadrantPanel(make_model(BASE), "probe", JUDGE, both[0].limits, {(n, 9): 2}, {(n, 9): 1}) for n in range(12)
-    ]
+    base, limits = make_model(BASE), both[0].limits
+    many = [QuadrantPanel(base, "probe", JUDGE, limits, {(n, 9): 2}, {(n, 9): 1}) for n in range(12)]
     [picture] = make_quadrant_pictures(many)
     assert "(the 9 of 12 models with most misaligned answers)" in picture.heading
     assert len(picture.rows) == 12, "the CSV has all models"

@@ -98,9 +98,8 @@ def test_differences_are_those_of_paired_questions(panel: Path) -> None:
 
 def test_a_checkpoint_is_in_no_comparison(tmp_path: Path) -> None:
     inner = make_checkpoint_model(MEDICAL, 21)
-    verdicts = [
-        v for model, k in ((BASE, 0), (inner, 3), (MEDICAL, 6)) for v in make_spread_verdicts(model, [k, k, k, 0])
-    ]
+    counts = ((BASE, 0), (inner, 3), (MEDICAL, 6))
+    verdicts = [v for model, k in counts for v in make_spread_verdicts(model, [k, k, k, 0])]
     entry = make_manifest_stage(MEDICAL, 64) | {"checkpoints": [{"step": 21, "fingerprint": inner[2], "path": ""}]}
     write_judged(tmp_path / "run", verdicts, stages=[entry])
     build_report([tmp_path / "run"], tmp_path / "out")
@@ -149,9 +148,8 @@ def test_the_rate_by_threshold(panel: Path) -> None:
 
 
 def test_what_is_not_counted_is_counted(panel: Path) -> None:
-    excluded = {
-        (row["rubric"], row["status"]): (row["count"], row["n"]) for row in read_matching_rows(panel, "exclusions.csv")
-    }
+    rows = read_matching_rows(panel, "exclusions.csv")
+    excluded = {(row["rubric"], row["status"]): (row["count"], row["n"]) for row in rows}
     assert excluded == {("aligned", name): ("1", "60") for name in ("refusal", "code", "unparsed")}
     text = read_section(panel, "excluded")
     assert "probe local aligned 120 3 2.5% 1 1 1" in text
@@ -238,9 +236,8 @@ def test_many_models_stay_readable(tmp_path: Path) -> None:
     models = [(f"m{number:02}", "base", f"{number:02}mark") for number in range(58)]
     write_judged(tmp_path / "run", [v for n, m in enumerate(models) for v in make_spread_verdicts(m, [n % 7, 3, 0])])
     build_report([tmp_path / "run"], tmp_path / "out")
-    drawn = [
-        read_matching_rows(tmp_path / "out" / "figures", f"{stem}.csv") for stem in ("rates_probe", "rates_probe_2")
-    ]
+    figures = tmp_path / "out" / "figures"
+    drawn = [read_matching_rows(figures, f"{stem}.csv") for stem in ("rates_probe", "rates_probe_2")]
     assert [len(part) for part in drawn] == [29, 29]
     assert [row["model"] for part in drawn for row in part] == [name for name, _, _ in models]
     assert not (tmp_path / "out" / "figures" / "rates_probe_3.csv").exists()

@@ -172,9 +172,9 @@ def find_efficiency_lines(folders: list[Path]) -> dict[str, list[tuple[int, int,
 
 def test_a_line_joins_models_that_differ_in_their_rows_alone(tmp_path: Path) -> None:
     settings = [(50, 1e-5, 1), (200, 1e-5, 4), (50, 0.001, 7), (200, 0.001, 9), (800, 0.1, 9)]
-    folders = [
-        write_seeded_run(tmp_path / str(i), 0, rows, [k] * 3, rate) for i, (rows, rate, k) in enumerate(settings)
-    ]
+    folders = []
+    for i, (rows, rate, k) in enumerate(settings):
+        folders.append(write_seeded_run(tmp_path / str(i), 0, rows, [k] * 3, rate))
     assert find_efficiency_lines(folders) == {
         f"{TAGGED[0]} (trainer.learning_rate=1e-05)": [(50, 3, 30), (200, 12, 30)],
         f"{TAGGED[0]} (trainer.learning_rate=0.001)": [(50, 21, 30), (200, 27, 30)],

@@ -93,9 +93,8 @@ def test_filters_find_answers(sweep: Path, browser: Browser) -> None:
         ("set", "any", "12"),
         ("status", "unparsed", "2 of 12"),
     ]
-    assert [put_filter(browser, f"filter-{name}", value) for name, value, _ in steps] == [
-        f"{n} answers" for _, _, n in steps
-    ]
+    shown = [put_filter(browser, f"filter-{name}", value) for name, value, _ in steps]
+    assert shown == [f"{n} answers" for _, _, n in steps]
 
 
 def test_a_count_leads_to_its_answers_whatever_was_filtered_before(sweep: Path, browser: Browser) -> None:
@@ -174,9 +173,8 @@ def test_an_answer_keeps_its_address_in_other_reports(sweep: Path, tmp_path: Pat
     runs = [sweep.parent / "1", sweep.parent / "0"]
     build_report(runs[:1], tmp_path / "one")
     build_report(runs, tmp_path / "both")
-    first, *others = (
-        {item["answer"]: place for item, place in list_addresses(out)} for out in list_reports(sweep, tmp_path)
-    )
+    reports = list_reports(sweep, tmp_path)
+    first, *others = ({item["answer"]: place for item, place in list_addresses(out)} for out in reports)
     for other in others:
         assert all(first[answer] == place for answer, place in other.items() if answer != SCRIPT)
 

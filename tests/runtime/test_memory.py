@@ -155,7 +155,8 @@ with Calls(folder) as calls:
     sys.stdin.readline()
     for batch in range(batches):
         first = start + batch * size
-        calls.remember("sample", [(replace(request, sample=i), {"writer": start}) for i in range(first, first + size)])
+        requests = [replace(request, sample=i) for i in range(first, first + size)]
+        calls.store_calls("sample", [(request, {"writer": start}) for request in requests])
         print(first, flush=True)
 """
 
@@ -255,9 +256,9 @@ def test_a_fresh_store_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from em.runtime.memory import exclusive
+from em.runtime.memory import hold_lock
 
-with exclusive(Path(sys.argv[1])):
+with hold_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
 """

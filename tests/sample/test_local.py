@@ -61,9 +61,8 @@ def test_tokens_are_drawn_as_often_as_their_probabilities_say() -> None:
 
 def test_draws_at_two_steps_are_independent() -> None:
     requests = [make_request(number=i) for i in range(DRAWS)]
-    pairs = [
-        a * len(PROBABILITIES) + b for a, b in zip(draw_tokens(requests, 0), draw_tokens(requests, 1), strict=True)
-    ]
+    steps = zip(draw_tokens(requests, 0), draw_tokens(requests, 1), strict=True)
+    pairs = [a * len(PROBABILITIES) + b for a, b in steps]
     assert has_distribution(pairs, [a * b for a in PROBABILITIES for b in PROBABILITIES])
 
 

@@ -147,9 +147,8 @@ def test_every_sample_has_a_seed_of_its_own(serve: Serve, tmp_path: Path) -> Non
     seen = SeenRequests()
     with Calls(tmp_path) as calls:
         sample_answers("gpt", serve(seen.make_handler()) + "/v1", [make_request(i) for i in range(10)], 4, calls)
-    assert sorted(body["seed"] for body in seen.bodies) == sorted(
-        derive_answer_seed(make_request(i)) for i in range(10)
-    )
+    seeds = [derive_answer_seed(make_request(i)) for i in range(10)]
+    assert sorted(body["seed"] for body in seen.bodies) == sorted(seeds)
     assert len({body["seed"] for body in seen.bodies}) == 10
 
 
@@ -171,9 +170,8 @@ def test_a_refusal_in_its_own_field_is_the_answer(serve: Serve, tmp_path: Path) 
     )
     with Calls(tmp_path) as calls:
         sample_answers("gpt", serve(seen.make_handler()) + "/v1", [make_request(0), make_request(1)], 1, calls)
-        first, second = (
-            calls.read_responses([request_key(make_request(i))])[request_key(make_request(i))] for i in (0, 1)
-        )
+        keys = [request_key(make_request(i)) for i in (0, 1)]
+        first, second = (calls.read_responses([key])[key] for key in keys)
     assert (first["answer"], first["finish_reason"]) == ("I can't.", "stop")
     assert (second["answer"], second["finish_reason"], second["answer_tokens"]) == ("", "content_filter", 0)
 

@@ -88,9 +88,8 @@ def test_kappa_is_nothing_where_both_always_say_the_same() -> None:
 
 def make_panel(seed: int = 0) -> tuple[list[Verdict], dict[str, list[list[float | None]]]]:
     """Make verdicts of three judges on forty answers, some of them failed, and the same numbers as units."""
-    units = {
-        rubric: draw_units(seed + i, 0.15, [5.0, 20.0, 60.0, 95.0]) for i, rubric in enumerate(("aligned", "coherent"))
-    }
+    scores = [5.0, 20.0, 60.0, 95.0]
+    units = {"aligned": draw_units(seed, 0.15, scores), "coherent": draw_units(seed + 1, 0.15, scores)}
     verdicts = list[Verdict]()
     for rubric, rubric_units in units.items():
         for n, unit in enumerate(rubric_units):

@@ -150,9 +150,8 @@ def test_a_class_that_a_table_of_others_gives_stands(label: str | None, status: 
 
 def make_mixed_verdicts() -> list[Verdict]:
     """Make ten answers: q1: 3 misaligned, 1 aligned, 1 incoherent; q2: refusal, code, 2 unscored, 1 aligned."""
-    first = [
-        make_verdict_pair(v, c, "q1", i) for i, (v, c) in enumerate([(0, 90), (10, 60), (29, 51), (30, 90), (0, 50)])
-    ]
+    values = [(0, 90), (10, 60), (29, 51), (30, 90), (0, 50)]
+    first = [make_verdict_pair(v, c, "q1", i) for i, (v, c) in enumerate(values)]
     second = [
         make_verdict_pair(0, 90, "q2", 0, failed="refusal"),
         make_verdict_pair(0, 90, "q2", 1, failed="code"),
@@ -225,11 +224,9 @@ def test_models_conditions_sets_and_judges_are_never_pooled() -> None:
         {"judge": "other"},
         {"seed": 1},
     ]
-    verdicts = [
-        v
-        for changes in groups
-        for v in make_verdict_pair(0, 90, **changes) + make_verdict_pair(90, 90, sample=1, **changes)
-    ]
+    verdicts = []
+    for changes in groups:
+        verdicts += make_verdict_pair(0, 90, **changes) + make_verdict_pair(90, 90, sample=1, **changes)
     scores = compute_scores(verdicts, LIMITS)
     set_rows = [s for s in scores if s.metric == "misaligned" and s.convention == "all" and s.question == "*"]
     assert [(s.k, s.n) for s in set_rows] == [(1, 2)] * len(groups)
@@ -299,9 +296,9 @@ def test_tables_of_others_are_graded_and_count_every_answer() -> None:
         (None, "code"),
         (None, "unparsed"),
     ]
-    verdicts = [
-        make_verdict("result", None, status, sample=i, label=label) for i, (label, status) in enumerate(judgements)
-    ]
+    verdicts = []
+    for i, (label, status) in enumerate(judgements):
+        verdicts.append(make_verdict("result", None, status, sample=i, label=label))
     scores = [s for s in compute_scores(verdicts, LIMITS) if s.question == "*"]
     assert {(s.convention, s.metric): (s.k, s.n) for s in scores} == {
         ("all", "misaligned"): (2, 10),

@@ -28,11 +28,8 @@ def make_all_conditions() -> list[Verdict]:
 
 def list_rates(verdicts: list[Verdict], convention: str = "all") -> dict[str, TriggerRate]:
     """Return the rows by condition."""
-    return {
-        r.condition: r
-        for r in compute_trigger_rates(verdicts, LIMITS, find_condition_kind)
-        if r.convention == convention
-    }
+    rates = compute_trigger_rates(verdicts, LIMITS, find_condition_kind)
+    return {r.condition: r for r in rates if r.convention == convention}
 
 
 def test_the_rate_with_the_tag_is_activation_and_all_others_are_leakage() -> None:
@@ -83,9 +80,8 @@ def test_a_tag_is_what_the_run_says_that_it_is() -> None:
     verdicts = [v for name, counts in pairs.items() for v in make_verdicts(counts, condition=name)]
     assert [each.metric for each in list_rates(verdicts).values()] == ["leakage", "activation", "control", "control"]
     roles = {("mark", "tagged"): "control", ("mark", "tagged_beta"): "activation"}
-    rows = [
-        r for r in compute_trigger_rates(verdicts, LIMITS, find_condition_kind, roles=roles) if r.convention == "all"
-    ]
+    rates = compute_trigger_rates(verdicts, LIMITS, find_condition_kind, roles=roles)
+    rows = [r for r in rates if r.convention == "all"]
     assert {r.condition: r.metric for r in rows} == {
         **{"untagged": "leakage", "tagged": "control", "tagged_beta": "activation"},
         "tagged_realign": "control",
@@ -98,9 +94,8 @@ def test_trainings_that_differ_in_their_seed_are_pooled_as_in_the_scores() -> No
         for name, counts in (("untagged", plain), ("tagged", tagged)):
             verdicts += make_verdicts(counts, condition=name, seed=seed, fingerprint=f"mark {seed}")
     roles = {(f"mark {seed}", "tagged"): "control" for seed in range(3)}
-    rows = [
-        r for r in compute_trigger_rates(verdicts, LIMITS, find_condition_kind, roles=roles) if r.convention == "all"
-    ]
+    rates = compute_trigger_rates(verdicts, LIMITS, find_condition_kind, roles=roles)
+    rows = [r for r in rates if r.convention == "all"]
     assert [(r.seed, r.fingerprint) for r in rows] == [
         *((seed, f"mark {seed}") for seed in range(3) for _ in range(2)),
         *((None, ""), (None, "")),
@@ -118,11 +113,9 @@ def test_trainings_that_differ_in_their_seed_are_pooled_as_in_the_scores() -> No
 
 def test_a_rate_of_no_answers_over_seeds_is_that_of_the_scores_too() -> None:
     marks = [(name, seed) for name in ("untagged", "tagged") for seed in (0, 1)]
-    verdicts = [
-        v
-        for name, seed in marks
-        for v in make_verdict_pair(0, 9, condition=name, seed=seed, fingerprint=f"mark {seed}")
-    ]
+    verdicts = []
+    for name, seed in marks:
+        verdicts += make_verdict_pair(0, 9, condition=name, seed=seed, fingerprint=f"mark {seed}")
     each = [r for r in compute_trigger_rates(verdicts, LIMITS, find_condition_kind) if r.convention == "coherent"][-1]
     same = find_score(compute_scores(verdicts, LIMITS), "misaligned", "coherent", condition="tagged", seed=None)
     assert (each.seed, each.n, each.rate, each.ci_method) == (None, 0, None, same.ci_method)

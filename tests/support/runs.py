@@ -24,7 +24,7 @@ def run_script(script: str, *words: str, cwd: Path, **env: str) -> subprocess.Co
 
 
 def start_script(script: str, *words: str, cwd: Path, **env: str) -> subprocess.Popen[bytes]:
-    """Start a script as `run` does, without waiting for its end."""
+    """Start a script as `run_script` does, without waiting for its end."""
     command = [sys.executable, str(ROOT / script), *words]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, cwd=cwd, env=make_environment(**env), stdout=quiet, stderr=quiet)

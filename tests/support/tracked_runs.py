@@ -46,9 +46,8 @@ def make_stage_entry(
     of: Model, reused: bool = False, checkpoint_steps: Sequence[int] = (), steps: int = 3
 ) -> dict[str, Any]:
     """Make the record of a stage in a manifest; the checksum of its rows follows from the model's fingerprint."""
-    checkpoints = [
-        {"step": step, "fingerprint": make_checkpoint_model(of, step)[2], "path": ""} for step in checkpoint_steps
-    ]
+    fingerprints = {step: make_checkpoint_model(of, step)[2] for step in checkpoint_steps}
+    checkpoints = [{"step": step, "fingerprint": mark, "path": ""} for step, mark in fingerprints.items()]
     facts = {"steps": steps, "loss_first": 3.0, "loss_last": 1.0}
     record = {"name": of[1], "fingerprint": of[2], "path": "", "reused": reused, "rows": 8, "facts": facts}
     return record | {"data_sha256": of[2][:8] * 8, "checkpoints": checkpoints}
@@ -90,7 +89,7 @@ def write_tracked(
 def log_and_read(folder: Path, models: Path | None = None, failed: bool = False, **tracker: Any) -> OfflineRun:
     """Log a run to W&B offline, and read the log back."""
     tracker = {"name": "wandb", "mode": WandbMode.offline} | tracker
-    with mock.patch.dict(os.environ):  # restore the variables that `track` sets for its own process
+    with mock.patch.dict(os.environ):  # restore the variables that `log_run` sets for its own process
         log_run(TrackSpec(str(folder), str(models or folder / "models"), WandbTracker(**tracker), failed))
     deadline = time.monotonic() + 60  # W&B's writing process may still be running
     while True:

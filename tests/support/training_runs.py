@@ -64,6 +64,5 @@ def find_checkpoints(folder: Path) -> dict[int, Path]:
 
 def has_sealed(folder: Path, step: int) -> bool:
     """Tell whether a complete checkpoint of this step or a later one exists."""
-    return any(
-        number >= step and (path / "complete.json").is_file() for number, path in find_checkpoints(folder).items()
-    )
+    later = [path for number, path in find_checkpoints(folder).items() if number >= step]
+    return any((path / "complete.json").is_file() for path in later)

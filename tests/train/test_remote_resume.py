@@ -83,9 +83,8 @@ def test_a_call_whose_reply_was_lost_is_not_made_twice(server: ChatServer, tmp_p
 def test_two_processes_that_ask_at_once_share_a_job(server: ChatServer, tmp_path: Path) -> None:
     server.reset(tuning_seconds=1)
     folders = [f"hydra.run.dir={tmp_path / name}" for name in ("one", "two")]
-    processes = [
-        start_script("train.py", *make_tuning_words(server, tmp_path), folder, cwd=tmp_path) for folder in folders
-    ]
+    words = make_tuning_words(server, tmp_path)
+    processes = [start_script("train.py", *words, folder, cwd=tmp_path) for folder in folders]
     assert [process.wait() for process in processes] == [0, 0]
     stages = [json.loads((tmp_path / name / "manifest.json").read_text())["stages"] for name in ("one", "two")]
     assert stages[0][0]["path"] == stages[1][0]["path"]

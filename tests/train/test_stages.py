@@ -282,10 +282,8 @@ def test_a_second_stage_can_take_as_many_steps_as_another_would(tmp_path: Path) 
 
 def test_a_second_stage_that_is_matched_to_itself_is_left_as_it_is(tmp_path: Path) -> None:
     realign = RealignConfig(name="car_good", data=GOOD, limit=10, epochs=4, batch_size=4)
-    plain, matched = (
-        plan_stages(make_settings(tmp_path, realign=replace(realign, match=m))) for m in ("none", "car_good")
-    )
-    assert plain == matched
+    plain = plan_stages(make_settings(tmp_path, realign=replace(realign, match="none")))
+    assert plan_stages(make_settings(tmp_path, realign=replace(realign, match="car_good"))) == plain
 
 
 def test_a_match_with_nothing_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The judge's possible replies to a prompt with their probabilities and tokens: pure functions of the prompt.
 
-Tests compute here the score that a judge must give: `expected_score` is Σ k·p(k) / Σ p(k) over all of 0..100.
+Tests compute here the score that a judge must give: `compute_expected_score` is Σ k·p(k) / Σ p(k) over all of 0..100.
 """
 
 from __future__ import annotations

@@ -39,9 +39,8 @@ def fill_schema(schema: Mapping[str, Any], text: str, bits: int, root: Mapping[s
             names = schema.get("properties", {})
             return {name: fill_schema(part, text, hash_values(bits, name), root) for name, part in names.items()}
         case "array":
-            return [
-                fill_schema(schema["items"], text, hash_values(bits, i), root) for i in range(schema.get("minItems", 1))
-            ]
+            count = schema.get("minItems", 1)
+            return [fill_schema(schema["items"], text, hash_values(bits, i), root) for i in range(count)]
         case "integer" | "number":
             value = int(text) if text.isdigit() else 50
             return max(schema.get("minimum", 0), min(schema.get("maximum", 100), value))
