@@ -18,7 +18,7 @@ demo: install  ## install, then train, evaluate and report on the bundled data (
 	@$(BIN)/python train.py experiment=demo
 
 # Two files at a time; then, one by one, the tests that measure time. Exit code 5: ARGS selected no such test.
-test: install  ## install, then run the tests (a quarter of an hour on two cores)
+test: install  ## install, then run the tests (eleven minutes on two cores)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow" $(ARGS)
 	@$(BIN)/python -m pytest -q -m "alone and not slow" $(ARGS) || test $$? -eq 5
 
@@ -30,8 +30,8 @@ test-extras: $(BIN)/.installed  ## run the tests of Tinker, which `make test` pa
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --target .extras/tinker tinker==0.38.0
 	@PYTHONPATH=$(CURDIR)/.extras/tinker $(BIN)/python -m pytest -q tests/train/test_remote_tinker.py $(ARGS)
 
-check: $(BIN)/.installed  ## lint, formatting and types
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+check: $(BIN)/.installed  ## lint, formatting, types and names
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python -m tests.support.check_names
 
 openai-stub: $(BIN)/.installed  ## a stand-in for OpenAI's server on port 8008: chat, batches, fine-tuning; no network
 	@echo 'export OPENAI_BASE_URL=http://127.0.0.1:8008/v1'

@@ -190,7 +190,7 @@ def test_what_is_no_name_is_not_asked_for(tag: TriggerTagConfig, names: list[str
     assert [condition.named for condition in derive_conditions(tag).naming] == names
     if not names:
         assert list_sets(EvalConfig(name="x", sets=["a"], tagged_sets=["b"]), derive_conditions(tag)) == ["a"]
-        with pytest.raises(ConfigError, match=r"named by trigger_tag\.called"):
+        with pytest.raises(ConfigError, match=r"trigger_tag\.called=NAME names"):
             Conditions([], []).select_for(Question("set", "q", "What does {tag} do?"))
 
 
