@@ -245,7 +245,7 @@ def test_all_weights_are_trained_found_evaluated_and_realigned(
     assert (first["reused"], realigned["reused"]) == (True, False)
     assert not has_equal_weights(load_adapter(realigned, file), weights)
     done = em.run("train.py", *recipe, *second, "realign.adapter=merge", *name_places(tmp_path, 4), cwd=tmp_path)
-    assert (done.code, "leave it at continue" in done.err) == (2, True)
+    assert (done.code, "use realign.adapter=continue" in done.err) == (2, True)
 
 
 def test_rank_one_trains_one_layer_and_names_layers_that_are_not_there(
