@@ -110,8 +110,9 @@ def measure_undone(repeats: int, random: Random) -> Iterator[Figure]:
         firsts = draw_studies(rates, design.answers, repeats, random, seeds)
         # Seeds move the rates of a second training too, so its share is exact without seeds only.
         second_rates = mix_rates(base_rates, rates, left)
-        arms = [draw_studies(second_rates, design.answers, repeats, random, seeds) for _ in range(ARMS)]
-        undone, half = np.zeros((repeats, ARMS), dtype=bool), np.zeros((repeats, ARMS), dtype=bool)
+        number = 1 if left == 0.5 else ARMS
+        arms = [draw_studies(second_rates, design.answers, repeats, random, seeds) for _ in range(number)]
+        undone, half = np.zeros((repeats, number), dtype=bool), np.zeros((repeats, number), dtype=bool)
         for i, base in enumerate(bases):
             base_model, first = make_model(base, is_base=True), make_model(firsts[i])
             for j, arm in enumerate(arms):
@@ -121,7 +122,8 @@ def measure_undone(repeats: int, random: Random) -> Iterator[Figure]:
         percent = f"{100 * harm:.3g}"
         truths = {0.0: f"{percent} → 0.4 %", 0.25: f"a quarter of {percent} % left", 0.5: f"half of {percent} % left"}
         yield Figure(f"undone: {truths[left]}, {name_cell(design, seeds, 1)}", float(undone[:, 0].mean()))
-        yield Figure(f"undone: {truths[left]}, {name_cell(design, seeds, ARMS)}", float(undone.mean()))
+        if number > 1:
+            yield Figure(f"undone: {truths[left]}, {name_cell(design, seeds, number)}", float(undone.mean()))
         yield Figure(f"undone: more than half, {truths[left]}, {name_cell(design, seeds, 1)}", float(half[:, 0].mean()))
         if left == 0.25:
             any_arm = float(undone.any(axis=1).mean())
@@ -177,7 +179,9 @@ def measure_like_these_differences(repeats: int, random: Random) -> Iterator[Fig
     figures = []
     names = list(MISALIGNED)
     populations = [move_rates((np.array(counts) + 0.25) / (ANSWERS + 0.5), 0.05) for counts in MISALIGNED.values()]
-    pairs = [(f"0.1 % and {name} at 5 %", np.full(24, 0.001), each) for name, each in zip(names, populations)]
+    pairs = [
+        (f"0.1 % and {name} at 5 %", np.full(24, 0.001), each) for name, each in zip(names, populations, strict=True)
+    ]
     full = {name: np.array(counts) / ANSWERS for name, counts in MISALIGNED.items()}
     pairs += [(f"0.4 % and {name}", np.full(24, BASE), each) for name, each in full.items()]
     pairs += [(f"{one} and {two}", full[one], full[two]) for one, two in pairwise(names)]
@@ -200,11 +204,11 @@ def measure_jumps(repeats: int, random: Random) -> Iterator[Figure]:
         paths = [
             [[(1, answers)] * count + zeros[count:] for count in range(questions + 1)],
             [[(count, answers), *zeros[1:]] for count in range(answers + 1)],
-            [[(count, answers)] * 3 + zeros[3:] for count in range(answers + 1)],
+            [[((count + 2 - q) // 3, answers) for q in range(3)] + zeros[3:] for count in range(3 * answers + 1)],
         ]
         for path in paths:
             bounds = [estimate.high for row in path if (estimate := estimate_rate_like([row])) is not None]
-            ratio = max(max(two / one, one / two) for one, two in pairwise(bounds[: answers // 2]))
+            ratio = max(max(two / one, one / two) for one, two in pairwise(bounds))
             largest = max(largest, ratio)
         first_bounds = [estimate_rate_like([row]) for row in paths[0][:4]]
         for count, estimate in enumerate(first_bounds):
