@@ -14,17 +14,19 @@ from benchmarks.inference_worlds import (
     SEED_SPREAD,
     Design,
     Study,
-    average_over_seeds,
+    compute_recipe_rate,
     draw_pairs,
     draw_studies,
     make_rates,
-    mix_rates,
     move_rates,
+    scale_harm,
 )
 from benchmarks.question_rates import ANSWERS, MISALIGNED
+from em.stats.cells import Cell, Model
+from em.stats.contrasts import LEVEL, bound_contrast
 from em.stats.like_these import estimate_difference_like, estimate_rate_like
-from em.stats.rules import Cell, Direction, Model, Settings, find_direction, find_reduction
-from em.stats.these import LEVEL, bound_contrast, bound_difference, estimate_rate
+from em.stats.rules import Direction, Settings, find_direction, find_reduction
+from em.stats.these import bound_difference, estimate_rate
 
 RATES = (0.001, BASE, 0.02, 0.058, 0.2, 0.44)
 HARMS = (0.44, 0.2, 0.058)
@@ -109,7 +111,7 @@ def measure_undone(repeats: int, random: Random) -> Iterator[Figure]:
         bases = draw_studies(base_rates, design.answers, repeats, random)
         firsts = draw_studies(rates, design.answers, repeats, random, seeds)
         # Seeds move the rates of a second training too, so its share is exact without seeds only.
-        second_rates = mix_rates(base_rates, rates, left)
+        second_rates = scale_harm(base_rates, rates, left)
         number = 1 if left == 0.5 else ARMS
         arms = [draw_studies(second_rates, design.answers, repeats, random, seeds) for _ in range(number)]
         undone, half = np.zeros((repeats, number), dtype=bool), np.zeros((repeats, number), dtype=bool)
@@ -140,7 +142,7 @@ def measure_seeds(repeats: int, random: Random) -> Iterator[Figure]:
         # With two seeds the interval speaks of these trainings alone, so it can't cover the recipe.
         name = "coverage of the recipe" if seeds > 2 else "coverage of the recipe by answers alone"
         coverage = Coverage(f"seeds: {name}, {name_mean(mean)}, {design}, {seeds} seeds")
-        truth = average_over_seeds(rates, SEED_SPREAD)
+        truth = compute_recipe_rate(rates, SEED_SPREAD)
         for one, two in zip(first, second, strict=True):
             direction = find_direction(make_model(one), make_model(two), THESE, LEVEL)
             differs += direction in (Direction.UP, Direction.DOWN)

@@ -41,7 +41,7 @@ class Design:
 DESIGNS = (Design(1, 30), Design(1, 100), Design(6, 10))
 
 
-def expit(values: Floats) -> Floats:
+def apply_logistic(values: Floats) -> Floats:
     """Return the logistic function."""
     return 1 / (1 + np.exp(-values))
 
@@ -60,20 +60,20 @@ def move_rates(rates: Floats, mean: float) -> Floats:
     low, high = -20.0, 20.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if expit(logits + middle).mean() < mean else (low, middle)
-    return expit(logits + low)
+        low, high = (middle, high) if apply_logistic(logits + middle).mean() < mean else (low, middle)
+    return apply_logistic(logits + low)
 
 
-def mix_rates(base: Floats, trained: Floats, share: float) -> Floats:
+def scale_harm(base: Floats, trained: Floats, share: float) -> Floats:
     """Return rates at which exactly a share of the harm of each question is left."""
     return base + share * (trained - base)
 
 
-def average_over_seeds(rates: Floats, spread: float = SEED_SPREAD) -> float:
+def compute_recipe_rate(rates: Floats, spread: float = SEED_SPREAD) -> float:
     """Return the mean rate over all training seeds (by Gauss-Hermite quadrature)."""
     points, weights = np.polynomial.hermite_e.hermegauss(41)
     logits = np.log(rates / (1 - rates))
-    return float(expit(logits[:, None] + spread * points).mean(axis=0) @ weights / weights.sum())
+    return float(apply_logistic(logits[:, None] + spread * points).mean(axis=0) @ weights / weights.sum())
 
 
 def draw_studies(rates: Floats, answers: int, repeats: int, random: np.random.Generator, seeds: int = 1) -> list[Study]:
@@ -81,7 +81,7 @@ def draw_studies(rates: Floats, answers: int, repeats: int, random: np.random.Ge
     shape = (repeats, seeds, len(rates))
     if seeds > 1:
         logits = np.log(rates / (1 - rates)) + SEED_SPREAD * random.standard_normal((repeats, seeds, 1))
-        rates = expit(logits)
+        rates = apply_logistic(logits)
     counts = random.binomial(answers, np.broadcast_to(rates, shape)).tolist()
     return [[[(k, answers) for k in row] for row in study] for study in counts]
 

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from em.stats.these import (
-    ENOUGH_SEEDS,
+from em.stats.contrasts import (
     LEVEL,
     Estimate,
     Parts,
     Share,
     Table,
+    describe,
     find_deviations,
     find_quantile,
     find_rate,
@@ -105,7 +105,9 @@ class PopulationContrast:
         """Return the interval at a normal quantile, before it is cut to what is possible."""
         level = find_tail(z)
         value = math.fsum(c * rate for c, rate, _ in self.terms)
-        reaches = [measure_reach(c, rate, widen(posterior.bound(level), rate)) for c, rate, posterior in self.terms]
+        reaches = [
+            measure_reach(c, rate, include_rate(posterior.bound(level), rate)) for c, rate, posterior in self.terms
+        ]
         signs = [math.copysign(1.0, c) for c, _, _ in self.terms]
         below = self.combine([sign * down for sign, (down, _) in zip(signs, reaches, strict=True)])
         above = self.combine([sign * up for sign, (_, up) in zip(signs, reaches, strict=True)])
@@ -128,7 +130,7 @@ def estimate_rate_like(table: Table, level: float = LEVEL) -> Estimate | None:
     if kept is None:
         return None
     low, high = prepare_population(kept).bound(find_quantile(level))
-    return describe_population(kept, (max(0.0, low), min(1.0, high)), None, level)
+    return describe(kept, (max(0.0, low), min(1.0, high)), None, level, "beta_binomial")
 
 
 def estimate_contrast_like(parts: Parts, level: float = LEVEL) -> Estimate | None:
@@ -139,7 +141,8 @@ def estimate_contrast_like(parts: Parts, level: float = LEVEL) -> Estimate | Non
     contrast = prepare_population(kept)
     low, high = contrast.bound(find_quantile(level))
     least, most = (math.fsum(pick(0.0, c) for c, _ in kept) for pick in (min, max))
-    return describe_population(kept, (max(least, low), min(most, high)), find_touching_level(contrast.bound), level)
+    p = find_touching_level(contrast.bound)
+    return describe(kept, (max(least, low), min(most, high)), p, level, "beta_binomial")
 
 
 def estimate_difference_like(first: Table, second: Table, level: float = LEVEL) -> Estimate | None:
@@ -174,21 +177,19 @@ def prepare_population(parts: Parts) -> PopulationContrast:
     """Compute what the intervals of a contrast on shared questions need."""
     merged = [merge_seeds(table) for _, table in parts]
     rates = [[k / n for k, n in counts] for counts in merged]
-    terms = [
-        (c, find_rate(table), compute_posterior(tuple(sorted(counts))))
-        for (c, table), counts in zip(parts, merged, strict=True)
-    ]
+    posteriors = [compute_posterior(tuple(sorted(counts))) for counts in merged]
+    terms = [(c, find_rate(table), posterior) for (c, table), posterior in zip(parts, posteriors, strict=True)]
     error, seeds = find_seed_error([(c, find_deviations(table)) for c, table in parts])
-    correlations = [[correlate(one, other) if one is not other else 1.0 for other in rates] for one in rates]
+    correlations = [[compute_correlation(one, other) if one is not other else 1.0 for other in rates] for one in rates]
     return PopulationContrast(terms, correlations, error, seeds)
 
 
-def widen(interval: tuple[float, float], rate: float) -> tuple[float, float]:
+def include_rate(interval: tuple[float, float], rate: float) -> tuple[float, float]:
     """Return the interval, stretched where it does not hold the rate over the questions asked."""
     return min(interval[0], rate), max(interval[1], rate)
 
 
-def correlate(first: Sequence[float], second: Sequence[float]) -> float:
+def compute_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     """Return Pearson's correlation of two models' rates over questions, shrunk towards 0; 0 if one is constant."""
     questions = len(first)
     mean_one, mean_two = math.fsum(first) / questions, math.fsum(second) / questions
@@ -243,21 +244,3 @@ def make_grid() -> Grid:
     alpha, beta = means[:, None] * strength, (1 - means)[:, None] * strength
     edges = np.sin(np.arange(MEANS + 1) / MEANS * np.pi / 2) ** 2
     return Grid(alpha, beta, betaln(alpha, beta), edges, 0.5 * np.log1p(-means), 0.5 * np.log(means))
-
-
-def describe_population(parts: Parts, bounds: tuple[float, float], p: float | None, level: float) -> Estimate:
-    """Return the estimate of a contrast with given bounds."""
-    seeds = max(len(table) for _, table in parts)
-    over_seeds = seeds >= ENOUGH_SEEDS
-    return Estimate(
-        value=math.fsum(c * find_rate(table) for c, table in parts),
-        low=bounds[0],
-        high=bounds[1],
-        p=p,
-        level=level,
-        questions=len(parts[0][1][0]),
-        answers=sum(n for _, table in parts for row in table for _, n in row),
-        seeds=seeds,
-        over_seeds=over_seeds,
-        method=f"beta_binomial(question{',seed' if over_seeds else ''})",
-    )
