@@ -53,6 +53,8 @@ class Figure:
     met: bool | None = field(init=False)
 
     def __post_init__(self) -> None:
+        # A numpy number is neither `True` nor JSON.
+        object.__setattr__(self, "value", float(self.value))
         target = TARGETS.get(self.name, "")
         object.__setattr__(self, "target", target)
         object.__setattr__(self, "met", reach_target(self.value, target))
@@ -69,7 +71,7 @@ def reach_target(value: float, target: str) -> bool | None:
     if not target:
         return None
     sign, number = target.split()
-    return COMPARE[sign](value, float(number))
+    return bool(COMPARE[sign](value, float(number)))
 
 
 @dataclass
@@ -83,9 +85,9 @@ class Coverage:
 
     def add(self, low: float, high: float, truth: float) -> None:
         """Count one interval."""
-        self.held += low <= truth <= high
+        self.held += bool(low <= truth <= high)
         self.made += 1
-        self.width += high - low
+        self.width += float(high - low)
 
     @property
     def points(self) -> float:

@@ -94,7 +94,7 @@ class Finding:
     share: the share of harm left; of reductions only. Its bound is the larger of both extremes.
     totals: outcomes of the first and the second model.
     notable: outcomes whose counts the sentence must name.
-    lucky: whether fewer than three training seeds stand behind it, so that the luck of training can't be told.
+    few_seeds: whether there are fewer than three training seeds, so that the luck of training can't be told.
     """
 
     verdict: Verdict
@@ -102,7 +102,7 @@ class Finding:
     share: Share | None
     totals: tuple[Total, Total]
     notable: tuple[str, ...]
-    lucky: bool
+    few_seeds: bool
 
 
 def decide_misaligns(base: Model, trained: Model, settings: Settings = DEFAULT) -> Finding:
@@ -231,8 +231,8 @@ def make_finding(
     names = ("unscored", "incoherent", "refused", "code")
     parts = {name: (find_part(getattr(one, name), one), find_part(getattr(two, name), two)) for name in names}
     notable = tuple(name for name, pair in parts.items() if is_notable(*pair))
-    lucky = difference is None or difference.seeds < ENOUGH_SEEDS
-    return Finding(verdict, difference, share, (one, two), notable, lucky)
+    few_seeds = difference is None or difference.seeds < ENOUGH_SEEDS
+    return Finding(verdict, difference, share, (one, two), notable, few_seeds)
 
 
 def is_notable(one: float, two: float) -> bool:

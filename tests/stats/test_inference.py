@@ -417,15 +417,15 @@ def test_triggers_are_tested_at_half_the_level_with_intervals_to_match() -> None
 def test_seeds_are_matched_and_few_are_called_luck() -> None:
     base, harm = make_model(BASE), make_model(SEEDED, seeds=True)
     finding = rules.decide_misaligns(base, harm)
-    assert not finding.lucky
+    assert not finding.few_seeds
     assert finding.difference is not None
     assert finding.difference.seeds == 3
     cured = make_model([[(0, 30)] * 8] * 2, seeds=True)
     reduction = rules.decide_reduction(base, harm, cured)
-    assert reduction.lucky
+    assert reduction.few_seeds
     assert reduction.difference is not None
     assert reduction.difference.seeds == 2
-    assert rules.decide_misaligns(base, make_model(TRAINED)).lucky
+    assert rules.decide_misaligns(base, make_model(TRAINED)).few_seeds
 
 
 def test_questions_like_these_can_be_the_headline() -> None:
