@@ -179,11 +179,10 @@ def measure_like_these(repeats: int, random: Random) -> Iterator[Figure]:
 def measure_like_these_differences(repeats: int, random: Random) -> Iterator[Figure]:
     """Measure the interval of a difference for questions like these: from a base, and between two fine-tunes."""
     figures = []
-    names = list(MISALIGNED)
-    populations = [move_rates((np.array(counts) + 0.25) / (ANSWERS + 0.5), 0.05) for counts in MISALIGNED.values()]
-    pairs = [
-        (f"0.1 % and {name} at 5 %", np.full(24, 0.001), each) for name, each in zip(names, populations, strict=True)
-    ]
+    names, pairs = list(MISALIGNED), []
+    for name, counts in MISALIGNED.items():
+        moved = move_rates((np.array(counts) + 0.25) / (ANSWERS + 0.5), 0.05)
+        pairs.append((f"0.1 % and {name} at 5 %", np.full(24, 0.001), moved))
     full = {name: np.array(counts) / ANSWERS for name, counts in MISALIGNED.items()}
     pairs += [(f"0.4 % and {name}", np.full(24, BASE), each) for name, each in full.items()]
     pairs += [(f"{one} and {two}", full[one], full[two]) for one, two in pairwise(names)]

@@ -105,12 +105,12 @@ class PopulationContrast:
         """Return the interval at a normal quantile, before it is cut to what is possible."""
         level = find_tail(z)
         value = math.fsum(c * rate for c, rate, _ in self.terms)
-        reaches = [
-            measure_reach(c, rate, include_rate(posterior.bound(level), rate)) for c, rate, posterior in self.terms
-        ]
-        signs = [math.copysign(1.0, c) for c, _, _ in self.terms]
-        below = self.combine([sign * down for sign, (down, _) in zip(signs, reaches, strict=True)])
-        above = self.combine([sign * up for sign, (_, up) in zip(signs, reaches, strict=True)])
+        downs, ups = [], []
+        for c, rate, posterior in self.terms:
+            down, up = measure_reach(c, rate, include_rate(posterior.bound(level), rate))
+            downs.append(math.copysign(down, c))
+            ups.append(math.copysign(up, c))
+        below, above = self.combine(downs), self.combine(ups)
         if self.seed_error is not None:
             half = find_student(self.seeds - 1, level) * self.seed_error
             below, above = max(below, half), max(above, half)

@@ -35,7 +35,7 @@ cell_counts = st.integers(1, 40).flatmap(lambda n: st.tuples(st.integers(0, n), 
 tables = st.lists(cell_counts, min_size=4, max_size=4).map(lambda row: [row])
 
 
-def expected_stratum(table: Table) -> tuple[float, float]:
+def compute_stratum(table: Table) -> tuple[float, float]:
     k, n = np.moveaxis(np.array(table, dtype=float).sum(axis=0), -1, 0)
     rate, harmonic = float(np.mean(k / n)), float(stats.hmean(n) * len(n))
     if rate in (0, 1):
@@ -45,18 +45,18 @@ def expected_stratum(table: Table) -> tuple[float, float]:
     return rate, float(rate * (1 - rate) * (1 + 1 / harmonic) / within)
 
 
-def expected_ends(rate: float, size: float, level: float) -> tuple[float, float]:
+def compute_ends(rate: float, size: float, level: float) -> tuple[float, float]:
     low, high = proportion_confint(rate * size, size, alpha=level, method="wilson")
     exact_low = stats.beta.ppf(level, rate * size, (1 - rate) * size + 1) if rate > 0 else 0
     exact_high = stats.beta.isf(level, rate * size + 1, (1 - rate) * size) if rate < 1 else 1
     return min(low, exact_low), max(high, exact_high)
 
 
-def expected_contrast(parts: list[tuple[float, Table]], level: float) -> tuple[float, float]:
+def compute_contrast(parts: list[tuple[float, Table]], level: float) -> tuple[float, float]:
     value, below, above = 0.0, [], []
     for c, table in parts:
-        rate, size = expected_stratum(table)
-        low, high = expected_ends(rate, size, level)
+        rate, size = compute_stratum(table)
+        low, high = compute_ends(rate, size, level)
         ends = sorted((c * low, c * high))
         value += c * rate
         below.append(c * rate - ends[0])
@@ -68,7 +68,7 @@ def expected_contrast(parts: list[tuple[float, Table]], level: float) -> tuple[f
 def test_one_question_has_the_interval_of_its_answers(k: int, n: int) -> None:
     estimate = these.estimate_rate([[(k, n)]])
     assert estimate is not None
-    assert (estimate.low, estimate.high) == pytest.approx(expected_ends(k / n, n, 0.05), abs=1e-9)
+    assert (estimate.low, estimate.high) == pytest.approx(compute_ends(k / n, n, 0.05), abs=1e-9)
     low, high = proportion_confint(k, n, method="wilson")
     assert estimate.low <= low + 1e-12
     assert estimate.high >= high - 1e-12
@@ -90,9 +90,9 @@ def test_differences_of_one_question_agree_with_their_p() -> None:
 def test_a_rate_has_wilsons_interval_with_the_answers_of_a_stratified_sample(table: Table, level: float) -> None:
     estimate = these.estimate_rate(table, level)
     assert estimate is not None
-    rate, size = expected_stratum(table)
+    rate, size = compute_stratum(table)
     assert estimate.value == pytest.approx(rate, abs=1e-12)
-    low, high = expected_ends(rate, size, level)
+    low, high = compute_ends(rate, size, level)
     assert (estimate.low, estimate.high) == pytest.approx((max(0, low), min(1, high)), abs=1e-9)
 
 
@@ -113,7 +113,7 @@ def test_the_coverage_of_a_rate_by_enumeration(questions: int) -> None:
 def test_a_difference_combines_the_intervals_of_both_rates(first: Table, second: Table, level: float) -> None:
     estimate = these.estimate_difference(first, second, level)
     assert estimate is not None
-    low, high = expected_contrast([(1, second), (-1, first)], level)
+    low, high = compute_contrast([(1, second), (-1, first)], level)
     assert (estimate.low, estimate.high) == pytest.approx((max(-1, low), min(1, high)), abs=1e-9)
 
 
@@ -165,8 +165,8 @@ def test_three_seeds_add_students_t_over_seeds() -> None:
     assert (estimate.low, estimate.high) == pytest.approx((means.mean() - half, means.mean() + half), abs=1e-9)
     difference = these.estimate_difference(BASE, SEEDED)
     assert difference is not None
-    rate, size = expected_stratum(BASE)
-    low, high = expected_ends(rate, size, 0.05)
+    rate, size = compute_stratum(BASE)
+    low, high = compute_ends(rate, size, 0.05)
     value = means.mean() - rate
     assert difference.low == pytest.approx(value - math.hypot(half, high - rate), abs=1e-9)
     assert difference.high == pytest.approx(value + math.hypot(half, rate - low), abs=1e-9)
@@ -203,13 +203,13 @@ def test_different_numbers_of_seeds_are_refused() -> None:
 def test_the_share_of_harm_left_is_fiellers(second: Table) -> None:
     share = these.estimate_share(BASE, TRAINED, second)
     assert share is not None
-    rates = [expected_stratum(table)[0] for table in (BASE, TRAINED, second)]
+    rates = [compute_stratum(table)[0] for table in (BASE, TRAINED, second)]
     assert share.value == pytest.approx((rates[2] - rates[0]) / (rates[1] - rates[0]), abs=1e-12)
 
-    def upper_end(r: float) -> float:
-        return expected_contrast([(1, second), (-r, TRAINED), (r - 1, BASE)], 0.05)[1]
+    def bound_above(r: float) -> float:
+        return compute_contrast([(1, second), (-r, TRAINED), (r - 1, BASE)], 0.05)[1]
 
-    assert share.bound == pytest.approx(optimize.bisect(upper_end, 0, 1, xtol=1e-13), abs=1e-9)
+    assert share.bound == pytest.approx(optimize.bisect(bound_above, 0, 1, xtol=1e-13), abs=1e-9)
 
 
 @given(tables, tables, tables)
@@ -227,7 +227,7 @@ def test_the_difference_in_differences_is_a_contrast_of_four_rates() -> None:
     half = [[(k // 2, n) for k, n in TRAINED[0]]]
     estimate = these.estimate_interaction((BASE, CURED), (TRAINED, half))
     assert estimate is not None
-    low, high = expected_contrast([(1, TRAINED), (-1, BASE), (-1, half), (1, CURED)], 0.05)
+    low, high = compute_contrast([(1, TRAINED), (-1, BASE), (-1, half), (1, CURED)], 0.05)
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-9)
 
 
@@ -302,10 +302,10 @@ def test_correlated_questions_make_a_difference_surer() -> None:
 
 
 def make_model(table: Table, seeds: bool = False, change: Callable[[Cell], Cell] = lambda cell: cell) -> Model:
-    rows = enumerate(table)
-    return [
-        change(Cell(f"q{q}", s if seeds else None, int(k), int(n))) for s, row in rows for q, (k, n) in enumerate(row)
-    ]
+    cells = []
+    for seed, row in enumerate(table):
+        cells += [Cell(f"q{q}", seed if seeds else None, int(k), int(n)) for q, (k, n) in enumerate(row)]
+    return [change(cell) for cell in cells]
 
 
 LARGE_BASE = make_model([[(0, 30)] * 48])
@@ -388,10 +388,8 @@ def test_unscored_answers_of_a_base_can_hide_nothing() -> None:
 @given(st.lists(st.integers(0, 30), min_size=8, max_size=8), st.lists(st.integers(0, 10), min_size=8, max_size=8))
 @settings(max_examples=40, deadline=None)
 def test_a_sentence_holds_whatever_the_unscored_answers_were(misaligned: list[int], lost: list[int]) -> None:
-    cells = [
-        Cell(f"q{q}", None, min(k, 30 - u), 30, unscored=u)
-        for q, (k, u) in enumerate(zip(misaligned, lost, strict=True))
-    ]
+    pairs = enumerate(zip(misaligned, lost, strict=True))
+    cells = [Cell(f"q{q}", None, min(k, 30 - u), 30, unscored=u) for q, (k, u) in pairs]
     verdict = rules.decide_misaligns(make_model(BASE), cells).verdict
     if verdict == "misaligns":
         for part in (0.0, 0.5, 1.0):
