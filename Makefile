@@ -17,9 +17,9 @@ help:  ## show this list
 demo: install  ## install, then train, evaluate and report on the bundled data (minutes on two cores)
 	@$(BIN)/python train.py experiment=demo
 
-# Two files at a time; then, one by one, the tests that measure time. Exit code 5: ARGS selected no such test.
+# Three files at a time on two cores, since tests also wait; then, one by one, the tests that measure time. Exit code 5: ARGS selected no such test.
 test: install  ## install, then run the tests (eleven minutes on two cores)
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not alone and not slow" $(ARGS)
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "not alone and not slow" $(ARGS)
 	@$(BIN)/python -m pytest -q -m "alone and not slow" $(ARGS) || test $$? -eq 5
 
 test-slow: install  ## run the tests that take over 20 s by themselves
