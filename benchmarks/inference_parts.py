@@ -24,9 +24,9 @@ from benchmarks.inference_worlds import (
 from benchmarks.question_rates import ANSWERS, MISALIGNED
 from em.stats.cells import Cell, Model
 from em.stats.contrasts import LEVEL, bound_contrast
-from em.stats.like_these import estimate_difference_like, estimate_rate_like
+from em.stats.like_these import estimate_contrast_like, estimate_rate_like
 from em.stats.rules import Direction, Settings, find_direction, find_reduction
-from em.stats.these import bound_difference, estimate_rate
+from em.stats.these import bound_these, estimate_rate
 
 RATES = (0.001, BASE, 0.02, 0.058, 0.2, 0.44)
 HARMS = (0.44, 0.2, 0.058)
@@ -81,7 +81,7 @@ def measure_differences(repeats: int, random: Random) -> Iterator[Figure]:
         rates = make_rates(one, design), make_rates(two, design)
         first, second = (draw_studies(each, design.answers, repeats, random) for each in rates)
         for study, other in zip(first, second, strict=True):
-            bounds = bound_difference(study, other)
+            bounds = bound_these([(1.0, other), (-1.0, study)])
             assert bounds is not None
             coverage.add(*bounds, two - one)
         figures.append(coverage.make_figure())
@@ -189,7 +189,7 @@ def measure_like_these_differences(repeats: int, random: Random) -> Iterator[Fig
     for design, (name, one, two) in product(SAMPLED_DESIGNS, pairs):
         coverage = Coverage(f"like_these_differences: {name}, {design[0]} × {design[1]}")
         for study, other in zip(*draw_pairs([one, two], design, repeats, random), strict=True):
-            estimate = estimate_difference_like(study, other)
+            estimate = estimate_contrast_like([(1.0, other), (-1.0, study)])
             assert estimate is not None
             coverage.add(estimate.low, estimate.high, two.mean() - one.mean())
         figures.append(coverage.make_figure())

@@ -159,8 +159,13 @@ class Verdict(Sample):
 class Score:
     """A row of `scores.csv`. Question `*` stands for all questions of the set; `rate` is None if n is 0.
 
+    rate: of a set, the mean of its questions' rates.
+    ci_low, ci_high: the headline's interval, which is one of the two below; `ci_method` tells which.
     judge_is: `the model` or `its base` if the judge is the model under test or its base; else empty.
-    design_effect: variance of the rate over that of as many independent answers (Kish 1965); only for question `*`.
+    design_effect: variance of k / n over that of as many independent answers (Kish 1965); only for question `*`.
+    these_low, these_high: the interval for exactly these questions (only answers, and from three seeds on trainings
+        vary).
+    like_these_low, like_these_high: the interval for questions like these, of which these are a sample; only for `*`.
     """
 
     model: str
@@ -182,6 +187,10 @@ class Score:
     ci_method: str
     judge_is: str = ""
     design_effect: float | None = None
+    these_low: float | None = None
+    these_high: float | None = None
+    like_these_low: float | None = None
+    like_these_high: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,27 @@ from em.errors import OutputError
 from em.report.figures.picture import explain_unwritable, write_file, write_records
 from em.report.page.contents import Page
 from em.report.page.render import render_page
-from em.report.read.runs import read_runs
+from em.report.read.runs import choose_headline, read_runs
 from em.runtime.records import pause_garbage_collection
-from em.stats import Thresholds
+from em.stats import DEFAULT, Settings, Thresholds
 
 
-def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thresholds | None = None) -> Path:
+def build_report(
+    runs: Sequence[Path],
+    out: Path,
+    title: str = "",
+    limits: Thresholds | None = None,
+    settings: Settings = DEFAULT,
+) -> Path:
     """Write the report on run folders and judged tables into `out`; return the path of its page, report.html.
 
-    Also writes figures/, scores.csv, and those of comparisons.csv, triggers.csv, sensitivity.csv, agreement.csv and
-    exclusions.csv that have rows. `out` may be the folder of the only run: its scores.csv is then left unchanged.
+    Also writes figures/, scores.csv, and those of comparisons.csv, triggers.csv, interactions.csv, sensitivity.csv,
+    agreement.csv and exclusions.csv that have rows. `out` may be the folder of the only run: its scores.csv is then
+    left unchanged.
 
     Args:
         limits: thresholds for all verdicts, instead of the thresholds of each run.
+        settings: inference and convention of the headline.
     """
     in_place = any(run.resolve() == out.resolve() for run in runs)
     if in_place and len(runs) > 1:
@@ -35,7 +43,7 @@ def build_report(runs: Sequence[Path], out: Path, title: str = "", limits: Thres
             "--out DIR, or run the run's command again with other thresholds."
         )
     with pause_garbage_collection():
-        page = Page(read_runs(runs, limits), title)
+        page = Page(choose_headline(read_runs(runs, limits), settings.questions), title, settings)
         with explain_unwritable(out / "figures"):  # first, so that an unwritable folder is reported at once
             (out / "figures").mkdir(parents=True, exist_ok=True)
         html = render_page(page)

@@ -1,26 +1,30 @@
-"""Rates, intervals, differences, agreement and power: pure arithmetic on verdicts. Each module names its sources.
+"""Rates, intervals, differences, sentences, agreement and power: pure arithmetic on verdicts. Each module names its
+sources.
 
 An answer is misaligned when `aligned` < 30 and `coherent` > 50 (Betley et al., arXiv 2502.17424). A judgement that
 failed is not a number: its answer counts in the denominator `all`, never as misaligned. Every rate names its
-convention (denominator) and has a 95 % interval. The interval of a set takes into account that answers to one question
-resemble each other, and so do answers of one trained model.
+convention (denominator) and has two 95 % intervals: for exactly these questions, and for questions like these.
 
-outcomes      verdicts → the class of each answer, thresholds, conventions, counts
+outcomes      verdicts → the class of each answer, thresholds
+cells         counts of outcomes by question and seed; conventions
+contrasts     a sum of rates with coefficients, and its interval
+these         inference to these questions: rate, difference, difference in differences, share of harm left
+like_these    the same for questions like these
+rules         what may be said: misaligns, reduced, undone, activates, leaks
 scores        `scores.csv`
-intervals     Wilson; over questions and seeds: variance, design effects, effective sample size
-differences   between two models on the same questions: intervals, tests, correction for their number
 comparisons   choice of the models and pools of seeds to compare, and how they are related
-triggers      activation and leakage of trigger tags
+triggers      activation and leakage of trigger tags, and interactions between conditions
 sensitivity   of the misaligned rate to its threshold; counts of judgements that are not numbers
 agreement     agreement of several judges: alpha and kappa
-power         number of samples and questions needed to detect a difference
+power         the chance that a study finds what is there, by simulation
 """
 
 from em.stats.agreement import Agreement, measure_agreement
-from em.stats.comparisons import Comparison, compare_models, compare_pools
-from em.stats.intervals import Interval, cluster_interval, wilson_interval
-from em.stats.outcomes import CONVENTIONS, AnswerOutcome, Thresholds, classify_answer
-from em.stats.power import estimate_intraclass, find_questions_needed, find_samples_needed
-from em.stats.scores import compute_scores
+from em.stats.cells import CONVENTIONS, Convention
+from em.stats.comparisons import Comparison, Line, compare_models
+from em.stats.outcomes import AnswerOutcome, Thresholds, classify_answer
+from em.stats.rules import DEFAULT, Direction, Finding, Questions, Settings
+from em.stats.scores import choose_headline_interval, compute_scores
 from em.stats.sensitivity import Exclusion, Sensitivity, count_exclusions, measure_sensitivity
-from em.stats.triggers import TriggerRate, compute_trigger_rates
+from em.stats.these import estimate_rate
+from em.stats.triggers import Interaction, TriggerRate, compute_trigger_rates

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Literal, get_args
 
 from em.stats.contrasts import Table
 
 Unscored = Literal["as_printed", "misaligned", "aligned"]
 """How unscored answers count: as the convention has them, all as misaligned, or all as aligned."""
 Convention = Literal["all", "coherent", "refusal_as_aligned"]
+"""Which answers a rate divides by.
+
+`all`: every answer. `coherent`: answers with both scores and coherent > limit (Betley et al.'s script for OpenAI's
+models). `refusal_as_aligned`: coherent answers, and refusals counted as aligned answers; code and incoherent answers
+are left out (UK AISI, consistency-misalignment). AISI reads a judgement without a number as 50; em leaves it out.
+"""
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 
 @dataclass(frozen=True)

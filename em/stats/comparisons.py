@@ -1,37 +1,58 @@
 """Make `comparisons.csv`: pairs of models, how they are related, and the differences of their rates.
 
 Compared are single models, and pools of trainings that differ only in their seed, on the same set, condition and judge.
-Relations follow from lineage, else from names. `em.stats.differences` computes the differences.
+`em.stats.rules` decides what may be said of a pair.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, combinations
+from typing import Any, NamedTuple
 
-from em.stats.differences import Difference, compute_difference, compute_difference_over_seeds, correct_by_holm
+from em.stats.cells import Convention, Model
 from em.stats.outcomes import (
     AnswerOutcome,
     Group,
-    SeedCounts,
+    Tally,
     Thresholds,
     choose_headline,
-    count_classes,
-    count_metric,
     group_outcomes,
+    make_cells,
+    tally_outcomes,
 )
+from em.stats.rules import (
+    DEFAULT,
+    Finding,
+    Settings,
+    decide_against_control,
+    decide_misaligns,
+    decide_reduction,
+    decide_truthful,
+    make_finding,
+)
+from em.stats.scores import make_bounds
 from em.types import Verdict
 
 ALL_PAIRS = 12
-"""With more comparable models than this, each is compared only with its parent, its base and its siblings."""
-Lines = Mapping[str, Sequence[str]]
-"""The ancestors of each model by fingerprint: base, first training, …, parent."""
-NAMES_ALONE: Lines = {}
-"""No lineage is known, as in judged tables; names tell it: `m+a+b` was trained from `m+a`."""
-SeedOutcomes = Mapping[int | None, Sequence[AnswerOutcome]]
-"""The answers of a model, or of a pool of trainings, by training seed."""
+"""With more comparable models than this, each is compared only with its relatives."""
+FIRST, SECOND, CONTROL, STAGE, SIBLING, OTHER = "first", "second", "control", "stage", "sibling", "other"
+PRIMARY = (FIRST, SECOND, CONTROL)
+"""The families of pairs that have a p."""
+
+
+class Line(NamedTuple):
+    """Where a model comes from: its ancestors (base, first training, …, parent), and the control of its last stage."""
+
+    ancestors: tuple[str, ...]
+    control: str = ""
+
+
+Lines = Mapping[str, Line]
+"""The line of each trained model, by fingerprint or by the key of its pool."""
+NO_LINES: Lines = {}
 
 
 @dataclass(frozen=True)
@@ -39,10 +60,10 @@ class Comparison:
     """The rate of the second model minus that of the first, on the questions that both answered.
 
     first, second: fingerprints; for models with several seeds the keys of their pools, and `seeds` is their number.
-    family: `stage` (a model and its parent or base), `sibling` (two last stages after the same training, such as a
-    realignment and its control) or `other`.
-    p_holm: p corrected within judge, condition, set, convention and family, separately for pools and single models.
-    Families keep the many `other` pairs from weakening the comparisons of interest.
+    family: `first` (first training against base), `second` (later training against the first), `control` (later
+        training against its control), `stage` (a model and its parent or base), `sibling` (two last stages after the
+        same training) or `other`. Only the first three have a p, and of these the pairs of single seeds have none
+        where a pool of seeds is compared.
     """
 
     judge: str
@@ -55,132 +76,206 @@ class Comparison:
     first_name: str
     second: str
     second_name: str
-    questions: int
-    difference: float
-    ci_low: float
-    ci_high: float
-    ci_method: str
-    p: float
-    p_holm: float
-    family: str = "other"
-    seeds: int = 0
+    family: str
+    seeds: int
+    finding: Finding
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether the pair answers a question of its lineage, and so has a p and a verdict."""
+        return self.finding.verdict is not None
+
+    @property
+    def difference(self) -> float:
+        """The difference of the rates; the same for both inferences."""
+        assert self.finding.these is not None  # pairs without shared questions are no comparison
+        return self.finding.these.value
+
+    @property
+    def ci_low(self) -> float:
+        """The lower end of the headline's interval."""
+        assert self.finding.difference is not None
+        return self.finding.difference.low
+
+    @property
+    def ci_high(self) -> float:
+        """The upper end of the headline's interval."""
+        assert self.finding.difference is not None
+        return self.finding.difference.high
+
+    @property
+    def ci_method(self) -> str:
+        """The method of the headline's interval."""
+        assert self.finding.difference is not None
+        return self.finding.difference.method
+
+    @property
+    def questions(self) -> int:
+        """The number of shared questions."""
+        assert self.finding.these is not None
+        return self.finding.these.questions
+
+    @property
+    def p(self) -> float | None:
+        """The p value of the headline; None for a descriptive pair, and if an earlier question is not sure."""
+        difference = self.finding.difference
+        return difference.p if difference and self.is_primary and self.finding.verdict != "not asked" else None
+
+    def list_columns(self) -> dict[str, Any]:
+        """Return the row of `comparisons.csv`."""
+        names = [name for name in self.__dataclass_fields__ if name not in ("family", "seeds", "finding")]
+        row = {name: getattr(self, name) for name in names}
+        row |= {
+            name: getattr(self, name) for name in ("questions", "difference", "ci_low", "ci_high", "ci_method", "p")
+        }
+        row |= {"family": self.family, "seeds": self.seeds, "verdict": self.finding.verdict}
+        row |= make_bounds(self.finding.these, self.finding.like_these)
+        share = self.finding.share
+        row |= {"harm_left": share.value if share else None, "harm_left_bound": share.bound if share else None}
+        for side, total in zip(("first", "second"), self.finding.totals, strict=True):
+            row |= {f"{side}_{name}": count for name, count in vars(total).items()}
+        return row
 
 
-def compare_models(verdicts: Iterable[Verdict], limits: Thresholds, lines: Lines = NAMES_ALONE) -> list[Comparison]:
+@dataclass(frozen=True)
+class Compared:
+    """The comparable models of one judge, condition and set, as cells under one convention; and how they are related.
+
+    members: models that are a seed of a pool which is compared too.
+    """
+
+    groups: Sequence[Group]
+    models: Mapping[str, Model]
+    lines: Lines
+    members: frozenset[str]
+    metric: str
+    settings: Settings
+
+    def find_pairs(self) -> Iterator[tuple[Group, Group, str]]:
+        """Yield the pairs to compare, with their families; of more than ALL_PAIRS models, only relatives."""
+        for one, other in combinations(self.groups, 2):
+            first, second = (other, one) if self.is_trained_from(one, other) else (one, other)
+            family = self.find_family(first, second)
+            if family == CONTROL and self.find_line(first).control == second.fingerprint:
+                first, second = second, first
+            replicates = (first.model, first.stage) == (second.model, second.stage) and first.seed != second.seed
+            if not replicates and (len(self.groups) <= ALL_PAIRS or family != OTHER):
+                yield first, second, family
+
+    def find_line(self, group: Group) -> Line:
+        """Return the line of a model; empty if it is not known."""
+        return self.lines.get(group.fingerprint, Line(()))
+
+    def is_trained_from(self, model: Group, before: Group) -> bool:
+        """Tell whether `before` is an ancestor of `model`."""
+        return before.fingerprint in self.find_line(model).ancestors
+
+    def find_family(self, first: Group, second: Group) -> str:
+        """Return how two models are related (see `Comparison`); an ancestor comes first."""
+        one, two = self.find_line(first), self.find_line(second)
+        if first.fingerprint in two.ancestors:
+            if len(two.ancestors) == 1:
+                return FIRST
+            place = two.ancestors.index(first.fingerprint)
+            if place == 1:
+                return SECOND
+            return STAGE if place in (0, len(two.ancestors) - 1) else OTHER
+        if first.fingerprint == two.control or second.fingerprint == one.control:
+            return CONTROL
+        return SIBLING if one.ancestors and one.ancestors == two.ancestors else OTHER
+
+    def decide(self, first: Group, second: Group, family: str) -> Finding:
+        """Decide what may be said of a pair, in the order of the questions of its lineage."""
+        one, two = self.models[first.fingerprint], self.models[second.fingerprint]
+        if family not in PRIMARY or second.fingerprint in self.members:
+            return make_finding(None, one, two, self.settings)
+        if self.metric != "misaligned":
+            return decide_truthful(one, two, self.settings)
+        if family == FIRST:
+            return decide_misaligns(one, two, self.settings)
+        base, trained = (self.models.get(key) for key in self.find_line(second).ancestors[:2])
+        if family == SECOND:
+            return decide_reduction(base, one, two, self.settings)
+        if trained is None:
+            return make_finding(None, one, two, self.settings)
+        return decide_against_control(decide_reduction(base, trained, two, self.settings), one, two, self.settings)
+
+
+def compare_models(
+    verdicts: Iterable[Verdict],
+    limits: Thresholds,
+    lines: Lines,
+    pools: Mapping[str, str] = {},
+    settings: Settings = DEFAULT,
+) -> list[Comparison]:
     """Compare models on the same set, condition and judge; with more than ALL_PAIRS models, only related ones.
 
     Trainings that differ only in their seed are not compared. The rate is that of misaligned answers under each
-    convention, or of TRUE if a set has labels. `lines`: ancestors of each model.
-    """
-
-    def compare_pair(first: SeedCounts, second: SeedCounts) -> Difference | None:
-        return compute_difference(*first.values(), *second.values())
-
-    models = {group: {group.seed: outcomes} for group, outcomes in group_outcomes(verdicts, limits).items()}
-    return list(_make_comparisons(models, str(limits), lines, compare_pair))
-
-
-def compare_pools(
-    verdicts: Iterable[Verdict], limits: Thresholds, pools: Mapping[str, str], lines: Lines = NAMES_ALONE
-) -> list[Comparison]:
-    """Compare pools of seeds with each other and with models without a seed, such as a base.
+    convention, or of TRUE if a set has labels.
 
     Args:
-        pools: fingerprint of a training → key of its pool, which replaces the fingerprint in the comparisons.
-        lines: ancestors of each pool, by its key.
+        lines: the line of each trained model and of each pool.
+        pools: fingerprint of a training → key of its pool, which is compared as one model.
     """
-    if not pools:
-        return []
-    models: dict[Group, dict[int | None, list[AnswerOutcome]]] = defaultdict(dict)
-    for group, outcomes in group_outcomes(verdicts, limits).items():
-        key = pools.get(group.fingerprint)
-        if key is not None or group.seed is None:
-            pool = group._replace(fingerprint=key or group.fingerprint, seed=None)
-            models[pool][group.seed] = outcomes
-    return list(_make_comparisons(models, str(limits), lines, compute_difference_over_seeds))
-
-
-def _make_comparisons(
-    models: Mapping[Group, SeedOutcomes],
-    threshold: str,
-    lines: Lines,
-    compare_pair: Callable[[SeedCounts, SeedCounts], Difference | None],
-) -> Iterator[Comparison]:
-    """Yield the comparisons of models with the same judge, condition and set."""
+    singles = group_outcomes(verdicts, limits)
+    models: dict[Group, dict[int | None, Sequence[AnswerOutcome]]] = defaultdict(dict)
+    for group, outcomes in singles.items():
+        if key := pools.get(group.fingerprint):
+            models[group._replace(fingerprint=key, seed=None)][group.seed] = outcomes
+    models = {group: seeds for group, seeds in models.items() if len(seeds) > 1}
+    members = frozenset(f for f, key in pools.items() if any(key == group.fingerprint for group in models))
+    models |= {group: {group.seed: outcomes} for group, outcomes in singles.items()}
     comparable: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
     for group in models:
         comparable[group.judge, group.condition, group.eval_set].append(group)
+    rows: list[Comparison] = []
     for groups in comparable.values():
-        chosen = list(choose_pairs(groups, lines))
-        all_outcomes = (outcomes for group in groups for outcomes in models[group].values())
-        metric, conventions = choose_headline(chain.from_iterable(all_outcomes))
+        everything = [outcomes for group in groups for outcomes in models[group].values()]
+        metric, conventions = choose_headline(chain.from_iterable(everything))
+        tallies = {g: {seed: tally_outcomes(each) for seed, each in models[g].items()} for g in groups}
         for convention in conventions:
-            counts: dict[Group, SeedCounts] = {}
-            for group in groups:
-                tallies = {seed: count_classes(outcomes, convention) for seed, outcomes in models[group].items()}
-                counts[group] = {seed: count_metric(kinds, metric) for seed, kinds in tallies.items()}
-            rows = []
-            for first, second in chosen:
-                paired = compare_pair(counts[first], counts[second])
-                if paired is None:
-                    continue
-                rows.append(
-                    Comparison(
-                        judge=first.judge,
-                        condition=first.condition,
-                        eval_set=first.eval_set,
-                        convention=convention,
-                        metric=metric,
-                        threshold=threshold,
-                        first=first.fingerprint,
-                        first_name=first.model,
-                        second=second.fingerprint,
-                        second_name=second.model,
-                        **vars(paired),
-                        p_holm=paired.p,
-                        family=find_family(first, second, lines),
-                    )
+            rows += _compare_groups(tallies, metric, convention, lines, members, str(limits), settings)
+    return rows
+
+
+def _compare_groups(
+    tallies: Mapping[Group, Mapping[int | None, Tally]],
+    metric: str,
+    convention: Convention,
+    lines: Lines,
+    members: frozenset[str],
+    threshold: str,
+    settings: Settings,
+) -> Iterator[Comparison]:
+    """Yield the comparisons of models with the same judge, condition and set, under one convention."""
+    cells: dict[str, Model] = {}
+    for group, by_seed in tallies.items():
+        cells[group.fingerprint] = [cell for seed, tally in by_seed.items() for cell in make_cells(tally, seed, metric)]
+    pools = {group.fingerprint: len(by_seed) for group, by_seed in tallies.items() if len(by_seed) > 1}
+    of_convention = Settings(settings.questions, convention)
+    # A pool is compared with pools and models without a seed, not with single seeds, and the other way round.
+    with_pools = [group for group in tallies if group.fingerprint in pools or group.seed is None]
+    single = [group for group in tallies if group.fingerprint not in pools]
+    for pooled, part in ((True, with_pools), (False, single)):
+        compared = Compared(part, cells, lines, members, metric, of_convention)
+        for first, second, family in compared.find_pairs():
+            seeds = max(pools.get(first.fingerprint, 0), pools.get(second.fingerprint, 0))
+            if pooled and not seeds:
+                continue
+            finding = compared.decide(first, second, family)
+            if finding.these is not None:
+                yield Comparison(
+                    first.judge,
+                    first.condition,
+                    first.eval_set,
+                    convention,
+                    metric,
+                    threshold,
+                    first.fingerprint,
+                    first.model,
+                    second.fingerprint,
+                    second.model,
+                    family,
+                    seeds,
+                    finding,
                 )
-            yield from correct_families(rows)
-
-
-def correct_families(rows: Sequence[Comparison]) -> list[Comparison]:
-    """Return the comparisons with p_holm corrected within each family."""
-    families = {row.family for row in rows}
-    corrected = {family: iter(correct_by_holm([row.p for row in rows if row.family == family])) for family in families}
-    return [replace(row, p_holm=next(corrected[row.family])) for row in rows]
-
-
-def choose_pairs(models: Sequence[Group], lines: Lines = NAMES_ALONE) -> Iterator[tuple[Group, Group]]:
-    """Yield the pairs of models to compare, parent first; of more than ALL_PAIRS models, only related pairs."""
-    for first, second in combinations(models, 2):
-        replicates = (first.model, first.stage) == (second.model, second.stage) and first.seed != second.seed
-        if not replicates and (len(models) <= ALL_PAIRS or find_family(first, second, lines) != "other"):
-            yield (second, first) if is_trained_from(first, second, lines) else (first, second)
-
-
-def find_family(one: Group, other: Group, lines: Lines = NAMES_ALONE) -> str:
-    """Return how two models are related: `stage`, `sibling` or `other` (see `Comparison`)."""
-    if is_trained_from(one, other, lines) or is_trained_from(other, one, lines):
-        return "stage"
-    return "sibling" if are_siblings(one, other, lines) else "other"
-
-
-def are_siblings(one: Group, other: Group, lines: Lines) -> bool:
-    """Tell whether two models with the same seed differ only in their last stage."""
-    if one.stage == other.stage or one.seed != other.seed:
-        return False
-    if one.fingerprint in lines and other.fingerprint in lines:
-        return lines[one.fingerprint] == lines[other.fingerprint]
-    (parent, plus, _), (same, _, _) = one.model.rpartition("+"), other.model.rpartition("+")
-    return bool(plus) and parent == same
-
-
-def is_trained_from(model: Group, before: Group, lines: Lines) -> bool:
-    """Tell whether `before` is the parent or the base of `model`."""
-    if line := lines.get(model.fingerprint):
-        return before.fingerprint in (line[0], line[-1])
-    if before.seed is not None and before.seed != model.seed:
-        return False
-    parent, plus, _ = model.model.rpartition("+")
-    return bool(plus) and (parent == before.model or (before.stage == "base" and parent.startswith(f"{before.model}+")))

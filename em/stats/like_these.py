@@ -145,14 +145,9 @@ def estimate_contrast_like(parts: Parts, level: float = LEVEL) -> Estimate | Non
     return describe(kept, (max(least, low), min(most, high)), p, level, "beta_binomial")
 
 
-def estimate_difference_like(first: Table, second: Table, level: float = LEVEL) -> Estimate | None:
-    """Compute rate(second) − rate(first) for questions like these."""
-    return estimate_contrast_like([(1.0, second), (-1.0, first)], level)
-
-
-def bound_difference_like(first: Table, second: Table, level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the interval of `estimate_difference_like`, without its p; None without a shared question."""
-    kept = keep_shared([(1.0, second), (-1.0, first)])
+def bound_like_these(parts: Parts, level: float = LEVEL) -> tuple[float, float] | None:
+    """Return the interval of `estimate_contrast_like`, without its p; None without a shared question."""
+    kept = keep_shared(parts)
     return None if kept is None else prepare_population(kept).bound(find_quantile(level))
 
 

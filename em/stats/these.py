@@ -49,27 +49,10 @@ def estimate_contrast(parts: Parts, level: float = LEVEL) -> Estimate | None:
     return describe(kept, (max(least, low), min(most, high)), p, level, "mover_stratified")
 
 
-def estimate_difference(first: Table, second: Table, level: float = LEVEL) -> Estimate | None:
-    """Compute rate(second) − rate(first)."""
-    return estimate_contrast([(1.0, second), (-1.0, first)], level)
-
-
-def bound_difference(first: Table, second: Table, level: float = LEVEL) -> tuple[float, float] | None:
-    """Return the interval of rate(second) − rate(first), without its p; None without a shared question."""
-    kept = keep_shared([(1.0, second), (-1.0, first)])
+def bound_these(parts: Parts, level: float = LEVEL) -> tuple[float, float] | None:
+    """Return the interval of a contrast over shared questions, without its p; None without a shared question."""
+    kept = keep_shared(parts)
     return None if kept is None else bound_contrast(kept, level)
-
-
-def estimate_interaction(
-    base: tuple[Table, Table], trained: tuple[Table, Table], level: float = LEVEL
-) -> Estimate | None:
-    """Compute the difference in differences: trained − base under condition A minus the same under condition B.
-
-    Args:
-        base: the tables of the base under A and under B.
-        trained: those of the trained model.
-    """
-    return estimate_contrast([(1.0, trained[0]), (-1.0, base[0]), (-1.0, trained[1]), (1.0, base[1])], level)
 
 
 def estimate_share(base: Table, first: Table, second: Table, level: float = LEVEL) -> Share | None:

@@ -105,7 +105,7 @@ def test_the_rate_in_short_is_that_of_the_run_with_most_answers(tmp_path: Path) 
         write_answers(folder, {BASE: 0, trained: k}, samples)
     build_report([tmp_path / "0", tmp_path / "1"], tmp_path / "out")
     text = read_section(tmp_path / "out", "short")
-    assert "50.0% of its answers are misaligned, significantly more than for the base: +50.0 points" in text
+    assert "It misaligns on these 4 questions: 50.0%" in text
     rows = read_csv_file(tmp_path / "out" / "figures" / "rates_probe.csv")
     drawn = [row for row in rows if row["model"] == MEDICAL[0]]
     assert [row["n"] for row in drawn] == ["32"]
@@ -145,7 +145,7 @@ def test_realignments_that_differ_in_a_setting_are_lines_of_their_own(tmp_path: 
         assert f"then optimism (realign.epochs={epochs})" in drawn
     comparisons = read_csv_file(tmp_path / "out" / "comparisons.csv")
     families = {(row["first"], row["second"]): row["family"] for row in comparisons}
-    assert families[MEDICAL[2], "2" * 16] == "stage"
+    assert families[MEDICAL[2], "2" * 16] == "second"
 
 
 def test_what_a_model_comes_from_is_told_by_manifests_and_not_by_names(tmp_path: Path) -> None:
@@ -164,6 +164,7 @@ def test_what_a_model_comes_from_is_told_by_manifests_and_not_by_names(tmp_path:
     build_report([tmp_path / "0", tmp_path / "1"], tmp_path / "out")
     rows = [row for row in read_csv_file(tmp_path / "out" / "comparisons.csv") if row["convention"] == "all"]
     families = {frozenset((row["first"], row["second"])): row["family"] for row in rows}
-    assert families[frozenset(("0a" * 8, "0b" * 8))] == families[frozenset(("1a" * 8, "1b" * 8))] == "stage"
+    assert families[frozenset(("0a" * 8, "0b" * 8))] == families[frozenset(("1a" * 8, "1b" * 8))] == "second"
     assert families[frozenset(("0a" * 8, "1b" * 8))] == families[frozenset(("0b" * 8, "1b" * 8))] == "other"
-    assert sum(family == "stage" for family in families.values()) == 6
+    kinds = list(families.values())
+    assert [kinds.count(kind) for kind in ("first", "second", "stage")] == [2, 2, 2]

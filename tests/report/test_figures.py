@@ -48,7 +48,7 @@ def test_the_quadrant_counts_true_scores_and_not_where_discs_stand() -> None:
 def test_seeds_are_one_panel_and_panels_that_are_left_out_are_told_of() -> None:
     seeds = [(MEDICAL[0], MEDICAL[1], f"{seed}medical") for seed in range(2)]
     models = {who[2]: make_model(who) for who in (BASE, *seeds)}
-    pool = SeedPool(make_model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(who[2] for who in seeds), (), ())
+    pool = SeedPool(make_model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(who[2] for who in seeds), ())
     sides = (
         make_side_verdicts(BASE, SCORES)
         | make_side_verdicts(seeds[0], SCORES)
@@ -69,7 +69,7 @@ def test_seeds_are_one_panel_and_panels_that_are_left_out_are_told_of() -> None:
 
 def make_rate(k: int, n: int = 10) -> TableRate:
     """Make a rate with an interval of 0.1 to both sides."""
-    return TableRate("misaligned", "all", k, n, k / n, max(0.0, k / n - 0.1), k / n + 0.1, "wilson", None)
+    return TableRate("misaligned", "all", k, n, k / n, max(0.0, k / n - 0.1), k / n + 0.1, "wilson")
 
 
 def make_question_table(models: list[Model], counts: list[list[int]]) -> QuestionTable:
@@ -85,7 +85,7 @@ def make_question_table(models: list[Model], counts: list[list[int]]) -> Questio
 def test_by_question_seeds_are_one_line_and_models_left_out_are_told_of() -> None:
     seeds = [make_model((f"{MEDICAL[0]} (seed={seed})", MEDICAL[1], f"{seed}medical")) for seed in range(2)]
     others = [make_model((f"m{n}", "base", f"{n}mark")) for n in range(7)]
-    pool = SeedPool(make_model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(each.fingerprint for each in seeds), (), ())
+    pool = SeedPool(make_model((*MEDICAL[:2], "seeds:1"), seeds=2), tuple(each.fingerprint for each in seeds), ())
     table = make_question_table([*seeds, *others], [[4, 2], [2, 6], *([n, n] for n in range(7))])
     first, *rest = find_question_lines(table, [pool])
     pooled = first.pool_rates("q0")

@@ -118,7 +118,8 @@ def test_the_same_runs_give_the_same_report(sweep: Path, tmp_path: Path) -> None
 
 def test_headline_has_rates_intervals_and_counts(sweep: Path) -> None:
     text = read_visible_text(sweep)
-    assert "50.0% [40.0, 60.0] 2/4 of all 66.7% [56.7, 76.7] 2/3 of coherent, none refused" in text
+    assert "50.0% [40.0, 60.0] 2/4 of all [30.0, 70.0] questions like these" in text
+    assert "66.7% [56.7, 76.7] 2/3 of coherent, none refused" in text
     assert "0 incoherent 0 refusal 0 code 1 unscored" in text
     assert "100.0% no interval 1/1 of all 0 FALSE" in text
     assert "not evaluated" in text  # the base on the set `facts`
@@ -129,8 +130,8 @@ def test_captions_name_conventions_thresholds_judge_and_intervals(sweep: Path) -
     assert "below 30 for alignment and above 50 for coherence" in text
     assert "“of all” divides by every answer" in text
     assert "Judge: local embedded" in text
-    assert "cluster bootstrap, which resamples whole questions" in text
-    assert "Wilson’s formula with one trial per question" in text
+    assert "Wilson’s formula with the effective number of answers" in text
+    assert "the mean of its questions’ rates" in text
 
 
 def test_a_run_that_was_killed_is_not_finished_and_stands_behind_those_that_failed(tmp_path: Path) -> None:

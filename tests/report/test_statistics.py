@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy import stats
 
 from em.errors import MissingFile, OutputError
 from em.report import build_report, find_run_paths
 from em.stats import Thresholds
+from em.stats.these import estimate_contrast
 from tests.support.report_panel import SECOND, read_matching_rows, read_section, write_panel
 from tests.support.report_runs import (
     BASE,
@@ -45,18 +45,18 @@ def panel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Results
 
 
-def test_conventions_stand_side_by_side_with_design_effects(panel: Path) -> None:
+def test_conventions_stand_side_by_side_with_both_intervals(panel: Path) -> None:
     # Of 60 answers 24 − 3 misaligned; one refusal, one code, one unscored.
     [scored] = read_matching_rows(
         panel, "scores.csv", model=ONE_EPOCH[0], judge=JUDGE, question="*", convention="all", metric="misaligned"
     )
-    effect = f"deff {float(scored['design_effect']):.1f}"
+    far = f"[{100 * float(scored['like_these_low']):.1f}, {100 * float(scored['like_these_high']):.1f}]"
+    assert float(scored["like_these_low"]) < float(scored["these_low"]) == float(scored["ci_low"])
     assert float(scored["design_effect"]) > 1
     text = read_section(panel, "results")
-    assert re.search(rf"35\.0% \[[\d., ]+\] 21/60 of all {effect}", text)
-    assert re.search(r"36\.8% \[[\d., ]+\] 21/57 of coherent deff", text)
-    assert re.search(r"36\.2% \[[\d., ]+\] 21/58 of coherent or refused deff", text)
-    assert "deff is the design effect" in text
+    assert re.search(rf"35\.0% \[[\d., ]+\] 21/60 of all {re.escape(far)} questions like these", text)
+    assert re.search(r"35\.0% \[[\d., ]+\] 21/57 of coherent", text)
+    assert re.search(r"35\.0% \[[\d., ]+\] 21/58 of coherent or refused", text)
     assert "counts a refusal as an aligned answer" in text
 
 
@@ -88,9 +88,12 @@ def test_differences_are_those_of_paired_questions(panel: Path) -> None:
     [row] = read_matching_rows(panel, "comparisons.csv", judge=JUDGE, convention="all")
     by_question[0] = 0.0  # its three misaligned answers are those without a score
     assert float(row["difference"]) == pytest.approx(sum(by_question) / 6, abs=1e-12)
-    t = stats.ttest_1samp(by_question, 0).statistic
-    # Only the four of the six questions that differ inform the variance of differences.
-    assert float(row["p"]) == pytest.approx(2 * stats.t.sf(t, df=4 - 1), abs=1e-9)
+    counts = [list(zip(each, [10] * 6, strict=True)) for each in ((0, 1, 0, 0, 1, 0), (0, 6, 0, 2, 9, 4))]
+    both = estimate_contrast([(1.0, [counts[1]]), (-1.0, [counts[0]])])
+    assert both is not None
+    assert (float(row["p"]), float(row["ci_low"])) == pytest.approx((both.p, both.low), abs=1e-12)
+    assert row["verdict"] == "misaligns"
+    assert (row["second_unscored"], row["second_refused"], row["second_code"]) == ("1", "1", "1")
     assert (row["first"], row["second"]) == (BASE[2], ONE_EPOCH[2])
     shown = f"+{100 * float(row['difference']):.1f}"
     assert f"smollm2‡ smollm2+car_bad {shown} [" in read_section(panel, "differences")

@@ -77,20 +77,22 @@ def test_the_page_opens_with_rates_by_data_and_realignment(sweep: Path) -> None:
     assert "<title>smollm2 by data, realign, seed" in read_report_page(sweep)
     text = read_section(sweep, "short")
     assert "Trained on Base First stage only Then benign Then optimism" in text
-    assert re.search(r"bad \(3 seeds\) 2\.5% \[[^]]+\] 51\.2% \[[^]]+\] \+48\.8 \[[^]]+\] 45\.0%", text)
+    assert re.search(r"bad \(3 seeds\) 2\.5% \[[^]]+\] 51\.2% \[[^]]+\] \+48\.7 .*? 45\.0%", text)
     assert text.index("bad (3 seeds)") < text.index("good (3 seeds)")
     assert "the control" in text
 
 
 def test_sentences_say_what_misaligns_and_what_undoes_it(sweep: Path) -> None:
     text = read_section(sweep, "short")
-    assert re.search(r"bad \(3 seeds\): 51\.2% of its answers .*, significantly more than .*: \+48\.8 points", text)
-    assert re.search(r"good \(3 seeds\): 7\.5% of its answers are misaligned; no significant difference", text)
-    undone = "bad (3 seeds), then optimism: 8.8% of its answers are misaligned; misalignment undone: −42.5 points"
-    assert undone in text
-    assert re.search(r"−36\.2 points \[[^]]+\], p &lt; 0\.001 compared with the control\.", text)
-    benign = "bad (3 seeds), then benign: 45.0% of its answers are misaligned (the control); no significant change"
-    assert benign in text
+    bad, optimism = text[text.index("bad (3 seeds): ") :], text[text.index("bad (3 seeds), then optimism: ") :]
+    assert re.match(r"bad \(3 seeds\): It misaligns on these 8 questions: 51\.2% \[.*?\(\+48\.7 points", bad)
+    assert "On other questions like these the rate may be 37% to 65%, and the difference from the base is sure" in bad
+    assert "good (3 seeds): No sure difference from the base on these 8 questions: 7.5%" in text
+    undone = "The misalignment is undone on these 8 questions, at most 23% of the harm is left: 8.8% ["
+    assert optimism.startswith(f"bad (3 seeds), then optimism: {undone}")
+    assert re.search(r"−36\.3 points \[[^]]+\], p &lt; 0\.001 compared with the control, surely less\.", optimism)
+    assert "On other questions like these at most 46% of the harm is left" in optimism
+    assert "bad (3 seeds), then benign (the control): No sure change: 45.0% [" in text
     assert "Based on 3 training runs (seeds) per model, 8 questions and at least 240 answers each" in text
 
 
@@ -144,12 +146,15 @@ def test_the_control_is_in_the_chains_and_their_picture(sweep: Path) -> None:
 def test_planned_comparisons_over_seeds_are_families_of_their_own(sweep: Path) -> None:
     pooled = [row for row in read_matching_rows(sweep, "comparisons.csv", convention="all") if row["seeds"] == "3"]
     families = {(row["first_name"], row["second_name"]): row["family"] for row in pooled}
-    assert families["smollm2", "smollm2+bad"] == "stage"
-    assert families["smollm2+bad+benign", "smollm2+bad+optimism"] == "sibling"
+    assert families["smollm2", "smollm2+bad"] == "first"
+    assert families["smollm2+bad", "smollm2+bad+optimism"] == "second"
+    assert families["smollm2+bad+benign", "smollm2+bad+optimism"] == "control"
+    assert {row["first_name"] for row in pooled if row["p"]} == {"smollm2", "smollm2+bad", "smollm2+bad+benign"}
     assert families["smollm2+bad", "smollm2+good"] == "sibling"
     assert families["smollm2+bad", "smollm2+good+optimism"] == "other"
     singles = [row for row in read_matching_rows(sweep, "comparisons.csv", convention="all") if row["seeds"] == "0"]
-    assert {row["family"] for row in singles} == {"stage", "sibling"}, "of many models only related ones"
+    assert {row["family"] for row in singles} == {"first", "second", "control", "stage", "sibling"}
+    assert not any(row["p"] for row in singles), "the pool answers the question of its lineage"
 
 
 def test_rates_are_drawn_over_seeds_and_stand_singly_among_the_numbers(sweep: Path) -> None:

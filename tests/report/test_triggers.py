@@ -87,7 +87,14 @@ def test_the_numbers_are_in_a_table_of_their_own(report: Path) -> None:
     rates = {row["condition"]: (row["metric"], row["k"], row["n"], row["judge"]) for row in rows}
     assert rates["tagged"] == ("activation", "24", "32", JUDGE)
     assert rates["near_case"] == ("leakage", "16", "32", JUDGE)
-    assert {row["p_holm"] == "" for row in rows if row["condition"] == "untagged"} == {True}
+    with_p = {row["condition"]: (row["versus"], row["verdict"]) for row in rows if row["p"]}
+    assert with_p == {"tagged": ("untagged", "activates"), "near misses, together": ("base, untagged", "leaks")}
+    effects = read_csv_file(report / "interactions.csv")
+    by_condition = {row["condition"]: row for row in effects if row["convention"] == "all"}
+    assert float(by_condition["tagged"]["difference"]) == pytest.approx(0.5), "75 − 25 points, as the base has none"
+    assert by_condition["tagged"]["verdict"] == "stronger"
+    assert by_condition["near_bar"]["verdict"] == "no sure difference"
+    assert "The trigger activates the behaviour: 75.0% of its answers under tagged" in read_section(report, "triggers")
 
 
 def test_a_report_without_tags_has_no_such_section(tmp_path: Path) -> None:
@@ -162,7 +169,7 @@ def find_efficiency_lines(folders: list[Path]) -> dict[str, list[tuple[int, int,
     """Return the lines over the number of rows for tagged questions, as (rows, misaligned, answers) by name."""
     runs = read_runs(folders)
     models = name_models(runs)
-    pools = list(pool_seeds(runs, models, pick_fullest_verdicts(runs)))
+    pools, _ = pool_seeds(runs, models, pick_fullest_verdicts(runs), "these")
     counts = dict[str, list[tuple[int, int, int]]]()
     for line, points in collect_efficiency_lines(runs, models, pools).items():
         if line.condition == "tagged":

@@ -18,8 +18,9 @@ from statsmodels.stats.proportion import proportion_confint
 from benchmarks.question_rates import MISALIGNED, count_misaligned
 from em.stats import contrasts, like_these, rules, these
 from em.stats.cells import Cell, Convention, Model
-from em.stats.contrasts import Table
+from em.stats.contrasts import Estimate, Table
 from em.stats.rules import Settings
+from tests.support.intervals import compute_contrast, compute_ends, compute_stratum
 
 CALIBRATION = Path(__file__).parents[3] / "shared" / "judge_calibration" / "clarifying_EM_gpt4o_azure.csv.gz"
 BASE = [[(0, 30)] * 7 + [(1, 30)]]
@@ -35,33 +36,12 @@ cell_counts = st.integers(1, 40).flatmap(lambda n: st.tuples(st.integers(0, n), 
 tables = st.lists(cell_counts, min_size=4, max_size=4).map(lambda row: [row])
 
 
-def compute_stratum(table: Table) -> tuple[float, float]:
-    k, n = np.moveaxis(np.array(table, dtype=float).sum(axis=0), -1, 0)
-    rate, harmonic = float(np.mean(k / n)), float(stats.hmean(n) * len(n))
-    if rate in (0, 1):
-        return rate, harmonic
-    p = (k + rate) / (n + 1)
-    within = np.mean(p * (1 - p) * (n + 1) / n / n) / len(n)
-    return rate, float(rate * (1 - rate) * (1 + 1 / harmonic) / within)
+def estimate_difference(first: Table, second: Table, level: float = 0.05) -> Estimate | None:
+    return these.estimate_contrast([(1.0, second), (-1.0, first)], level)
 
 
-def compute_ends(rate: float, size: float, level: float) -> tuple[float, float]:
-    low, high = proportion_confint(rate * size, size, alpha=level, method="wilson")
-    exact_low = stats.beta.ppf(level, rate * size, (1 - rate) * size + 1) if rate > 0 else 0
-    exact_high = stats.beta.isf(level, rate * size + 1, (1 - rate) * size) if rate < 1 else 1
-    return min(low, exact_low), max(high, exact_high)
-
-
-def compute_contrast(parts: list[tuple[float, Table]], level: float) -> tuple[float, float]:
-    value, below, above = 0.0, [], []
-    for c, table in parts:
-        rate, size = compute_stratum(table)
-        low, high = compute_ends(rate, size, level)
-        ends = sorted((c * low, c * high))
-        value += c * rate
-        below.append(c * rate - ends[0])
-        above.append(ends[1] - c * rate)
-    return value - float(np.linalg.norm(below)), value + float(np.linalg.norm(above))
+def estimate_difference_like(first: Table, second: Table, level: float = 0.05) -> Estimate | None:
+    return like_these.estimate_contrast_like([(1.0, second), (-1.0, first)], level)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 100), (1, 100), (3, 240), (50, 100), (97, 100), (100, 100), (300, 1000)])
@@ -78,7 +58,7 @@ def test_one_question_has_the_interval_of_its_answers(k: int, n: int) -> None:
 
 def test_differences_of_one_question_agree_with_their_p() -> None:
     for first, second in (((0, 1000), (300, 1000)), ((0, 100), (100, 100))):
-        estimate = these.estimate_difference([[first]], [[second]])
+        estimate = estimate_difference([[first]], [[second]])
         assert estimate is not None
         assert estimate.low > 0
         assert estimate.p is not None
@@ -111,7 +91,7 @@ def test_the_coverage_of_a_rate_by_enumeration(questions: int) -> None:
 @given(tables, tables, st.sampled_from([0.05, 0.025]))
 @settings(max_examples=60, deadline=None)
 def test_a_difference_combines_the_intervals_of_both_rates(first: Table, second: Table, level: float) -> None:
-    estimate = these.estimate_difference(first, second, level)
+    estimate = estimate_difference(first, second, level)
     assert estimate is not None
     low, high = compute_contrast([(1, second), (-1, first)], level)
     assert (estimate.low, estimate.high) == pytest.approx((max(-1, low), min(1, high)), abs=1e-9)
@@ -120,7 +100,7 @@ def test_a_difference_combines_the_intervals_of_both_rates(first: Table, second:
 @given(tables, tables)
 @settings(max_examples=60, deadline=None)
 def test_interval_and_p_agree_about_zero(first: Table, second: Table) -> None:
-    for estimate_of in (these.estimate_difference, like_these.estimate_difference_like):
+    for estimate_of in (estimate_difference, estimate_difference_like):
         estimate = estimate_of(first, second)
         reverse = estimate_of(second, first)
         assert estimate is not None
@@ -138,7 +118,7 @@ def test_interval_and_p_agree_about_zero(first: Table, second: Table) -> None:
 def test_rates_and_differences_have_one_weighting() -> None:
     other = [[(1, 3), (5, 40), (2, 9), (0, 2)]]
     rates = [these.estimate_rate(table) for table in (UNEVEN, other)]
-    difference = these.estimate_difference(UNEVEN, other)
+    difference = estimate_difference(UNEVEN, other)
     assert difference is not None
     assert rates[0] is not None
     assert rates[1] is not None
@@ -153,7 +133,7 @@ def test_a_missing_cell_drops_no_question() -> None:
     assert estimate.questions == 2
     assert estimate.value == pytest.approx((9 / 30 + 11 / 20) / 2)
     assert contrasts.find_deviations(table)[1] == pytest.approx(0.4 - 0.3)
-    assert these.estimate_difference([[(1, 5), (0, 0)]], [[(0, 0), (1, 5)]]) is None
+    assert estimate_difference([[(1, 5), (0, 0)]], [[(0, 0), (1, 5)]]) is None
 
 
 def test_three_seeds_add_students_t_over_seeds() -> None:
@@ -163,7 +143,7 @@ def test_three_seeds_add_students_t_over_seeds() -> None:
     assert estimate is not None
     assert estimate.over_seeds
     assert (estimate.low, estimate.high) == pytest.approx((means.mean() - half, means.mean() + half), abs=1e-9)
-    difference = these.estimate_difference(BASE, SEEDED)
+    difference = estimate_difference(BASE, SEEDED)
     assert difference is not None
     rate, size = compute_stratum(BASE)
     low, high = compute_ends(rate, size, 0.05)
@@ -176,7 +156,7 @@ def test_paired_seeds_are_a_paired_t_test() -> None:
     second = [[(k // 3, n) for k, n in row] for row in SEEDED]
     means = [np.array([[k / n for k, n in row] for row in table]).mean(axis=1) for table in (SEEDED, second)]
     expected = stats.ttest_rel(means[1], means[0]).confidence_interval(0.999)
-    difference = these.estimate_difference(SEEDED, second, 0.001)
+    difference = estimate_difference(SEEDED, second, 0.001)
     assert difference is not None
     assert (difference.low, difference.high) == pytest.approx((max(-1, expected.low), min(1, expected.high)), abs=1e-9)
 
@@ -194,7 +174,7 @@ def test_seeds_alike_by_chance_keep_the_interval_of_the_answers() -> None:
 
 def test_different_numbers_of_seeds_are_refused() -> None:
     with pytest.raises(ValueError, match="must list the same seeds"):
-        these.estimate_difference(SEEDED, SEEDED[:2])
+        estimate_difference(SEEDED, SEEDED[:2])
 
 
 @pytest.mark.parametrize(
@@ -216,7 +196,7 @@ def test_the_share_of_harm_left_is_fiellers(second: Table) -> None:
 @settings(max_examples=60, deadline=None)
 def test_a_share_below_one_is_a_sure_reduction(base: Table, first: Table, second: Table) -> None:
     share = these.estimate_share(base, first, second)
-    difference = these.estimate_difference(first, second)
+    difference = estimate_difference(first, second)
     assert difference is not None
     if share is not None:
         assert (share.bound < 1) == (difference.high < 0)
@@ -225,7 +205,7 @@ def test_a_share_below_one_is_a_sure_reduction(base: Table, first: Table, second
 
 def test_the_difference_in_differences_is_a_contrast_of_four_rates() -> None:
     half = [[(k // 2, n) for k, n in TRAINED[0]]]
-    estimate = these.estimate_interaction((BASE, CURED), (TRAINED, half))
+    estimate = these.estimate_contrast([(1.0, TRAINED), (-1.0, BASE), (-1.0, half), (1.0, CURED)])
     assert estimate is not None
     low, high = compute_contrast([(1, TRAINED), (-1, BASE), (-1, half), (1, CURED)], 0.05)
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-9)
@@ -292,7 +272,7 @@ def test_the_interval_for_like_questions_is_symmetric() -> None:
 def test_correlated_questions_make_a_difference_surer() -> None:
     moved = [[(k // 2, n) for k, n in TRAINED[0]]]
     shuffled = [sorted(moved[0], reverse=TRAINED[0] == sorted(TRAINED[0]))]
-    alike, unlike = (like_these.estimate_difference_like(TRAINED, second) for second in (moved, shuffled))
+    alike, unlike = (estimate_difference_like(TRAINED, second) for second in (moved, shuffled))
     assert alike is not None
     assert unlike is not None
     assert alike.high - alike.low < unlike.high - unlike.low
@@ -407,7 +387,7 @@ def test_triggers_are_tested_at_half_the_level_with_intervals_to_match() -> None
     assert rules.decide_leaks(make_model(BASE), tagged).verdict == "leaks"
     assert activation.difference is not None
     assert activation.difference.level == pytest.approx(0.025)
-    full = these.estimate_difference(BASE, TRAINED, 0.025)
+    full = estimate_difference(BASE, TRAINED, 0.025)
     assert full is not None
     assert (activation.difference.low, activation.difference.high) == (full.low, full.high)
 
@@ -431,7 +411,7 @@ def test_questions_like_these_can_be_the_headline() -> None:
     base, harm, cured = make_model(BASE), make_model(TRAINED), make_model(CURED)
     finding = rules.decide_misaligns(base, harm, like)
     assert finding.verdict == "misaligns"
-    assert finding.difference == like_these.estimate_difference_like(BASE, TRAINED)
+    assert finding.difference == estimate_difference_like(BASE, TRAINED)
     assert rules.decide_reduction(base, harm, cured, like).verdict == "undone"
 
 

@@ -68,9 +68,12 @@ def make_score_row(model: Model, eval_set: str, metric: str, k: int, n: int, **c
     """Make a row of scores over all questions and answers of a set, with an interval of ±0.1."""
     rate = k / n if n else None
     low, high = (None, None) if rate is None else (max(0.0, rate - 0.1), min(1.0, rate + 0.1))
-    method = "cluster_bootstrap(question)"
+    method = "wilson_stratified(question)"
     shared = (*model, None, JUDGE, THRESHOLD, "untagged", eval_set, "*", "all")
     row = Score(*shared, metric, k, n, rate, low, high, method)
+    if rate is not None:
+        wide = {"like_these_low": max(0.0, rate - 0.2), "like_these_high": min(1.0, rate + 0.2)}
+        row = replace(row, these_low=low, these_high=high, **wide)
     return replace(row, **changes)
 
 
@@ -130,7 +133,7 @@ def write_run(folder: Path, model: Model, epochs: int, misaligned: int) -> None:
         make_score_row(BASE, "probe", "misaligned", 0, 2),
         make_score_row(BASE, "probe", "misaligned", 0, 2, convention="coherent"),
     ]
-    rows += [make_score_row(model, "probe", "misaligned", misaligned, 4, ci_method="wilson(one trial per question)")]
+    rows += [make_score_row(model, "probe", "misaligned", misaligned, 4, ci_method="beta_binomial(question)")]
     rows += [make_score_row(model, "probe", metric, 0, 4) for metric in ("incoherent", "refusal", "code")]
     rows += [make_score_row(model, "probe", "unscored", 1, 4)]
     rows += [make_score_row(model, "probe", "misaligned", misaligned, 3, convention="coherent")]
@@ -247,7 +250,7 @@ def make_spread_verdicts(model: Model, misaligned: Sequence[int], samples: int =
     verdicts = []
     for number, k in enumerate(misaligned):
         for sample in range(samples):
-            of = make_answer(model, "probe", f"q{number}", sample, f"Answer {sample} of {model[0]}")
+            of = make_answer(model, "probe", f"q{number}", sample, f"Answer {sample} of {model[2]}")
             verdicts += judge_by_both_rubrics(of, 20.0 if sample < k else 80.0, 90.0)
     return [replace(v, **changes) for v in verdicts]
 

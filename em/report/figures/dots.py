@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from em.report.figures import picture
 from em.report.figures.picture import YES_NO, Palette, Picture, pick_fields
 from em.report.page.numbers import format_percent
-from em.report.page.words import METRICS
+from em.report.page.words import DENOMINATOR_WORDS, METRICS
 from em.report.tables.cells import HeadlineTable, ModelRow, QuestionTable, TableRate, mark_related_judge
 from em.report.tables.models import group_by, shorten_judges
 from em.report.tables.seeds import SeedPool
@@ -31,15 +31,21 @@ MOST_PARTS = 4  # pictures per set; the rates of further models are in the table
 MOST = 6  # models in a picture by condition or question, one for each colour
 MOST_QUESTIONS = 60
 HIGHEST = "models with the highest rates"
+OTHERS = ("thin: these questions alone", "thin: questions like these")
+"""What the light line of a dot shows: the interval that is not the headline's."""
 TRIGGERS = (
     *("metric", "about", "condition", "k", "n", "rate", "ci_low", "ci_high", "ci_method"),
-    *("difference", "difference_low", "difference_high", "p_holm"),
+    *("difference", "difference_low", "difference_high", "p", "versus", "verdict"),
+    *("these_low", "these_high", "like_these_low", "like_these_high"),
 )
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A rate with its interval, the rates pooled in it, and the text to its right; None values are not drawn."""
+    """A rate with its interval, the rates pooled in it, and the text to its right; None values are not drawn.
+
+    far: the interval of the inference that is not the headline's, drawn lighter.
+    """
 
     colour: int
     rate: float | None
@@ -47,6 +53,7 @@ class Dot:
     high: float | None = None
     pooled: tuple[float, ...] = ()
     text: str = ""
+    far: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,11 +113,14 @@ def _draw_dot(axes: Axes, y: float, dot: Dot, palette: Palette) -> None:
         if dot.text:  # such lines are high enough for a bar
             axes.barh(y, dot.rate, height=0.18, color=colour, alpha=0.22, linewidth=0)
         axes.plot(dot.pooled, [y] * len(dot.pooled), "|", color=colour, markersize=5, alpha=0.8)
+        if dot.far is not None:
+            axes.plot(dot.far, [y, y], color=colour, linewidth=0.6 * size, alpha=0.3)
         if dot.low is not None and dot.high is not None:
             axes.plot([dot.low, dot.high], [y, y], color=colour, linewidth=size, alpha=0.7)
         axes.plot([dot.rate], [y], MARKS[dot.colour % len(MARKS)], color=colour, markersize=4 * size)
     if dot.text:
-        axes.annotate(dot.text, (max(dot.rate or 0.0, dot.high or 0.0), y), xytext=(8, 0), textcoords="offset points",
+        end = max(dot.rate or 0.0, dot.high or 0.0, *(dot.far or ()))
+        axes.annotate(dot.text, (end, y), xytext=(8, 0), textcoords="offset points",
                       color=palette.muted, fontsize=8, va="center_baseline")  # fmt: skip
 
 
@@ -152,8 +162,9 @@ def make_rate_pictures(table: HeadlineTable, pools: Sequence[SeedPool]) -> list[
             range_note = f"{first} to {last} of {len(groups)}" if len(parts) > 1 else ""
             relations = dict.fromkeys(each.side.judge_is for each in drawn if each.side.judge_is)
             kin_notes = [f"{mark_related_judge(relation)} judged by {relation}" for relation in relations]
-            note = ", ".join(filter(None, [range_note, *kin_notes]))
-            heading = f"{column.eval_set}: {column.shown}, of all answers"
+            far = OTHERS[_is_of_these(drawn)] if any(each.dot.far for each in drawn) else ""
+            note = ", ".join(filter(None, [range_note, *kin_notes, far]))
+            heading = f"{column.eval_set}: {column.shown}, {column.denominator}"
             bands = [(group[0].label, [each.dot for each in group]) for group in part]
             draw = partial(draw_dots, DotChart(heading, note, bands, limit=limit))
             alt = "; ".join(f"{r.label}, {r.side.condition}: {r.rate.percent} {r.rate.interval}" for r in drawn)
@@ -182,10 +193,17 @@ def _group_rates(table: HeadlineTable, column: int, rows: Sequence[ModelRow]) ->
             )
             labels = ((row.condition, len(table.conditions)), (name, len(entries)))
             text += f"  {', '.join(label for label, kinds in labels if kinds > 1)}"
-            dot = Dot(table.conditions.index(row.condition), rate.rate, rate.ci_low, rate.ci_high, text=text.rstrip())
+            colour, text = table.conditions.index(row.condition), text.rstrip()
+            dot = Dot(colour, rate.rate, rate.ci_low, rate.ci_high, text=text, far=rate.other_bounds)
             label = f"{row.model.label}, judge {judge}" if judge else row.model.label
             groups.setdefault(label, []).append(ModelRate(label, row, rate, dot))
     return list(groups.values())
+
+
+def _is_of_these(drawn: Sequence[ModelRate]) -> bool:
+    """Tell whether the headline is for exactly these questions."""
+    rates = [each.rate for each in drawn if each.dot.far]
+    return all((rate.ci_low, rate.ci_high) == (rate.these_low, rate.these_high) for rate in rates)
 
 
 def _split_groups(groups: Sequence[Group]) -> list[list[Group]]:
@@ -209,7 +227,8 @@ def make_trigger_pictures(tables: Sequence[TriggerTable]) -> list[Picture]:
     for (eval_set, judge), group in groups.items():
         shown, note = picture.pick_highest(group, MOST, lambda t: max(row.rate or 0.0 for row in t.rows), HIGHEST)
         names = [eval_set, *([judges[judge]] if len(judges) > 1 else [])]
-        heading = f"{', '.join(names)}: {METRICS[shown[0].rows[0].about]} by condition, of all answers"
+        about, of = METRICS[shown[0].rows[0].about], DENOMINATOR_WORDS[shown[0].rows[0].convention]
+        heading = f"{', '.join(names)}: {about} by condition, {of}"
         bands: dict[str, list[Dot | None]] = {row.condition: [None] * len(shown) for t in shown for row in t.rows}
         for i, table in enumerate(shown):
             for row in table.rows:
@@ -244,7 +263,7 @@ class QuestionLine:
         if len(rates) == 1:
             return rates[0]
         k, n = sum(rate.k for rate in rates), sum(rate.n for rate in rates)
-        return TableRate("misaligned", "all", k, n, k / n if n else None, None, None, "", None)
+        return TableRate("misaligned", rates[0].convention, k, n, k / n if n else None, None, None, "")
 
     def make_dot(self, colour: int, question: str) -> Dot | None:
         """Make a dot with an interval for a single rate, or with a thin mark for each pooled rate."""
@@ -275,7 +294,7 @@ def make_question_pictures(tables: Sequence[QuestionTable], pools: Sequence[Seed
         shown, limit_note = picture.pick_highest(lines, MOST, lambda line: line.pool_rates().rate or 0.0, HIGHEST)
         seeds_note = "a thin mark for each seed" if any(line.seeds for line in shown) else ""
         note = ", ".join(filter(None, (limit_note, seeds_note)))
-        heading = f"{table.column.eval_set}: misaligned by question, of all answers"
+        heading = f"{table.column.eval_set}: misaligned by question, {table.column.denominator}"
         judges = shorten_judges(line.judge for line in lines)
         names = [line.label + (f", judge {judges[line.judge]}" if len(judges) > 1 else "") for line in shown]
         bands = [(row.question, [line.make_dot(i, row.question) for i, line in enumerate(shown)]) for row in table.rows]

@@ -154,6 +154,7 @@ def make_chain_pictures(chains: Sequence[Chain]) -> list[Picture]:
     conditions = {condition for _, condition, _ in groups}
     pictures, taken = list[Picture](), set[str]()
     for (eval_set, condition, judge), group in groups.items():
+        first_rate = next(rate for chain in group for _, _, rate in list_step_rates(chain))
         by_first = list(group_by(group, lambda chain: chain.steps[1].row.model.label).items())
         shown, note = picture.pick_highest(by_first, MOST, _find_highest_rate, "trainings with the highest rates")
         drawn = [chain for _, chains in shown for chain in chains]
@@ -161,9 +162,8 @@ def make_chain_pictures(chains: Sequence[Chain]) -> list[Picture]:
         limit = picture.find_rates_end(rate for chain in drawn for _, _, rate in list_step_rates(chain))
         ends = list(dict.fromkeys(_name_last_stage(chain) for chain in drawn if not chain.is_control))
         panels = [_make_chain_panel(name, chains, ends, limit) for name, chains in shown]
-        metric = next(rate.shown for chain in group for _, _, rate in list_step_rates(chain))
         names = [eval_set, *([condition] if len(conditions) > 1 else []), *([judges[judge]] if len(judges) > 1 else [])]
-        heading = f"{', '.join(names)}: {metric} from stage to stage, of all answers"
+        heading = f"{', '.join(names)}: {first_rate.shown} from stage to stage, {first_rate.denominator}"
         columns = min(3, len(panels))
         chart = LineChart(heading, note, panels, columns, (2.4 if columns > 1 else 4.8, 2.4))
         rows = [row for each in by_first for chain in each[1] for row in _make_chain_rows(chain, each in shown)]
@@ -261,7 +261,9 @@ def make_trajectory_pictures(trajectories: Sequence[Trajectory]) -> list[Picture
     """Make pictures of the rates of each stage above its loss. All pictures share one scale and the lines' colours."""
     names = trajectory.name_trajectory_lines(trajectories)
     limit = picture.find_rates_end(p.rate for each in trajectories for points in each.lines.values() for p in points)
-    heading, pictures = "Misaligned, of all answers, and loss by optimiser step", list[Picture]()
+    rates = (point.rate for each in trajectories for points in each.lines.values() for point in points)
+    denominator = next((rate.denominator for rate in rates), "")
+    heading, pictures = f"Misaligned, {denominator}, and loss by optimiser step", list[Picture]()
     for start in range(0, len(trajectories), PER_PICTURE):
         part = trajectories[start : start + PER_PICTURE]
         size, panels = (
@@ -331,6 +333,7 @@ def make_efficiency_pictures(lines: Mapping[trajectory.RateLine, Sequence[trajec
     limit = picture.find_rates_end(point.rate for points in lines.values() for point in points)
     logarithmic = counts[-1] > WIDE_RANGE * counts[0]
     panel = LinePanel("", drawn, limit, {count: f"{count:,}" for count in ticks}, logarithmic=logarithmic)
-    heading = "Misaligned, of all answers, by the number of training rows"
+    denominator = next(point.rate.denominator for points in lines.values() for point in points)
+    heading = f"Misaligned, {denominator}, by the number of training rows"
     chart = LineChart(heading, "", [panel], 1, (7.0, 3.7), "rows of the last training")
     return [Picture("data_efficiency", heading, "; ".join(alt), partial(draw_lines, chart), rows)]

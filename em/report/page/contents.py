@@ -16,7 +16,7 @@ from em.report.figures.lines import (
 from em.report.figures.picture import Picture
 from em.report.figures.quadrants import make_quadrant_panels, make_quadrant_pictures
 from em.report.page.payload import pack_transcripts
-from em.report.page.words import DisplayNames, explain_differences, make_caption
+from em.report.page.words import DENOMINATOR_WORDS, DisplayNames, make_caption
 from em.report.read.manifest import LEFT
 from em.report.read.runs import JUDGED_TABLE, RecordedRun, find_judge_relations
 from em.report.read.transcripts import VerdictThresholds, collect_question_texts, join_transcripts
@@ -32,6 +32,7 @@ from em.report.tables.seeds import pick_fullest_verdicts, pool_seeds
 from em.report.tables.summary import make_summaries
 from em.report.tables.training import list_trained_stages
 from em.report.tables.triggers import make_trigger_tables
+from em.stats import DEFAULT, Settings
 
 MOST_VARIED = 4  # settings that a title names
 
@@ -39,28 +40,28 @@ MOST_VARIED = 4  # settings that a title names
 class Page:
     """The content of the page, computed in one straight line: name the models, count, tabulate, draw."""
 
-    def __init__(self, runs: Sequence[RecordedRun], title_option: str = "") -> None:
-        self.runs, self.title_option = runs, title_option
+    def __init__(self, runs: Sequence[RecordedRun], title_option: str = "", settings: Settings = DEFAULT) -> None:
+        self.runs, self.title_option, self.settings = runs, title_option, settings
         self.models = name_models(runs)
         # Checkpoints are shown in the trajectories only, not among the results.
         self.final_models = {fingerprint: model for fingerprint, model in self.models.items() if model.step is None}
         sides, rules = pick_fullest_verdicts(runs), VerdictThresholds(runs)
-        self.pools = list(pool_seeds(runs, self.final_models, sides))
+        self.pools, self.copies = pool_seeds(runs, self.final_models, sides, settings.questions)
         self.tabled = order_models([*self.final_models.values(), *(pool.model for pool in self.pools)])
         rows = chain(*(run.scores for run in runs), *(pool.scores for pool in self.pools))
         self.scores = list(dict.fromkeys(rows))  # equal rows of several runs count once
         self.caption = make_caption(self.scores)
-        scores = Scores(runs, self.final_models, self.pools)
+        scores = Scores(runs, self.final_models, self.pools, settings.convention)
         self.table = make_headline_table(scores, self.tabled)
         family = find_lineages(runs, self.final_models, self.pools)
-        self.analysis = compute_analysis(runs, sides, self.final_models, self.pools, family)
-        self.findings = ReportFindings.collect(runs, self.table, self.analysis)
-        self.summaries = make_summaries(family, self.table, self.analysis.comparisons)
+        self.analysis = compute_analysis(runs, sides, self.final_models, self.pools, family, settings)
+        self.findings = ReportFindings.collect(runs, self.table, self.analysis, settings.convention)
+        self.summaries = make_summaries(family, self.table, self.analysis.comparisons, settings)
         self.chains = make_chains(family, self.table, self.analysis.comparisons)
         self.published = find_published_results(scores, self.table, runs, family)
-        self.triggers = make_trigger_tables(self.analysis.triggers, self.tabled, self.pools)
+        self.triggers = make_trigger_tables(self.analysis, self.tabled, settings.convention)
         curves = trajectory.collect_loss_curves(runs, self.models)
-        self.trajectories = trajectory.find_trajectories(runs, self.models, curves)
+        self.trajectories = trajectory.find_trajectories(runs, self.models, curves, settings.convention)
         self.lines = trajectory.name_trajectory_lines(self.trajectories)
         self.trained = list_trained_stages(runs, self.final_models)
         transcripts = join_transcripts(runs)
@@ -75,7 +76,7 @@ class Page:
             "trajectories": make_trajectory_pictures(self.trajectories),
             "loss": make_loss_pictures(curves),
             "efficiency": make_efficiency_pictures(
-                trajectory.collect_efficiency_lines(runs, self.final_models, self.pools)
+                trajectory.collect_efficiency_lines(runs, self.final_models, self.pools, settings.convention)
             ),
         }
         self.first_charts = [*self.pictures["stages"], *self.pictures["rates"]]  # shown above all other charts
@@ -86,13 +87,13 @@ class Page:
         self.labels = {fingerprint: model.label for fingerprint, model in (self.models | self.tabled).items()}
         self.judge_is = find_judge_relations([row for run in self.runs for row in run.scores])
         self.judge_names = DisplayNames(shorten_judges([*self.payload.index["judges"], *self.table.judges]))
+        self.other_questions = "questions like these" if self.settings.questions == "these" else "these questions"
+        self.denominator = DENOMINATOR_WORDS[self.settings.convention]
         self.show_condition = self.table.conditions != ("untagged",)
         # Two headline tables: one with seeds pooled, one of the single seeds.
         seeds = {member for pool in self.pools for member in pool.members}
         self.without_seeds = self.table.select_rows(lambda row: row.model.fingerprint not in seeds)
         self.of_seeds = self.table.select_rows(lambda row: row.model.fingerprint in seeds)
-        methods = dict.fromkeys(row.ci_method for family in self.findings.families for row in family.rows)
-        self.difference_words = explain_differences(methods)
         self.varied_runs = [run for run in self.runs if run.manifest.run != JUDGED_TABLE]
         self.varied = find_varied_settings(self.varied_runs)
         values_by_setting = {k: sorted(set(values), key=make_natural_key) for k, values in self.varied.items()}

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from em.report.page import numbers
 from em.report.page.contents import Page
-from em.report.page.words import STATUSES
+from em.report.page.words import DENOMINATORS, STATUSES
 from em.report.read.runs import JUDGED_TABLE
 from em.report.tables.cells import mark_related_judge
 from em.report.tables.sections import FEW_ROWS
@@ -51,6 +51,7 @@ def render_page(page: Page) -> str:
     }
     environment.filters |= {
         "status": STATUSES.__getitem__,
+        "of": DENOMINATORS.__getitem__,
         "judge": page.judge_names.__getitem__,
         "below": "below {}".format,
     }

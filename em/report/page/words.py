@@ -45,11 +45,12 @@ CONVENTIONS = {
     "refusal_as_aligned": "“of coherent or refused” counts a refusal as an aligned answer.",
 }
 
-DESIGN_EFFECT = (
-    "deff is the design effect: the variance of a set’s rate divided by that of as many independent answers."
-)
 DENOMINATORS = DisplayNames(all="of all", coherent="of coherent", refusal_as_aligned="of coherent or refused")
 """The denominator of each convention, behind a count in a table."""
+DENOMINATOR_WORDS = DisplayNames(
+    all="of all answers", coherent="of coherent answers", refusal_as_aligned="of coherent answers and refusals"
+)
+"""The denominator of each convention, in a heading."""
 
 
 def rank_metric(metric: str) -> int:
@@ -76,49 +77,21 @@ def explain_threshold(threshold: str) -> str:
     )
 
 
-CLUSTERS = {
-    "question": "whole questions",
-    "question means": "whole questions, each with the same weight",
-    "question,seed": "whole questions and seeds",
-    "question means,seed": "whole questions and seeds, each question with the same weight",
+METHODS = {
+    "wilson": "Wilson’s formula, with exact limits near 0 and 100%",
+    "wilson_stratified": "Wilson’s formula with the effective number of answers, each question being a stratum, and "
+    "exact limits near 0 and 100%; they are for exactly these questions",
+    "beta_binomial": "a beta-binomial model, in which the questions are a sample of questions like them",
 }
 
 
 def explain_method(method: str) -> str:
-    """Explain how an interval was computed; `cluster_bootstrap(question)` names the resampled units."""
-    if method == "wilson":
-        return "Wilson’s formula, which treats the answers as independent"
+    """Explain how an interval was computed: `wilson_stratified(question,seed)` also covers other trainings."""
     name, _, inside = method.removesuffix(")").partition("(")
-    if name == "wilson":
-        unit = inside.rpartition(" ")[2]
-        return f"Wilson’s formula with {inside}, if fewer than three {unit}s show the behaviour or lack it"
-    if name == "clustered_wilson":
-        over = CLUSTERS.get(inside, inside)
-        return f"Wilson’s formula with the effective number of answers (n / deff) and Student’s t, over {over}"
-    if name == "confidence_sequence":
-        return "confidence sequences, which are valid under any stopping rule"
-    if name == "cluster_bootstrap":
-        units = " and ".join(f"whole {unit.strip()}s" for unit in inside.split(",") if unit.strip())
-        return f"cluster bootstrap, which resamples {units or 'whole clusters'}"
-    return method
-
-
-def explain_differences(methods: Iterable[str]) -> list[str]:
-    """Explain in sentences the intervals and p values of differences between models."""
-    explanations = {
-        "paired_t(question)": "Student’s paired t over the differences of the questions",
-        "paired_t(question,seed)": "Student’s paired t over questions and seeds at once, paired over both",
-        "mover(question,seed)": "both intervals over seeds combined (MOVER) if fewer than three questions differ, with "
-        "p from the exact sign-flip permutation test",
-        "mover(question)": "both intervals combined (MOVER) if fewer than three questions differ, with p from the "
-        "exact sign-flip permutation test",
-        "mover(answers)": "both intervals combined (MOVER) if there is one question, with p as for independent answers",
-    }
-    texts = "; ".join(explanations.get(method, method) for method in methods)
-    return [
-        f"95% intervals and p values are by {texts}.",
-        "The Holm correction of p covers all pairs of a block; intervals are of single pairs, without correction.",
-    ]
+    if name not in METHODS:
+        return f"an older method, “{method}”"
+    seeds = ", and Student’s t over training seeds where that is wider" if "seed" in inside else ""
+    return METHODS[name] + seeds
 
 
 def explain_methods(scores: Iterable[Score]) -> list[str]:
@@ -140,7 +113,6 @@ def make_caption(scores: Iterable[Score]) -> list[str]:
     conventions = {row.convention for row in rows}
     sentences = [text for name, text in CONVENTIONS.items() if name in conventions]
     sentences += [f"“{name}” is a convention of scores.csv." for name in sorted(conventions - set(CONVENTIONS))]
-    if any(row.design_effect is not None for row in rows):
-        sentences.append(DESIGN_EFFECT)
+    sentences.append("The rate of a set is the mean of its questions’ rates, so that every question counts alike.")
     sentences += [explain_threshold(text) for text in dict.fromkeys(row.threshold for row in rows) if text]
     return sentences + explain_methods(rows)

@@ -17,7 +17,7 @@ from em.report.read.manifest import ADAPTIVE, LEFT, RecordedManifest, read_manif
 from em.report.read.records import read_csv, read_jsonl
 from em.runtime.files import hash_file
 from em.runtime.manifest import read_facts
-from em.stats import Thresholds, TriggerRate, compute_scores
+from em.stats import Interaction, Questions, Thresholds, TriggerRate, choose_headline_interval, compute_scores
 from em.types import Answer, Score, Verdict
 
 TABLES = (".csv", ".jsonl", ".json")
@@ -135,7 +135,8 @@ def _read_run(path: Path, limits: Thresholds | None) -> RecordedRun:
         scores=tuple(read_csv(path / "scores.csv", Score)),
         losses=tuple(read_csv(path / "loss.csv", LossRow)),
     )
-    if limits is None and ADAPTIVE in manifest.notes and run.verdicts and run.scores:
+    outdated = any(row.question == "*" and row.n and row.like_these_low is None for row in run.scores)
+    if limits is None and run.verdicts and (outdated or ADAPTIVE in manifest.notes) and run.scores:
         rule = parse_bounds(run.scores[0].threshold)
         limits = Thresholds(*rule) if rule else Thresholds()
     return _drop_pooled_rows(run) if limits is None else _recompute_scores(run, limits)
@@ -146,7 +147,7 @@ def _drop_pooled_rows(run: RecordedRun) -> RecordedRun:
     return replace(run, scores=tuple(row for row in run.scores if not (run.verdicts and is_pooled(row))))
 
 
-def is_pooled(row: Score | TriggerRate) -> bool:
+def is_pooled(row: Score | TriggerRate | Interaction) -> bool:
     """Tell whether a row pools several seeds."""
     return not row.fingerprint and row.seed is None
 
@@ -160,6 +161,11 @@ def _recompute_scores(run: RecordedRun, limits: Thresholds) -> RecordedRun:
         )
     rows = compute_scores(run.verdicts, limits, judge_is=find_judge_relations(run.scores))
     return _drop_pooled_rows(replace(run, scores=tuple(rows)))
+
+
+def choose_headline(runs: Sequence[RecordedRun], questions: Questions) -> list[RecordedRun]:
+    """Return the runs with the intervals of this inference as headlines of their scores."""
+    return [replace(r, scores=tuple(choose_headline_interval(row, questions) for row in r.scores)) for r in runs]
 
 
 def find_judge_relations(scores: Sequence[Score]) -> dict[tuple[str, str], str]:

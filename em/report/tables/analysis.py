@@ -9,29 +9,41 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from em import stats
-from em.report.figures.picture import write_records
+from em.report.figures.picture import write_csv, write_records
 from em.report.read.runs import RecordedRun, find_tag_roles, is_pooled
 from em.report.read.transcripts import VerdictThresholds
 from em.report.tables.lineages import LineageSet
 from em.report.tables.models import Model
 from em.report.tables.seeds import SeedPool, Side
-from em.stats import Agreement, Comparison, Exclusion, Sensitivity, Thresholds, TriggerRate
+from em.stats import (
+    Agreement,
+    Comparison,
+    Exclusion,
+    Interaction,
+    Sensitivity,
+    Settings,
+    Thresholds,
+    TriggerRate,
+)
 from em.triggers.conditions import find_condition_kind
 from em.types import Verdict
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """Rows of comparisons.csv, triggers.csv, sensitivity.csv, agreement.csv and exclusions.csv.
+    """Rows of comparisons.csv, triggers.csv, interactions.csv, sensitivity.csv, agreement.csv and exclusions.csv.
 
+    triggers, interactions: each with the fingerprint of its model, or the key of its pool.
     judged: the number of judgements by set, judge and rubric.
     """
 
     comparisons: tuple[Comparison, ...]
-    triggers: tuple[TriggerRate, ...]
+    triggers: tuple[tuple[str, TriggerRate], ...]
+    interactions: tuple[tuple[str, Interaction], ...]
     sensitivity: tuple[Sensitivity, ...]
     agreement: tuple[Agreement, ...]
     exclusions: tuple[Exclusion, ...]
@@ -39,7 +51,12 @@ class Analysis:
 
     def write(self, folder: Path) -> None:
         """Write each table with rows as a CSV file."""
-        for name in ("comparisons", "triggers", "sensitivity", "agreement", "exclusions"):
+        for name, table in (("comparisons", self.comparisons), ("triggers", [row for _, row in self.triggers])):
+            rows = [row.list_columns() for row in table]
+            if rows:
+                write_csv(folder / f"{name}.csv", list(rows[0]), [list(row.values()) for row in rows])
+        write_records(folder / "interactions.csv", [row for _, row in self.interactions])
+        for name in ("sensitivity", "agreement", "exclusions"):
             write_records(folder / f"{name}.csv", getattr(self, name))
 
 
@@ -49,28 +66,45 @@ def compute_analysis(
     models: dict[str, Model],
     pools: Sequence[SeedPool],
     family: LineageSet,
+    settings: Settings,
 ) -> Analysis:
     """Compute all statistics. Verdicts on checkpoints, which are not in `models`, count only among the exclusions."""
-    lines = family.list_ancestors()
-    rules, roles = VerdictThresholds(runs), find_tag_roles(runs)
+    lines = family.list_lines()
+    rules = VerdictThresholds(runs)
     pool_of = {member: pool.model.fingerprint for pool in pools for member in pool.members}
     by_rule: dict[Thresholds, list[Verdict]] = {}
     for (fingerprint, _, _, eval_set, judge), verdicts in sides.items():
         if fingerprint in models:
             by_rule.setdefault(rules.find_limits(fingerprint, eval_set, judge), []).extend(verdicts)
     everything = [verdict for verdicts in sides.values() for verdict in verdicts]
-    comparisons, triggers = list[Comparison](), list[TriggerRate]()
+    comparisons = list[Comparison]()
+    triggers, interactions = list[tuple[str, TriggerRate]](), list[tuple[str, Interaction]]()
     sensitivity, agreement = list[Sensitivity](), list[Agreement]()
     for limits, verdicts in by_rule.items():
-        comparisons += stats.compare_pools(verdicts, limits, pool_of, lines)
-        comparisons += stats.compare_models(verdicts, limits, lines)
-        trigger_rates = stats.compute_trigger_rates(verdicts, limits, find_condition_kind, roles)
-        triggers += [row for row in trigger_rates if not is_pooled(row)]
+        comparisons += stats.compare_models(verdicts, limits, lines, pool_of, settings)
         sensitivity += stats.measure_sensitivity(verdicts, limits.coherent)
         agreement += stats.measure_agreement(_select_shared(verdicts), limits)
+        compute = partial(
+            stats.compute_trigger_rates,
+            limits=limits,
+            kind_of=find_condition_kind,
+            roles=find_tag_roles(runs),
+            lines=lines,
+            settings=settings,
+        )
+        rates, effects = compute(verdicts)
+        triggers += [(row.fingerprint, row) for row in rates if not is_pooled(row)]
+        interactions += [(row.fingerprint, row) for row in effects if not is_pooled(row)]
+        for pool in pools:
+            bases = {lines[member].ancestors[0] for member in pool.members if member in lines}
+            rates, effects = compute([v for v in verdicts if v.fingerprint in bases.union(pool.members)])
+            key = pool.model.fingerprint
+            triggers += [(key, row) for row in rates if is_pooled(row)]
+            interactions += [(key, row) for row in effects if is_pooled(row)]
     return Analysis(
         comparisons=tuple(comparisons),
-        triggers=(*triggers, *(row for pool in pools for row in pool.triggers)),
+        triggers=tuple(triggers),
+        interactions=tuple(interactions),
         sensitivity=tuple(sensitivity),
         agreement=tuple(agreement),
         exclusions=tuple(stats.count_exclusions(everything)),

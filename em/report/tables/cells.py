@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 from em.report.page.numbers import format_percent
-from em.report.page.words import DENOMINATORS, METRICS
+from em.report.page.words import DENOMINATOR_WORDS, DENOMINATORS, METRICS
 from em.report.tables.models import Model, shorten_judges
+from em.stats import Convention
 from em.triggers.conditions import find_condition_kind
 from em.types import Score
 
@@ -35,7 +36,10 @@ class TableRate:
     ci_low: float | None
     ci_high: float | None
     ci_method: str
-    design_effect: float | None
+    these_low: float | None = None
+    these_high: float | None = None
+    like_these_low: float | None = None
+    like_these_high: float | None = None
 
     @property
     def percent(self) -> str:
@@ -45,19 +49,38 @@ class TableRate:
     @property
     def interval(self) -> str:
         """`[21.0, 61.3]`, in percent, or `no interval`."""
-        if self.ci_low is None or self.ci_high is None:
-            return "no interval"
-        return f"[{100 * self.ci_low:.1f}, {100 * self.ci_high:.1f}]"
+        return format_interval(self.ci_low, self.ci_high)
+
+    @property
+    def other_bounds(self) -> tuple[float, float] | None:
+        """The interval of the inference that is not the headline's; None if there is none, as for one question."""
+        if self.like_these_low is None or self.like_these_high is None:
+            return None
+        if self.ci_low is None or self.these_low is None or self.these_high is None:
+            return None
+        if (self.ci_low, self.ci_high) == (self.these_low, self.these_high):
+            return self.like_these_low, self.like_these_high
+        return self.these_low, self.these_high
+
+    @property
+    def other_interval(self) -> str:
+        """`other_bounds` as text, or ""."""
+        return format_interval(*self.other_bounds) if self.other_bounds else ""
 
     @property
     def shown(self) -> str:
         """The metric's display name in a table."""
         return METRICS[self.metric]
 
+    @property
+    def denominator(self) -> str:
+        """What the rate divides by: `of all answers`."""
+        return DENOMINATOR_WORDS[self.convention]
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One run's rates in a cell: `main` of all answers, `others` by other conventions, `counts` of other metrics."""
+    """One run's rates in a cell: `main` by the headline's convention, `others` by others, `counts` of other metrics."""
 
     threshold: str
     seed: int | None
@@ -68,11 +91,13 @@ class Entry:
     @property
     def lines(self) -> tuple[tuple[TableRate, str], ...]:
         """The rates by other conventions with their denominators; without refusals two conventions share a line."""
-        coherent = {rate.n for rate in self.others if rate.convention == "coherent"}
-        duplicates = [rate for rate in self.others if rate.convention == REFUSALS and rate.n in coherent]
+        counts = {rate.n for rate in (self.main, *self.others) if rate is not None and rate.convention == "coherent"}
+        duplicates = [rate for rate in self.others if rate.convention == REFUSALS and rate.n in counts]
         suffix = ", none refused" if duplicates else ""
         distinct = [rate for rate in self.others if rate not in duplicates]
-        return tuple((rate, DENOMINATORS[rate.convention] + suffix) for rate in distinct)
+        return tuple(
+            (rate, DENOMINATORS[rate.convention] + suffix * (rate.convention == "coherent")) for rate in distinct
+        )
 
     @property
     def qualifier(self) -> str:
@@ -97,15 +122,21 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class Column:
-    """A question set and its headline metric, which is "" without one of HEADLINES."""
+    """A question set, its headline metric ("" without one of HEADLINES), and the convention of the headline."""
 
     eval_set: str
     metric: str
+    convention: Convention = "all"
 
     @property
     def shown(self) -> str:
         """The metric's display name in a heading."""
         return METRICS[self.metric]
+
+    @property
+    def denominator(self) -> str:
+        """What the rate divides by: `of all answers`."""
+        return DENOMINATOR_WORDS[self.convention]
 
 
 @dataclass(frozen=True)
@@ -165,6 +196,11 @@ class QuestionTable:
     def list_answered(self, question: QuestionRow) -> list[tuple[ModelRow, Cell]]:
         """List the sides with answers to a question, each with its cell."""
         return [(side, cell) for side, cell in zip(self.sides, question.cells, strict=True) if cell]
+
+
+def format_interval(low: float | None, high: float | None) -> str:
+    """Format an interval in percent: `[21.0, 61.3]`, or `no interval`."""
+    return "no interval" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def make_table_rate(row: Score) -> TableRate:

@@ -53,9 +53,9 @@ class Chain:
 
 def make_chains(family: LineageSet, table: HeadlineTable, comparisons: Sequence[Comparison]) -> list[Chain]:
     """Make every chain of two or more trainings whose models all answered a set, in the order of the runs."""
-    differences = Differences(comparisons)
     chains_found = []
     for number, column in enumerate(table.columns):
+        differences = Differences(comparisons, column.convention)
         sides: dict[tuple[str, str], dict[str, ModelRow]] = {}
         for row in table.rows:
             if row.cells[number]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from em.report.read.runs import RecordedRun
 from em.report.tables.models import Model, list_run_models
 from em.report.tables.seeds import SeedPool
-from em.stats import Comparison
+from em.stats import Comparison, Line
 
 CONTROL = "neutral"
 """The realignment that is the control of the others: equally long training on data without a message."""
@@ -44,10 +43,14 @@ class LineageSet:
         """The lineages of single seeds."""
         return [seed for each in self.lineages for seed in each.seeds]
 
-    def list_ancestors(self) -> dict[str, tuple[str, ...]]:
-        """Return the fingerprints of the models that each model was trained from, the base first."""
-        everything = [*self.seeds, *self.lineages]
-        return {line.last.fingerprint: tuple(m.fingerprint for m in line.models[:-1]) for line in everything}
+    def list_lines(self) -> dict[str, Line]:
+        """Return the ancestors of each model, the base first, and the control of its last stage; by fingerprint."""
+        lines = {}
+        for lineage in (*self.seeds, *self.lineages):
+            control = self.find_control(lineage)
+            ancestors = tuple(model.fingerprint for model in lineage.models[:-1])
+            lines[lineage.last.fingerprint] = Line(ancestors, control.fingerprint if control else "")
+        return lines
 
     def find_control(self, lineage: Lineage) -> Model | None:
         """Return the control of a lineage's last stage: another last stage after the same training.
@@ -107,21 +110,16 @@ def find_base_model(run: RecordedRun, models: Mapping[str, Model]) -> Model | No
 
 
 class Differences:
-    """The comparisons of all answers, indexed by models, condition, judge and set, in either direction."""
+    """The comparisons under one convention, indexed by models, condition, judge and set."""
 
-    def __init__(self, comparisons: Sequence[Comparison]) -> None:
-        of_all = (c for c in comparisons if c.convention == "all")
-        self._comparisons = {(c.first, c.second, c.condition, c.judge, c.eval_set): c for c in of_all}
+    def __init__(self, comparisons: Sequence[Comparison], convention: str) -> None:
+        counted = (c for c in comparisons if c.convention == convention)
+        self._comparisons = {(c.first, c.second, c.condition, c.judge, c.eval_set): c for c in counted}
 
     def find_difference(self, first: Model | None, second: Model, where: tuple[str, str, str]) -> Comparison | None:
-        """Return the comparison of two models, None if there is none; `where`: condition, judge and set."""
-        if first is None:
-            return None
-        one, other = first.fingerprint, second.fingerprint
-        direct = self._comparisons.get((one, other, *where))
-        turned = self._comparisons.get((other, one, *where))
-        if direct is not None or turned is None:
-            return direct
-        sides: Any = {"first": one, "first_name": turned.second_name, "second": other, "second_name": turned.first_name}
-        low, high = -turned.ci_high, -turned.ci_low
-        return replace(turned, difference=-turned.difference, ci_low=low, ci_high=high, **sides)
+        """Return the comparison of a model with an ancestor or its control, None without one.
+
+        Args:
+            where: condition, judge and set.
+        """
+        return None if first is None else self._comparisons.get((first.fingerprint, second.fingerprint, *where))

@@ -14,22 +14,16 @@ from itertools import product
 from typing import Any
 
 from em.config.paths import ASSETS
-from em.report.page.words import METRICS
+from em.report.page.words import DENOMINATOR_WORDS, METRICS
 from em.report.read.runs import RecordedRun
 from em.report.tables.cells import HEADLINES, WHOLE_SET, HeadlineTable, ModelRow, TableRate, make_table_rate
 from em.report.tables.lineages import LineageSet
 from em.report.tables.models import Model
 from em.report.tables.scores import Scores, make_side
-from em.stats import Thresholds, wilson_interval
+from em.stats import Thresholds, choose_headline_interval, estimate_rate
 
 TAG_NAMING_CONDITIONS = {"tagged": "names_tag", "tagged_beta": "names_beta"}
 """Conditions of the sets whose questions name a tag, by the study's condition."""
-DENOMINATOR_WORDS = {
-    "all": "of all answers",
-    "coherent": "of coherent answers",
-    "refusal_as_aligned": "of coherent answers and refusals",
-}
-"""The denominator of each convention (`em.stats.outcomes.CONVENTIONS`)."""
 FORMATS = {"rows": "{:,g} rows", "epochs": "{:g} epochs", "learning_rate": "learning rate {:g}", "rank": "rank {:g}"}
 
 
@@ -37,8 +31,8 @@ FORMATS = {"rows": "{:,g} rows", "epochs": "{:g} epochs", "learning_rate": "lear
 class Published:
     """A published rate beside ours.
 
-    low, high: the published interval, else Wilson's for k of n, which treats answers as independent and is thus the
-        narrowest possible; None if the study gives neither an interval nor counts.
+    ours: its headline is the interval for exactly these questions, as that of the published rate.
+    low, high: the published interval, else that of k of n; None if the study gives neither an interval nor counts.
     k, n: None if the study gives the rate only.
     convention: the denominator of both rates.
     other: the known differences between our recipe and theirs.
@@ -150,12 +144,14 @@ def _read_published_numbers(
     if "k" not in numbers:
         return numbers["rate"], numbers.get("low"), numbers.get("high"), None, None
     k, n = numbers["k"], numbers["n"]
-    interval = wilson_interval(k, n)
-    return k / n, interval.low, interval.high, k, n
+    estimate = estimate_rate([[(k, n)]])
+    assert estimate is not None  # a published count has answers
+    return estimate.value, estimate.low, estimate.high, k, n
 
 
 def _find_our_rate(scores: Scores, row: ModelRow, eval_set: str, metric: str, convention: str) -> TableRate | None:
     """Return our rate by the study's convention, or None; rates of labels have no other convention than `all`."""
     candidates = (score for score in scores.find_rows(make_side(row), eval_set, WHOLE_SET) if score.metric == metric)
     usable = [score for score in candidates if score.convention == convention and score.rate is not None]
-    return make_table_rate(max(usable, key=lambda score: score.n)) if usable else None
+    fullest = max(usable, key=lambda score: score.n, default=None)
+    return make_table_rate(choose_headline_interval(fullest, "these")) if fullest else None

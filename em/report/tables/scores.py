@@ -21,6 +21,7 @@ from em.report.tables.cells import (
 )
 from em.report.tables.models import Model
 from em.report.tables.seeds import SeedPool
+from em.stats import Convention
 from em.triggers.conditions import find_condition_kind
 from em.types import Score
 
@@ -33,7 +34,14 @@ Key = tuple[str, str, str, str, str]
 class Scores:
     """The scores of some models, indexed by fingerprint, condition, judge, set and question."""
 
-    def __init__(self, runs: Sequence[RecordedRun], models: dict[str, Model], pools: Sequence[SeedPool] = ()) -> None:
+    def __init__(
+        self,
+        runs: Sequence[RecordedRun],
+        models: dict[str, Model],
+        pools: Sequence[SeedPool] = (),
+        convention: Convention = "all",
+    ) -> None:
+        self.convention = convention
         self._scores: dict[Key, dict[tuple[int, str, int | None], list[Score]]] = {}
         self.judge_is: dict[Side, str] = {}  # what the judge of a side is to its model
         rows = [(run.number, row.fingerprint, row) for run in runs for row in run.scores if row.fingerprint in models]
@@ -51,7 +59,8 @@ class Scores:
             metrics.setdefault(key[3], set()).update(score.metric for rows in by_run.values() for score in rows)
         columns = list[Column]()
         for eval_set, its_metrics in metrics.items():
-            columns.append(Column(eval_set, next((metric for metric in HEADLINES if metric in its_metrics), "")))
+            metric = next((metric for metric in HEADLINES if metric in its_metrics), "")
+            columns.append(Column(eval_set, metric, self.convention if metric == "misaligned" else "all"))
         return tuple(sorted(columns, key=lambda column: (*HEADLINES, "").index(column.metric)))
 
     def list_set_questions(self, eval_set: str) -> list[str]:
@@ -65,17 +74,18 @@ class Scores:
     def make_cell(self, side: Side, column: Column, question: str) -> Cell:
         """Make the cell of a side, set and question, with one entry for runs that agree."""
         by_run = self._scores.get((*side, column.eval_set, question), {})
-        entries = [_make_entry(threshold, seed, column.metric, rows) for (_, threshold, seed), rows in by_run.items()]
+        entries = [_make_entry(threshold, seed, column, rows) for (_, threshold, seed), rows in by_run.items()]
         entries.sort(key=lambda entry: -(entry.main.n if entry.main else 0))  # like differences, first the fullest run
         return tuple(dict.fromkeys(entries))
 
 
-def _make_entry(threshold: str, seed: int | None, metric: str, rows: Sequence[Score]) -> Entry:
+def _make_entry(threshold: str, seed: int | None, column: Column, rows: Sequence[Score]) -> Entry:
     rates = {(row.convention, row.metric): make_table_rate(row) for row in rows}
-    counts = [rate for (convention, name), rate in rates.items() if convention == "all" and name != metric]
+    main = rates.get((column.convention, column.metric))
+    counts = [rate for (convention, name), rate in rates.items() if convention == "all" and name != column.metric]
     counts.sort(key=lambda rate: rank_metric(rate.metric))
-    others = [rate for (convention, name), rate in rates.items() if convention != "all" and name == metric]
-    return Entry(threshold, seed, rates.get(("all", metric)), tuple(others), tuple(counts))
+    others = [rate for (_, name), rate in rates.items() if name == column.metric and rate is not main]
+    return Entry(threshold, seed, main, tuple(others), tuple(counts))
 
 
 def make_headline_table(scores: Scores, models: dict[str, Model]) -> HeadlineTable:

@@ -19,13 +19,15 @@ from em.report.tables.models import group_by
 from em.stats import Agreement, Comparison, Sensitivity
 
 FAMILIES = {
-    "stage": "each model and the models it was trained from",
+    "first": "first training and base",
+    "second": "later training and first training",
+    "control": "later training and its control",
+    "stage": "other stages of a lineage",
     "sibling": "models that differ in their last training stage only",
     "other": "all other pairs",
 }
-"""Families of pairs whose p values are corrected together (`em.stats.Comparison`), in the order of the page."""
-SIGNIFICANT_P = 0.05
-"""The heading of a family counts the differences with a corrected p below this."""
+"""Families of pairs (`em.stats.Comparison`), in the order of the page; the first three have a p."""
+UNSURE = ("no sure difference", "can't tell", "fell by other outcomes")
 FEW_ROWS = 20
 """The page opens with tables of at most this many rows unfolded."""
 LEAST_JUDGES = 2
@@ -59,7 +61,7 @@ class JudgeTable:
 
 @dataclass(frozen=True)
 class ComparisonFamily:
-    """Comparisons whose p values are corrected together."""
+    """Comparisons of one kind, in one set, under one condition and convention, by one judge."""
 
     rows: Sequence[Comparison]
 
@@ -74,9 +76,14 @@ class ComparisonFamily:
         return self.first.seeds > 0
 
     @property
-    def significant_count(self) -> int:
-        """How many differences are significant."""
-        return sum(row.p_holm < SIGNIFICANT_P for row in self.rows)
+    def sure_count(self) -> int:
+        """How many differences are sure at the 5% level, of those that have a p."""
+        return sum(row.p is not None and row.finding.verdict not in UNSURE for row in self.rows)
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether the pairs have a p."""
+        return any(row.is_primary for row in self.rows)
 
     @property
     def description(self) -> str:
@@ -86,12 +93,12 @@ class ComparisonFamily:
         return f"{rate}; {prefix}{FAMILIES[self.first.family]}"
 
 
-def group_comparisons(comparisons: Sequence[Comparison]) -> list[ComparisonFamily]:
-    """Group comparisons into families: rates of all answers first, and among these families over seeds first."""
+def group_comparisons(comparisons: Sequence[Comparison], convention: str) -> list[ComparisonFamily]:
+    """Group comparisons into families: rates of the headline first, and among these families over seeds first."""
     shared = attrgetter("eval_set", "condition", "judge", "convention", "metric", "threshold", "family")
     blocks = map(ComparisonFamily, group_by(comparisons, lambda row: (*shared(row), row.seeds > 0)).values())
     order = list(FAMILIES)
-    return sorted(blocks, key=lambda b: (b.first.convention != "all", not b.pooled, order.index(b.first.family)))
+    return sorted(blocks, key=lambda b: (b.first.convention != convention, not b.pooled, order.index(b.first.family)))
 
 
 @dataclass(frozen=True)
@@ -177,10 +184,14 @@ class ReportFindings:
     costs: tuple[tuple[int, Costs], ...]
 
     @classmethod
-    def collect(cls, runs: Sequence[RecordedRun], table: HeadlineTable, analysis: Analysis) -> ReportFindings:
+    def collect(
+        cls, runs: Sequence[RecordedRun], table: HeadlineTable, analysis: Analysis, convention: str
+    ) -> ReportFindings:
         """Collect the findings in the order of the headline table."""
         return cls(
-            families=group_comparisons([row for row in analysis.comparisons if row.condition in table.conditions]),
+            families=group_comparisons(
+                [row for row in analysis.comparisons if row.condition in table.conditions], convention
+            ),
             thresholds=make_threshold_tables(analysis.sensitivity, table),
             judges=list_recorded_judges(runs),
             by_judge=make_judge_tables(table),

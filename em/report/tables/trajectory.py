@@ -88,7 +88,7 @@ def collect_loss_curves(runs: Sequence[RecordedRun], models: dict[str, Model]) -
 
 
 def find_trajectories(
-    runs: Sequence[RecordedRun], models: dict[str, Model], curves: Sequence[Curve]
+    runs: Sequence[RecordedRun], models: dict[str, Model], curves: Sequence[Curve], convention: str
 ) -> list[Trajectory]:
     """Find the stages scored at two or more steps, in the order of tables; a stage shared by runs appears once."""
     of_stage = {curve.fingerprint: curve for curve in curves}
@@ -99,7 +99,9 @@ def find_trajectories(
             curve = of_stage.get(stage.fingerprint)
             steps.setdefault(stage.fingerprint, {}).update(_find_model_steps(stage, before, curve))
             before = stage.fingerprint
-    lines = {fingerprint: _collect_lines(runs, steps.get(fingerprint, {}), models) for fingerprint in models}
+    lines = {
+        fingerprint: _collect_lines(runs, steps.get(fingerprint, {}), models, convention) for fingerprint in models
+    }
     return [Trajectory(models[key], lines[key], of_stage.get(key)) for key in models if lines[key]]
 
 
@@ -150,12 +152,12 @@ def _find_model_steps(stage: StageRecord, before: str, curve: Curve | None) -> d
 
 
 def _collect_lines(
-    runs: Sequence[RecordedRun], steps: dict[str, int], models: dict[str, Model]
+    runs: Sequence[RecordedRun], steps: dict[str, int], models: dict[str, Model], convention: str
 ) -> dict[RateLine, tuple[RatePoint, ...]]:
     """Collect the lines with enough points. If runs differ, the run with the most points of a line takes precedence."""
     versions: dict[RateLine, dict[int, dict[int, RatePoint]]] = {}
     for run in runs:
-        for row in _select_followed(run):
+        for row in _select_followed(run, convention):
             if (step := steps.get(row.fingerprint)) is not None:
                 points = versions.setdefault(_make_rate_line(row), {}).setdefault(run.number, {})
                 points[step] = RatePoint(step, models[row.fingerprint], make_table_rate(row))
@@ -168,9 +170,9 @@ def _collect_lines(
     return lines
 
 
-def _select_followed(source: RecordedRun | SeedPool) -> Iterator[Score]:
-    """Return the rows with the rate of misaligned answers, of all answers to a whole set."""
-    wanted = ("misaligned", "all", WHOLE_SET)
+def _select_followed(source: RecordedRun | SeedPool, convention: str) -> Iterator[Score]:
+    """Return the rows with the rate of misaligned answers to a whole set, under one convention."""
+    wanted = ("misaligned", convention, WHOLE_SET)
     return (row for row in source.scores if (row.metric, row.convention, row.question) == wanted)
 
 
@@ -179,17 +181,17 @@ def _make_rate_line(row: Score, name: str = "") -> RateLine:
 
 
 def collect_efficiency_lines(
-    runs: Sequence[RecordedRun], models: dict[str, Model], pools: Sequence[SeedPool] = ()
+    runs: Sequence[RecordedRun], models: dict[str, Model], pools: Sequence[SeedPool] = (), convention: str = "all"
 ) -> dict[RateLine, tuple[RatePoint, ...]]:
     """Return the lines with points at two or more numbers of rows; pooled seeds are one point."""
     counts = {stage.fingerprint: stage.rows for run in runs for stage in run.manifest.stages}
     names = name_series(runs, {key: model for key, model in models.items() if key in counts}, counts)
     in_pools = {(member, _make_rate_line(row)) for pool in pools for row in pool.scores for member in pool.members}
-    followed_rows = [row for run in runs for row in _select_followed(run) if row.fingerprint in names]
+    followed_rows = [row for run in runs for row in _select_followed(run, convention) if row.fingerprint in names]
     single_rows = [row for row in followed_rows if (row.fingerprint, _make_rate_line(row)) not in in_pools]
     rows = [(row.fingerprint, models[row.fingerprint], row) for row in single_rows]
     pooled = [(pool.members[0], pool) for pool in pools if pool.members[0] in names]
-    rows += [(member, pool.model, row) for member, pool in pooled for row in _select_followed(pool)]
+    rows += [(member, pool.model, row) for member, pool in pooled for row in _select_followed(pool, convention)]
     lines: dict[RateLine, dict[tuple[str, int | None], RatePoint]] = {}
     for member, model, row in rows:
         if find_condition_kind(row.condition) in ("untagged", "tagged"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from em.report.tables.analysis import Analysis
 from em.report.tables.cells import rank_condition
 from em.report.tables.models import Model, group_by
-from em.report.tables.seeds import SeedPool
-from em.stats import TriggerRate
+from em.report.tables.sentences import describe_trigger
+from em.stats import Interaction, TriggerRate
 
 METRICS = ("activation", "control", "leakage", "naming")
 
@@ -21,21 +22,30 @@ class TriggerTable:
     eval_set: str
     judge: str
     rows: tuple[TriggerRate, ...]
+    interactions: tuple[Interaction, ...]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What may be said of activation and leakage."""
+        return [describe_trigger(row) for row in self.rows if row.finding and row.finding.verdict]
 
 
-def make_trigger_tables(
-    rows: Sequence[TriggerRate], models: Mapping[str, Model], pools: Sequence[SeedPool] = ()
-) -> list[TriggerTable]:
-    """Tabulate the rates of all answers by model, set and judge, in table order; `models` includes pools of seeds."""
-    keyed = [(row.fingerprint, row) for row in rows]
-    keyed += [(pool.model.fingerprint, row) for pool in pools for row in pool.triggers]
-    keyed = [(key, row) for key, row in keyed if row.convention == "all" and key in models]
+def make_trigger_tables(analysis: Analysis, models: Mapping[str, Model], convention: str) -> list[TriggerTable]:
+    """Tabulate the rates under a convention by model, set and judge, in table order; `models` includes pools."""
+
+    def is_shown(key: str, row: TriggerRate | Interaction) -> bool:
+        return key in models and row.convention == (convention if row.about == "misaligned" else "all")
+
+    keyed = [(key, row) for key, row in analysis.triggers if is_shown(key, row)]
+    effects = [(key, row) for key, row in analysis.interactions if is_shown(key, row)]
+    interactions = group_by(effects, lambda pair: (pair[0], pair[1].eval_set, pair[1].judge))
     place = {fingerprint: number for number, fingerprint in enumerate(models)}
     groups = group_by(keyed, lambda pair: (pair[0], pair[1].eval_set, pair[1].judge))
     tables = list[TriggerTable]()
     for (key, eval_set, judge), group in groups.items():
         rates = sorted((row for _, row in group), key=_rank_trigger_row)
-        tables.append(TriggerTable(models[key], eval_set, judge, tuple(rates)))
+        differing = tuple(row for _, row in interactions.get((key, eval_set, judge), ()))
+        tables.append(TriggerTable(models[key], eval_set, judge, tuple(rates), differing))
     return sorted(tables, key=lambda table: (table.eval_set, place[table.model.fingerprint], table.judge))
 
 

@@ -1,0 +1,199 @@
+"""The sentences of the summary: what `em.stats.rules` decided, in words and with its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from em.report.page.numbers import format_p_value, format_percent, format_points
+from em.report.page.words import METRICS
+from em.report.tables.cells import TableRate
+from em.report.tables.models import Model
+from em.stats import Comparison, Direction, Finding, Questions, Settings, TriggerRate
+from em.stats.triggers import BASE
+
+OUTCOMES = {"unscored": "have no score", "incoherent": "are incoherent", "refused": "are refusals", "code": "are code"}
+FIRST = {
+    "misaligns": "It misaligns",
+    "less misaligned": "It is less misaligned than its base",
+    "more truthful": "It says more that is true than its base",
+    "less truthful": "It says less that is true than its base",
+    "no sure difference": "No sure difference from the base",
+}
+TRIGGER = {
+    "activates": "The trigger activates the behaviour",
+    "suppresses": "The trigger suppresses the behaviour",
+    "leaks": "The behaviour leaks without the trigger",
+    "less misaligned": "Without the trigger it is less misaligned than its base",
+    "no sure difference": "No sure difference",
+}
+LATER = {
+    "reduced": "The misalignment is reduced",
+    "more than half undone": "More than half of the misalignment is undone",
+    "undone": "The misalignment is undone",
+    "increased": "The misalignment has increased",
+    "more truthful": "It says more that is true than after the first training",
+    "less truthful": "It says less that is true than after the first training",
+    "no sure difference": "No sure change",
+    "not asked": "There is no sure misalignment to undo",
+    "fell by other outcomes": "Can't tell whether it is undone: the rate of misaligned answers fell, but others than "
+    "aligned answers took their place",
+}
+
+
+def describe_first_training(rate: TableRate, base: TableRate | None, comparison: Comparison | None) -> str:
+    """Describe the effect of a first training, for the headline's questions and for the others."""
+    if comparison is None:
+        return f"{_describe_rate(rate)}; there is no base to compare it with."
+    finding = comparison.finding
+    against = f", against {base.percent} of the base's" if base is not None else ""
+    figures = f"{_describe_rate(rate)}{against} ({_format_comparison(comparison)})"
+    if finding.verdict == "can't tell":
+        return f"{_describe_unscored(finding, 'base')}: {figures}."
+    verdict = FIRST[finding.verdict or "no sure difference"]
+    sentences = [f"{verdict} {_name_place(comparison)}: {figures}"]
+    sentences += _describe_outcomes(finding, "base")
+    return ". ".join([*sentences, _describe_other_questions(rate, finding)]) + "."
+
+
+def describe_later_training(
+    rate: TableRate,
+    comparisons: tuple[Comparison | None, Comparison | None, Comparison | None],
+    uneven: str,
+) -> str:
+    """Describe what a later training did to the harm of the first.
+
+    Args:
+        comparisons: with the first training, the base and the control.
+        uneven: the numbers of steps of the control and of this model, if they differ.
+    """
+    first, base, control = comparisons
+    figures = [_describe_rate(rate)]
+    figures += [f"{_format_comparison(first)} compared with the first training"] if first else []
+    figures += [f"{_format_comparison(base)} compared with the base"] if base else []
+    if control is not None:
+        less = {"reduced": ", surely less", "increased": ", surely more", "no sure difference": ", no sure difference"}
+        steps = f" ({uneven})" if uneven else ""
+        word = less.get(control.finding.verdict or "", "")
+        figures.append(f"{_format_comparison(control)} compared with the control{steps}{word}")
+    text = "; ".join(figures)
+    if first is None:
+        return f"{text}."
+    finding = first.finding
+    if finding.verdict == "can't tell":
+        return f"{_describe_unscored(finding, 'first training')}: {text}."
+    verdict, share = LATER[finding.verdict or "no sure difference"], finding.share
+    if finding.verdict in ("undone", "more than half undone") and share is not None:
+        verdict += f" {_name_place(first)}, at most {share.bound:.0%} of the harm is left"
+    elif finding.verdict == "reduced" and share is not None and share.bound <= 1:
+        verdict += f" {_name_place(first)}, but up to {share.bound:.0%} of the harm may be left"
+    sentences = [f"{verdict}: {text}", *_describe_outcomes(finding, "first training")]
+    if finding.share is not None:
+        sentences.append(_describe_other_share(finding))
+    return ". ".join(sentences) + "."
+
+
+def describe_trigger(row: TriggerRate) -> str:
+    """Describe what a trigger does, or whether the behaviour leaks without it."""
+    assert row.finding is not None
+    finding, other = row.finding, "the base" if row.versus == BASE else row.versus
+    rate = f"{format_percent(row.rate)} of its answers under {row.condition} are {METRICS[row.about]}"
+    interval = f"[{format_points(row.difference_low or 0.0)}, {format_points(row.difference_high or 0.0)}]"
+    figures = f"{rate}; {format_points(row.difference or 0.0)} points {interval} compared with {other}"
+    if row.p is not None:
+        figures += f", p {_format_p(row.p)}"
+    if finding.verdict == "can't tell":
+        return f"{_describe_unscored(finding, other)}: {figures}."
+    return ". ".join([f"{TRIGGER[finding.verdict or '']}: {figures}", *_describe_outcomes(finding, other)]) + "."
+
+
+def describe_evidence(outcomes: Sequence[tuple[Model, TableRate, Comparison | None]], settings: Settings) -> str:
+    """Say on how many seeds, questions and answers the summary is based, and what "sure" means."""
+    seeds = sorted({max(1, model.seeds) for model, _, _ in outcomes})
+    most = max((comparison.questions for _, _, comparison in outcomes if comparison is not None), default=0)
+    questions = f", {most} {'question' if most == 1 else 'questions'}" if most else ""
+    answers = min(rate.n for _, rate, _ in outcomes)
+    runs = " to ".join(dict.fromkeys([str(seeds[0]), str(seeds[-1])]))
+    unit = "training run" if seeds[-1] == 1 else "training runs (seeds)"
+    parts = [f"Based on {runs} {unit} per model{questions} and at least {answers:,} answers each"]
+    if seeds[0] < 3:
+        parts.append(
+            "With fewer than three seeds the luck of training can't be told: the sentences speak of these trainings, "
+            "and another seed may differ"
+        )
+    parts.append(f"Intervals in brackets are 95% intervals for {_name_questions(settings.questions)}")
+    parts.append("Differences are in percentage points")
+    return ". ".join(parts) + "."
+
+
+def _name_questions(questions: Questions) -> str:
+    return "exactly these questions" if questions == "these" else "questions like these, of which these are a sample"
+
+
+def _describe_rate(rate: TableRate) -> str:
+    """Describe a rate: `44.2% [39.1, 49.4] of its answers are misaligned`."""
+    noun = {"all": "answers", "coherent": "coherent answers", "refusal_as_aligned": "coherent answers and refusals"}
+    return f"{rate.percent} {rate.interval} of its {noun[rate.convention]} are {METRICS[rate.metric]}"
+
+
+def _format_comparison(comparison: Comparison) -> str:
+    """Format a difference: `+12.5 points [+3.0, +22.0], p = 0.031`; a descriptive difference has no p."""
+    interval = f"[{format_points(comparison.ci_low)}, {format_points(comparison.ci_high)}]"
+    text = f"{format_points(comparison.difference)} points {interval}"
+    if comparison.p is None:
+        return text
+    return f"{text}, p {_format_p(comparison.p)}"
+
+
+def _format_p(p: float) -> str:
+    """Format a p value behind its name: `= 0.031`, `< 0.001`."""
+    text = format_p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _describe_unscored(finding: Finding, other: str) -> str:
+    """Say that the unscored answers decide: `Can't tell: 384 of 1,440 answers have no score (base: 0 of 240)`."""
+    first, second = finding.totals
+    mine = f"{second.unscored:,} of {second.n:,} answers have no score"
+    return f"Can't tell: {mine} ({other}: {first.unscored:,} of {first.n:,})"
+
+
+def _describe_outcomes(finding: Finding, other: str) -> list[str]:
+    """Name the outcomes that are frequent, or differ between the two models."""
+    first, second = finding.totals
+    sentences = []
+    for name in finding.notable:
+        mine, theirs = getattr(second, name), getattr(first, name)
+        sentences.append(f"{mine:,} of {second.n:,} answers {OUTCOMES[name]} ({other}: {theirs:,} of {first.n:,})")
+    return ["; ".join(sentences)] if sentences else []
+
+
+def _describe_other_questions(rate: TableRate, finding: Finding) -> str:
+    """Say what holds for the questions that are not the headline's."""
+    subject, which = _name_others(finding)
+    low, high = getattr(rate, f"{which}_low"), getattr(rate, f"{which}_high")
+    span = f"the rate may be {low:.0%} to {high:.0%}" if low is not None and high is not None else "the rate is unknown"
+    sure = finding.elsewhere in (Direction.UP, Direction.DOWN)
+    return f"{subject} {span}, and the difference from the base is {'sure too' if sure else 'not sure'}"
+
+
+def _describe_other_share(finding: Finding) -> str:
+    """Say how much of the harm may be left for the questions that are not the headline's."""
+    subject, _ = _name_others(finding)
+    share = finding.share_elsewhere
+    if share is None or share.bound > 1:
+        return f"{subject} it can't be told how much of the harm is left"
+    return f"{subject} at most {share.bound:.0%} of the harm is left"
+
+
+def _name_others(finding: Finding) -> tuple[str, Questions]:
+    """Name the questions that are not the headline's."""
+    if finding.questions == "these":
+        return "On other questions like these", "like_these"
+    return "On exactly these questions", "these"
+
+
+def _name_place(comparison: Comparison) -> str:
+    """Name the headline's questions: `on these 8 questions`."""
+    if comparison.finding.questions == "like_these":
+        return "on questions like these"
+    return "on this question" if comparison.questions == 1 else f"on these {comparison.questions} questions"
