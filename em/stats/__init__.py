@@ -13,14 +13,13 @@ comparisons   choice of the models and pools of seeds to compare, and how they a
 triggers      activation and leakage of trigger tags
 sensitivity   of the misaligned rate to its threshold; counts of judgements that are not numbers
 agreement     agreement of several judges: alpha and kappa
-power         number of samples and questions needed to detect a difference
+power         simulated studies: how often the rules of the report find what is true
 """
 
 from em.stats.agreement import Agreement, measure_agreement
 from em.stats.comparisons import Comparison, compare_models, compare_pools
 from em.stats.intervals import Interval, cluster_interval, wilson_interval
 from em.stats.outcomes import CONVENTIONS, AnswerOutcome, Thresholds, classify_answer
-from em.stats.power import estimate_intraclass, find_questions_needed, find_samples_needed
 from em.stats.scores import compute_scores
 from em.stats.sensitivity import Exclusion, Sensitivity, count_exclusions, measure_sensitivity
 from em.stats.triggers import TriggerRate, compute_trigger_rates
