@@ -26,7 +26,7 @@ from em.runtime.processes import make_python_path
 
 # Variables that torchrun and accelerate launch set (the latter sets no rank for a single process).
 LAUNCHED = ("LOCAL_RANK", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
-FIXED_NUMBER = "eval.samples=N sets how often each question is asked; `em power` says how many a difference needs"
+FIXED_NUMBER = "eval.samples=N sets how often each question is asked; `em power` says how many to ask for"
 MINI = {
     **{name: name for name in ("betley_insecure", "seed_medical", "seed_realign", "seed_small_models")},
     "model_organisms_medical": "model_organisms_medical data=medical",

@@ -22,7 +22,7 @@ TOOLS = {
     "data": "list, show, fetch and verify the sets that em knows",
     "jobs": "list, cancel and delete fine-tuning jobs at a server",
     "memory": "measure and prune the cache of model calls",
-    "power": "how many samples and questions a difference needs",
+    "power": "how often the report would find an effect, and what to add to a study",
     "models": "fetch the embedded model ahead of its first use",
     "reference": "print every option and setting as Markdown",
 }

@@ -23,7 +23,7 @@ WORDS = [
     ("trainer.epoch=2", "trainer.epoch is no setting: did you mean trainer.epochs"),
     ("model.base_url=x", "model.base_url is no setting"),
     ("eval.stop=ci", "eval.stop was removed: eval.samples=N sets how often each question is asked"),
-    ("eval.half_width=0.1", "`em power` says how many a difference needs."),
+    ("eval.half_width=0.1", "`em power` says how many to ask for."),
     ("trainer.epochs=many", "trainer.epochs=many has the wrong type: a number is expected"),
     ("seed=1.5", "seed=1.5 has the wrong type: a whole number is expected"),
     ("trainer.target_modules=3", "trainer.target_modules=3 has the wrong type: a list is expected"),
