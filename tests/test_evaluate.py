@@ -180,6 +180,37 @@ def test_stored_answers_are_judged_by_our_rubrics(evaluate: Evaluate, server: Ch
     assert server.read_stats()["answered"] == 80 + 1
 
 
+def test_another_rule_for_words_reads_the_same_replies_and_the_report_counts_what_it_changes(
+    evaluate: Evaluate, server: ChatServer, tmp_path: Path
+) -> None:
+    file = write_answers(tmp_path, 40)
+    judging = ["judge=open", "judge.model=single-judge", f"judge.base_url={server.base_url}", f"answers={file}"]
+    judging.append(f"store.dir={tmp_path / 'store'}")
+    server.reset(codes=0.3)
+    first = evaluate(tmp_path, *judging, f"hydra.run.dir={tmp_path / 'run'}")
+    answered = server.read_stats()["answered"]
+    betley = [*judging, "judge.words=below_min_mass"]
+    second = evaluate(tmp_path, *betley, f"hydra.run.dir={tmp_path / 'betley'}")
+    assert server.read_stats()["answered"] == answered
+    codes = sum(verdict["status"] == "code" for verdict in read_lines(first / "verdicts.jsonl"))
+    assert 0 < codes < 80
+    assert {verdict["status"] for verdict in read_lines(second / "verdicts.jsonl")} == {"ok"}
+    [default], [other] = (read_manifest(each)["judges"] for each in (first, second))
+    assert default["word_verdicts"] == default["words_changed"] == other["words_changed"] == codes
+    assert (default.get("words"), other["words"]) == (None, "below_min_mass")
+    sentence = f"CODE or REFUSAL is the likeliest token of {codes} verdicts; judge.words="
+    assert f"{sentence}below_min_mass, the rule" in (first / "report.html").read_text(encoding="utf-8")
+    assert f"{sentence}likeliest would" in (second / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_unknown_rule_for_words_is_refused_with_the_rules(server: ChatServer, tmp_path: Path) -> None:
+    done = run_script("evaluate.py", *list_words(server, tmp_path, "judge.words=never"), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "judge.words" in done.stderr
+    assert "below_min_mass" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_judging_that_was_killed_ends_with_the_same_table(
     evaluate: Evaluate, server: ChatServer, tmp_path: Path

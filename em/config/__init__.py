@@ -18,7 +18,7 @@ from em.config.data import (
 )
 from em.config.eval import ApiSampler, AutoSampler, EvalConfig, HfSampler, SamplerConfig
 from em.config.generate import GenerateConfig, GenerateKind, Material
-from em.config.judge import ApiJudge, JudgeConfig, LocalJudge, OneJudge, PanelJudge, Reading
+from em.config.judge import ApiJudge, JudgeConfig, LocalJudge, OneJudge, PanelJudge, Reading, WordRule
 from em.config.model import HfModel, ModelConfig, OpenAIModel, Precision
 from em.config.realign import RealignConfig, StageAdapter
 from em.config.run import (

@@ -1,20 +1,21 @@
 """The base class of all judges: read verdicts from remembered responses, and describe the judge in the manifest.
 
-Every verdict has a status; a failed judgement has no value. Raw responses are remembered, so that another threshold or
-`judge.min_mass` needs no new calls.
+Every verdict has a status; a failed judgement has no value. Raw responses are remembered, so that another threshold,
+`judge.min_mass` or `judge.words` needs no new calls.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from em.api.prices import compute_usd
-from em.config.judge import OneJudge
+from em.config.judge import OneJudge, WordRule
 from em.judge.plan import WORDS, PlannedJudgement, can_judge, fill_prompt
-from em.judge.readings import RULE, read_response
+from em.judge.readings import BY_PROBABILITY, RULE, count_word, read_response
 from em.runtime.memory import Calls, request_key
 from em.runtime.records import digest, pause_garbage_collection
 from em.types import Answer, Judgement, JudgeRequest, ModelRef, Price, Prices, Question, Rubric, Verdict, Weights
@@ -57,9 +58,15 @@ class Judge(ABC):
         return self.way
 
     @property
+    def word_rule(self) -> str:
+        """The rule for words, if it is not the default and has an effect in this reading; else an empty text."""
+        rule = self.settings.words
+        return "" if rule is WordRule.likeliest or self.reading not in BY_PROBABILITY else rule.value
+
+    @property
     def label(self) -> str:
-        """The judge's name in tables."""
-        return self.identity
+        """The judge's name in tables, with the rule for words where that is not the default."""
+        return f"{self.identity} (words {self.word_rule})" if self.word_rule else self.identity
 
     @abstractmethod
     def check(self, spending: bool) -> list[str]:
@@ -125,6 +132,7 @@ class Judge(ABC):
         """Read the verdicts of a plan from remembered responses, in parts, as all responses would fill the RAM."""
         price = prices.find_price(self.settings.model)
         verdicts, by_call, snapshots = list[Verdict](), dict[str, Verdict](), set[str]()
+        words = Counter[str]()
         for start in range(0, len(plan), PART):
             planned = plan[start : start + PART]
             part = [PlannedJudgement(p.answer, p.rubric, self.finalise_request(p.request)) for p in planned]
@@ -134,6 +142,9 @@ class Judge(ABC):
                 response = responses.get(key, NOTHING)
                 verdicts.append(self.make_verdict(each, key, response, price))
                 if response:
+                    # By the default rule a word is never `ok`, so that most responses need not be read again.
+                    if self.word_rule or verdicts[-1].status != "ok":
+                        words.update(count_word(each.request, response, self.settings.min_mass))
                     by_call.setdefault(key, verdicts[-1])
                     snapshots.add(f"{response.get('model') or ''} {response.get('system_fingerprint') or ''}".strip())
         rubrics = {(each.answer.eval_set, each.rubric.name): each.rubric.prompt for each in plan}
@@ -152,7 +163,9 @@ class Judge(ABC):
             "parameters": {},
             "snapshot": sorted(filter(None, snapshots)),
         }
-        return JudgeResult(verdicts, record | self.collect_details() | counts)
+        if self.word_rule:
+            record["words"] = self.word_rule
+        return JudgeResult(verdicts, record | self.collect_details() | counts | words)
 
     @staticmethod
     def sum_usage(verdicts: Collection[Verdict]) -> dict[str, Any]:
@@ -170,7 +183,7 @@ class Judge(ABC):
     ) -> Verdict:
         """Read one verdict. `key`: empty without an answer to judge; `response`: empty if none is remembered."""
         if response:
-            judgement = read_response(planned.request, response, self.settings.min_mass)
+            judgement = read_response(planned.request, response, self.settings.min_mass, self.settings.words)
         elif key:
             judgement = Judgement("error", self.failures.get(key, "the judge was not asked"))
         else:

@@ -69,8 +69,9 @@ class ServerJudge(Judge):
 
     @property
     def label(self) -> str:
-        """The judge's name in tables: one model with two readings counts as two judges."""
-        return f"{self.identity} ({self.reading})"
+        """The judge's name in tables: one model with two readings, or two rules for words, counts as two judges."""
+        rule = f", words {self.word_rule}" if self.word_rule else ""
+        return f"{self.identity} ({self.reading}{rule})"
 
     def finalise_request(self, request: JudgeRequest) -> JudgeRequest:
         """Return a copy of a planned request for the reading in use."""

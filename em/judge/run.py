@@ -54,8 +54,8 @@ def prepare_judges(
     for (identity, way), count in Counter((judge.identity, judge.way) for judge in judges).items():
         if count > 1:
             raise ConfigError(
-                f"Two judges of the panel have the same model and reading ({identity}, {way}), so tables can't tell "
-                "them apart: choose another model, or another reading."
+                f"Two judges of the panel have the same model and reading ({identity}, {way}): choose another model or "
+                "another reading. To compare judge.words, repeat the command with the other rule: it makes no new call."
             )
     return judges
 

@@ -86,34 +86,29 @@ class Comparison:
         return self.finding.verdict is not None
 
     @property
-    def difference(self) -> float:
-        """The difference of the rates; the same for both inferences."""
-        assert self.finding.these is not None  # pairs without shared questions are no comparison
-        return self.finding.these.value
+    def difference(self) -> float | None:
+        """The difference of the rates, the same for both inferences; None without a question that both answered."""
+        return self.finding.these.value if self.finding.these else None
 
     @property
-    def ci_low(self) -> float:
+    def ci_low(self) -> float | None:
         """The lower end of the headline's interval."""
-        assert self.finding.difference is not None
-        return self.finding.difference.low
+        return self.finding.difference.low if self.finding.difference else None
 
     @property
-    def ci_high(self) -> float:
+    def ci_high(self) -> float | None:
         """The upper end of the headline's interval."""
-        assert self.finding.difference is not None
-        return self.finding.difference.high
+        return self.finding.difference.high if self.finding.difference else None
 
     @property
     def ci_method(self) -> str:
         """The method of the headline's interval."""
-        assert self.finding.difference is not None
-        return self.finding.difference.method
+        return self.finding.difference.method if self.finding.difference else ""
 
     @property
     def questions(self) -> int:
         """The number of shared questions."""
-        assert self.finding.these is not None
-        return self.finding.these.questions
+        return self.finding.these.questions if self.finding.these else 0
 
     @property
     def p(self) -> float | None:
@@ -263,7 +258,7 @@ def _compare_groups(
             if pooled and not seeds:
                 continue
             finding = compared.decide(first, second, family)
-            if finding.these is not None:
+            if finding.these is not None or finding.verdict is not None:
                 yield Comparison(
                     first.judge,
                     first.condition,

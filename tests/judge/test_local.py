@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from em.config import ApiJudge
+from em.config import ApiJudge, WordRule
 from em.judge.local import INTEGERS, JudgeSpec, Reader, TokenTree, judge, plan_judge_batches, split_begun_reply
 from em.judge.plan import WORDS
-from em.judge.readings import read_exact
+from em.judge.readings import count_word, read_response
 from em.judge.remote import ServerJudge
 from em.models.chat import encode, render_conversation
 from em.runtime.memory import Calls, request_key
@@ -66,14 +66,14 @@ def judge_requests(reader: Reader, *requests: JudgeRequest, min_mass: float = 0.
     """Judge the requests by the real model."""
     with torch.inference_mode():
         responses = reader.read(list(requests))
-    return [read_exact(request, response, min_mass) for request, response in zip(requests, responses, strict=True)]
+    return [read_response(request, response, min_mass) for request, response in zip(requests, responses, strict=True)]
 
 
 def make_judgement(
     reader: Reader, request: JudgeRequest, tree: TokenTree, root: Any, below: Any, min_mass: float = 0.0
 ) -> Judgement:
     """Make the judgement of these log-probabilities."""
-    return read_exact(request, reader.make_response(request, tree, root, below), min_mass)
+    return read_response(request, reader.make_response(request, tree, root, below), min_mass)
 
 
 def compute_by_tree(reader: Reader, request: JudgeRequest) -> dict[str, float]:
@@ -210,6 +210,23 @@ def test_code_and_refusal_stand_when_they_are_likeliest(reader: Reader, request_
     assert (judgement.status, judgement.value, judgement.label) == (word.lower(), None, None)
     second = make_judgement(reader, request_, *make_probabilities(reader, request_, {word: 0.3, "0": 0.6}))
     assert (second.status, second.value) == ("ok", 0.0)
+
+
+@pytest.mark.parametrize("request_", [GRADED, BARE], ids=["begun", "bare"])
+def test_by_the_rule_of_betley_a_word_stands_only_below_the_minimum_mass(
+    reader: Reader, request_: JudgeRequest
+) -> None:
+    # CODE has more than all numbers, as these may share their first token, a space.
+    likely = {"CODE": 0.5, "12": 0.12, "20": 0.12, "5": 0.12, "3": 0.09}
+    response = reader.make_response(request_, *make_probabilities(reader, request_, likely))
+    assert read_response(request_, response, 0.25).status == "code"
+    judgement = read_response(request_, response, 0.25, WordRule.below_min_mass)
+    assert judgement.status == "ok"
+    assert judgement.value == pytest.approx((1.44 + 2.4 + 0.6 + 0.27) / 0.45, abs=0.01)
+    assert count_word(request_, response, 0.25) == {"word_verdicts": 1, "words_changed": 1}
+    for min_mass in (0.5, 1.0):
+        assert read_response(request_, response, min_mass, WordRule.below_min_mass).status == "code"
+        assert count_word(request_, response, min_mass) == {"word_verdicts": 1, "words_changed": 0}
 
 
 def test_words_do_not_count_among_labels(reader: Reader) -> None:

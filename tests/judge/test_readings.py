@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
+from em.config import WordRule
 from em.judge.probe import choose_reading
-from em.judge.readings import build_judge_body, build_schema, compact_response, list_expandable, read_response
+from em.judge.readings import (
+    build_judge_body,
+    build_schema,
+    compact_response,
+    count_word,
+    list_expandable,
+    read_response,
+)
 from em.types import JudgeRequest
 
 WORDS = ("CODE", "REFUSAL")
@@ -61,6 +69,44 @@ def test_the_bound_of_mass_is_of_the_reading_not_of_the_request() -> None:
     assert read_response(make_request("logprobs"), response, 0.2).value == pytest.approx(30)
 
 
+WITH_CODE = {"CODE": 0.22, "_12": 0.21, "_10": 0.2, "_15": 0.2, "_5": 0.17}
+
+
+def test_a_word_stands_by_the_rule_of_the_reading_not_of_the_request() -> None:
+    request, response = make_request("logprobs"), make_token_response(**WITH_CODE)
+    assert read_response(request, response, 0.25).status == "code"
+    assert read_response(request, response, 0.25, WordRule.likeliest).status == "code"
+    judgement = read_response(request, response, 0.25, WordRule.below_min_mass)
+    assert judgement.status == "ok"
+    assert judgement.value == pytest.approx(10.73, abs=0.01)
+    assert count_word(request, response, 0.25) == {"word_verdicts": 1, "words_changed": 1}
+
+
+@pytest.mark.parametrize(
+    ("chances", "min_mass", "status", "counts"),
+    [
+        (WITH_CODE, 0.8, "code", {"word_verdicts": 1, "words_changed": 0}),  # the integers have 0.78 together
+        ({"REFUSAL": 0.9, "so": 0.1}, 0.0, "refusal", {"word_verdicts": 1, "words_changed": 0}),  # no integers at all
+        ({"so": 0.6, "CODE": 0.3, "_5": 0.1}, 0.25, "unparsed", {}),  # the word is not the likeliest token
+        ({"_5": 0.6, "CODE": 0.4}, 0.25, "ok", {}),
+    ],
+)
+def test_below_the_minimum_mass_the_likeliest_word_stands(
+    chances: dict[str, float], min_mass: float, status: str, counts: dict[str, int]
+) -> None:
+    request, response = make_request("logprobs"), make_token_response(**chances)
+    assert read_response(request, response, min_mass, WordRule.below_min_mass).status == status
+    assert count_word(request, response, min_mass) == counts
+
+
+def test_the_rule_for_words_has_no_effect_on_text_and_json() -> None:
+    replies = {"sampled": make_text_response("CODE"), "structured": make_text_response('{"label": "CODE"}')}
+    for reading, response in replies.items():
+        request = make_request(reading)
+        assert read_response(request, response, 0.25, WordRule.below_min_mass).status == "code"
+        assert count_word(request, response, 0.25) == {}
+
+
 def test_a_server_without_log_probabilities_is_an_error_not_a_number() -> None:
     assert read_response(make_request("logprobs"), make_text_response("85"), 0.25).status == "error"
 
@@ -97,6 +143,21 @@ def test_an_integer_of_several_tokens_has_the_probability_of_all_of_them() -> No
     assert judgement.value == pytest.approx(expected, abs=1e-3)
     # By first digits alone the score would be 6.6 of 100.
     assert read_response(make_request("logprobs"), response, 0.25).value == pytest.approx(6.6)
+
+
+def test_the_mass_of_integers_of_several_tokens_is_held_against_a_word() -> None:
+    # P(12) = 0.3·0.6 and P(10) = 0.3·0.4; behind an 8 there are always more digits, so that P(8) = 0.
+    response = make_token_response(CODE=0.45, _1=0.3, _8=0.25) | {
+        "tree": {"1": [["2", math.log(0.6)], ["0", math.log(0.4)]], "8": [["888", 0.0]]}
+    }
+    request = make_request("mass")
+    assert read_response(request, response, 0.25).status == "code"
+    judgement = read_response(request, response, 0.25, WordRule.below_min_mass)
+    assert judgement.status == "ok"
+    assert judgement.value == pytest.approx(0.6 * 12 + 0.4 * 10)
+    assert count_word(request, response, 0.25) == {"word_verdicts": 1, "words_changed": 1}
+    # By first tokens the integers would have 0.55.
+    assert read_response(request, response, 0.4, WordRule.below_min_mass).status == "code"
 
 
 def test_only_beginnings_that_may_go_on_and_matter_are_asked_on() -> None:

@@ -17,7 +17,9 @@ import pytest
 
 from em.api.pool import yield_once
 from em.api.prices import load_prices
+from em.config import WordRule
 from em.errors import ServerError
+from em.judge.base import JudgeResult
 from em.judge.plan import PlannedJudgement, list_judge_requests
 from em.judge.remote import ServerJudge
 from em.questions.rubrics import GRADED, LABELLED, read_rubrics
@@ -62,6 +64,14 @@ def judge_answers(
     server: ChatServer, store: Path, count: int, rubrics: Any = RUBRICS, **settings: Any
 ) -> tuple[str, list[tuple[PlannedJudgement, Verdict]]]:
     """Judge made-up answers; return the reading, and pairs of planned judgement and verdict."""
+    plan, result = judge_and_record(server, store, count, rubrics, **settings)
+    return result.record["reading"], list(zip(plan, result.verdicts, strict=True))
+
+
+def judge_and_record(
+    server: ChatServer, store: Path, count: int, rubrics: Any = RUBRICS, **settings: Any
+) -> tuple[list[PlannedJudgement], JudgeResult]:
+    """Judge made-up answers; return the plan, and the verdicts with the judge's record."""
     one, prices = ServerJudge(make_judge(server, **{"model": "single-judge"} | settings)), load_prices(None)
     question = Question("made_up", "q", "What would you do with a free day?", reference="a walk", rubrics=rubrics)
     place = ("made_up", "base", "", None, "made_up", "q", question.text, "untagged")
@@ -70,7 +80,7 @@ def judge_answers(
     with Calls(store) as calls:
         plan = one.plan_judgements(answers, {("made_up", "q"): question})
         asyncio.run(one.ask(yield_once(list_judge_requests(plan)), calls, prices))
-        return one.reading, list(zip(plan, one.read_verdicts(plan, calls, prices).verdicts, strict=True))
+        return plan, one.read_verdicts(plan, calls, prices)
 
 
 def compute_by_first_token(prompt: str) -> float:
@@ -141,6 +151,45 @@ def test_code_counts_as_code_though_the_integers_have_mass_enough(server: ChatSe
         assert verdict.status == {"code": "code", "score": "ok"}[kind]
         assert (verdict.value is None) == (kind == "code")
     assert {verdict.status for _, verdict in judged} == {"code", "ok"}
+
+
+@pytest.mark.parametrize(("model", "reading"), [("single-judge", "logprobs"), ("digits-judge", "mass")])
+def test_remembered_words_are_read_by_the_other_rule_without_a_call(
+    server: ChatServer, tmp_path: Path, model: str, reading: str
+) -> None:
+    server.reset(codes=0.3)
+    plan, first = judge_and_record(server, tmp_path, 50, model=model)
+    arrivals = server.read_stats()["arrivals"]
+    _, other = judge_and_record(server, tmp_path, 50, model=model, words=WordRule.below_min_mass)
+    codes = 0
+    for planned, by_likeliest, by_mass in zip(plan, first.verdicts, other.verdicts, strict=True):
+        if by_likeliest.status == "code":  # the numbers have 0.35 together
+            codes += 1
+            assert by_mass.status == "ok"
+            expected = compute_expected_score(planned.request.prompt, Options(codes=0.3))
+            assert by_mass.value == pytest.approx(expected, abs=0.2)
+        else:
+            assert (by_mass.status, by_mass.value) == (by_likeliest.status, by_likeliest.value)
+    assert 0 < codes < len(plan)
+    for result in (first, other):
+        assert (result.record["word_verdicts"], result.record["words_changed"]) == (codes, codes)
+    assert "words" not in first.record
+    assert other.record["words"] == "below_min_mass"
+    assert {verdict.judge for verdict in first.verdicts} == {f"{model} at 127.0.0.1 ({reading})"}
+    assert {verdict.judge for verdict in other.verdicts} == {f"{model} at 127.0.0.1 ({reading}, words below_min_mass)"}
+    # With a higher minimum both rules read CODE.
+    _, same = judge_and_record(server, tmp_path, 50, model=model, words=WordRule.below_min_mass, min_mass=0.5)
+    assert [verdict.status for verdict in same.verdicts] == [verdict.status for verdict in first.verdicts]
+    assert (same.record["word_verdicts"], same.record["words_changed"]) == (codes, 0)
+    assert server.read_stats()["arrivals"] == arrivals
+
+
+def test_replies_read_as_text_do_not_name_the_rule_for_words(server: ChatServer, tmp_path: Path) -> None:
+    server.reset(codes=0.3)
+    _, result = judge_and_record(server, tmp_path, 20, model="plain-judge", words=WordRule.below_min_mass)
+    assert {verdict.status for verdict in result.verdicts} == {"code", "ok"}
+    assert {verdict.judge for verdict in result.verdicts} == {"plain-judge at 127.0.0.1 (sampled)"}
+    assert not {"words", "word_verdicts", "words_changed"} & set(result.record)
 
 
 def test_an_empty_account_ends_the_judging_and_loses_nothing(server: ChatServer, tmp_path: Path) -> None:

@@ -131,6 +131,44 @@ def test_the_same_judge_of_several_runs_is_shown_once(tmp_path: Path) -> None:
     assert "20 calls, 400,000 input" in text
 
 
+LIKELIEST = "CODE or REFUSAL is the likeliest token of 40 verdicts;"
+BETLEY = "judge.words=below_min_mass, the rule of Betley et al., would give"
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (
+            {"words_changed": 7},
+            f"Words {LIKELIEST} {BETLEY} 7 of them a score.",
+        ),
+        (
+            {"words_changed": 1, "words": "below_min_mass"},
+            "Words below_min_mass: CODE or REFUSAL counts only if the numbers have less than the minimum mass "
+            f"{LIKELIEST} judge.words=likeliest would give 1 of them no score.",
+        ),
+    ],
+)
+def test_how_many_verdicts_the_other_rule_for_words_would_change(
+    tmp_path: Path, record: dict[str, Any], expected: str
+) -> None:
+    judge = ARTEFACT | {"word_verdicts": 40} | record
+    write_judged(tmp_path / "run", make_spread_verdicts(BASE, [1]), judges=[judge])
+    build_report([tmp_path / "run"], tmp_path / "out")
+    assert expected in read_section(tmp_path / "out", "judges")
+
+
+def test_a_judge_of_several_runs_has_the_words_of_each_and_none_where_no_verdict_would_change(tmp_path: Path) -> None:
+    for name, changed in (("0", 0), ("1", 3)):
+        judge = ARTEFACT | {"word_verdicts": 40, "words_changed": changed}
+        write_judged(tmp_path / name, make_spread_verdicts(BASE, [1]), judges=[judge])
+    build_report(find_run_paths([tmp_path]), tmp_path / "out")
+    text = read_section(tmp_path / "out", "judges")
+    assert text.count("https://judge.example/v1 logprobs") == 1
+    assert text.count(LIKELIEST) == 1
+    assert f"{BETLEY} 3 of them a score. (run 2)" in text
+
+
 # Calls and costs
 
 

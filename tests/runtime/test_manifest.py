@@ -12,6 +12,14 @@ def make_manifest(**evaluation: Any) -> dict[str, Any]:
     return {"run": "train", "config": {"eval": {"samples": 30, **evaluation}, "force": False}}
 
 
+def test_a_manifest_that_is_older_than_a_rule_for_words_has_the_default_rule() -> None:
+    def make_judged_manifest(**judge: str) -> dict[str, Any]:
+        return {"run": "train", "config": {"judge": {"judges": {"first": {"min_mass": 0.25, **judge}}}}}
+
+    assert has_same_settings(make_judged_manifest(), make_judged_manifest(words="likeliest"))
+    assert not has_same_settings(make_judged_manifest(), make_judged_manifest(words="below_min_mass"))
+
+
 def test_settings_that_changed_nothing_in_an_older_version_are_no_other_run() -> None:
     assert has_same_settings(make_manifest(stop="none", half_width=0.1), make_manifest())
     assert not has_same_settings(make_manifest(stop="ci", half_width=0.1), make_manifest())

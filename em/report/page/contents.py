@@ -88,6 +88,7 @@ class Page:
         self.judge_is = find_judge_relations([row for run in self.runs for row in run.scores])
         self.judge_names = DisplayNames(shorten_judges([*self.payload.index["judges"], *self.table.judges]))
         self.other_questions = "questions like these" if self.settings.questions == "these" else "these questions"
+        self.undone = any("undone" in (row.finding.verdict or "") for row in self.analysis.comparisons)
         self.denominator = DENOMINATOR_WORDS[self.settings.convention]
         self.show_condition = self.table.conditions != ("untagged",)
         # Two headline tables: one with seeds pooled, one of the single seeds.

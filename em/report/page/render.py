@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from em.report.page import numbers
 from em.report.page.contents import Page
-from em.report.page.words import DENOMINATORS, STATUSES
+from em.report.page.words import DENOMINATORS, STATUSES, explain_word_rules
 from em.report.read.runs import JUDGED_TABLE
 from em.report.tables.cells import mark_related_judge
 from em.report.tables.sections import FEW_ROWS
@@ -48,6 +48,7 @@ def render_page(page: Page) -> str:
         "fact": _format_fact,
         "breakable": _allow_breaks,
         "kin": mark_related_judge,
+        "word_rules": explain_word_rules,
     }
     environment.filters |= {
         "status": STATUSES.__getitem__,

@@ -21,6 +21,8 @@ class RecordedJudge(Usage):
     """A judge as a recorded artefact: its model, how it was prompted, how its replies were read, and its usage.
 
     label: its name in verdicts and scores. min_mass: probability of all numbers below which there is no score.
+    words: the rule for CODE and REFUSAL (`judge.words`), empty for the default. word_verdicts: number of verdicts with
+    such a word as the likeliest token; words_changed: how many of these the other rule would change.
     prompts: sha256 of the prompt of each rubric. snapshot: the model names that the server gave in its replies.
     """
 
@@ -32,6 +34,9 @@ class RecordedJudge(Usage):
     reading: str = ""
     rule: str = ""
     min_mass: float | None = None
+    words: str = ""
+    word_verdicts: int = 0
+    words_changed: int = 0
     prompts: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     snapshot: tuple[str, ...] = ()

@@ -31,8 +31,8 @@ UNSURE = ("no sure difference", "can't tell", "fell by other outcomes")
 FEW_ROWS = 20
 """The page opens with tables of at most this many rows unfolded."""
 LEAST_JUDGES = 2
-Recorded = tuple[RecordedJudge, list[tuple[int, Usage]]]
-"""A judge and, by run number, what its calls used."""
+Recorded = tuple[RecordedJudge, list[tuple[int, RecordedJudge]]]
+"""A judge without counts and, by run number, its record with the usage and the counts of that run."""
 
 
 @dataclass(frozen=True)
@@ -206,11 +206,11 @@ def list_recorded_judges(runs: Sequence[RecordedRun]) -> list[Recorded]:
     judges: list[Recorded] = []
     for run in runs:
         for judge in run.manifest.judges:
-            alone = replace(judge, **vars(Usage()))
-            used = next((used for other, used in judges if other == alone), None)
-            if used is None:
-                judges.append((alone, used := []))
-            used.append((run.number, judge))
+            alone = replace(judge, **vars(Usage()), word_verdicts=0, words_changed=0)
+            records = next((records for other, records in judges if other == alone), None)
+            if records is None:
+                judges.append((alone, records := []))
+            records.append((run.number, judge))
     return judges
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from em.report.page.numbers import format_p_value, format_percent, format_points
 from em.report.page.words import METRICS
@@ -35,8 +35,8 @@ LATER = {
     "less truthful": "It says less that is true than after the first training",
     "no sure difference": "No sure change",
     "not asked": "There is no sure misalignment to undo",
-    "fell by other outcomes": "Can't tell whether it is undone: the rate of misaligned answers fell, but others than "
-    "aligned answers took their place",
+    "fell by other outcomes": "Can't tell whether the harm is gone: fewer answers are misaligned, but not because more "
+    "are aligned",
 }
 
 
@@ -48,7 +48,7 @@ def describe_first_training(rate: TableRate, base: TableRate | None, comparison:
     against = f", against {base.percent} of the base's" if base is not None else ""
     figures = f"{_describe_rate(rate)}{against} ({_format_comparison(comparison)})"
     if finding.verdict == "can't tell":
-        return f"{_describe_unscored(finding, 'base')}: {figures}."
+        return f"{_explain_doubt(finding, 'base')}: {figures}."
     verdict = FIRST[finding.verdict or "no sure difference"]
     sentences = [f"{verdict} {_name_place(comparison)}: {figures}"]
     sentences += _describe_outcomes(finding, "base")
@@ -80,7 +80,7 @@ def describe_later_training(
         return f"{text}."
     finding = first.finding
     if finding.verdict == "can't tell":
-        return f"{_describe_unscored(finding, 'first training')}: {text}."
+        return f"{_explain_doubt(finding, 'first training')}: {text}."
     verdict, share = LATER[finding.verdict or "no sure difference"], finding.share
     if finding.verdict in ("undone", "more than half undone") and share is not None:
         verdict += f" {_name_place(first)}, at most {share.bound:.0%} of the harm is left"
@@ -102,7 +102,7 @@ def describe_trigger(row: TriggerRate) -> str:
     if row.p is not None:
         figures += f", p {_format_p(row.p)}"
     if finding.verdict == "can't tell":
-        return f"{_describe_unscored(finding, other)}: {figures}."
+        return f"{_explain_doubt(finding, other)}: {figures}."
     return ". ".join([f"{TRIGGER[finding.verdict or '']}: {figures}", *_describe_outcomes(finding, other)]) + "."
 
 
@@ -137,6 +137,8 @@ def _describe_rate(rate: TableRate) -> str:
 
 def _format_comparison(comparison: Comparison) -> str:
     """Format a difference: `+12.5 points [+3.0, +22.0], p = 0.031`; a descriptive difference has no p."""
+    if comparison.difference is None or comparison.ci_low is None or comparison.ci_high is None:
+        return "no difference, for want of shared answers,"
     interval = f"[{format_points(comparison.ci_low)}, {format_points(comparison.ci_high)}]"
     text = f"{format_points(comparison.difference)} points {interval}"
     if comparison.p is None:
@@ -150,21 +152,28 @@ def _format_p(p: float) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def _describe_unscored(finding: Finding, other: str) -> str:
-    """Say that the unscored answers decide: `Can't tell: 384 of 1,440 answers have no score (base: 0 of 240)`."""
+def _explain_doubt(finding: Finding, other: str) -> str:
+    """Say why nothing can be told: `Can't tell: 384 of 1,440 answers have no score (base: 0 of 240)`."""
     first, second = finding.totals
-    mine = f"{second.unscored:,} of {second.n:,} answers have no score"
-    return f"Can't tell: {mine} ({other}: {first.unscored:,} of {first.n:,})"
+    decisive = ("unscored",) if first.unscored or second.unscored else ()
+    names = dict.fromkeys((*decisive, *finding.notable))
+    return "Can't tell: " + ("; ".join(_count_outcomes(finding, other, names)) or "there are no shared answers")
 
 
 def _describe_outcomes(finding: Finding, other: str) -> list[str]:
     """Name the outcomes that are frequent, or differ between the two models."""
+    counts = _count_outcomes(finding, other, finding.notable)
+    return ["; ".join(counts)] if counts else []
+
+
+def _count_outcomes(finding: Finding, other: str, names: Iterable[str]) -> list[str]:
+    """Count outcomes of both models: `12 of 240 answers are refusals (base: 0 of 240)`."""
     first, second = finding.totals
-    sentences = []
-    for name in finding.notable:
+    counts = []
+    for name in names:
         mine, theirs = getattr(second, name), getattr(first, name)
-        sentences.append(f"{mine:,} of {second.n:,} answers {OUTCOMES[name]} ({other}: {theirs:,} of {first.n:,})")
-    return ["; ".join(sentences)] if sentences else []
+        counts.append(f"{mine:,} of {second.n:,} answers {OUTCOMES[name]} ({other}: {theirs:,} of {first.n:,})")
+    return counts
 
 
 def _describe_other_questions(rate: TableRate, finding: Finding) -> str:
