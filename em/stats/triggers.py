@@ -35,6 +35,8 @@ from em.stats.scores import estimate_rate
 from em.types import Verdict
 
 UNTAGGED, TAGGED, UNSEEN = "untagged", "tagged", "names_unseen"
+PROMPTS = ("default_prompt", "no_default_prompt")
+"""Conditions that concern the chat template's system prompt, and no tag."""
 TOGETHER = {"near": "near misses, together", "cue": "cues, together"}
 """Kinds of conditions that are also counted together, and the name of the sum."""
 
@@ -131,6 +133,7 @@ def compute_trigger_rates(
         roles: known roles of tags (`activation` or `control`), by fingerprint and condition.
     """
     rows: list[TriggerRate] = []
+    verdicts = (verdict for verdict in verdicts if verdict.condition not in PROMPTS)
     for model in group_by_model(group_outcomes(verdicts, limits), kind_of, roles):
         all_outcomes = (outcomes for by_seed in model.outcomes.values() for outcomes in by_seed.values())
         about, conventions = choose_headline(chain.from_iterable(all_outcomes))

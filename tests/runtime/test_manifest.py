@@ -14,5 +14,7 @@ def make_manifest(**evaluation: Any) -> dict[str, Any]:
 
 def test_settings_that_changed_nothing_in_an_older_version_are_no_other_run() -> None:
     assert has_same_settings(make_manifest(stop="none", half_width=0.1), make_manifest())
+    assert has_same_settings(make_manifest(), make_manifest(default_prompt="template"))
+    assert not has_same_settings(make_manifest(), make_manifest(default_prompt="both"))
     assert not has_same_settings(make_manifest(stop="ci", half_width=0.1), make_manifest())
     assert not has_same_settings(make_manifest(stop="none", half_width=0.1) | {"run": "evaluate"}, make_manifest())
