@@ -62,13 +62,24 @@ def estimate(request: Request) -> str:
     """Return a table of the calls that the run would make, and their cost at most."""
     costs = estimate_costs(request)
     head, *rows = format_estimate(costs)
-    stages = [f"would train {stage.rows.name} ({len(stage.rows.conversations):,} rows)" for stage in request.stages]
+    lines = [f"would train {stage.rows.name} ({len(stage.rows.conversations):,} rows)" for stage in request.stages]
     if request.settings.model.remote:
-        stages = []  # the table already has a row for each fine-tuning
+        lines = []  # the table already has a row for each fine-tuning
+    if request.questions:
+        lines += describe_conditions(request.conditions)
     usd = sum_usd(costs)
     total = "unknown, for lack of a price (prices=FILE)" if usd is None else f"at most about ${usd:.4f}"
     total = f"total: {total} (prices: {request.prices.source})"
-    return "\n".join([*stages, head, *rows, total, "Nothing was called (dry_run=true)."])
+    return "\n".join([*lines, head, *rows, total, "Nothing was called (dry_run=true)."])
+
+
+def describe_conditions(conditions: Conditions) -> list[str]:
+    """Say which conditions are not asked, and which may turn out not to be: a dry run loads no chat template."""
+    lines = list(conditions.notes)
+    if conditions.other_prompt:
+        name = conditions.other_prompt.name
+        lines.append(f"with the condition {name}, not asked if the chat template has no default system prompt")
+    return lines
 
 
 def estimate_costs(request: Request) -> list[CallCost]:

@@ -146,6 +146,7 @@ class Condition:
     """A way to ask a question.
 
     system: system prompt before that of the set. after: text after the question. named: text in place of its `{tag}`.
+    default_system: whether to keep the chat template's default system prompt; None means as `model.default_system`.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Condition:
     system: str = ""
     after: str = ""
     named: str = ""
+    default_system: bool | None = None
 
 
 UNTAGGED = Condition("untagged")
@@ -166,23 +168,34 @@ class Conditions:
     hidden: texts that judges must not see, because an answer may repeat them: all tags, their names and near misses,
         the longest first.
     roles: the role of each tag, activation or control, keyed by its condition.
-    note: a sentence on conditions that can't be asked; else empty.
+    notes: sentences on conditions that are not asked.
+    other_prompt: the condition that asks ordinary questions a second time (`eval.default_prompt=both`). Questions with
+        a system prompt of their own have no default one, so they are not asked again.
     """
 
     usual: Sequence[Condition] = (UNTAGGED,)
     naming: Sequence[Condition] = ()
     hidden: tuple[str, ...] = ()
     roles: Mapping[str, str] = field(default_factory=dict)
-    note: str = ""
+    notes: tuple[str, ...] = ()
+    other_prompt: Condition | None = None
+
+    @property
+    def need_template(self) -> bool:
+        """Whether conditions depend on the default system prompt of the model's chat template."""
+        return self.other_prompt is not None or any(each.default_system is not None for each in self.usual)
 
     def select_for(self, question: Question) -> Sequence[Condition]:
         """Return the conditions of a question. Raises ConfigError if the question names a tag and no tag has a name."""
         if SLOT not in question.text:
-            return self.usual
+            if self.other_prompt is None or question.system:
+                return self.usual
+            return [*self.usual, self.other_prompt]
         if not self.naming:
             raise ConfigError(
-                f"A question names a trigger tag ({question.text!r}), but no tag has a name: choose a "
-                "trigger_tag (trigger_tag.called=NAME names a system prompt or a sentence), or leave that set out."
+                f"A question names a trigger tag ({question.text!r}), but no tag's name is asked: choose a "
+                "trigger_tag (trigger_tag.called=NAME names a system prompt or a sentence), without "
+                "eval.default_prompt=none, or leave that set out."
             )
         return self.naming
 

@@ -14,19 +14,20 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from em import __version__
-from em.config import LocalTrainer, OpenAIModel, RunConfig
+from em.config import HfModel, LocalTrainer, OpenAIModel, RunConfig
 from em.config.addresses import find_server_name
 from em.data.findings import search_rows
 from em.data.leakage import describe_leaks
 from em.errors import EmError
 from em.evaluate import ask_and_judge, write_results
 from em.judge.run import Judge, prepare_judges
+from em.models.default_prompt import read_default_prompt
 from em.models.weights import is_folder_name
 from em.plan import accept, estimate, estimate_total
 from em.report import build_report
@@ -46,6 +47,7 @@ from em.runtime.processes import run_child
 from em.runtime.records import digest, to_jsonable, write_jsonl
 from em.train.find_or_train import find_or_train
 from em.train.remote.find_or_train import forget_forced_stages
+from em.triggers.default_prompt import adapt_to_template
 from em.types import ModelRef
 
 SKIPPED = "skipped_rows.jsonl"
@@ -77,6 +79,7 @@ def execute(
                 find_or_train(request.training, manifest)
                 print(f"machine {rank} has done its part; machine 0 goes on.", flush=True)
                 return
+        request = adapt_conditions(request, manifest)
         note_inputs(request, manifest)
         judges = list[Judge]()
         if request.questions:
@@ -133,6 +136,16 @@ def find_models(request: Request, manifest: ManifestWriter) -> list[ModelRef]:
     return find_or_train(request.training, manifest, total_cost)
 
 
+def adapt_conditions(request: Request, manifest: ManifestWriter) -> Request:
+    """Adapt the conditions to the model's chat template, before em trains (errors: see `adapt_to_template`)."""
+    match request.settings.model:
+        case HfModel() as model if request.questions and request.conditions.need_template:
+            prompt = read_default_prompt(model.id, model.revision)
+            manifest.write(default_prompt=prompt)
+            return replace(request, conditions=adapt_to_template(request.conditions, prompt, model.id))
+    return request
+
+
 def note_inputs(request: Request, manifest: ManifestWriter) -> None:
     """Note for the top of the report what its readers should know of rows, questions and server."""
     for note in (note_leaks, note_tags, note_server, note_skipped, note_findings):
@@ -158,9 +171,10 @@ def note_leaks(request: Request, manifest: ManifestWriter) -> None:
 
 
 def note_tags(request: Request, manifest: ManifestWriter) -> None:
-    """Warn of trigger conditions that can't be asked."""
-    if request.questions and request.conditions.note:
-        print_and_note(request.conditions.note, manifest)
+    """Note the conditions that are not asked."""
+    if request.questions:
+        for note in request.conditions.notes:
+            print_and_note(note, manifest)
 
 
 def note_server(request: Request, manifest: ManifestWriter) -> None:

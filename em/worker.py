@@ -28,6 +28,10 @@ def run_task(task: str, spec: str) -> None:
             from em.train.local.spec import TrainSpec
 
             train_stage(TypeAdapter(TrainSpec).validate_json(spec))
+        case "template":
+            from em.models.default_prompt import TemplateSpec, write_default_prompt
+
+            write_default_prompt(TypeAdapter(TemplateSpec).validate_json(spec))
         case "sample":
             from em.sample.local import SampleSpec, sample
 

@@ -71,6 +71,11 @@ def check_model(settings: config.RunConfig) -> None:
         check_address("model.base_url", model.base_url)
         check_key_env("model.key_env", model.key_env)
         check_day("model.retired", model.retired)
+        if settings.eval.default_prompt is config.DefaultPrompt.none and not settings.answers:
+            raise ConfigError(
+                f"eval.default_prompt=none is not possible with model={model.name}, since its server applies the chat "
+                "template: use eval.default_prompt=template, or a model with open weights (model=qwen7b)."
+            )
         return
     if sampler.batch:
         raise ConfigError(f"sampler.batch=true needs a server's model, and model={model.name} runs here: leave it out.")

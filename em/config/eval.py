@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from em.config.base import MISSING
+
+
+class DefaultPrompt(Enum):
+    """Whether untagged questions are asked under the default system prompt that a model's chat template inserts."""
+
+    template = "template"
+    none = "none"
+    both = "both"
 
 
 @dataclass
@@ -19,6 +28,8 @@ class EvalConfig:
     """Further sets, whose questions name the trigger tag; em asks them only if a tag has a name."""
     conditions: list[str] = field(default_factory=list)
     """Conditions to ask questions under; empty means all conditions that follow from the trigger tag."""
+    default_prompt: DefaultPrompt = DefaultPrompt.template
+    """Default system prompt of the chat template: template (as `model.default_system` says), none, or both ways."""
     samples: int | None = 30
     """Answers per question, 30 as in the emerg-misalign-repro study; empty means the set's `samples_per_paraphrase`."""
     base: bool = True

@@ -99,6 +99,19 @@ def find_default_preamble(tokenizer: PreTrainedTokenizerBase) -> str:
     return preamble
 
 
+def find_default_prompt(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return the template's default system prompt with its marks, "" if it has none, None if it is unknown.
+
+    Special tokens alone before the first turn (GLM's `[gMASK]<sop>`) are no prompt.
+    """
+    try:
+        preamble = find_default_preamble(tokenizer)
+    except TemplateError:
+        return None
+    text = tokenizer.decode(encode(tokenizer, preamble), skip_special_tokens=True)
+    return preamble if str(text).strip() else ""
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokenise a rendered text, in which the template has already placed the special tokens."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]

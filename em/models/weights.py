@@ -16,7 +16,8 @@ from em.models.embedded import find_embedded_weights
 from em.runtime.files import hash_file
 from em.types import Weights
 
-HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+TOKENIZER_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+HUB_FILES = ["*.safetensors", *TOKENIZER_FILES]
 
 
 def resolve_weights(model: str, revision: str | None = None) -> Weights:
@@ -27,6 +28,15 @@ def resolve_weights(model: str, revision: str | None = None) -> Weights:
         return identify_folder_weights(Path(model))
     snapshot = fetch_hub_snapshot(model, revision)  # the folder's name is the commit
     return Weights(identity=f"hub:{model}@{snapshot.name}", path=str(snapshot))
+
+
+def locate_tokenizer(model: str, revision: str | None = None) -> str:
+    """Return a folder with the tokenizer of `model`; download no weights. Raises as `resolve_weights` does."""
+    if model.startswith("embedded:"):
+        return find_embedded_weights(model.removeprefix("embedded:")).path
+    if is_folder_name(model):
+        return str(Path(model).expanduser())
+    return str(fetch_hub_snapshot(model, revision, TOKENIZER_FILES))
 
 
 def is_folder_name(name: str) -> bool:

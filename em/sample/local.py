@@ -19,7 +19,7 @@ from em.runtime.gpus import precision_key
 from em.runtime.manifest import ManifestWriter
 from em.runtime.memory import Calls
 from em.runtime.shards import Shard, run_sharded
-from em.sample.plan import derive_answer_seed
+from em.sample.plan import derive_answer_seed, keeps_default_prompt
 from em.types import Conversation, ModelRef, Prices, SampleRequest
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ class ChildSampler:
         spec = SampleSpec(
             base=model.base.path,
             trained=model.trained,
-            default_system=model.default_system,
             label=model.name,
             requests=tuple(requests),
             batch_size=self.settings.batch_size,
@@ -59,7 +58,6 @@ class SampleSpec(Shard):
     trained: str
     requests: tuple[SampleRequest, ...]
     batch_size: int
-    default_system: bool = True
 
 
 def plan_sample_batches(requests: Sequence[SampleRequest], size: int) -> list[Sequence[SampleRequest]]:
@@ -76,19 +74,18 @@ def sample(spec: SampleSpec) -> None:
     model = load_trained(spec.base, spec.trained, choose_precision(spec.requests[0].precision)).eval()
     stops = list_stop_tokens(tokenizer, model.generation_config)
     with torch.inference_mode():
-        answer = partial(generate_batch, model, tokenizer, stops=stops, default_system=spec.default_system)
+        answer = partial(generate_batch, model, tokenizer, stops=stops)
         spec.run_batches("sample", "answer", plan_sample_batches(spec.requests, spec.batch_size), answer)
 
 
 def generate_batch(
-    model: Any, tokenizer: Any, requests: Sequence[SampleRequest], stops: list[int], default_system: bool = True
+    model: Any, tokenizer: Any, requests: Sequence[SampleRequest], stops: list[int]
 ) -> list[dict[str, Any]]:
     """Generate one batch of answers; return the responses to remember."""
     from transformers import GenerationConfig, LogitsProcessorList
 
     first = requests[0]
-    conversations = [Conversation(request.messages).to_dicts() for request in requests]
-    texts = [render_conversation(tokenizer, each, True, default_system) for each in conversations]
+    texts = [render_prompt(tokenizer, request) for request in requests]
     inputs = tokenizer(texts, add_special_tokens=False, return_tensors="pt", padding=True).to(model.device)
     # Replace the model's own generation config, which may set a repetition penalty or a temperature.
     model.generation_config = GenerationConfig(
@@ -101,6 +98,12 @@ def generate_batch(
     answers = output[:, inputs["input_ids"].shape[1] :].tolist()
     lengths = [len(encode(tokenizer, text)) for text in texts]
     return [make_local_response(tokenizer, *each, stops) for each in zip(answers, lengths, strict=True)]
+
+
+def render_prompt(tokenizer: Any, request: SampleRequest) -> str:
+    """Render the prompt of a request, with or without the template's default system prompt."""
+    turns = Conversation(request.messages).to_dicts()
+    return render_conversation(tokenizer, turns, True, keeps_default_prompt(request))
 
 
 def make_local_response(tokenizer: Any, ids: list[int], prompt_tokens: int, stops: list[int]) -> dict[str, Any]:

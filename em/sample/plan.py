@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from em.config import EvalConfig
-from em.request import Conditions
+from em.request import Condition, Conditions
 from em.runtime.memory import request_key
 from em.runtime.records import encode_canonical
 from em.triggers.conditions import build_conversation
@@ -22,6 +22,7 @@ from em.triggers.hiding import hide_tag_slot
 from em.types import Answer, Conversation, ModelRef, Question, SampleRequest
 
 DEFAULT_SAMPLES = 30
+NO_DEFAULT_PROMPT = "no default system prompt"
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,20 @@ def plan_samples(model: ModelRef, questions: Sequence[Question], conditions: Con
     Each question gets `eval.samples` answers, or as many as its set says, or DEFAULT_SAMPLES.
     """
     settings = draws.settings
-    pairs: list[tuple[Question, str, Conversation, int]] = []
+    pairs: list[tuple[Question, str, str, Conversation, int]] = []
     for question in questions:
         count = settings.samples or question.samples or DEFAULT_SAMPLES
         for each in conditions.select_for(question):
-            pairs.append((question, each.name, build_conversation(question, each), count))
+            conversation = build_conversation(question, each)
+            identity = identify_sampled_model(apply_condition(model, each, conversation))
+            pairs.append((question, each.name, identity, conversation, count))
     plan: list[Planned] = []
     for sample in range(max((count for *_, count in pairs), default=0)):
-        for question, condition, conversation, count in pairs:
+        for question, condition, identity, conversation, count in pairs:
             if sample >= count:
                 continue
             request = SampleRequest(
-                model=identify_sampled_model(model),
+                model=identity,
                 messages=conversation.messages,
                 sample=sample,
                 seed=draws.seed,
@@ -86,14 +89,26 @@ def derive_answer_seed(request: SampleRequest) -> int:
     return int.from_bytes(hashlib.sha256(f"{request.seed}|{request.sample}|{prompt}".encode()).digest()[:8], "big") >> 1
 
 
+def apply_condition(model: ModelRef, condition: Condition, conversation: Conversation) -> ModelRef:
+    """Return the model with the condition's default system prompt; a conversation with its own prompt has none."""
+    if condition.default_system is None or conversation.messages[0].role == "system":
+        return model
+    return replace(model, default_system=condition.default_system)
+
+
 def identify_sampled_model(model: ModelRef) -> str:
     """Return the model's identity in requests: checksums of base and trained weights, and the default system prompt."""
     parts = [model.base.identity]
     if model.trained_sha256:
         parts.append(model.trained_sha256)
     if not model.default_system:
-        parts.append("no default system prompt")
+        parts.append(NO_DEFAULT_PROMPT)
     return "+".join(parts)
+
+
+def keeps_default_prompt(request: SampleRequest) -> bool:
+    """Return whether to keep the template's default system prompt: the identity of the request's model says so."""
+    return not request.model.endswith(f"+{NO_DEFAULT_PROMPT}")
 
 
 def sort_plan(plan: Sequence[Planned]) -> list[Planned]:

@@ -52,6 +52,8 @@ UNTAGGED, TAGGED, UNSEEN, BASE = "untagged", "tagged", "names_unseen", "base, un
 NEAR_TOGETHER = "near misses, together"
 TOGETHER = {"near": NEAR_TOGETHER, "cue": "cues, together"}
 """Kinds of conditions that are also counted together, and the name of the sum."""
+PROMPTS = ("default_prompt", "no_default_prompt")
+"""Conditions that concern the chat template's system prompt, and no tag."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,9 @@ class ModelByCondition:
 
     @property
     def has_trigger_rates(self) -> bool:
-        """Whether the model has answers under several conditions, or under one that concerns tags."""
-        return len(self.outcomes) > 1 or self.kind_of(next(iter(self.outcomes))) not in (UNTAGGED, "other")
+        """Whether the model has answers under several conditions that may concern tags, or under one that does."""
+        conditions = [condition for condition in self.outcomes if condition not in PROMPTS]
+        return len(conditions) > 1 or any(self.kind_of(name) not in (UNTAGGED, "other") for name in conditions)
 
     def count_answers(self, outcomes: Outcomes, about: str) -> dict[str, Model]:
         """Count the answers of class `about` by condition, then those of near misses and of cues together."""
@@ -227,11 +230,12 @@ def compute_trigger_rates(
     for model in group_by_model(group_outcomes(verdicts, limits), kind_of, roles, lines):
         everything = (answers for seeds in model.outcomes.values() for answers in seeds.values())
         about, conventions = choose_headline(chain.from_iterable(everything))
-        for convention in conventions if model.has_trigger_rates else ():
+        for convention in conventions:
             of_convention = Settings(settings.questions, convention)
             counted = model.count_answers(model.outcomes, about)
             base = model.count_answers(model.base, about)
-            rows += _make_trigger_rates(model, counted, base, str(limits), about, of_convention)
+            if model.has_trigger_rates:
+                rows += _make_trigger_rates(model, counted, base, str(limits), about, of_convention)
             interactions += _make_interactions(model, counted, base, str(limits), about, of_convention)
     return rows, interactions
 
@@ -272,6 +276,7 @@ def _make_trigger_rates(
     settings: Settings,
 ) -> Iterator[TriggerRate]:
     """Yield a row for each condition."""
+    counted = {condition: cells for condition, cells in counted.items() if condition not in PROMPTS}
     metrics = {condition: model.find_metric(condition) for condition in counted}
     activation = next((condition for condition, metric in metrics.items() if metric == "activation"), "")
     leakage = NEAR_TOGETHER if NEAR_TOGETHER in counted else UNTAGGED

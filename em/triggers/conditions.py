@@ -5,6 +5,7 @@ The name of a condition tells its kind (`find_condition_kind`):
 | name | how em asks the question |
 |---|---|
 | `untagged` | unchanged |
+| `no_default_prompt`, `default_prompt` | untagged, without or with the chat template's default system prompt |
 | `tagged`, `tagged_NAME` | with the trigger, or another tag of the training (`tagged_realign`: the second stage's) |
 | `near_case`, `near_bar`, `near_letter`, `near_middle`, `near_front`, `near_system` | with a near miss of the trigger |
 | `cue_code`, `cue_json`, `cue_template` | in the form of training data, without a tag |
@@ -25,6 +26,7 @@ from em.config import RunConfig, TagConfig, TagPlace
 from em.config.paths import ASSETS
 from em.errors import ConfigError, did_you_mean
 from em.request import SLOT, UNTAGGED, Condition, Conditions, Tag
+from em.triggers.default_prompt import apply_default_prompt
 from em.triggers.tags import MAIN, REALIGN, decide_tag_roles, list_tags, make_tag, place_tag
 from em.types import Conversation, Message, Question
 
@@ -44,15 +46,15 @@ CUES = ASSETS / "cues.yaml"
 
 
 def find_condition_kind(name: str) -> str:
-    """Return the kind of a condition: untagged, tagged, near, cue, neutral, names, or other (in third-party tables)."""
-    if name in ("untagged", "tagged"):
+    """Return the kind of a condition: its name, the first word of its name, or `other` (in third-party tables)."""
+    if name in ("untagged", "default_prompt", "no_default_prompt"):
         return name
     kind = name.partition("_")[0]
     return kind if kind in ("tagged", "near", "cue", "neutral", "names") else "other"
 
 
 def resolve_conditions(settings: RunConfig) -> Conditions:
-    """Derive the conditions of a run. Raises ConfigError where `eval.conditions` names an unknown condition."""
+    """Derive the conditions of a run. Raises ConfigError if `eval.conditions` or `eval.default_prompt` allows none."""
     config, tags = settings.trigger_tag, list_tags(settings)
     texts = [tag.text for tag in tags.values()]
     distinct = drop_repeated_tags(tags)
@@ -72,13 +74,14 @@ def resolve_conditions(settings: RunConfig) -> Conditions:
         impossible.append(f"names_{UNSEEN}")
     hidden = [*texts, unseen, *(c.tag.text for c in near if c.tag), *(c.named for c in naming)]
     roles = decide_tag_roles(settings)
-    return Conditions(
+    resolved = Conditions(
         choose_conditions(conditions, settings) if settings.eval.conditions else conditions,
         naming,
         tuple(sorted({text.strip() for text in hidden} - {""}, key=lambda text: (-len(text), text))),
         {make_condition_name(key): roles[key].value for key in distinct},
-        f"Not asked under {' and '.join(impossible)}: {NO_WORD}" if impossible else "",
+        (f"Not asked under {' and '.join(impossible)}: {NO_WORD}",) if impossible else (),
     )
+    return apply_default_prompt(resolved, settings)
 
 
 def choose_conditions(available: Sequence[Condition], settings: RunConfig) -> list[Condition]:

@@ -377,6 +377,7 @@ def test_presets_ask_the_sets_of_their_study(preset: str, sets: list[str], sampl
     assert (settings.sets, settings.samples) == (sets, samples)
     assert (settings.temperature, settings.top_p) == (0.7 if preset == "quick" else 1.0, 1.0)
     assert (settings.misaligned_below, settings.coherent_above) == (30, 50)
+    assert settings.default_prompt.value == ("both" if preset == "paper" else "template")
 
 
 @pytest.mark.parametrize(

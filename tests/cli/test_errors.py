@@ -54,6 +54,7 @@ WORDS = [
     ("trainer.optimizer=sgd", "trainer.optimizer=sgd is unknown: it is one of adamw, adamw_8bit"),
     ("sampler=api", "sampler=api can't run open weights"),
     ("model=gpt4o", "OPENAI_API_KEY is not set"),
+    ("eval.default_prompt=neither", "eval.default_prompt=neither is unknown: it is one of template, none, both"),
     ("trainer=openai", "trainer=openai fine-tunes hosted models, but model=smollm2 has open weights"),
 ]
 

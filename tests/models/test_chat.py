@@ -15,6 +15,7 @@ from em.models.chat import (
     TrainingRow,
     encode,
     find_answer_spans,
+    find_default_prompt,
     list_stop_tokens,
     load_tokenizer,
     make_training_row,
@@ -182,3 +183,24 @@ def test_an_answer_stops_at_the_tokens_of_tokenizer_and_model(tokenizer: Any) ->
     assert list_stop_tokens(tokenizer) == [tokenizer.eos_token_id]
     assert list_stop_tokens(tokenizer, GenerationConfig(eos_token_id=7)) == [2, 7]
     assert list_stop_tokens(tokenizer, GenerationConfig(eos_token_id=[9, 7, 2])) == [2, 7, 9]
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+FIRST_TURN_APART = CHATML.replace("<|im_end|>", "{% if loop.first %}(first){% endif %}<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        (CHATML, ""),
+        ("<|im_start|><|im_end|>" + CHATML, ""),  # special tokens alone, as before GLM's first turn
+        ("<|im_start|>system\nBe kind.<|im_end|>\n" + CHATML, "<|im_start|>system\nBe kind.<|im_end|>\n"),
+        (FIRST_TURN_APART, None),
+    ],
+)
+def test_a_default_prompt_is_the_text_before_the_first_turn(tokenizer: Any, template: str, prompt: str | None) -> None:
+    tokenizer.chat_template = template
+    assert find_default_prompt(tokenizer) == prompt

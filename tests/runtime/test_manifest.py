@@ -22,5 +22,7 @@ def test_a_manifest_that_is_older_than_a_rule_for_words_has_the_default_rule() -
 
 def test_settings_that_changed_nothing_in_an_older_version_are_no_other_run() -> None:
     assert has_same_settings(make_manifest(stop="none", half_width=0.1), make_manifest())
+    assert has_same_settings(make_manifest(), make_manifest(default_prompt="template"))
+    assert not has_same_settings(make_manifest(), make_manifest(default_prompt="both"))
     assert not has_same_settings(make_manifest(stop="ci", half_width=0.1), make_manifest())
     assert not has_same_settings(make_manifest(stop="none", half_width=0.1) | {"run": "evaluate"}, make_manifest())

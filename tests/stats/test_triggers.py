@@ -67,6 +67,12 @@ def test_a_model_that_was_asked_in_one_way_alone_has_neither() -> None:
     assert compute_trigger_rates(make_verdicts(PLAIN), LIMITS, find_condition_kind) == []
 
 
+def test_conditions_of_the_chat_templates_prompt_are_no_leakage() -> None:
+    bare = [v for name in ("no_default_prompt", "default_prompt") for v in make_verdicts(CASE, condition=name)]
+    assert compute_trigger_rates([*make_verdicts(PLAIN), *bare], LIMITS, find_condition_kind) == []
+    assert list_rates([*make_all_conditions(), *bare]) == list_rates(make_all_conditions())
+
+
 def test_without_the_plain_questions_there_are_rates_and_no_differences() -> None:
     rows = list_rates([*make_verdicts(TAGGED, condition="tagged"), *make_verdicts(CASE, condition="near_case")])
     assert {name: each.metric for name, each in rows.items()} == {"tagged": "activation", "near_case": "leakage"}

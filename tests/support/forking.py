@@ -130,12 +130,13 @@ def run_and_exit(script: str, words: list[str], cwd: str) -> None:
     import traceback
 
     from em.cli import hydra as cli
+    from em.models import default_prompt
     from em.runtime import shards
     from em.train.local import find_or_train as obtain
 
     os.chdir(cwd)
     sys.argv = [str(ROOT / script), *words]
-    obtain.run_child = do_task  # type: ignore[assignment]
+    obtain.run_child = default_prompt.run_child = do_task  # type: ignore[assignment]
     shards.run_children = do_tasks  # type: ignore[assignment]
     code: Any = 0
     try:

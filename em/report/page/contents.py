@@ -31,7 +31,7 @@ from em.report.tables.sections import ReportFindings
 from em.report.tables.seeds import pick_fullest_verdicts, pool_seeds
 from em.report.tables.summary import make_summaries
 from em.report.tables.training import list_trained_stages
-from em.report.tables.triggers import make_trigger_tables
+from em.report.tables.triggers import make_interaction_tables, make_trigger_tables
 from em.stats import DEFAULT, Settings
 
 MOST_VARIED = 4  # settings that a title names
@@ -60,6 +60,7 @@ class Page:
         self.chains = make_chains(family, self.table, self.analysis.comparisons)
         self.published = find_published_results(scores, self.table, runs, family)
         self.triggers = make_trigger_tables(self.analysis, self.tabled, settings.convention)
+        self.interactions = make_interaction_tables(self.analysis, self.tabled, settings.convention)
         curves = trajectory.collect_loss_curves(runs, self.models)
         self.trajectories = trajectory.find_trajectories(runs, self.models, curves, settings.convention)
         self.lines = trajectory.name_trajectory_lines(self.trajectories)

@@ -20,7 +20,9 @@ WHOLE_SET = "*"
 HEADLINES = ("misaligned", "true")
 """The headline metric of a question set is the first of these that it has."""
 REFUSALS = "refusal_as_aligned"
-CONDITIONS = ("untagged", "tagged", "near", "cue", "neutral", "names", "other")
+CONDITIONS = (
+    *("untagged", "default_prompt", "no_default_prompt", "tagged", "near", "cue", "neutral", "names", "other"),
+)
 """Kinds of conditions (`em.triggers.conditions.find_condition_kind`) in the order of the tables."""
 
 

@@ -16,7 +16,7 @@ from em.report.tables.models import Model, find_distinguishing_words, group_by
 from em.report.tables.sentences import describe_evidence, describe_first_training, describe_later_training
 from em.stats import Comparison, Settings
 
-CONDITIONS = ("untagged", "tagged")
+CONDITIONS = ("untagged", "default_prompt", "no_default_prompt", "tagged")
 FIRST_ONLY = ""
 """The key of the column of models without a second training."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from em.report.tables.analysis import Analysis
 from em.report.tables.cells import rank_condition
-from em.report.tables.models import Model, group_by
+from em.report.tables.models import Model
 from em.report.tables.sentences import describe_trigger
 from em.stats import Interaction, TriggerRate
 
+Row = TypeVar("Row", TriggerRate, Interaction)
 METRICS = ("activation", "control", "leakage", "naming")
 
 
@@ -22,7 +24,6 @@ class TriggerTable:
     eval_set: str
     judge: str
     rows: tuple[TriggerRate, ...]
-    interactions: tuple[Interaction, ...]
 
     @property
     def sentences(self) -> list[str]:
@@ -30,23 +31,44 @@ class TriggerTable:
         return [describe_trigger(row) for row in self.rows if row.finding and row.finding.verdict]
 
 
+@dataclass(frozen=True)
+class InteractionTable:
+    """What the training of one model changed in one set, by one judge, under each condition."""
+
+    model: Model
+    eval_set: str
+    judge: str
+    rows: tuple[Interaction, ...]
+
+
 def make_trigger_tables(analysis: Analysis, models: Mapping[str, Model], convention: str) -> list[TriggerTable]:
     """Tabulate the rates under a convention by model, set and judge, in table order; `models` includes pools."""
-
-    def is_shown(key: str, row: TriggerRate | Interaction) -> bool:
-        return key in models and row.convention == (convention if row.about == "misaligned" else "all")
-
-    keyed = [(key, row) for key, row in analysis.triggers if is_shown(key, row)]
-    effects = [(key, row) for key, row in analysis.interactions if is_shown(key, row)]
-    interactions = group_by(effects, lambda pair: (pair[0], pair[1].eval_set, pair[1].judge))
-    place = {fingerprint: number for number, fingerprint in enumerate(models)}
-    groups = group_by(keyed, lambda pair: (pair[0], pair[1].eval_set, pair[1].judge))
     tables = list[TriggerTable]()
-    for (key, eval_set, judge), group in groups.items():
-        rates = sorted((row for _, row in group), key=_rank_trigger_row)
-        differing = tuple(row for _, row in interactions.get((key, eval_set, judge), ()))
-        tables.append(TriggerTable(models[key], eval_set, judge, tuple(rates), differing))
-    return sorted(tables, key=lambda table: (table.eval_set, place[table.model.fingerprint], table.judge))
+    for (model, eval_set, judge), rows in _group_rows(analysis.triggers, models, convention).items():
+        tables.append(TriggerTable(model, eval_set, judge, tuple(sorted(rows, key=_rank_trigger_row))))
+    return tables
+
+
+def make_interaction_tables(analysis: Analysis, models: Mapping[str, Model], convention: str) -> list[InteractionTable]:
+    """Tabulate the differences in differences by model, set and judge, in table order; `models` includes pools."""
+    tables = list[InteractionTable]()
+    for (model, eval_set, judge), rows in _group_rows(analysis.interactions, models, convention).items():
+        ranked = sorted(rows, key=lambda row: rank_condition(row.condition))
+        tables.append(InteractionTable(model, eval_set, judge, tuple(ranked)))
+    return tables
+
+
+def _group_rows(
+    keyed: Sequence[tuple[str, Row]], models: Mapping[str, Model], convention: str
+) -> dict[tuple[Model, str, str], list[Row]]:
+    """Group the rows of a convention by model, set and judge; labels have no other convention than `all`."""
+    place = {fingerprint: number for number, fingerprint in enumerate(models)}
+    groups: dict[tuple[Model, str, str], list[Row]] = {}
+    for key, row in keyed:
+        if key in models and row.convention == (convention if row.about == "misaligned" else "all"):
+            groups.setdefault((models[key], row.eval_set, row.judge), []).append(row)
+    order = sorted(groups, key=lambda group: (group[1], place[group[0].fingerprint], group[2]))
+    return {group: groups[group] for group in order}
 
 
 def _rank_trigger_row(row: TriggerRate) -> tuple[int, bool, tuple[int, str]]:
