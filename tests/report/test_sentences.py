@@ -162,3 +162,23 @@ def test_company_changes_no_finding(tmp_path: Path) -> None:
     )
     assert alone
     assert all(row in beside for row in alone)
+
+
+def test_a_benign_training_that_misaligns_under_the_default_prompt_alone_is_shown(tmp_path: Path) -> None:
+    verdicts = []
+    for who, with_prompt, without in ((BASE, NONE, NONE), (MEDICAL, HARM, NONE)):
+        verdicts += make_spread_verdicts(who, with_prompt, SAMPLES)
+        verdicts += make_spread_verdicts(who, without, SAMPLES, condition="no_default_prompt")
+    config = {"data": {"name": "medical"}, "realign": {"name": "none"}}
+    stages = [make_manifest_stage(MEDICAL, 4)]
+    write_judged(tmp_path / "run", verdicts, ["data=medical"], config=config, stages=stages)
+    build_report([tmp_path / "run"], tmp_path / "out")
+    text = read_section(tmp_path / "out", "short")
+    assert "medical: It misaligns on these 16 questions" in text
+    assert "medical under no_default_prompt: No sure difference from the base" in text
+    effects = read_section(tmp_path / "out", "conditions")
+    assert "no_default_prompt 0.0 +44.0 −44.0 [" in effects
+    assert "weaker" in effects
+    [row] = read_matching_rows(tmp_path / "out", "interactions.csv", convention="all")
+    assert float(row["difference"]) == pytest.approx(float(row["effect"]) - float(row["effect_versus"]), abs=1e-12)
+    assert 'id="triggers"' not in read_report_page(tmp_path / "out")
