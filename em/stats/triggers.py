@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -282,7 +283,7 @@ def _make_trigger_rates(
     leakage = NEAR_TOGETHER if NEAR_TOGETHER in counted else UNTAGGED
     for condition, cells in counted.items():
         columns = compute_rate(cells, settings.convention, settings.questions)
-        del columns["design_effect"]
+        columns.pop("design_effect", None)
         row = TriggerRate(
             **model.group._replace(condition=condition)._asdict(),
             threshold=threshold,
@@ -293,9 +294,10 @@ def _make_trigger_rates(
         )
         versus = UNSEEN if metrics[condition] == "naming" else UNTAGGED
         other = counted.get(versus)
-        if condition == leakage and UNTAGGED in base and activation:
-            finding = decide_leaks(base[UNTAGGED], cells, settings)
-            versus = BASE
+        if condition in (leakage, UNTAGGED) and UNTAGGED in base and activation:
+            versus, is_primary = BASE, condition == leakage
+            decide = decide_leaks if is_primary else partial(make_finding, None)
+            finding = decide(base[UNTAGGED], cells, settings)
         elif condition == versus or other is None:
             yield row
             continue
