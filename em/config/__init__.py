@@ -16,7 +16,7 @@ from em.config.data import (
     OnBadRow,
     UpstreamData,
 )
-from em.config.eval import ApiSampler, AutoSampler, EvalConfig, HfSampler, SamplerConfig
+from em.config.eval import ApiSampler, AutoSampler, Convention, EvalConfig, HfSampler, Questions, SamplerConfig
 from em.config.generate import GenerateConfig, GenerateKind, Material
 from em.config.judge import ApiJudge, JudgeConfig, LocalJudge, OneJudge, PanelJudge, Reading
 from em.config.model import HfModel, ModelConfig, OpenAIModel, Precision

@@ -28,8 +28,8 @@ PACKAGES += ("hydra-core", "omegaconf", "openai", "wandb")
 
 NOT_ASKED = ("force", "yes", "dry_run", "one_gpu", "tracker")
 """Settings that change how em executes a run, not its results, so they do not make it another run."""
-NO_CHOICE = (("stop", "none"), ("half_width", 0.1))
-"""Settings of `eval` in older versions that had no effect with these values."""
+NO_CHOICE = (("stop", "none"), ("half_width", 0.1), ("questions", "these"), ("convention", "all"))
+"""Settings of `eval` that only some versions have, with the values that change nothing."""
 
 
 def get_timestamp() -> str:
@@ -114,7 +114,7 @@ def select_identity_settings(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def drop_key_names(value: Any) -> Any:
-    """Return settings without the names of key variables and without settings that only older versions have."""
+    """Return settings without the names of key variables and without settings in NO_CHOICE."""
     if not isinstance(value, dict):
         return value
     items = [(key, each) for key, each in value.items() if key != "key_env" and (key, each) not in NO_CHOICE]
