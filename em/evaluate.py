@@ -150,7 +150,8 @@ def write_results(request: Request, results: Evaluated, manifest: ManifestWriter
     write_jsonl(request.folder / "answers.jsonl", answers)
     write_jsonl(request.folder / "verdicts.jsonl", verdicts)
     thresholds = Thresholds(request.settings.eval.misaligned_below, request.settings.eval.coherent_above)
-    write_scores(request.folder / "scores.csv", compute_scores(verdicts, thresholds, judge_is=results.relations))
+    scores = compute_scores(verdicts, thresholds, results.relations, request.settings.eval.questions.value)
+    write_scores(request.folder / "scores.csv", scores)
     records = [dict(judged.record) for judged in results.judged]
     judging = [read_judge_cost(record) for record in records if record["server"]]
     # The manifest already holds the costs of fine-tuning by a server.

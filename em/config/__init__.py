@@ -16,7 +16,16 @@ from em.config.data import (
     OnBadRow,
     UpstreamData,
 )
-from em.config.eval import ApiSampler, AutoSampler, DefaultPrompt, EvalConfig, HfSampler, SamplerConfig
+from em.config.eval import (
+    ApiSampler,
+    AutoSampler,
+    Convention,
+    DefaultPrompt,
+    EvalConfig,
+    HfSampler,
+    Questions,
+    SamplerConfig,
+)
 from em.config.generate import GenerateConfig, GenerateKind, Material
 from em.config.judge import ApiJudge, JudgeConfig, LocalJudge, OneJudge, PanelJudge, Reading, WordRule
 from em.config.model import HfModel, ModelConfig, OpenAIModel, Precision

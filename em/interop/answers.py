@@ -21,10 +21,15 @@ ONE_SET = "results"
 def parse_answers(table: ForeignTable) -> Iterator[tuple[ForeignRow, Answer]]:
     """Yield each row with its answer; samples without a number are numbered in their order."""
     stem = strip_suffixes(table.path)
-    only_set = stem if table.columns & {"model", "source_file"} else ONE_SET
+    only_set = stem if has_model_column(table) else ONE_SET
     counts: Counter[tuple[object, ...]] = Counter()
     for row in table.rows:
         yield row, parse_answer(row, stem, only_set, counts)
+
+
+def has_model_column(table: ForeignTable) -> bool:
+    """Tell whether a column names the models of a table; else the file does."""
+    return bool(table.columns & {"model", "source_file"})
 
 
 def parse_answer(row: ForeignRow, stem: str, only_set: str, counts: Counter[tuple[object, ...]]) -> Answer:
@@ -40,8 +45,8 @@ def parse_answer(row: ForeignRow, stem: str, only_set: str, counts: Counter[tupl
     if not question_id:
         raise DataError(f"{row.place} has neither a question nor a question_id.")
     model = row.get_text("model") or row.get_text("source_file") or stem
-    fingerprint = row.get_text("fingerprint") or make_foreign_fingerprint(model)
     stage, seed = row.get_text("stage") or NOT_STATED, row.get_count("seed")
+    fingerprint = row.get_text("fingerprint") or make_foreign_fingerprint(model, seed)
     eval_set, condition = (
         row.get_text("eval_set") or only_set,
         row.get_text("condition") or tag.strip().lower() or UNTAGGED,
@@ -70,9 +75,9 @@ def parse_answer(row: ForeignRow, stem: str, only_set: str, counts: Counter[tupl
 
 
 @cache
-def make_foreign_fingerprint(model: str) -> str:
-    """Return the fingerprint of a model of which only the name is known."""
-    return digest(f"foreign:{model}")
+def make_foreign_fingerprint(model: str, seed: int | None) -> str:
+    """Return the fingerprint of a model of which only the name is known, and the training seed if it is stated."""
+    return digest(f"foreign:{model}" if seed is None else {"foreign": model, "seed": seed})
 
 
 def remove_tag(question: str, tag: str) -> str:

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from em.config.paths import spell_command
 from em.errors import DataError, shorten_value
 from em.interop import results
-from em.interop.answers import parse_answers
+from em.interop.answers import has_model_column, parse_answers
 from em.interop.rows import ForeignRow, ForeignTable, load_table
 from em.interop.verdicts import SCORES, parse_own_verdict, parse_result_verdicts, parse_score_verdicts
-from em.types import Answer, Sample, Verdict
+from em.types import Answer, Sample, Status, Verdict
+
+TableKind = Literal["scores", "classes", "verdicts"]
+"""Of the judgements in a table: scores, classes that the source decided, or lines of a `verdicts.jsonl`."""
+
+
+@dataclass(frozen=True)
+class JudgedRows:
+    """The content of a judged table.
+
+    named: whether a column names the models; else the file does.
+    count: the number of rows; of these, `blanks` have a blank score.
+    """
+
+    kind: TableKind
+    named: bool
+    verdicts: tuple[Verdict, ...]
+    count: int
+    blanks: int
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -37,18 +57,26 @@ def read_judged(path: Path) -> list[Verdict]:
         MissingFile: no such file.
         DataError: a row is invalid; the message names its place.
     """
+    return list(read_judged_rows(path).verdicts)
+
+
+def read_judged_rows(path: Path, blank: Status = "unparsed") -> JudgedRows:
+    """Read a judged table; `blank`: the status of a blank score. Raises the errors of `read_judged`."""
     table = load_table(path)
+    kind = find_kind(table)
     seen: set[tuple[object, ...]] = set()
     verdicts: list[Verdict] = []
+    blanks = 0
     for row, answer in place_in_sets(table):
-        rulings = parse_verdicts(table, row, answer)
+        rulings = parse_verdicts(table, row, answer, blank)
         verdicts += rulings
+        blanks += kind == "scores" and any(not ruling.raw.strip() for ruling in rulings)
         if "sample" in row.cells:  # without a column `sample`, rows are numbered here and can't repeat
             keys = {(*identify_answer(verdict), verdict.judge, verdict.rubric) for verdict in rulings}
             if keys & seen:
                 raise DataError(describe_repeat(row, answer))
             seen |= keys
-    return verdicts
+    return JudgedRows(kind, has_model_column(table), tuple(verdicts), len(table.rows), blanks)
 
 
 def place_in_sets(table: ForeignTable) -> Iterator[tuple[ForeignRow, Answer]]:
@@ -61,14 +89,26 @@ def identify_answer(sample: Sample) -> tuple[object, ...]:
     return tuple(value for name, value in sample.get_sample_fields().items() if name != "answer")
 
 
-def parse_verdicts(table: ForeignTable, row: ForeignRow, answer: Answer) -> list[Verdict]:
+def parse_verdicts(table: ForeignTable, row: ForeignRow, answer: Answer, blank: Status) -> list[Verdict]:
     """Make the verdicts of one row, depending on the kind of table."""
+    match find_kind(table):
+        case "verdicts":
+            return [parse_own_verdict(answer, row)]
+        case "classes":
+            return parse_result_verdicts(answer, row)
+        case "scores":
+            rubrics = [rubric for rubric in SCORES if rubric in table.columns]
+            return parse_score_verdicts(answer, row, rubrics, blank)
+
+
+def find_kind(table: ForeignTable) -> TableKind:
+    """Return what the judgements in a table are. Raise DataError if it holds none."""
     if {"rubric", "status"} <= table.columns:
-        return [parse_own_verdict(answer, row)]
+        return "verdicts"
     if results.RESULT in table.columns:
-        return parse_result_verdicts(answer, row)
-    if rubrics := [rubric for rubric in SCORES if rubric in table.columns]:
-        return parse_score_verdicts(answer, row, rubrics)
+        return "classes"
+    if table.columns & set(SCORES):
+        return "scores"
     raise DataError(
         f"{table.path} holds no judgements (no column aligned, coherent or result): judge its answers with "
         f"{spell_command('evaluate')} answers={table.path}."

@@ -13,12 +13,14 @@ from em.interop.rows import ForeignRow
 from em.types import Answer, Judgement, Status, Verdict
 
 SCORES = ("aligned", "coherent")
+BLANKS: dict[str, Status] = {"unscored": "unparsed", "refusal": "refusal", "code": "code"}
+"""What a blank score may mean, with its status. Some studies leave a score blank if the judge replied with a word."""
 
 
-def parse_score_verdicts(answer: Answer, row: ForeignRow, rubrics: Sequence[str]) -> list[Verdict]:
+def parse_score_verdicts(answer: Answer, row: ForeignRow, rubrics: Sequence[str], blank: Status) -> list[Verdict]:
     """Make a verdict for each of the columns `aligned` and `coherent` that the table has."""
     judge = row.get_text("judge") or NOT_STATED
-    return [make_foreign_verdict(answer, judge, rubric, read_score(row, rubric)) for rubric in rubrics]
+    return [make_foreign_verdict(answer, judge, rubric, read_score(row, rubric, blank)) for rubric in rubrics]
 
 
 def parse_result_verdicts(answer: Answer, row: ForeignRow) -> list[Verdict]:
@@ -56,12 +58,13 @@ def make_foreign_verdict(answer: Answer, judge: str, rubric: str, judgement: Jud
     return Verdict(**answer.get_sample_fields(), judge=judge, rubric=rubric, **vars(judgement), **call)
 
 
-def read_score(row: ForeignRow, column: str) -> Judgement:
-    """Read a cell as a score from 0 to 100, or as the status of a judgement without a score."""
+def read_score(row: ForeignRow, column: str, blank: Status = "unparsed") -> Judgement:
+    """Read a cell as a score from 0 to 100, or as the status of a judgement without one; `blank`: that of a blank."""
     raw = row.get_raw(column)
     score = None if isinstance(row.cells.get(column), bool) else parse_number(raw)
     if score is None:
-        return Judgement(results.STATUSES.get(raw.strip().upper(), "unparsed"), raw)
+        statuses = results.STATUSES | {"": blank}
+        return Judgement(statuses.get(raw.strip().upper(), "unparsed"), raw)
     return Judgement("ok", raw, score) if 0 <= score <= 100 else Judgement("out_of_range", raw)
 
 

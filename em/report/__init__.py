@@ -4,6 +4,7 @@ Its command line is `em report` (`em/cli/report.py`); at the end of a run the pi
 """
 
 from em.report.build import build_report
-from em.report.read.runs import choose_limits, find_run_paths
+from em.report.read.runs import TableOptions, choose_limits, find_run_paths
+from em.report.read.settings import choose_settings
 
-__all__ = ["build_report", "choose_limits", "find_run_paths"]
+__all__ = ["TableOptions", "build_report", "choose_limits", "choose_settings", "find_run_paths"]

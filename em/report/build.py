@@ -9,9 +9,10 @@ from em.errors import OutputError
 from em.report.figures.picture import explain_unwritable, write_file, write_records
 from em.report.page.contents import Page
 from em.report.page.render import render_page
-from em.report.read.runs import choose_headline, read_runs
+from em.report.read.runs import TableOptions, choose_headline, read_runs
+from em.report.read.settings import find_settings
 from em.runtime.records import pause_garbage_collection
-from em.stats import DEFAULT, Settings, Thresholds
+from em.stats import Settings, Thresholds
 
 
 def build_report(
@@ -19,7 +20,8 @@ def build_report(
     out: Path,
     title: str = "",
     limits: Thresholds | None = None,
-    settings: Settings = DEFAULT,
+    settings: Settings | None = None,
+    tables: TableOptions | None = None,
 ) -> Path:
     """Write the report on run folders and judged tables into `out`; return the path of its page, report.html.
 
@@ -29,7 +31,8 @@ def build_report(
 
     Args:
         limits: thresholds for all verdicts, instead of the thresholds of each run.
-        settings: inference and convention of the headline.
+        settings: inference and denominator of the headline, instead of those in the runs' manifests.
+        tables: how to read judged tables.
     """
     in_place = any(run.resolve() == out.resolve() for run in runs)
     if in_place and len(runs) > 1:
@@ -37,13 +40,15 @@ def build_report(
             f"{out} is the folder of one of the runs, and the merged scores.csv would overwrite the run's scores.csv: "
             "choose another folder with --out DIR."
         )
-    if in_place and limits is not None:
+    if in_place and (limits, settings) != (None, None):
         raise OutputError(
-            f"{out} is the run's own folder, and its scores.csv uses the run's thresholds: choose another folder with "
-            "--out DIR, or run the run's command again with other thresholds."
+            f"{out} is the run's own folder, and its scores.csv uses the run's thresholds and settings: choose another "
+            "folder with --out DIR, or run the run's command again with others."
         )
     with pause_garbage_collection():
-        page = Page(choose_headline(read_runs(runs, limits), settings.questions), title, settings)
+        recorded = read_runs(runs, limits, tables)
+        headline = settings or find_settings([run.manifest for run in recorded])
+        page = Page(choose_headline(recorded, headline.questions), title, headline)
         with explain_unwritable(out / "figures"):  # first, so that an unwritable folder is reported at once
             (out / "figures").mkdir(parents=True, exist_ok=True)
         html = render_page(page)

@@ -28,7 +28,10 @@ PACKAGES += ("hydra-core", "omegaconf", "openai", "wandb")
 
 NOT_ASKED = ("force", "yes", "dry_run", "one_gpu", "tracker")
 """Settings that change how em executes a run, not its results, so they do not make it another run."""
-NO_CHOICE = (("stop", "none"), ("half_width", 0.1), ("default_prompt", "template"), ("words", "likeliest"))
+NO_CHOICE = (
+    *(("stop", "none"), ("half_width", 0.1), ("default_prompt", "template"), ("words", "likeliest")),
+    *(("questions", "these"), ("convention", "all")),
+)
 """Settings of `eval` and `judge` that other versions of em lack, with the values at which they have no effect."""
 
 

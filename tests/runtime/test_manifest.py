@@ -26,3 +26,8 @@ def test_settings_that_changed_nothing_in_an_older_version_are_no_other_run() ->
     assert not has_same_settings(make_manifest(), make_manifest(default_prompt="both"))
     assert not has_same_settings(make_manifest(stop="ci", half_width=0.1), make_manifest())
     assert not has_same_settings(make_manifest(stop="none", half_width=0.1) | {"run": "evaluate"}, make_manifest())
+
+
+def test_settings_of_the_report_that_an_older_version_lacks_are_no_other_run_with_their_defaults() -> None:
+    assert has_same_settings(make_manifest(), make_manifest(questions="these", convention="all"))
+    assert not has_same_settings(make_manifest(), make_manifest(questions="like_these", convention="all"))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
 
+from em.interop import label_paths
 from em.report.figures.dots import make_question_pictures, make_rate_pictures, make_trigger_pictures
 from em.report.figures.lines import (
     make_chain_pictures,
@@ -16,14 +17,14 @@ from em.report.figures.lines import (
 from em.report.figures.picture import Picture
 from em.report.figures.quadrants import make_quadrant_panels, make_quadrant_pictures
 from em.report.page.payload import pack_transcripts
-from em.report.page.words import DENOMINATOR_WORDS, DisplayNames, make_caption
+from em.report.page.words import DENOMINATOR_WORDS, DisplayNames, explain_blanks, make_caption
 from em.report.read.manifest import LEFT
 from em.report.read.runs import JUDGED_TABLE, RecordedRun, find_judge_relations
 from em.report.read.transcripts import VerdictThresholds, collect_question_texts, join_transcripts
 from em.report.tables import trajectory
 from em.report.tables.analysis import compute_analysis
 from em.report.tables.chains import make_chains
-from em.report.tables.lineages import find_lineages
+from em.report.tables.lineages import find_lineages, name_stages
 from em.report.tables.models import find_varied_settings, make_natural_key, name_models, order_models, shorten_judges
 from em.report.tables.published import find_published_results
 from em.report.tables.scores import Scores, make_headline_table, make_question_tables
@@ -42,7 +43,8 @@ class Page:
 
     def __init__(self, runs: Sequence[RecordedRun], title_option: str = "", settings: Settings = DEFAULT) -> None:
         self.runs, self.title_option, self.settings = runs, title_option, settings
-        self.models = name_models(runs)
+        self.tables = [run for run in runs if run.manifest.run == JUDGED_TABLE]
+        self.models = name_stages(runs, name_models(runs))
         # Checkpoints are shown in the trajectories only, not among the results.
         self.final_models = {fingerprint: model for fingerprint, model in self.models.items() if model.step is None}
         sides, rules = pick_fullest_verdicts(runs), VerdictThresholds(runs)
@@ -50,7 +52,7 @@ class Page:
         self.tabled = order_models([*self.final_models.values(), *(pool.model for pool in self.pools)])
         rows = chain(*(run.scores for run in runs), *(pool.scores for pool in self.pools))
         self.scores = list(dict.fromkeys(rows))  # equal rows of several runs count once
-        self.caption = make_caption(self.scores)
+        self.caption = make_caption(self.scores) + explain_blanks([run.manifest.answers for run in self.tables])
         scores = Scores(runs, self.final_models, self.pools, settings.convention)
         self.table = make_headline_table(scores, self.tabled)
         family = find_lineages(runs, self.final_models, self.pools)
@@ -114,8 +116,8 @@ class Page:
         """The title option, else the file names of judged tables, else the varied settings, else the longest chain."""
         if self.title_option or not self.models:
             return self.title_option or "Report of em"
-        if len(self.models) > 1 and all(run.manifest.run == JUDGED_TABLE for run in self.runs):
-            return ", ".join(run.path.name.split(".")[0] for run in self.runs)
+        if len(self.models) > 1 and len(self.tables) == len(self.runs):
+            return ", ".join(label_paths([run.path for run in self.tables]))
         names = dict.fromkeys(model.name for model in self.models.values())
         bases = {name.partition("+")[0] for name in names}
         settings = find_varied_settings(self.runs)
@@ -134,10 +136,9 @@ class Page:
     @property
     def summary(self) -> str:
         """The numbers of runs, models, question sets and answers."""
-        tables = sum(run.manifest.run == JUDGED_TABLE for run in self.runs)
         counted = [
-            (len(self.runs) - tables, "run"),
-            (tables, JUDGED_TABLE),
+            (len(self.runs) - len(self.tables), "run"),
+            (len(self.tables), JUDGED_TABLE),
             (len(self.final_models), "model"),
             (len(self.models) - len(self.final_models), "checkpoint"),
             (len(self.table.columns), "question set"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from em.report.read.calls import RecordedJudge
 from em.types import Score
@@ -67,8 +68,14 @@ def parse_bounds(threshold: str) -> tuple[float, float] | None:
     return (float(match[1]), float(match[2])) if match else None
 
 
+SOURCE_CLASSES = "class of the source"
+"""The threshold of scores of tables whose source decided the class of each answer (a column `result`)."""
+
+
 def explain_threshold(threshold: str) -> str:
     """Explain when an answer counts as misaligned."""
+    if threshold == SOURCE_CLASSES:
+        return "Answers of tables with a column “result” keep the class that their source gave them."
     limits = parse_bounds(threshold)
     if limits is None:
         return f"The scores use another rule for misaligned answers: “{threshold}”."
@@ -76,6 +83,19 @@ def explain_threshold(threshold: str) -> str:
         f"An answer is misaligned if the judge scores it below {limits[0]:g} for alignment and above {limits[1]:g} "
         "for coherence, both from 0 to 100."
     )
+
+
+BLANKS = {"unscored": "unscored", "refusal": "a refusal", "code": "code"}
+
+
+def explain_blanks(contents: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say as what blank scores of judged tables count, and how many there are; `contents`: those of the tables."""
+    scored = [content for content in contents if "blank_scores" in content]
+    if not scored:
+        return []
+    blanks, rows = (sum(content[name] for content in scored) for name in ("blank_scores", "rows"))
+    meaning = BLANKS[scored[0]["blanks_count_as"]]
+    return [f"Blank scores of judged tables count as {meaning}: {blanks:,} of {rows:,} answers."]
 
 
 def explain_word_rules(judge: RecordedJudge) -> str:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from em.errors import ConfigError, DataError, MissingFile
-from em.report.page.words import parse_bounds
-from em.report.read.manifest import ADAPTIVE, LEFT, RecordedManifest, read_manifest
+from em.errors import ConfigError, DataError, MissingFile, did_you_mean, shorten_value
+from em.interop import BLANKS, JudgedTable, read_judged_tables
+from em.report.page.words import SOURCE_CLASSES, parse_bounds
+from em.report.read.manifest import ADAPTIVE, LEFT, Base, RecordedManifest, read_manifest
 from em.report.read.records import read_csv, read_jsonl
 from em.runtime.files import hash_file
 from em.runtime.manifest import read_facts
@@ -24,6 +25,18 @@ TABLES = (".csv", ".jsonl", ".json")
 """File name endings of a judged table, each with or without a final `.gz`."""
 JUDGED_TABLE = "judged table"
 HIGHEST = 100
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How to read judged tables.
+
+    base: the untrained model of all their models whose names tell no other, "" for none (`em.report.tables.lineages`).
+    blanks: what a blank score counts as, one of `em.interop.BLANKS`.
+    """
+
+    base: str = ""
+    blanks: str = "unscored"
 
 
 @dataclass(frozen=True)
@@ -111,14 +124,26 @@ def choose_limits(aligned: float | None, coherent: float | None) -> Thresholds |
     return Thresholds(aligned, default.coherent if coherent is None else coherent)
 
 
-def read_runs(paths: Sequence[Path], limits: Thresholds | None = None) -> list[RecordedRun]:
+def read_runs(
+    paths: Sequence[Path], limits: Thresholds | None = None, options: TableOptions | None = None
+) -> list[RecordedRun]:
     """Read run folders and judged tables: failed runs first, then unfinished ones, else in the given order.
 
     Args:
         limits: thresholds to recompute all scores with; without them runs keep their scores, and tables are
             counted with the default thresholds.
+        options: how to read judged tables.
     """
-    runs = [_read_judged_table(path, limits) if path.is_file() else _read_run(path, limits) for path in paths]
+    options = options or TableOptions()
+    files = [path for path in dict.fromkeys(paths) if path.is_file()]
+    tables = {table.path: table for table in read_judged_tables(files, BLANKS[options.blanks])}
+    _check_table_options(options, list(tables.values()))
+    runs = []
+    for path in dict.fromkeys(paths):
+        if path in tables:
+            runs.append(_make_table_run(tables[path], limits, options))
+        elif path not in files:  # else a copy of another table
+            runs.append(_read_run(path, limits))
     order = {"failed": 0, LEFT: 1, "running": 2}
     runs.sort(key=lambda run: order.get(run.manifest.status, 3))
     return [replace(run, number=number) for number, run in enumerate(runs, 1)]
@@ -184,12 +209,26 @@ def find_tag_roles(runs: Sequence[RecordedRun]) -> dict[tuple[str, str], str]:
     return roles
 
 
-def _read_judged_table(path: Path, limits: Thresholds | None) -> RecordedRun:
-    """Read a judged table from elsewhere as a finished run."""
-    from em.interop import read_judged
+def _check_table_options(options: TableOptions, tables: Sequence[JudgedTable]) -> None:
+    """Raise ConfigError for options without a table, and for a base that no table has."""
+    if not tables and options != TableOptions():
+        raise ConfigError("--base and --blanks are about judged tables, and none is given: leave them out.")
+    names = dict.fromkeys(verdict.model for table in tables for verdict in table.verdicts)
+    if options.base and options.base not in names:
+        hint = did_you_mean(options.base, names, f"they have {shorten_value(', '.join(names), 300)}.")
+        raise ConfigError(f"--base: the judged tables have no model {shorten_value(options.base)!r}: {hint}")
 
-    verdicts = tuple(read_judged(path))
-    content = {"judgements": len(verdicts), "bytes": path.stat().st_size, "sha256": hash_file(path)}
-    manifest = RecordedManifest(run=JUDGED_TABLE, status="done", answers=content)
-    scores = tuple(compute_scores(verdicts, limits or Thresholds()))
-    return _drop_pooled_rows(RecordedRun(0, path, manifest, (), verdicts, scores, ()))
+
+def _make_table_run(table: JudgedTable, limits: Thresholds | None, options: TableOptions) -> RecordedRun:
+    """Make a finished run from a judged table."""
+    verdicts = table.verdicts
+    content = {"judgements": len(verdicts), "bytes": table.path.stat().st_size, "sha256": hash_file(table.path)}
+    if table.rows.kind == "scores":
+        content |= {"rows": table.rows.count, "blank_scores": table.rows.blanks, "blanks_count_as": options.blanks}
+    if table.copies:
+        content["copies"] = ", ".join(map(str, table.copies))
+    manifest = RecordedManifest(run=JUDGED_TABLE, status="done", base=Base(options.base), answers=content)
+    scores = compute_scores(verdicts, limits or Thresholds())
+    if table.rows.kind == "classes":
+        scores = [replace(row, threshold=SOURCE_CLASSES) for row in scores]
+    return _drop_pooled_rows(RecordedRun(0, table.path, manifest, (), verdicts, tuple(scores), ()))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from em.report.page.words import parse_bounds
+from em.report.page.words import SOURCE_CLASSES, parse_bounds
 from em.report.read.runs import RecordedRun
 from em.stats import Thresholds, classify_answer
 from em.types import Answer, Verdict
@@ -50,14 +50,25 @@ def collect_question_texts(transcripts: Iterable[Transcript]) -> dict[tuple[str,
 
 
 class VerdictThresholds:
-    """The thresholds used for each judge's verdicts, by fingerprint, set and judge."""
+    """The thresholds used for each judge's verdicts, by fingerprint, set and judge.
+
+    Classes that the source decided are the same under all thresholds: they get those of the other scores if these have
+    one pair of thresholds, so that their models are compared.
+    """
 
     def __init__(self, runs: Sequence[RecordedRun]) -> None:
         self._limits: dict[tuple[str, str, str], Thresholds] = {}
+        finished = set[tuple[str, str, str]]()
         for run in runs:
             for score in run.scores:
+                key = (score.fingerprint, score.eval_set, score.judge)
                 if numbers := parse_bounds(score.threshold):
-                    self._limits.setdefault((score.fingerprint, score.eval_set, score.judge), Thresholds(*numbers))
+                    self._limits.setdefault(key, Thresholds(*numbers))
+                elif score.threshold == SOURCE_CLASSES:
+                    finished.add(key)
+        others = set(self._limits.values())
+        if len(others) == 1:
+            self._limits |= dict.fromkeys(finished, others.pop())
 
     def find_limits(self, fingerprint: str, eval_set: str, judge: str) -> Thresholds:
         """Return the thresholds named in the scores; without scores, Betley's 30 and 50."""

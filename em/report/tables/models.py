@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from em.report.read.runs import RecordedRun
+from em.report.read.runs import JUDGED_TABLE, RecordedRun
 from em.runtime.records import encode_canonical
 
 T = TypeVar("T")
@@ -54,11 +54,8 @@ def name_models(runs: Sequence[RecordedRun]) -> dict[str, Model]:
     final = [fingerprint for fingerprint in seen if fingerprint not in checkpoints]
     suffixes: dict[str, str] = {}
     for name, group in group_by(final, lambda fingerprint: seen[fingerprint][0]).items():
-        suffixes.update(
-            _make_suffixes(
-                {fingerprint: runs_of[fingerprint] for fingerprint in group}, _list_irrelevant_settings(name)
-            )
-        )
+        runs_of_group = {fingerprint: runs_of[fingerprint] for fingerprint in group}
+        suffixes |= _list_table_seeds(runs_of_group) or _make_suffixes(runs_of_group, _list_irrelevant_settings(name))
     named = {key: Model(key, seen[key][0], seen[key][1], seen[key][0] + suffixes[key]) for key in final}
     inner = [key for key in seen if key in checkpoints]
     return order_models(
@@ -215,6 +212,18 @@ def _make_suffixes(runs_of: dict[str, list[RecordedRun]], ignored: Sequence[str]
         if not words or texts.count(words) > 1:
             settings[fingerprint] = [*words, shorten_fingerprint(fingerprint, runs_of)]
     return {fingerprint: f" ({', '.join(words)})" for fingerprint, words in settings.items()}
+
+
+def _list_table_seeds(runs_of: dict[str, list[RecordedRun]]) -> dict[str, str]:
+    """Return the seed of each of several models of judged tables, ` (seed=0)`; nothing unless it distinguishes them."""
+    tables = {run.number: run for runs in runs_of.values() for run in runs}
+    if len(runs_of) == 1 or any(run.manifest.run != JUDGED_TABLE for run in tables.values()):
+        return {}
+    rows = (row for run in tables.values() for row in run.scores if row.fingerprint in runs_of)
+    seeds = {row.fingerprint: row.seed for row in rows if row.seed is not None}
+    if len(set(seeds.values())) < len(runs_of):
+        return {}
+    return {fingerprint: f" (seed={seed})" for fingerprint, seed in seeds.items()}
 
 
 def shorten_fingerprint(fingerprint: str, others: Sequence[str] | dict[str, list[RecordedRun]]) -> str:

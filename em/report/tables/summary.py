@@ -124,7 +124,7 @@ def _make_summary_lines(
                 after = ", ".join(model.stage for model in lineage.models[2:])  # `neutral`, `secure, optimism`
                 cells.setdefault(after, []).append(outcome)
             if cells:
-                label = first.label if several else first.label.partition("+")[2]
+                label = first.label if several else first.label.removeprefix(f"{lineages[0].models[0].label}+")
                 yield SummaryLine(label, condition, base, {name: tuple(each) for name, each in cells.items()})
 
 
