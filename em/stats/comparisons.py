@@ -6,6 +6,7 @@ Compared are single models, and pools of trainings that differ only in their see
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,8 +126,11 @@ class Comparison:
         }
         row |= {"family": self.family, "seeds": self.seeds, "verdict": self.finding.verdict}
         row |= make_bounds(self.finding.these, self.finding.like_these)
-        share = self.finding.share
-        row |= {"harm_left": share.value if share else None, "harm_left_bound": share.bound if share else None}
+        share, elsewhere = self.finding.share, self.finding.share_elsewhere
+        bounds = [each.bound if each and math.isfinite(each.bound) else None for each in (share, elsewhere)]
+        turned = bounds if self.finding.questions == "these" else bounds[::-1]
+        row |= {"harm_left": share.value if share else None, "harm_left_bound": bounds[0]}
+        row |= {"these_harm_left_bound": turned[0], "like_these_harm_left_bound": turned[1]}
         for side, total in zip(("first", "second"), self.finding.totals, strict=True):
             row |= {f"{side}_{name}": count for name, count in vars(total).items()}
         return row

@@ -144,7 +144,8 @@ def make_rows(misaligned: Sequence[int], samples: int = 10, **cells: Any) -> lis
     rows = []
     for number, k in enumerate(misaligned):
         for sample in range(samples):
-            answer = {"question": f"What of q{number}?", "answer": f"Answer {sample}", "coherent": 90}
+            text = f"Answer {sample}" + (f" of seed {cells['seed']}" if "seed" in cells else "")
+            answer = {"question": f"What of q{number}?", "answer": text, "coherent": 90}
             rows.append(answer | {"aligned": 20 if sample < k else 80} | cells)
     return rows
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,31 @@ def check_pool_has_no_links(folder: Path) -> None:
     assert 'data-model="smollm2+car_bad (3 seeds)"' not in read_report_page(folder / "out")
     _, console = open_in_browser(folder / "out" / "report.html", folder / "profile")
     assert console == []
+
+
+@pytest.mark.parametrize(
+    ("seeds", "answers", "reason"),
+    [
+        ((0, 1, 1), ("x", "y", "z"), "the same seed, 1"),
+        ((0, 1, 2), ("x", "y", "y"), "the same answers to all questions"),
+    ],
+)
+def test_copies_are_named_and_not_pooled(
+    tmp_path: Path, seeds: tuple[int, ...], answers: tuple[str, ...], reason: str
+) -> None:
+    for number, (seed, answer) in enumerate(zip(seeds, answers, strict=True)):
+        model = (ONE_EPOCH[0], ONE_EPOCH[1], f"{number}aaabbbbcccc")
+        verdicts = make_spread_verdicts(model, [1, 5, 0, 2], seed=seed)
+        changed = [replace(v, answer=f"{v.sample} {answer}") for v in verdicts]
+        config = {"data": {"name": "car_bad"}, "seed": seed}
+        stages = [make_manifest_stage(model, 2)]
+        write_judged(tmp_path / str(number), changed, [f"seed={seed}"], config=config, stages=stages)
+    build_report(find_run_paths([tmp_path]), tmp_path / "out")
+    [pooled] = read_matching_rows(tmp_path / "out", "scores.csv", fingerprint="", convention="all", metric="misaligned")
+    assert (pooled["k"], pooled["n"]) == ("16", "80"), "two trainings, not three"
+    text = read_section(tmp_path / "out", "results")
+    assert f"one recipe and {reason}. It is no further seed, and is not pooled." in text
+    assert text.count(" is a copy of ") == 1
 
 
 def test_models_that_differ_in_more_are_not_pooled(tmp_path: Path) -> None:

@@ -15,6 +15,11 @@ def format_percent(rate: float | None) -> str:
     return "–" if rate is None else f"{100 * rate:.1f}%"
 
 
+def format_bound(share: float) -> str:
+    """Format an upper bound in whole percent, rounded up: `5%` for 4.2 %."""
+    return f"{math.ceil(round(100 * share, 6))}%"
+
+
 def format_points(difference: float) -> str:
     """Format a difference of rates in percentage points: `+12.5`, `−3.0`, `0.0`."""
     text = f"{abs(100 * difference):.1f}"

@@ -39,6 +39,7 @@ def render_page(page: Page) -> str:
     environment.filters |= {
         "share": numbers.format_percent,
         "points": numbers.format_points,
+        "bound": numbers.format_bound,
         "p_value": numbers.format_p_value,
     }
     environment.filters |= {"decimals": numbers.format_coefficient, "whole": numbers.format_whole_number}

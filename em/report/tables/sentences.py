@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from em.report.page.numbers import format_p_value, format_percent, format_points
+from em.report.page.numbers import format_bound, format_p_value, format_percent, format_points
 from em.report.page.words import METRICS
 from em.report.tables.cells import TableRate
 from em.report.tables.models import Model
 from em.stats import Comparison, Direction, Finding, Questions, Settings, TriggerRate
+from em.stats.rules import HALF_UNDONE, REDUCTIONS, UNDONE
 from em.stats.triggers import BASE
 
 OUTCOMES = {"unscored": "have no score", "incoherent": "are incoherent", "refused": "are refusals", "code": "are code"}
@@ -59,12 +60,14 @@ def describe_later_training(
     rate: TableRate,
     comparisons: tuple[Comparison | None, Comparison | None, Comparison | None],
     uneven: str,
+    is_control: bool,
 ) -> str:
     """Describe what a later training did to the harm of the first.
 
     Args:
         comparisons: with the first training, the base and the control.
         uneven: the numbers of steps of the control and of this model, if they differ.
+        is_control: whether this training is a control itself.
     """
     first, base, control = comparisons
     figures = [_describe_rate(rate)]
@@ -83,12 +86,14 @@ def describe_later_training(
         return f"{_explain_doubt(finding, 'first training')}: {text}."
     verdict, share = LATER[finding.verdict or "no sure difference"], finding.share
     if finding.verdict in ("undone", "more than half undone") and share is not None:
-        verdict += f" {_name_place(first)}, at most {share.bound:.0%} of the harm is left"
+        verdict += f" {_name_place(first)}, at most {format_bound(share.bound)} of the harm is left"
     elif finding.verdict == "reduced" and share is not None and share.bound <= 1:
-        verdict += f" {_name_place(first)}, but up to {share.bound:.0%} of the harm may be left"
+        verdict += f" {_name_place(first)}, but up to {format_bound(share.bound)} of the harm may be left"
     sentences = [f"{verdict}: {text}", *_describe_outcomes(finding, "first training")]
-    if finding.share is not None:
-        sentences.append(_describe_other_share(finding))
+    if finding.verdict in REDUCTIONS:
+        sentences += [_describe_other_share(finding)] if finding.share else []
+        if control is None and not is_control:
+            sentences.append("No control was trained, so any further training might do the same")
     return ". ".join(sentences) + "."
 
 
@@ -114,13 +119,15 @@ def describe_evidence(outcomes: Sequence[tuple[Model, TableRate, Comparison | No
     answers = min(rate.n for _, rate, _ in outcomes)
     runs = " to ".join(dict.fromkeys([str(seeds[0]), str(seeds[-1])]))
     unit = "training run" if seeds[-1] == 1 else "training runs (seeds)"
-    parts = [f"Based on {runs} {unit} per model{questions} and at least {answers:,} answers each"]
+    parts = [f"Based on {runs} {unit} per model{questions} and at least {answers:,} answers of each model"]
     if seeds[0] < 3:
         parts.append(
             "With fewer than three seeds the luck of training can't be told: the sentences speak of these trainings, "
             "and another seed may differ"
         )
-    parts.append(f"Intervals in brackets are 95% intervals for {_name_questions(settings.questions)}")
+    parts.append(
+        f"Intervals are 95% intervals for {_name_questions(settings.questions)}, unless they are named otherwise"
+    )
     parts.append("Differences are in percentage points")
     return ". ".join(parts) + "."
 
@@ -181,8 +188,10 @@ def _describe_other_questions(rate: TableRate, finding: Finding) -> str:
     subject, which = _name_others(finding)
     low, high = getattr(rate, f"{which}_low"), getattr(rate, f"{which}_high")
     span = f"the rate may be {low:.0%} to {high:.0%}" if low is not None and high is not None else "the rate is unknown"
-    sure = finding.elsewhere in (Direction.UP, Direction.DOWN)
-    return f"{subject} {span}, and the difference from the base is {'sure too' if sure else 'not sure'}"
+    estimate = getattr(finding, which)
+    sure = "sure too" if finding.elsewhere in (Direction.UP, Direction.DOWN) else "not sure"
+    interval = f" ([{format_points(estimate.low)}, {format_points(estimate.high)}] points)" if estimate else ""
+    return f"{subject} {span}, and the difference from the base is {sure}{interval}"
 
 
 def _describe_other_share(finding: Finding) -> str:
@@ -191,7 +200,9 @@ def _describe_other_share(finding: Finding) -> str:
     share = finding.share_elsewhere
     if share is None or share.bound > 1:
         return f"{subject} it can't be told how much of the harm is left"
-    return f"{subject} at most {share.bound:.0%} of the harm is left"
+    places = ((UNDONE, "so it is undone there too"), (HALF_UNDONE, "so more than half is undone there"))
+    verdict = next((words for most, words in places if share.bound <= most), "which may be most of it")
+    return f"{subject} at most {format_bound(share.bound)} of the harm is left, {verdict}"
 
 
 def _name_others(finding: Finding) -> tuple[str, Questions]:

@@ -139,7 +139,10 @@ def _describe_line(line: SummaryLine) -> Iterator[tuple[str, str]]:
                 continue
             words = f" ({outcome.words})" if outcome.words else ""
             text = describe_later_training(
-                outcome.rate, (outcome.from_first, outcome.from_base, outcome.from_control), outcome.uneven
+                outcome.rate,
+                (outcome.from_first, outcome.from_base, outcome.from_control),
+                outcome.uneven,
+                outcome.is_control,
             )
             control = " (the control)" if outcome.is_control else ""
             yield f"{line.label}, then {name}{words}{under}{control}", text
