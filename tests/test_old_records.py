@@ -16,6 +16,7 @@ import pytest
 from tests.support.places import ChatServer, Place
 from tests.support.recipes import SERVER
 from tests.support.records import FOLDER, GENERATED, TRAINED, make_folder_word
+from tests.support.report_runs import read_csv_file
 
 STAGES = ["file@deployment", "car_good"]
 
@@ -58,12 +59,33 @@ def check_all_cached(place: Place, script: str) -> None:
     output = place.run(script, *TRAINED, make_folder_word("again"))
     assert "reused, trained earlier with the same settings" in output
     old, new = place.folder / "run", place.folder / "again"
-    for name in ("answers.jsonl", "verdicts.jsonl", "scores.csv", "triggers.csv", "comparisons.csv", "agreement.csv"):
+    for name in ("answers.jsonl", "verdicts.jsonl", "agreement.csv"):
         assert (new / name).read_bytes() == (old / name).read_bytes(), name
+    check_counts(old, new)
     assert count_calls(place.folder / "store") == before
     stages, old_stages = (json.loads((run / "manifest.json").read_text())["stages"] for run in (new, old))
     assert [(stage["name"], stage["reused"]) for stage in stages] == [(name, True) for name in STAGES]
     assert [stage["fingerprint"] for stage in stages] == [stage["fingerprint"] for stage in old_stages]
+
+
+def check_counts(old: Path, new: Path) -> None:
+    """Check that counts, rates and differences are the same; older statistics had other intervals and p values."""
+    for name, changed in (("scores.csv", ()), ("triggers.csv", ("p_holm",)), ("comparisons.csv", ("p_holm", "family"))):
+        before, after = read_csv_file(old / name), read_csv_file(new / name)
+        inferred = {
+            "ci_low",
+            "ci_high",
+            "ci_method",
+            "difference_low",
+            "difference_high",
+            "p",
+            "design_effect",
+            *changed,
+        }
+        assert set(before[0]) - set(after[0]) == set(changed) & {"p_holm"}, "no other column is gone"
+        kept = [column for column in before[0] if column not in inferred]
+        for one, two in zip(before, after, strict=True):
+            assert {column: two[column] for column in kept} == {column: one[column] for column in kept}
 
 
 def test_a_set_that_was_written_is_written_again_without_a_call(place: Place, running: ChatServer) -> None:
@@ -81,8 +103,11 @@ def test_a_set_that_was_written_is_written_again_without_a_call(place: Place, ru
 
 def test_a_report_of_an_old_run_has_its_numbers(place: Place) -> None:
     place.run("report.py", "run", "--out", "report")
-    for name in ("scores.csv", "triggers.csv", "comparisons.csv", "agreement.csv", "sensitivity.csv"):
+    for name in ("agreement.csv", "sensitivity.csv"):
         assert (place.folder / "report" / name).read_bytes() == (place.folder / "run" / name).read_bytes(), name
+    check_counts(place.folder / "run", place.folder / "report")
+    rows = read_csv_file(place.folder / "report" / "scores.csv")
+    assert all(row["like_these_low"] for row in rows if row["question"] == "*" and row["rate"])
     assert (place.folder / "report" / "report.html").stat().st_size > 10_000
 
 

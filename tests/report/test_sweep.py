@@ -91,7 +91,7 @@ def test_sentences_say_what_misaligns_and_what_undoes_it(sweep: Path) -> None:
     undone = "The misalignment is undone on these 8 questions, at most 23% of the harm is left: 8.8% ["
     assert optimism.startswith(f"bad (3 seeds), then optimism: {undone}")
     assert re.search(r"−36\.3 points \[[^]]+\], p &lt; 0\.001 compared with the control, surely less\.", optimism)
-    assert "On other questions like these at most 47% of the harm is left, so more than half is undone" in optimism
+    assert "On other questions like these at most 46% of the harm is left, so more than half is undone" in optimism
     assert "No control was trained" not in optimism[: optimism.index("good (3 seeds)")]
     assert "No control was trained" not in text, "without a sure reduction there is nothing to control"
     assert "bad (3 seeds), then benign (the control): No sure change: 45.0% [" in text
