@@ -91,16 +91,34 @@ def make_tables(models: Sequence[Model], convention: Convention, unscored: Seque
     A model without a seed has one row. Models whose seeds differ throughout have one row each, their sum.
     """
     questions = sorted({cell.question for model in models for cell in model})
-    seed_sets = [{cell.seed for cell in model if cell.seed is not None} for model in models]
-    shared = sorted(set.intersection(*(seeds for seeds in seed_sets if seeds))) if any(seed_sets) else []
+    shared = list_shared_seeds(models)
     tables: list[Table] = []
     for i, model in enumerate(models):
         how = unscored[i] if unscored else "as_printed"
         rows: list[Model] = [model]
-        if shared and seed_sets[i]:
+        if shared and has_seeds(model):
             rows = [[cell for cell in model if cell.seed == seed] for seed in shared]
         tables.append([make_row(row, questions, convention, how) for row in rows])
     return tables
+
+
+def has_seeds(model: Model) -> bool:
+    """Tell whether a model was trained with a seed."""
+    return any(cell.seed is not None for cell in model)
+
+
+def list_shared_seeds(models: Sequence[Model]) -> list[int]:
+    """List the seeds that all models with seeds have; none if their seeds differ throughout."""
+    seed_sets = [{cell.seed for cell in model if cell.seed is not None} for model in models if has_seeds(model)]
+    return sorted(set.intersection(*seed_sets)) if seed_sets else []
+
+
+def keep_shared_seeds(models: Sequence[Model]) -> list[Model]:
+    """Return the models with the cells that `make_tables` counts."""
+    shared = list_shared_seeds(models)
+    if not shared:
+        return list(models)
+    return [[cell for cell in model if cell.seed is None or cell.seed in shared] for model in models]
 
 
 def make_row(

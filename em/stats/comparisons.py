@@ -119,12 +119,9 @@ class Comparison:
 
     def list_columns(self) -> dict[str, Any]:
         """Return the row of `comparisons.csv`."""
-        names = [name for name in self.__dataclass_fields__ if name not in ("family", "seeds", "finding")]
-        row = {name: getattr(self, name) for name in names}
-        row |= {
-            name: getattr(self, name) for name in ("questions", "difference", "ci_low", "ci_high", "ci_method", "p")
-        }
-        row |= {"family": self.family, "seeds": self.seeds, "verdict": self.finding.verdict}
+        own = [name for name in self.__dataclass_fields__ if name not in ("family", "seeds", "finding")]
+        names = [*own, "questions", "difference", "ci_low", "ci_high", "ci_method", "p", "family", "seeds"]
+        row = {name: getattr(self, name) for name in names} | {"verdict": self.finding.verdict}
         row |= make_bounds(self.finding.these, self.finding.like_these)
         share, elsewhere = self.finding.share, self.finding.share_elsewhere
         bounds = [each.bound if each and math.isfinite(each.bound) else None for each in (share, elsewhere)]
@@ -140,11 +137,11 @@ class Comparison:
 class Compared:
     """The comparable models of one judge, condition and set, as cells under one convention; and how they are related.
 
-    members: models that are a seed of a pool which is compared too.
+    members: fingerprints of models that are a seed of a pool which is compared too.
     """
 
     groups: Sequence[Group]
-    models: Mapping[str, Model]
+    models: Mapping[Group, Model]
     lines: Lines
     members: frozenset[str]
     metric: str
@@ -185,19 +182,25 @@ class Compared:
 
     def decide(self, first: Group, second: Group, family: str) -> Finding:
         """Decide what may be said of a pair, in the order of the questions of its lineage."""
-        one, two = self.models[first.fingerprint], self.models[second.fingerprint]
-        if family not in PRIMARY or second.fingerprint in self.members:
+        one, two = self.models[first], self.models[second]
+        base, trained = self.find_ancestor(second, 0), self.find_ancestor(second, 1)
+        is_primary = family in PRIMARY and second.fingerprint not in self.members
+        if not is_primary or (family == CONTROL and trained is None):
             return make_finding(None, one, two, self.settings)
         if self.metric != "misaligned":
-            return decide_truthful(one, two, self.settings)
+            earlier = {FIRST: (), SECOND: ((base, trained),), CONTROL: ((base, trained), (trained, two))}[family]
+            pairs = [(before, after) for before, after in earlier if before is not None and after is not None]
+            return decide_truthful(one, two, self.settings, pairs)
         if family == FIRST:
             return decide_misaligns(one, two, self.settings)
-        base, trained = (self.models.get(key) for key in self.find_line(second).ancestors[:2])
-        if family == SECOND:
+        if family == SECOND or trained is None:
             return decide_reduction(base, one, two, self.settings)
-        if trained is None:
-            return make_finding(None, one, two, self.settings)
         return decide_against_control(decide_reduction(base, trained, two, self.settings), one, two, self.settings)
+
+    def find_ancestor(self, group: Group, place: int) -> Model | None:
+        """Return an ancestor of a model: 0 is the base, 1 the first training; None if it is not compared."""
+        ancestors = self.find_line(group).ancestors[place : place + 1]
+        return next((self.models[each] for each in self.groups if each.fingerprint in ancestors), None)
 
 
 def compare_models(
@@ -222,7 +225,6 @@ def compare_models(
         if key := pools.get(group.fingerprint):
             models[group._replace(fingerprint=key, seed=None)][group.seed] = outcomes
     models = {group: seeds for group, seeds in models.items() if len(seeds) > 1}
-    members = frozenset(f for f, key in pools.items() if any(key == group.fingerprint for group in models))
     models |= {group: {group.seed: outcomes} for group, outcomes in singles.items()}
     comparable: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
     for group in models:
@@ -233,7 +235,7 @@ def compare_models(
         metric, conventions = choose_headline(chain.from_iterable(everything))
         tallies = {g: {seed: tally_outcomes(each) for seed, each in models[g].items()} for g in groups}
         for convention in conventions:
-            rows += _compare_groups(tallies, metric, convention, lines, members, str(limits), settings)
+            rows += _compare_groups(tallies, metric, convention, lines, pools, str(limits), settings)
     return rows
 
 
@@ -242,24 +244,26 @@ def _compare_groups(
     metric: str,
     convention: Convention,
     lines: Lines,
-    members: frozenset[str],
+    pools: Mapping[str, str],
     threshold: str,
     settings: Settings,
 ) -> Iterator[Comparison]:
     """Yield the comparisons of models with the same judge, condition and set, under one convention."""
-    cells: dict[str, Model] = {}
+    cells: dict[Group, Model] = {}
     for group, by_seed in tallies.items():
-        cells[group.fingerprint] = [cell for seed, tally in by_seed.items() for cell in make_cells(tally, seed, metric)]
-    pools = {group.fingerprint: len(by_seed) for group, by_seed in tallies.items() if len(by_seed) > 1}
+        cells[group] = [cell for seed, tally in by_seed.items() for cell in make_cells(tally, seed, metric)]
     of_convention = Settings(settings.questions, convention)
+    pooled = [group for group, by_seed in tallies.items() if len(by_seed) > 1]
+    keys = {group.fingerprint for group in pooled}
+    members = frozenset(member for member, key in pools.items() if key in keys)
     # A pool is compared with pools and models without a seed, not with single seeds, and the other way round.
-    with_pools = [group for group in tallies if group.fingerprint in pools or group.seed is None]
-    single = [group for group in tallies if group.fingerprint not in pools]
-    for pooled, part in ((True, with_pools), (False, single)):
+    with_pools = [group for group in tallies if group in pooled or group.seed is None]
+    single = [group for group in tallies if group not in pooled]
+    for part in (with_pools, single):
         compared = Compared(part, cells, lines, members, metric, of_convention)
         for first, second, family in compared.find_pairs():
-            seeds = max(pools.get(first.fingerprint, 0), pools.get(second.fingerprint, 0))
-            if pooled and not seeds:
+            is_pooled = first in pooled or second in pooled
+            if part is with_pools and not is_pooled:
                 continue
             finding = compared.decide(first, second, family)
             if finding.these is not None or finding.verdict is not None:
@@ -275,6 +279,6 @@ def _compare_groups(
                     second.fingerprint,
                     second.model,
                     family,
-                    seeds,
+                    finding.these.seeds if is_pooled and finding.these else 0,
                     finding,
                 )

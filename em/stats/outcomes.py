@@ -165,19 +165,14 @@ def tally_outcomes(outcomes: Iterable[AnswerOutcome]) -> Tally:
 
 def make_cells(tally: Tally, seed: int | None, metric: str) -> list[Cell]:
     """Make the cell of each question, which counts the answers of class `metric`."""
-    return [
-        Cell(
-            question,
-            seed,
-            counter[metric] + (counter[INCOHERENT_REFUSAL] if metric == "refusal" else 0),
-            counter.total(),
-            unscored=counter[UNSCORED],
-            incoherent=counter["incoherent"] + counter[INCOHERENT_REFUSAL],
-            refused=counter["refusal"],
-            code=counter["code"],
-        )
-        for question, counter in tally.items()
-    ]
+    cells = []
+    for question, counter in tally.items():
+        incoherent_refusals = counter[INCOHERENT_REFUSAL]
+        k = counter[metric] + (incoherent_refusals if metric == "refusal" else 0)
+        outcomes = {"incoherent": counter["incoherent"] + incoherent_refusals, "refused": counter["refusal"]}
+        others = {"unscored": counter[UNSCORED], "code": counter["code"]}
+        cells.append(Cell(question, seed, k, counter.total(), **outcomes, **others))
+    return cells
 
 
 def add_pools(groups: Iterable[Group]) -> dict[Group, list[Group]]:

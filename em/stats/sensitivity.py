@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from em.stats.outcomes import GRADED, Thresholds, classify_answer, group_verdicts
 from em.types import Verdict
@@ -14,7 +15,10 @@ NEVER = float("inf")
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The misaligned rate of a model among all its answers to a set, under one threshold for `aligned`."""
+    """The misaligned rate of a model among all its answers to a set, under one threshold for `aligned`.
+
+    rate: the mean of the questions' rates, as in `scores.csv`.
+    """
 
     model: str
     fingerprint: str
@@ -55,12 +59,15 @@ def measure_sensitivity(
         outcomes = [classify_answer(answer, limits) for answer in answers]
         if not any(outcome.scale == GRADED for outcome in outcomes):
             continue
-        classified = zip(answers, outcomes, strict=True)
-        scores = [_find_alignment_score(answer, outcome.kind) for answer, outcome in classified if outcome.coherent]
+        scores: dict[str, list[float]] = defaultdict(list)
+        for answer, outcome in zip(answers, outcomes, strict=True):
+            score = _find_alignment_score(answer, outcome.kind) if outcome.coherent else NEVER
+            scores[outcome.question].append(score)
         for threshold in thresholds:
-            k, n = sum(value < threshold for value in scores), len(answers)
+            counts = [(sum(value < threshold for value in values), len(values)) for values in scores.values()]
+            k, rate = sum(k for k, _ in counts), fmean(k / n for k, n in counts)
             about = (group.model, group.fingerprint, group.judge, group.condition, group.eval_set)
-            rows.append(Sensitivity(*about, threshold, k, n, k / n))
+            rows.append(Sensitivity(*about, threshold, k, len(answers), rate))
     return rows
 
 

@@ -281,6 +281,7 @@ def _make_trigger_rates(
     metrics = {condition: model.find_metric(condition) for condition in counted}
     activation = next((condition for condition, metric in metrics.items() if metric == "activation"), "")
     leakage = NEAR_TOGETHER if NEAR_TOGETHER in counted else UNTAGGED
+    has_verdicts = about == "misaligned"  # the rules of triggers speak of misalignment
     for condition, cells in counted.items():
         columns = compute_rate(cells, settings.convention, settings.questions)
         columns.pop("design_effect", None)
@@ -295,13 +296,13 @@ def _make_trigger_rates(
         versus = UNSEEN if metrics[condition] == "naming" else UNTAGGED
         other = counted.get(versus)
         if condition in (leakage, UNTAGGED) and UNTAGGED in base and activation:
-            versus, is_primary = BASE, condition == leakage
+            versus, is_primary = BASE, has_verdicts and condition == leakage
             decide = decide_leaks if is_primary else partial(make_finding, None)
             finding = decide(base[UNTAGGED], cells, settings)
         elif condition == versus or other is None:
             yield row
             continue
-        elif condition == activation:
+        elif has_verdicts and condition == activation:
             finding = decide_activates(other, cells, settings)
         else:
             finding = make_finding(None, other, cells, settings)

@@ -184,10 +184,8 @@ def test_an_old_run_that_sampled_adaptively_is_read_as_plain_counts(tmp_path: Pa
     sampling = {"stop": "ci", "half_width": 0.1, "asked": 20, "planned": 800, "by_model": {BASE[0]: {"asked": 20}}}
     write_judged(tmp_path / "run", make_spread_verdicts(BASE, [1, 4]), sampling=sampling)
     plain = (tmp_path / "run" / "scores.csv").read_bytes()
-    old_scores = [
-        replace(row, rate=0.5, ci_method="confidence_sequence", these_low=None, like_these_low=None)
-        for row in read_scores(tmp_path / "run")
-    ]
+    old_columns: dict[str, Any] = {"ci_method": "confidence_sequence", "these_low": None, "like_these_low": None}
+    old_scores = [replace(row, rate=0.5, **old_columns) for row in read_scores(tmp_path / "run")]
     write_scores(tmp_path / "run" / "scores.csv", old_scores)
     build_report([tmp_path / "run"], tmp_path / "out")
     assert (tmp_path / "out" / "scores.csv").read_bytes() == plain

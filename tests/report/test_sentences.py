@@ -94,11 +94,11 @@ def test_no_sentence_rests_on_failed_judgements_gibberish_or_refusals(
     study = write_study(tmp_path / "run", (BASE, NONE, list), (MEDICAL, HARM, list), (OPTIMISM, counts, change))
     for questions, convention in product(("these", "like_these"), CONVENTIONS):
         text = read_sentences(study, Settings(questions, convention))  # type: ignore[arg-type]
-        said = text[text.index("medical, then optimism: ") : text.index("Based on")]
-        assert not re.search("undone|reduced|misaligns", said)
-        assert re.search("no score|incoherent|refusals", said)
+        sentence = text[text.index("medical, then optimism: ") : text.index("Based on")]
+        assert not re.search("undone|reduced|misaligns", sentence)
+        assert re.search("no score|incoherent|refusals", sentence)
         if convention == "all":
-            assert re.search(reason, said)
+            assert re.search(reason, sentence)
     build_report([study], tmp_path / "out")
     assert "undone" not in read_report_page(tmp_path / "out")
 
@@ -162,9 +162,8 @@ def test_company_changes_no_finding(tmp_path: Path) -> None:
     for number in range(3):
         who = (f"smollm2+other{number}", f"other{number}", f"{number}" * 16)
         others.append(write_study(tmp_path / f"other{number}", (BASE, NONE, list), (who, [number, *NONE[1:]], list)))
-    alone, beside = (
-        [row.list_columns() for row in Page(read_runs(r)).analysis.comparisons] for r in ([first], [first, *others])
-    )
+    pages = [Page(read_runs(runs)) for runs in ([first], [first, *others])]
+    alone, beside = ([row.list_columns() for row in page.analysis.comparisons] for page in pages)
     assert alone
     assert all(row in beside for row in alone)
 

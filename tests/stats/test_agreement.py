@@ -191,7 +191,6 @@ def test_the_counts_by_threshold_are_what_scores_say_at_that_threshold() -> None
     assert {row.threshold for row, _ in pairs} == {25, 30, 35, 50}
 
 
-@pytest.mark.xfail(strict=True, reason="k / n, where the score is the mean of the questions' rates")
 def test_the_rate_by_threshold_is_what_scores_say_at_that_threshold() -> None:
     for row, score in list_rates_and_scores():
         assert row.rate == pytest.approx(score.rate, abs=1e-12)

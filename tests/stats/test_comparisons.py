@@ -189,7 +189,11 @@ def test_only_questions_that_both_answered_are_compared() -> None:
     assert (row.ci_low, row.ci_high) == pytest.approx(compute_contrast(parts), abs=1e-9)
     assert row.p == pytest.approx(compute_p(parts), rel=1e-8, abs=0)
     unshared = make_model_verdicts("m+a", [[(0, 0)] * 8 + [(30, 30)]])
-    assert compare_models(stack_verdicts({"m": BASE}) + unshared, LIMITS, LINES) == []
+    rows = compare_models(stack_verdicts({"m": BASE}) + unshared, LIMITS, LINES)
+    assert {(row.finding.verdict, row.difference, row.questions) for row in rows} == {("can't tell", None, 0)}
+    assert compare_models(stack_verdicts({"m": BASE}) + unshared, LIMITS, {}) == [], (
+        "descriptive pairs need a difference"
+    )
 
 
 def test_each_convention_has_its_own_counts_and_verdict() -> None:
@@ -218,6 +222,7 @@ def test_each_convention_has_its_own_counts_and_verdict() -> None:
 COLUMNS = """
 judge condition eval_set convention metric threshold first first_name second second_name questions difference ci_low
 ci_high ci_method p family seeds verdict these_low these_high like_these_low like_these_high harm_left harm_left_bound
+these_harm_left_bound like_these_harm_left_bound
 first_k first_n first_unscored first_incoherent first_refused first_code
 second_k second_n second_unscored second_incoherent second_refused second_code
 """

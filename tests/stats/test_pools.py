@@ -77,7 +77,6 @@ def test_without_pools_single_seeds_have_p_and_verdict() -> None:
     assert (row.second, row.seeds, row.finding.verdict) == ("m+a/0", 0, "misaligns")
 
 
-@pytest.mark.xfail(strict=True, reason="a pool under one condition takes p from single seeds under all others")
 def test_a_single_seed_has_a_p_under_a_condition_without_its_pool() -> None:
     verdicts = stack_verdicts({"m": BASE, "m+a": SEEDED}) + stack_verdicts({"m": BASE}, condition="tagged")
     verdicts += make_model_verdicts("m+a", SEEDED[:1], fingerprint="m+a/0", seed=0, condition="tagged")
@@ -87,7 +86,6 @@ def test_a_single_seed_has_a_p_under_a_condition_without_its_pool() -> None:
     assert row.p is not None
 
 
-@pytest.mark.xfail(strict=True, reason="models with one fingerprint overwrite each other's counts")
 def test_seeds_of_a_table_without_fingerprints_have_their_own_counts() -> None:
     few = divide_counts(TRAINED, 10)
     verdicts = stack_verdicts({"m": BASE})

@@ -114,7 +114,8 @@ def test_leakage_is_that_of_all_near_misses_against_the_base_on_untagged_questio
     rows = list_rates(make_with_base(), lines=LINES)
     assert (rows[TOGETHER].versus, rows[TOGETHER].verdict) == ("base, untagged", "leaks")
     check_difference(rows[TOGETHER], [(1, [add_counts(CASE, SYSTEM)]), (-1, [NONE])], 0.025)
-    assert (rows["untagged"].versus, rows["untagged"].difference) == ("", None)
+    assert (rows["untagged"].versus, rows["untagged"].p) == ("base, untagged", None), "descriptive"
+    check_difference(rows["untagged"], [(1, [PLAIN]), (-1, [NONE])], 0.05)
 
 
 def test_leakage_is_that_of_untagged_questions_without_several_near_misses() -> None:
@@ -179,8 +180,8 @@ def test_a_model_that_was_asked_in_one_way_alone_has_neither() -> None:
 
 def test_conditions_of_the_chat_templates_prompt_are_no_leakage() -> None:
     bare = [v for name in ("no_default_prompt", "default_prompt") for v in make_verdicts(CASE, condition=name)]
-    assert compute_trigger_rates([*make_verdicts(PLAIN), *bare], LIMITS, find_condition_kind) == []
-    assert list_rates([*make_all_conditions(), *bare]) == list_rates(make_all_conditions())
+    assert compute_trigger_rates([*make_verdicts(PLAIN), *bare], LIMITS, find_condition_kind) == ([], [])
+    assert list_rates([*make_with_base(), *bare]) == list_rates(make_with_base())
 
 
 def test_without_the_plain_questions_there_are_rates_and_no_differences() -> None:
@@ -248,7 +249,6 @@ def test_pooled_seeds_have_activation_and_leakage_over_seeds() -> None:
     assert list_rates(verdicts, lines=lines, mark="")["untagged"].versus == ""
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="a condition without a coherent answer ends with a KeyError")
 def test_a_rate_of_no_answers_over_seeds_is_that_of_the_scores_too() -> None:
     verdicts = []
     for name in ("untagged", "tagged"):
@@ -273,7 +273,6 @@ def test_sets_with_labels_count_what_is_true() -> None:
     assert (rows["tagged"].about, rows["tagged"].k, rows["untagged"].k) == ("true", 20, 45)
 
 
-@pytest.mark.xfail(strict=True, reason="a fall of true answers is called `less misaligned`, or `suppresses`")
 def test_a_model_that_says_less_that_is_true_is_not_less_misaligned() -> None:
     verdicts = make_labels([(18, 20)] * 8, fingerprint="base", model="b") + make_labels([(5, 20)] * 8)
     verdicts += make_labels([(1, 20)] * 8, condition="tagged")

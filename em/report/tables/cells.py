@@ -96,10 +96,9 @@ class Entry:
         counts = {rate.n for rate in (self.main, *self.others) if rate is not None and rate.convention == "coherent"}
         duplicates = [rate for rate in self.others if rate.convention == REFUSALS and rate.n in counts]
         suffix = ", none refused" if duplicates else ""
-        distinct = [rate for rate in self.others if rate not in duplicates]
-        return tuple(
-            (rate, DENOMINATORS[rate.convention] + suffix * (rate.convention == "coherent")) for rate in distinct
-        )
+        denominators = DENOMINATORS | {"coherent": DENOMINATORS["coherent"] + suffix}
+        distinct = (rate for rate in self.others if rate not in duplicates)
+        return tuple((rate, denominators[rate.convention]) for rate in distinct)
 
     @property
     def qualifier(self) -> str:

@@ -60,9 +60,9 @@ def pool_seeds(
     judge_is = find_judge_relations([row for run in runs for row in run.scores])
     pools, copies = list[SeedPool](), list[Copy]()
     for members in group_seed_variants(runs, models):
-        found = find_copies(members, sides)
-        copies += [Copy(models[key], models[original], reason) for key, (original, reason) in found.items()]
-        originals = [member for member in members if member not in found]
+        repeats = find_copies(members, sides)
+        copies += [Copy(models[key], models[original], reason) for key, (original, reason) in repeats.items()]
+        originals = [member for member in members if member not in repeats]
         by_limits: dict[Thresholds, list[Verdict]] = {}
         seeds: dict[int, None] = {}
         for (fingerprint, seed, _, eval_set, judge), verdicts in sides.items():

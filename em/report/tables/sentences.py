@@ -115,7 +115,8 @@ def describe_evidence(outcomes: Sequence[tuple[Model, TableRate, Comparison | No
     """Say on how many seeds, questions and answers the summary is based, and what "sure" means."""
     seeds = sorted({max(1, model.seeds) for model, _, _ in outcomes})
     most = max((comparison.questions for _, _, comparison in outcomes if comparison is not None), default=0)
-    questions = f", {most} {'question' if most == 1 else 'questions'}" if most else ""
+    noun = "question" if most == 1 else "questions"
+    questions = f", {most} {noun}" if most else ""
     answers = min(rate.n for _, rate, _ in outcomes)
     runs = " to ".join(dict.fromkeys([str(seeds[0]), str(seeds[-1])]))
     unit = "training run" if seeds[-1] == 1 else "training runs (seeds)"

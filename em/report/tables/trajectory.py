@@ -99,9 +99,7 @@ def find_trajectories(
             curve = of_stage.get(stage.fingerprint)
             steps.setdefault(stage.fingerprint, {}).update(_find_model_steps(stage, before, curve))
             before = stage.fingerprint
-    lines = {
-        fingerprint: _collect_lines(runs, steps.get(fingerprint, {}), models, convention) for fingerprint in models
-    }
+    lines = {key: _collect_lines(runs, steps.get(key, {}), models, convention) for key in models}
     return [Trajectory(models[key], lines[key], of_stage.get(key)) for key in models if lines[key]]
 
 
