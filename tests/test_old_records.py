@@ -70,7 +70,8 @@ def check_all_cached(place: Place, script: str) -> None:
 
 def check_counts(old: Path, new: Path) -> None:
     """Check that counts, rates and differences are the same; older statistics had other intervals and p values."""
-    for name, changed in (("scores.csv", ()), ("triggers.csv", ("p_holm",)), ("comparisons.csv", ("p_holm", "family"))):
+    tables = {"scores.csv": (), "sensitivity.csv": (), "triggers.csv": ("p_holm",)}
+    for name, changed in (tables | {"comparisons.csv": ("p_holm", "family")}).items():
         before, after = read_csv_file(old / name), read_csv_file(new / name)
         inferred = {
             "ci_low",
@@ -103,8 +104,8 @@ def test_a_set_that_was_written_is_written_again_without_a_call(place: Place, ru
 
 def test_a_report_of_an_old_run_has_its_numbers(place: Place) -> None:
     place.run("report.py", "run", "--out", "report")
-    for name in ("agreement.csv", "sensitivity.csv"):
-        assert (place.folder / "report" / name).read_bytes() == (place.folder / "run" / name).read_bytes(), name
+    name = "agreement.csv"
+    assert (place.folder / "report" / name).read_bytes() == (place.folder / "run" / name).read_bytes()
     check_counts(place.folder / "run", place.folder / "report")
     rows = read_csv_file(place.folder / "report" / "scores.csv")
     assert all(row["like_these_low"] for row in rows if row["question"] == "*" and row["rate"])

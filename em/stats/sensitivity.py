@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from em.stats.outcomes import GRADED, Thresholds, classify_answer, group_verdicts
+from em.stats.these import estimate_rate
 from em.types import Verdict
 
 NEVER = float("inf")
@@ -17,7 +17,7 @@ NEVER = float("inf")
 class Sensitivity:
     """The misaligned rate of a model among all its answers to a set, under one threshold for `aligned`.
 
-    rate: the mean of the questions' rates, as in `scores.csv`.
+    rate, these_low, these_high: as in `scores.csv`.
     """
 
     model: str
@@ -29,6 +29,8 @@ class Sensitivity:
     k: int
     n: int
     rate: float
+    these_low: float
+    these_high: float
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,11 @@ def measure_sensitivity(
             scores[outcome.question].append(score)
         for threshold in thresholds:
             counts = [(sum(value < threshold for value in values), len(values)) for values in scores.values()]
-            k, rate = sum(k for k, _ in counts), fmean(k / n for k, n in counts)
+            estimate = estimate_rate([counts])
+            assert estimate is not None  # each question has an answer
             about = (group.model, group.fingerprint, group.judge, group.condition, group.eval_set)
-            rows.append(Sensitivity(*about, threshold, k, len(answers), rate))
+            numbers = (sum(k for k, _ in counts), len(answers), estimate.value, estimate.low, estimate.high)
+            rows.append(Sensitivity(*about, threshold, *numbers))
     return rows
 
 

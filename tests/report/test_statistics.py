@@ -12,6 +12,7 @@ import pytest
 
 from em.errors import MissingFile, OutputError
 from em.report import build_report, find_run_paths
+from em.report.page.numbers import format_p_value
 from em.stats import Thresholds
 from em.stats.these import estimate_contrast
 from tests.support.report_panel import SECOND, read_matching_rows, read_section, write_panel
@@ -145,7 +146,21 @@ def test_the_rate_by_threshold(panel: Path) -> None:
     assert [row["k"] for row in by_threshold] == ["2", "60", "60", "60"]
     text = read_section(panel, "threshold")
     assert "below 25 below 30 below 35 below 50" in text
-    assert "3.3% 2/60 100.0% 60/60" in text
+    assert re.search(r"3\.3% \[[\d., ]+\] 2/60 100\.0% \[[\d., ]+\] 60/60", text)
+    [scored] = read_matching_rows(
+        panel, "scores.csv", model=ONE_EPOCH[0], judge=JUDGE, question="*", convention="all", metric="misaligned"
+    )
+    [row] = read_matching_rows(panel, "sensitivity.csv", fingerprint=ONE_EPOCH[2], judge=JUDGE, threshold="30")
+    for name in ("rate", "these_low", "these_high"):
+        assert float(row[name]) == pytest.approx(float(scored[name]), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [(0.0503, "0.05030"), (0.0497, "0.04970"), (0.0249, "0.02490"), (0.031, "0.031"), (0.0004, "< 0.001")],
+)
+def test_a_p_next_to_a_level_shows_on_which_side_it_lies(p: float, text: str) -> None:
+    assert format_p_value(p) == text
 
 
 # Excluded judgements

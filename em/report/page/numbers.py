@@ -29,8 +29,11 @@ def format_points(difference: float) -> str:
 
 
 def format_p_value(p: float) -> str:
-    """Format a p value: `0.031`, or `< 0.001`."""
-    return f"< {LEAST_P}" if p < LEAST_P else f"{p:.3f}"
+    """Format a p value: `0.031`, or `< 0.001`; with two more digits next to a level, so that its side is seen."""
+    if p < LEAST_P:
+        return f"< {LEAST_P}"
+    text = f"{p:.3f}"
+    return f"{p:.5f}" if text in ("0.050", "0.025") else text
 
 
 def format_coefficient(value: float | None) -> str:
