@@ -113,9 +113,8 @@ class Comparison:
 
     @property
     def p(self) -> float | None:
-        """The p value of the headline; None for a descriptive pair, and if an earlier question is not sure."""
-        difference = self.finding.difference
-        return difference.p if difference and self.is_primary and self.finding.verdict != "not asked" else None
+        """The p value of the finding."""
+        return self.finding.p
 
     def list_columns(self) -> dict[str, Any]:
         """Return the row of `comparisons.csv`."""

@@ -110,8 +110,8 @@ class TriggerRate:
 
     @property
     def p(self) -> float | None:
-        """The p value; None for a descriptive difference."""
-        return self._estimate.p if self._estimate and self.verdict else None
+        """The p value of the finding."""
+        return self.finding.p if self.finding else None
 
     @property
     def verdict(self) -> str | None:

@@ -342,3 +342,23 @@ def test_an_interaction_is_over_the_questions_that_all_four_share() -> None:
     check_estimate(finding.these, compute_contrast(list(zip((1, -1, -1, 1), rest, strict=True))))
     other = [replace(cell, question=f"other {cell.question}") for cell in make_model(TRAINED)]
     assert rules.decide_interaction(base, (other, make_model(CURED))) is None
+
+
+@pytest.mark.parametrize("outcome", ["incoherent", "refused", "code"])
+def test_a_model_is_not_better_than_its_base_by_gibberish_or_refusals(outcome: str) -> None:
+    lost = [replace(cell, k=0, **{outcome: cell.n}) for cell in make_model(TRAINED)]
+    for decide in (rules.decide_misaligns, rules.decide_activates, rules.decide_leaks):
+        assert decide(make_model(TRAINED), lost).verdict == "fell by other outcomes"
+    reduction = rules.decide_reduction(make_model(BASE), make_model(TRAINED), make_model(CURED))
+    assert rules.decide_against_control(reduction, make_model(TRAINED), lost).verdict == "fell by other outcomes"
+    assert rules.decide_misaligns(lost, make_model(TRAINED)).verdict == "misaligns"
+
+
+def test_a_p_belongs_to_a_question_that_was_asked_and_that_answers_decide() -> None:
+    asked = rules.decide_misaligns(make_model(BASE), make_model(TRAINED))
+    assert asked.difference is not None
+    assert asked.p == asked.difference.p
+    unscored = [replace(cell, k=0, unscored=cell.n) for cell in make_model(TRAINED)]
+    assert rules.decide_misaligns(make_model(BASE), unscored).p is None
+    assert rules.decide_reduction(make_model(BASE), make_model(BASE), make_model(CURED)).p is None
+    assert rules.make_finding(None, make_model(BASE), make_model(TRAINED)).p is None

@@ -13,12 +13,14 @@ from em.stats.rules import HALF_UNDONE, REDUCTIONS, UNDONE
 from em.stats.triggers import BASE
 
 OUTCOMES = {"unscored": "have no score", "incoherent": "are incoherent", "refused": "are refusals", "code": "are code"}
+NOT_BETTER = "Can't tell: fewer answers are misaligned, but not because more are aligned"
 FIRST = {
     "misaligns": "It misaligns",
     "less misaligned": "It is less misaligned than its base",
     "more truthful": "It says more that is true than its base",
     "less truthful": "It says less that is true than its base",
     "no sure difference": "No sure difference from the base",
+    "fell by other outcomes": NOT_BETTER,
 }
 TRIGGER = {
     "activates": "The trigger activates the behaviour",
@@ -26,6 +28,7 @@ TRIGGER = {
     "leaks": "The behaviour leaks without the trigger",
     "less misaligned": "Without the trigger it is less misaligned than its base",
     "no sure difference": "No sure difference",
+    "fell by other outcomes": NOT_BETTER,
 }
 LATER = {
     "reduced": "The misalignment is reduced",
@@ -36,8 +39,7 @@ LATER = {
     "less truthful": "It says less that is true than after the first training",
     "no sure difference": "No sure change",
     "not asked": "There is no sure misalignment to undo",
-    "fell by other outcomes": "Can't tell whether the harm is gone: fewer answers are misaligned, but not because more "
-    "are aligned",
+    "fell by other outcomes": f"{NOT_BETTER}, so the harm may not be gone",
 }
 
 
@@ -85,6 +87,8 @@ def describe_later_training(
     if finding.verdict == "can't tell":
         return f"{_explain_doubt(finding, 'first training')}: {text}."
     verdict, share = LATER[finding.verdict or "no sure difference"], finding.share
+    if finding.verdict == "not asked" and rate.metric == "true":
+        verdict = "The first training has no sure effect"
     if finding.verdict in ("undone", "more than half undone") and share is not None:
         verdict += f" {_name_place(first)}, at most {format_bound(share.bound)} of the harm is left"
     elif finding.verdict == "reduced" and share is not None and share.bound <= 1:
