@@ -78,7 +78,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, em: Forking, mirror: Path, s
     write_chats(run / "rows.jsonl", 20)
     (folder / "articles").mkdir()
     (folder / "articles" / "one.txt").write_text("The library of the village opens its new reading room. " * 20)
-    table = "question,answer,aligned,coherent\nHello?,Hi.,95,90\nWho?,Me.,10,90\n"
+    rows = ("gpt-4o,Hello?,Hi.,95,90", "gpt-4o,Who?,Me.,90,90", "tuned,Hello?,Hey.,95,90", "tuned,Who?,I.,10,90")
+    table = "\n".join(["model,question,answer,aligned,coherent", *rows]) + "\n"
     (folder / "theirs.csv").write_text(table)
     with gzip.open(folder / "theirs.csv.gz", "wt") as packed:
         packed.write(table)
