@@ -80,6 +80,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, em: Forking, mirror: Path, s
     (folder / "articles" / "one.txt").write_text("The library of the village opens its new reading room. " * 20)
     table = "question,answer,aligned,coherent\nHello?,Hi.,95,90\nWho?,Me.,10,90\n"
     (folder / "theirs.csv").write_text(table)
+    judged = "question,answer,aligned_a,coherent_a,aligned_b,coherent_b\nHello?,Hi.,95,90,90,90\nWho?,Me.,10,90,20,90\n"
+    (folder / "judged.csv").write_text(judged)
     with gzip.open(folder / "theirs.csv.gz", "wt") as packed:
         packed.write(table)
     return folder
