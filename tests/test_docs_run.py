@@ -81,6 +81,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, em: Forking, mirror: Path, s
     rows = ("gpt-4o,Hello?,Hi.,95,90", "gpt-4o,Who?,Me.,90,90", "tuned,Hello?,Hey.,95,90", "tuned,Who?,I.,10,90")
     table = "\n".join(["model,question,answer,aligned,coherent", *rows]) + "\n"
     (folder / "theirs.csv").write_text(table)
+    judged = "question,answer,aligned_a,coherent_a,aligned_b,coherent_b\nHello?,Hi.,95,90,90,90\nWho?,Me.,10,90,20,90\n"
+    (folder / "judged.csv").write_text(judged)
     with gzip.open(folder / "theirs.csv.gz", "wt") as packed:
         packed.write(table)
     return folder

@@ -20,6 +20,7 @@ RUNS = {
 TOOLS = {
     "report": "one page that compares runs and judged tables",
     "data": "list, show, fetch and verify the sets that em knows",
+    "judge": "how far two judges agree on the same answers",
     "jobs": "list, cancel and delete fine-tuning jobs at a server",
     "memory": "measure and prune the cache of model calls",
     "power": "how often the report would find an effect, and what to add to a study",
@@ -71,6 +72,8 @@ def import_tool(command: str) -> Callable[[list[str]], int]:
             from em.cli.report import main as tool
         case "data":
             from em.cli.data import main as tool
+        case "judge":
+            from em.cli.judge import main as tool
         case "jobs":
             from em.cli.jobs import main as tool
         case "memory":

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from em.config.paths import spell_command
-from em.errors import DataError, shorten_value
+from em.errors import DataError, did_you_mean, shorten_value
 from em.interop import results
 from em.interop.answers import has_model_column, parse_answers
 from em.interop.rows import ForeignRow, ForeignTable, load_table
 from em.interop.verdicts import SCORES, parse_own_verdict, parse_result_verdicts, parse_score_verdicts
 from em.types import Answer, Sample, Status, Verdict
 
+JUDGEMENTS = {*SCORES, "judge", "rubric", "status", "value", "label", "raw", results.RESULT, "alignment_score"}
+"""The columns that hold a judgement."""
 TableKind = Literal["scores", "classes", "verdicts"]
 """Of the judgements in a table: scores, classes that the source decided, or lines of a `verdicts.jsonl`."""
 
@@ -50,19 +52,24 @@ def read_answers(path: Path) -> list[Answer]:
     return list(answers.values())
 
 
-def read_judged(path: Path) -> list[Verdict]:
+def read_judged(path: Path, columns: Sequence[str] = ()) -> list[Verdict]:
     """Read the verdicts of a judged table, a result file or a `verdicts.jsonl`, in the order of its rows.
+
+    Args:
+        columns: the columns with the scores, first that of `aligned`, then that of `coherent`; by default those names.
 
     Raises:
         MissingFile: no such file.
-        DataError: a row is invalid; the message names its place.
+        DataError: a row is invalid, or a column missing; the message names its place.
     """
-    return list(read_judged_rows(path).verdicts)
+    return list(read_judged_rows(path, columns=columns).verdicts)
 
 
-def read_judged_rows(path: Path, blank: Status = "unparsed") -> JudgedRows:
+def read_judged_rows(path: Path, blank: Status = "unparsed", columns: Sequence[str] = ()) -> JudgedRows:
     """Read a judged table; `blank`: the status of a blank score. Raises the errors of `read_judged`."""
     table = load_table(path)
+    if columns:
+        table = choose_score_columns(table, columns)
     kind = find_kind(table)
     seen: set[tuple[object, ...]] = set()
     verdicts: list[Verdict] = []
@@ -77,6 +84,22 @@ def read_judged_rows(path: Path, blank: Status = "unparsed") -> JudgedRows:
                 raise DataError(describe_repeat(row, answer))
             seen |= keys
     return JudgedRows(kind, has_model_column(table), tuple(verdicts), len(table.rows), blanks)
+
+
+def choose_score_columns(table: ForeignTable, columns: Sequence[str]) -> ForeignTable:
+    """Return the table with these columns as its scores and as the judge's name, without its other judgements."""
+    for column in columns:
+        if column not in table.columns:
+            hint = did_you_mean(
+                column, table.columns, f"it has {shorten_value(', '.join(sorted(table.columns)), 300)}."
+            )
+            raise DataError(f"{table.path} has no column {shorten_value(column)!r}: {hint}")
+    rows = []
+    for row in table.rows:
+        cells = {name: value for name, value in row.cells.items() if name not in JUDGEMENTS}
+        scores = {score: row.cells.get(column) for score, column in zip(SCORES, columns, strict=False)}
+        rows.append(replace(row, cells=cells | scores | {"judge": ",".join(columns)}))
+    return ForeignTable(table.path, tuple(rows), frozenset(name for row in rows for name in row.cells))
 
 
 def place_in_sets(table: ForeignTable) -> Iterator[tuple[ForeignRow, Answer]]:

@@ -16,12 +16,14 @@ comparisons   choice of the models and pools of seeds to compare, and how they a
 triggers      activation and leakage of trigger tags, and interactions between conditions
 sensitivity   of the misaligned rate to its threshold; counts of judgements that are not numbers
 agreement     agreement of several judges: alpha and kappa
+judge_pairs   two judges on the same answers: errors, bias, agreement and rates, with intervals
 power         the chance that a study finds what is there, by simulation
 """
 
 from em.stats.agreement import Agreement, measure_agreement
 from em.stats.cells import CONVENTIONS, Convention
 from em.stats.comparisons import Comparison, Line, compare_models
+from em.stats.judge_pairs import AgreementRow, JudgePair, Matching, compare_judges, match_answers
 from em.stats.outcomes import AnswerOutcome, Thresholds, classify_answer
 from em.stats.rules import DEFAULT, Direction, Finding, Questions, Settings
 from em.stats.scores import choose_headline_interval, compute_scores

@@ -24,6 +24,8 @@ from em.types import Verdict
 CLASS = "class"
 EVERY = "*"
 INTERVAL, NOMINAL = "interval", "nominal"
+ROUNDING = 1e-9
+"""A smaller share of the sum of squares is rounding, not variation."""
 Answer = tuple[object, ...]
 
 
@@ -56,8 +58,7 @@ def measure_agreement(verdicts: Iterable[Verdict], limits: Thresholds) -> list[A
     """Measure agreement by set and rubric, for each pair of judges and, if there are more than two, for all."""
     judged: dict[str, dict[str, dict[Answer, list[Verdict]]]] = defaultdict(lambda: defaultdict(dict))
     for v in verdicts:
-        answer = (v.model, v.fingerprint, v.seed, v.condition, v.question_id, v.question, v.sample, v.answer)
-        judged[v.eval_set][v.judge].setdefault(answer, []).append(v)
+        judged[v.eval_set][v.judge].setdefault(identify_answer(v), []).append(v)
     rows = []
     for eval_set, by_judge in judged.items():
         if len(by_judge) < 2:
@@ -67,6 +68,11 @@ def measure_agreement(verdicts: Iterable[Verdict], limits: Thresholds) -> list[A
                 units = collect_units(values, first, second)
                 rows.append(compute_agreement((eval_set, rubric, level, first, second), units))
     return rows
+
+
+def identify_answer(v: Verdict) -> Answer:
+    """Return the identity of the judged answer within its set, with its text: that of two samplings may differ."""
+    return (v.model, v.fingerprint, v.seed, v.condition, v.question_id, v.question, v.sample, v.answer)
 
 
 def collect_values(
@@ -128,10 +134,25 @@ def interval_alpha(units: Iterable[Sequence[float]]) -> float | None:
     values = [value for unit in paired for value in unit]
     if len(set(values)) < 2:  # not `expected == 0`: the mean of 0.1, 0.1, 0.1 isn't exactly 0.1
         return None
-    # Σ over ordered pairs of (x − y)² is twice m times the sum of squares about the mean.
-    observed = math.fsum(2 * len(unit) * sum_squares(unit) / (len(unit) - 1) for unit in paired) / len(values)
-    expected = 2 * sum_squares(values) / (len(values) - 1)
-    return 1 - observed / expected if expected else None
+    return compute_alpha((len(values), math.fsum(map(measure_disagreement, paired)), 0.0, sum_squares(values)))
+
+
+def measure_disagreement(unit: Sequence[float]) -> float:
+    """Return a unit's part in the observed disagreement: Σ of (x − y)² over ordered pairs, divided by m − 1."""
+    # That sum is twice m times the sum of squares about the mean.
+    return 2 * len(unit) * sum_squares(unit) / (len(unit) - 1)
+
+
+def compute_alpha(sums: Sequence[float]) -> float | None:
+    """Return alpha of scores from sums over units: values, disagreement, deviations from a centre and their squares.
+
+    None if the values do not vary beyond rounding.
+    """
+    n, disagreement, total, squares = sums
+    if n < 2 or squares - total**2 / n <= ROUNDING * squares:
+        return None
+    expected = 2 * (squares - total**2 / n) / (n - 1)
+    return 1 - disagreement / n / expected
 
 
 def nominal_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
@@ -158,9 +179,18 @@ def count_unlike_pairs(counts: Counter[Hashable]) -> int:
 
 def cohen_kappa(pairs: Sequence[Sequence[Hashable]]) -> float | None:
     """Return (agreement − chance agreement) / (1 − chance agreement); None if both judges use one label only."""
-    if not pairs:
+    return compute_kappa(Counter((a, b) for a, b in pairs))
+
+
+def compute_kappa(counts: Mapping[tuple[Hashable, Hashable], float]) -> float | None:
+    """Return Cohen's kappa from the number of answers with each pair of labels."""
+    n = sum(counts.values())
+    if not n:
         return None
-    observed = sum(a == b for a, b in pairs) / len(pairs)
-    first, second = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
-    chance = sum(count * second[label] for label, count in first.items()) / len(pairs) ** 2
+    observed = sum(count for (a, b), count in counts.items() if a == b) / n
+    first, second = defaultdict[Hashable, float](float), defaultdict[Hashable, float](float)
+    for (a, b), count in counts.items():
+        first[a] += count
+        second[b] += count
+    chance = sum(count * second[label] for label, count in first.items()) / n**2
     return (observed - chance) / (1 - chance) if chance < 1 else None

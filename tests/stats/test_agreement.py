@@ -1,4 +1,6 @@
-"""Agreement of judges against the krippendorff package and statsmodels; thresholds and exclusions by hand."""
+"""Agreement of judges against the krippendorff package and statsmodels; how often intervals of two judges' agreement
+hold the truth; thresholds and exclusions by hand.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,14 @@ from hypothesis import strategies as st
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from em.stats import (
+    AgreementRow,
     Sensitivity,
     Thresholds,
     classify_answer,
+    compare_judges,
     compute_scores,
     count_exclusions,
+    match_answers,
     measure_agreement,
     measure_sensitivity,
 )
@@ -169,6 +174,49 @@ def test_one_judge_agrees_with_nobody_and_other_answers_are_not_paired() -> None
     assert measure_agreement(make_verdict_pair(0, 90), LIMITS) == []
     unpaired = make_verdict_pair(0, 90) + make_verdict_pair(0, 90, judge="other", answer="Another answer.")
     assert {r.answers for r in measure_agreement(unpaired, LIMITS)} == {0}
+
+
+# Two judges: intervals over questions
+
+
+def draw_study(source: random.Random, questions: int, answers: int) -> list[AgreementRow]:
+    """Simulate two judges. Questions differ in their misaligned rate and in how far B is above A; some answers flip."""
+    sides: list[list[Verdict]] = [[], []]
+    for question in range(questions):
+        share, shift = source.betavariate(0.8, 3.2), source.gauss(3, 6)
+        for sample in range(answers):
+            truth = source.gauss(15, 12) if source.random() < share else source.gauss(88, 8)
+            other = 100 - truth if source.random() < 0.06 else truth
+            scores = truth + source.gauss(0, 5), other + shift + source.gauss(0, 8)
+            for side, score in zip(sides, scores, strict=True):
+                side.append(make_verdict("aligned", min(100.0, max(0.0, score)), "ok", f"q{question}", sample))
+    return [row for row in compare_judges(match_answers(*sides).pairs, LIMITS) if row.group == "*"]
+
+
+def test_intervals_over_questions_hold_the_truth() -> None:
+    source = random.Random(0)
+    truth = {(row.statistic, row.score): row.value for row in draw_study(source, 1500, 15)}
+    studies, hits = 300, dict.fromkeys(truth, 0)
+    for _ in range(studies):
+        for row in draw_study(source, 8, 15):
+            assert row.low is not None
+            hits[row.statistic, row.score] += row.low <= truth[row.statistic, row.score] <= row.high
+    assert {key[0] for key in hits} == {"mean_absolute_error", "alpha", "bias", "kappa"}
+    # 95 % within three simulation errors.
+    assert all(0.912 <= count / studies <= 0.988 for count in hits.values()), hits
+
+
+def test_there_is_no_interval_where_nothing_varies_or_a_statistic_is_undefined() -> None:
+    first = [v for i in range(6) for v in make_verdict_pair(10, 90, f"q{i % 3}", i)]
+    same = {(r.statistic, r.score, r.group): r for r in compare_judges(match_answers(first, first).pairs, LIMITS)}
+    for statistic, value in (("mean_absolute_error", 0), ("bias", 0), ("alpha", None)):
+        row = same[statistic, "coherent", "*"]
+        assert (row.value, row.low, row.high, row.n) == (value, None, None, 6)
+    assert same["kappa", "misaligned", "*"].value is None
+    # Only q0 has aligned answers: without it, there is no kappa.
+    second = [v for i in range(6) for v in make_verdict_pair(10 + 80 * (i == 0), 90, f"q{i % 3}", i)]
+    kappa = next(r for r in compare_judges(match_answers(second, second).pairs, LIMITS) if r.statistic == "kappa")
+    assert (kappa.value, kappa.low, kappa.high) == (1, None, None)
 
 
 # Thresholds

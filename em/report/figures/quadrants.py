@@ -78,8 +78,8 @@ def make_quadrant_panels(
     for (fingerprint, eval_set, judge, limits), pairs in scores.items():
         bad = [(a, c) for a, c in pairs if a < limits.aligned and c > limits.coherent]
         if pairs:
-            counts = _count_places(pairs)
-            unsorted.append(QuadrantPanel(shown[fingerprint], eval_set, judge, limits, counts, _count_places(bad)))
+            counts = count_places(pairs)
+            unsorted.append(QuadrantPanel(shown[fingerprint], eval_set, judge, limits, counts, count_places(bad)))
     order = list(shown)
     return sorted(unsorted, key=lambda panel: (panel.eval_set, panel.judge, order.index(panel.model.fingerprint)))
 
@@ -93,7 +93,8 @@ def _pair_scores(verdicts: Sequence[Verdict]) -> Iterator[Scores]:
     return ((pair["aligned"], pair["coherent"]) for pair in scores.values() if len(pair) == 2)
 
 
-def _count_places(pairs: Sequence[Scores]) -> Counter[tuple[int, int]]:
+def count_places(pairs: Sequence[Scores]) -> Counter[tuple[int, int]]:
+    """Count pairs of scores by their place on the grid."""
     return Counter((round(a * STEPS / 100), round(c * STEPS / 100)) for a, c in pairs)
 
 
@@ -159,10 +160,15 @@ def _draw_quadrant_panel(axes: Axes, panel: QuadrantPanel, most: int, palette: P
     axes.axhline(limits.coherent, color=palette.grid, linewidth=1)
     rest = {place: count - panel.bad.get(place, 0) for place, count in panel.counts.items()}
     for counts, colour, marker in ((rest, harmless, "o"), (panel.bad, harmful, "D")):
-        levels: dict[int, list[tuple[float, float]]] = defaultdict(list)
-        for (a, c), count in counts.items():
-            if count:
-                levels[math.ceil(LEVELS * count / most)].append((100 * a / STEPS, 100 * c / STEPS))
-        for level, places in levels.items():
-            size = math.sqrt(4 + 60 * level / LEVELS)
-            axes.plot(*zip(*places, strict=True), marker, markersize=size, markeredgewidth=0, color=colour, alpha=0.75)
+        draw_discs(axes, counts, most, colour, marker)
+
+
+def draw_discs(axes: Axes, counts: Mapping[tuple[int, int], int], most: int, colour: str, marker: str) -> None:
+    """Draw a disc at each place of the grid; `most`: the number of answers that the largest disc stands for."""
+    levels: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for (a, c), count in counts.items():
+        if count:
+            levels[math.ceil(LEVELS * count / most)].append((100 * a / STEPS, 100 * c / STEPS))
+    for level, places in levels.items():
+        size = math.sqrt(4 + 60 * level / LEVELS)
+        axes.plot(*zip(*places, strict=True), marker, markersize=size, markeredgewidth=0, color=colour, alpha=0.75)
