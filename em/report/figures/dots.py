@@ -77,7 +77,7 @@ def draw_dots(chart: DotChart, palette: Palette) -> Figure:
     wide, title, line, room = (6.7, 0.0, 0.13, 1.0) if chart.names else (4.9, 0.25, 0.26, 1.52)
     heights = [title + line * len(dots) + 0.12 for _, dots in chart.bands]
     tops = list(accumulate(heights, initial=0.0))
-    foot = 0.25 * bool(chart.note) + 0.2 * len(chart.names)
+    foot = 0.25 * len(chart.note.splitlines()) + 0.2 * len(chart.names)
     figure = picture.start_figure((wide, max(tops[-1], 0.4) + foot + 0.7), chart.heading, palette)
     axes = figure.subplots()
     picture.style_axes(axes, palette, "x")
@@ -163,7 +163,7 @@ def make_rate_pictures(table: HeadlineTable, pools: Sequence[SeedPool]) -> list[
             relations = dict.fromkeys(each.side.judge_is for each in drawn if each.side.judge_is)
             kin_notes = [f"{mark_related_judge(relation)} judged by {relation}" for relation in relations]
             far = OTHERS[_is_of_these(drawn)] if any(each.dot.far for each in drawn) else ""
-            note = ", ".join(filter(None, [range_note, *kin_notes, far]))
+            note = "\n".join(filter(None, [", ".join(filter(None, [range_note, *kin_notes])), far]))
             heading = f"{column.eval_set}: {column.shown}, {column.denominator}"
             bands = [(group[0].label, [each.dot for each in group]) for group in part]
             draw = partial(draw_dots, DotChart(heading, note, bands, limit=limit))

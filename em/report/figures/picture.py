@@ -150,9 +150,10 @@ def style_axes(axes: Axes, palette: Palette, grid: Literal["x", "y"] | None = No
 
 
 def add_legend(figure: Figure, palette: Palette, handles: Sequence[Artist], note: str) -> None:
-    """Add a legend at the foot of the figure: the note on what is left out, then one line per colour or mark."""
+    """Add a legend at the foot of the figure: the lines of the note, then one line per colour or mark."""
+    title = "\n".join(map(clean_label, note.splitlines()))
     legend = figure.legend(handles=handles, loc="outside lower left", frameon=False, labelcolor=palette.ink,
-                           fontsize=9, title=clean_label(note), title_fontsize=8.5, alignment="left",
+                           fontsize=9, title=title, title_fontsize=8.5, alignment="left",
                            labelspacing=0.35)  # fmt: skip
     legend.get_title().set_color(palette.muted)
 
