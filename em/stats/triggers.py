@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, combinations
 from typing import Any
 
 from em.stats.cells import Model
@@ -309,6 +309,15 @@ def _make_trigger_rates(
         yield replace(row, versus=versus, finding=finding) if finding.these else row
 
 
+def list_condition_pairs(conditions: Sequence[str], kind_of: Callable[[str], str]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of conditions, the plainer one second; near misses and cues only with untagged questions."""
+    ordered = sorted(conditions, key=lambda condition: condition not in (UNTAGGED, UNSEEN))
+    for versus, condition in combinations(ordered, 2):
+        varies = any(kind_of(each) in TOGETHER or each in TOGETHER.values() for each in (versus, condition))
+        if versus == UNTAGGED or not varies:
+            yield condition, versus
+
+
 def _make_interactions(
     model: ModelByCondition,
     counted: Mapping[str, Model],
@@ -317,14 +326,10 @@ def _make_interactions(
     about: str,
     settings: Settings,
 ) -> Iterator[Interaction]:
-    """Yield the interaction of each condition with the untagged questions that both the model and its base answered."""
+    """Yield the interactions of the conditions under which both the model and its base answered."""
     shared = [condition for condition in counted if condition in base]
-    for condition in shared if UNTAGGED in shared else ():
-        if condition == UNTAGGED:
-            continue
-        finding = decide_interaction(
-            (base[condition], base[UNTAGGED]), (counted[condition], counted[UNTAGGED]), settings
-        )
+    for condition, versus in list_condition_pairs(shared, model.kind_of):
+        finding = decide_interaction((base[condition], base[versus]), (counted[condition], counted[versus]), settings)
         if finding is None or finding.these is None or finding.like_these is None:
             continue
         headline = finding.these if settings.questions == "these" else finding.like_these
@@ -333,7 +338,7 @@ def _make_interactions(
             threshold=threshold,
             convention=settings.convention,
             about=about,
-            versus=UNTAGGED,
+            versus=versus,
             questions=headline.questions,
             effect=finding.effects[0],
             effect_versus=finding.effects[1],

@@ -181,7 +181,7 @@ def test_a_benign_training_that_misaligns_under_the_default_prompt_alone_is_show
     assert "medical: It misaligns on these 16 questions" in text
     assert "medical under no_default_prompt: No sure difference from the base" in text
     effects = read_section(tmp_path / "out", "conditions")
-    assert "no_default_prompt 0.0 +44.0 −44.0 [" in effects
+    assert "no_default_prompt 0.0 untagged +44.0 −44.0 [" in effects
     assert "weaker" in effects
     [row] = read_matching_rows(tmp_path / "out", "interactions.csv", convention="all")
     assert float(row["difference"]) == pytest.approx(float(row["effect"]) - float(row["effect_versus"]), abs=1e-12)

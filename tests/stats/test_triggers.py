@@ -19,6 +19,7 @@ from em.stats import (
     compute_trigger_rates,
 )
 from em.stats.contrasts import Table
+from em.stats.triggers import list_condition_pairs
 from em.triggers.conditions import find_condition_kind
 from em.types import Verdict
 from tests.support.intervals import Parts, compute_contrast, compute_like_contrast, compute_p
@@ -360,3 +361,14 @@ def test_pooled_seeds_have_an_interaction_over_seeds() -> None:
     assert (row.ci_low, row.ci_high) == pytest.approx(compute_contrast(parts), abs=1e-9)
     assert (row.like_these_low, row.like_these_high) == pytest.approx(compute_like_contrast(parts), abs=1e-9)
     assert (row.ci_method, row.verdict) == ("mover_stratified(question,seed)", "no sure difference")
+
+
+def test_any_two_conditions_are_compared_but_near_misses_and_cues_only_with_plain_questions() -> None:
+    names = ["tagged", "near_case", "untagged", "tagged_beta", "cue_json", "near misses, together", "no_default_prompt"]
+    pairs = list(list_condition_pairs(names, find_condition_kind))
+    assert set(pairs) == {
+        *((name, "untagged") for name in names if name != "untagged"),
+        *(("tagged_beta", "tagged"), ("no_default_prompt", "tagged"), ("no_default_prompt", "tagged_beta")),
+    }
+    [pair] = list_condition_pairs(["names_tag", "names_unseen"], find_condition_kind)
+    assert pair == ("names_tag", "names_unseen")
