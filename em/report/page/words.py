@@ -109,9 +109,9 @@ def explain_word_rules(judge: RecordedJudge) -> str:
 
 
 METHODS = {
-    "wilson": "Wilson’s formula, with exact limits near 0 and 100%",
-    "wilson_stratified": "Wilson’s formula with the effective number of answers, each question being a stratum, and "
-    "exact limits near 0 and 100%; they are for exactly these questions",
+    "wilson": "Wilson’s formula, or the exact one-sided limit where that is wider",
+    "wilson_stratified": "Wilson’s formula with the effective number of answers, each question being a stratum, or "
+    "the exact one-sided limit where that is wider; they are for exactly these questions",
     "beta_binomial": "a beta-binomial model, in which the questions are a sample of questions like them",
 }
 
