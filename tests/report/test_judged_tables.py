@@ -6,8 +6,8 @@ import csv
 import gzip
 import hashlib
 import json
-import re
 import math
+import re
 import subprocess
 import sys
 from collections import defaultdict
