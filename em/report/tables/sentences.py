@@ -9,6 +9,7 @@ from em.report.page.words import METRICS
 from em.report.tables.cells import TableRate
 from em.report.tables.models import Model
 from em.stats import Comparison, Direction, Finding, Questions, Settings, TriggerRate
+from em.stats.contrasts import ENOUGH_SEEDS
 from em.stats.rules import HALF_UNDONE, REDUCTIONS, UNDONE
 from em.stats.triggers import BASE
 
@@ -125,7 +126,10 @@ def describe_evidence(outcomes: Sequence[tuple[Model, TableRate, Comparison | No
     runs = " to ".join(dict.fromkeys([str(seeds[0]), str(seeds[-1])]))
     unit = "training run" if seeds[-1] == 1 else "training runs (seeds)"
     parts = [f"Based on {runs} {unit} per model{questions} and at least {answers:,} answers of each model"]
-    if seeds[0] < 3:
+    few = False
+    for model, _, comparison in outcomes:
+        few |= comparison.finding.few_seeds if comparison is not None else model.seeds < ENOUGH_SEEDS
+    if few:
         parts.append(
             "With fewer than three seeds the luck of training can't be told: the sentences speak of these trainings, "
             "and another seed may differ"
