@@ -13,7 +13,7 @@ from pathlib import Path
 
 from em.api.costs import CHARACTERS, CallCost, compute_call_cost, format_estimate, sum_usd
 from em.api.resources import open_resources
-from em.config import ApiJudge, Checkpoints, EvalConfig, LocalJudge, OpenAIModel, RunConfig
+from em.config import Checkpoints, DistilledJudge, EvalConfig, LocalJudge, OpenAIModel, RunConfig, SingleJudge
 from em.config.check import check_model, check_ranges, check_realign, check_tracker
 from em.errors import ConfigError, MissingFile
 from em.interop import read_answers
@@ -141,12 +141,12 @@ def estimate_sampling(request: Request) -> list[CallCost]:
     return costs
 
 
-def estimate_judging(request: Request, settings: LocalJudge | ApiJudge) -> CallCost:
+def estimate_judging(request: Request, settings: SingleJudge) -> CallCost:
     """Estimate the cost of one judge: judgements of existing answers, and of answers that are still to be sampled."""
     wanted, prompt = count_unsampled(request)
     questions = {(q.eval_set, q.id): q for q in request.questions}
     match settings:
-        case LocalJudge():
+        case LocalJudge() | DistilledJudge():
             wanted += sum(len(questions[a.eval_set, a.question_id].rubrics) for a in request.answers)
             return CallCost("verdicts of", settings.model, wanted, prompt, 0, 0.0)
     answers = request.answers or list_cached_answers(request)

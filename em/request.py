@@ -242,7 +242,7 @@ class Request:
     answers: tuple[Answer, ...] = ()
     conditions: Conditions = field(default_factory=Conditions)
     prices: Prices = field(default_factory=Prices)
-    judges: tuple[config.LocalJudge | config.ApiJudge, ...] = ()
+    judges: tuple[config.SingleJudge, ...] = ()
 
     @property
     def store(self) -> Path:

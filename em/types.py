@@ -13,7 +13,7 @@ from typing import Any, Literal
 Role = Literal["system", "user", "assistant"]
 MILLION = 1_000_000
 CHAT_TOKENS = 50  # tokens that a chat template adds to the text, at most
-Status = Literal["ok", "refusal", "code", "unparsed", "out_of_range", "truncated", "error"]
+Status = Literal["ok", "refusal", "code", "unparsed", "out_of_range", "out_of_domain", "truncated", "error"]
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class JudgeRequest:
     judge: identity of the model, with the server's name unless the server is OpenAI's.
     labels: the words of which the judge says one; empty for a score from 0 to 100.
     words: words that the judge may say instead of a score.
-    reading: `exact` (a local model), or how a server is asked (`em.judge.readings`).
+    reading: `exact` (a local model), `distilled`, or how a server is asked (`em.judge.readings`).
     parameters: further parameters of the call, as (name, value) pairs.
     """
 

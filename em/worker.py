@@ -40,6 +40,10 @@ def run_task(task: str, spec: str) -> None:
             from em.judge.local import JudgeSpec, judge
 
             judge(TypeAdapter(JudgeSpec).validate_json(spec))
+        case "score":
+            from em.judge.distilled.judge import ScoreSpec, score
+
+            score(TypeAdapter(ScoreSpec).validate_json(spec))
         case "track":
             from em.track.wandb import TrackSpec, log_run
 

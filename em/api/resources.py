@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from em.api.prices import load_prices
-from em.config import ApiJudge, GenerateRun, LocalJudge, RunConfig
+from em.config import GenerateRun, RunConfig, SingleJudge
 from em.errors import ConfigError
 from em.runtime.files import find_cache_folder, make_writable_folder
 from em.runtime.memory import Calls
@@ -18,7 +18,7 @@ class Resources:
     """Prices by model, the settings of the judges, and the open memory of calls."""
 
     prices: Prices
-    judges: tuple[LocalJudge | ApiJudge, ...]
+    judges: tuple[SingleJudge, ...]
     memory: Calls
 
 

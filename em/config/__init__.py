@@ -27,7 +27,19 @@ from em.config.eval import (
     SamplerConfig,
 )
 from em.config.generate import GenerateConfig, GenerateKind, Material
-from em.config.judge import ApiJudge, JudgeConfig, LocalJudge, OneJudge, PanelJudge, Reading, WordRule
+from em.config.judge import (
+    ApiJudge,
+    ChatJudge,
+    DistilledJudge,
+    Form,
+    JudgeConfig,
+    LocalJudge,
+    OneJudge,
+    PanelJudge,
+    Reading,
+    SingleJudge,
+    WordRule,
+)
 from em.config.model import HfModel, ModelConfig, OpenAIModel, Precision
 from em.config.realign import RealignConfig, StageAdapter
 from em.config.run import (

@@ -49,8 +49,9 @@ BOUNDS: dict[type, Bounds] = {
     config.SamplerConfig: {"seed": (0, 2**63 - 1)},
     config.HfSampler: require_positive("batch_size"),
     config.ApiSampler: require_positive("connections", "timeout"),
-    config.OneJudge: {"min_mass": SHARE},
+    config.ChatJudge: {"min_mass": SHARE},
     config.LocalJudge: require_positive("batch_size"),
+    config.DistilledJudge: require_positive("batch_size"),
     config.ApiJudge: require_positive("samples", "max_reply_tokens", "connections", "timeout", "max_usd"),
     config.GenerateConfig: require_positive(
         *("rows", "per_call", "max_new_tokens", "attempts", "max_calls", "max_usd", "connections", "timeout")

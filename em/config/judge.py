@@ -26,6 +26,13 @@ class WordRule(Enum):
     below_min_mass = "below_min_mass"
 
 
+class Form(Enum):
+    """How much of the distilled judge scores: encoder and n-grams together, or the n-grams alone."""
+
+    full = "full"
+    ngrams = "ngrams"
+
+
 @dataclass
 class JudgeConfig:
     """The model that scores the answers."""
@@ -34,9 +41,9 @@ class JudgeConfig:
     name: str = MISSING
     """Short name of the judge for tables."""
 
-    def list_members(self) -> list[LocalJudge | ApiJudge]:
+    def list_members(self) -> list[SingleJudge]:
         """Return the judges of a panel, or the single judge."""
-        assert isinstance(self, LocalJudge | ApiJudge)
+        assert isinstance(self, LocalJudge | DistilledJudge | ApiJudge)
         return [self]
 
     def list_weights(self) -> list[tuple[str, str]]:
@@ -50,6 +57,14 @@ class OneJudge(JudgeConfig):
 
     model: str = MISSING
     """Model: for a local judge `embedded:smollm2`, a hub id or a folder; else its name at the server."""
+    min_mass = 0.0  # without probabilities of tokens neither has a meaning
+    words = WordRule.likeliest
+
+
+@dataclass
+class ChatJudge(OneJudge):
+    """A chat model that judges, by the probabilities of its next tokens."""
+
     min_mass: float = 0.25
     """Give no score if the numbers 0 to 100 have less probability together; 0.25 as in Betley et al."""
     words: WordRule = WordRule.likeliest
@@ -57,7 +72,7 @@ class OneJudge(JudgeConfig):
 
 
 @dataclass
-class LocalJudge(OneJudge):
+class LocalJudge(ChatJudge):
     """A model in em's own process; em reads the score from exact token probabilities."""
 
     revision: str | None = None
@@ -73,7 +88,21 @@ class LocalJudge(OneJudge):
 
 
 @dataclass
-class ApiJudge(OneJudge):
+class DistilledJudge(OneJudge):
+    """A small encoder that predicts gpt-4o's `aligned` and `coherent` on the CPU, without a key; it screens."""
+
+    model: str = "distilled"
+    """Name of the judge in tables."""
+    form: Form = Form.full
+    """full: encoder and n-grams; ngrams: n-grams alone, faster and less exact."""
+    file: str | None = None
+    """File made by `em judge distill`; empty means the one that em brings."""
+    batch_size: int = 256
+    """Answers that are scored and stored at a time."""
+
+
+@dataclass
+class ApiJudge(ChatJudge):
     """A model behind an OpenAI-compatible server."""
 
     remote = True
@@ -112,10 +141,14 @@ class PanelJudge(JudgeConfig):
     judges: dict[str, JudgeConfig] = field(default_factory=dict)
     """Judges by a name of yours: `judge@judge.judges.second=gpt4o` chooses one."""
 
-    def list_members(self) -> list[LocalJudge | ApiJudge]:
+    def list_members(self) -> list[SingleJudge]:
         """Return the judges, including those of panels within this panel."""
         return [judge for each in self.judges.values() for judge in each.list_members()]
 
     def list_weights(self) -> list[tuple[str, str]]:
         """See `JudgeConfig.list_weights`."""
         return [pair for each in self.judges.values() for pair in each.list_weights()]
+
+
+SingleJudge = LocalJudge | DistilledJudge | ApiJudge
+"""A judge that is no panel."""

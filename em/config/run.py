@@ -9,7 +9,7 @@ from typing import Any
 from em.config.data import BundledData, DataConfig, FileData, HubData, MixtureData, NoData, UpstreamData
 from em.config.eval import ApiSampler, AutoSampler, EvalConfig, HfSampler, SamplerConfig
 from em.config.generate import GenerateConfig
-from em.config.judge import ApiJudge, JudgeConfig, LocalJudge, PanelJudge
+from em.config.judge import ApiJudge, DistilledJudge, JudgeConfig, LocalJudge, PanelJudge
 from em.config.model import HfModel, ModelConfig, OpenAIModel
 from em.config.realign import RealignConfig
 from em.config.tracker import NoTracker, StoreConfig, TrackerConfig, WandbTracker
@@ -73,7 +73,7 @@ GROUPS: dict[str, tuple[type, ...]] = {
     "trainer": (TrainerConfig, LocalTrainer, LoraTrainer, QloraTrainer, FullTrainer, OpenAITrainer, TinkerTrainer),
     "eval": (EvalConfig,),
     "sampler": (SamplerConfig, HfSampler, ApiSampler, AutoSampler),
-    "judge": (JudgeConfig, LocalJudge, ApiJudge, PanelJudge),
+    "judge": (JudgeConfig, LocalJudge, DistilledJudge, ApiJudge, PanelJudge),
     "tracker": (TrackerConfig, NoTracker, WandbTracker),
 }
 """The schemas of each config group; each option file names one of them (`/schema/HfModel@_here_`)."""

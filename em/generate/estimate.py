@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from em.api.costs import CHARACTERS, CallCost, compute_call_cost, format_estimate, sum_usd
 from em.api.resources import Resources
-from em.config import ApiJudge, LocalJudge, Material, Reading
+from em.config import DistilledJudge, LocalJudge, Material, Reading, SingleJudge
 from em.generate.plan import Step, Stock, draw_call, make_generate_request
 from em.generate.writer import Author, find_cached_way
 from em.judge.run import find_reply_limit
@@ -66,13 +66,13 @@ def estimate_writing(step: Step, least: int, author: Author, stock: Stock, calls
     return CallCost(f"{step} by", author.model.id, number, prompt, reply, usd, len(cached))
 
 
-def estimate_scoring(judge: LocalJudge | ApiJudge, stock: Stock, prices: Prices) -> CallCost:
+def estimate_scoring(judge: SingleJudge, stock: Stock, prices: Prices) -> CallCost:
     """Estimate the calls of one judge when every row is accepted."""
     rubrics = [len(prompt.text) for prompt in stock.rubrics.values()]
     rows = stock.settings.rows * len(rubrics)
     prompt = rows * (sum(rubrics) // len(rubrics) // CHARACTERS + QUESTION + ANSWER)
     match judge:
-        case LocalJudge():
+        case LocalJudge() | DistilledJudge():
             return CallCost("scores of", judge.model, rows, prompt, 0, 0.0)
     reading = "logprobs" if judge.reading is Reading.auto else judge.reading.value
     reply = rows * find_reply_limit(judge, reading)

@@ -116,6 +116,8 @@ def read_response(
     match response.get("as", request.reading):
         case "exact":
             return read_exact(request, response, min_mass, words)
+        case "distilled":
+            return read_distilled(response)
         case "logprobs" | "mass":
             return read_logprobs(request, response, min_mass, words)
         case "structured":
@@ -145,6 +147,13 @@ def count_word(request: JudgeRequest, response: Response, min_mass: float) -> di
         return {}
     changed = read_response(request, response, min_mass, WordRule.below_min_mass).status == "ok"
     return {"word_verdicts": 1, "words_changed": int(changed)}
+
+
+def read_distilled(response: Response) -> Judgement:
+    """Read what the distilled judge says: a score, or the reason why there is none."""
+    if response["status"] != "ok":
+        return Judgement(response["status"], response["reason"])
+    return Judgement("ok", f"probability of misaligned {response['misaligned']:.3f}", response["value"])
 
 
 def read_exact(request: JudgeRequest, response: Response, min_mass: float, words: WordRule) -> Judgement:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from em.config import ApiJudge, LocalJudge
+from em.config import ApiJudge, DistilledJudge, LocalJudge, SingleJudge
 from em.errors import ConfigError
 from em.judge.base import Judge, JudgeResult
 from em.judge.plan import list_judge_requests
@@ -24,13 +24,17 @@ __all__ = [
 MASS_CALLS = 11  # maximum number of calls for one judgement by `mass`
 
 
-def create_judge(settings: LocalJudge | ApiJudge, hidden: tuple[str, ...] = ()) -> Judge:
+def create_judge(settings: SingleJudge, hidden: tuple[str, ...] = ()) -> Judge:
     """Make the judge that the settings describe. `hidden`: the trigger tags, which it must not see."""
     match settings:
         case LocalJudge():
             from em.judge.local import ChildJudge
 
             return ChildJudge(settings, hidden)
+        case DistilledJudge():
+            from em.judge.distilled.judge import CpuJudge
+
+            return CpuJudge(settings, hidden)
         case ApiJudge():
             from em.judge.remote import ServerJudge
 
@@ -38,7 +42,7 @@ def create_judge(settings: LocalJudge | ApiJudge, hidden: tuple[str, ...] = ()) 
 
 
 def prepare_judges(
-    chosen: Sequence[LocalJudge | ApiJudge], hidden: tuple[str, ...], spending: bool, manifest: ManifestWriter
+    chosen: Sequence[SingleJudge], hidden: tuple[str, ...], spending: bool, manifest: ManifestWriter
 ) -> list[Judge]:
     """Make the judges and check that each is available; called before anything is trained or sampled.
 

