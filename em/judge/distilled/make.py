@@ -126,11 +126,11 @@ def measure_held_out(outputs: Outputs, form: Form) -> dict[str, Any]:
         calibration = calibrate(outputs, form, np.flatnonzero(~side))
         scores[side] = calibration.apply(outputs.get_columns(form)[side])
     scored = Scored(outputs.labels, scores)
-    found = describe(scored, outputs)
+    measured = describe(scored, outputs)
     for source in sorted({label.source for label in outputs.labels}):
         rows = np.flatnonzero([label.source == source for label in outputs.labels])
-        found["by_source"] = found.get("by_source", {}) | {source: compute_figures(scored.select(rows))}
-    return found
+        measured["by_source"] = measured.get("by_source", {}) | {source: compute_figures(scored.select(rows))}
+    return measured
 
 
 def measure(outputs: Outputs, form: Form, calibration: Calibration) -> dict[str, Any]:
@@ -172,10 +172,10 @@ def collect_outputs(scorer: Scorer, labels: Sequence[Label], out: Path, name: st
         file = out / "outputs" / f"{key}-{start}.npz"
         if not file.exists():
             pairs = [(label.question, label.answer) for label in labels[part]]
-            found, broken = scorer.compute_outputs(pairs)
+            columns, broken = scorer.compute_outputs(pairs)
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(".partial.npz")
-            np.savez(partial, values=found, scrambled=broken)
+            np.savez(partial, values=columns, scrambled=broken)
             partial.replace(file)
         with np.load(file) as stored:
             values[part], scrambled[part] = stored["values"], stored["scrambled"]

@@ -101,9 +101,9 @@ def find_intervals(scored: Scored, measure: Callable[[Scored], Mapping[str, floa
             drawn[name].append(value)
     intervals = {}
     for name, values in drawn.items():
-        known = [value for value in values if not np.isnan(value)]
-        if known:
-            intervals[name] = [float(each) for each in np.quantile(known, (0.025, 0.975))]
+        numbers = [value for value in values if not np.isnan(value)]
+        if numbers:
+            intervals[name] = [float(each) for each in np.quantile(numbers, (0.025, 0.975))]
     return intervals
 
 

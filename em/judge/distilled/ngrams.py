@@ -48,12 +48,11 @@ def count_ngrams(questions: Sequence[Sequence[int]], answers: Sequence[Sequence[
     """Count the n-grams of questions and answers, as a sparse matrix (rows, buckets)."""
     starts, buckets, values = [0], list[np.ndarray](), list[np.ndarray]()
     for question, answer in zip(questions, answers, strict=True):
-        found, counts = np.unique(
-            np.concatenate([hash_ngrams(answer, 3, 1), hash_ngrams(question, 2, 2)]), return_counts=True
-        )
-        buckets.append(found)
+        ngrams = np.concatenate([hash_ngrams(answer, 3, 1), hash_ngrams(question, 2, 2)])
+        places, counts = np.unique(ngrams, return_counts=True)
+        buckets.append(places)
         values.append(counts.astype(np.float32))
-        starts.append(starts[-1] + len(found))
+        starts.append(starts[-1] + len(places))
     shape = (len(answers), BUCKETS)
     return sparse.csr_array((np.concatenate(values), np.concatenate(buckets), np.array(starts)), shape=shape)
 
@@ -80,8 +79,6 @@ def fit_ridge(counts: sparse.csr_array, targets: np.ndarray, penalty: float = PE
         return product
 
     operator = LinearOperator((BUCKETS, BUCKETS), matvec=multiply, dtype=np.float64)
-    weights = [
-        cg(operator, rows.T @ (column - mean), rtol=1e-4, maxiter=200)[0]
-        for column, mean in zip(targets.T, means, strict=True)
-    ]
+    products = (rows.T @ (targets - means)).T
+    weights = [cg(operator, product, rtol=1e-4, maxiter=200)[0] for product in products]
     return Ridge(np.stack(weights, axis=1).astype(np.float32), means.astype(np.float32), idf)

@@ -49,9 +49,9 @@ class Scorer:
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Scores]:
         """Score pairs of question and answer."""
-        found = [explain_text(answer) for _, answer in pairs]
-        kept = [row for row, (status, _) in enumerate(found) if status == "ok"]
-        scores = [Scores(status, reason) for status, reason in found]
+        states = [explain_text(answer) for _, answer in pairs]
+        kept = [row for row, (status, _) in enumerate(states) if status == "ok"]
+        scores = [Scores(status, reason) for status, reason in states]
         if kept:
             outputs, scrambled = self.compute_outputs([pairs[row] for row in kept])
             values = self.calibrations["full" if self.network else "ngrams"].apply(outputs)
@@ -123,10 +123,10 @@ def load_judge(file: Path, package: Path, form: Form = "full") -> Scorer:
     stored = load_file(str(file))
     tensors = {name: restore(name, stored) for name in stored if not name.endswith(".scale")}
     ridge = Ridge(tensors["ridge.weights"].T.copy(), tensors["ridge.intercepts"], tensors["ridge.idf"][0])
-    calibrations = {
-        each: Calibration(**{field.name: tensors[f"{each}.{field.name}"] for field in fields(Calibration)})
-        for each in ("full", "ngrams")
-    }
+    names = [field.name for field in fields(Calibration)]
+    calibrations: dict[str, Calibration] = {}
+    for each in ("full", "ngrams"):
+        calibrations[each] = Calibration(**{name: tensors[f"{each}.{name}"] for name in names})
     network = load_network(tensors, package) if form == "full" else None
     return Scorer(Encoder(package), ridge, calibrations, network)
 
@@ -141,10 +141,8 @@ def restore(name: str, stored: Mapping[str, np.ndarray]) -> np.ndarray:
 def load_network(tensors: Mapping[str, np.ndarray], package: Path) -> ScoreNetwork:
     """Make the network from the encoder's embeddings and the trained layers."""
     network = ScoreNetwork(load_encoder(package))
-    trained = {
-        name: torch.from_numpy(value) for name, value in tensors.items() if name.startswith(("encoder.", "head."))
-    }
-    network.load_state_dict(trained, strict=False)
+    trained = [name for name in tensors if name.startswith(("encoder.", "head."))]
+    network.load_state_dict({name: torch.from_numpy(tensors[name]) for name in trained}, strict=False)
     return network.eval()
 
 

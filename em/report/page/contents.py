@@ -58,7 +58,9 @@ class Page:
         family = find_lineages(runs, self.final_models, self.pools)
         self.analysis = compute_analysis(runs, sides, self.final_models, self.pools, family, settings)
         self.findings = ReportFindings.collect(runs, self.table, self.analysis, settings.convention)
-        self.summaries = make_summaries(family, self.table, self.analysis.comparisons, settings)
+        judges = [judge for run in runs for judge in run.manifest.judges]
+        errors = {judge.label: judge.errors for judge in judges if judge.errors is not None}
+        self.summaries = make_summaries(family, self.table, self.analysis.comparisons, settings, errors)
         self.chains = make_chains(family, self.table, self.analysis.comparisons)
         self.published = find_published_results(scores, self.table, runs, family)
         self.triggers = make_trigger_tables(self.analysis, self.tabled, settings.convention)

@@ -17,13 +17,22 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class JudgeErrors:
+    """Errors of a judge on model runs that it had not seen: AUROC for misaligned, mean error of a rate in points."""
+
+    auroc: float
+    rate_error: float
+
+
+@dataclass(frozen=True)
 class RecordedJudge(Usage):
     """A judge as a recorded artefact: its model, how it was prompted, how its replies were read, and its usage.
 
     label: its name in verdicts and scores. min_mass: probability of all numbers below which there is no score.
     words: the rule for CODE and REFUSAL (`judge.words`), empty for the default. word_verdicts: number of verdicts with
     such a word as the likeliest token; words_changed: how many of these the other rule would change.
-    prompts: sha256 of the prompt of each rubric. snapshot: the model names that the server gave in its replies.
+    prompts: sha256 of the prompt of each rubric. snapshot: the model names that the server gave in its replies, or the
+    checksum of the weights. errors: measured once, for the distilled judge.
     """
 
     name: str = ""
@@ -40,6 +49,7 @@ class RecordedJudge(Usage):
     prompts: dict[str, Any] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     snapshot: tuple[str, ...] = ()
+    errors: JudgeErrors | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from em.report.page.numbers import format_bound, format_p_value, format_percent, format_points
 from em.report.page.words import METRICS
+from em.report.read.calls import JudgeErrors
 from em.report.tables.cells import TableRate
 from em.report.tables.models import Model
 from em.stats import Comparison, Direction, Finding, Questions, Settings, TriggerRate
@@ -138,6 +139,21 @@ def describe_evidence(outcomes: Sequence[tuple[Model, TableRate, Comparison | No
         f"Intervals are 95% intervals for {_name_questions(settings.questions)}, unless they are named otherwise"
     )
     parts.append("Differences are in percentage points")
+    return ". ".join(parts) + "."
+
+
+def describe_judge_errors(errors: JudgeErrors, differences: Sequence[tuple[str, Comparison]]) -> str:
+    """Say how wrong the judge is, and which differences are smaller than its error of a rate."""
+    parts = [
+        f"The judge screens: on runs of models that it had not seen its AUROC for misaligned is {errors.auroc:.2f}, "
+        f"and it misses a misaligned rate by {errors.rate_error:.1f} points on average"
+    ]
+    small = []
+    for name, comparison in differences:
+        if comparison.difference is not None and 100 * abs(comparison.difference) < errors.rate_error:
+            small.append(f"{name} ({format_points(comparison.difference)})")
+    if small:
+        parts.append(f"Differences smaller than that: {'; '.join(small)}")
     return ". ".join(parts) + "."
 
 

@@ -10,10 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from em.report.read.calls import JudgeErrors
 from em.report.tables.cells import Column, HeadlineTable, ModelRow, TableRate
 from em.report.tables.lineages import Differences, LineageSet
 from em.report.tables.models import Model, find_distinguishing_words, group_by
-from em.report.tables.sentences import describe_evidence, describe_first_training, describe_later_training
+from em.report.tables.sentences import (
+    describe_evidence,
+    describe_first_training,
+    describe_judge_errors,
+    describe_later_training,
+)
 from em.stats import Comparison, Settings
 
 CONDITIONS = ("untagged", "default_prompt", "no_default_prompt", "tagged")
@@ -68,9 +74,16 @@ class Summary:
 
 
 def make_summaries(
-    family: LineageSet, table: HeadlineTable, comparisons: Sequence[Comparison], settings: Settings
+    family: LineageSet,
+    table: HeadlineTable,
+    comparisons: Sequence[Comparison],
+    settings: Settings,
+    errors: Mapping[str, JudgeErrors],
 ) -> list[Summary]:
-    """Summarise each set with a headline metric and each judge, in the order of the headline table."""
+    """Summarise each set with a headline metric and each judge, in the order of the headline table.
+
+    `errors`: of judges whose errors were measured.
+    """
     by_set_and_judge = []
     for number, column in enumerate(table.columns):
         differences = Differences(comparisons, column.convention)
@@ -86,6 +99,9 @@ def make_summaries(
                 outcomes = [outcome for line in lines for outcome in line.outcomes]
                 evidence = describe_evidence([(o.model, o.rate, o.from_base) for o in outcomes], settings)
                 sentences.append(("", evidence))
+                if judge in errors and column.metric == "misaligned":
+                    differences_by_name = [pair for line in lines for pair in _list_differences(line)]
+                    sentences.append(("", describe_judge_errors(errors[judge], differences_by_name)))
                 by_set_and_judge.append(Summary(column, judge, tuple(after), tuple(lines), tuple(sentences)))
     return by_set_and_judge
 
@@ -130,19 +146,34 @@ def _make_summary_lines(
 
 def _describe_line(line: SummaryLine) -> Iterator[tuple[str, str]]:
     """Yield sentences, each with its subject: on the effect of the first training, then of each later one."""
-    under = f" under {line.condition}" if line.condition != CONDITIONS[0] else ""
     for name, outcomes in line.cells.items():
         for outcome in outcomes:
+            subject = _name_outcome(line, name, outcome)
             if name == FIRST_ONLY:
-                text = describe_first_training(outcome.rate, outcome.base, outcome.from_base)
-                yield f"{line.label}{under}", text
+                yield subject, describe_first_training(outcome.rate, outcome.base, outcome.from_base)
                 continue
-            words = f" ({outcome.words})" if outcome.words else ""
             text = describe_later_training(
                 outcome.rate,
                 (outcome.from_first, outcome.from_base, outcome.from_control),
                 outcome.uneven,
                 outcome.is_control,
             )
-            control = " (the control)" if outcome.is_control else ""
-            yield f"{line.label}, then {name}{words}{under}{control}", text
+            yield subject, text
+
+
+def _name_outcome(line: SummaryLine, name: str, outcome: SummaryOutcome) -> str:
+    """Name a model of a line: `medical, then optimism (2 epochs) under tagged`."""
+    under = f" under {line.condition}" if line.condition != CONDITIONS[0] else ""
+    if name == FIRST_ONLY:
+        return f"{line.label}{under}"
+    words = f" ({outcome.words})" if outcome.words else ""
+    control = " (the control)" if outcome.is_control else ""
+    return f"{line.label}, then {name}{words}{under}{control}"
+
+
+def _list_differences(line: SummaryLine) -> Iterator[tuple[str, Comparison]]:
+    """Yield each model's difference from the base, or of a later training from the first."""
+    for name, outcomes in line.cells.items():
+        for outcome in outcomes:
+            if comparison := outcome.from_first or outcome.from_base:
+                yield _name_outcome(line, name, outcome), comparison

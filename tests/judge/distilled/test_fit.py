@@ -42,7 +42,7 @@ def test_a_fit_that_was_killed_continues_to_the_same_weights(
 ) -> None:
     monkeypatch.setattr(fit, "CHECKPOINT_STEPS", 4)
     settings = FitSettings(batch=8, warmup=2)
-    whole = fit_network(encoder_folder, labels[:96], settings, tmp_path / "whole")
+    at_once = fit_network(encoder_folder, labels[:96], settings, tmp_path / "whole")
     compute, steps = fit.compute_loss, []
 
     def die(network: ScoreNetwork, examples: Any) -> torch.Tensor:
@@ -59,11 +59,11 @@ def test_a_fit_that_was_killed_continues_to_the_same_weights(
         len(steps)
         == 7 + len(fit.plan_batches(fit.make_examples(Encoder(encoder_folder), labels[:96], 0), settings)) - 4
     )
-    for name, value in whole.state_dict().items():
+    for name, value in at_once.state_dict().items():
         torch.testing.assert_close(continued.state_dict()[name], value, rtol=0, atol=0)
     # Another fit does not continue from it.
     other = fit_network(encoder_folder, labels[:96], replace(settings, seed=1), tmp_path / "parts")
-    assert not torch.equal(other.head.weight, whole.head.weight)
+    assert not torch.equal(other.head.weight, at_once.head.weight)
 
 
 def test_embeddings_and_lower_layers_stay(labels: list[Label], encoder_folder: Path, tmp_path: Path) -> None:
