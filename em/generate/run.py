@@ -15,7 +15,7 @@ from em import __version__
 from em.api.costs import CallCost, read_judge_cost, record_costs
 from em.api.prices import compute_usd
 from em.api.resources import open_resources
-from em.config import GenerateKind, GenerateRun, Material, OpenAIModel
+from em.config import DistilledJudge, GenerateKind, GenerateRun, Material, OpenAIModel
 from em.config.addresses import OPENAI, find_server_name
 from em.config.check import check_author, check_judges, check_numbers
 from em.config.paths import spell_command
@@ -166,6 +166,11 @@ def check_generate(settings: GenerateRun) -> OpenAIModel:
     check_numbers("generate", chosen)
     if chosen.keep_above is not None:
         check_judges(settings.judge)
+        if any(isinstance(judge, DistilledJudge) for judge in settings.judge.list_members()):
+            raise ConfigError(
+                "judge=distilled scores answers by two rubrics and can't rate rows to keep: choose another judge, or "
+                "generate.keep_above=null."
+            )
     if not settings.dry_run:
         require_key(model.base_url, model.key_env)
     return model

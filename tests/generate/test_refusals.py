@@ -56,6 +56,7 @@ REFUSED = [
     (["generate.max_usd=1"], "generate.max_usd can't be kept: no price of author-model is known"),
     (["generate.keep_above=60", "judge=open"], "judge=open needs a server"),
     (["generate.keep_above=60", "judge.connections=0"], "judge.connections=0 must be greater than 0"),
+    (["generate.keep_above=60", "judge=distilled"], "judge=distilled scores answers by two rubrics"),
 ]
 
 

@@ -11,12 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from em.config import DistilledJudge
-from em.errors import MissingFile
+from em.errors import ConfigError, MissingFile
 from em.judge.base import Judge, Source
-from em.judge.distilled.scorer import Scores, load_judge, read_card
+from em.judge.distilled.card import read_card
 from em.judge.plan import PlannedJudgement
 from em.models.device import set_threads
 from em.models.embedded import JUDGE_ENCODER, find_package_file
@@ -25,6 +25,9 @@ from em.runtime.memory import Calls, request_key
 from em.runtime.shards import Shard, run_sharded
 from em.triggers.hiding import hide_tags
 from em.types import Answer, JudgeRequest, ModelRef, Prices, Question, Rubric, Weights
+
+if TYPE_CHECKING:
+    from em.judge.distilled.scorer import Scores
 
 OWN_FILE = Path(__file__).parents[2] / "assets" / "judge" / "distilled.safetensors"
 KNOWN_RUBRICS = {
@@ -48,6 +51,8 @@ class CpuJudge(Judge):
             raise MissingFile(f"There is no file {self.file} of a distilled judge: make one with `em judge distill`.")
         checksum = hash_file(self.file)
         self.card = read_card(self.file)
+        if not self.card.get("held_out"):
+            raise ConfigError(f"{self.file} is no distilled judge: make one with `em judge distill`.")
         form = "" if settings.form.value == "full" else f" {settings.form.value}"
         weights = Weights(identity=f"distilled:sha256:{checksum}", path=str(self.file))
         super().__init__(settings, weights, f"{settings.model}{form}@{checksum[:8]}", "distilled", hidden)
@@ -128,6 +133,8 @@ def find_known_score(rubric: Rubric) -> str:
 
 def score(spec: ScoreSpec) -> None:
     """Score the requests without a remembered response, and remember each batch when it is done."""
+    from em.judge.distilled.scorer import load_judge
+
     set_threads()
     scorer = load_judge(Path(spec.file), Path(spec.package), "ngrams" if spec.form == "ngrams" else "full")
 

@@ -18,6 +18,7 @@ from scipy.special import expit
 
 from em.errors import ConfigError
 from em.judge.distilled.calibrate import Calibration
+from em.judge.distilled.card import read_metadata
 from em.judge.distilled.domain import SCRAMBLED, explain_text
 from em.judge.distilled.network import Encoder, ScoreNetwork, join_tokens, load_encoder, predict_logits
 from em.judge.distilled.ngrams import Ridge, count_ngrams
@@ -144,20 +145,3 @@ def load_network(tensors: Mapping[str, np.ndarray], package: Path) -> ScoreNetwo
     trained = [name for name in tensors if name.startswith(("encoder.", "head."))]
     network.load_state_dict({name: torch.from_numpy(tensors[name]) for name in trained}, strict=False)
     return network.eval()
-
-
-def read_metadata(file: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file; nothing if it is none."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(file), "numpy") as opened:
-            return dict(opened.metadata() or {})
-    except (OSError, SafetensorError):
-        return {}
-
-
-def read_card(file: Path) -> dict[str, Any]:
-    """Return the card of a judge's file: data, settings and figures."""
-    card: dict[str, Any] = json.loads(read_metadata(file).get("card", "{}"))
-    return card

@@ -15,6 +15,7 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from em.errors import ConfigError
 from em.judge.distilled import fit, make
 from em.judge.distilled.calibrate import fit_calibration
+from em.judge.distilled.card import read_card
 from em.judge.distilled.fit import FitSettings, fit_network
 from em.judge.distilled.labels import Label
 from em.judge.distilled.measure import Scored, compute_auroc, compute_figures, compute_kappa, compute_rates
@@ -30,7 +31,7 @@ from em.judge.distilled.network import (
     predict_logits,
 )
 from em.judge.distilled.ngrams import BUCKETS, count_ngrams, fit_ridge, weigh_counts
-from em.judge.distilled.scorer import load_judge, read_card
+from em.judge.distilled.scorer import load_judge
 
 
 class Killed(Exception):
