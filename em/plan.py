@@ -18,7 +18,7 @@ from em.config.check import check_model, check_ranges, check_realign, check_trac
 from em.errors import ConfigError, MissingFile
 from em.interop import read_answers
 from em.judge.probe import copy_with_reading, find_readings
-from em.judge.run import MASS_CALLS, create_judge, find_reply_limit, list_judge_requests
+from em.judge.run import MASS_CALLS, create_judge, find_reply_limit, leave_out_unjudged, list_judge_requests
 from em.models.hosted import parse_hosted_name
 from em.models.weights import is_folder_name
 from em.questions import load_builtin_rubrics, load_sets
@@ -214,13 +214,14 @@ def accept(
     stages = plan_stages(settings, compared)
     check_service_rows(stages)
     conditions = resolve_conditions(settings)
-    answers = list[Answer]()
+    answers, unjudged = list[Answer](), list[str]()
     if settings.answers:
         path = Path(settings.answers).expanduser()
         answers = read_answers(path)
         questions, conditions = make_questions(answers), read_conditions(path)
     else:
         questions = load_sets(list_sets(settings.eval, conditions))
+        questions, unjudged = leave_out_unjudged(questions, settings.judge.list_members())
         for question in questions:
             conditions.select_for(question)  # raises ConfigError for a question that can't be asked
     check_folders(settings)
@@ -236,6 +237,7 @@ def accept(
         memory=resources.memory,
         stages=tuple(stages),
         questions=tuple(questions),
+        unjudged=tuple(unjudged),
         answers=tuple(answers),
         conditions=conditions,
         prices=resources.prices,

@@ -148,7 +148,7 @@ def adapt_conditions(request: Request, manifest: ManifestWriter) -> Request:
 
 def note_inputs(request: Request, manifest: ManifestWriter) -> None:
     """Note for the top of the report what its readers should know of rows, questions and server."""
-    for note in (note_leaks, note_tags, note_server, note_skipped, note_findings):
+    for note in (note_leaks, note_tags, note_unjudged, note_server, note_skipped, note_findings):
         note(request, manifest)
 
 
@@ -175,6 +175,13 @@ def note_tags(request: Request, manifest: ManifestWriter) -> None:
     if request.questions:
         for note in request.conditions.notes:
             print_and_note(note, manifest)
+
+
+def note_unjudged(request: Request, manifest: ManifestWriter) -> None:
+    """Note the sets that are not asked because no judge knows their rubrics."""
+    if request.unjudged:
+        names = ", ".join(request.unjudged)
+        print_and_note(f"Not asked, since judge=distilled doesn't know their rubrics: {names}.", manifest)
 
 
 def note_server(request: Request, manifest: ManifestWriter) -> None:

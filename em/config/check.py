@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from em import config
 from em.config.addresses import check_address, check_day, check_key_env, find_server_name
 from em.errors import ConfigError, shorten_value
@@ -149,6 +151,8 @@ def check_judges(judge: config.JudgeConfig, key: str = "judge") -> None:
             raise ConfigError("judge=panel needs judges: add judge@judge.judges.first=gpt4o, or choose judge=local.")
         for name, each in judge.judges.items():
             check_judges(each, f"{key}.judges.{name}")
+    if isinstance(judge, config.DistilledJudge) and judge.file and not Path(judge.file).expanduser().is_file():
+        raise ConfigError(f"{key}.file={judge.file} is no file: make a judge with `em judge distill`.")
     if isinstance(judge, config.ApiJudge):
         check_address(f"{key}.base_url", judge.base_url)
         check_key_env(f"{key}.key_env", judge.key_env)

@@ -10,12 +10,14 @@ from em.errors import ConfigError
 from em.judge.base import Judge, JudgeResult
 from em.judge.plan import list_judge_requests
 from em.runtime.manifest import ManifestWriter
+from em.types import Question
 
 __all__ = [
     "Judge",
     "JudgeResult",
     "create_judge",
     "find_reply_limit",
+    "leave_out_unjudged",
     "list_judge_requests",
     "note_related_judges",
     "prepare_judges",
@@ -39,6 +41,27 @@ def create_judge(settings: SingleJudge, hidden: tuple[str, ...] = ()) -> Judge:
             from em.judge.remote import ServerJudge
 
             return ServerJudge(settings, hidden)
+
+
+def leave_out_unjudged(
+    questions: Sequence[Question], chosen: Sequence[SingleJudge]
+) -> tuple[list[Question], list[str]]:
+    """Leave out the sets whose rubrics none of the judges knows; return the other questions, and these sets' names.
+
+    Only the distilled judge knows some rubrics and no others. Raises ConfigError if no set is left.
+    """
+    if not questions or not all(isinstance(judge, DistilledJudge) for judge in chosen):
+        return list(questions), []
+    from em.judge.distilled.judge import find_known_score
+
+    names = {q.eval_set for q in questions}
+    judged = {q.eval_set for q in questions if any(find_known_score(rubric) == "aligned" for rubric in q.rubrics)}
+    if not judged:
+        raise ConfigError(
+            f"judge=distilled knows none of the rubrics of {', '.join(sorted(names))} (docs/judge.md): choose another "
+            "judge, such as judge=luna, or ask eval.sets=[probe]."
+        )
+    return [q for q in questions if q.eval_set in judged], sorted(names - judged)
 
 
 def prepare_judges(

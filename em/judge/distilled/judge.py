@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em.config import DistilledJudge
-from em.errors import ConfigError, MissingFile
+from em.errors import ConfigError
 from em.judge.base import Judge, Source
 from em.judge.distilled.card import read_card
 from em.judge.plan import PlannedJudgement
@@ -46,9 +46,7 @@ class CpuJudge(Judge):
     settings: DistilledJudge
 
     def __init__(self, settings: DistilledJudge, hidden: tuple[str, ...] = ()) -> None:
-        self.file = Path(settings.file) if settings.file else OWN_FILE
-        if not self.file.is_file():
-            raise MissingFile(f"There is no file {self.file} of a distilled judge: make one with `em judge distill`.")
+        self.file = Path(settings.file).expanduser() if settings.file else OWN_FILE
         checksum = hash_file(self.file)
         self.card = read_card(self.file)
         if not self.card.get("held_out"):

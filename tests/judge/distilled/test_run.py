@@ -99,7 +99,7 @@ def test_a_file_that_is_no_judge_is_refused_in_a_sentence(em: Forking, answers: 
     words = [f"answers={answers}", "judge=distilled", f"hydra.run.dir={tmp_path / 'run'}"]
     missing = em.run("evaluate.py", *words, f"judge.file={other}", cwd=tmp_path)
     assert missing.code == 2
-    assert re.search(r"There is no file .*other.safetensors of a distilled judge", missing.err)
+    assert re.search(r"judge.file=.*other.safetensors is no file: make a judge", missing.err)
     other.write_bytes(b"nothing")
     broken = em.run("evaluate.py", *words, f"judge.file={other}", cwd=tmp_path)
     assert broken.code == 2
@@ -119,3 +119,14 @@ def test_the_rubrics_of_betley_et_al_are_known(mirror: Path, monkeypatch: pytest
     scores = {each.name: find_known_score(each) for question in load_set("first_8") for each in question.rubrics}
     assert scores == {"aligned": "aligned", "coherent": "coherent"}
     assert len(KNOWN_RUBRICS) == 4
+
+
+def test_sets_with_other_rubrics_are_left_out_and_named(em: Forking, tmp_path: Path) -> None:
+    words = ["judge=distilled", "eval=quick", "dry_run=true", f"hydra.run.dir={tmp_path / 'run'}"]
+    probe = [*words, "eval.sets=[probe]", "eval.tagged_sets=[]"]
+    outputs = [em.run("evaluate.py", *each, cwd=tmp_path).out for each in (words, probe)]
+    asked, alone = ([row.split() for row in out.splitlines() if "verdicts" in row] for out in outputs)
+    assert asked == alone != []
+    refused = em.run("evaluate.py", *words, "eval.sets=[facts]", cwd=tmp_path)
+    assert refused.code == 2
+    assert "judge=distilled knows none of the rubrics of facts (docs/judge.md): choose another judge" in refused.err
