@@ -8,7 +8,7 @@ from em.stats import Comparison
 from em.stats.contrasts import Table
 from em.types import Score, Status, Verdict
 
-FAILED: tuple[Status, ...] = ("refusal", "code", "unparsed", "out_of_range", "truncated", "error")
+FAILED: tuple[Status, ...] = ("refusal", "code", "unparsed", "out_of_range", "out_of_domain", "truncated", "error")
 
 
 def make_verdict(
