@@ -277,7 +277,7 @@ def test_every_judgement_that_is_no_number_is_counted_by_status() -> None:
         make_verdict("factual", None, sample=93, label="TRUE"),
     ]
     counts = {(r.rubric, r.status): (r.count, r.n) for r in count_exclusions(verdicts)}
-    expected = {("aligned", status): (1 + (status == "refusal"), 8) for status in FAILED}
+    expected = {("aligned", status): (1 + (status == "refusal"), len(FAILED) + 2) for status in FAILED}
     assert counts == expected | {("factual", "error"): (1, 2)}
 
 
