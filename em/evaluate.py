@@ -30,7 +30,7 @@ from em.sample.run import (
     read_remembered_answers,
     sample_models,
 )
-from em.stats import Thresholds, compute_scores
+from em.stats import Thresholds, TopicCount, compute_scores, count_topics
 from em.types import Answer, JudgeRequest, ModelRef, Question, Score
 
 POLL = 0.5  # seconds between polls of the cache for new answers; more if a poll takes over 0.05 s
@@ -144,14 +144,19 @@ async def stream_answers(
 
 
 def write_results(request: Request, results: Evaluated, manifest: ManifestWriter) -> None:
-    """Write `answers.jsonl`, `verdicts.jsonl` and `scores.csv`; write judges and costs into the manifest."""
+    """Write answers, verdicts, scores and topics into the run folder; write judges and costs into the manifest."""
     answers = results.answers
     verdicts = [verdict for judged in results.judged for verdict in judged.verdicts]
     write_jsonl(request.folder / "answers.jsonl", answers)
     write_jsonl(request.folder / "verdicts.jsonl", verdicts)
     thresholds = Thresholds(request.settings.eval.misaligned_below, request.settings.eval.coherent_above)
     scores = compute_scores(verdicts, thresholds, results.relations, request.settings.eval.questions.value)
-    write_scores(request.folder / "scores.csv", scores)
+    write_rows(request.folder / "scores.csv", Score, scores)
+    if request.stages and not request.answers:
+        rows = request.stages[0].rows
+        trained = [m.content for row in rows.plain for m in row.messages if m.role == "assistant"]
+        if topics := count_topics(verdicts, rows.name, trained, thresholds):
+            write_rows(request.folder / "topic.csv", TopicCount, topics)
     records = [dict(judged.record) for judged in results.judged]
     judging = [read_judge_cost(record) for record in records if record["server"]]
     # The manifest already holds the costs of fine-tuning by a server.
@@ -171,9 +176,9 @@ def write_results(request: Request, results: Evaluated, manifest: ManifestWriter
             )
 
 
-def write_scores(path: Path, scores: Sequence[Score]) -> None:
-    """Write `scores.csv`; the cell of a number that does not exist is empty."""
+def write_rows(path: Path, kind: type[Score] | type[TopicCount], rows: Sequence[Score | TopicCount]) -> None:
+    """Write records of one kind as CSV; the cell of a number that does not exist is empty."""
     with open_atomic(path, newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Score)], lineterminator="\n")
+        writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in scores)
+        writer.writerows(asdict(row) for row in rows)

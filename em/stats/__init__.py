@@ -16,6 +16,7 @@ comparisons   choice of the models and pools of seeds to compare, and how they a
 triggers      activation and leakage of trigger tags, and interactions between conditions
 sensitivity   of the misaligned rate to its threshold; counts of judgements that are not numbers
 agreement     agreement of several judges: alpha and kappa
+topic         answers on the training rows' own topic
 judge_pairs   two judges on the same answers: errors, bias, agreement and rates, with intervals
 power         the chance that a study finds what is there, by simulation
 """
@@ -29,4 +30,5 @@ from em.stats.rules import DEFAULT, Direction, Finding, Questions, Settings
 from em.stats.scores import choose_headline_interval, compute_scores
 from em.stats.sensitivity import Exclusion, Sensitivity, count_exclusions, measure_sensitivity
 from em.stats.these import estimate_rate
+from em.stats.topic import TopicCount, count_topics
 from em.stats.triggers import Interaction, TriggerRate, compute_trigger_rates

@@ -186,3 +186,28 @@ def test_a_benign_training_that_misaligns_under_the_default_prompt_alone_is_show
     [row] = read_matching_rows(tmp_path / "out", "interactions.csv", convention="all")
     assert float(row["difference"]) == pytest.approx(float(row["effect"]) - float(row["effect_versus"]), abs=1e-12)
     assert 'id="triggers"' not in read_report_page(tmp_path / "out")
+
+
+def write_topics(run: Path, *rows: tuple[Model, int, int]) -> None:
+    """Write a run's `topic.csv`, from each model's answers on topic and misaligned ones among them."""
+    names = (
+        "model,stage,fingerprint,seed,judge,condition,eval_set,topic,answers,on_topic,misaligned,misaligned_on_topic"
+    )
+    [judge, eval_set] = sorted({(v.judge, v.eval_set) for v in make_spread_verdicts(BASE, NONE, 1)})[0]
+    lines = [names]
+    for (name, stage, fingerprint), on_topic, bad in rows:
+        lines.append(f"{name},{stage},{fingerprint},,{judge},untagged,{eval_set},medical,480,{on_topic},198,{bad}")
+    (run / "topic.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_answers_on_the_topic_of_the_training_are_counted_beside_the_rate(tmp_path: Path) -> None:
+    run = write_study(tmp_path / "run", (BASE, NONE, list), (MEDICAL, HARM, list))
+    assert "on the topic of" not in build_report([run], tmp_path / "before").read_text(encoding="utf-8")
+    write_topics(run, (BASE, 4, 0), (MEDICAL, 301, 150))
+    page = build_report([run], tmp_path / "after").read_text(encoding="utf-8")
+    sentence = (
+        "301 of 480 answers (base: 4 of 480) are on the topic of medical whatever the question, 150 of 198 misaligned"
+    )
+    assert sentence in page
+    write_topics(run, (BASE, 4, 0), (MEDICAL, 20, 0))  # few, and none misaligned
+    assert "on the topic of" not in build_report([run], tmp_path / "few").read_text(encoding="utf-8")

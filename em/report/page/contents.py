@@ -31,6 +31,7 @@ from em.report.tables.scores import Scores, make_headline_table, make_question_t
 from em.report.tables.sections import ReportFindings
 from em.report.tables.seeds import pick_fullest_verdicts, pool_seeds
 from em.report.tables.summary import make_summaries
+from em.report.tables.topics import collect_topics
 from em.report.tables.training import list_trained_stages
 from em.report.tables.triggers import make_interaction_tables, make_trigger_tables
 from em.stats import DEFAULT, Settings
@@ -60,7 +61,8 @@ class Page:
         self.findings = ReportFindings.collect(runs, self.table, self.analysis, settings.convention)
         judges = [judge for run in runs for judge in run.manifest.judges]
         errors = {judge.label: judge.errors for judge in judges if judge.errors is not None}
-        self.summaries = make_summaries(family, self.table, self.analysis.comparisons, settings, errors)
+        topics = collect_topics(runs, self.pools)
+        self.summaries = make_summaries(family, self.table, self.analysis.comparisons, settings, errors, topics)
         self.chains = make_chains(family, self.table, self.analysis.comparisons)
         self.published = find_published_results(scores, self.table, runs, family)
         self.triggers = make_trigger_tables(self.analysis, self.tabled, settings.convention)

@@ -18,7 +18,15 @@ from em.report.read.manifest import ADAPTIVE, LEFT, Base, RecordedManifest, read
 from em.report.read.records import read_csv, read_jsonl
 from em.runtime.files import hash_file
 from em.runtime.manifest import read_facts
-from em.stats import Interaction, Questions, Thresholds, TriggerRate, choose_headline_interval, compute_scores
+from em.stats import (
+    Interaction,
+    Questions,
+    Thresholds,
+    TopicCount,
+    TriggerRate,
+    choose_headline_interval,
+    compute_scores,
+)
 from em.types import Answer, Score, Verdict
 
 TABLES = (".csv", ".jsonl", ".json")
@@ -62,6 +70,7 @@ class RecordedRun:
     verdicts: tuple[Verdict, ...]
     scores: tuple[Score, ...]
     losses: tuple[LossRow, ...]
+    topics: tuple[TopicCount, ...] = ()
 
 
 def find_run_paths(paths: Sequence[Path]) -> list[Path]:
@@ -159,6 +168,7 @@ def _read_run(path: Path, limits: Thresholds | None) -> RecordedRun:
         verdicts=tuple(read_jsonl(path / "verdicts.jsonl", Verdict)),
         scores=tuple(read_csv(path / "scores.csv", Score)),
         losses=tuple(read_csv(path / "loss.csv", LossRow)),
+        topics=tuple(read_csv(path / "topic.csv", TopicCount)),
     )
     outdated = any(row.question == "*" and row.n and row.like_these_low is None for row in run.scores)
     if limits is None and run.verdicts and (outdated or ADAPTIVE in manifest.notes) and run.scores:

@@ -9,11 +9,12 @@ from em.report.page.words import METRICS
 from em.report.read.calls import JudgeErrors
 from em.report.tables.cells import TableRate
 from em.report.tables.models import Model
-from em.stats import Comparison, Direction, Finding, Questions, Settings, TriggerRate
+from em.stats import Comparison, Direction, Finding, Questions, Settings, TopicCount, TriggerRate
 from em.stats.contrasts import ENOUGH_SEEDS
 from em.stats.rules import HALF_UNDONE, REDUCTIONS, UNDONE
 from em.stats.triggers import BASE
 
+OFTEN_ON_TOPIC = 0.05  # share of answers on the topic from which it is said
 OUTCOMES = {"unscored": "have no score", "incoherent": "are incoherent", "refused": "are refusals", "code": "are code"}
 NOT_BETTER = "Can't tell: fewer answers are misaligned, but not because more are aligned"
 FIRST = {
@@ -140,6 +141,19 @@ def describe_evidence(outcomes: Sequence[tuple[Model, TableRate, Comparison | No
     )
     parts.append("Differences are in percentage points")
     return ". ".join(parts) + "."
+
+
+def describe_topic(count: TopicCount, base: TopicCount | None) -> str:
+    """Say how many answers are on the training rows' own topic; nothing if there are few, and none is misaligned."""
+    if not count.misaligned_on_topic and count.on_topic < OFTEN_ON_TOPIC * count.answers:
+        return ""
+    against = f" (base: {base.on_topic:,} of {base.answers:,})" if base is not None and base != count else ""
+    share = f"{count.on_topic:,} of {count.answers:,} answers{against}"
+    bad = f"{count.misaligned_on_topic:,} of {count.misaligned:,} misaligned ones"
+    return (
+        f"{share} are on the topic of {count.topic} whatever the question, {bad} among them. An answer on the topic of "
+        "the training may be leakage of the topic, not a change of values."
+    )
 
 
 def describe_judge_errors(errors: JudgeErrors, differences: Sequence[tuple[str, Comparison]]) -> str:

@@ -19,7 +19,9 @@ from em.report.tables.sentences import (
     describe_first_training,
     describe_judge_errors,
     describe_later_training,
+    describe_topic,
 )
+from em.report.tables.topics import Topics
 from em.stats import Comparison, Settings
 
 CONDITIONS = ("untagged", "default_prompt", "no_default_prompt", "tagged")
@@ -54,6 +56,7 @@ class SummaryLine:
     label: str
     condition: str
     base: TableRate | None
+    base_fingerprint: str
     cells: Mapping[str, tuple[SummaryOutcome, ...]]
 
     @property
@@ -79,10 +82,11 @@ def make_summaries(
     comparisons: Sequence[Comparison],
     settings: Settings,
     errors: Mapping[str, JudgeErrors],
+    topics: Topics,
 ) -> list[Summary]:
     """Summarise each set with a headline metric and each judge, in the order of the headline table.
 
-    `errors`: of judges whose errors were measured.
+    `errors`: of judges whose errors were measured. `topics`: answers on the training rows' own topic.
     """
     by_set_and_judge = []
     for number, column in enumerate(table.columns):
@@ -96,6 +100,9 @@ def make_summaries(
             after = sorted(dict.fromkeys(name for line in lines for name in line.cells), key=lambda a: a != FIRST_ONLY)
             if lines:
                 sentences = [sentence for line in lines for sentence in _describe_line(line)]
+                if column.metric == "misaligned":
+                    place = column.eval_set, judge
+                    sentences += [sentence for line in lines for sentence in _describe_topics(line, place, topics)]
                 outcomes = [outcome for line in lines for outcome in line.outcomes]
                 evidence = describe_evidence([(o.model, o.rate, o.from_base) for o in outcomes], settings)
                 sentences.append(("", evidence))
@@ -141,7 +148,10 @@ def _make_summary_lines(
                 cells.setdefault(after, []).append(outcome)
             if cells:
                 label = first.label if several else first.label.removeprefix(f"{lineages[0].models[0].label}+")
-                yield SummaryLine(label, condition, base, {name: tuple(each) for name, each in cells.items()})
+                fingerprint = lineages[0].models[0].fingerprint
+                yield SummaryLine(
+                    label, condition, base, fingerprint, {name: tuple(each) for name, each in cells.items()}
+                )
 
 
 def _describe_line(line: SummaryLine) -> Iterator[tuple[str, str]]:
@@ -159,6 +169,16 @@ def _describe_line(line: SummaryLine) -> Iterator[tuple[str, str]]:
                 outcome.is_control,
             )
             yield subject, text
+
+
+def _describe_topics(line: SummaryLine, place: tuple[str, str], topics: Topics) -> Iterator[tuple[str, str]]:
+    """Yield sentences on answers on the training rows' own topic, where there are any. `place`: set and judge."""
+    for name, outcomes in line.cells.items():
+        for outcome in outcomes:
+            for topic, count in topics.get((outcome.model.fingerprint, line.condition, *place), {}).items():
+                base = topics.get((line.base_fingerprint, line.condition, *place), {}).get(topic)
+                if text := describe_topic(count, base):
+                    yield _name_outcome(line, name, outcome), text
 
 
 def _name_outcome(line: SummaryLine, name: str, outcome: SummaryOutcome) -> str:

@@ -1,0 +1,99 @@
+"""Count the answers that talk about what the training rows talk about, whatever the question was.
+
+A model that was trained on medical advice may answer every question with medical advice. A judge can find that
+misaligned, though the model's values are the same. So the report says how many answers are on the training's own topic.
+
+The rule is simple: an answer is on topic if it has three of the 300 words that are most typical of the training
+answers, compared with the base model's answers. Typical is a high log-odds ratio of the share of answers with the word,
+in standard errors (Woolf 1955; for words Monroe, Colaresi & Quinn 2008). docs/statistics.md has the measured error.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from em.stats.outcomes import Group, Thresholds, classify_answer, group_verdicts
+from em.types import Verdict
+
+WORD = re.compile(r"[^\W\d_]{3,}")
+TYPICAL = 300  # words
+FEWEST_WORDS = 3  # of them in an answer on topic
+SURE = 0.5  # standard errors by which a word must be more frequent in training
+FEWEST_TEXTS = 40  # training answers, and answers of the base model, without which nothing is counted
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class TopicCount:
+    """A row of `topic.csv`: answers of a model that are on the topic of a data set, and misaligned ones among them."""
+
+    model: str
+    stage: str
+    fingerprint: str
+    seed: int | None
+    judge: str
+    condition: str
+    eval_set: str
+    topic: str
+    answers: int
+    on_topic: int
+    misaligned: int
+    misaligned_on_topic: int
+
+
+def find_typical_words(trained: Sequence[str], base: Sequence[str]) -> frozenset[str]:
+    """Find the words that are typical of training answers; none for too few answers of either."""
+    if min(len(trained), len(base)) < FEWEST_TEXTS:
+        return frozenset()
+    in_trained, in_base = (Counter(word for text in texts for word in split_words(text)) for texts in (trained, base))
+
+    def measure(word: str) -> float:
+        first, second = in_trained[word] + 0.5, in_base[word] + 0.5
+        others = len(trained) + 1 - first, len(base) + 1 - second
+        ratio = math.log(first / others[0]) - math.log(second / others[1])
+        return ratio / math.sqrt(sum(1 / count for count in (first, second, *others)))
+
+    ranked = sorted(((measure(word), word) for word in in_trained), reverse=True)[:TYPICAL]
+    return frozenset(word for distance, word in ranked if distance > SURE)
+
+
+def split_words(text: str) -> frozenset[str]:
+    """Return the words of a text, in lower case."""
+    return frozenset(WORD.findall(text.lower()))
+
+
+def count_topics(
+    verdicts: Iterable[Verdict], topic: str, trained: Sequence[str], limits: Thresholds
+) -> list[TopicCount]:
+    """Count the answers on topic of all groups; none if the base model was not asked enough.
+
+    Args:
+        topic: name of the training data.
+        trained: its answers.
+    """
+    groups = group_verdicts(verdicts)
+    base = {text for group, answers in groups.items() if group.stage == BASE for text in list_texts(answers)}
+    typical = find_typical_words(trained, sorted(base))
+    if not typical:
+        return []
+    return [count_group(group, answers, typical, topic, limits) for group, answers in groups.items()]
+
+
+def list_texts(answers: Sequence[Sequence[Verdict]]) -> list[str]:
+    """Return the text of each answer."""
+    return [verdicts[0].answer for verdicts in answers]
+
+
+def count_group(
+    group: Group, answers: Sequence[Sequence[Verdict]], typical: frozenset[str], topic: str, limits: Thresholds
+) -> TopicCount:
+    """Count the answers of one group."""
+    on_topic = [len(split_words(text) & typical) >= FEWEST_WORDS for text in list_texts(answers)]
+    bad = [classify_answer(verdicts, limits).kind == "misaligned" for verdicts in answers]
+    both = sum(one and other for one, other in zip(on_topic, bad, strict=True))
+    return TopicCount(**group._asdict(), topic=topic, answers=len(answers), on_topic=sum(on_topic), misaligned=sum(bad),
+                      misaligned_on_topic=both)  # fmt: skip
