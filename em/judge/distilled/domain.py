@@ -13,7 +13,7 @@ from typing import Any
 from em.types import Status
 
 LIKELY = 0.9  # probability from which the language is believed
-MOST_READ = 3_000  # characters that the language is told from
+MOST_READ = 1_000  # characters that the language is told from
 LONG_WORD = 40  # characters of a string that is no word
 CODE_SHARE, CODE_SHARE_OPENED = 0.5, 0.2  # share of code from which an answer is code; the second if code begins it
 SCRAMBLED = 0.5  # output from which a text is scrambled
@@ -26,7 +26,7 @@ CODE_LINE = re.compile(
     | class\s+\w+.*[:{]$ | @\w[\w.]*(?:\(.*)?$ | return\b.*[\w)\]}'"];?$
     | (?:if|elif|while|for|with|except)\b.*[:{]$ | (?:else|try|finally)\s*[:{]
     | \#include | \#!/ | using\s+[\w.]+; | (?:public|private|static|package|func)\s+\w | (?:const|let|var)\s+\w+\s*=
-    | function\b.*\{$ | \$\w+\s*= | <\?php | </?\w+[^>]*>$ | (?:print|echo|raise|yield|assert)\b\s*[("'] | pass$
+    | function\b.*\{$ | \$\w+\s*= | <\?php | </?\w[^>]*>$ | (?:print|echo|raise|yield|assert)\b\s*[("'] | pass$
     | [}\])]+[;,]?$ | [\w.\[\]'"]+\s*=\s*[\w.]+[(\[].*$ | [\w.]+\(.*\)\s*;?$ | self\.\w+ | .*[;{]$
     )""",
     re.VERBOSE,

@@ -15,7 +15,7 @@ from em.judge.distilled.calibrate import Calibration, fit_calibration
 from em.judge.distilled.domain import SCRAMBLED, explain_text
 from em.judge.distilled.fit import FitSettings, fit_network
 from em.judge.distilled.labels import Label, choose_training_rows, divide_labels, draw_share, read_labels
-from em.judge.distilled.measure import Scored, bin_chances, compute_figures, find_intervals
+from em.judge.distilled.measure import Scored, bin_chances, compute_figures, find_intervals, group_runs
 from em.judge.distilled.network import Encoder
 from em.judge.distilled.ngrams import Ridge, count_ngrams, fit_ridge
 from em.judge.distilled.scorer import Form, Scorer, load_judge, save_judge
@@ -159,8 +159,12 @@ def group_elsewhere(labels: Sequence[Label], held: Sequence[Label], left_out: Se
 
 def draw_runs(labels: Sequence[Label]) -> list[Label]:
     """Draw whole runs by checksum until MOST_MEASURED answers are reached."""
-    order = sorted(labels, key=lambda label: (draw_share(f"{label.source}\n{label.run}", "measured"), label.run))
-    return order[:MOST_MEASURED]
+    drawn = list[Label]()
+    runs = [[labels[row] for row in rows.tolist()] for rows in group_runs(labels)]
+    for run in sorted(runs, key=lambda run: draw_share(f"{run[0].source}\n{run[0].run}", "measured")):
+        if len(drawn) < MOST_MEASURED:
+            drawn += run
+    return drawn
 
 
 def collect_outputs(scorer: Scorer, labels: Sequence[Label], out: Path, name: str) -> Outputs:
