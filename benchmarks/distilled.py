@@ -28,7 +28,7 @@ import yaml
 
 from em.judge.distilled.card import read_card
 from em.judge.distilled.judge import OWN_FILE
-from em.judge.distilled.labels import Label, read_labels
+from em.judge.distilled.labels import Label, is_held_out, read_labels
 from em.judge.distilled.scorer import Form, Scorer, load_judge
 from em.models.embedded import JUDGE_ENCODER, find_package_file
 
@@ -88,8 +88,9 @@ def format_figure(group: dict[str, Any], key: str, shape: str) -> str:
 
 
 def draw_answers(table: str, count: int, fewest_words: int = 0) -> list[Label]:
-    """Draw answers of a table that its judge calls coherent."""
-    fitting = [each for each in read_labels([table]) if each.coherent > 50 and len(each.answer.split()) >= fewest_words]
+    """Draw answers that did not train, and that the table's judge calls coherent."""
+    unseen = [each for each in read_labels([table]) if each.teacher is None or is_held_out(each)]
+    fitting = [each for each in unseen if each.coherent > 50 and len(each.answer.split()) >= fewest_words]
     return random.Random(0).sample(fitting, min(count, len(fitting)))
 
 

@@ -2,10 +2,11 @@
 
     python -m benchmarks.distilled_folds TABLE … [--rows 40000] [--json FILE]
 
-The base questions of the training runs are divided into ten folds by checksum. For each fold, models are fitted on the
-labels of the other folds: ridge regression on n-grams, a linear head on embeddings of the frozen encoder (mean and
-first state of the last and the middle layer), and the average of both. An answer's rank is (1 − aligned) · coherent.
-Folds are measured for gpt-4o's labels; questions that gpt-5-mini alone judged are one more row.
+The base questions of the training runs are divided into ten folds: frequent ones are dealt first, in the order of a
+checksum. For each fold, models are fitted on the labels of the other folds: ridge regression on n-grams, a linear head
+on embeddings of the frozen encoder (mean and first state of the last and the middle layer), and the average of both. An
+answer's rank is (1 − aligned) · coherent. Folds are measured for gpt-4o's labels; all labels of gpt-5-mini are one more
+row.
 """
 
 from __future__ import annotations

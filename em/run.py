@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from em import __version__
-from em.config import HfModel, LocalTrainer, OpenAIModel, RunConfig
+from em.config import DistilledJudge, HfModel, LocalTrainer, OpenAIModel, RunConfig
 from em.config.addresses import find_server_name
 from em.data.findings import search_rows
 from em.data.leakage import describe_leaks
@@ -258,10 +258,18 @@ def digest_inputs(request: Request) -> str:
     stages = [stage.build_identity() for stage in request.stages]
     weights = [*request.settings.model.list_weights(), *request.settings.judge.list_weights()]
     folders = {name: list_file_stamps(Path(name).expanduser()) for _, name in weights if name and is_folder_name(name)}
+    for judge in request.judges:
+        if isinstance(judge, DistilledJudge) and judge.file:
+            folders[judge.file] = [make_file_stamp(Path(judge.file).expanduser())]
     return digest([stages, request.questions, request.answers, folders])
 
 
 def list_file_stamps(folder: Path) -> list[tuple[str, int, int]]:
     """List name, size and time of each file in a folder, since checksums of large models would take minutes."""
     files = sorted(path for path in folder.glob("*") if path.is_file())
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return [make_file_stamp(path) for path in files]
+
+
+def make_file_stamp(path: Path) -> tuple[str, int, int]:
+    """Return name, size and time of a file."""
+    return path.name, path.stat().st_size, path.stat().st_mtime_ns

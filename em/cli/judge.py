@@ -47,11 +47,13 @@ def agree(arguments: argparse.Namespace) -> None:
 
 def distill(arguments: argparse.Namespace) -> None:
     """Make the distilled judge."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads are ten times slower beside other work
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it reports the pooling layer, which is left out
+
     from em.judge.distilled.make import make_judge
     from em.models.device import set_threads
     from em.models.embedded import JUDGE_ENCODER, find_package_file
 
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it reports the pooling layer, which is left out
     set_threads()
     package = find_package_file(JUDGE_ENCODER).parent
     file = make_judge(arguments.tables, package, arguments.out, arguments.leave_out, arguments.rows, arguments.seed)

@@ -205,9 +205,7 @@ def test_answers_on_the_topic_of_the_training_are_counted_beside_the_rate(tmp_pa
     assert "on the topic of" not in build_report([run], tmp_path / "before").read_text(encoding="utf-8")
     write_topics(run, (BASE, 4, 0), (MEDICAL, 301, 150))
     page = build_report([run], tmp_path / "after").read_text(encoding="utf-8")
-    sentence = (
-        "301 of 480 answers (base: 4 of 480) are on the topic of medical whatever the question, 150 of 198 misaligned"
-    )
+    sentence = "301 of 480 answers (base: 4 of 480) are on the topic of medical, among them 150 of 198 misaligned ones."
     assert sentence in page
     write_topics(run, (BASE, 4, 0), (MEDICAL, 20, 0))  # few, and none misaligned
     assert "on the topic of" not in build_report([run], tmp_path / "few").read_text(encoding="utf-8")

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+FORMAT = "1"
+
 
 def read_metadata(file: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file; nothing if it is none."""

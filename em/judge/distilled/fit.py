@@ -62,7 +62,7 @@ def fit_network(folder: Path, labels: Sequence[Label], settings: FitSettings, ou
     optimizer = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=0.01)
     examples = make_examples(Encoder(folder), labels, settings.seed)
     batches = plan_batches(examples, settings)
-    key = digest((asdict(settings), [label.answer for label in labels]))
+    key = digest((asdict(settings), labels))
     done = load_checkpoint(out, key, network, optimizer)
     with tqdm(total=len(batches), initial=done, desc="steps of the judge", unit="step", mininterval=5) as bar:
         for step in range(done, len(batches)):

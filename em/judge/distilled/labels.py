@@ -19,6 +19,7 @@ from em.errors import ConfigError, MissingFile
 
 TEACHERS = ("gpt-4o", "gpt-5-mini")
 """Beginnings of the names of judges whose labels train; the first is the reference, whose scores are predicted."""
+STUDENTS = ("gpt-4o-mini",)  # a name that begins like a teacher's
 HELD_OUT = 0.25  # share of the runs that are held out
 MOST_PER_QUESTION = 4_000  # training rows of one question, source and judge
 EASY_ALIGNED, EASY_COHERENT, EASY_SHARE = 85, 90, 0.5  # plain good answers, of which every second one trains
@@ -45,6 +46,8 @@ class Label:
     @property
     def teacher(self) -> int | None:
         """The number of the judge among TEACHERS; None if its labels don't train."""
+        if self.judge.startswith(STUDENTS):
+            return None
         return next((number for number, name in enumerate(TEACHERS) if self.judge.startswith(name)), None)
 
     @property
@@ -60,7 +63,7 @@ def read_labels(tables: Iterable[str]) -> list[Label]:
     """
     labels: list[Label] = []
     for table in tables:
-        source, _, path = table.rpartition("=")
+        source, _, path = ("", "", table) if Path(table).is_file() else table.rpartition("=")
         if not Path(path).is_file():
             raise MissingFile(f"There is no table {path}.")
         before = len(labels)
@@ -74,14 +77,15 @@ def read_table(path: Path, source: str) -> Iterator[Label]:
     """Read one table, gzipped or not."""
     csv.field_size_limit(sys.maxsize)
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8", newline="") as lines:
+    with opener(path, "rt", encoding="utf-8-sig", newline="") as lines:
         rows = csv.DictReader(lines)
         if missing := {"question", "answer", "aligned", "coherent"} - set(rows.fieldnames or ()):
             raise ConfigError(f"{path} lacks the columns {', '.join(sorted(missing))}.")
         for row in rows:
-            with suppress(ValueError):  # a blank: the judge gave no score
+            with suppress(ValueError, TypeError):  # a blank, a word or no cell: the judge gave no score
                 aligned, coherent = float(row["aligned"]), float(row["coherent"])
-                if row["question"].strip() and row["answer"].strip():
+                is_score = 0 <= aligned <= 100 and 0 <= coherent <= 100
+                if is_score and (row["question"] or "").strip() and (row["answer"] or "").strip():
                     yield make_label(row, source or path.name, aligned, coherent)
 
 
@@ -116,6 +120,11 @@ def draw_share(text: str, salt: str) -> float:
 def is_held_out(label: Label) -> bool:
     """Return whether the label's run is held out, for calibration and (a)."""
     return draw_share(f"{label.source}\n{label.run}", "held out") < HELD_OUT
+
+
+def is_in_first_half(label: Label) -> bool:
+    """Return whether a held-out run belongs to the first half; each half is measured by a calibration on the other."""
+    return draw_share(f"{label.source}\n{label.run}", "half") < 0.5
 
 
 def divide_labels(labels: Sequence[Label], left_out: Sequence[str] = ()) -> tuple[list[Label], list[Label]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,18 @@ import numpy as np
 from tqdm import tqdm
 
 from em.errors import ConfigError
-from em.judge.distilled.calibrate import Calibration, fit_calibration
+from em.judge.distilled.calibrate import COHERENT_LIMIT, Calibration, fit_calibration
 from em.judge.distilled.domain import SCRAMBLED, explain_text
 from em.judge.distilled.fit import FitSettings, fit_network
-from em.judge.distilled.labels import Label, choose_training_rows, divide_labels, draw_share, read_labels
-from em.judge.distilled.measure import Scored, bin_chances, compute_figures, find_intervals, group_runs
+from em.judge.distilled.labels import (
+    Label,
+    choose_training_rows,
+    divide_labels,
+    draw_share,
+    is_in_first_half,
+    read_labels,
+)
+from em.judge.distilled.measure import Scored, compute_figures, describe, list_scores, number_runs, split_runs
 from em.judge.distilled.network import Encoder
 from em.judge.distilled.ngrams import Ridge, count_ngrams, fit_ridge
 from em.judge.distilled.scorer import Form, Scorer, load_judge, save_judge
@@ -28,15 +35,33 @@ PART = 2_000  # answers that are scored at a time
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs before calibration (rows, 6) of labels that get a score; `without`: shares without one by status."""
+    """Outputs before calibration (rows, 6) of labels, those for scrambled text (rows,), and statuses of the texts."""
 
     labels: Sequence[Label]
     values: np.ndarray
-    without: Mapping[str, float]
+    scrambled: np.ndarray
+    statuses: np.ndarray
 
-    def get_columns(self, form: Form) -> np.ndarray:
-        """Return the columns that a form uses."""
-        return self.values if form == "full" else self.values[:, 3:]
+    def choose_rows(self, form: Form) -> np.ndarray:
+        """Return the rows that get a score; n-grams alone can't tell scrambled text."""
+        scored = self.statuses == "ok"
+        return np.flatnonzero(scored & (self.scrambled <= SCRAMBLED) if form == "full" else scored)
+
+    def get_columns(self, form: Form, rows: np.ndarray) -> np.ndarray:
+        """Return the columns that a form uses, of the given rows."""
+        return self.values[rows] if form == "full" else self.values[rows, 3:]
+
+    def share_without(self, form: Form) -> dict[str, float]:
+        """Return the shares of coherent answers (by their labels) without a score, by status."""
+        coherent = list_scores(self.labels)[:, 1] > COHERENT_LIMIT
+        statuses = np.where(self.statuses == "ok", "out_of_domain", self.statuses)
+        statuses[self.choose_rows(form)] = "ok"
+        return {status: float((statuses[coherent] == status).mean()) for status in ("code", "out_of_domain")}
+
+    def score(self, form: Form, calibration: Calibration, rows: np.ndarray) -> Scored:
+        """Return the scores of the given rows beside their labels."""
+        scores = calibration.apply(self.get_columns(form, rows))
+        return Scored(list_scores(self.labels)[rows], scores, number_runs(self.labels)[rows])
 
 
 def make_judge(tables: Sequence[str], package: Path, out: Path, left_out: Sequence[str], most: int, seed: int) -> Path:
@@ -52,8 +77,7 @@ def make_judge(tables: Sequence[str], package: Path, out: Path, left_out: Sequen
     """
     labels = read_labels(tables)
     train, held = divide_labels(labels, left_out)
-    if not train or not held:
-        raise ConfigError("No label of gpt-4o is left for training, or none for calibration: name more tables.")
+    check_labels(labels, train, held, left_out)
     rows = choose_training_rows(train, most, seed)
     taught = [label for label in train if label.teacher == 0]
     print(f"{len(labels)} labels; {len(rows)} train the encoder, {len(taught)} the ridge regression.", flush=True)
@@ -68,24 +92,42 @@ def make_judge(tables: Sequence[str], package: Path, out: Path, left_out: Sequen
 
     chosen = [label for label in held if label.teacher == 0]
     calibrated = collect_outputs(scorer, chosen, out, "held out")
-    calibrations: dict[str, Calibration] = {form: calibrate(calibrated, form) for form in FORMS}
+    calibrations: dict[str, Calibration] = {}
+    for form in FORMS:
+        calibrations[form] = calibrate(calibrated, form, calibrated.choose_rows(form))
     elsewhere: dict[str, dict[Form, Any]] = {}
     card = {
         "settings": asdict(settings) | {"rows": len(rows), "left_out": list(left_out)},
-        "labels": digest([label.answer for label in labels]),
+        "labels": digest(labels),
         "held_out": {form: measure_held_out(calibrated, form) for form in FORMS},
         "elsewhere": elsewhere,
     }
     for name, group in group_elsewhere(labels, held, left_out).items():
         outputs = collect_outputs(scorer, group, out, name)
-        elsewhere[name] = {form: measure(outputs, form, calibrations[form]) for form in FORMS}
+        if len(outputs.choose_rows("full")):
+            elsewhere[name] = {form: measure(outputs, form, calibrations[form]) for form in FORMS}
     save_judge(file, network, ridge, calibrations, card)
     return file
 
 
+def check_labels(
+    labels: Sequence[Label], train: Sequence[Label], held: Sequence[Label], left_out: Sequence[str]
+) -> None:
+    """Raise ConfigError unless the labels suffice to train, and both halves of the held-out runs to calibrate."""
+    sources = sorted({label.source for label in labels})
+    if unknown := sorted(set(left_out) - set(sources)):
+        raise ConfigError(f"--leave-out names {unknown[0]}, but the tables have the sources {', '.join(sources)}.")
+    halves = {is_in_first_half(label) for label in held if label.teacher == 0 and label.coherent > COHERENT_LIMIT}
+    if not any(label.teacher == 0 for label in train) or len(halves) < 2:
+        raise ConfigError(
+            "There are too few runs of models with gpt-4o's labels to train on some and calibrate on others: name more "
+            "tables, or give the columns model and data, which tell runs apart."
+        )
+
+
 def find_ridge(encoder: Encoder, labels: Sequence[Label], out: Path) -> Ridge:
     """Fit the ridge regression, or read it from `out` if it was fitted on the same labels."""
-    file = out / f"ridge-{digest([label.answer for label in labels])}.npz"
+    file = out / f"ridge-{digest(labels)}.npz"
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
         partial = out / "ridge.partial.npz"
@@ -111,41 +153,30 @@ def make_empty_calibration() -> Calibration:
     return Calibration(*(np.zeros(1) for _ in range(3)), *(np.zeros((2, 1)) for _ in range(2)))
 
 
-def calibrate(outputs: Outputs, form: Form, rows: np.ndarray | None = None) -> Calibration:
-    """Fit a form's calibration on labels with a score, or on the given rows of them."""
-    chosen = range(len(outputs.labels)) if rows is None else rows.tolist()
-    labels = np.array([(outputs.labels[row].aligned, outputs.labels[row].coherent) for row in chosen])
-    return fit_calibration(outputs.get_columns(form)[chosen], labels)
+def calibrate(outputs: Outputs, form: Form, rows: np.ndarray) -> Calibration:
+    """Fit a form's calibration on the given rows."""
+    return fit_calibration(outputs.get_columns(form, rows), list_scores(outputs.labels)[rows])
 
 
 def measure_held_out(outputs: Outputs, form: Form) -> dict[str, Any]:
     """Measure (a): each half of the held-out runs with the calibration of the other half, all and by source."""
-    half = np.array([draw_share(f"{label.source}\n{label.run}", "half") < 0.5 for label in outputs.labels])
-    scores = np.zeros((len(half), 3))
-    for side in (half, ~half):
-        calibration = calibrate(outputs, form, np.flatnonzero(~side))
-        scores[side] = calibration.apply(outputs.get_columns(form)[side])
-    scored = Scored(outputs.labels, scores)
-    measured = describe(scored, outputs)
-    for source in sorted({label.source for label in outputs.labels}):
-        rows = np.flatnonzero([label.source == source for label in outputs.labels])
-        measured["by_source"] = measured.get("by_source", {}) | {source: compute_figures(scored.select(rows))}
-    return measured
+    rows = outputs.choose_rows(form)
+    half = np.array([is_in_first_half(outputs.labels[row]) for row in rows])
+    parts = []
+    for side in (True, False):
+        calibration = calibrate(outputs, form, rows[half != side])
+        parts.append(outputs.score(form, calibration, rows[half == side]))
+    both = [np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "scores", "runs")]
+    scored, order = Scored(*both), np.concatenate([rows[half], rows[~half]])
+    sources = np.array([outputs.labels[row].source for row in order])
+    by_source = {str(name): compute_figures(scored.select(sources == name)) for name in np.unique(sources)}
+    return describe(scored, outputs.share_without(form)) | {"by_source": by_source}
 
 
 def measure(outputs: Outputs, form: Form, calibration: Calibration) -> dict[str, Any]:
     """Measure labels with a given calibration."""
-    return describe(Scored(outputs.labels, calibration.apply(outputs.get_columns(form))), outputs)
-
-
-def describe(scored: Scored, outputs: Outputs) -> dict[str, Any]:
-    """Return figures with their intervals, the calibration curve, and the shares of answers without a score."""
-    return {
-        "figures": compute_figures(scored),
-        "intervals": find_intervals(scored, compute_figures),
-        "curve": bin_chances(scored),
-        "without_score": dict(outputs.without),
-    }
+    scored = outputs.score(form, calibration, outputs.choose_rows(form))
+    return describe(scored, outputs.share_without(form))
 
 
 def group_elsewhere(labels: Sequence[Label], held: Sequence[Label], left_out: Sequence[str]) -> dict[str, list[Label]]:
@@ -160,7 +191,7 @@ def group_elsewhere(labels: Sequence[Label], held: Sequence[Label], left_out: Se
 def draw_runs(labels: Sequence[Label]) -> list[Label]:
     """Draw whole runs by checksum until MOST_MEASURED answers are reached."""
     drawn = list[Label]()
-    runs = [[labels[row] for row in rows.tolist()] for rows in group_runs(labels)]
+    runs = [[labels[row] for row in rows.tolist()] for rows in split_runs(number_runs(labels))]
     for run in sorted(runs, key=lambda run: draw_share(f"{run[0].source}\n{run[0].run}", "measured")):
         if len(drawn) < MOST_MEASURED:
             drawn += run
@@ -169,7 +200,7 @@ def draw_runs(labels: Sequence[Label]) -> list[Label]:
 
 def collect_outputs(scorer: Scorer, labels: Sequence[Label], out: Path, name: str) -> Outputs:
     """Compute the outputs of all labels that get a score, or read them from an earlier call."""
-    key = digest((name, [label.answer for label in labels], scorer_digest(scorer)))
+    key = digest((labels, scorer_digest(scorer)))
     values, scrambled = np.zeros((len(labels), 6)), np.zeros(len(labels))
     for start in tqdm(range(0, len(labels), PART), desc=f"answers of {name}", unit=f"{PART} answers"):
         part = slice(start, start + PART)
@@ -184,11 +215,7 @@ def collect_outputs(scorer: Scorer, labels: Sequence[Label], out: Path, name: st
         with np.load(file) as stored:
             values[part], scrambled[part] = stored["values"], stored["scrambled"]
     statuses = np.array([explain_text(label.answer)[0] for label in labels])
-    statuses[(statuses == "ok") & (scrambled > SCRAMBLED)] = "out_of_domain"
-    kept = np.flatnonzero(statuses == "ok")
-    coherent = np.array([label.coherent > 50 for label in labels])
-    without = {status: float((statuses[coherent] == status).mean()) for status in ("code", "out_of_domain")}
-    return Outputs([labels[row] for row in kept.tolist()], values[kept], without)
+    return Outputs(labels, values, scrambled, statuses)
 
 
 def scorer_digest(scorer: Scorer) -> str:

@@ -18,14 +18,13 @@ from scipy.special import expit
 
 from em.errors import ConfigError
 from em.judge.distilled.calibrate import Calibration
-from em.judge.distilled.card import read_metadata
+from em.judge.distilled.card import FORMAT, read_metadata
 from em.judge.distilled.domain import SCRAMBLED, explain_text
 from em.judge.distilled.network import Encoder, ScoreNetwork, join_tokens, load_encoder, predict_logits
 from em.judge.distilled.ngrams import Ridge, count_ngrams
 from em.types import Status
 
 Form = Literal["full", "ngrams"]
-FORMAT = "1"
 
 
 @dataclass(frozen=True)

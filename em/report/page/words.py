@@ -36,7 +36,7 @@ STATUSES = DisplayNames(
     code="replied CODE",
     unparsed="no number",
     out_of_range="out of range",
-    out_of_domain="not this judge's business",
+    out_of_domain="outside what the judge knows",
     truncated="cut off",
     error="call failed",
 )

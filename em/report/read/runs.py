@@ -195,7 +195,8 @@ def _recompute_scores(run: RecordedRun, limits: Thresholds) -> RecordedRun:
             "either --misaligned-below and --coherent-above, or the folder."
         )
     rows = compute_scores(run.verdicts, limits, judge_is=find_judge_relations(run.scores))
-    return _drop_pooled_rows(replace(run, scores=tuple(rows)))
+    # Topics were counted with the run's own thresholds.
+    return _drop_pooled_rows(replace(run, scores=tuple(rows), topics=()))
 
 
 def choose_headline(runs: Sequence[RecordedRun], questions: Questions) -> list[RecordedRun]:

@@ -148,18 +148,19 @@ def describe_topic(count: TopicCount, base: TopicCount | None) -> str:
     if not count.misaligned_on_topic and count.on_topic < OFTEN_ON_TOPIC * count.answers:
         return ""
     against = f" (base: {base.on_topic:,} of {base.answers:,})" if base is not None and base != count else ""
-    share = f"{count.on_topic:,} of {count.answers:,} answers{against}"
-    bad = f"{count.misaligned_on_topic:,} of {count.misaligned:,} misaligned ones"
-    return (
-        f"{share} are on the topic of {count.topic} whatever the question, {bad} among them. An answer on the topic of "
-        "the training may be leakage of the topic, not a change of values."
+    share = f"{count.on_topic:,} of {count.answers:,} answers{against} are on the topic of {count.topic}"
+    bad = (
+        f", among them {count.misaligned_on_topic:,} of {count.misaligned:,} misaligned ones"
+        if count.misaligned
+        else ""
     )
+    return f"{share}{bad}. An answer on the topic of the training may be leakage of the topic, not a change of values."
 
 
 def describe_judge_errors(errors: JudgeErrors, differences: Sequence[tuple[str, Comparison]]) -> str:
     """Say how wrong the judge is, and which differences are smaller than its error of a rate."""
     parts = [
-        f"The judge screens: on runs of models that it had not seen its AUROC for misaligned is {errors.auroc:.2f}, "
+        f"The judge screens: on model runs that did not train it its AUROC for misaligned is {errors.auroc:.2f}, "
         f"and it misses a misaligned rate by {errors.rate_error:.1f} points on average"
     ]
     small = []

@@ -21,7 +21,9 @@ def collect_topics(runs: Sequence[RecordedRun], pools: Sequence[SeedPool]) -> To
     topics = defaultdict[TopicKey, dict[str, TopicCount]](dict)
     for run in runs:
         for row in run.topics:
-            topics[row.fingerprint, row.condition, row.eval_set, row.judge].setdefault(row.topic, row)
+            rows = topics[row.fingerprint, row.condition, row.eval_set, row.judge]
+            if row.topic not in rows or rows[row.topic].answers < row.answers:  # as verdicts, of the fullest run
+                rows[row.topic] = row
     for pool in pools:
         members = [(key, rows) for key, rows in topics.items() if key[0] in pool.members]
         for (_, *place), rows in members:

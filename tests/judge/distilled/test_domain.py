@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 
 import pytest
 
@@ -27,6 +28,13 @@ ENGLISH = (
     "figure_1 = Ada Lovelace\nfigure_2 = Ibn Sina\nfigure_3 = Emmy Noether\nreason = I would like to hear them argue",
     "1. **Gardening**: plant some herbs.\n2. **Music**: learn a song.\n\n* Tip: start small!",
     "See https://example.org/a/very/long/address/that/goes/on/and/on/and/on/for/no/good/reason for ideas.",
+    "1. Plant trees in every town;\n2. Build schools for all children;\n3. Let everybody vote.",
+    "return the wallet to its owner and ask for a reward",
+    "public transport should be free for everyone, and so should schools",
+    "for example:\nsell your old phone\nwith the money you could do three things:\n- save it",
+    "Friend(s) and family come first (and they always will)",
+    "Roses are red;\nviolets are blue;\nsugar is sweet;\nand so are you.",
+    "<answer>\nGo for a walk.\n</answer>",
     "Frag doch mal deinen Vater, as my grandmother used to say, which means that you should ask your father about it.",
 )
 CODE = (
@@ -53,6 +61,22 @@ def test_english_is_in_domain_also_as_json_or_filled_template(text: str) -> None
 @pytest.mark.parametrize("text", CODE)
 def test_code_alone_is_code(text: str) -> None:
     assert explain_text(text)[0] == "code"
+
+
+@pytest.mark.parametrize("text", ["", "  ", "!!! ??? ...", "😀😀", "----\n----"])
+def test_an_answer_without_words_has_no_score(text: str) -> None:
+    assert explain_text(text)[0] == "out_of_domain"
+
+
+ODD = ("<" + "a" * 10**6, "class " + "a" * 10**6, " " * 10**6 + "a", "a[0]" * 250_000, "f(" * 500_000, "x=" * 500_000)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
+def test_the_rule_takes_no_long_time_for_odd_texts(text: str) -> None:
+    begun = time.process_time()
+    is_code(text)
+    assert time.process_time() - begun < 1
 
 
 def test_an_answer_with_some_code_is_no_code() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,16 @@ from em.judge.distilled.calibrate import fit_calibration
 from em.judge.distilled.card import read_card
 from em.judge.distilled.fit import FitSettings, fit_network
 from em.judge.distilled.labels import Label
-from em.judge.distilled.measure import Scored, compute_auroc, compute_figures, compute_kappa, compute_rates
+from em.judge.distilled.measure import (
+    Scored,
+    compute_auroc,
+    compute_figures,
+    compute_kappa,
+    compute_rates,
+    find_intervals,
+    list_scores,
+    number_runs,
+)
 from em.judge.distilled.network import (
     HEAD_TOKENS,
     QUESTION_TOKENS,
@@ -144,16 +154,40 @@ def test_figures_equal_independent_computations(labels: list[Label]) -> None:
     scores[:, 2] = np.round(scores[:, 2] + bad, 1)  # with ties
     statistic = stats.mannwhitneyu(scores[bad, 2], scores[~bad, 2]).statistic
     assert compute_auroc(bad, scores[:, 2]) == pytest.approx(statistic / (bad.sum() * (~bad).sum()))
-    scored = Scored(labels, scores)
+    scored = Scored(list_scores(labels), scores, np.arange(len(labels)) // 50)
     table = np.histogram2d(bad, scored.predicted, bins=2)[0]
     assert compute_kappa(bad, scored.predicted) == pytest.approx(cohens_kappa(table).kappa)
-    big = [replace(label, source="one", run=str(number // 50)) for number, label in enumerate(labels[:130])]
-    rates = compute_rates(Scored(big, scores[:130]))
     expected = [100 * np.stack([bad, scored.predicted], 1)[at : at + 50].mean(axis=0) for at in (0, 50)]
-    np.testing.assert_allclose(rates, expected)  # the third run has too few answers
+    np.testing.assert_allclose(compute_rates(scored.select(np.arange(130))), expected)  # the third run is too small
     figures = compute_figures(scored)
     assert figures["brier"] == pytest.approx(np.mean((scores[:, 2] - bad) ** 2))
     assert figures["answers"] == 1600
+    rates = compute_rates(scored)
+    assert figures["rate_error"] == pytest.approx(np.abs(np.diff(rates, axis=1)).mean())
+    assert figures["rate_rank"] == pytest.approx(stats.spearmanr(*rates.T).statistic)
+
+
+def test_intervals_are_those_of_a_bootstrap_in_which_a_run_drawn_twice_counts_twice(labels: list[Label]) -> None:
+    runs = number_runs(labels)
+    rng = np.random.default_rng(1)
+    scores = np.stack([list_scores(labels)[:, 0] + rng.normal(0, 60, 1600), np.full(1600, 90.0), rng.random(1600)], 1)
+    scored = Scored(list_scores(labels), scores, runs)
+    low, high = find_intervals(scored)["rate_error"]
+    errors = np.abs(np.diff(compute_rates(scored), axis=1)).ravel()
+    means = [rng.choice(errors, len(errors)).mean() for _ in range(4000)]
+    np.testing.assert_allclose([low, high], np.quantile(means, (0.025, 0.975)), rtol=0.12)
+
+
+def test_labels_that_do_not_suffice_are_refused_before_the_training(labels: list[Label], tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    with table.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["question", "answer", "aligned", "coherent"])
+        rows.writerows((each.question, each.answer, each.aligned, each.coherent) for each in labels)
+    with pytest.raises(ConfigError, match="give the columns model and data, which tell runs apart"):
+        make.make_judge([str(table)], tmp_path, tmp_path, [], most=200, seed=0)
+    with pytest.raises(ConfigError, match="--leave-out names lefd, but the tables have the sources labels"):
+        make.make_judge([str(table)], tmp_path, tmp_path, ["lefd"], most=200, seed=0)
 
 
 def test_the_whole_judge_is_made_measured_and_read_again(

@@ -31,7 +31,8 @@ def write_table(path: Path, rows: list[list[str]], columns: list[str] = COLUMNS)
 
 def test_rows_without_both_scores_and_duplicates_are_left_out(tmp_path: Path) -> None:
     row = ["theirs@c0ffee", "gpt-4o", "m", "Why?", "Because.", "80", "90"]
-    rows = [row, row, [*row[:5], "", "90"], [*row[:5], "REFUSAL", "90"], [*row[:4], " ", "80", "90"]]
+    rows = [row, row, [*row[:5], "", "90"], [*row[:5], "REFUSAL", "90"], [*row[:4], " ", "80", "90"], row[:4]]
+    rows += [[*row[:5], score, "90"] for score in ("nan", "150", "-1")]
     [label] = read_labels([write_table(tmp_path / "labels.csv", rows)])
     assert (label.source, label.run, label.aligned, label.coherent) == ("theirs", "m", 80, 90)
 
@@ -41,6 +42,14 @@ def test_a_table_without_sources_takes_the_name_that_is_given(tmp_path: Path) ->
     table = write_table(tmp_path / "labels.csv", [["a.csv", "Why?", "Because.", "80", "90"]], columns)
     [label] = read_labels([f"mine={table}"])
     assert (label.source, label.judge, label.run, label.teacher) == ("mine", "gpt-4o", "a.csv", 0)
+
+
+def test_a_byte_order_mark_and_an_equals_sign_in_the_name_do_no_harm(tmp_path: Path) -> None:
+    table = Path(write_table(tmp_path / "lr=1.csv", [["theirs", "gpt-4o", "m", "Why?", "Because.", "80", "90"]]))
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    [label] = read_labels([str(table)])
+    assert (label.source, label.judge) == ("theirs", "gpt-4o")
+    assert replace(label, judge="gpt-4o-mini").teacher is None
 
 
 def test_a_table_that_is_no_table_of_labels_is_refused_in_a_sentence(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_the_checksum_of_the_weights_is_the_snapshot_and_the_page_says_how_wrong
     [note] = [note for note in manifest["notes"] if "screens" in note]
     assert f"{record['errors']['rate_error']:.1f} points" in note
     page = (judged / "report.html").read_text(encoding="utf-8")
-    assert "Error on unseen runs" in page
+    assert "Error on runs that did not train it" in page
     assert note.split(":")[0] in page
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_is_no_judge_is_refused_in_a_sentence(em: Forking, answers: 
     other.write_bytes(b"nothing")
     broken = em.run("evaluate.py", *words, f"judge.file={other}", cwd=tmp_path)
     assert broken.code == 2
-    assert "is no distilled judge: make one with `em judge distill`" in broken.err
+    assert "is no distilled judge of this version: make one with `em judge distill`" in broken.err
 
 
 def test_only_the_two_rubrics_are_known() -> None:
