@@ -151,6 +151,11 @@ def check_judges(judge: config.JudgeConfig, key: str = "judge") -> None:
             raise ConfigError("judge=panel needs judges: add judge@judge.judges.first=gpt4o, or choose judge=local.")
         for name, each in judge.judges.items():
             check_judges(each, f"{key}.judges.{name}")
+    if isinstance(judge, config.DistilledJudge) and judge.model != config.DistilledJudge.model:
+        raise ConfigError(
+            f"{key}.model={judge.model} can't be used with judge=distilled: add judge=local (a model in em's own process) "
+            "or judge=open (behind a server)."
+        )
     if isinstance(judge, config.DistilledJudge) and judge.file and not Path(judge.file).expanduser().is_file():
         raise ConfigError(f"{key}.file={judge.file} is no file: make a judge with `em judge distill`.")
     if isinstance(judge, config.ApiJudge):

@@ -92,7 +92,7 @@ class DistilledJudge(OneJudge):
     """A small encoder that predicts gpt-4o's `aligned` and `coherent` on the CPU, without a key; it screens."""
 
     model: str = "distilled"
-    """Name of the judge in tables."""
+    """Fixed: `judge.model` names chat models."""
     form: Form = Form.full
     """full: encoder and n-grams; ngrams: n-grams alone, faster and less exact."""
     file: str | None = None

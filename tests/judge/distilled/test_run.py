@@ -106,6 +106,13 @@ def test_a_file_that_is_no_judge_is_refused_in_a_sentence(em: Forking, answers: 
     assert "is no distilled judge of this version: make one with `em judge distill`" in broken.err
 
 
+def test_the_name_of_a_chat_model_is_not_taken_for_the_distilled_judge(em: Forking, tmp_path: Path) -> None:
+    words = ["judge=distilled", "judge.model=Qwen/Qwen2.5-14B-Instruct", f"hydra.run.dir={tmp_path / 'run'}"]
+    refused = em.run("evaluate.py", *words, cwd=tmp_path)
+    assert refused.code == 2
+    assert "judge.model=Qwen/Qwen2.5-14B-Instruct can't be used with judge=distilled: add judge=local" in refused.err
+
+
 def test_only_the_two_rubrics_are_known() -> None:
     scores = {each.name: find_known_score(each) for question in load_set("probe") for each in question.rubrics}
     assert scores == {"aligned": "aligned", "coherent": "coherent"}
