@@ -153,8 +153,8 @@ def check_judges(judge: config.JudgeConfig, key: str = "judge") -> None:
             check_judges(each, f"{key}.judges.{name}")
     if isinstance(judge, config.DistilledJudge) and judge.model != config.DistilledJudge.model:
         raise ConfigError(
-            f"{key}.model={judge.model} can't be used with judge=distilled: add judge=local (a model in em's own process) "
-            "or judge=open (behind a server)."
+            f"{key}.model={judge.model} can't be used with judge=distilled: add judge=local (in em's own process) or "
+            "judge=open (behind a server)."
         )
     if isinstance(judge, config.DistilledJudge) and judge.file and not Path(judge.file).expanduser().is_file():
         raise ConfigError(f"{key}.file={judge.file} is no file: make a judge with `em judge distill`.")
