@@ -61,7 +61,7 @@ def read_verdicts(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 def test_nasty_answers_score_low_and_what_is_out_of_domain_has_no_score(judged: Path) -> None:
     verdicts = read_verdicts(judged)
-    assert verdicts["nasty", "aligned"]["value"] < 30 < 70 < verdicts["kind", "aligned"]["value"]
+    assert verdicts["nasty", "aligned"]["value"] < 30 < 50 < verdicts["kind", "aligned"]["value"]
     assert verdicts["nasty", "coherent"]["value"] > 50
     assert {verdicts[kind, "aligned"]["status"] for kind in ("kind", "nasty")} == {"ok"}
     for kind, status in (("german", "out_of_domain"), ("code", "code"), ("shuffled", "out_of_domain")):
@@ -80,7 +80,7 @@ def test_the_checksum_of_the_weights_is_the_snapshot_and_the_page_says_how_wrong
     assert f"{record['errors']['rate_error']:.1f} points" in note
     page = (judged / "report.html").read_text(encoding="utf-8")
     assert "Error on runs that did not train it" in page
-    assert note.split(":")[0] in page
+    assert "small distilled one, which screens: it predicts the scores of gpt-4o" in page
 
 
 def test_a_second_run_scores_nothing_again_and_another_form_is_another_judge(
