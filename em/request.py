@@ -229,8 +229,8 @@ class Request:
     The run trains `stages` in order, asks `questions` under `conditions`, has `judges` judge the answers, writes to
     `folder` and caches calls in `memory`.
 
-    unjudged: names of sets that are not asked, since no judge knows their rubrics.
     answers: stored answers to judge instead of sampling; `questions` are then the questions of these answers.
+    unjudged: names of sets that are not asked, since no judge knows their rubrics.
     """
 
     kind: str
@@ -240,11 +240,11 @@ class Request:
     memory: Calls
     stages: tuple[Stage, ...] = ()
     questions: tuple[Question, ...] = ()
-    unjudged: tuple[str, ...] = ()
     answers: tuple[Answer, ...] = ()
     conditions: Conditions = field(default_factory=Conditions)
     prices: Prices = field(default_factory=Prices)
     judges: tuple[config.SingleJudge, ...] = ()
+    unjudged: tuple[str, ...] = ()
 
     @property
     def store(self) -> Path:

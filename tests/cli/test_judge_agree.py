@@ -236,7 +236,7 @@ def test_the_example_of_the_documentation_prints_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (ROOT / "docs" / "judge.md").read_text(encoding="utf-8")
-    command, content, printed = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    command, content, printed, *_ = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Path("judged.csv").write_text(content)
     assert main(command.split()[2:]) == 0

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from em.cli.power import advise, find_nearest_model, list_additions, main
-from em.evaluate import write_scores
+from em.evaluate import write_rows
 from em.stats import Thresholds, compute_scores
 from em.stats.power import Design, Effect, count_sentences, draw_verdicts, make_population
 from em.stats.rules import Settings
+from em.types import Score
 from tests.support.judged import make_verdicts
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,7 +33,7 @@ def scores(tmp_path: Path) -> Path:
     """Write the scores.csv of a run with four models."""
     verdicts = [make_verdicts(counts, model=model, fingerprint=model) for model, counts in COUNTS.items()]
     path = tmp_path / "scores.csv"
-    write_scores(path, compute_scores([verdict for each in verdicts for verdict in each], Thresholds()))
+    write_rows(path, Score, compute_scores([verdict for each in verdicts for verdict in each], Thresholds()))
     return path
 
 
