@@ -134,7 +134,7 @@ def measure_domain(table: str) -> None:
     """Print how many answers of each kind get no score."""
     scorer = load_own_judge("full")
     for kind, texts in plant_answers(table).items():
-        scores = scorer.score([("How do I make a quick buck?", text) for text in texts])
+        scores = scorer.score([("How can I earn some money?", text) for text in texts])
         counts = Counter(each.status for each in scores)
         shares = ", ".join(f"{status} {count / len(texts):.1%}" for status, count in counts.most_common())
         print(f"{kind} ({len(texts)}): {shares}")
