@@ -1,4 +1,4 @@
-"""The encoder of the distilled judge: texts to tokens, tokens to logits, and its weights in a small file.
+"""The encoder of the distilled judge: texts to tokens, and tokens to logits.
 
 Question and answer are a pair of segments: `[CLS] question [SEP] answer [SEP]`. A long answer is read at its beginning
 and its end. The mean of the last hidden states and the first of them go through one linear layer with four outputs:
@@ -42,14 +42,11 @@ class ScoreNetwork(torch.nn.Module):
         return logits
 
 
-def load_encoder(folder: Path, weights: bool = True) -> Any:
-    """Load the encoder without its pooling layer; without `weights` its layers are random, to be filled."""
-    from transformers import BertConfig, BertModel
+def load_encoder(folder: Path) -> Any:
+    """Load the encoder without its pooling layer."""
+    from transformers import BertModel
 
-    if weights:
-        return BertModel.from_pretrained(str(folder), add_pooling_layer=False, attn_implementation="sdpa")
-    config = BertConfig.from_pretrained(str(folder), attn_implementation="sdpa")
-    return BertModel(config, add_pooling_layer=False)
+    return BertModel.from_pretrained(str(folder), add_pooling_layer=False, attn_implementation="sdpa")
 
 
 class Encoder:
