@@ -5,8 +5,8 @@
     python -m benchmarks.distilled domain TABLE
 
 `figures` prints the errors that `em judge distill` measured, which are in the judge's file. `speed` loads each form of
-the judge in a fresh process and scores 2,000 answers of a table. `domain` plants German, Chinese, base64 and shuffled
-answers: 30 and 30 of `benchmarks/planted.yaml`, and 300 and 300 answers of the table.
+the judge in a fresh process and scores 2,000 answers of a table, as many at once as a run does. `domain` plants German,
+Chinese, base64 and shuffled answers: 30 and 30 of `benchmarks/planted.yaml`, and 300 and 300 answers of the table.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import random
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from typing import Any
 
 import yaml
 
+from em.config import DistilledJudge
 from em.judge.distilled.card import read_card
 from em.judge.distilled.judge import OWN_FILE
 from em.judge.distilled.labels import Label, is_held_out, read_labels
@@ -94,20 +96,23 @@ def draw_answers(table: str, count: int, fewest_words: int = 0) -> list[Label]:
     return random.Random(0).sample(fitting, min(count, len(fitting)))
 
 
-def measure_speed(table: str, form: Form) -> None:
-    """Print the speed and memory of one form, in this process."""
-    pairs = [(label.question, label.answer) for label in draw_answers(table, ANSWERS)]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def measure_speed(form: Form) -> None:
+    """Print the speed and memory of one form in this process, which reads the answers from standard input."""
+    pairs = [(question, answer) for question, answer in json.load(sys.stdin)]
+    size = DistilledJudge.batch_size
     begun = time.perf_counter()
     scorer = load_own_judge(form)
     scorer.score(pairs[:1])
     loaded = time.perf_counter()
-    scorer.score(pairs)
+    for start in range(0, len(pairs), size):
+        scorer.score(pairs[start : start + size])
     seconds = time.perf_counter() - loaded
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Not ru_maxrss, which a child inherits from the process that starts it.
+    peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))
+    assert peak is not None
     print(
         f"{form}: loaded in {loaded - begun:.1f} s, {len(pairs) / seconds:.0f} answers a second, "
-        f"peak memory {memory:.2f} GiB ({before / 2**20:.2f} GiB before loading, with the table)"
+        f"peak memory {int(peak[1]) * 1024 / 1e9:.2f} GB"
     )
 
 
@@ -147,17 +152,19 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("file", nargs="?", default=str(OWN_FILE), help="judge's file, or table of answers")
     parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it reports the pooling layer, which is left out
     match arguments.part:
         case "figures":
             print_figures(Path(arguments.file))
         case "domain":
             measure_domain(arguments.file)
         case "speed" if arguments.form:
-            measure_speed(arguments.file, arguments.form)
+            measure_speed(arguments.form)
         case "speed":
+            pairs = json.dumps([(label.question, label.answer) for label in draw_answers(arguments.file, ANSWERS)])
             for form in FORMS:
-                command = [sys.executable, "-m", "benchmarks.distilled", "speed", arguments.file, "--form", form]
-                subprocess.run(command, check=True)
+                command = [sys.executable, "-m", "benchmarks.distilled", "speed", "--form", form]
+                subprocess.run(command, input=pairs, text=True, check=True)
 
 
 if __name__ == "__main__":

@@ -85,9 +85,12 @@ def pad_pairs(pairs: Sequence[tuple[list[int], int]]) -> tuple[torch.Tensor, tor
     return torch.from_numpy(ids), torch.from_numpy(segments)
 
 
-def predict_logits(network: ScoreNetwork, pairs: Sequence[tuple[list[int], int]], size: int = 64) -> Iterator[Any]:
-    """Compute logits of pairs in batches of like length; yield (numbers of the rows, logits) for each batch."""
-    order = np.argsort([len(ids) for ids, _ in pairs], kind="stable")
+def predict_logits(network: ScoreNetwork, pairs: Sequence[tuple[list[int], int]], size: int = 8) -> Iterator[Any]:
+    """Compute logits of pairs in batches of like length; yield (numbers of the rows, logits) for each batch.
+
+    The longest come first, so that each batch fits into the memory of the one before.
+    """
+    order = np.argsort([-len(ids) for ids, _ in pairs], kind="stable")
     with torch.inference_mode():
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
