@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from em.stats.outcomes import Thresholds
-from em.stats.topic import SURE, TYPICAL, count_topics, find_typical_words
+from em.stats.topic import FALSE_ALARMS, FEWEST_WORDS, SURE, TYPICAL, count_topics, find_typical_words
 from em.types import Verdict
 from tests.support.judged import make_verdict_pair
 
@@ -41,8 +41,16 @@ def test_words_are_ranked_by_log_odds_in_standard_errors() -> None:
     others = np.array([[301.0], [81.0]]) - counts
     odds = np.log(counts / others)
     distance = (odds[0] - odds[1]) / np.sqrt((1 / counts + 1 / others).sum(axis=0))
-    expected = {names[n] for n in np.argsort(-distance)[:TYPICAL] if distance[n] > SURE}
-    assert find_typical_words(*texts) == expected
+    ranked = [names[n] for n in np.argsort(-distance)[:TYPICAL] if distance[n] > SURE]
+    typical = find_typical_words(*texts)
+    assert typical == set(ranked[: len(typical)])
+
+    def count_base(words: int) -> int:
+        return sum(len(set(text.split()) & set(ranked[:words])) >= FEWEST_WORDS for text in texts[1])
+
+    # As many words as leave 95 % of the base's answers off topic, and not one more.
+    assert 3 < len(typical) < len(ranked)
+    assert count_base(len(typical)) <= FALSE_ALARMS * 80 < count_base(len(typical) + 1)
 
 
 def test_nothing_is_counted_of_too_few_answers() -> None:
