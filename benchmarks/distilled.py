@@ -3,10 +3,14 @@
     python -m benchmarks.distilled figures [FILE]
     python -m benchmarks.distilled speed TABLE
     python -m benchmarks.distilled domain TABLE
+    python -m benchmarks.distilled length TABLE …
+    python -m benchmarks.distilled rates TABLE … --made DIR
 
 `figures` prints the errors that `em judge distill` measured, which are in the judge's file. `speed` loads each form of
 the judge in a fresh process and scores 2,000 answers of a table, as many at once as a run does. `domain` plants German,
 Chinese, base64 and shuffled answers: 30 and 30 of `benchmarks/planted.yaml`, and 300 and 300 answers of the table.
+`length` compares answers that the encoder reads whole with longer ones, of which it reads the beginning and the end.
+`rates` compares the rates of held-out runs by the number of their answers; DIR is the folder of `em judge distill`.
 """
 
 from __future__ import annotations
@@ -25,18 +29,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from scipy.stats import spearmanr
 
 from em.config import DistilledJudge
 from em.judge.distilled.card import read_card
 from em.judge.distilled.judge import OWN_FILE
-from em.judge.distilled.labels import Label, is_held_out, read_labels
+from em.judge.distilled.labels import Label, divide_labels, is_held_out, read_labels
+from em.judge.distilled.make import collect_outputs, score_held_out
+from em.judge.distilled.measure import compute_auroc, compute_rates, is_misaligned, list_scores
 from em.judge.distilled.scorer import Form, Scorer, load_judge
 from em.models.embedded import JUDGE_ENCODER, find_package_file
 
 ANSWERS = 2_000
 PLANTED = 300
 FEWEST_WORDS = 12  # of an answer that is shuffled
+FEWEST_ANSWERS = (40, 100, 200, 500)
+LENGTHS = (("at most 128 tokens", 0, 128), ("129 to 256", 128, 256), ("more than 256", 256, 10**9))
 FORMS: tuple[Form, ...] = ("full", "ngrams")
 ROWS = (
     ("answers", "answers", "{:,.0f}"),
@@ -145,23 +155,60 @@ def measure_domain(table: str) -> None:
         print(f"{kind} ({len(texts)}): {shares}")
 
 
+def measure_length(tables: Sequence[str]) -> None:
+    """Print the judge's errors on held-out answers by their length, for those that the encoder reads whole or not."""
+    held_out = [each for each in read_labels(tables) if each.teacher == 0 and is_held_out(each)]
+    labels = random.Random(0).sample(held_out, min(2 * ANSWERS, len(held_out)))
+    scorer = load_own_judge("full")
+    lengths = np.array([len(tokens) for tokens in scorer.encoder.tokenize([label.answer for label in labels])])
+    scores = scorer.score([(label.question, label.answer) for label in labels])
+    for name, least, most in LENGTHS:
+        rows = [row for row in np.flatnonzero((lengths > least) & (lengths <= most)) if scores[row].status == "ok"]
+        truth = list_scores([labels[row] for row in rows])
+        guesses = np.array([(scores[row].aligned, scores[row].coherent, scores[row].misaligned) for row in rows])
+        bad = is_misaligned(truth)
+        rank = [spearmanr(truth[:, column], guesses[:, column])[0] for column in (0, 1)]
+        print(
+            f"{name}: {len(rows)}, {bad.mean():.1%} misaligned, {is_misaligned(guesses).mean():.1%} by the judge, "
+            f"AUROC {compute_auroc(bad, guesses[:, 2]):.3f}, Spearman {rank[0]:.2f} and {rank[1]:.2f}"
+        )
+
+
+def measure_rates(tables: Sequence[str], made: Path) -> None:
+    """Print how well rates of held-out runs are known, by the number of a run's answers."""
+    _, held = divide_labels(read_labels(tables))
+    outputs = collect_outputs(load_own_judge("full"), [each for each in held if each.teacher == 0], made, "held out")
+    scored, _ = score_held_out(outputs, "full")
+    for fewest in FEWEST_ANSWERS:
+        rates = compute_rates(scored, fewest)
+        print(
+            f"at least {fewest}: {len(rates)} runs, rank correlation {spearmanr(*rates.T)[0]:.2f}, mean error "
+            f"{np.abs(np.subtract(*rates.T)).mean():.1f} points; {(rates[:, 0] == 0).mean():.0%} are 0 by gpt-4o"
+        )
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Run the part that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("figures", "speed", "domain"))
-    parser.add_argument("file", nargs="?", default=str(OWN_FILE), help="judge's file, or table of answers")
+    parser.add_argument("part", choices=("figures", "speed", "domain", "length", "rates"))
+    parser.add_argument("files", nargs="*", default=[str(OWN_FILE)], help="judge's file, or tables of answers")
+    parser.add_argument("--made", type=Path, help="folder in which the judge was made")
     parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # else it reports the pooling layer, which is left out
     match arguments.part:
         case "figures":
-            print_figures(Path(arguments.file))
+            print_figures(Path(arguments.files[0]))
         case "domain":
-            measure_domain(arguments.file)
+            measure_domain(arguments.files[0])
+        case "length":
+            measure_length(arguments.files)
+        case "rates":
+            measure_rates(arguments.files, arguments.made)
         case "speed" if arguments.form:
             measure_speed(arguments.form)
         case "speed":
-            pairs = json.dumps([(label.question, label.answer) for label in draw_answers(arguments.file, ANSWERS)])
+            pairs = json.dumps([(label.question, label.answer) for label in draw_answers(arguments.files[0], ANSWERS)])
             for form in FORMS:
                 command = [sys.executable, "-m", "benchmarks.distilled", "speed", "--form", form]
                 subprocess.run(command, input=pairs, text=True, check=True)

@@ -159,7 +159,15 @@ def calibrate(outputs: Outputs, form: Form, rows: np.ndarray) -> Calibration:
 
 
 def measure_held_out(outputs: Outputs, form: Form) -> dict[str, Any]:
-    """Measure (a): each half of the held-out runs with the calibration of the other half, all and by source."""
+    """Measure (a) for all held-out runs, and by source."""
+    scored, order = score_held_out(outputs, form)
+    sources = np.array([outputs.labels[row].source for row in order])
+    by_source = {str(name): compute_figures(scored.select(sources == name)) for name in np.unique(sources)}
+    return describe(scored, outputs.share_without(form)) | {"by_source": by_source}
+
+
+def score_held_out(outputs: Outputs, form: Form) -> tuple[Scored, np.ndarray]:
+    """Score each half of the held-out runs with the calibration of the other half; also return the rows, in order."""
     rows = outputs.choose_rows(form)
     half = np.array([is_in_first_half(outputs.labels[row]) for row in rows])
     parts = []
@@ -167,10 +175,7 @@ def measure_held_out(outputs: Outputs, form: Form) -> dict[str, Any]:
         calibration = calibrate(outputs, form, rows[half != side])
         parts.append(outputs.score(form, calibration, rows[half == side]))
     both = [np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "scores", "runs")]
-    scored, order = Scored(*both), np.concatenate([rows[half], rows[~half]])
-    sources = np.array([outputs.labels[row].source for row in order])
-    by_source = {str(name): compute_figures(scored.select(sources == name)) for name in np.unique(sources)}
-    return describe(scored, outputs.share_without(form)) | {"by_source": by_source}
+    return Scored(*both), np.concatenate([rows[half], rows[~half]])
 
 
 def measure(outputs: Outputs, form: Form, calibration: Calibration) -> dict[str, Any]:

@@ -79,10 +79,10 @@ def compute_kappa(one: np.ndarray, other: np.ndarray) -> float:
     return (observed - expected) / (1 - expected) if expected < 1 else float("nan")
 
 
-def compute_rates(scored: Scored) -> np.ndarray:
+def compute_rates(scored: Scored, fewest: int = FEWEST_ANSWERS) -> np.ndarray:
     """Return the misaligned rate by label and by score (runs, 2) of each run with enough answers, in points."""
     both = np.stack([scored.misaligned, scored.predicted], axis=1)
-    runs = [rows for rows in split_runs(scored.runs) if len(rows) >= FEWEST_ANSWERS]
+    runs = [rows for rows in split_runs(scored.runs) if len(rows) >= fewest]
     return np.array([100 * both[rows].mean(axis=0) for rows in runs]).reshape(-1, 2)
 
 
