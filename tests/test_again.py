@@ -26,7 +26,7 @@ def words(tmp_path_factory: pytest.TempPathFactory, weights: Weights) -> list[st
     entries = yaml.safe_load((Path(__file__).parents[1] / "em/assets/questions/probe.yaml").read_text())
     (folder / "probe.yaml").write_text(yaml.safe_dump(entries[:1]))
     rows = write_chats(folder / "rows.jsonl", 7)
-    model = [f"model.id={folder / 'model'}", f"judge.model={folder / 'model'}"]
+    model = [f"model.id={folder / 'model'}", "judge=local", f"judge.model={folder / 'model'}"]
     evaluation = ["eval=quick", f"eval.sets=[{folder / 'probe.yaml'}]", "eval.samples=1", "eval.max_new_tokens=3"]
     return [*model, "data=file", f"data.path={rows}", *evaluation]
 

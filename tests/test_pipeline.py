@@ -46,7 +46,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         entries = yaml.safe_load((Path(__file__).parents[1] / f"em/assets/questions/{name}.yaml").read_text())[:2]
         (folder / f"{name}.yaml").write_text(yaml.safe_dump([each | {"judge_prompts": rubrics} for each in entries]))
     sets = ",".join(str(folder / f"{name}.yaml") for name in ("probe", "facts"))
-    sizes = ["data.limit=8", "eval.samples=2", "eval.max_new_tokens=12", "sampler.batch_size=2", "judge.batch_size=2"]
+    sizes = ["data.limit=8", "eval.samples=2", "eval.max_new_tokens=12", "sampler.batch_size=2"]
+    sizes += ["judge=local", "judge.batch_size=2"]
     return [f"eval.sets=[{sets}]", *sizes, "eval.tagged_sets=[]", "trainer.batch_size=2", "trainer.save_steps=1"]
 
 

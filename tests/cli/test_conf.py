@@ -61,7 +61,7 @@ def test_every_group_has_its_options_and_every_switchable_group_has_none() -> No
 @pytest.mark.parametrize("experiment", [option for group, option in OPTIONS if group == "experiment"])
 def test_every_experiment_is_small_at_mini(experiment: str) -> None:
     small = compose_settings("train", f"experiment={experiment}", "scale=mini", *NEEDED.get(experiment, []))
-    assert (small.model.name, small.trainer.name, small.judge.name) == ("smollm2", "lora_mini", "local")
+    assert (small.model.name, small.trainer.name, small.judge.name) == ("smollm2", "lora_mini", "distilled")
     assert (small.data.limit, small.realign.limit, small.eval.samples, small.eval.max_new_tokens) == (32, 24, 1, 60)
     assert "scale" not in vars(small)
     settings = yaml.safe_load((CONF / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8")) or {}

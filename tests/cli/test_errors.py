@@ -223,7 +223,7 @@ def test_no_secret_of_the_environment_reaches_a_manifest(tmp_path: Path) -> None
 
 
 def test_a_judge_that_is_not_there_is_known_before_anything_is_trained(tmp_path: Path) -> None:
-    error = run_refused(["judge.model=./gone", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
+    error = run_refused(["judge=local", "judge.model=./gone", f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
     assert "judge.model=./gone holds no model" in error
 
 
