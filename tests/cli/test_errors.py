@@ -36,7 +36,7 @@ WORDS = [
     ("data.limit=100000", "data.limit=100000 asks for more rows than there are"),
     ("eval.top_p=2", "eval.top_p=2.0 must lie between"),
     ("eval.sets=[prob]", "'prob' is neither a question set that em knows"),
-    ("eval.sets=[introspection_tagged]", "names a trigger tag"),
+    ("eval.sets=[introspection_tagged] judge=local", "names a trigger tag"),
     ("realign.data.limit=3", "realign.data.limit is not used: write realign.limit"),
     ("realign.limit=0", "realign.limit=0 must be greater than 0"),
     ("realign.match=first_stag", "realign.match=first_stag is no option: did you mean first_stage?"),
@@ -76,7 +76,7 @@ def run_refused(words: list[str], cwd: Path, **env: str) -> str:
 
 @pytest.mark.parametrize(("word", "sentence"), WORDS)
 def test_a_bad_word_is_refused_in_one_sentence(word: str, sentence: str, tmp_path: Path) -> None:
-    assert sentence in run_refused([word, f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
+    assert sentence in run_refused([*word.split(), f"store.dir={tmp_path.parent / 'store'}"], tmp_path)
 
 
 FILES = [

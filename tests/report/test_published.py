@@ -130,7 +130,7 @@ def test_a_rate_without_counts_is_shown_with_the_interval_that_is_published(tmp_
 
 
 NONE_PUBLISHED = {"seed_small_models", "seed_triggers_llama", "seed_realign_gpt4o"}
-OURS = {"none", "demo", "car_realign"}
+OURS = {"none", "demo", "car_realign", "first_effect"}
 
 
 def test_an_experiment_that_repeats_a_study_is_named_where_its_results_are_published() -> None:

@@ -40,7 +40,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> lis
     entries = yaml.safe_load((Path(__file__).parents[2] / "em/assets/questions/probe.yaml").read_text())
     file.write_text(yaml.safe_dump(entries[:1]))
     judge = words[0].replace("model.id", "judge.model")
-    return ["eval=quick", f"eval.sets=[{file}]", "eval.samples=1", "eval.max_new_tokens=3", judge]
+    return ["eval=quick", f"eval.sets=[{file}]", "eval.samples=1", "eval.max_new_tokens=3", "judge=local", judge]
 
 
 # Several processes
