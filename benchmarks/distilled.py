@@ -203,6 +203,8 @@ def main(words: Sequence[str] | None = None) -> None:
             measure_domain(arguments.files[0])
         case "length":
             measure_length(arguments.files)
+        case "rates" if arguments.made is None:
+            parser.error("rates needs --made DIR, the folder in which the judge was made")
         case "rates":
             measure_rates(arguments.files, arguments.made)
         case "speed" if arguments.form:

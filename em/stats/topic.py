@@ -70,7 +70,7 @@ def count_safe_words(words: Sequence[str], base: Sequence[str]) -> int:
     A few training answers have few words of their own, and then words of any answer follow.
     """
     ranks = {word: rank for rank, word in enumerate(words)}
-    ends = []  # the number of words with which an answer is on topic
+    ends = []  # the number of words up to which an answer is off topic
     for text in base:
         places = sorted(ranks[word] for word in split_words(text) if word in ranks)
         if len(places) >= FEWEST_WORDS:
