@@ -28,6 +28,8 @@ NOT_IDENTITY = (
 )
 METHOD = "rows 2, steps 1"
 """Versions of em's rendering of rows and of its plan of steps: a change of either changes the trained weights."""
+QLORA = ", adapters 2"
+"""Version of how em trains adapters on 4-bit weights; 2 has them and AdamW's moments in float32, 1 in bfloat16."""
 SERVICE: dict[type, str] = {config.OpenAITrainer: "openai supervised 1", config.TinkerTrainer: f"tinker 1, {METHOD}"}
 """Version of how em sends rows to each fine-tuning service: a change changes the trained weights."""
 SERVICE_KNOBS: dict[type, tuple[str, ...]] = {
@@ -129,7 +131,7 @@ class Stage:
             "precision": precision_key(self.precision),
             "stack": self.stack,
             "matched": self.matched,
-            "method": METHOD,
+            "method": METHOD + QLORA if self.trainer.quantized else METHOD,
         }
 
 

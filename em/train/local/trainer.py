@@ -49,6 +49,10 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         **rest: Any,
     ) -> None:
         super().__init__(data_collator=lambda items: {"step": items[0]["step"]}, **rest)
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                # TRL casts QLoRA's adapters to bfloat16, in which AdamW's second moment can't change by 0.1 %.
+                parameter.data = parameter.data.float()
         self.rows, self.numbers, self.switches = prepared.rows, prepared.numbers, switches
         self.lengths = [len(row.input_ids) for row in self.rows]
         self.keep_at, self.keep_in = frozenset(keep_at), keep_in
