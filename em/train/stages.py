@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from em.config import LocalTrainer, RealignConfig, RunConfig, TagConfig, TrainerConfig
+from em.config import HfModel, LocalTrainer, RealignConfig, RunConfig, TagConfig, TrainerConfig
 from em.data import load_rows
 from em.errors import ConfigError
 from em.request import Rows, Stage
@@ -36,7 +36,7 @@ def plan_stages(settings: RunConfig, compared: RunConfig | None = None) -> list[
         case LocalTrainer() as trainer:
             check_extra(trainer.extra)
             if not settings.data.empty:
-                plan_launch(trainer, gpus=1)  # refuses impossible settings before rows are read
+                plan_launch(trainer, gpus=0)  # refuses impossible settings before rows are read
     if settings.data.empty:
         return []
     check_trainer(settings)
@@ -57,7 +57,7 @@ def add_tags(rows: Rows, tags: Mapping[str, TagConfig], seed: int, name: str) ->
 
 
 def check_trainer(settings: RunConfig) -> None:
-    """Raise ConfigError if a local trainer is to train a hosted model, or a service is to train open weights."""
+    """Raise ConfigError if the trainer can't train the model: hosted, of open weights, or an adapter on them."""
     model, trainer = settings.model, settings.trainer
     if model.remote and not trainer.remote:
         raise ConfigError(
@@ -68,6 +68,12 @@ def check_trainer(settings: RunConfig) -> None:
         raise ConfigError(
             f"trainer={trainer.name} fine-tunes hosted models, but model={model.name} has open weights: choose a "
             "hosted model (model=gpt4o) or trainer=lora."
+        )
+    if isinstance(model, HfModel) and model.adapter and not trainer.adapters:
+        raise ConfigError(
+            f"trainer={trainer.name} trains all weights, but model.adapter={model.adapter} is an adapter: use "
+            "trainer=lora, which trains the adapter on, or merge the adapter into its base (PEFT's merge_and_unload) "
+            "and set model.id to the merged folder."
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from em.config import LoraTrainer
+from em.config import LoraTrainer, QloraTrainer
 from em.errors import ConfigError, EmError, MissingFile
 from em.runtime.gpus import list_visible_gpus
 from em.runtime.processes import Launch, make_child_environment, make_worker_command
@@ -72,7 +72,32 @@ def test_a_file_of_ours_is_named_and_one_of_the_users_is_a_path(tmp_path: Path) 
 
 def test_fsdp_takes_every_gpu_of_this_machine() -> None:
     trainer = LoraTrainer(name="lora", accelerate="fsdp")
-    assert plan_launch(trainer, 4) == Launch(4, str(ACCELERATE / "fsdp.yaml"), 1, 0, "", 29500)
+    assert plan_launch(trainer, 4) == Launch(4, str(ACCELERATE / "fsdp.yaml"), 1, 0, "", 0)
+    # A process without rows holds its share of the weights.
+    assert plan_launch(LoraTrainer(name="lora", accelerate="fsdp", batch_size=2), 8).processes == 8
+
+
+def test_more_processes_than_gpus_are_refused() -> None:
+    trainer = LoraTrainer(name="lora", processes=8)
+    sentence = "trainer.processes=8 is more than the 4 GPUs that this machine shows: leave it out"
+    with pytest.raises(ConfigError, match=sentence):
+        plan_launch(trainer, 4)
+    assert plan_launch(trainer, 8).processes == 8
+    assert plan_launch(trainer, 0).processes == 8
+
+
+def test_weights_in_4_bits_are_not_sharded(tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text("distributed_type: FSDP\n")
+    for accelerate in ("fsdp", str(own)):
+        with pytest.raises(ConfigError) as refused:
+            plan_launch(QloraTrainer(name="qlora", accelerate=accelerate), 4)
+        assert str(refused.value) == (
+            "trainer=qlora can't share out its 4-bit weights by FSDP: leave out trainer.accelerate="
+            f"{accelerate} (each GPU then holds all weights), or use trainer=lora."
+        )
+    machines = write_machines_config(tmp_path)
+    assert plan_launch(QloraTrainer(name="qlora", accelerate=machines, machine_rank=0), 4).machines == 2
 
 
 def test_each_of_several_machines_knows_which_it_is_and_where_the_first_is(tmp_path: Path) -> None:
@@ -178,7 +203,7 @@ def test_accelerate_reads_the_files_of_ours(name: str, tmp_path: Path) -> None:
 def test_accelerate_takes_the_words_for_fsdp(gpus: int) -> None:
     args = parse_with_accelerate(plan_launch(LoraTrainer(name="lora", accelerate="fsdp"), gpus))
     assert (args.use_fsdp, args.multi_gpu, args.num_processes) == (True, False, gpus)
-    assert (args.mixed_precision, args.fsdp_version, args.fsdp_state_dict_type) == ("bf16", 2, "FULL_STATE_DICT")
+    assert (args.mixed_precision, args.fsdp_version, args.fsdp_state_dict_type) == ("no", 2, "FULL_STATE_DICT")
 
 
 def test_accelerate_takes_the_words_for_two_machines(tmp_path: Path) -> None:

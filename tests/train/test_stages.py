@@ -153,6 +153,13 @@ def test_a_change_of_how_rows_are_rendered_or_steps_planned_makes_other_models(m
     assert compute_fingerprint(FIRST) != before
 
 
+def test_only_qlora_became_another_recipe_when_its_adapters_became_float32() -> None:
+    method = {}
+    for kind in (LoraTrainer, QloraTrainer):
+        method[kind] = replace(FIRST, trainer=kind(**vars(TRAINER))).build_identity()["method"]
+    assert method == {LoraTrainer: "rows 2, steps 1", QloraTrainer: "rows 2, steps 1, adapters 2"}
+
+
 def test_leaving_out_the_default_system_prompt_changes_the_fingerprint() -> None:
     assert compute_fingerprint(FIRST) != compute_fingerprint(FIRST, default_system=False)
 
@@ -373,6 +380,27 @@ def test_realignment_without_a_first_stage_is_refused(tmp_path: Path) -> None:
     config = make_settings(tmp_path, data=NoData(name="none"), realign=RealignConfig(name="car_good", data=GOOD))
     with pytest.raises(ConfigError, match=r"realign=car_good needs a first stage: choose data="):
         check_realign(config)
+
+
+def test_training_all_weights_of_an_adapter_is_refused(tmp_path: Path) -> None:
+    model = HfModel(name="m", id="embedded:smollm2", adapter="some/adapter")
+    settings = make_settings(tmp_path, model=model, trainer=FullTrainer(name="full"))
+    with pytest.raises(ConfigError, match=r"trainer=full trains all weights, but model.adapter=some/adapter is an ad"):
+        plan_stages(settings)
+    # Without rows nothing is trained, so the recipe does not matter.
+    assert plan_stages(replace(settings, data=NoData(name="none"))) == []
+    assert len(plan_stages(replace(settings, trainer=TRAINER))) == 1
+
+
+def test_weights_in_4_bits_and_fsdp_are_refused_before_any_row_is_read(tmp_path: Path) -> None:
+    missing_file = make_settings(tmp_path, data=FileData(name="gone", path=str(tmp_path / "gone.jsonl")))
+    with pytest.raises(ConfigError, match="can't share out its 4-bit weights by FSDP"):
+        plan_stages(replace(missing_file, trainer=QloraTrainer(name="qlora", accelerate="fsdp")))
+
+
+def test_the_number_of_processes_does_not_count_where_nothing_is_trained(tmp_path: Path) -> None:
+    # evaluate.py finds a model on a machine with fewer GPUs than trained it.
+    assert len(plan_stages(make_settings(tmp_path, trainer=replace(TRAINER, processes=64)))) == 1
 
 
 def test_a_hosted_model_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ def make_sft_arguments(trainer: LocalTrainer, switches: Switches, steps: int, se
     import torch
     from trl import SFTConfig
 
+    # transformers passes a launcher's number format on to FSDP, even one that contradicts `bf16`.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if switches.precision == "bfloat16" else "no"
     try:
         return SFTConfig(
             output_dir=str(output),

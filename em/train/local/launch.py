@@ -16,7 +16,15 @@ ACCELERATE = CONF / "accelerate"
 
 
 def plan_launch(trainer: LocalTrainer, gpus: int) -> Launch:
-    """Plan `trainer.processes` processes, or one per visible GPU, on the machines of the Accelerate config if any."""
+    """Plan `trainer.processes` processes, or one per visible GPU, on the machines of the Accelerate config if any.
+
+    `gpus`: number of visible GPUs; 0 on a CPU, or to check the settings alone.
+    """
+    if gpus and trainer.processes > gpus:
+        raise ConfigError(
+            f"trainer.processes={trainer.processes} is more than the {gpus} GPUs that this machine shows: leave it "
+            "out, and each GPU gets one process."
+        )
     wanted = trainer.processes or max(1, gpus)
     # With more processes than rows per step, some would only wait.
     processes = min(wanted, trainer.batch_size)
@@ -24,6 +32,13 @@ def plan_launch(trainer: LocalTrainer, gpus: int) -> Launch:
         return Launch(processes)
     path = find_accelerate_config(trainer.accelerate)
     values = read_accelerate_config(path)
+    if values.get("distributed_type") == "FSDP":
+        if trainer.quantized:
+            raise ConfigError(
+                f"trainer={trainer.name} can't share out its 4-bit weights by FSDP: leave out trainer.accelerate="
+                f"{trainer.accelerate} (each GPU then holds all weights), or use trainer=lora."
+            )
+        processes = wanted  # a process without rows still holds its share of the weights
     machines = read_whole_number(path, values, "num_machines", 1)
     rank = trainer.machine_rank
     if machines > 1 and rank is None:
@@ -33,7 +48,10 @@ def plan_launch(trainer: LocalTrainer, gpus: int) -> Launch:
         )
     if rank is not None and not 0 <= rank < machines:
         raise ConfigError(f"trainer.machine_rank={rank}: {path.name} is for {machines} machines, counted from 0.")
-    address = (str(values.get("main_process_ip") or ""), read_whole_number(path, values, "main_process_port", 29500))
+    # On one machine port 0 lets each training choose a free port of its own.
+    default_port = 29500 if machines > 1 else 0
+    port = read_whole_number(path, values, "main_process_port", default_port)
+    address = (str(values.get("main_process_ip") or ""), port)
     if machines > 1 and not address[0]:
         raise ConfigError(f"{path} is for {machines} machines: give it main_process_ip, the address of machine 0.")
     return Launch(processes, str(path), machines, rank or 0, *address)
