@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -11,6 +12,14 @@ from pathlib import Path
 
 from em.errors import EmError
 from em.runtime.processes import exit_with_parent, report_failure
+
+MEMORY = {
+    "train": "trainer.device_tokens",
+    "sample": "sampler.batch_size",
+    "judge": "judge.batch_size",
+    "score": "judge.batch_size",
+}
+"""The setting that lowers the memory of each task."""
 
 
 def run_task(task: str, spec: str) -> None:
@@ -67,12 +76,16 @@ def main() -> int:
     except EmError as error:
         report_failure(add_rank(str(error)), "user")
     except Exception as error:  # the parent process raises ChildFailed with this traceback
-        message = f"{type(error).__name__}: {error}"
-        if type(error).__name__ == "OutOfMemoryError":
-            message += " (lower trainer.device_tokens, sampler.batch_size or judge.batch_size)"
+        message = add_memory_hint(f"{type(error).__name__}: {error}", task)
         report_failure(add_rank(message), "bug", traceback.format_exc())
         traceback.print_exc()
     return 1
+
+
+def add_memory_hint(message: str, task: str) -> str:
+    """Add the setting that saves memory, if the error is one of the ways in which libraries say that memory is full."""
+    full = re.search("out ?of ?memory|ALLOC_FAILED|can't allocate memory|^MemoryError", message, re.IGNORECASE)
+    return f"{message} (out of memory: lower {MEMORY[task]})" if full and task in MEMORY else message
 
 
 def add_rank(message: str) -> str:

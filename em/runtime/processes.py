@@ -121,9 +121,17 @@ def run_children(
                     env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // launch.processes)))
                 argv = [*make_worker_command(launch, bool(list_visible_gpus())), task, str(spec_file)]
                 running.append((subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL), failure))
-            for process, failure in running:
-                if wait_for_child(process, stop) != 0:
-                    raise read_failure(task, process.returncode, failure)
+            waiting = list(running)
+            while waiting:
+                # Any child may be the first to fail, and the user should not wait for the others to hear of it.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    waiting[0][0].wait(0.2 if stop is not None or len(waiting) > 1 else None)
+                if stop is not None and stop.is_set():
+                    raise ChildFailed("The run was stopped.")
+                for process, failure in waiting:
+                    if process.poll():
+                        raise read_failure(task, process.returncode, failure)
+                waiting = [each for each in waiting if each[0].returncode is None]
         finally:
             for process, _ in running:
                 if process.poll() is None:
@@ -133,16 +141,6 @@ def run_children(
                     except subprocess.TimeoutExpired:
                         process.kill()
                         process.wait()
-
-
-def wait_for_child(process: subprocess.Popen[bytes], stop: threading.Event | None) -> int:
-    """Wait for a child to end, and return its exit code. Raises ChildFailed if `stop` is set before."""
-    while True:
-        try:
-            return process.wait(None if stop is None else 0.2)
-        except subprocess.TimeoutExpired:
-            if stop is not None and stop.is_set():
-                raise ChildFailed("The run was stopped.") from None
 
 
 def read_failure(task: str, code: int, failure: Path) -> EmError:
