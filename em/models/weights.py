@@ -18,6 +18,7 @@ from em.types import Weights
 
 TOKENIZER_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 HUB_FILES = ["*.safetensors", *TOKENIZER_FILES]
+SECOND_COPY = ["consolidated*"]  # Mistral's repositories hold all weights a second time in their own layout
 
 
 def resolve_weights(model: str, revision: str | None = None) -> Weights:
@@ -68,7 +69,8 @@ def fetch_hub_snapshot(name: str, revision: str | None, patterns: list[str] | No
     )
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns or HUB_FILES))
+        allowed = patterns or HUB_FILES
+        return Path(snapshot_download(name, revision=revision, allow_patterns=allowed, ignore_patterns=SECOND_COPY))
     except GatedRepoError as error:
         raise FetchError(
             f"{name} is gated: accept its licence at https://huggingface.co/{name}, then set HF_TOKEN to a token "
