@@ -23,6 +23,8 @@ from em.train.local.resume import (
     write_seal,
 )
 
+FORM = "moments in float32 without FSDP"
+
 
 def write_checkpoint(training: Path, step: int, sealed: bool = True) -> Path:
     """Write a checkpoint such as transformers writes."""
@@ -31,7 +33,7 @@ def write_checkpoint(training: Path, step: int, sealed: bool = True) -> Path:
     (folder / "optimizer.pt").write_bytes(b"moments" * step)
     (folder / "adapter_model.safetensors").write_bytes(b"weights" * step)
     if sealed:
-        write_seal(folder, step, seconds=step / 2)
+        write_seal(folder, step, step / 2, FORM)
     return folder
 
 
@@ -40,7 +42,7 @@ def test_a_sealed_checkpoint_says_where_it_stands(tmp_path: Path) -> None:
     sealed = read_seal(folder)
     # Computed by `printf 'moments%.0s' 1 2 3 4 | sha256sum`
     moments = "471bb6732a0560bbc5b41bd59cedcc7a44e8eaf06b0fc7ebca82a216f3d1519b"
-    assert sealed == Seal(4, 2.0, sealed.files)
+    assert sealed == Seal(4, 2.0, sealed.files, FORM)
     assert sorted(sealed.files) == ["adapter_model.safetensors", "optimizer.pt"]
     assert sealed.files["optimizer.pt"] == moments
     assert sorted(path.name for path in folder.iterdir()) == ["adapter_model.safetensors", SEAL, "optimizer.pt"]
@@ -49,7 +51,7 @@ def test_a_sealed_checkpoint_says_where_it_stands(tmp_path: Path) -> None:
 def test_a_checkpoint_can_be_sealed_again(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, 4)
     (folder / "optimizer.pt").write_bytes(b"others")
-    write_seal(folder, 5, seconds=9.0)
+    write_seal(folder, 5, 9.0, FORM)
     assert (read_seal(folder).step, read_seal(folder).seconds) == (5, 9.0)
     assert SEAL not in read_seal(folder).files
 
@@ -232,4 +234,29 @@ def test_other_errors_are_no_full_disk_even_on_one(
 def test_the_seal_is_written_as_json(tmp_path: Path) -> None:
     # Other programs and later versions of em read the seal.
     folder = write_checkpoint(tmp_path, 2)
-    assert set(json.loads((folder / SEAL).read_text())) == {"step", "seconds", "files"}
+    assert set(json.loads((folder / SEAL).read_text())) == {"step", "seconds", "files", "form"}
+
+
+def test_a_seal_of_an_earlier_version_names_no_form(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, 2)
+    values = json.loads((folder / SEAL).read_text())
+    del values["form"]
+    (folder / SEAL).write_text(json.dumps(values))
+    assert read_seal(folder).form == ""
+
+
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_the_files_in_folders_of_a_checkpoint_are_sealed_too(how: str, tmp_path: Path) -> None:
+    # FSDP with SHARDED_STATE_DICT writes a folder of shards.
+    folder = write_checkpoint(tmp_path, 2, sealed=False)
+    shard = folder / "optimizer_0" / "__0_0.distcp"
+    shard.parent.mkdir()
+    shard.write_bytes(b"half of the moments")
+    write_seal(folder, 2, 1.0, FORM)
+    assert read_seal(folder).files.keys() >= {"optimizer_0/__0_0.distcp", "optimizer.pt"}
+    if how == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"optimizer_0/__0_0\.distcp is (missing|damaged)"):
+        read_seal(folder)

@@ -20,6 +20,7 @@ BARE_GPU = Machine("cuda")
 LORA = LoraTrainer(name="lora", optimizer=Optimizer.adamw_8bit)
 FULL = FullTrainer(name="full", optimizer=Optimizer.adamw_8bit)
 QLORA = QloraTrainer(name="qlora")
+SHARDED = {"shared_prefix": False, "fused_adapters": False, "compact_head": False, "fsdp": True}
 PADDED = {"attention": "sdpa", "flattened": False, "pass_cost": 512}
 
 
@@ -37,6 +38,7 @@ def test_on_a_cpu_ems_own_ways_are_taken() -> None:
         gradient_checkpointing=False,
         device_tokens=2048,
         pass_cost=70,
+        fsdp=False,
     )
 
 
@@ -54,6 +56,7 @@ def test_on_a_gpu_with_everything_the_libraries_ways_are_taken() -> None:
         gradient_checkpointing=True,
         device_tokens=8192,
         pass_cost=AS_FEW_AS_CAN_BE,
+        fsdp=False,
     )
 
 
@@ -71,6 +74,7 @@ def test_a_gpu_with_nothing_installed_pads_and_holds_full_moments() -> None:
         gradient_checkpointing=True,
         device_tokens=8192,
         pass_cost=512,
+        fsdp=False,
     )
 
 
@@ -86,7 +90,7 @@ def test_a_gpu_with_nothing_installed_pads_and_holds_full_moments() -> None:
         (replace(GPU, tensor_float=False), LORA, "bfloat16", {"tensor_float": False}),
         (replace(GPU, processes=8), LORA, "bfloat16", {}),
         # With FSDP each process has only shards of the weights, so em uses TRL's head and float32 moments.
-        (replace(GPU, fsdp=True), LORA, "bfloat16", {"compact_head": False, "moments": "float32"}),
+        (replace(GPU, fsdp=True), LORA, "bfloat16", {"compact_head": False, "moments": "float32", "fsdp": True}),
         (GPU, replace(LORA, gradient_checkpointing=False), "bfloat16", {"gradient_checkpointing": False}),
         (GPU, replace(LORA, device_tokens=500), "bfloat16", {"device_tokens": 500}),
         # em's compact head computes no gradient for the head's weights, which full fine-tuning trains.
@@ -106,7 +110,7 @@ def test_each_way_hangs_on_what_it_needs_on_a_gpu(
         # DDP averages gradients over processes in each pass, but the prefix's pass happens outside of DDP.
         (replace(CPU, processes=2), LORA, {"shared_prefix": False}),
         (CPU, replace(LORA, gradient_checkpointing=True), {"shared_prefix": False, "gradient_checkpointing": True}),
-        (replace(CPU, fsdp=True), LORA, {"shared_prefix": False, "fused_adapters": False, "compact_head": False}),
+        (replace(CPU, fsdp=True), LORA, SHARDED),
         (CPU, FULL, {"fused_adapters": False, "compact_head": False}),
         # These packages do nothing on a CPU.
         (replace(CPU, liger=True, bitsandbytes=True), LORA, {}),
@@ -193,6 +197,23 @@ def test_the_switches_reach_trl(tmp_path: Path) -> None:
     changed = replace(choose_switches(CPU, LORA, "float32"), moments="8 bits", gradient_checkpointing=True)
     args = make_sft_arguments(replace(LORA, save_steps=0), changed, 3, 0, tmp_path)
     assert (args.optim, args.gradient_checkpointing, args.save_strategy) == ("adamw_bnb_8bit", True, "no")
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("float32", "no"), ("bfloat16", "bf16")])
+def test_the_number_format_is_that_of_the_settings_whatever_the_launcher_says(
+    precision: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for of_launcher in ("no", "bf16", "fp16"):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", of_launcher)
+        args = make_sft_arguments(LORA, choose_switches(CPU, LORA, precision), 3, 0, tmp_path)
+        assert args.mixed_precision == expected
+
+
+def test_the_form_of_a_checkpoint_names_moments_and_fsdp() -> None:
+    switches = choose_switches(CPU, LORA, "float32")
+    assert switches.form == "moments in float32 without FSDP"
+    assert replace(switches, fsdp=True).form == "moments in float32 with FSDP"
+    assert replace(switches, moments="8 bits").form == "moments in 8 bits without FSDP"
 
 
 def test_a_warm_up_below_1_is_a_share_of_the_steps(tmp_path: Path) -> None:

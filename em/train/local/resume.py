@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from em.errors import OutputError
@@ -28,18 +28,23 @@ def locate_partial_folder(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Seal:
-    """The seal of a complete checkpoint: optimiser steps and seconds of training so far, and each file's checksum."""
+    """The seal of a complete checkpoint: optimiser steps and seconds of training so far, and each file's checksum.
+
+    form: the form of the optimiser's state (`Switches.form`); empty in checkpoints of earlier versions.
+    """
 
     step: int
     seconds: float
     files: dict[str, str]
+    form: str = ""
 
 
-def write_seal(folder: Path, step: int, seconds: float) -> None:
+def write_seal(folder: Path, step: int, seconds: float, form: str) -> None:
     """Mark a checkpoint as complete."""
-    files = {file.name: hash_file(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != SEAL}
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / SEAL]
+    checksums = {file.relative_to(folder).as_posix(): hash_file(file) for file in files}
     with open_atomic(folder / SEAL) as out:
-        json.dump({"step": step, "seconds": seconds, "files": files}, out, indent=1)
+        json.dump(asdict(Seal(step, seconds, checksums, form)), out, indent=1)
         out.flush()
         os.fsync(out.fileno())
 

@@ -25,7 +25,14 @@ from em.request import count_steps
 from em.runtime.files import RECORD
 from em.train.local.batches import plan_steps
 from em.train.local.preflight import Prepared, prepare_rows, print_preflight
-from em.train.local.resume import delete_checkpoints, detect_full_disk, note_resume, read_resumed_steps, read_seal
+from em.train.local.resume import (
+    Seal,
+    delete_checkpoints,
+    detect_full_disk,
+    note_resume,
+    read_resumed_steps,
+    read_seal,
+)
 from em.train.local.spec import TrainSpec
 from em.train.local.switches import Switches, choose_switches, detect_machine
 from em.train.stages import choose_checkpoint_steps
@@ -73,7 +80,7 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
     steps = spec.steps or count_steps(len(rows), knobs.epochs, knobs.batch_size)
     plan = plan_steps(len(rows), steps, knobs.batch_size, spec.seed)
     keep_at = choose_checkpoint_steps(steps, knobs.checkpoints)
-    resume = choose_resume_checkpoint(spec, keep_at)
+    resume = choose_resume_checkpoint(spec, keep_at, switches.form)
     trainer = StepTrainer(
         model=load_start_model(spec, switches),
         args=make_sft_arguments(knobs, switches, steps, spec.seed, spec.partial),
@@ -83,29 +90,36 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
         switches=switches,
         keep_at=keep_at,
         keep_in=spec.partial / KEPT,
-        seconds=read_seal(Path(resume)).seconds if resume else 0.0,
+        seconds=resume.seconds if resume else 0.0,
     )
     for printer in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(printer)
     trainer.add_callback(make_progress_bar(spec.stage))
     if resume and trainer.args.should_save:
-        note_resume(spec.partial, read_seal(Path(resume)).step)
+        note_resume(spec.partial, resume.step)
     elif trainer.args.should_save:
         delete_checkpoints(spec.partial)
-    trainer.train(resume_from_checkpoint=resume or None)
+    trainer.train(resume_from_checkpoint=spec.resume if resume else None)
     return trainer
 
 
-def choose_resume_checkpoint(spec: TrainSpec, keep_at: Sequence[int]) -> str:
-    """Return the checkpoint to resume from; "" if an earlier step of `keep_at` lacks its weights."""
+def choose_resume_checkpoint(spec: TrainSpec, keep_at: Sequence[int], form: str) -> Seal | None:
+    """Return the seal of the checkpoint to resume from; None for a start from the beginning.
+
+    A checkpoint is of no use if an earlier step of `keep_at` lacks its weights, or if its optimiser's state has another
+    form than `form` (after another `trainer.accelerate`, or with bitsandbytes installed meanwhile).
+    """
     if not spec.resume:
-        return ""
-    resume_step = read_seal(Path(spec.resume)).step
-    needed = [step for step in keep_at if step <= resume_step]
-    missing = [step for step in needed if not (spec.partial / KEPT / f"step-{step}").is_dir()]
-    if missing and os.environ.get("RANK", "0") == "0":
-        print(f"Starting from the beginning instead: the weights of step {missing[0]}, wanted now, were not kept.")
-    return "" if missing else spec.resume
+        return None
+    seal, reason = read_seal(Path(spec.resume)), ""
+    missing = [n for n in keep_at if n <= seal.step and not (spec.partial / KEPT / f"step-{n}").is_dir()]
+    if missing:
+        reason = f"the weights of step {missing[0]}, wanted now, were not kept"
+    elif seal.form and seal.form != form:
+        reason = f"the checkpoint has {seal.form}, and this training has {form}"
+    if reason and os.environ.get("RANK", "0") == "0":
+        print(f"Starting from the beginning instead: {reason}.", flush=True)
+    return None if reason else seal
 
 
 def save_stage(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Switches) -> None:

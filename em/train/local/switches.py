@@ -42,7 +42,8 @@ class Switches:
     keep them apart; otherwise rows are sorted by length and padded. shared_prefix: the tokens that all rows of a step
     begin with run once. fused_adapters: the matrix product adds an adapter's output. compact_head: em's own frozen
     head computes logits for supervised tokens only; otherwise TRL's does. moments: number format of AdamW's moments.
-    device_tokens: most tokens per pass. pass_cost: fixed cost of a pass, in tokens.
+    device_tokens: most tokens per pass. pass_cost: fixed cost of a pass, in tokens. fsdp: whether each process holds
+    only a part of the weights.
     """
 
     precision: str
@@ -57,6 +58,12 @@ class Switches:
     gradient_checkpointing: bool
     device_tokens: int
     pass_cost: int
+    fsdp: bool
+
+    @property
+    def form(self) -> str:
+        """The form of the optimiser's state in a checkpoint, in words: each form has its own files or keys."""
+        return f"moments in {self.moments} {'with' if self.fsdp else 'without'} FSDP"
 
     def describe(self, threads: int) -> dict[str, Any]:
         """Return the switches and the thread settings for the manifest."""
@@ -108,6 +115,7 @@ def choose_switches(machine: Machine, trainer: LocalTrainer, precision: str) -> 
         gradient_checkpointing=checkpointing,
         device_tokens=trainer.device_tokens or TOKENS[machine.device],
         pass_cost=AS_FEW_AS_CAN_BE if flash else PASS_COST[machine.device],
+        fsdp=machine.fsdp,
     )
 
 

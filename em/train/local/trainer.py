@@ -157,7 +157,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             step = self.state.global_step
-            write_seal(Path(self.args.output_dir, f"checkpoint-{step}"), step, self.seconds)
+            write_seal(Path(self.args.output_dir, f"checkpoint-{step}"), step, self.seconds, self.switches.form)
 
     def _maybe_log_save_evaluate(self, *words: Any, **settings: Any) -> None:
         """Log and save after each step as TRL does, and also save the weights at the steps in `keep_at`."""
