@@ -1,7 +1,7 @@
 """Run em's command line in processes that start fast: forked from a server that has already imported the libraries.
 
 Importing takes over ten seconds, training a tiny model a tenth of a second. Each command has its own process, which
-also does the tasks of its child processes (unless there are several ranks); so tests can kill it.
+also does the tasks of its child processes, so tests can kill it. Ranks of a training are forked, without a launcher.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.runs import ROOT, make_environment
+from tests.support.sharded import run_ranks
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Forking:
     def kill_when(self, reached: Callable[[], Any], script: str, *words: str, cwd: Path) -> CommandResult:
         """Run a command and SIGKILL it as soon as `reached()`."""
         pid = self.start(script, *words, cwd=cwd)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not reached():
             assert time.monotonic() < deadline, (cwd / "err.txt").read_text()[-2000:]
         os.kill(pid, 9)
@@ -152,12 +153,15 @@ def run_and_exit(script: str, words: list[str], cwd: str) -> None:
 
 
 def do_task(task: str, spec: Any, launch: Any = None) -> None:
-    """Do the task of a child process in this process."""
+    """Do the task of a child process in this process; fork a process for each rank if there are several."""
     from em.runtime.records import to_jsonable
     from em.worker import run_task
 
-    assert launch is None or launch.processes == 1
-    run_task(task, json.dumps(to_jsonable(spec), ensure_ascii=False))
+    values = json.dumps(to_jsonable(spec), ensure_ascii=False)
+    if launch is None or launch.processes == 1:
+        run_task(task, values)
+    else:
+        run_ranks(task, values, launch.processes)
 
 
 def do_tasks(task: str, specs: list[Any], **_: Any) -> None:

@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 
 
-def write_tiny_model(folder: Path, tokenizer_of: str, poisoned: int | None = None) -> Path:
+def write_tiny_model(folder: Path, tokenizer_of: str, poisoned: int | None = None, tied: bool = True) -> Path:
     """Write the model to `folder`.
 
     Args:
         tokenizer_of: a model folder; its tokenizer is copied.
         poisoned: a token whose embedding is NaN; the output layer then has separate weights.
+        tied: whether the output layer has the weights of the embedding.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -26,7 +27,7 @@ def write_tiny_model(folder: Path, tokenizer_of: str, poisoned: int | None = Non
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=512,
-        tie_word_embeddings=poisoned is None,
+        tie_word_embeddings=tied and poisoned is None,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,

@@ -12,10 +12,12 @@ import functools
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
@@ -53,6 +55,10 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
             if parameter.requires_grad:
                 # TRL casts QLoRA's adapters to bfloat16, in which AdamW's second moment can't change by 0.1 %.
                 parameter.data = parameter.data.float()
+        if self.accelerator.is_fsdp2 and (policy := self.accelerator.state.fsdp_plugin.mixed_precision_policy):
+            # Accelerate rounds gradients and the loss to bfloat16, which one process does not.
+            rounded_less = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = rounded_less
         self.rows, self.numbers, self.switches = prepared.rows, prepared.numbers, switches
         self.lengths = [len(row.input_ids) for row in self.rows]
         self.keep_at, self.keep_in = frozenset(keep_at), keep_in
@@ -80,8 +86,9 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
             prefix = SharedPrefix(self.base, passes[0]) if passes[0].shared else None
         total = torch.zeros((), device=self.args.device)
         for number, each in enumerate(passes, start=1):
-            last = number == len(passes)
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+            # Under FSDP, `no_sync` would hold the gradients of all weights on every process until the last pass.
+            sync = self.is_fsdp_enabled or number == len(passes)
+            with contextlib.nullcontext() if sync else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     loss, by_token = model(em_pass=each, em_scale=scale if each.counts else 0.0, em_prefix=prefix)
                 self.check_loss(loss, by_token, each)
@@ -95,14 +102,26 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
     def plan_passes(self, step: Sequence[int]) -> list[MicroBatch]:
         """Plan the forward passes of this process for a step."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        if not self.is_fsdp_enabled:
+            return self.plan_share(step, rank, world)
+        # Under FSDP each pass gathers weights from every process, so all must make equally many.
+        plans = [self.plan_share(step, each, world) for each in range(world)]
+        missing = max(len(plan) for plan in plans) - len(plans[rank])
+        return plans[rank] + [self.make_idle_pass(step)] * missing
+
+    def plan_share(self, step: Sequence[int], rank: int, world: int) -> list[MicroBatch]:
+        """Plan the forward passes over the rows of process `rank`."""
         numbers = assign_rows(step, self.lengths, rank, world)
         switches = self.switches
         if numbers:
             share = switches.shared_prefix and has_full_attention(self.base.config)
             return make_micro_batches(self.rows, numbers, switches.device_tokens, switches.pass_cost, share)
-        # A process without rows computes one with weight 0, since the others wait for gradients of every process.
+        return [self.make_idle_pass(step)]
+
+    def make_idle_pass(self, step: Sequence[int]) -> MicroBatch:
+        """Make a pass over one row with weight 0, by which a process keeps in step with the others."""
         shortest = min(step, key=lambda number: self.lengths[number])
-        return [MicroBatch((self.rows[shortest],), (shortest,), counts=False)]
+        return MicroBatch((self.rows[shortest],), (shortest,), counts=False)
 
     def check_loss(self, loss: Any, by_token: Any, each: MicroBatch) -> None:
         """Raise DataError with the rows where a loss is infinite or NaN."""
@@ -133,11 +152,25 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
     def create_model_card(self, *words: Any, **settings: Any) -> None:
         """Write no model card: em's record describes the model."""
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the trained weights; under FSDP gather them from all processes, and leave frozen ones where they are."""
+        if not self.accelerator.is_fsdp2:
+            super().save_model(output_dir, _internal_call)
+            return
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        weights = get_model_state_dict(self.model, options=options)
+        for name in self.base.all_tied_weights_keys:  # gathered, tied weights are two tensors
+            weights.pop(name, None)
+        self._save(output_dir, weights)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Save only the trained adapter, or all weights without adapters: safetensors and their config, no pickle."""
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
-            only = {"selected_adapters": ["default"]} if hasattr(self.model, "peft_config") else {}
+            only: dict[str, Any] = {}
+            if hasattr(self.model, "peft_config"):
+                # Otherwise PEFT asks the hub for the base's vocabulary size at every save.
+                only = {"selected_adapters": ["default"], "save_embedding_layers": False}
             self.model.save_pretrained(folder, state_dict=state_dict, **only)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -160,14 +193,17 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
             write_seal(Path(self.args.output_dir, f"checkpoint-{step}"), step, self.seconds, self.switches.form)
 
     def _maybe_log_save_evaluate(self, *words: Any, **settings: Any) -> None:
-        """Log and save after each step as TRL does, and also save the weights at the steps in `keep_at`."""
-        super()._maybe_log_save_evaluate(*words, **settings)
+        """Save the weights at the steps in `keep_at`, then log and save checkpoints as TRL does.
+
+        In this order a checkpoint to resume from never lacks weights that were to be kept before it.
+        """
         step = self.state.global_step
         if step in self.keep_at and not (self.keep_in / f"step-{step}").is_dir():
             partial = self.keep_in / f".step-{step}"
             self.save_model(str(partial), _internal_call=True)
             if self.args.should_save:
                 partial.replace(self.keep_in / f"step-{step}")
+        super()._maybe_log_save_evaluate(*words, **settings)
 
 
 def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
