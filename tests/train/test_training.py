@@ -222,6 +222,18 @@ def test_a_matched_stage_takes_the_same_number_of_steps(
     assert len(read_losses(second)) == second["facts"]["steps"]
 
 
+def test_saving_an_adapter_does_not_ask_the_hub_for_its_base(
+    em: Forking, words: list[str], merged: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    _, (first, _) = merged
+    shutil.copytree(first["path"], tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": "someone/tiny"}))
+    run_training(em, tmp_path, *words, *LORA, f"model.adapter={tmp_path / 'adapter'}")
+    # PEFT's warning after it could not reach the hub.
+    assert "someone/tiny" not in (tmp_path / "err.txt").read_text()
+
+
 # Other recipes
 
 

@@ -142,6 +142,24 @@ def test_checkpoints_that_are_asked_for_too_late_start_it_anew(
     assert has_equal_weights(load_adapter(stage), load_adapter(undisturbed))
 
 
+def test_weights_to_keep_are_saved_before_the_checkpoint_of_their_step(
+    em: Forking, words: list[str], undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    # 16 steps, and the weights of step 8 are kept. A file in the way makes saving them fail.
+    partial = tmp_path / "store" / "models" / f".{undisturbed['fingerprint']}-partial"
+    in_the_way = partial / "checkpoints" / ".step-8"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    ways = [*words, *RESUMED, "trainer.checkpoints=1"]
+    assert em.run("train.py", *ways, *name_places(tmp_path), cwd=tmp_path).code != 0
+    assert max(find_checkpoints(tmp_path)) == 7
+    in_the_way.unlink()
+    (stage,) = run_training(em, tmp_path, *ways)
+    assert stage["facts"]["resumed_from"] == [7]
+    assert [each["step"] for each in stage["checkpoints"]] == [8]
+    assert has_equal_weights(load_adapter(stage), load_adapter(undisturbed))
+
+
 FULL = ("trainer=full", *RATES, "trainer.epochs=2", "trainer.save_steps=1")
 
 
