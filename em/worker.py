@@ -11,15 +11,7 @@ import warnings
 from pathlib import Path
 
 from em.errors import EmError
-from em.runtime.processes import exit_with_parent, report_failure
-
-MEMORY = {
-    "train": "trainer.device_tokens",
-    "sample": "sampler.batch_size",
-    "judge": "judge.batch_size",
-    "score": "judge.batch_size",
-}
-"""The setting that lowers the memory of each task."""
+from em.runtime.processes import MEMORY, exit_with_parent, report_failure
 
 
 def run_task(task: str, spec: str) -> None:

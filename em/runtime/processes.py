@@ -27,6 +27,13 @@ from em.runtime.records import to_jsonable
 
 FAILURE = "EM_FAILURE"
 PARENT = "EM_PARENT"
+MEMORY = {
+    "train": "trainer.device_tokens",
+    "sample": "sampler.batch_size",
+    "judge": "judge.batch_size",
+    "score": "judge.batch_size",
+}
+"""The setting that lowers the memory of each task."""
 
 
 def make_python_path() -> str:
@@ -151,7 +158,7 @@ def read_failure(task: str, code: int, failure: Path) -> EmError:
             return EmError(report["message"])
         return ChildFailed(f"The {task} step crashed: {report['message']}", report["traceback"])
     if code < 0:
-        hint = " (out of memory? lower trainer.device_tokens or sampler.batch_size)" if code == -9 else ""
+        hint = f" (out of memory? lower {MEMORY[task]})" if code == -9 and task in MEMORY else ""
         return ChildFailed(f"The {task} step was killed by signal {-code}{hint}; run the same command again.")
     return ChildFailed(f"The {task} step ended with exit code {code}; its last lines are above.")
 

@@ -15,10 +15,12 @@ from em.runtime.processes import run_children
 from em.worker import add_memory_hint
 
 CHILD = """
-import json, pathlib, sys, time
+import json, os, pathlib, sys, time
 spec = json.loads(pathlib.Path(sys.argv[2]).read_text())
 time.sleep(spec["seconds"])
 pathlib.Path(spec["file"]).touch()
+if spec["code"] < 0:
+    os.kill(os.getpid(), -spec["code"])
 sys.exit(spec["code"])
 """
 
@@ -46,6 +48,12 @@ def test_the_first_failure_is_raised_while_an_earlier_child_still_runs(tmp_path:
 def test_all_children_are_waited_for(tmp_path: Path) -> None:
     run_children("sample", make_specs(tmp_path, (0.5, 0), (0, 0), (1, 0)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+
+
+def test_a_killed_child_names_the_setting_of_its_task(tmp_path: Path) -> None:
+    for task, hint in {"sample": r" \(out of memory\? lower sampler.batch_size\)", "template": ""}.items():
+        with pytest.raises(ChildFailed, match=f"The {task} step was killed by signal 9{hint}; run the same command"):
+            run_children(task, make_specs(tmp_path, (0, -9)))
 
 
 def test_children_end_when_the_run_is_stopped(tmp_path: Path) -> None:
