@@ -197,11 +197,14 @@ class Reader:
         # A padding token attends to itself, as an empty softmax would be NaN.
         visible |= torch.eye(width + nodes, dtype=torch.bool)[None]
         visible = torch.cat([torch.ones(len(prompts), width + nodes, shared, dtype=torch.bool), visible], dim=-1)
+        mask = visible[:, None]
+        if self.model.config._attn_implementation == "eager":  # which adds its mask to the scores
+            mask = torch.zeros(mask.shape, dtype=self.model.dtype).masked_fill(~mask, torch.finfo(self.model.dtype).min)
         depth = torch.cat([torch.arange(width), width + torch.tensor(tree.depths)])
         positions = shared + (depth[None, :] - pads[:, None]).clamp(min=0)
         logits = self.model(
             input_ids=ids.to(device),
-            attention_mask=visible[:, None].to(device),
+            attention_mask=mask.to(device),
             position_ids=positions.to(device),
             past_key_values=self.cache_prefix(prompts[0][:shared], len(prompts)),
             logits_to_keep=nodes + 1,

@@ -54,9 +54,11 @@ def load_model(path: str, dtype: torch.dtype, attention: str = "sdpa", **more: A
     # FSDP itself shards the weights from the host's memory onto the devices.
     place = "cpu" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else choose_device()
     # Loading a model never runs its author's code: trust_remote_code stays off, and only safetensors are read.
+    # None is SDPA, or eager attention for models without SDPA (Gemma 2, gpt-oss).
+    implementation = None if attention == "sdpa" else attention
     # Load straight onto the device: otherwise the host's memory would hold one copy of the model per rank.
     return AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, attn_implementation=attention, use_safetensors=True, device_map={"": place}, **more
+        path, dtype=dtype, attn_implementation=implementation, use_safetensors=True, device_map={"": place}, **more
     )
 
 

@@ -148,6 +148,17 @@ def test_probabilities_in_a_padded_batch_are_those_of_the_prompt_alone(reader: R
             assert (below[i].exp() - under[0].exp()).abs().max() < 1e-4
 
 
+def test_eager_attention_reads_the_same_values(reader: Reader, weights: Weights) -> None:
+    from em.models.device import load_model
+
+    eager = Reader(load_model(weights.path, torch.float32, "eager").eval(), reader.tokenizer)
+    prompts = [tokenise_prompt(reader, TASK.format(text)) for text in ("Yes.", "A long reply, longer by far.")]
+    tree = reader.build_tree(BARE, begun=False)
+    with torch.inference_mode():
+        for one, other in zip(reader.forward(prompts, tree), eager.forward(prompts, tree), strict=True):
+            assert (one.exp() - other.exp()).abs().max() < 1e-4
+
+
 # From probabilities to a judgement
 
 
