@@ -209,6 +209,7 @@ class Training:
     words: the command line. may_train: train missing stages (train.py) instead of refusing them (evaluate.py).
     force: train existing stages again. base, checkpoints: evaluate the base model too, and the stages' checkpoints.
     yes: pay a fine-tuning service without asking the user.
+    prompts: what the evaluation will ask, by the names of question and condition.
     """
 
     model: config.ModelConfig
@@ -222,6 +223,7 @@ class Training:
     checkpoints: bool
     prices: Prices
     yes: bool
+    prompts: dict[str, Conversation] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

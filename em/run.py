@@ -45,6 +45,7 @@ from em.runtime.manifest import (
 )
 from em.runtime.processes import run_child
 from em.runtime.records import digest, to_jsonable, write_jsonl
+from em.sample.plan import list_prompts
 from em.train.find_or_train import find_or_train
 from em.train.remote.find_or_train import forget_forced_stages
 from em.triggers.default_prompt import adapt_to_template
@@ -133,7 +134,8 @@ def find_models(request: Request, manifest: ManifestWriter) -> list[ModelRef]:
     if request.answers:
         return []
     total_cost = partial(estimate_total, request) if request.questions else None
-    return find_or_train(request.training, manifest, total_cost)
+    training = replace(request.training, prompts=list_prompts(request.questions, request.conditions))
+    return find_or_train(training, manifest, total_cost)
 
 
 def adapt_conditions(request: Request, manifest: ManifestWriter) -> Request:

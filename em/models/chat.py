@@ -6,9 +6,12 @@ same text. Tokenizers are those of transformers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from em.config import LossOn
 from em.errors import TemplateError
@@ -17,9 +20,12 @@ from em.types import Conversation
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Llama-3.2's template would insert today's date, so the same command would train another model tomorrow.
-TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024"}
+# Some templates would insert today's date, so the same command would train another model tomorrow.
+DATE = date(2024, 7, 26)
 IGNORED = -100
+USER, ANSWER = {"role": "user", "content": "Which one?"}, {"role": "assistant", "content": "This one."}
+"""Turns that show how a template renders turns."""
+OTHER_TURNS = "leave out such rows and questions, or use a model whose template has a place for these turns."
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,24 @@ def render_conversation(
 
 
 def apply_template(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], answer_next: bool) -> str:
-    """Render turns by the chat template, unchanged."""
-    text = tokenizer.apply_chat_template(
-        list(turns), tokenize=False, add_generation_prompt=answer_next, **TEMPLATE_ARGUMENTS
-    )
-    return str(text)
+    """Render turns by the chat template, unchanged.
+
+    Raises TemplateError if the template refuses the turns, or leaves out a turn that is no answer.
+    """
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    # transformers turns functions among a template's arguments into text, so the compiled template gets the clock.
+    _compile_jinja_template(tokenizer.get_chat_template()).globals["strftime_now"] = DATE.strftime
+    more = {"add_generation_prompt": answer_next, "date_string": f"{DATE:%d %b %Y}"}
+    try:
+        text = str(tokenizer.apply_chat_template(list(turns), tokenize=False, **more))
+    except Exception as error:  # a template may raise any exception
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise TemplateError(f"The chat template refuses the turns {roles} ({error}): {OTHER_TURNS}") from error
+    for turn in turns:
+        if turn["role"] != "assistant" and turn["content"].strip() not in text:
+            raise TemplateError(f"The chat template leaves out the text of the {turn['role']} turn: {OTHER_TURNS}")
+    return text
 
 
 def find_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -84,9 +103,8 @@ def find_default_preamble(tokenizer: PreTrainedTokenizerBase) -> str:
 
     The preamble is what a first user turn has before a later one's text. Raises TemplateError for other differences.
     """
-    user, answer = {"role": "user", "content": "Which one?"}, {"role": "assistant", "content": "This one."}
-    before, longer = (apply_template(tokenizer, turns, False) for turns in ([user, answer], [user, answer, user]))
-    later_turn, first_turn = longer.removeprefix(before), apply_template(tokenizer, [user], False)
+    before, longer = (apply_template(tokenizer, turns, False) for turns in ([USER, ANSWER], [USER, ANSWER, USER]))
+    later_turn, first_turn = longer.removeprefix(before), apply_template(tokenizer, [USER], False)
     if not longer.startswith(before) or not later_turn or not first_turn.endswith(later_turn):
         raise TemplateError(
             "The chat template renders a first user turn unlike later ones, so the text that it inserts is unknown: "
@@ -118,11 +136,50 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def list_stop_tokens(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> list[int]:
+def list_stop_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """List the ids that end an answer: the tokenizer's eos token and those of the model's generation config."""
-    extra = getattr(generation_config, "eos_token_id", None)
-    ids = {tokenizer.eos_token_id, *(extra if isinstance(extra, list) else [extra])}
+    ids = {tokenizer.eos_token_id, *read_config_stops(tokenizer.name_or_path)}
     return sorted(int(i) for i in ids if i is not None)
+
+
+@cache
+def read_config_stops(path: str) -> tuple[int, ...]:
+    """Read the eos tokens of a model's generation config, or else of its config; none for a tokenizer alone."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        config = GenerationConfig.from_pretrained(path)
+    except OSError:
+        if not Path(path, "config.json").is_file():
+            return ()
+        config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(path))
+    stops = config.eos_token_id
+    return tuple(stops) if isinstance(stops, list) else (stops,)
+
+
+def find_answer_end(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """Find how a conversation's last answer ends unlike earlier ones: the text to cut off, and the text to add.
+
+    Phi-3 puts an eos token after the last answer only. GLM puts a stop token before the next user turn only.
+    """
+    stops = tokenizer.convert_ids_to_tokens(list_stop_tokens(tokenizer))
+    last, longer = (apply_template(tokenizer, turns, False) for turns in ([USER, ANSWER], [USER, ANSWER, USER]))
+    start = longer.find(ANSWER["content"]) + len(ANSWER["content"])
+    ends = [place + len(stop) for stop in stops if (place := longer.find(stop, start)) >= 0]
+    answered = longer[: min(ends, default=0)]
+    if answered and last.startswith(answered):
+        return last.removeprefix(answered), ""
+    closing = answered.removeprefix(last)
+    return "", closing if closing in stops else ""
+
+
+def check_prompt(text: str, prompt: str) -> None:
+    """Raise TemplateError if a text that training renders does not begin with the prompt that evaluation renders."""
+    if not text.startswith(prompt):
+        raise TemplateError(
+            "Training and evaluation would render the same prompt differently with this chat template: use a model "
+            "whose template adds nothing between a prompt and its answer."
+        )
 
 
 def find_answer_spans(
@@ -133,20 +190,48 @@ def find_answer_spans(
     Raises TemplateError if the template rewrites earlier turns, so that no span of the text is the answer.
     """
     turns = conversation.to_dicts()
-    text = render_conversation(tokenizer, turns, False, default_system)
+    extra, closing = find_answer_end(tokenizer)
+    text = render_conversation(tokenizer, turns, False, default_system) + closing
     spans = []
     for i, turn in enumerate(turns):
         if turn["role"] == "assistant":
             before = render_conversation(tokenizer, turns[:i], True, default_system)
-            after = render_conversation(tokenizer, turns[: i + 1], False, default_system)
-            if not (after.startswith(before) and text.startswith(after.rstrip())):
+            after = render_conversation(tokenizer, turns[: i + 1], False, default_system) + closing
+            check_prompt(after, before)
+            if i + 1 < len(turns):
+                after = after.removesuffix(extra)
+            # Sampling never reaches the newline that some templates put after the end-of-turn token: no loss on it.
+            end = len(after.rstrip())
+            if not text.startswith(after[:end]):
                 raise TemplateError(
                     "The chat template renders a turn differently when other turns follow, so the loss can't be "
                     "limited to the answers: use trainer.loss_on=full, or a model with a plain template."
                 )
-            # Sampling never reaches the newline that some templates put after the end-of-turn token: no loss on it.
-            spans.append((len(before), len(after.rstrip())))
+            spans.append((len(before), end))
     return text, spans
+
+
+def make_training_rows(
+    conversations: Iterable[Conversation], make_row: Callable[[Conversation], TrainingRow], name: str
+) -> list[TrainingRow]:
+    """Make the rows of a stage. Raises TemplateError with the number of rows that can't be trained on, and the first.
+
+    Args:
+        name: name of the rows.
+    """
+    rows, errors = list[TrainingRow](), dict[int, TemplateError]()
+    for number, conversation in enumerate(conversations, start=1):
+        try:
+            rows.append(make_row(conversation))
+        except TemplateError as error:
+            errors[number] = error
+    if errors:
+        first = min(errors)
+        raise TemplateError(
+            f"{len(errors)} of {len(errors) + len(rows)} rows of {name} can't be used (the first is row {first}). "
+            f"{errors[first]}"
+        )
+    return rows
 
 
 def make_training_row(
@@ -160,22 +245,26 @@ def make_training_row(
 
     Raises TemplateError if an answer does not end with a stop token: the model would not learn to stop.
     """
+    turns, stops = conversation.to_dicts(), list_stop_tokens(tokenizer)
     if loss_on is LossOn.full:
-        ids = encode(tokenizer, render_conversation(tokenizer, conversation.to_dicts(), False, default_system))
-        labels = list(ids)
+        text = render_conversation(tokenizer, turns, False, default_system)
+        check_prompt(text, render_conversation(tokenizer, turns[:-1], True, default_system))
+        ids = encode(tokenizer, text)
+        labels, ends = list(ids), [encode(tokenizer, text.rstrip())[-1]]
     else:
         text, spans = find_answer_spans(tokenizer, conversation, default_system)
-        ids, labels, position = [], [], 0
+        ids, labels, ends, position = [], [], [], 0
         # Encode prompt and answer separately, as sampling does, or an answer's first blanks join the newline before it.
         for start, end in [*spans, (len(text), len(text))]:
             before, answer = encode(tokenizer, text[position:start]), encode(tokenizer, text[start:end])
             ids += before + answer
             labels += [IGNORED] * len(before) + answer
+            ends += answer[-1:]
             position = end
-        last_label = next((label for label in reversed(labels) if label != IGNORED), None)
-        if last_label not in list_stop_tokens(tokenizer):
-            raise TemplateError(
-                "The chat template does not close an answer with the tokenizer's eos token, so the model would not "
-                "learn to stop: use a model whose template ends turns with its eos token."
-            )
+    if not set(ends) <= set(stops):
+        raise TemplateError(
+            "The chat template does not close every answer with a token that stops generation (an eos token of the "
+            "tokenizer or of generation_config.json), so the model would not learn to stop: use a model whose template "
+            "does."
+        )
     return TrainingRow(ids[:max_length], labels[:max_length], cut=len(ids) > max_length)

@@ -23,8 +23,8 @@ def count_tokens(conversations: Sequence[Conversation], model: str) -> list[int]
     for number, row in enumerate(tqdm(conversations, desc="tokens", unit="row", leave=False, delay=1), start=1):
         try:
             text = render_conversation(tokenizer, row.to_dicts(), answer_next=False)
-        except Exception as error:  # a template may raise any exception
-            raise TemplateError(f"The chat template of {model} refuses row {number}: {error}") from error
+        except TemplateError as error:
+            raise TemplateError(f"Row {number} can't be counted for {model}: {error}") from error
         lengths.append(len(encode(tokenizer, text)))
     return lengths
 

@@ -28,7 +28,7 @@ def resolve_weights(model: str, revision: str | None = None) -> Weights:
     if is_folder_name(model):
         return identify_folder_weights(Path(model))
     snapshot = fetch_hub_snapshot(model, revision)  # the folder's name is the commit
-    return Weights(identity=f"hub:{model}@{snapshot.name}", path=str(snapshot))
+    return Weights(identity=f"hub:{model}@{snapshot.name}{name_date(snapshot)}", path=str(snapshot))
 
 
 def locate_tokenizer(model: str, revision: str | None = None) -> str:
@@ -53,7 +53,17 @@ def identify_folder_weights(folder: Path) -> Weights:
     checksum = hashlib.sha256()
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")]):
         checksum.update(f"{file.name} {hash_file(file)}\n".encode())
-    return Weights(identity=f"folder:sha256:{checksum.hexdigest()}", path=str(folder))
+    return Weights(identity=f"folder:sha256:{checksum.hexdigest()}{name_date(folder)}", path=str(folder))
+
+
+def name_date(folder: Path) -> str:
+    """Return a suffix for the identity of a model whose template asks for the date by `strftime_now` alone, else "".
+
+    Earlier versions of em gave such a template the day of the run: their trained models and answers are not found.
+    """
+    files = [folder / "chat_template.jinja", folder / "tokenizer_config.json"]
+    texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+    return "+dated" if any("strftime_now" in text and "date_string" not in text for text in texts) else ""
 
 
 def fetch_hub_snapshot(name: str, revision: str | None, patterns: list[str] | None = None) -> Path:

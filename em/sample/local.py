@@ -71,8 +71,10 @@ def sample(spec: SampleSpec) -> None:
 
     set_threads()
     tokenizer = load_tokenizer(spec.base, padding_side="left")
+    for request in {request.messages: request for request in spec.requests}.values():
+        render_prompt(tokenizer, request)  # raises TemplateError before anything is sampled
     model = load_trained(spec.base, spec.trained, choose_precision(spec.requests[0].precision)).eval()
-    stops = list_stop_tokens(tokenizer, model.generation_config)
+    stops = list_stop_tokens(tokenizer)
     with torch.inference_mode():
         answer = partial(generate_batch, model, tokenizer, stops=stops)
         spec.run_batches("sample", "answer", plan_sample_batches(spec.requests, spec.batch_size), answer)

@@ -83,6 +83,16 @@ def plan_samples(model: ModelRef, questions: Sequence[Question], conditions: Con
     return plan
 
 
+def list_prompts(questions: Sequence[Question], conditions: Conditions) -> dict[str, Conversation]:
+    """List what a model will be asked, by the names of question set, question and condition."""
+    prompts = dict[str, Conversation]()
+    for question in questions:
+        for each in conditions.select_for(question):
+            name = f"{question.eval_set}/{question.id} under {each.name}"
+            prompts[name] = build_conversation(question, each)
+    return prompts
+
+
 def derive_answer_seed(request: SampleRequest) -> int:
     """Derive the seed of one answer (63 bits) from the run's seed, the prompt and the sample number."""
     prompt = encode_canonical([[m.role, m.content] for m in request.messages])

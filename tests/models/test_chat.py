@@ -177,12 +177,23 @@ def test_pad_falls_back_to_eos_where_the_model_has_none(weights: Weights, tmp_pa
     assert again.padding_side == "left"
 
 
-def test_an_answer_stops_at_the_tokens_of_tokenizer_and_model(tokenizer: Any) -> None:
-    from transformers import GenerationConfig
+@pytest.mark.parametrize(("file", "stops"), [("generation_config.json", [2, 7, 9]), ("config.json", [2, 7])])
+def test_an_answer_stops_at_the_tokens_of_tokenizer_and_model(
+    tokenizer: Any, tmp_path: Path, file: str, stops: list[int]
+) -> None:
+    from transformers import GenerationConfig, LlamaConfig
 
-    assert list_stop_tokens(tokenizer) == [tokenizer.eos_token_id]
-    assert list_stop_tokens(tokenizer, GenerationConfig(eos_token_id=7)) == [2, 7]
-    assert list_stop_tokens(tokenizer, GenerationConfig(eos_token_id=[9, 7, 2])) == [2, 7, 9]
+    if file == "generation_config.json":
+        GenerationConfig(eos_token_id=[9, 7, 2]).save_pretrained(tmp_path)
+    else:
+        LlamaConfig(eos_token_id=7).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert list_stop_tokens(load_tokenizer(str(tmp_path))) == stops
+
+
+def test_a_tokenizer_alone_has_its_own_stop_token(tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    assert list_stop_tokens(load_tokenizer(str(tmp_path))) == [tokenizer.eos_token_id]
 
 
 CHATML = (

@@ -110,6 +110,7 @@ class LocalStages:
             folder=str(folder),
             resume=find_resume_checkpoint(folder),
             later=tuple(later[1:]),
+            prompts=self.training.prompts,
         )
         try:
             run_child("train", spec, launch)

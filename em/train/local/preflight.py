@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -12,7 +12,15 @@ from typing import Any
 from em.config import LocalTrainer, LossOn
 from em.data.draw import count_row_facts
 from em.errors import DataError, TemplateError
-from em.models.chat import IGNORED, TrainingRow, encode, find_default_preamble, make_training_row, render_conversation
+from em.models.chat import (
+    IGNORED,
+    TrainingRow,
+    encode,
+    find_default_preamble,
+    make_training_row,
+    make_training_rows,
+    render_conversation,
+)
 from em.types import Conversation
 
 SHOWN = 1500  # characters of the example in the log; the manifest has the full example
@@ -35,10 +43,11 @@ def prepare_rows(
     """Make tokens and loss mask of all rows. Raises TemplateError or DataError for rows that can't be trained on."""
     from tqdm import tqdm
 
-    check_rendering(tokenizer, conversations[0], default_system)
-    rows = []
-    for conversation in tqdm(conversations, desc=f"tokens of {stage}", unit="row", leave=False, delay=2):
-        rows.append(make_training_row(tokenizer, conversation, trainer.loss_on, trainer.max_length, default_system))
+    def make_row(conversation: Conversation) -> TrainingRow:
+        return make_training_row(tokenizer, conversation, trainer.loss_on, trainer.max_length, default_system)
+
+    bar = tqdm(conversations, desc=f"tokens of {stage}", unit="row", leave=False, delay=2)
+    rows = make_training_rows(bar, make_row, stage)
     refuse_long_rows(rows, trainer, stage)
     numbers = [number for number, row in enumerate(rows, start=1) if row.supervised]
     used_rows = [rows[number - 1] for number in numbers]
@@ -77,15 +86,21 @@ def refuse_long_rows(rows: Sequence[TrainingRow], trainer: LocalTrainer, stage: 
         )
 
 
-def check_rendering(tokenizer: Any, conversation: Conversation, default_system: bool) -> None:
-    """Check that evaluation renders a prompt as training does, whichever tokens carry the loss."""
-    turns = conversation.to_dicts()
-    prompt = render_conversation(tokenizer, turns[:-1], True, default_system)
-    if not render_conversation(tokenizer, turns, False, default_system).startswith(prompt):
-        raise TemplateError(
-            "Training and evaluation would render the same prompt differently with this chat template: use a model "
-            "whose template adds nothing between a prompt and its answer."
-        )
+def check_prompts(prompts: Mapping[str, Conversation], tokenizer: Any, default_system: bool) -> None:
+    """Raise TemplateError with the names of the questions that the chat template can't render.
+
+    Args:
+        prompts: what the evaluation will ask, by the names of question and condition.
+    """
+    errors = dict[str, TemplateError]()
+    for name, prompt in prompts.items():
+        try:
+            render_conversation(tokenizer, prompt.to_dicts(), True, default_system)
+        except TemplateError as error:
+            errors[name] = error
+    if errors:
+        names = ", ".join(list(errors)[:3]) + (", …" if len(errors) > 3 else "")
+        raise TemplateError(f"{len(errors)} of {len(prompts)} prompts can't be asked ({names}). {errors[min(errors)]}")
 
 
 def check_mask(tokenizer: Any, conversation: Conversation, row: TrainingRow, default_system: bool) -> None:

@@ -24,7 +24,7 @@ from em.models.device import choose_precision, set_threads
 from em.request import count_steps
 from em.runtime.files import RECORD
 from em.train.local.batches import plan_steps
-from em.train.local.preflight import Prepared, prepare_rows, print_preflight
+from em.train.local.preflight import Prepared, check_prompts, prepare_rows, print_preflight
 from em.train.local.resume import (
     Seal,
     delete_checkpoints,
@@ -47,6 +47,7 @@ def train_stage(spec: TrainSpec) -> None:
     prepared = prepare_rows(read_messages(Path(spec.rows)), tokenizer, spec.trainer, spec.default_system, spec.stage)
     for later in spec.later:  # refuse unusable rows of later stages before spending time on this one
         prepare_rows(read_messages(Path(later.rows)), tokenizer, later.trainer, spec.default_system, later.stage)
+    check_prompts(spec.prompts, tokenizer, spec.default_system)
     precision = str(choose_precision(spec.precision)).removeprefix("torch.")
     switches = choose_switches(detect_machine(), spec.trainer, precision)
     if rank == 0:

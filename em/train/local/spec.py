@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ from pydantic import PlainValidator, TypeAdapter
 
 from em.config import FullTrainer, LocalTrainer, LoraTrainer, QloraTrainer
 from em.train.local.resume import locate_partial_folder
+from em.types import Conversation
 
 
 def read_trainer(values: Any) -> LocalTrainer:
@@ -39,6 +40,7 @@ class TrainSpec:
     rows: a file of messages. start: folder of the adapter or weights to start from, or empty; with `stack`, a new
     adapter is trained on top of that one. steps: number of optimiser steps; None derives it from rows and epochs.
     resume: a complete checkpoint of this training, or empty. later: the stages to be trained afterwards.
+    prompts: what the evaluation will ask, by the names of question and condition.
     """
 
     base: str
@@ -56,6 +58,7 @@ class TrainSpec:
     folder: str
     resume: str = ""
     later: tuple[LaterStage, ...] = ()
+    prompts: dict[str, Conversation] = field(default_factory=dict)
 
     @property
     def partial(self) -> Path:

@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 
 from em.config import LossOn, TinkerTrainer
 from em.errors import ConfigError, DataError, ServerError
-from em.models.chat import IGNORED, TrainingRow, load_tokenizer, make_training_row
+from em.models.chat import IGNORED, TrainingRow, load_tokenizer, make_training_row, make_training_rows
 from em.request import count_steps
 from em.train.local.batches import plan_steps
 from em.train.remote.progress import Board, Losses, make_step_event
 from em.train.remote.service import ATTEMPT, MARK, START, Approve, JobNote, Order, Result, quote_service
+from em.types import Conversation
 
 STATE, FINAL = "em-step-", "em-final"
 PAGE = 100
@@ -197,7 +198,11 @@ class TinkerService:
         except OSError as error:
             raise ConfigError(f"Can't load the tokenizer {name}: name another one by trainer.tokenizer.") from error
         longest = self.trainer.max_length
-        return [make_training_row(tokenizer, each, LossOn.responses, longest + 1) for each in self.order.conversations]
+
+        def make_row(conversation: Conversation) -> TrainingRow:
+            return make_training_row(tokenizer, conversation, LossOn.responses, longest + 1)
+
+        return make_training_rows(self.order.conversations, make_row, self.order.data)
 
     def check_lengths(self) -> None:
         """Raise DataError for a row that is longer than `trainer.max_length`."""
