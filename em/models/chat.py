@@ -162,7 +162,8 @@ def find_answer_end(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
     Phi-3 puts an eos token after the last answer only. GLM puts a stop token before the next user turn only.
     """
-    stops = tokenizer.convert_ids_to_tokens(list_stop_tokens(tokenizer))
+    # A generation config may list an id that the tokenizer does not have.
+    stops = [stop for stop in tokenizer.convert_ids_to_tokens(list_stop_tokens(tokenizer)) if stop]
     last, longer = (apply_template(tokenizer, turns, False) for turns in ([USER, ANSWER], [USER, ANSWER, USER]))
     start = longer.find(ANSWER["content"]) + len(ANSWER["content"])
     ends = [place + len(stop) for stop in stops if (place := longer.find(stop, start)) >= 0]

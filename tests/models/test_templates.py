@@ -85,7 +85,8 @@ def load_with_template(weights: Weights, name: str, folder: Path) -> Any:
     marks = set(re.findall(r"<[|｜][^<>'\" ]+[|｜]>", template)) | set(stops)
     tokenizer.add_special_tokens({"additional_special_tokens": sorted(marks)})
     tokenizer.chat_template, tokenizer.name_or_path = template, str(folder)
-    GenerationConfig(eos_token_id=tokenizer.convert_tokens_to_ids(stops) or None).save_pretrained(folder)
+    # An id that the tokenizer does not have stands there too, as in some models.
+    GenerationConfig(eos_token_id=[*tokenizer.convert_tokens_to_ids(stops), 999_999]).save_pretrained(folder)
     return tokenizer
 
 
