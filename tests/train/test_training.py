@@ -234,6 +234,20 @@ def test_saving_an_adapter_does_not_ask_the_hub_for_its_base(
     assert "someone/tiny" not in (tmp_path / "err.txt").read_text()
 
 
+def test_a_model_that_was_trained_on_another_kind_of_device_is_named(
+    em: Forking, words: list[str], questions: list[str], tmp_path: Path
+) -> None:
+    run_training(em, tmp_path, *words[:3], *LORA, "eval=none")
+    with_gpu = em.add_environment(CUDA_VISIBLE_DEVICES="0")
+    evaluation = [*words[:3], *LORA, *questions, "judge=local"]
+    done = with_gpu.run("evaluate.py", *evaluation, *name_places(tmp_path, 2), cwd=tmp_path)
+    assert done.code == 2
+    assert "file was trained on a machine without a GPU, where model.precision=auto is another" in done.err
+    assert "number format than here, with a GPU: run this command there." in done.err
+    done = with_gpu.run("evaluate.py", *evaluation, "trainer.epochs=9", *name_places(tmp_path, 3), cwd=tmp_path)
+    assert "No model was trained with these settings yet" in done.err
+
+
 # Other recipes
 
 

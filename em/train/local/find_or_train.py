@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from em.config import HfModel
@@ -13,14 +14,14 @@ from em.errors import MissingFile
 from em.models.weights import fetch_hub_snapshot, is_folder_name, resolve_weights
 from em.request import Stage, Training
 from em.runtime.files import hash_file, hold_lock
-from em.runtime.gpus import list_visible_gpus
+from em.runtime.gpus import list_visible_gpus, precision_key
 from em.runtime.manifest import ManifestWriter
 from em.runtime.processes import run_child
 from em.runtime.records import digest
 from em.train.local.adapters import check_adapter
 from em.train.local.launch import plan_launch
 from em.train.local.resume import find_last_checkpoint, locate_partial_folder
-from em.train.stages import choose_checkpoint_steps
+from em.train.stages import choose_checkpoint_steps, stage_fingerprints
 from em.train.trained import TrainedModel, describe_stage, find_trained_model, make_untrained_error
 from em.types import ModelRef, StageRecord
 
@@ -45,6 +46,7 @@ class LocalStages:
         with nullcontext() if helping else hold_lock(models / fingerprint):
             trained = find_trained_model(models, fingerprint)
             if trained is None and not self.training.may_train:
+                self.refuse_other_device(number)
                 raise make_untrained_error(self.training)
             reused = trained is not None and (helping or not self.needs_training(stage, trained))
             if not reused:
@@ -65,6 +67,19 @@ class LocalStages:
             )
         note_stage(stage, trained, self.manifest)
         return trained, reused
+
+    def refuse_other_device(self, number: int) -> None:
+        """Raise MissingFile if the stage was trained where `model.precision=auto` means another number format."""
+        kinds = {"auto:cpu": "without a GPU", "auto:gpu": "with a GPU"}
+        here = precision_key("auto")
+        other = next(kind for kind in kinds if kind != here)
+        stages = [replace(stage, precision=stage.precision.replace("auto", other)) for stage in self.training.stages]
+        fingerprint = stage_fingerprints(self.start, stages)[number]
+        if find_trained_model(self.training.store / "models", fingerprint):
+            raise MissingFile(
+                f"{self.training.stages[number].rows.name} was trained on a machine {kinds[other]}, where "
+                f"model.precision=auto is another number format than here, {kinds[here]}: run this command there."
+            )
 
     def needs_training(self, stage: Stage, trained: TrainedModel) -> bool:
         """Return whether to train an existing model again: because of `force`, or because it lacks checkpoints."""
