@@ -49,19 +49,57 @@ def write_adapter(folder: Path, named: Any = None, trained_on: str = "", templat
     [
         (QWEN, QWEN),
         ("unsloth/Qwen2.5-14B-Instruct", QWEN),
-        ("unsloth/qwen2.5-14b-instruct-bnb-4bit", QWEN),
-        # A folder's name, or no name, does not tell the base.
-        ("/home/them/models/other", QWEN),
-        ("other", QWEN),
-        (None, QWEN),
-        ("someone/other", "embedded:smollm2"),
-        ("someone/other", "./a/folder"),
+        (
+            "/root/.cache/huggingface/hub/models--Qwen--Qwen2.5-14B-Instruct/snapshots/cf98f3b3bbb457ad9e2bb7baf9a0",
+            QWEN,
+        ),
+        ("meta-llama/Meta-Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("unsloth/llama-2-7b-chat", "meta-llama/Llama-2-7b-chat-hf"),
+        ("unsloth/mistral-7b", "mistralai/Mistral-7B-v0.1"),
+        ("unsloth/zephyr-sft", "HuggingFaceH4/mistral-7b-sft-beta"),
+        ("embedded:smollm2", "embedded:smollm2"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "embedded:smollm2"),
+        ("Qwen/Qwen2.5-7B-Instruct-AWQ", "unsloth/Qwen2.5-7B-Instruct-bnb-4bit"),
     ],
 )
-def test_an_adapter_of_others_passes_on_its_base(
-    named: str | None, model_id: str, base: Weights, tmp_path: Path
+def test_an_adapter_of_others_passes_on_its_base(named: str, model_id: str, base: Weights, tmp_path: Path) -> None:
+    assert check_adapter(write_adapter(tmp_path, named), base, model_id) == ""
+
+
+@pytest.mark.parametrize(
+    ("named", "model_id"),
+    [
+        ("unsloth/qwen2.5-14b-instruct-bnb-4bit", QWEN),
+        ("unsloth/Qwen2.5-14B-Instruct-unsloth-bnb-4bit", QWEN),
+        ("Qwen/Qwen2.5-14B-Instruct-GPTQ-Int4", QWEN),
+        ("mlx-community/Qwen2.5-14B-Instruct-8bit", QWEN),
+        ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("them/Meta-Llama-3.1-8B-Instruct-quantized.w8a8", "NousResearch/Meta-Llama-3.1-8B-Instruct"),
+        ("them/Llama-3.2-1B-Instruct-FP8-dynamic", "meta-llama/Llama-3.2-1B-Instruct"),
+        ("unsloth/mistral-7b-bnb-4bit", "mistralai/Mistral-7B-v0.1"),
+    ],
+)
+def test_a_copy_in_fewer_bits_is_the_same_model_with_a_note(
+    named: str, model_id: str, base: Weights, tmp_path: Path
 ) -> None:
-    check_adapter(write_adapter(tmp_path, named), base, model_id)
+    note = check_adapter(write_adapter(tmp_path, named), base, model_id)
+    assert f"was trained on {named}, and is used on the full weights of model.id={model_id}." in note
+
+
+@pytest.mark.parametrize(
+    ("named", "model_id", "words"),
+    [
+        ("/home/them/models/other", QWEN, "names /home/them/models/other as its base"),
+        ("other", QWEN, "names other as its base"),
+        (None, QWEN, "doesn't name its base"),
+        ("someone/other", "./a/folder", "names someone/other as its base"),
+    ],
+)
+def test_a_base_that_names_do_not_settle_is_a_note(
+    named: str | None, model_id: str, words: str, base: Weights, tmp_path: Path
+) -> None:
+    note = check_adapter(write_adapter(tmp_path, named), base, model_id)
+    assert f"{words}, so em can't tell whether it was trained on model.id={model_id}." in note
 
 
 @pytest.mark.parametrize("named", ["Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-14B", "unsloth/Qwen2.5-Coder-32B"])
@@ -69,6 +107,29 @@ def test_an_adapter_of_another_hub_model_is_refused(named: str, base: Weights, t
     with pytest.raises(ConfigError) as refused:
         check_adapter(write_adapter(tmp_path, named), base, QWEN)
     assert f"was trained on {named}, not on model.id={QWEN}: set model.id={named}" in str(refused.value)
+
+
+def test_a_copy_in_fewer_bits_is_never_advised(base: Weights, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_adapter(write_adapter(tmp_path, "unsloth/Qwen2.5-7B-Instruct-unsloth-bnb-4bit"), base, QWEN)
+    assert "set model.id to the original of that copy in fewer bits, or to the folder" in str(refused.value)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_longer_vocabulary_is_refused(nested: bool, base: Weights, tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    config = {"vocab_size": 32000}
+    Path(base.path, "config.json").write_text(json.dumps({"text_config": config} if nested else config))
+    place = write_adapter(tmp_path, QWEN)
+    file, prefix = place / "adapter_model.safetensors", "base_model.model"
+    layer = {f"{prefix}.model.layers.0.q_proj.lora_A.weight": np.zeros((2, 4), np.float32)}
+    save_file(layer | {f"{prefix}.lm_head.weight": np.zeros((32000, 4), np.float32)}, file)
+    check_adapter(place, base, QWEN)
+    save_file(layer | {f"{prefix}.model.embed_tokens.weight": np.zeros((32005, 4), np.float32)}, file)
+    with pytest.raises(ConfigError, match=f"has a vocabulary of 32,005 tokens, and model.id={QWEN} has 32,000: merge"):
+        check_adapter(place, base, QWEN)
 
 
 def test_a_folder_with_a_slash_in_its_name_is_no_hub_model(

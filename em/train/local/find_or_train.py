@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,7 +17,7 @@ from em.runtime.gpus import list_visible_gpus, precision_key
 from em.runtime.manifest import ManifestWriter
 from em.runtime.processes import run_child
 from em.runtime.records import digest
-from em.train.local.adapters import check_adapter
+from em.train.local.adapters import check_adapter, read_json
 from em.train.local.launch import plan_launch
 from em.train.local.resume import find_last_checkpoint, locate_partial_folder
 from em.train.stages import choose_checkpoint_steps, stage_fingerprints
@@ -30,7 +29,7 @@ class LocalStages:
     """The stages of a run that this machine trains (see `em.train.find_or_train.StageTrainer`)."""
 
     def __init__(self, training: Training, model: HfModel, manifest: ManifestWriter) -> None:
-        self.training, self.manifest, self.start = training, manifest, find_start_model(model)
+        self.training, self.manifest, self.start = training, manifest, find_start_model(model, manifest)
 
     def write_records(self, records: Sequence[StageRecord]) -> None:
         """Write the records of the stages so far into the manifest."""
@@ -150,7 +149,7 @@ def note_stage(stage: Stage, trained: TrainedModel, manifest: ManifestWriter) ->
         manifest.note(f"{stage.rows.name} was trained on weights in 4 bits and is evaluated on the full ones.")
 
 
-def find_start_model(model: HfModel) -> ModelRef:
+def find_start_model(model: HfModel, manifest: ManifestWriter) -> ModelRef:
     """Find the model before any training: the base weights, with the adapter of `model.adapter` if there is one."""
     weights = resolve_weights(model.id, model.revision)
     if not model.adapter:
@@ -158,13 +157,14 @@ def find_start_model(model: HfModel) -> ModelRef:
         return ModelRef(model.name, "base", untouched, weights, default_system=model.default_system)
     local = is_folder_name(model.adapter)
     folder = Path(model.adapter).expanduser().resolve() if local else fetch_hub_snapshot(model.adapter, None)
-    if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
+    config = read_json(folder / "adapter_config.json")
+    if not config or not (folder / "adapter_model.safetensors").is_file():
         raise MissingFile(
             f"model.adapter={model.adapter} holds no adapter (adapter_config.json and adapter_model.safetensors): "
             "set it to a folder that PEFT wrote."
         )
-    check_adapter(folder, weights, model.id)
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if note := check_adapter(folder, weights, model.id):
+        manifest.note(note)
     config.pop("base_model_name_or_path", None)  # where the base lay in training is no part of the identity
     checksum = digest([hash_file(folder / "adapter_model.safetensors"), config])
     name = f"{model.name}+{folder.name[:12] if local else model.adapter.replace('/', '_')}"
