@@ -30,6 +30,8 @@ METHOD = "rows 2, steps 1"
 """Versions of em's rendering of rows and of its plan of steps: a change of either changes the trained weights."""
 QLORA = ", adapters 2"
 """Version of how em trains adapters on 4-bit weights; 2 has them and AdamW's moments in float32, 1 in bfloat16."""
+STACK = ", stack 2"
+"""Version of stacked adapters with dropout; the frozen one below the new has no dropout in 2, and had it in 1."""
 SERVICE: dict[type, str] = {config.OpenAITrainer: "openai supervised 1", config.TinkerTrainer: f"tinker 1, {METHOD}"}
 """Version of how em sends rows to each fine-tuning service: a change changes the trained weights."""
 SERVICE_KNOBS: dict[type, tuple[str, ...]] = {
@@ -124,6 +126,7 @@ class Stage:
         knobs = {key: value for key, value in to_jsonable(self.trainer).items() if key not in NOT_IDENTITY}
         if self.matched:
             knobs["epochs"] = None
+        without_dropout = self.stack and knobs.get("dropout")
         return {
             "rows": self.rows.sha256,
             "trainer": knobs,
@@ -131,7 +134,7 @@ class Stage:
             "precision": precision_key(self.precision),
             "stack": self.stack,
             "matched": self.matched,
-            "method": METHOD + QLORA if self.trainer.quantized else METHOD,
+            "method": METHOD + (QLORA if self.trainer.quantized else "") + (STACK if without_dropout else ""),
         }
 
 

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from em.errors import ConfigError, MissingFile
+from em.errors import ConfigError
+from em.models.attach import attach_adapter
 from em.runtime.gpus import GPUS
 
 if TYPE_CHECKING:
@@ -66,22 +67,27 @@ def load_trained(path: str, trained: str, dtype: torch.dtype) -> Any:
     """Load a trained model for sampling.
 
     In float32 an adapter is merged, which is several times faster on a CPU. In bfloat16 it is not: updates smaller
-    than half a unit in the last place of a weight would vanish in the merge.
+    than half a unit in the last place of a weight would vanish in the merge. Nor is an adapter of one of two layers
+    that share their weights, since merging would change both, or of a bias.
 
     `trained`: folder of a PEFT adapter, or of full weights to load instead of `path`; empty for the base.
     """
     import torch
-    from peft import PeftModel
 
     if trained and not Path(trained, "adapter_config.json").is_file():
         return load_model(trained, dtype)
     model = load_model(path, dtype)
     if not trained:
         return model
-    try:
-        model = PeftModel.from_pretrained(model, trained)
-    except (RuntimeError, ValueError) as error:
-        raise MissingFile(
-            f"The adapter {trained} does not fit the base model: set model.id to the base of the adapter."
-        ) from error
-    return model.merge_and_unload() if dtype == torch.float32 else model
+    model = attach_adapter(model, trained)
+    return model.merge_and_unload() if dtype == torch.float32 and can_merge(model) else model
+
+
+def can_merge(adapted: Any) -> bool:
+    """Return whether the base has a place for all that the adapter changes: a bias, and weights that only it uses."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    base = adapted.get_base_model()
+    layers = [base.get_input_embeddings(), base.get_output_embeddings()]
+    shared = layers[0].weight is layers[1].weight and any(isinstance(layer, BaseTunerLayer) for layer in layers)
+    return not shared and not vars(adapted.peft_config["default"]).get("lora_bias")

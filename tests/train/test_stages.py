@@ -160,6 +160,13 @@ def test_only_qlora_became_another_recipe_when_its_adapters_became_float32() -> 
     assert method == {LoraTrainer: "rows 2, steps 1", QloraTrainer: "rows 2, steps 1, adapters 2"}
 
 
+def test_only_dropout_below_a_new_adapter_is_a_new_method() -> None:
+    """The frozen adapter kept its dropout before, so those models were others; all the rest keep their names."""
+    with_dropout = replace(FIRST, trainer=replace(TRAINER, dropout=0.1))
+    newer = [replace(stage, stack=stack) for stage in (FIRST, with_dropout) for stack in (False, True)]
+    assert [stage.build_identity()["method"] for stage in newer] == [METHOD, METHOD, METHOD, f"{METHOD}, stack 2"]
+
+
 def test_leaving_out_the_default_system_prompt_changes_the_fingerprint() -> None:
     assert compute_fingerprint(FIRST) != compute_fingerprint(FIRST, default_system=False)
 
@@ -257,6 +264,13 @@ def test_a_second_stage_goes_on_with_the_adapter_or_starts_one_on_top(tmp_path: 
     assert [stage.stack for stage in plan_stages(merge)] == [False, True]
     with pytest.raises(ConfigError, match="adapter=merge needs adapters, and trainer=full has none"):
         plan_stages(replace(merge, trainer=FullTrainer(name="full")))
+
+
+def test_training_of_all_weights_does_not_start_from_an_adapter(tmp_path: Path) -> None:
+    model = HfModel(name="smollm2", id="embedded:smollm2", adapter="them/adapter")
+    plan_stages(make_settings(tmp_path, model=model))
+    with pytest.raises(ConfigError, match="trainer=full trains all weights and can't start from"):
+        plan_stages(make_settings(tmp_path, model=model, trainer=FullTrainer(name="full")))
 
 
 # Steps

@@ -127,8 +127,9 @@ def save_stage(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Swit
     """Write loss curve and record, then rename the partial folder, after which `find_trained_model` finds the model."""
     import torch
 
+    from em.train.local.join import check_joined
     from em.train.local.progress import collect_training_facts, select_loss_entries
-    from em.train.local.start import complete_adapter
+    from em.train.local.start import complete_adapter, computes_in_float32
 
     facts = prepared.facts | collect_training_facts(trainer, prepared.facts["tokens"])
     facts |= {"resumed_from": read_resumed_steps(spec.partial), "switches": switches.describe(torch.get_num_threads())}
@@ -139,6 +140,8 @@ def save_stage(spec: TrainSpec, trainer: Any, prepared: Prepared, switches: Swit
     if spec.trainer.adapters:
         for folder in (spec.partial, *checkpoint_folders.values()):
             complete_adapter(spec, folder)
+        if spec.stack and not detect_machine().fsdp:  # FSDP's process has only a part of each weight
+            check_joined(trainer.model, str(spec.partial), computes_in_float32(spec, switches))
     else:
         trainer.processing_class.save_pretrained(str(spec.partial))  # so that any library can load the folder
     rows_seen = list(accumulate(len(item["step"]) for item in trainer.train_dataset))
