@@ -266,13 +266,6 @@ def test_a_second_stage_goes_on_with_the_adapter_or_starts_one_on_top(tmp_path: 
         plan_stages(replace(merge, trainer=FullTrainer(name="full")))
 
 
-def test_training_of_all_weights_does_not_start_from_an_adapter(tmp_path: Path) -> None:
-    model = HfModel(name="smollm2", id="embedded:smollm2", adapter="them/adapter")
-    plan_stages(make_settings(tmp_path, model=model))
-    with pytest.raises(ConfigError, match="trainer=full trains all weights and can't start from"):
-        plan_stages(make_settings(tmp_path, model=model, trainer=FullTrainer(name="full")))
-
-
 # Steps
 
 
