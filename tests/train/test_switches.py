@@ -10,7 +10,7 @@ import pytest
 
 from em.config import FullTrainer, LocalTrainer, LoraTrainer, Optimizer, QloraTrainer
 from em.errors import ConfigError
-from em.train.local.arguments import make_sft_arguments
+from em.train.local.arguments import make_sft_arguments, override_launcher
 from em.train.local.switches import AS_FEW_AS_CAN_BE, Machine, Switches, choose_switches, detect_machine
 from tests.support.composing import compose_settings
 
@@ -205,7 +205,9 @@ def test_the_number_format_is_that_of_the_settings_whatever_the_launcher_says(
 ) -> None:
     for of_launcher in ("no", "bf16", "fp16"):
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", of_launcher)
-        args = make_sft_arguments(LORA, choose_switches(CPU, LORA, precision), 3, 0, tmp_path)
+        switches = choose_switches(CPU, LORA, precision)
+        override_launcher(switches)
+        args = make_sft_arguments(LORA, switches, 3, 0, tmp_path)
         assert args.mixed_precision == expected
 
 

@@ -11,13 +11,16 @@ from em.errors import ConfigError
 from em.train.local.switches import Switches
 
 
+def override_launcher(switches: Switches) -> None:
+    """Set the number format of this process, which transformers reads from the launcher even if `bf16` contradicts it."""
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if switches.precision == "bfloat16" else "no"
+
+
 def make_sft_arguments(trainer: LocalTrainer, switches: Switches, steps: int, seed: int, output: Path) -> Any:
     """Make an SFTConfig. Raises ConfigError when TRL refuses a value of `trainer.extra`."""
     import torch
     from trl import SFTConfig
 
-    # transformers passes a launcher's number format on to FSDP, even one that contradicts `bf16`.
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if switches.precision == "bfloat16" else "no"
     try:
         return SFTConfig(
             output_dir=str(output),

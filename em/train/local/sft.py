@@ -72,7 +72,7 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    from em.train.local.arguments import make_sft_arguments
+    from em.train.local.arguments import make_sft_arguments, override_launcher
     from em.train.local.progress import make_progress_bar
     from em.train.local.start import load_start_model
     from em.train.local.trainer import StepTrainer
@@ -82,6 +82,7 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
     plan = plan_steps(len(rows), steps, knobs.batch_size, spec.seed)
     keep_at = choose_checkpoint_steps(steps, knobs.checkpoints)
     resume = choose_resume_checkpoint(spec, keep_at, switches.form)
+    override_launcher(switches)
     trainer = StepTrainer(
         model=load_start_model(spec, switches),
         args=make_sft_arguments(knobs, switches, steps, spec.seed, spec.partial),
