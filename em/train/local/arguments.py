@@ -12,7 +12,7 @@ from em.train.local.switches import Switches
 
 
 def override_launcher(switches: Switches) -> None:
-    """Set the number format of this process, which transformers reads from the launcher even if `bf16` contradicts it."""
+    """Set this process's number format, which transformers takes from the launcher even if `bf16` contradicts it."""
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if switches.precision == "bfloat16" else "no"
 
 
