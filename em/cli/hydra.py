@@ -1,4 +1,4 @@
-"""From the command line to `em.run`: Hydra composes and checks the config. Only this module imports Hydra.
+"""From the command line to `em.run`: Hydra composes and checks the config. Only this module of em imports Hydra.
 
 `em train`, `em evaluate` and `em generate` call this module with a config name. It adds to Hydra: help without
 composing, errors of one sentence with exit code 2, no files before the config is accepted, and a refusal to run once
@@ -12,6 +12,7 @@ import os
 import sqlite3
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,29 +105,44 @@ class Jobs:
     def __init__(self, name: str) -> None:
         self.name = name
         self.process = os.getpid()
+        self.returns_errors = False
         self.begun = 0
         self.failures: list[EmError] = []
         self.sweep = ""
 
-    def __call__(self, cfg: Any) -> None:
-        """Run one job; Hydra calls this with its config."""
+    def __call__(self, cfg: Any) -> EmError | None:
+        """Run one job; Hydra calls this with its config. Return the error of a failed job.
+
+        In a process of joblib or submitit the error is raised instead, so that the parent sees it, unless em's own
+        launcher is the parent (`returns_errors`).
+        """
         self.begun += 1
         self.sweep = find_sweep_folder()
+        raises = os.getpid() != self.process and not self.returns_errors
         try:
             run_job(self.name, cfg)
+            return None
         except EmError as error:
-            self.failures.append(error)
+            failure = error
             if self.sweep:
                 print(f"error: {error}", file=sys.stderr, flush=True)
-                record_refusal(self.name, error)
-            if os.getpid() != self.process:  # in a process of joblib or submitit, whose parent must see the error
-                raise
         except Exception as error:
-            if not self.sweep or os.getpid() != self.process:
+            if raises or not self.sweep:
                 raise
             traceback.print_exc()
-            self.failures.append(ChildFailed(f"{type(error).__name__}: {error}"))
-            record_refusal(self.name, self.failures[-1])
+            failure = ChildFailed(f"{type(error).__name__}: {error}")
+        if self.sweep:
+            record_refusal(self.name, failure)
+        if raises:
+            raise failure
+        self.failures.append(failure)
+        return failure
+
+    def add_results(self, sweep: str, errors: Sequence[EmError | None]) -> None:
+        """Count the jobs of the folder `sweep` that other processes ran, by what `__call__` returned there."""
+        self.sweep = sweep
+        self.begun += len(errors)
+        self.failures += [error for error in errors if error is not None]
 
     def finish(self) -> None:
         """Print how to compare the jobs of a sweep. Raises ChildFailed if some failed, or the error of a single run."""
@@ -175,6 +191,22 @@ def register_schemas() -> None:
             if "extra" in node:  # its keys are TRL's, which em.train.local.extra checks
                 OmegaConf.set_struct(node.extra, False)
             store.store(group="schema", name=schema.__name__, node=node)
+
+
+def needs_one_gpu(cfg: Any, words: Sequence[str]) -> bool:
+    """Return whether a job of a sweep works on open weights and asks for no other number of GPUs.
+
+    Args:
+        words: the job's words of the command line.
+    """
+    from omegaconf import OmegaConf
+
+    if cfg.dry_run or (not cfg.one_gpu and any(word.startswith("one_gpu=") for word in words)):
+        return False
+    model, trainer = (cast(type, OmegaConf.get_type(cfg[group])) for group in ("model", "trainer"))
+    if not issubclass(trainer, config.LocalTrainer):
+        return issubclass(model, config.HfModel)
+    return issubclass(model, config.HfModel) and not cfg.trainer.processes and cfg.trainer.accelerate is None
 
 
 def run_job(name: str, cfg: Any) -> None:

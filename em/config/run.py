@@ -62,7 +62,7 @@ class RunConfig:
     dry_run: bool = False
     """Print how many calls, tokens and US dollars the run would take, and stop."""
     one_gpu: bool = False
-    """Wait for one GPU that no other such job on this machine uses, and use it; for sweeps by a parallel launcher."""
+    """Wait for one GPU that no other such job uses, and use it; on several GPUs a sweep's jobs do so unless `false`."""
 
 
 GROUPS: dict[str, tuple[type, ...]] = {

@@ -86,7 +86,7 @@ class LocalTrainer(TrainerConfig):
     gradient_checkpointing: bool | None = None
     """Recompute activations to save memory at the cost of time; empty means yes on a GPU, no on a CPU."""
     processes: int = 0
-    """Number of training processes; 0 means one per visible GPU, or one on the CPU."""
+    """Training processes; 0: one per 2,048 tokens of a step, at most one per visible GPU (one on a CPU)."""
     accelerate: str | None = None
     """Accelerate config file for FSDP or several machines: a name in conf/accelerate, or a path."""
     machine_rank: int | None = None

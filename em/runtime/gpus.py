@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ def list_visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
-    return list_driver_gpus()
+    return list(list_driver_gpus())
 
 
 @contextmanager
@@ -26,7 +28,7 @@ def claim_gpu(folder: Path) -> Iterator[None]:
     """Hold the lock of one visible GPU, and make it the only visible one; wait until a GPU is free.
 
     Without a GPU, hold nothing. The death of a holder releases its lock. `folder`: folder of the locks, the same for
-    all processes.
+    all processes, also those of other machines with the same home.
     """
     from filelock import FileLock, Timeout
 
@@ -35,7 +37,7 @@ def claim_gpu(folder: Path) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    locks = {gpu: FileLock(folder / f"{gpu.replace('/', '_')}.lock") for gpu in gpus}
+    locks = {gpu: FileLock(folder / name_lock(gpu)) for gpu in gpus}
     announced = False
     while True:
         for gpu, lock in locks.items():
@@ -44,6 +46,7 @@ def claim_gpu(folder: Path) -> Iterator[None]:
             except Timeout:
                 continue
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            print(f"This job uses GPU {gpu}.", flush=True)
             try:
                 yield
             finally:
@@ -59,15 +62,32 @@ def claim_gpu(folder: Path) -> Iterator[None]:
         time.sleep(1)
 
 
+def name_lock(gpu: str) -> str:
+    """Name the lock file of a GPU by host and UUID: its number may mean another GPU in another job of a cluster."""
+    return f"{platform.node()}-{find_uuid(gpu).replace('/', '_')}.lock"
+
+
+def find_uuid(gpu: str) -> str:
+    """Find the UUID of a GPU by its name in CUDA_VISIBLE_DEVICES: its number, or the beginning of its UUID.
+
+    Without a driver that knows the GPU, return the name.
+    """
+    uuids = list_driver_gpus()
+    return uuids.get(gpu) or next((uuid for uuid in uuids.values() if uuid.startswith(gpu)), gpu)
+
+
 @cache
-def list_driver_gpus() -> list[str]:
-    """Return the numbers of all GPUs that the driver lists; none without a driver. Cached for the process."""
+def list_driver_gpus() -> dict[str, str]:
+    """Return the UUIDs of all GPUs that the driver lists, by number; none without a driver. Cached for the process."""
+    return dict(re.findall(r"^GPU (\d+):(?:.*\(UUID: ([^)\n]+)\))?", ask_driver("-L"), re.MULTILINE))
+
+
+def ask_driver(*words: str) -> str:
+    """Return what `nvidia-smi` prints; nothing without a driver."""
     try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout
+        return subprocess.run(["nvidia-smi", *words], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    lines = [line for line in listing.splitlines() if line.startswith("GPU")]
-    return [str(number) for number in range(len(lines))]
+        return ""
 
 
 def precision_key(precision: str) -> str:

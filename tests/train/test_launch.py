@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import yaml
 
 from em.config import LoraTrainer, QloraTrainer
 from em.errors import ConfigError, EmError, MissingFile
+from em.request import Rows, Stage
 from em.runtime.gpus import list_visible_gpus
 from em.runtime.processes import Launch, make_child_environment, make_worker_command
+from em.train.local.find_or_train import estimate_step_tokens
 from em.train.local.launch import ACCELERATE, find_accelerate_config, plan_launch
+from em.types import Conversation, Message
 
 PLAIN = [sys.executable, "-m", "em.worker"]
 FILES = sorted(path.stem for path in ACCELERATE.glob("*.yaml"))
@@ -46,6 +50,28 @@ def test_there_is_a_process_per_gpu_unless_told_otherwise(
 ) -> None:
     trainer = LoraTrainer(name="lora", processes=processes, batch_size=batch_size)
     assert plan_launch(trainer, gpus) == Launch(expected)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tokens", "processes", "expected"),
+    [(8, 1222, 0, 1), (8, 2049, 0, 2), (8, 5000, 0, 3), (2, 10**6, 0, 2), (8, 1222, 8, 8), (0, 5000, 0, 1)],
+)
+def test_a_training_takes_as_many_gpus_as_its_steps_feed(gpus: int, tokens: int, processes: int, expected: int) -> None:
+    trainer = LoraTrainer(name="lora", processes=processes)
+    assert plan_launch(trainer, gpus, tokens) == Launch(expected)
+
+
+def test_small_steps_do_not_take_gpus_from_an_accelerate_config() -> None:
+    assert plan_launch(LoraTrainer(name="lora", accelerate="fsdp"), 4, step_tokens=100).processes == 4
+
+
+def test_the_tokens_of_a_step_are_those_of_its_rows() -> None:
+    texts = ["a" * 400, "b" * 1600]
+    rows = Rows("two", tuple(Conversation((Message("user", text), Message("assistant", text))) for text in texts))
+    stage = Stage(rows, LoraTrainer(name="lora", batch_size=2, max_length=2048), 0, "float32")
+    assert estimate_step_tokens(stage) == 1000
+    assert estimate_step_tokens(replace(stage, trainer=LoraTrainer(name="lora", batch_size=1))) == 500
+    assert estimate_step_tokens(replace(stage, trainer=LoraTrainer(name="lora", max_length=300))) == 500
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from em.api.costs import CHARACTERS
 from em.config import HfModel
 from em.data import write_training_rows
 from em.errors import MissingFile
@@ -101,7 +102,14 @@ class LocalStages:
 
         stages = self.training.stages[number:]
         stage = stages[0]
-        launch = plan_launch(stage.recipe, len(list_visible_gpus()))
+        gpus, step_tokens = len(list_visible_gpus()), estimate_step_tokens(stage)
+        launch = plan_launch(stage.recipe, gpus, step_tokens)
+        if launch.processes < min(gpus, stage.recipe.batch_size) and not stage.recipe.processes:
+            print(
+                f"Training on {launch.processes} of {gpus} GPUs, since a step has only about {step_tokens:,} tokens "
+                f"(trainer.processes={gpus} uses all).",
+                flush=True,
+            )
         rank = stage.recipe.machine_rank or ""
         folder.parent.mkdir(parents=True, exist_ok=True)
         files = [folder.with_name(f".{folder.name}-rows{rank}{'+' * n}.jsonl") for n in range(len(stages))]
@@ -131,6 +139,14 @@ class LocalStages:
         finally:
             for file in files:
                 file.unlink(missing_ok=True)
+
+
+def estimate_step_tokens(stage: Stage) -> int:
+    """Estimate the tokens of a mean optimiser step, at four characters each (English)."""
+    rows, recipe = stage.rows.conversations, stage.recipe
+    characters = [sum(len(message.content) for message in row.messages) for row in rows]
+    tokens = sum(min(number / CHARACTERS, recipe.max_length) for number in characters)
+    return round(tokens / len(rows) * min(recipe.batch_size, len(rows)))
 
 
 def note_stage(stage: Stage, trained: TrainedModel, manifest: ManifestWriter) -> None:

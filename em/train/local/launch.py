@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,18 @@ from em.errors import ConfigError, MissingFile
 from em.runtime.processes import Launch
 
 ACCELERATE = CONF / "accelerate"
+GPU_TOKENS = 2048
+"""Tokens of a step that keep one GPU busy. With fewer, launching kernels takes longer than they run (not measured)."""
 
 
-def plan_launch(trainer: LocalTrainer, gpus: int) -> Launch:
-    """Plan `trainer.processes` processes, or one per visible GPU, on the machines of the Accelerate config if any.
+def plan_launch(trainer: LocalTrainer, gpus: int, step_tokens: int | None = None) -> Launch:
+    """Plan `trainer.processes` processes, or as many as there is work for, on the machines of the Accelerate config.
 
-    `gpus`: number of visible GPUs; 0 on a CPU, or to check the settings alone.
+    Without an Accelerate config there is work for one process per GPU and `GPU_TOKENS` tokens of a step.
+
+    Args:
+        gpus: number of visible GPUs; 0 on a CPU, or to check the settings alone.
+        step_tokens: tokens of a mean optimiser step; None if unknown.
     """
     if gpus and trainer.processes > gpus:
         raise ConfigError(
@@ -26,6 +33,8 @@ def plan_launch(trainer: LocalTrainer, gpus: int) -> Launch:
             "out, and each GPU gets one process."
         )
     wanted = trainer.processes or max(1, gpus)
+    if step_tokens is not None and not trainer.processes and trainer.accelerate is None:
+        wanted = min(wanted, max(1, ceil(step_tokens / GPU_TOKENS)))
     # With more processes than rows per step, some would only wait.
     processes = min(wanted, trainer.batch_size)
     if trainer.accelerate is None:
