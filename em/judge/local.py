@@ -16,10 +16,11 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from em.config import LocalJudge
+from em.errors import ConfigError
 from em.judge.base import Judge, Source
 from em.models.chat import encode, load_tokenizer, render_conversation
 from em.models.device import choose_precision, load_model, set_threads
@@ -33,6 +34,7 @@ from em.types import JudgeRequest, ModelRef, Prices
 if TYPE_CHECKING:
     import torch
 
+FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names for kinds of layers
 INTEGERS = tuple(str(k) for k in range(101))
 EMBEDDED = (
     "The judge is the embedded model of 135 million parameters. Its scores show that the pipeline works; they say "
@@ -63,7 +65,7 @@ class ChildJudge(Judge):
         spec = JudgeSpec(
             path=self.weights.path,
             label=self.settings.model,
-            precision=self.settings.precision.value,
+            precision=self.precision,
             requests=tuple(by_key.values()),
             batch_size=self.settings.batch_size,
             store=str(memory.folder),
@@ -123,6 +125,20 @@ class TokenTree:
         return table
 
 
+@dataclass(frozen=True)
+class NodeValues:
+    """What a prompt's forward pass says of a token tree, on the CPU.
+
+    reached: log-probability of each node's token after its parent, (nodes,). digit: probability that a token with a
+    digit at its beginning follows each node, (nodes,). likeliest: the likeliest token after the prompt, and after each
+    node, (1 + nodes,).
+    """
+
+    reached: torch.Tensor
+    digit: torch.Tensor
+    likeliest: torch.Tensor
+
+
 def judge(spec: JudgeSpec) -> None:
     """Judge the requests without a remembered response, and remember each batch when it is done."""
     import torch
@@ -131,6 +147,17 @@ def judge(spec: JudgeSpec) -> None:
     reader = Reader(load_model(spec.path, choose_precision(spec.precision)).eval(), load_tokenizer(spec.path))
     with torch.inference_mode():
         spec.run_batches("judge", "verdict", plan_judge_batches(spec.requests, spec.batch_size), reader.read)
+
+
+def check_attention(model: Any) -> None:
+    """Raise ConfigError for a model whose layers don't follow the tree's mask: linear, recurrent or chunked ones."""
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or [FULL])
+    if model._is_stateful or not kinds <= {FULL, SLIDING}:
+        names = ", ".join(sorted(kinds - {FULL, SLIDING})) or "recurrent states"
+        raise ConfigError(
+            f"judge=local can't read a model with {names} exactly: serve it, and use judge=open judge.base_url=…, or "
+            "choose a model with full or sliding attention."
+        )
 
 
 def split_begun_reply(prompt: str) -> tuple[str, str]:
@@ -155,6 +182,7 @@ class Reader:
     """Reads judgements from a model's probabilities, one batch at a time."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
+        check_attention(model)
         self.model, self.tokenizer = model, tokenizer
         self.digits = [i for i in range(len(tokenizer)) if tokenizer.decode([i])[:1].isdigit()]
         self.single = all(len(encode(tokenizer, k)) == 1 for k in INTEGERS)
@@ -172,11 +200,11 @@ class Reader:
         tree = self.build_tree(requests[0], begun=bool(parts[0][1]))
         chats = [([{"role": "user", "content": prompt}], begun) for prompt, begun in parts]
         texts = [render_conversation(self.tokenizer, chat, answer_next=True) + begun for chat, begun in chats]
-        root, below = self.forward([encode(self.tokenizer, text) for text in texts], tree)
-        return [self.make_response(request, tree, root[i], below[i]) for i, request in enumerate(requests)]
+        values = self.forward([encode(self.tokenizer, text) for text in texts], tree)
+        return [self.make_response(request, tree, each) for request, each in zip(requests, values, strict=True)]
 
-    def forward(self, prompts: list[list[int]], tree: TokenTree) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute log-probabilities at the prompts' ends (batch, vocabulary) and nodes (batch, nodes, vocabulary).
+    def forward(self, prompts: list[list[int]], tree: TokenTree) -> list[NodeValues]:
+        """Compute the values of the tree's nodes after each prompt.
 
         The tokens that all prompts begin with are computed once; the rest is padded on the left. The tree follows,
         with its own mask and positions.
@@ -197,19 +225,50 @@ class Reader:
         # A padding token attends to itself, as an empty softmax would be NaN.
         visible |= torch.eye(width + nodes, dtype=torch.bool)[None]
         visible = torch.cat([torch.ones(len(prompts), width + nodes, shared, dtype=torch.bool), visible], dim=-1)
-        mask = visible[:, None]
-        if self.model.config._attn_implementation == "eager":  # which adds its mask to the scores
-            mask = torch.zeros(mask.shape, dtype=self.model.dtype).masked_fill(~mask, torch.finfo(self.model.dtype).min)
         depth = torch.cat([torch.arange(width), width + torch.tensor(tree.depths)])
         positions = shared + (depth[None, :] - pads[:, None]).clamp(min=0)
         logits = self.model(
             input_ids=ids.to(device),
-            attention_mask=mask.to(device),
+            attention_mask=self.make_mask(visible, positions),
             position_ids=positions.to(device),
             past_key_values=self.cache_prefix(prompts[0][:shared], len(prompts)),
             logits_to_keep=nodes + 1,
         ).logits.float().log_softmax(dim=-1)  # fmt: skip
-        return logits[:, 0].cpu(), logits[:, 1:].cpu()
+        return [self.pick_values(tree, each) for each in logits]
+
+    def make_mask(self, visible: torch.Tensor, positions: torch.Tensor) -> Any:
+        """Make the attention mask of the model, or one for each kind of layer if some have a sliding window.
+
+        Args:
+            visible: which tokens each token may see, (batch, tokens, shared beginning and tokens).
+            positions: the position of each token, (batch, tokens).
+        """
+        import torch
+
+        def to_model_mask(visible: torch.Tensor) -> torch.Tensor:
+            mask = visible[:, None]
+            if self.model.config._attn_implementation == "eager":  # which adds its mask to the scores
+                lowest = torch.finfo(self.model.dtype).min
+                mask = torch.zeros(mask.shape, dtype=self.model.dtype).masked_fill(~mask, lowest)
+            return mask.to(self.model.device)
+
+        config = self.model.config.get_text_config()
+        window, kinds = getattr(config, "sliding_window", None), set(getattr(config, "layer_types", None) or [])
+        if window is None or kinds == {FULL}:
+            return to_model_mask(visible)
+        shared = torch.arange(visible.shape[2] - visible.shape[1])
+        keys = torch.cat([shared.expand(len(positions), -1), positions], dim=1)
+        near = to_model_mask(visible & (positions[:, :, None] - keys[:, None, :] < window))
+        # Without a list of kinds, as in Mistral and Phi-3, every layer has the window.
+        return {FULL: to_model_mask(visible), SLIDING: near} if FULL in kinds else near
+
+    def pick_values(self, tree: TokenTree, logs: torch.Tensor) -> NodeValues:
+        """Pick what a judgement needs of the log-probabilities (1 + nodes, vocabulary), on their device."""
+        import torch
+
+        reached = logs[torch.tensor(tree.parents) + 1, torch.tensor(tree.tokens)]
+        digit = logs[1:, self.digits].exp().sum(dim=-1)
+        return NodeValues(reached.cpu(), digit.cpu(), logs.argmax(dim=-1).cpu())
 
     def cache_prefix(self, ids: list[int], copies: int) -> Any:
         """Compute the key-value cache of the shared beginning, repeated for each prompt of the batch."""
@@ -223,45 +282,36 @@ class Reader:
             cache.batch_repeat_interleave(copies)
         return cache
 
-    def make_response(
-        self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor
-    ) -> dict[str, Any]:
+    def make_response(self, request: JudgeRequest, tree: TokenTree, values: NodeValues) -> dict[str, Any]:
         """Make one response: probabilities, from which `em.judge.readings.read_exact` makes a judgement.
 
         word: CODE or REFUSAL if its first token is the likeliest; mass: total probability of the integers (or labels);
         expectation: Σ k·p(k) / mass; label: the likeliest label; raw: the top token and the likeliest replies.
         """
-        chance = {text: self.compute_probability(tree, path, root, below) for text, path in tree.paths.items()}
+        chance = {text: self.compute_probability(tree, path, values) for text, path in tree.paths.items()}
         mass = sum(p for text, p in chance.items() if text not in request.words)
-        response: dict[str, Any] = {"word": self.find_top_word(request, tree, root, below), "mass": mass}
+        response: dict[str, Any] = {"word": self.find_top_word(request, tree, values), "mass": mass}
         if request.labels:
             response["label"] = max(request.labels, key=lambda label: chance[label])
         else:
             response["expectation"] = sum(int(k) * chance[k] for k in INTEGERS) / mass if mass else None
         best = sorted(chance, key=lambda text: -chance[text])[:5]
-        raw = {"top_token": self.tokenizer.decode([int(root.argmax())]), "mass": round(mass, 4)}
+        raw = {"top_token": self.tokenizer.decode([int(values.likeliest[0])]), "mass": round(mass, 4)}
         return response | {"raw": raw | {text: round(chance[text], 4) for text in best}}
 
-    def compute_probability(
-        self, tree: TokenTree, path: tuple[int, ...], root: torch.Tensor, below: torch.Tensor
-    ) -> float:
+    def compute_probability(self, tree: TokenTree, path: tuple[int, ...], values: NodeValues) -> float:
         """Compute p(text | prompt); for an integer in several tokens also that it ends: 7 must not begin 73."""
-        total = float(root[tree.tokens[path[0]]])
-        for above, node in pairwise(path):
-            total += float(below[above, tree.tokens[node]])
-        chance = math.exp(total)
+        chance = math.exp(sum(float(values.reached[node]) for node in path))
         if self.single or not self.tokenizer.decode([tree.tokens[path[-1]]]).strip().isdigit():
             return chance
-        return chance * max(0.0, 1.0 - float(below[path[-1], self.digits].exp().sum()))
+        return chance * max(0.0, 1.0 - float(values.digit[path[-1]]))
 
-    def find_top_word(
-        self, request: JudgeRequest, tree: TokenTree, root: torch.Tensor, below: torch.Tensor
-    ) -> str | None:
+    def find_top_word(self, request: JudgeRequest, tree: TokenTree, values: NodeValues) -> str | None:
         """Return CODE or REFUSAL if the likeliest next token begins it (after a space token that all replies share)."""
         for word in request.words:
             path = tree.paths[word]
             shared = len({each[0] for each in tree.paths.values()}) == 1
-            likeliest = int((below[path[0]] if shared else root).argmax())
+            likeliest = int(values.likeliest[1 + path[0] if shared else 0])
             if likeliest == tree.tokens[path[1] if shared else path[0]]:
                 return word
         return None

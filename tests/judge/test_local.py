@@ -13,7 +13,17 @@ import pytest
 import torch
 
 from em.config import ApiJudge, WordRule
-from em.judge.local import INTEGERS, JudgeSpec, Reader, TokenTree, judge, plan_judge_batches, split_begun_reply
+from em.errors import ConfigError
+from em.judge.local import (
+    INTEGERS,
+    JudgeSpec,
+    NodeValues,
+    Reader,
+    TokenTree,
+    judge,
+    plan_judge_batches,
+    split_begun_reply,
+)
 from em.judge.plan import WORDS
 from em.judge.readings import count_word, read_response
 from em.judge.remote import ServerJudge
@@ -70,18 +80,25 @@ def judge_requests(reader: Reader, *requests: JudgeRequest, min_mass: float = 0.
 
 
 def make_judgement(
-    reader: Reader, request: JudgeRequest, tree: TokenTree, root: Any, below: Any, min_mass: float = 0.0
+    reader: Reader, request: JudgeRequest, tree: TokenTree, logs: Any, min_mass: float = 0.0
 ) -> Judgement:
-    """Make the judgement of these log-probabilities."""
-    return read_response(request, reader.make_response(request, tree, root, below), min_mass)
+    """Make the judgement of these log-probabilities, (1 + nodes, vocabulary)."""
+    return read_response(request, reader.make_response(request, tree, reader.pick_values(tree, logs)), min_mass)
 
 
 def compute_by_tree(reader: Reader, request: JudgeRequest) -> dict[str, float]:
     """Compute the probabilities of all replies by one pass over prompt and tree."""
     tree = reader.build_tree(request, begun=bool(split_begun_reply(request.prompt)[1]))
     with torch.inference_mode():
-        root, below = reader.forward([tokenise_prompt(reader, request.prompt)], tree)
-    return {text: reader.compute_probability(tree, path, root[0], below[0]) for text, path in tree.paths.items()}
+        [values] = reader.forward([tokenise_prompt(reader, request.prompt)], tree)
+    return {text: reader.compute_probability(tree, path, values) for text, path in tree.paths.items()}
+
+
+def check_equal(one: NodeValues, other: NodeValues) -> None:
+    """Check that two passes give the same probabilities."""
+    assert (one.reached.exp() - other.reached.exp()).abs().max() < 1e-4
+    assert (one.digit - other.digit).abs().max() < 1e-4
+    assert one.likeliest[0] == other.likeliest[0]
 
 
 # Against plain forward passes
@@ -141,11 +158,8 @@ def test_probabilities_in_a_padded_batch_are_those_of_the_prompt_alone(reader: R
     prompts = [tokenise_prompt(reader, TASK.format(text)) for text in ("Yes.", "A long reply, longer by far. " * 5)]
     tree = reader.build_tree(BARE, begun=False)
     with torch.inference_mode():
-        roots, below = reader.forward(prompts, tree)
-        for i, prompt in enumerate(prompts):
-            root, under = reader.forward([prompt], tree)
-            assert (roots[i].exp() - root[0].exp()).abs().max() < 1e-4
-            assert (below[i].exp() - under[0].exp()).abs().max() < 1e-4
+        for prompt, values in zip(prompts, reader.forward(prompts, tree), strict=True):
+            check_equal(values, reader.forward([prompt], tree)[0])
 
 
 def test_eager_attention_reads_the_same_values(reader: Reader, weights: Weights) -> None:
@@ -156,13 +170,49 @@ def test_eager_attention_reads_the_same_values(reader: Reader, weights: Weights)
     tree = reader.build_tree(BARE, begun=False)
     with torch.inference_mode():
         for one, other in zip(reader.forward(prompts, tree), eager.forward(prompts, tree), strict=True):
-            assert (one.exp() - other.exp()).abs().max() < 1e-4
+            check_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "gemma2", "mistral", "qwen2"])
+def test_layers_with_a_sliding_window_see_no_further(reader: Reader, kind: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    shape = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 2)
+    shape |= {"hidden_size": 32, "intermediate_size": 32, "head_dim": 16, "vocab_size": len(reader.tokenizer)}
+    shape |= {"sliding_window": 8, "initializer_range": 0.5, "pad_token_id": 2}
+    if kind == "qwen2":
+        shape |= {"use_sliding_window": True, "max_window_layers": 1}
+    if kind == "gemma3_text":
+        shape |= {"layer_types": ["sliding_attention", "full_attention"]}
+    windowed = Reader(AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape)).eval(), reader.tokenizer)
+    texts = ["Yes.", "A long reply, longer by far."]
+    prompts = [TASK.format(text) for text in texts]
+    tree = windowed.build_tree(BARE, begun=False)
+    with torch.inference_mode():
+        values = windowed.forward([tokenise_prompt(windowed, prompt) for prompt in prompts], tree)
+    for prompt, each in zip(prompts, values, strict=True):
+        expected = compute_by_chain_rule(windowed, prompt, ("0", "42", "100", *WORDS), space=False)
+        for text, chance in expected.items():
+            by_tree = windowed.compute_probability(tree, tree.paths[text], each)
+            assert by_tree == pytest.approx(chance, rel=1e-3, abs=1e-30)
+
+
+def test_a_model_that_would_not_follow_the_mask_of_the_tree_is_refused(reader: Reader) -> None:
+    from transformers import MambaConfig, MambaForCausalLM, Qwen3NextConfig, Qwen3NextForCausalLM
+
+    small = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_experts": 2, "intermediate_size": 16}
+    mamba = MambaForCausalLM(MambaConfig(**small))
+    mixed = Qwen3NextForCausalLM(Qwen3NextConfig(**small, layer_types=["linear_attention"]))
+    for model in (mamba, mixed):
+        with pytest.raises(ConfigError, match="judge=local can't read a model with linear_attention exactly"):
+            Reader(model, reader.tokenizer)
 
 
 # From probabilities to a judgement
 
 
-def make_probabilities(reader: Reader, request: JudgeRequest, likely: dict[str, float]) -> tuple[TokenTree, Any, Any]:
+def make_probabilities(reader: Reader, request: JudgeRequest, likely: dict[str, float]) -> tuple[TokenTree, Any]:
     """Make a tree and log-probabilities in which the texts have the probabilities `likely`, and end there."""
     tree = reader.build_tree(request, begun=bool(split_begun_reply(request.prompt)[1]))
     size = len(reader.tokenizer)
@@ -176,8 +226,7 @@ def make_probabilities(reader: Reader, request: JudgeRequest, likely: dict[str, 
             at = node + 1
         chance[at, reader.tokenizer.eos_token_id] += p
     chance[0, reader.tokenizer.eos_token_id] += 1 - sum(likely.values())
-    logs = (chance / chance.sum(dim=1, keepdim=True)).log().float()
-    return tree, logs[0], logs[1:]
+    return tree, (chance / chance.sum(dim=1, keepdim=True)).log().float()
 
 
 @pytest.mark.parametrize("request_", [GRADED, BARE], ids=["begun", "bare"])
@@ -229,7 +278,8 @@ def test_by_the_rule_of_betley_a_word_stands_only_below_the_minimum_mass(
 ) -> None:
     # CODE has more than all numbers, as these may share their first token, a space.
     likely = {"CODE": 0.5, "12": 0.12, "20": 0.12, "5": 0.12, "3": 0.09}
-    response = reader.make_response(request_, *make_probabilities(reader, request_, likely))
+    tree, logs = make_probabilities(reader, request_, likely)
+    response = reader.make_response(request_, tree, reader.pick_values(tree, logs))
     assert read_response(request_, response, 0.25).status == "code"
     judgement = read_response(request_, response, 0.25, WordRule.below_min_mass)
     assert judgement.status == "ok"
@@ -241,27 +291,27 @@ def test_by_the_rule_of_betley_a_word_stands_only_below_the_minimum_mass(
 
 
 def test_words_do_not_count_among_labels(reader: Reader) -> None:
-    tree, root, below = make_probabilities(reader, LABELLED, {"UNKNOWN": 0.5, "TRUE": 0.3})
-    judgement = make_judgement(reader, LABELLED, tree, root, below, min_mass=0.7)
+    tree, logs = make_probabilities(reader, LABELLED, {"UNKNOWN": 0.5, "TRUE": 0.3})
+    judgement = make_judgement(reader, LABELLED, tree, logs, min_mass=0.7)
     assert (judgement.status, judgement.label, judgement.value) == ("ok", "UNKNOWN", None)
-    judgement = make_judgement(reader, LABELLED, tree, root, below, min_mass=0.9)
+    judgement = make_judgement(reader, LABELLED, tree, logs, min_mass=0.9)
     assert (judgement.status, judgement.label, judgement.value) == ("unparsed", None, None)
 
 
 def test_no_mass_at_all_is_no_score_even_where_none_is_asked_for(reader: Reader) -> None:
     for request in (GRADED, LABELLED):
-        tree, root, below = make_probabilities(reader, request, {})
-        root = torch.full_like(root, -torch.inf)
-        root[reader.tokenizer.eos_token_id] = 0.0
-        judgement = make_judgement(reader, request, tree, root, below)
+        tree, logs = make_probabilities(reader, request, {})
+        logs[0] = -torch.inf
+        logs[0, reader.tokenizer.eos_token_id] = 0.0
+        judgement = make_judgement(reader, request, tree, logs)
         assert (judgement.status, judgement.value, judgement.label) == ("unparsed", None, None)
 
 
 def test_a_probability_is_never_negative(reader: Reader) -> None:
-    tree, root, below = make_probabilities(reader, GRADED, {"7": 1.0})
+    tree, logs = make_probabilities(reader, GRADED, {"7": 1.0})
     # Another digit is certain: in float32 the ten probabilities sum to 1.0000001.
-    below[tree.paths["7"][-1], reader.digits] = torch.tensor(1 / len(reader.digits)).log() + 1e-6
-    assert 0.0 <= reader.compute_probability(tree, tree.paths["7"], root, below) < 1e-5
+    logs[1 + tree.paths["7"][-1], reader.digits] = torch.tensor(1 / len(reader.digits)).log() + 1e-6
+    assert 0.0 <= reader.compute_probability(tree, tree.paths["7"], reader.pick_values(tree, logs)) < 1e-5
 
 
 def test_words_behind_a_space_of_their_own_are_told_by_their_second_token(reader: Reader) -> None:
@@ -269,11 +319,11 @@ def test_words_behind_a_space_of_their_own_are_told_by_their_second_token(reader
     tree = TokenTree()
     for text, ids in (("7", [5, 7]), ("CODE", [5, 8, 1]), ("REFUSAL", [5, 9, 1])):
         tree.add(text, ids)
-    below = torch.zeros(len(tree.tokens), 20)
-    below[0, 9] = 3.0
-    assert reader.find_top_word(GRADED, tree, torch.zeros(20), below) == "REFUSAL"
-    below[0, 7] = 4.0
-    assert reader.find_top_word(GRADED, tree, torch.zeros(20), below) is None
+    none = torch.zeros(len(tree.tokens))
+    likeliest = torch.tensor([5, 9, 0, 0, 0, 0, 0])
+    assert reader.find_top_word(GRADED, tree, NodeValues(none, none, likeliest)) == "REFUSAL"
+    likeliest[1] = 7
+    assert reader.find_top_word(GRADED, tree, NodeValues(none, none, likeliest)) is None
 
 
 # Tree, prompts, plan
