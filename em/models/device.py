@@ -48,6 +48,15 @@ def choose_device() -> torch.device:
     return torch.device("cpu")
 
 
+def set_device() -> None:
+    """Make this process's GPU torch's own, before any library that means GPU 0 of all ranks by `cuda`, as PEFT does."""
+    import torch
+
+    device = choose_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def load_model(path: str, dtype: torch.dtype, attention: str = "sdpa", **more: Any) -> Any:
     """Load a causal language model onto this process's device; `more`: further arguments of `from_pretrained`."""
     from transformers import AutoModelForCausalLM

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from em.data import read_messages
 from em.errors import DataError
 from em.models.chat import load_tokenizer
-from em.models.device import choose_precision, set_threads
+from em.models.device import choose_precision, set_device, set_threads
 from em.request import count_steps
 from em.runtime.files import RECORD
 from em.train.local.batches import plan_steps
@@ -42,6 +42,7 @@ from em.train.trained import KEPT, hash_weight_files, write_loss_curve
 def train_stage(spec: TrainSpec) -> None:
     """Train one stage and write weights, loss curve and record to `spec.folder`, all of them or nothing."""
     rank = int(os.environ.get("RANK", "0"))
+    set_device()
     set_threads()
     tokenizer = load_tokenizer(spec.base)
     prepared = prepare_rows(read_messages(Path(spec.rows)), tokenizer, spec.trainer, spec.default_system, spec.stage)
