@@ -13,9 +13,11 @@ from em.data import load_rows
 from em.models.chat import TrainingRow, make_training_row
 from em.train.local.preflight import Prepared
 from em.train.local.spec import TrainSpec
+from em.train.local.start import disable_input_casts
 from em.train.local.switches import Machine, Switches, choose_switches
 from em.types import Conversation, Weights
 from tests.support.composing import compose_settings
+from tests.support.tiny import write_tiny_model
 
 StepResult = tuple[float, dict[str, Any]]  # loss, and gradients by parameter
 
@@ -192,3 +194,45 @@ def test_all_weights_with_a_tied_head_are_exact(
     compare_steps(computed, expected, near=3e-3)
     assert "model.embed_tokens.weight" in computed[1]
     assert passes[0].shared > 15
+
+
+# Ways of GPUs, as far as a CPU can tell
+
+
+def load_tiny_model(weights: Weights, folder: Path) -> Any:
+    """Load a tiny model with TRL's head."""
+    import torch
+    from trl.trainer.utils import add_fused_lm_head
+
+    from em.models.device import load_model
+
+    model = load_model(str(write_tiny_model(folder, weights.path)), torch.float32)
+    add_fused_lm_head(model)
+    return model
+
+
+def test_adapters_without_casts_compute_the_same_bits(
+    weights: Weights, rows: list[TrainingRow], tmp_path: Path
+) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    base = load_tiny_model(weights, tmp_path / "model").bfloat16()
+    model = get_peft_model(base, LoraConfig(r=8, target_modules=["q_proj", "v_proj", "down_proj"]))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids, results = torch.tensor([rows[0].input_ids]), []
+    for _ in range(2):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        results.append((loss, copy_gradients(model)))
+        disable_input_casts(model)
+    (loss, gradients), (other_loss, others) = results
+    assert torch.equal(loss, other_loss)
+    for name, gradient in gradients.items():
+        assert gradient.dtype == torch.float32
+        assert gradient.norm() > 0
+        assert torch.equal(gradient, others[name]), name

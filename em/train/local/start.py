@@ -51,7 +51,19 @@ def load_start_model(spec: TrainSpec, switches: Switches) -> Any:
         check_adapter_shape(adapted, spec.start, knobs)
     if switches.fused_adapters:
         fuse_adapters(adapted)
+    # On a GPU dropout draws other numbers in bfloat16 than in float32.
+    if detect_machine().device == "cuda" and switches.precision == "bfloat16" and not knobs.dropout:
+        disable_input_casts(adapted)
     return freeze_beside_text(adapted)
+
+
+def disable_input_casts(model: Any) -> None:
+    """Let adapters take bfloat16 as it is: PEFT casts their inputs to float32, and autocast at once casts them back."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def freeze_beside_text(model: Any) -> Any:
