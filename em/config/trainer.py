@@ -80,7 +80,7 @@ class LocalTrainer(TrainerConfig):
     checkpoints: int = 0
     """Number of evenly spaced checkpoints to keep besides the last (`checkpoints=all` evaluates them)."""
     save_steps: int = 25
-    """Optimiser steps between checkpoints from which an interrupted run resumes; 0 means it starts again."""
+    """Steps between checkpoints from which a stopped run resumes (large ones are rarer); 0 means it starts again."""
     device_tokens: int | None = None
     """Tokens per forward pass on one device (affects memory and speed, not the result); empty lets em choose."""
     gradient_checkpointing: bool | None = None

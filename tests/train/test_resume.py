@@ -12,14 +12,17 @@ import pytest
 from em.errors import OutputError
 from em.train.local.find_or_train import find_resume_checkpoint
 from em.train.local.resume import (
+    LARGE,
     SEAL,
     Seal,
     detect_full_disk,
     find_last_checkpoint,
+    is_checkpoint_due,
     locate_partial_folder,
     note_resume,
     read_resumed_steps,
     read_seal,
+    verify_seal,
     write_seal,
 )
 
@@ -99,7 +102,7 @@ def test_what_is_wrong_with_a_checkpoint_is_said(how: str, fault: str, tmp_path:
     folder = write_checkpoint(tmp_path, 4)
     break_checkpoint(folder, how)
     with pytest.raises(ValueError, match=fault):
-        read_seal(folder)
+        verify_seal(folder)
 
 
 @pytest.mark.parametrize(("how", "fault"), DAMAGE)
@@ -259,4 +262,33 @@ def test_the_files_in_folders_of_a_checkpoint_are_sealed_too(how: str, tmp_path:
     else:
         shard.write_bytes(b"half")
     with pytest.raises(ValueError, match=r"optimizer_0/__0_0\.distcp is (missing|damaged)"):
-        read_seal(folder)
+        verify_seal(folder)
+
+
+def test_a_large_file_is_sealed_by_its_size(tmp_path: Path) -> None:
+    # The optimiser's state of an 8B model has 64 GB, which take minutes to hash.
+    folder = write_checkpoint(tmp_path, 2, sealed=False)
+    with (folder / "optimizer.pt").open("wb") as file:
+        file.truncate(LARGE + 1)
+    write_seal(folder, 2, 1.0, FORM)
+    assert verify_seal(folder).files["optimizer.pt"] == "1000000001 bytes"
+    with (folder / "optimizer.pt").open("r+b") as file:
+        file.truncate(LARGE)
+    with pytest.raises(ValueError, match=r"optimizer\.pt is damaged"):
+        verify_seal(folder)
+
+
+@pytest.mark.parametrize(
+    ("weights", "since_last", "last_took", "due"),
+    [
+        (10**8, 0.1, 5.0, True),  # an adapter: every `save_steps` steps
+        (32 * 10**9, 599, 0.0, False),  # the first checkpoint of an 8B model
+        (32 * 10**9, 600, 0.0, True),
+        (32 * 10**9, 3599, 180.0, False),  # 20 times the 3 minutes that the last one took
+        (32 * 10**9, 3600, 180.0, True),
+    ],
+)
+def test_large_checkpoints_take_a_twentieth_of_the_time_at_most(
+    weights: int, since_last: float, last_took: float, due: bool
+) -> None:
+    assert is_checkpoint_due(weights, since_last, last_took) == due

@@ -1,7 +1,8 @@
 """Checkpoints to resume a stopped training from: sealed once complete, and verified before use.
 
 transformers writes the files of a checkpoint one by one, and would resume from an incomplete one with a fresh
-optimiser. So a checkpoint counts only with its seal: a file, written last, with the checksums of all others.
+optimiser. So a checkpoint counts only with its seal: a file, written last, with the checksums of all others. Of a file
+above a gigabyte the seal has the size, as hashing the checkpoint of a whole model takes minutes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ from em.runtime.files import hash_file, open_atomic
 
 SEAL = "complete.json"
 HISTORY = "resumed.json"
+LARGE = 10**9
+"""Bytes above which files are not hashed, and checkpoints are written less often."""
+APART = 600.0
+"""Least seconds between large checkpoints."""
+MOST_SAVING = 0.05
+"""Largest part of the time for writing large checkpoints."""
 
 
 def locate_partial_folder(folder: Path) -> Path:
@@ -28,8 +35,9 @@ def locate_partial_folder(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Seal:
-    """The seal of a complete checkpoint: optimiser steps and seconds of training so far, and each file's checksum.
+    """The seal of a complete checkpoint: optimiser steps and seconds of training so far, and each file's check.
 
+    files: the sha256 of each file, or the size of a large one, as in `1234567890 bytes`.
     form: the form of the optimiser's state (`Switches.form`); empty in checkpoints of earlier versions.
     """
 
@@ -39,31 +47,55 @@ class Seal:
     form: str = ""
 
 
+def is_checkpoint_due(weights: int, since_last: float, last_took: float) -> bool:
+    """Return whether to write a checkpoint, at a step that could have one. Only large checkpoints have to wait.
+
+    Args:
+        weights: bytes of the trained weights. since_last: seconds since the last checkpoint, or the start.
+        last_took: seconds that writing the last one took; 0 for the first.
+    """
+    return weights < LARGE or since_last >= max(APART, last_took / MOST_SAVING)
+
+
 def write_seal(folder: Path, step: int, seconds: float, form: str) -> None:
     """Mark a checkpoint as complete."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / SEAL]
-    checksums = {file.relative_to(folder).as_posix(): hash_file(file) for file in files}
+    checks = {}
+    for file in files:
+        size = file.stat().st_size
+        if size > LARGE:
+            with file.open("rb") as written:  # a power cut could otherwise leave a file of this size without content
+                os.fsync(written.fileno())
+        checks[file.relative_to(folder).as_posix()] = f"{size} bytes" if size > LARGE else hash_file(file)
     with open_atomic(folder / SEAL) as out:
-        json.dump(asdict(Seal(step, seconds, checksums, form)), out, indent=1)
+        json.dump(asdict(Seal(step, seconds, checks, form)), out, indent=1)
         out.flush()
         os.fsync(out.fileno())
 
 
 def read_seal(folder: Path) -> Seal:
-    """Read and verify the seal of a checkpoint. Raises ValueError with the fault of an incomplete or damaged one."""
+    """Read the seal of a checkpoint. Raises ValueError with the fault of an unfinished one."""
     try:
         sealed = Seal(**json.loads((folder / SEAL).read_text(encoding="utf-8")))
-        files = sealed.files.items()
+        sealed.files.items()
+        return sealed
     except FileNotFoundError as error:
         raise ValueError("it was not finished") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ValueError("its seal can't be read") from error
-    for name, checksum in files:
+
+
+def verify_seal(folder: Path) -> Seal:
+    """Read the seal of a checkpoint, and verify its files. Raises ValueError with the fault."""
+    sealed = read_seal(folder)
+    for name, check in sealed.files.items():
+        file = folder / name
         try:
-            if hash_file(folder / name) != checksum:
-                raise ValueError(f"{name} is damaged")
+            actual = f"{file.stat().st_size} bytes" if check.endswith(" bytes") else hash_file(file)
         except OSError as error:
             raise ValueError(f"{name} is missing") from error
+        if actual != check:
+            raise ValueError(f"{name} is damaged")
     return sealed
 
 
@@ -76,7 +108,7 @@ def find_last_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     refused: list[str] = []
     for checkpoint in newest_first:
         try:
-            read_seal(checkpoint)
+            verify_seal(checkpoint)
             return checkpoint, refused
         except ValueError as fault:
             refused.append(f"The checkpoint at step {checkpoint.name.rpartition('-')[2]} can't be used ({fault})")

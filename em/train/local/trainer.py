@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
@@ -26,7 +27,7 @@ from em.models.chat import IGNORED
 from em.train.local.batches import MicroBatch, assign_rows, make_micro_batches
 from em.train.local.cpu_kernels import SharedPrefix
 from em.train.local.preflight import Prepared
-from em.train.local.resume import write_seal
+from em.train.local.resume import is_checkpoint_due, write_seal
 from em.train.local.speed import ChunkedLoss, flatten_rows, pad_rows, select_supervised_states
 from em.train.local.switches import Switches
 
@@ -63,6 +64,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         self.lengths = [len(row.input_ids) for row in self.rows]
         self.keep_at, self.keep_in = frozenset(keep_at), keep_in
         self.seconds_before, self.begun = seconds, time.monotonic()
+        self.saved, self.saving_took = self.begun, 0.0
         self.base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         add_step_forward(self.base, switches, self.processing_class.pad_token_id)
 
@@ -70,6 +72,11 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
     def seconds(self) -> float:
         """Duration of the training so far, including the time before it was resumed."""
         return self.seconds_before + time.monotonic() - self.begun
+
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes of all trained weights, in float32."""
+        return sum(4 * parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
 
     def get_train_dataloader(self) -> Any:
         """Return the steps in order; they are not sharded, since each process takes a share of every step."""
@@ -185,12 +192,19 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         set_peft_model_state_dict(self.model, weights, adapter_name="default")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save a checkpoint to resume from, and seal it once every process has written its part."""
+        """Save a checkpoint to resume from, if one is due, and seal it once every process has written its part."""
+        begun = time.monotonic()
+        # Saving is a joint action of all processes, and their clocks differ.
+        [due] = broadcast_object_list([is_checkpoint_due(self.trained_bytes, begun - self.saved, self.saving_took)])
+        if not due:
+            return
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             step = self.state.global_step
             write_seal(Path(self.args.output_dir, f"checkpoint-{step}"), step, self.seconds, self.switches.form)
+        self.saved = time.monotonic()
+        self.saving_took = self.saved - begun
 
     def _maybe_log_save_evaluate(self, *words: Any, **settings: Any) -> None:
         """Save the weights at the steps in `keep_at`, then log and save checkpoints as TRL does.
