@@ -127,6 +127,13 @@ def test_rows_are_cut_where_it_costs_least(
     assert find_cheapest_cut(lengths, budget, pass_cost) == groups
 
 
+def test_rows_without_padding_fill_a_pass_with_their_own_tokens() -> None:
+    assert find_cheapest_cut([10, 2, 2, 2], 16, 512) == [(0, 1), (1, 4)]  # padded, two rows would be 20 tokens
+    assert find_cheapest_cut([10, 2, 2, 2], 16, 512, padded=False) == [(0, 4)]
+    assert find_cheapest_cut([10, 10, 2, 2], 12, 512, padded=False) == [(0, 1), (1, 2), (2, 4)]
+    assert find_cheapest_cut([50, 3], 10, 512, padded=False) == [(0, 1), (1, 2)]
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_no_other_cut_within_the_budget_costs_less(seed: int) -> None:
     lots = random.Random(seed)

@@ -11,6 +11,7 @@ import pytest
 from em.config import BundledData, LossOn
 from em.data import load_rows
 from em.models.chat import TrainingRow, make_training_row
+from em.train.local.batches import MicroBatch
 from em.train.local.preflight import Prepared
 from em.train.local.spec import TrainSpec
 from em.train.local.start import disable_input_casts
@@ -209,6 +210,37 @@ def load_tiny_model(weights: Weights, folder: Path) -> Any:
     model = load_model(str(write_tiny_model(folder, weights.path)), torch.float32)
     add_fused_lm_head(model)
     return model
+
+
+@pytest.mark.parametrize("compact", [True, False], ids=["own head", "TRL's head"])
+def test_attention_is_told_the_bounds_of_flattened_rows(
+    weights: Weights, switches: Switches, rows: list[TrainingRow], tmp_path: Path, compact: bool
+) -> None:
+    import torch
+    from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
+
+    from em.train.local.trainer import add_step_forward
+
+    base, seen = load_tiny_model(weights, tmp_path / "model"), []
+    base.get_output_embeddings().weight.requires_grad_(False)
+    for layer in base.model.layers:
+        hook = lambda module, words, settings: seen.append(settings)  # noqa: E731
+        layer.self_attn.register_forward_pre_hook(hook, with_kwargs=True)
+    batch = MicroBatch(tuple(rows), tuple(range(len(rows))))
+    losses = []
+    for flattened in (True, False):
+        add_step_forward(base, replace(switches, flattened=flattened, compact_head=compact), pad=2)
+        losses.append(base(em_pass=batch)[0].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    positions = torch.tensor([[i for row in rows for i in range(len(row.input_ids))]])
+    (bounds, _), (longest, _) = prepare_fa_kwargs_from_position_ids(positions)
+    assert len(seen) == 4
+    for settings in seen[:2]:
+        assert (settings["max_length_q"], settings["max_length_k"]) == (int(longest), int(longest))
+        for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
+            assert torch.equal(settings[name], bounds)
+            assert settings[name].dtype == bounds.dtype == torch.int32
+    assert "cu_seq_lens_q" not in seen[2]
 
 
 def test_adapters_without_casts_compute_the_same_bits(

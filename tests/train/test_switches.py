@@ -11,7 +11,7 @@ import pytest
 from em.config import FullTrainer, LocalTrainer, LoraTrainer, Optimizer, QloraTrainer
 from em.errors import ConfigError
 from em.train.local.arguments import make_sft_arguments, override_launcher
-from em.train.local.switches import AS_FEW_AS_CAN_BE, Machine, Switches, choose_switches, detect_machine
+from em.train.local.switches import Machine, Switches, choose_switches, detect_machine
 from tests.support.composing import compose_settings
 
 CPU = Machine("cpu")
@@ -21,7 +21,7 @@ LORA = LoraTrainer(name="lora", optimizer=Optimizer.adamw_8bit)
 FULL = FullTrainer(name="full", optimizer=Optimizer.adamw_8bit)
 QLORA = QloraTrainer(name="qlora")
 SHARDED = {"shared_prefix": False, "fused_adapters": False, "compact_head": False, "fsdp": True}
-PADDED = {"attention": "sdpa", "flattened": False, "pass_cost": 512}
+PADDED = {"attention": "sdpa", "flattened": False}
 
 
 def test_on_a_cpu_ems_own_ways_are_taken() -> None:
@@ -55,7 +55,7 @@ def test_on_a_gpu_with_everything_the_libraries_ways_are_taken() -> None:
         moments="8 bits",
         gradient_checkpointing=True,
         device_tokens=8192,
-        pass_cost=AS_FEW_AS_CAN_BE,
+        pass_cost=512,
         fsdp=False,
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate, takewhile
 
 from em.data.draw import shuffle_rows
 from em.models.chat import IGNORED, TrainingRow
@@ -52,7 +52,7 @@ def assign_rows(step: Sequence[int], lengths: Sequence[int], rank: int, world: i
 
 
 def make_micro_batches(
-    rows: Sequence[TrainingRow], numbers: Sequence[int], budget: int, pass_cost: int, share: bool
+    rows: Sequence[TrainingRow], numbers: Sequence[int], budget: int, pass_cost: int, share: bool, padded: bool = True
 ) -> list[MicroBatch]:
     """Cut rows, sorted from the longest to the shortest, into the passes that cost least.
 
@@ -63,20 +63,31 @@ def make_micro_batches(
         rows: all rows of the data. numbers: the rows to compute.
         budget: most tokens of a pass, padding included; a longer row gets a pass of its own.
         share: whether the tokens that all rows begin with may pass through the model once.
+        padded: whether the rows of a pass are padded to the longest.
     """
     order = sorted(numbers, key=lambda number: (-len(rows[number].input_ids), number))
     chosen = [rows[number] for number in order]
     shared = count_shared_tokens(chosen, pass_cost) if share else 0
-    groups = find_cheapest_cut([len(row.input_ids) - shared for row in chosen], budget, pass_cost)
+    groups = find_cheapest_cut([len(row.input_ids) - shared for row in chosen], budget, pass_cost, padded)
     return [MicroBatch(tuple(chosen[a:b]), tuple(order[a:b]), shared) for a, b in groups]
 
 
-def find_cheapest_cut(lengths: Sequence[int], budget: int, pass_cost: int) -> list[tuple[int, int]]:
-    """Cut lengths, longest first, so that Σ (pass_cost + rows × longest) is least; return each group's bounds."""
+def find_cheapest_cut(
+    lengths: Sequence[int], budget: int, pass_cost: int, padded: bool = True
+) -> list[tuple[int, int]]:
+    """Cut lengths, longest first, so that Σ (pass_cost + tokens) is least; return each group's bounds.
+
+    The tokens of a group are its rows times the longest row, or without padding the sum of its rows.
+    """
+    sums = [0, *accumulate(lengths)]
+
+    def count_tokens(start: int, end: int) -> int:
+        return lengths[start] * (end - start) if padded else sums[end] - sums[start]
+
     best = [(0, 0)]  # for the first n lengths: the least cost, and the start of the last group
     for end in range(1, len(lengths) + 1):
-        starts = (start for start in range(end) if start == end - 1 or lengths[start] * (end - start) <= budget)
-        best.append(min((best[start][0] + pass_cost + lengths[start] * (end - start), start) for start in starts))
+        starts = (start for start in range(end) if start == end - 1 or count_tokens(start, end) <= budget)
+        best.append(min((best[start][0] + pass_cost + count_tokens(start, end), start) for start in starts))
     groups, end = list[tuple[int, int]](), len(lengths)
     while end:
         groups.append((best[end][1], end))

@@ -8,6 +8,7 @@ The result is exact to rounding; tests compare loss and gradients with the plain
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -31,16 +32,27 @@ def pad_rows(batch: MicroBatch, pad: int, device: Any) -> tuple[Tensor, Tensor]:
     return ids.to(device), labels.to(device)
 
 
-def flatten_rows(batch: MicroBatch, device: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Make token ids, labels and positions of all rows as one sequence, each (1, tokens).
+def flatten_rows(batch: MicroBatch, device: Any) -> tuple[dict[str, Any], Tensor]:
+    """Make the model's inputs with all rows as one sequence, and labels, (1, tokens).
 
-    Positions restart with each row, which tells attention to keep the rows apart. A row's first token is no target.
+    Positions restart with each row, which tells attention to keep the rows apart. FlashAttention gets the bounds of the
+    rows too; otherwise transformers would read the positions, and so wait for the GPU, in every layer. A row's first
+    token is no target.
     """
     ids = [token for row in batch.rows for token in row.input_ids]
     labels = [label for row in batch.rows for label in (IGNORED, *row.labels[1:])]
     positions = [position for row in batch.rows for position in range(len(row.input_ids))]
-    tensors = (torch.tensor([values], device=device) for values in (ids, labels, positions))
-    return next(tensors), next(tensors), next(tensors)
+    lengths = [len(row.input_ids) for row in batch.rows]
+    bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    inputs = {
+        "input_ids": torch.tensor([ids], device=device),
+        "position_ids": torch.tensor([positions], device=device),
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+    }
+    return inputs, torch.tensor([labels], device=device)
 
 
 def select_supervised_states(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

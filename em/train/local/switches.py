@@ -18,7 +18,6 @@ TOKENS = {"cpu": 2048, "cuda": 8192}
 PASS_COST = {"cpu": 70, "cuda": 512}
 """Fixed cost of a pass, in tokens. On two cores the 135M model took 0.3 s for a pass of 16 tokens and 4.3 ms for each
 further token; the value for GPUs is a guess."""
-AS_FEW_AS_CAN_BE = 2**20  # a cost so high that the fewest passes win, for passes without padding
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def choose_switches(machine: Machine, trainer: LocalTrainer, precision: str) -> 
         moments="8 bits" if small_moments else "float32",
         gradient_checkpointing=checkpointing,
         device_tokens=trainer.device_tokens or TOKENS[machine.device],
-        pass_cost=AS_FEW_AS_CAN_BE if flash else PASS_COST[machine.device],
+        pass_cost=PASS_COST[machine.device],
         fsdp=machine.fsdp,
     )
 

@@ -122,7 +122,8 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         switches = self.switches
         if numbers:
             share = switches.shared_prefix and has_full_attention(self.base.config)
-            return make_micro_batches(self.rows, numbers, switches.device_tokens, switches.pass_cost, share)
+            budget, cost, padded = switches.device_tokens, switches.pass_cost, not switches.flattened
+            return make_micro_batches(self.rows, numbers, budget, cost, share, padded)
         return [self.make_idle_pass(step)]
 
     def make_idle_pass(self, step: Sequence[int]) -> MicroBatch:
@@ -238,13 +239,12 @@ def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
         if em_pass is None:
             return original(*words, **settings)
         if switches.flattened:
-            ids, labels, positions = flatten_rows(em_pass, base.device)
-            inputs = {"input_ids": ids, "position_ids": positions}
+            inputs, labels = flatten_rows(em_pass, base.device)
         else:
             ids, labels = pad_rows(em_pass, pad, base.device)
             inputs = {"input_ids": ids}
-        if em_prefix is not None:
-            inputs, labels = em_prefix.make_inputs(ids), labels[:, em_prefix.shared :]
+            if em_prefix is not None:
+                inputs, labels = em_prefix.make_inputs(ids), labels[:, em_prefix.shared :]
         if not compact:
             output = original(**inputs, labels=labels, fused_lm_head=True)
             by_token = -output.log_probs[labels[:, 1:] != IGNORED]
