@@ -15,7 +15,14 @@ import pytest
 
 from em.cli.hydra import needs_one_gpu
 from em.config.paths import CONF
-from em.runtime.gpus import claim_gpu, list_driver_gpus, list_visible_gpus, name_lock
+from em.runtime.gpus import (
+    claim_gpu,
+    list_capabilities,
+    list_driver_gpus,
+    list_visible_gpus,
+    name_lock,
+    precision_key,
+)
 from tests.support.composing import register_once
 from tests.support.runs import run_script
 
@@ -176,3 +183,27 @@ def test_a_lock_is_of_a_gpu_and_not_of_its_number(tmp_path: Path, monkeypatch: p
             assert "Waiting" not in other.stdout
     finally:
         list_driver_gpus.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "key"), [(("8.0", "9.0"), "auto:gpu"), (("9.0", "7.5"), "auto:cpu"), ((), "auto:gpu")]
+)
+def test_gpus_without_bfloat16_have_the_key_of_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: tuple[str, ...], key: str
+) -> None:
+    # With `auto` both compute in float32; before, a T4 had the key of GPUs that compute in bfloat16.
+    table = "".join(f"GPU-{i}, {number}\n" for i, number in enumerate(numbers))
+    monkeypatch.setenv("PATH", add_driver(tmp_path / "driver", "GPU-0", "GPU-1", table=table))
+    list_driver_gpus.cache_clear()
+    list_capabilities.cache_clear()
+    try:
+        assert list_visible_gpus() == ["0", "1"]
+        assert precision_key("auto") == key
+        assert precision_key("bfloat16") == "bfloat16"
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+        assert precision_key("auto") == "auto:gpu"
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert precision_key("auto") == "auto:cpu"
+    finally:
+        list_driver_gpus.cache_clear()
+        list_capabilities.cache_clear()

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def choose_precision(wanted: str) -> torch.dtype:
-    """Choose the number format: `auto` means bfloat16 on a GPU that computes in it, float32 elsewhere."""
+    """Choose the number format: `auto` means bfloat16 on a GPU that computes in it, float32 elsewhere.
+
+    `auto:cpu` and `auto:gpu` are what `auto` means for the parent process (see `precision_key`).
+    """
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -23,7 +26,7 @@ def choose_precision(wanted: str) -> torch.dtype:
     if wanted == "bfloat16" and on_gpu and not has_bfloat16:
         raise ConfigError("This GPU does not compute in bfloat16: set model.precision=float32.")
     if wanted.startswith("auto"):
-        return torch.bfloat16 if has_bfloat16 else torch.float32
+        return torch.bfloat16 if has_bfloat16 and wanted != "auto:cpu" else torch.float32
     return torch.float32 if wanted == "float32" else torch.bfloat16
 
 

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 
 GPUS = "EM_GPUS"
+AMPERE = 8.0
+"""Compute capability from which GPUs compute in bfloat16."""
 
 
 def list_visible_gpus() -> list[str]:
@@ -82,6 +84,13 @@ def list_driver_gpus() -> dict[str, str]:
     return dict(re.findall(r"^GPU (\d+):(?:.*\(UUID: ([^)\n]+)\))?", ask_driver("-L"), re.MULTILINE))
 
 
+@cache
+def list_capabilities() -> dict[str, float]:
+    """Return the CUDA compute capability of each GPU by UUID; none if the driver does not tell. Cached."""
+    table = ask_driver("--query-gpu=uuid,compute_cap", "--format=csv,noheader")
+    return {uuid: float(number) for uuid, number in re.findall(r"^(\S+), (\d+\.\d+)$", table, re.MULTILINE)}
+
+
 def ask_driver(*words: str) -> str:
     """Return what `nvidia-smi` prints; nothing without a driver."""
     try:
@@ -91,7 +100,13 @@ def ask_driver(*words: str) -> str:
 
 
 def precision_key(precision: str) -> str:
-    """Return a number format for fingerprints and request keys: `auto` means another format on a GPU than on a CPU."""
+    """Return a number format for fingerprints and request keys: `auto` means another format on a GPU than on a CPU.
+
+    GPUs older than Ampere, which don't compute in bfloat16, have float32 and so the key of a CPU.
+    """
     if precision != "auto":
         return precision
-    return "auto:gpu" if list_visible_gpus() else "auto:cpu"
+    gpus = list_visible_gpus()
+    if gpus and all(list_capabilities().get(find_uuid(gpu), AMPERE) >= AMPERE for gpu in gpus):
+        return "auto:gpu"
+    return "auto:cpu"

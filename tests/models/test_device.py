@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from em.models.device import choose_precision
 from em.train.local.sft import train_stage
 
 
@@ -29,3 +30,11 @@ def test_a_rank_takes_its_own_gpu_before_anything_else(monkeypatch: pytest.Monke
     spec: Any = None
     with pytest.raises(Taken, match="cuda:3"):
         train_stage(spec)
+
+
+def test_a_child_keeps_to_the_number_format_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The parent has seen an older GPU beside this one.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    formats = {name: choose_precision(name) for name in ("auto", "auto:gpu", "auto:cpu")}
+    assert formats == {"auto": torch.bfloat16, "auto:gpu": torch.bfloat16, "auto:cpu": torch.float32}

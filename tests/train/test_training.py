@@ -242,8 +242,7 @@ def test_a_model_that_was_trained_on_another_kind_of_device_is_named(
     evaluation = [*words[:3], *LORA, *questions, "judge=local"]
     done = with_gpu.run("evaluate.py", *evaluation, *name_places(tmp_path, 2), cwd=tmp_path)
     assert done.code == 2
-    assert "file was trained on a machine without a GPU, where model.precision=auto is another" in done.err
-    assert "number format than here, with a GPU: run this command there." in done.err
+    assert "file was trained where model.precision=auto means float32, and here it means bfloat16" in done.err
     done = with_gpu.run("evaluate.py", *evaluation, "trainer.epochs=9", *name_places(tmp_path, 3), cwd=tmp_path)
     assert "No model was trained with these settings yet" in done.err
 

@@ -70,15 +70,16 @@ class LocalStages:
 
     def refuse_other_device(self, number: int) -> None:
         """Raise MissingFile if the stage was trained where `model.precision=auto` means another number format."""
-        kinds = {"auto:cpu": "without a GPU", "auto:gpu": "with a GPU"}
+        kinds = {"auto:cpu": "float32", "auto:gpu": "bfloat16"}
         here = precision_key("auto")
         other = next(kind for kind in kinds if kind != here)
         stages = [replace(stage, precision=stage.precision.replace("auto", other)) for stage in self.training.stages]
         fingerprint = stage_fingerprints(self.start, stages)[number]
         if find_trained_model(self.training.store / "models", fingerprint):
             raise MissingFile(
-                f"{self.training.stages[number].rows.name} was trained on a machine {kinds[other]}, where "
-                f"model.precision=auto is another number format than here, {kinds[here]}: run this command there."
+                f"{self.training.stages[number].rows.name} was trained where model.precision=auto means "
+                f"{kinds[other]}, and here it means {kinds[here]} (bfloat16 on GPUs from Ampere on): run this command "
+                "there."
             )
 
     def needs_training(self, stage: Stage, trained: TrainedModel) -> bool:
@@ -125,7 +126,7 @@ class LocalStages:
             stage=stage.rows.name,
             trainer=stage.recipe,
             seed=stage.seed,
-            precision=stage.precision,
+            precision=precision_key(stage.precision),
             default_system=before.default_system,
             steps=stage.matched,
             request={"base": before.base.identity, "before": before.fingerprint, "stage": stage.build_identity()},
