@@ -13,6 +13,8 @@ from em.runtime.gpus import GPUS
 if TYPE_CHECKING:
     import torch
 
+LOADS_ONCE = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+
 
 def choose_precision(wanted: str) -> torch.dtype:
     """Choose the number format: `auto` means bfloat16 on a GPU that computes in it, float32 elsewhere.
@@ -64,15 +66,53 @@ def load_model(path: str, dtype: torch.dtype, attention: str = "sdpa", **more: A
     """Load a causal language model onto this process's device; `more`: further arguments of `from_pretrained`."""
     from transformers import AutoModelForCausalLM
 
-    # FSDP itself shards the weights from the host's memory onto the devices.
-    place = "cpu" if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else choose_device()
     # Loading a model never runs its author's code: trust_remote_code stays off, and only safetensors are read.
     # None is SDPA, or eager attention for models without SDPA (Gemma 2, gpt-oss).
     implementation = None if attention == "sdpa" else attention
-    # Load straight onto the device: otherwise the host's memory would hold one copy of the model per rank.
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if sharded and can_load_once(path) and os.environ.get("RANK", "0") != "0":
+        return make_empty_model(path, dtype, implementation)
+    # FSDP itself shards the weights from the host's memory onto the devices. Otherwise load straight onto the device:
+    # the host's memory would hold one copy of the model per rank.
+    place = "cpu" if sharded else choose_device()
     return AutoModelForCausalLM.from_pretrained(
         path, dtype=dtype, attn_implementation=implementation, use_safetensors=True, device_map={"": place}, **more
     )
+
+
+def can_load_once(path: str) -> bool:
+    """Return whether rank 0 alone loads a model that FSDP shards; Accelerate then sends each process its part.
+
+    The Accelerate config asks for it (`fsdp_cpu_ram_efficient_loading`). It can't be done for models with buffers that
+    are saved (some mixtures of experts), since Accelerate sends parameters only; then this turns it off.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if os.environ.get(LOADS_ONCE, "").lower() != "true" or os.environ.get("FSDP_VERSION") != "2":
+        return False
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+    if {name for name, _ in model.named_buffers()} & model.state_dict().keys():
+        os.environ[LOADS_ONCE] = "false"  # Accelerate reads it when the trainer is made
+        return False
+    return True
+
+
+def make_empty_model(path: str, dtype: torch.dtype, attention: str | None) -> Any:
+    """Make a model without its weights. The parameters have addresses, and take memory only once they are written.
+
+    Accelerate tells the parameters of the optimiser from each other by their addresses, and on the device `meta`, which
+    it expects here, all have the same.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    config = AutoConfig.from_pretrained(path)
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    model.tie_weights()
+    return model
 
 
 def load_trained(path: str, trained: str, dtype: torch.dtype) -> Any:

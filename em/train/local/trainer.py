@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
-from em.errors import DataError
+from em.errors import ConfigError, DataError
 from em.models.chat import IGNORED
 from em.train.local.batches import MicroBatch, assign_rows, make_micro_batches
 from em.train.local.cpu_kernels import SharedPrefix
@@ -60,6 +60,8 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
             # Accelerate rounds gradients and the loss to bfloat16, which one process does not.
             rounded_less = replace(policy, reduce_dtype=torch.float32, output_dtype=None)
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = rounded_less
+        if self.accelerator.is_fsdp2:
+            check_equal_models(self.model)
         self.rows, self.numbers, self.switches = prepared.rows, prepared.numbers, switches
         self.lengths = [len(row.input_ids) for row in self.rows]
         self.keep_at, self.keep_in = frozenset(keep_at), keep_in
@@ -219,6 +221,18 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
             if self.args.should_save:
                 partial.replace(self.keep_in / f"step-{step}")
         super()._maybe_log_save_evaluate(*words, **settings)
+
+
+def check_equal_models(model: Any) -> None:
+    """Raise ConfigError if a process that has not loaded the weights has made other parameters for them than rank 0."""
+    own = [(name, tuple(each.shape), str(each.dtype)) for name, each in model.named_parameters()]
+    [first] = broadcast_object_list([own])
+    if own != first:
+        raise ConfigError(
+            "The weights are not those that the model's config.json describes, so that every process must load them: "
+            "copy conf/accelerate/fsdp.yaml, set fsdp_cpu_ram_efficient_loading: false in the copy, and name it by "
+            "trainer.accelerate=FILE."
+        )
 
 
 def add_step_forward(base: Any, switches: Switches, pad: int) -> None:
