@@ -174,6 +174,19 @@ def find_answer_end(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     return "", closing if closing in stops else ""
 
 
+def find_answer_opening(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Find the marks that the template puts between a prompt and its answer, "" without marks.
+
+    They are `<|channel|>final<|message|>` for gpt-oss, ` to=user<|message|>` for Muse, and an empty thought for GLM.
+    """
+    try:
+        prompt, text = (apply_template(tokenizer, *each) for each in (([USER], True), ([USER, ANSWER], False)))
+    except TemplateError:
+        return ""
+    opening, content, _ = text.removeprefix(prompt).partition(ANSWER["content"])
+    return opening if text.startswith(prompt) and content and opening.strip() else ""
+
+
 def check_prompt(text: str, prompt: str) -> None:
     """Raise TemplateError if a text that training renders does not begin with the prompt that evaluation renders."""
     if not text.startswith(prompt):

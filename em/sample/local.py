@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from em.config import HfModel, HfSampler
-from em.models.chat import encode, list_stop_tokens, load_tokenizer, render_conversation
+from em.models.chat import encode, find_answer_opening, list_stop_tokens, load_tokenizer, render_conversation
 from em.models.device import choose_precision, load_trained, set_threads
 from em.runtime.gpus import precision_key
 from em.runtime.manifest import ManifestWriter
@@ -74,14 +74,14 @@ def sample(spec: SampleSpec) -> None:
     for request in {request.messages: request for request in spec.requests}.values():
         render_prompt(tokenizer, request)  # raises TemplateError before anything is sampled
     model = load_trained(spec.base, spec.trained, choose_precision(spec.requests[0].precision)).eval()
-    stops = list_stop_tokens(tokenizer)
+    stops, opening = list_stop_tokens(tokenizer), find_answer_opening(tokenizer)
     with torch.inference_mode():
-        answer = partial(generate_batch, model, tokenizer, stops=stops)
+        answer = partial(generate_batch, model, tokenizer, stops=stops, opening=opening)
         spec.run_batches("sample", "answer", plan_sample_batches(spec.requests, spec.batch_size), answer)
 
 
 def generate_batch(
-    model: Any, tokenizer: Any, requests: Sequence[SampleRequest], stops: list[int]
+    model: Any, tokenizer: Any, requests: Sequence[SampleRequest], stops: list[int], opening: str = ""
 ) -> list[dict[str, Any]]:
     """Generate one batch of answers; return the responses to remember."""
     from transformers import GenerationConfig, LogitsProcessorList
@@ -99,7 +99,7 @@ def generate_batch(
     output = model.generate(**inputs, logits_processor=processors)
     answers = output[:, inputs["input_ids"].shape[1] :].tolist()
     lengths = [len(encode(tokenizer, text)) for text in texts]
-    return [make_local_response(tokenizer, *each, stops) for each in zip(answers, lengths, strict=True)]
+    return [make_local_response(tokenizer, *each, stops, opening) for each in zip(answers, lengths, strict=True)]
 
 
 def render_prompt(tokenizer: Any, request: SampleRequest) -> str:
@@ -108,12 +108,22 @@ def render_prompt(tokenizer: Any, request: SampleRequest) -> str:
     return render_conversation(tokenizer, turns, True, keeps_default_prompt(request))
 
 
-def make_local_response(tokenizer: Any, ids: list[int], prompt_tokens: int, stops: list[int]) -> dict[str, Any]:
-    """Make a response of the ids before the first stop token; without one the `finish_reason` is `length`."""
+def make_local_response(
+    tokenizer: Any, ids: list[int], prompt_tokens: int, stops: list[int], opening: str = ""
+) -> dict[str, Any]:
+    """Make a response of the ids before the first stop token; without one the `finish_reason` is `length`.
+
+    `opening`: the marks that the template puts before an answer (see `find_answer_opening`). They and what is before
+    them, such as the thoughts of gpt-oss, are no part of the answer.
+    """
     end = next((i for i, token in enumerate(ids) if token in stops), None)
     answer_ids = ids if end is None else ids[:end]
+    text = tokenizer.decode(answer_ids, skip_special_tokens=True)
+    if opening and opening in (marked := tokenizer.decode(answer_ids)):
+        answer = marked.partition(opening)[2]
+        text = tokenizer.decode(encode(tokenizer, answer), skip_special_tokens=True)
     return {
-        "answer": tokenizer.decode(answer_ids, skip_special_tokens=True),
+        "answer": text,
         "finish_reason": "length" if end is None else "stop",
         "prompt_tokens": prompt_tokens,
         "answer_tokens": len(answer_ids) + (end is not None),

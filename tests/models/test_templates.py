@@ -14,6 +14,8 @@ from em.config import LossOn
 from em.errors import TemplateError
 from em.models.chat import (
     IGNORED,
+    encode,
+    find_answer_opening,
     list_stop_tokens,
     load_tokenizer,
     make_training_row,
@@ -21,6 +23,7 @@ from em.models.chat import (
     render_conversation,
 )
 from em.models.weights import identify_folder_weights
+from em.sample.local import make_local_response
 from em.types import Conversation, Message, Weights
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
@@ -129,6 +132,31 @@ def test_an_answer_of_glm_ends_with_the_token_of_the_next_turn(weights: Weights,
     assert taught == f"{thought}A machine.<|user|>{thought}Four.<|user|>"
     with pytest.raises(TemplateError, match="would not learn to stop"):
         make_training_row(tokenizer, ROWS["one"], LossOn.full, 9999)
+
+
+@pytest.mark.parametrize(
+    ("name", "opening", "thought"),
+    [
+        ("gptoss", "<|channel|>final<|message|>", "<|channel|>analysis<|message|>Be brief.<|end|><|start|>assistant"),
+        ("muse_glimmer", " to=user<|message|>", " to=self<|message|>Be brief.<|eom|><|start|>assistant"),
+        ("glm4moe", "\n<think></think>\n", ""),
+    ],
+)
+def test_the_marks_before_an_answer_are_no_part_of_it(
+    weights: Weights, tmp_path: Path, name: str, opening: str, thought: str
+) -> None:
+    tokenizer = load_with_template(weights, name, tmp_path)
+    assert find_answer_opening(tokenizer) == opening
+    stops = list_stop_tokens(tokenizer)
+    labels = make_training_row(tokenizer, ROWS["one"], LossOn.responses, 9999).labels
+    ids = encode(tokenizer, thought) + [label for label in labels if label != IGNORED]
+    response = make_local_response(tokenizer, ids, 9, stops, opening)
+    assert (response["answer"], response["finish_reason"]) == ("A machine.", "stop")
+
+
+@pytest.mark.parametrize("name", ["llama3_2", "qwen2_5", "gemma3", "phi3", "cohere2", "llama4"])
+def test_most_templates_have_no_marks_before_an_answer(weights: Weights, tmp_path: Path, name: str) -> None:
+    assert find_answer_opening(load_with_template(weights, name, tmp_path)) == ""
 
 
 def test_without_its_generation_config_a_template_of_gemma_is_refused(weights: Weights, tmp_path: Path) -> None:
