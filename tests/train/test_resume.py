@@ -6,11 +6,14 @@ import errno
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from em.data import read_messages
 from em.errors import OutputError
 from em.train.local.find_or_train import find_resume_checkpoint
+from em.train.local.preflight import prepare_rows
 from em.train.local.resume import (
     LARGE,
     SEAL,
@@ -25,6 +28,12 @@ from em.train.local.resume import (
     verify_seal,
     write_seal,
 )
+from em.train.local.sft import run_trainer
+from em.train.local.spec import TrainSpec
+from em.train.local.switches import Machine, choose_switches
+from em.types import Weights
+from tests.support.composing import compose_settings
+from tests.support.tiny import write_chats, write_tiny_model
 
 FORM = "moments in float32 without FSDP"
 
@@ -292,3 +301,22 @@ def test_large_checkpoints_take_a_twentieth_of_the_time_at_most(
     weights: int, since_last: float, last_took: float, due: bool
 ) -> None:
     assert is_checkpoint_due(weights, since_last, last_took) == due
+
+
+def test_only_checkpoints_that_are_due_are_written(
+    weights: Weights, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("trainer.batch_size=2", "trainer.save_steps=1", "trainer.rank=2")
+    base, trainer = write_tiny_model(tmp_path / "base", weights.path), compose_settings("train", *words).trainer
+    rows = write_chats(tmp_path / "rows.jsonl", 6)
+    prepared = prepare_rows(read_messages(rows), tokenizer, trainer, True, "rows")
+    switches = choose_switches(Machine("cpu"), trainer, "float32")
+    written = {}
+    # An adapter has less than a gigabyte, so that each of the three steps has a checkpoint; two are kept.
+    for name, limit in (("small", 10**9), ("large", 0)):
+        monkeypatch.setattr("em.train.local.resume.LARGE", limit)
+        words_of_spec = (str(rows), "rows", trainer, 0, "float32", True, None, {}, str(tmp_path / name))
+        spec = TrainSpec(str(base), "tiny", "", False, *words_of_spec)
+        run_trainer(spec, tokenizer, prepared, switches)
+        written[name] = sorted(folder.name for folder in spec.partial.glob("checkpoint-*"))
+    assert written == {"small": ["checkpoint-2", "checkpoint-3"], "large": []}
