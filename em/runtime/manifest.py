@@ -165,10 +165,10 @@ def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
     write_atomic(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that affect results."""
+def read_versions(names: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of Python and of packages; by default of those that affect results."""
     packages = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in names:
         try:
             packages[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
