@@ -27,7 +27,7 @@ LAYERS = (
     ("models",),
     ("train", "sample", "judge"),
     ("interop",),
-    ("track", "report", "generate"),
+    ("track", "report", "generate", "gpu_check"),
     ("plan", "evaluate"),
     ("run", "worker"),
     ("cli",),

@@ -24,6 +24,7 @@ TOOLS = {
     "jobs": "list, cancel and delete fine-tuning jobs at a server",
     "memory": "measure and prune the cache of model calls",
     "power": "how often the report would find an effect, and what to add to a study",
+    "gpu-check": "check em's GPU paths on one GPU in eight minutes, with random models",
     "models": "fetch the packages that contain models ahead of their first use",
     "reference": "print every option and setting as Markdown",
 }
@@ -80,6 +81,8 @@ def import_tool(command: str) -> Callable[[list[str]], int]:
             from em.cli.memory import main as tool
         case "power":
             from em.cli.power import main as tool
+        case "gpu-check":
+            from em.cli.gpu_check import main as tool
         case "models":
             from em.cli.models import main as tool
         case _:

@@ -24,7 +24,7 @@ def run_em(*words: str, cwd: Path = ROOT, path: Path = ROOT) -> subprocess.Compl
 def test_help_names_every_command() -> None:
     done = run_em("--help")
     assert done.returncode == 0
-    for name in ("train", "evaluate", "generate", "report", "data", "judge", "jobs", "memory", "power"):
+    for name in ("train", "evaluate", "generate", "report", "data", "judge", "jobs", "memory", "power", "gpu-check"):
         assert f"  em {name} " in done.stdout
     assert run_em().stdout == done.stdout
     assert run_em("--version").stdout == f"em {__version__}\n"
