@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY ?= passive
 # Keep compiled modules: without them each command compiles torch and transformers again (24 s for the import, not 10).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-slow test-extras check install gpu lock clean openai-stub wheel
+.PHONY: help demo test test-slow test-extras check install gpu gpu-check lock clean openai-stub wheel
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ wheel: $(BIN)/.installed  ## build the package em-misalignment into dist/
 
 gpu: $(BIN)/.installed requirements-gpu.lock  ## add what only GPUs use: bitsandbytes (QLoRA, 8-bit AdamW), Liger kernels
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --compile-bytecode -r requirements-gpu.lock
+
+gpu-check: $(BIN)/.installed  ## check em's GPU paths on one GPU of 80 GB (at most eight minutes; ARGS="--out FILE")
+	@$(BIN)/python -m em gpu-check $(ARGS)
 
 COMPILE = VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
