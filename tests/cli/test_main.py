@@ -104,7 +104,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_brings_options_assets_and_the_command(installed: Path) -> None:
-    for folder, place in (("em", "em"), ("conf", "em/conf")):
+    for folder, place in (("em", "em"), ("conf", "em/conf"), ("hydra_plugins", "hydra_plugins")):
         tracked = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=True)
         for name in tracked.stdout.splitlines():
             assert (installed / place / Path(name).relative_to(folder)).is_file(), name
@@ -114,7 +114,7 @@ def test_the_wheel_brings_options_assets_and_the_command(installed: Path) -> Non
     assert "Name: em-misalignment\n" in metadata
     assert "Requires-Dist: llm" not in metadata
     assert (info / "licenses" / "LICENSE").is_file()
-    assert sorted(path.name for path in installed.iterdir()) == ["em", info.name]
+    assert sorted(path.name for path in installed.iterdir()) == ["em", info.name, "hydra_plugins"]
 
 
 def test_the_wheel_runs_without_the_checkout(installed: Path, tmp_path: Path) -> None:
