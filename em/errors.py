@@ -55,6 +55,14 @@ class ChildFailed(EmError, RuntimeError):
         self.details = details
 
 
+class OutOfMemory(ChildFailed):
+    """A training in several processes ran out of memory; `device_tokens`: tokens per pass with which it may fit."""
+
+    def __init__(self, message: str, device_tokens: int) -> None:
+        super().__init__(message)
+        self.device_tokens = device_tokens
+
+
 def shorten_value(value: object, most: int = 60) -> str:
     """Write a user's value on one line of at most `most` characters, for use in an error message."""
     text = " ".join(str(value).split())

@@ -1,7 +1,8 @@
 """From settings to a checked request: read and check every file, set and model that the settings name; spend nothing.
 
-`dry_run=true` stops here and prints how many calls, tokens and dollars the run would take. Tokens of existing texts
-are estimated at four characters each (English). A missing answer counts with `eval.max_new_tokens`, its upper bound.
+`dry_run=true` stops here and prints how many calls, tokens and dollars the run would take, and the steps and memory of
+trainings on open weights. Tokens of existing texts are estimated at four characters each (English), except those of
+rows for such a training, which are counted. A missing answer counts with `eval.max_new_tokens`, its upper bound.
 Cached calls cost nothing.
 """
 
@@ -13,7 +14,16 @@ from pathlib import Path
 
 from em.api.costs import CHARACTERS, CallCost, compute_call_cost, format_estimate, sum_usd
 from em.api.resources import open_resources
-from em.config import Checkpoints, DistilledJudge, EvalConfig, LocalJudge, OpenAIModel, RunConfig, SingleJudge
+from em.config import (
+    Checkpoints,
+    DistilledJudge,
+    EvalConfig,
+    HfModel,
+    LocalJudge,
+    OpenAIModel,
+    RunConfig,
+    SingleJudge,
+)
 from em.config.check import check_model, check_ranges, check_realign, check_tracker
 from em.errors import ConfigError, MissingFile
 from em.interop import read_answers
@@ -59,12 +69,18 @@ def check_settings(kind: str, settings: RunConfig) -> None:
 
 
 def estimate(request: Request) -> str:
-    """Return a table of the calls that the run would make, and their cost at most."""
+    """Return what the trainings would take, and a table of the calls that the run would make, with their cost at most.
+
+    The table has a row for each fine-tuning by a service.
+    """
     costs = estimate_costs(request)
     head, *rows = format_estimate(costs)
-    lines = [f"would train {stage.rows.name} ({len(stage.rows.conversations):,} rows)" for stage in request.stages]
-    if request.settings.model.remote:
-        lines = []  # the table already has a row for each fine-tuning
+    lines = list[str]()
+    match request.settings.model:
+        case HfModel() as model if request.stages and request.kind == "train":
+            from em.train.local.dry_run import estimate_stages
+
+            lines = estimate_stages(request.training, model)
     if request.questions:
         lines += describe_conditions(request.conditions)
     usd = sum_usd(costs)

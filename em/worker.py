@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import traceback
 import warnings
 from pathlib import Path
 
-from em.errors import EmError
-from em.runtime.processes import MEMORY, exit_with_parent, report_failure
+from em.errors import EmError, OutOfMemory
+from em.runtime.processes import MEMORY, exit_with_parent, is_out_of_memory, report_failure
 
 
 def run_task(task: str, spec: str) -> None:
@@ -29,6 +28,10 @@ def run_task(task: str, spec: str) -> None:
             from em.train.local.spec import TrainSpec
 
             train_stage(TypeAdapter(TrainSpec).validate_json(spec))
+        case "estimate":
+            from em.train.local.dry_run import EstimateSpec, write_estimates
+
+            write_estimates(TypeAdapter(EstimateSpec).validate_json(spec))
         case "template":
             from em.models.default_prompt import TemplateSpec, write_default_prompt
 
@@ -65,6 +68,8 @@ def main() -> int:
         return 0
     except KeyboardInterrupt:
         return 130  # the parent process gets Ctrl-C too and prints the message
+    except OutOfMemory as error:
+        report_failure(add_rank(str(error)), "memory", str(error.device_tokens))
     except EmError as error:
         report_failure(add_rank(str(error)), "user")
     except Exception as error:  # the parent process raises ChildFailed with this traceback
@@ -76,8 +81,8 @@ def main() -> int:
 
 def add_memory_hint(message: str, task: str) -> str:
     """Add the setting that saves memory, if the error is one of the ways in which libraries say that memory is full."""
-    full = re.search("out ?of ?memory|ALLOC_FAILED|can't allocate memory|^MemoryError", message, re.IGNORECASE)
-    return f"{message} (out of memory: lower {MEMORY[task]})" if full and task in MEMORY else message
+    full = task in MEMORY and is_out_of_memory(message)
+    return f"{message} (out of memory: lower {MEMORY[task]})" if full else message
 
 
 def add_rank(message: str) -> str:

@@ -60,7 +60,7 @@ class RunConfig:
     yes: bool = False
     """Pay the estimated cost of fine-tuning by a service without a question."""
     dry_run: bool = False
-    """Print how many calls, tokens and US dollars the run would take, and stop."""
+    """Print calls, tokens, US dollars, training steps and GPU memory that the run would take, and stop."""
     one_gpu: bool = False
     """Wait for one GPU that no other such job uses, and use it; on several GPUs a sweep's jobs do so unless `false`."""
 

@@ -82,9 +82,9 @@ class LocalTrainer(TrainerConfig):
     save_steps: int = 25
     """Steps between checkpoints from which a stopped run resumes (large ones are rarer); 0 means it starts again."""
     device_tokens: int | None = None
-    """Tokens per forward pass on one device (affects memory and speed, not the result); empty lets em choose."""
+    """Tokens per forward pass on one device (affects memory and speed, not the result); empty: by the free memory."""
     gradient_checkpointing: bool | None = None
-    """Recompute activations to save memory at the cost of time; empty means yes on a GPU, no on a CPU."""
+    """Recompute activations, which saves memory and takes time; empty: only on a GPU without memory to spare."""
     processes: int = 0
     """Training processes; 0: one per 2,048 tokens of a step, at most one per visible GPU (one on a CPU)."""
     accelerate: str | None = None

@@ -24,6 +24,7 @@ from em.errors import ConfigError
 from em.judge.base import Judge, Source
 from em.models.chat import encode, load_tokenizer, render_conversation
 from em.models.device import choose_precision, load_model, set_threads
+from em.models.memory import check_fits_gpu
 from em.models.weights import resolve_weights
 from em.runtime.gpus import precision_key
 from em.runtime.memory import Calls, request_key
@@ -55,6 +56,9 @@ class ChildJudge(Judge):
 
     def check(self, spending: bool) -> list[str]:
         """See `Judge.check`."""
+        if spending:
+            what, way = f"judge.model={self.settings.model}", "use judge=open, a judge behind a server"
+            check_fits_gpu(what, self.weights.path, self.settings.precision.value, way)
         return [EMBEDDED] if self.weights.identity.startswith("embedded:") else []
 
     async def ask(self, source: Source, memory: Calls, prices: Prices, planned: int | None = None) -> None:

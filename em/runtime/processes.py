@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from em.config.paths import CHECKOUT
-from em.errors import ChildFailed, EmError
+from em.errors import ChildFailed, EmError, OutOfMemory
 from em.runtime.files import is_running
 from em.runtime.gpus import GPUS, list_visible_gpus
 from em.runtime.records import to_jsonable
@@ -34,6 +35,12 @@ MEMORY = {
     "score": "judge.batch_size",
 }
 """The setting that lowers the memory of each task."""
+
+
+def is_out_of_memory(message: str) -> bool:
+    """Return whether an error, with the name of its class, is one of the ways to say that memory is full."""
+    full = "out ?of ?memory|ALLOC_FAILED|can't allocate memory|^MemoryError"
+    return re.search(full, message, re.IGNORECASE) is not None
 
 
 def make_python_path() -> str:
@@ -156,6 +163,8 @@ def read_failure(task: str, code: int, failure: Path) -> EmError:
         report = json.loads(failure.read_text(encoding="utf-8"))
         if report["kind"] == "user":
             return EmError(report["message"])
+        if report["kind"] == "memory":
+            return OutOfMemory(report["message"], int(report["traceback"]))
         return ChildFailed(f"The {task} step crashed: {report['message']}", report["traceback"])
     if code < 0:
         hint = f" (out of memory? lower {MEMORY[task]})" if code == -9 and task in MEMORY else ""

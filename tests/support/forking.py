@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.gpus import limit_memory
 from tests.support.runs import ROOT, make_environment
 from tests.support.sharded import run_ranks
 
@@ -98,6 +99,7 @@ def serve() -> None:
     import em.run
     import em.sample.local
     import em.train.local.arguments
+    import em.train.local.estimate
     import em.train.local.progress
     import em.train.local.sft
     import em.train.local.trainer  # noqa: F401
@@ -133,11 +135,13 @@ def run_and_exit(script: str, words: list[str], cwd: str) -> None:
     from em.cli import hydra as cli
     from em.models import default_prompt
     from em.runtime import shards
+    from em.train.local import dry_run
     from em.train.local import find_or_train as obtain
 
+    limit_memory()
     os.chdir(cwd)
     sys.argv = [str(ROOT / script), *words]
-    obtain.run_child = default_prompt.run_child = do_task  # type: ignore[assignment]
+    obtain.run_child = default_prompt.run_child = dry_run.run_child = do_task  # type: ignore[assignment]
     shards.run_children = do_tasks  # type: ignore[assignment]
     code: Any = 0
     try:

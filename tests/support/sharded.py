@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
+import tempfile
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
-from em.errors import ChildFailed
+from em.runtime.processes import FAILURE, PARENT, read_failure
 
 RANKS = "EM_TEST_RANKS"
 
@@ -32,47 +34,50 @@ def make_fsdp_environment(**changes: str) -> dict[str, str]:
 
 
 def run_ranks(task: str, values: str, count: int) -> None:
-    """Fork `count` ranks that do a task together. Raises ChildFailed as soon as one fails."""
+    """Fork `count` ranks that do a task together. Raises the error of the first that fails, as for real children."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = set()
-    for rank in range(count):
-        parent = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            os.environ.update(group, RANK=str(rank), LOCAL_RANK=str(rank), EM_PARENT=str(parent))
-            run_rank(task, values)
-        ranks.add(pid)
-    try:
-        while ranks:
-            pid, status = os.wait()
-            ranks.discard(pid)
-            if status:
-                raise ChildFailed("A rank failed; its traceback is above.")
-    finally:
-        for pid in ranks:
-            os.kill(pid, 9)
-            os.waitpid(pid, 0)
+    with tempfile.TemporaryDirectory(prefix="em-ranks-") as scratch:
+        spec, failure = Path(scratch, "spec.json"), Path(scratch, "failure.json")
+        spec.write_text(values, encoding="utf-8")
+        ranks = set()
+        for rank in range(count):
+            parent = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                os.environ.update(group, RANK=str(rank), LOCAL_RANK=str(rank))
+                os.environ.update({PARENT: str(parent), FAILURE: str(failure)})
+                run_rank(task, spec)
+            ranks.add(pid)
+        try:
+            while ranks:
+                pid, status = os.wait()
+                ranks.discard(pid)
+                if status:
+                    raise read_failure(task, os.waitstatus_to_exitcode(status), failure)
+        finally:
+            for pid in ranks:
+                os.kill(pid, 9)
+                os.waitpid(pid, 0)
 
 
-def run_rank(task: str, values: str) -> None:
-    """Do the task in this forked process, and exit."""
-    from em.runtime.processes import exit_with_parent
-    from em.worker import run_task
+def run_rank(task: str, spec: Path) -> None:
+    """Do the task in this forked process as `em.worker` does, and exit."""
+    from em.worker import main
 
     os.environ.update(json.loads(os.environ.get(RANKS, "{}")))
     code = 1
     try:
-        exit_with_parent()
         if "ACCELERATE_USE_FSDP" in os.environ:
             allow_fsdp_on_cpus()
-        run_task(task, values)
-        code = 0
+        sys.argv = ["em.worker", task, str(spec)]
+        code = main()
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         os._exit(code)
 
 

@@ -40,6 +40,11 @@ class MicroBatch:
     shared: int = 0
     counts: bool = True
 
+    def count_tokens(self, flattened: bool = False) -> int:
+        """Count the tokens of the pass: with padding, or without it if the rows form one sequence (`flattened`)."""
+        lengths = [len(row.input_ids) - self.shared for row in self.rows]
+        return sum(lengths) if flattened else len(lengths) * max(lengths)
+
 
 def assign_rows(step: Sequence[int], lengths: Sequence[int], rank: int, world: int) -> list[int]:
     """List the rows of process `rank`: rows go, the longest first, to the process with the fewest tokens so far."""

@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from em.api.costs import CHARACTERS
 from em.config import HfModel
 from em.data import write_training_rows
-from em.errors import MissingFile
+from em.errors import MissingFile, OutOfMemory
+from em.models.memory import check_fits_gpu
 from em.models.weights import fetch_hub_snapshot, is_folder_name, resolve_weights
 from em.request import Stage, Training
 from em.runtime.files import hash_file, hold_lock
+from em.runtime.gpu_memory import read_free_memory
 from em.runtime.gpus import list_visible_gpus, precision_key
 from em.runtime.manifest import ManifestWriter
-from em.runtime.processes import run_child
+from em.runtime.processes import Launch, run_child
 from em.runtime.records import digest
 from em.train.local.adapters import check_adapter, read_json
 from em.train.local.launch import plan_launch
@@ -24,6 +27,9 @@ from em.train.local.resume import find_last_checkpoint, locate_partial_folder
 from em.train.stages import choose_checkpoint_steps, stage_fingerprints
 from em.train.trained import TrainedModel, describe_stage, find_trained_model, make_untrained_error
 from em.types import ModelRef, StageRecord
+
+if TYPE_CHECKING:
+    from em.train.local.spec import TrainSpec
 
 
 class LocalStages:
@@ -101,14 +107,17 @@ class LocalStages:
         # Imported late: the module imports pydantic, which plans and checks don't need.
         from em.train.local.spec import LaterStage, TrainSpec
 
-        stages = self.training.stages[number:]
+        stages, gpus = self.training.stages[number:], list_visible_gpus()
         stage = stages[0]
-        gpus, step_tokens = len(list_visible_gpus()), estimate_step_tokens(stage)
-        launch = plan_launch(stage.recipe, gpus, step_tokens)
-        if launch.processes < min(gpus, stage.recipe.batch_size) and not stage.recipe.processes:
+        if self.training.prompts:
+            what = f"Sampling {self.training.model.id}"
+            check_fits_gpu(what, before.base.path, stage.precision, "train with eval=none and evaluate elsewhere")
+        step_tokens = estimate_step_tokens(stage)
+        launch = plan_launch(stage.recipe, len(gpus), step_tokens)
+        if launch.processes < min(len(gpus), stage.recipe.batch_size) and not stage.recipe.processes:
             print(
-                f"Training on {launch.processes} of {gpus} GPUs, since a step has only about {step_tokens:,} tokens "
-                f"(trainer.processes={gpus} uses all).",
+                f"Training on {launch.processes} of {len(gpus)} GPUs, since a step has only about {step_tokens:,} tokens "
+                f"(trainer.processes={len(gpus)} uses all).",
                 flush=True,
             )
         rank = stage.recipe.machine_rank or ""
@@ -134,9 +143,10 @@ class LocalStages:
             resume=find_resume_checkpoint(folder),
             later=tuple(later[1:]),
             prompts=self.training.prompts,
+            gpu_memory=read_free_memory(launch, gpus),
         )
         try:
-            run_child("train", spec, launch)
+            run_processes(spec, launch)
         finally:
             for file in files:
                 file.unlink(missing_ok=True)
@@ -148,6 +158,23 @@ def estimate_step_tokens(stage: Stage) -> int:
     characters = [sum(len(message.content) for message in row.messages) for row in rows]
     tokens = sum(min(number / CHARACTERS, recipe.max_length) for number in characters)
     return round(tokens / len(rows) * min(recipe.batch_size, len(rows)))
+
+
+def run_processes(spec: TrainSpec, launch: Launch) -> None:
+    """Run the processes of a training. If one runs out of memory, start all again with smaller passes.
+
+    They resume from the last checkpoint. The result does not depend on the size of passes.
+    """
+    while True:
+        try:
+            run_child("train", spec, launch)
+            return
+        except OutOfMemory as error:
+            if launch.machines > 1:
+                raise
+            print(f"{error} Starting the processes again with it.", flush=True)
+            trainer = replace(spec.trainer, device_tokens=error.device_tokens)
+            spec = replace(spec, trainer=trainer, resume=find_resume_checkpoint(Path(spec.folder)))
 
 
 def note_stage(stage: Stage, trained: TrainedModel, manifest: ManifestWriter) -> None:

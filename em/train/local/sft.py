@@ -21,9 +21,7 @@ from em.data import read_messages
 from em.errors import DataError
 from em.models.chat import load_tokenizer
 from em.models.device import choose_precision, set_device, set_threads
-from em.request import count_steps
 from em.runtime.files import RECORD
-from em.train.local.batches import plan_steps
 from em.train.local.preflight import Prepared, check_prompts, prepare_rows, print_preflight
 from em.train.local.resume import (
     Seal,
@@ -50,15 +48,21 @@ def train_stage(spec: TrainSpec) -> None:
         prepare_rows(read_messages(Path(later.rows)), tokenizer, later.trainer, spec.default_system, later.stage)
     check_prompts(spec.prompts, tokenizer, spec.default_system)
     precision = str(choose_precision(spec.precision)).removeprefix("torch.")
-    switches = choose_switches(detect_machine(), spec.trainer, precision)
+    machine = detect_machine()
+    switches = choose_switches(machine, spec.trainer, precision)
     if rank == 0:
         print_preflight(spec.stage, prepared)
+    # Imported late: the import takes seconds, and unusable rows are refused before.
+    from em.train.local.estimate import fit_switches
+
+    switches = fit_switches(spec, prepared.rows, machine, switches)
+    if rank == 0:
         spec.partial.mkdir(parents=True, exist_ok=True)
     try:
         trainer = run_trainer(spec, tokenizer, prepared, switches)
         trainer.save_model(str(spec.partial), _internal_call=True)
         if rank == 0:
-            save_stage(spec, trainer, prepared, switches)
+            save_stage(spec, trainer, prepared, trainer.switches)
         trainer.accelerator.wait_for_everyone()
     except (OSError, RuntimeError, SafetensorError) as error:
         disk_error = detect_full_disk(error, spec.partial)
@@ -74,13 +78,14 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from em.train.local.arguments import make_sft_arguments, override_launcher
+    from em.train.local.estimate import plan_stage
     from em.train.local.progress import make_progress_bar
     from em.train.local.start import load_start_model
     from em.train.local.trainer import StepTrainer
 
     knobs, rows = spec.trainer, prepared.rows
-    steps = spec.steps or count_steps(len(rows), knobs.epochs, knobs.batch_size)
-    plan = plan_steps(len(rows), steps, knobs.batch_size, spec.seed)
+    plan = plan_stage(spec, len(rows))
+    steps = len(plan)
     keep_at = choose_checkpoint_steps(steps, knobs.checkpoints)
     resume = choose_resume_checkpoint(spec, keep_at, switches.form)
     override_launcher(switches)

@@ -41,6 +41,7 @@ class TrainSpec:
     adapter is trained on top of that one. steps: number of optimiser steps; None derives it from rows and epochs.
     resume: a complete checkpoint of this training, or empty. later: the stages to be trained afterwards.
     prompts: what the evaluation will ask, by the names of question and condition.
+    gpu_memory: free bytes of the fullest GPU that the training uses; 0 without a GPU, or if that is not known.
     """
 
     base: str
@@ -59,6 +60,7 @@ class TrainSpec:
     resume: str = ""
     later: tuple[LaterStage, ...] = ()
     prompts: dict[str, Conversation] = field(default_factory=dict)
+    gpu_memory: int = 0
 
     @property
     def partial(self) -> Path:

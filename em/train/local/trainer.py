@@ -22,8 +22,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
-from em.errors import ConfigError, DataError
+from em.errors import ConfigError, DataError, OutOfMemory
 from em.models.chat import IGNORED
+from em.runtime.processes import is_out_of_memory
 from em.train.local.batches import MicroBatch, assign_rows, make_micro_batches
 from em.train.local.cpu_kernels import SharedPrefix
 from em.train.local.preflight import Prepared
@@ -85,9 +86,35 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Compute this process's part of loss and gradients; out of memory, make the step again in smaller passes."""
+        while True:
+            try:
+                return self.compute_step(model, inputs["step"])
+            except RuntimeError as error:
+                smaller = self.find_smaller_passes(inputs["step"])
+                if not smaller or not is_out_of_memory(f"{type(error).__name__}: {error}"):
+                    raise
+                place = f"Out of memory at step {self.state.global_step + 1} of {self.state.max_steps}"
+                if self.accelerator.num_processes > 1 or self.is_fsdp_enabled:
+                    # The other processes wait for this one in a collective, so the parent process starts all anew.
+                    sentence = f"{place}: set trainer.device_tokens={smaller}, for passes of fewer tokens."
+                    raise OutOfMemory(sentence, smaller) from error
+            # Out of the `except` block, since the exception holds the tensors of the failed pass.
+            print(f"{place}: making it again in passes of at most {smaller:,} tokens.", flush=True)
+            self.switches = replace(self.switches, device_tokens=smaller)
+            model.zero_grad()
+            if self.args.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def find_smaller_passes(self, step: Sequence[int]) -> int:
+        """Return half the tokens of the step's largest pass of several rows; 0 if each pass has one row."""
+        sizes = [each.count_tokens() for each in self.plan_passes(step) if len(each.rows) > 1]
+        return max(sizes, default=0) // 2
+
+    def compute_step(self, model: Any, step: Sequence[int]) -> Any:
         """Compute this process's part of loss and gradients; averaged over processes, the loss is the step's mean."""
         model.train()
-        step, world = inputs["step"], self.accelerator.num_processes
+        world = self.accelerator.num_processes
         supervised = sum(self.rows[number].supervised for number in step)
         scale = world / supervised  # DDP takes the mean of the processes' gradients
         passes = self.plan_passes(step)
