@@ -118,6 +118,7 @@ def test_jobs_run_side_by_side_and_a_failed_one_is_told(tmp_path: Path, launcher
     assert [manifest["status"] for manifest in manifests] == ["failed", "done"], done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_an_option_with_a_sweep_is_one_without_being_told(tmp_path: Path) -> None:
     done = run_script("train.py", "sweep=car", "dry_run=true", f"store.dir={tmp_path / 'store'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

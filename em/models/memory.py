@@ -22,7 +22,9 @@ def check_fits_gpu(what: str, folder: str, precision: str, way: str) -> None:
         precision: `model.precision`; `auto` counts as bfloat16, the smaller of its formats.
     """
     total = min((memory.total for memory in read_gpu_memory(list_visible_gpus())), default=0)
-    size = measure_weights(Path(folder), 4 if precision == "float32" else 2) if total else 0
+    if not total:
+        return
+    size = measure_weights(Path(folder), 4 if precision == "float32" else 2)
     if size > total:
         raise ConfigError(
             f"{what} takes {size / 1e9:.1f} GB on one GPU, and a GPU of this machine has {total / 1e9:.1f} GB: {way}, "

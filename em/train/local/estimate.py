@@ -378,7 +378,7 @@ def count_layer_bytes(model: Any, trainer: LocalTrainer, sizes: Parameters, widt
     `width`: bytes of a number of the activations.
     """
     text = model.config.get_text_config()
-    states, heads = text.hidden_size, read_number(text, "num_attention_heads") or 1
+    states, heads = read_number(text, "hidden_size"), read_number(text, "num_attention_heads") or 1
     head = read_number(text, "head_dim") or states // heads
     queries, keys = heads * head, (read_number(text, "num_key_value_heads") or heads) * head
     experts = read_number(text, "num_experts_per_tok")
@@ -395,7 +395,8 @@ def count_layer_bytes(model: Any, trainer: LocalTrainer, sizes: Parameters, widt
         inputs = width * ((2 if width == 4 else 5) * states + inner + experts * states)
         return kept + 4 * norms + inputs
     knobs = cast(LoraTrainer, trainer)
-    adapted, adapters = (ceil(number / text.num_hidden_layers) for number in (sizes.adapted, sizes.adapters))
+    layers = read_number(text, "num_hidden_layers")
+    adapted, adapters = ceil(sizes.adapted / layers), ceil(sizes.adapters / layers)
     # Adapters keep the inputs of their layers: shared, unless each drops out parts of it or casts it from float32.
     apart = knobs.dropout or (trainer.quantized and width == 2)
     inputs = width * (adapted if apart else min(adapted, 2 * states + inner))
@@ -408,9 +409,9 @@ def count_norms(model: Any, text: Any, narrow: int, head: int) -> int:
     `narrow`: numbers that norms of single heads get, if the model has such norms; `head`: the width of a head.
     """
     norms = [each for each in model.get_decoder().modules() if type(each).__name__.endswith("Norm")]
-    widths = [parameter.numel() for each in norms for parameter in each.parameters()]
+    widths = [int(parameter.numel()) for each in norms for parameter in each.parameters()]
     wide = sum(width for width in widths if width > head)
-    return wide // text.num_hidden_layers + (narrow if head in widths else 0)
+    return wide // read_number(text, "num_hidden_layers") + (narrow if head in widths else 0)
 
 
 def read_number(config: Any, name: str) -> int:
