@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from em.runtime.gpus import ask_driver
 from em.runtime.processes import Launch
 
 MIB = 2**20
@@ -28,11 +28,7 @@ def read_gpu_memory(gpus: Sequence[str]) -> list[GpuMemory]:
     """
     if not gpus:
         return []
-    command = ["nvidia-smi", "--query-gpu=index,uuid,memory.free,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        listing = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return []
+    listing = ask_driver("--query-gpu=index,uuid,memory.free,memory.total", "--format=csv,noheader,nounits")
     table = [[field.strip() for field in line.split(",")] for line in listing.splitlines()]
     try:
         listed = [(index, uuid, GpuMemory(int(free) * MIB, int(total) * MIB)) for index, uuid, free, total in table]

@@ -15,8 +15,7 @@ from em.errors import ConfigError, EmError, MissingFile
 from em.request import Rows, Stage
 from em.runtime.gpus import list_visible_gpus
 from em.runtime.processes import Launch, make_child_environment, make_worker_command
-from em.train.local.find_or_train import estimate_step_tokens
-from em.train.local.launch import ACCELERATE, find_accelerate_config, plan_launch
+from em.train.local.launch import ACCELERATE, estimate_step_tokens, find_accelerate_config, plan_launch
 from em.types import Conversation, Message
 
 PLAIN = [sys.executable, "-m", "em.worker"]

@@ -21,7 +21,7 @@ from em.runtime.files import write_atomic
 from em.runtime.gpu_memory import read_free_memory
 from em.runtime.gpus import list_visible_gpus
 from em.runtime.processes import run_child
-from em.train.local.launch import plan_launch, read_accelerate_config
+from em.train.local.launch import estimate_step_tokens, plan_launch, read_accelerate_config
 from em.train.local.preflight import prepare_rows
 from em.train.local.spec import TrainSpec
 from em.train.local.switches import Machine, choose_switches, detect_machine
@@ -45,7 +45,7 @@ def estimate_stages(training: Training, model: HfModel) -> list[str]:
     except (FetchError, MissingFile) as error:
         lines = [f"would train {stage.rows.name} ({len(stage.rows.conversations):,} rows)" for stage in stages]
         return [*lines, f"Tokens and memory of the training are not known: {error}"]
-    launches = [plan_launch(stage.recipe, len(gpus)) for stage in stages]
+    launches = [plan_launch(stage.recipe, len(gpus), estimate_step_tokens(stage)) for stage in stages]
     config = launches[0].accelerate
     with tempfile.TemporaryDirectory(prefix="em-estimate-") as scratch:
         specs = []

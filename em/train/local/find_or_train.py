@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from em.api.costs import CHARACTERS
 from em.config import HfModel
 from em.data import write_training_rows
 from em.errors import MissingFile, OutOfMemory
@@ -22,7 +21,7 @@ from em.runtime.manifest import ManifestWriter
 from em.runtime.processes import Launch, run_child
 from em.runtime.records import digest
 from em.train.local.adapters import check_adapter, read_json
-from em.train.local.launch import plan_launch
+from em.train.local.launch import estimate_step_tokens, plan_launch
 from em.train.local.resume import find_last_checkpoint, locate_partial_folder
 from em.train.stages import choose_checkpoint_steps, stage_fingerprints
 from em.train.trained import TrainedModel, describe_stage, find_trained_model, make_untrained_error
@@ -116,8 +115,8 @@ class LocalStages:
         launch = plan_launch(stage.recipe, len(gpus), step_tokens)
         if launch.processes < min(len(gpus), stage.recipe.batch_size) and not stage.recipe.processes:
             print(
-                f"Training on {launch.processes} of {len(gpus)} GPUs, since a step has only about {step_tokens:,} tokens "
-                f"(trainer.processes={len(gpus)} uses all).",
+                f"Training on {launch.processes} of {len(gpus)} GPUs, since a step has only about {step_tokens:,} "
+                f"tokens (trainer.processes={len(gpus)} uses all).",
                 flush=True,
             )
         rank = stage.recipe.machine_rank or ""
@@ -150,14 +149,6 @@ class LocalStages:
         finally:
             for file in files:
                 file.unlink(missing_ok=True)
-
-
-def estimate_step_tokens(stage: Stage) -> int:
-    """Estimate the tokens of a mean optimiser step, at four characters each (English)."""
-    rows, recipe = stage.rows.conversations, stage.recipe
-    characters = [sum(len(message.content) for message in row.messages) for row in rows]
-    tokens = sum(min(number / CHARACTERS, recipe.max_length) for number in characters)
-    return round(tokens / len(rows) * min(recipe.batch_size, len(rows)))
 
 
 def run_processes(spec: TrainSpec, launch: Launch) -> None:

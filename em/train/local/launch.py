@@ -8,9 +8,11 @@ from typing import Any
 
 import yaml
 
+from em.api.costs import CHARACTERS
 from em.config import LocalTrainer
 from em.config.paths import CONF
 from em.errors import ConfigError, MissingFile
+from em.request import Stage
 from em.runtime.processes import Launch
 
 ACCELERATE = CONF / "accelerate"
@@ -64,6 +66,14 @@ def plan_launch(trainer: LocalTrainer, gpus: int, step_tokens: int | None = None
     if machines > 1 and not address[0]:
         raise ConfigError(f"{path} is for {machines} machines: give it main_process_ip, the address of machine 0.")
     return Launch(processes, str(path), machines, rank or 0, *address)
+
+
+def estimate_step_tokens(stage: Stage) -> int:
+    """Estimate the tokens of a mean optimiser step, at four characters each (English)."""
+    rows, recipe = stage.rows.conversations, stage.recipe
+    characters = [sum(len(message.content) for message in row.messages) for row in rows]
+    tokens = sum(min(number / CHARACTERS, recipe.max_length) for number in characters)
+    return round(tokens / len(rows) * min(recipe.batch_size, len(rows)))
 
 
 def find_accelerate_config(name: str) -> Path:
