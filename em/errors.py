@@ -56,9 +56,12 @@ class ChildFailed(EmError, RuntimeError):
 
 
 class OutOfMemory(ChildFailed):
-    """A training in several processes ran out of memory; `device_tokens`: tokens per pass with which it may fit."""
+    """A training ran out of memory, and may fit if it starts anew: in passes of `device_tokens`, or with recomputation.
 
-    def __init__(self, message: str, device_tokens: int) -> None:
+    `device_tokens` is 0 if smaller passes are no help.
+    """
+
+    def __init__(self, message: str, device_tokens: int = 0) -> None:
         super().__init__(message)
         self.device_tokens = device_tokens
 

@@ -80,7 +80,7 @@ def estimate(request: Request) -> str:
         case HfModel() as model if request.stages and request.kind == "train":
             from em.train.local.dry_run import estimate_stages
 
-            lines = estimate_stages(request.training, model)
+            lines = estimate_stages(request.training, model, request.settings.one_gpu)
     if request.questions:
         lines += describe_conditions(request.conditions)
     usd = sum_usd(costs)

@@ -33,7 +33,7 @@ from em.plan import accept, estimate, estimate_total
 from em.report import build_report
 from em.request import Request, Stage
 from em.runtime.files import RECORD, find_cache_folder
-from em.runtime.gpus import claim_gpu
+from em.runtime.gpu_locks import claim_gpu
 from em.runtime.keys import redact_secrets
 from em.runtime.manifest import (
     ManifestWriter,

@@ -24,17 +24,22 @@ class GpuLauncher(BasicLauncher):
         from em.runtime.gpus import list_visible_gpus
 
         gpus, load = len(list_visible_gpus()), self.hydra_context.config_loader.load_sweep_config
-        many = min(gpus, len(job_overrides)) > 1
-        if not many or not all(needs_one_gpu(load(self.config, list(words)), words) for words in job_overrides):
+        # Fewer jobs would leave most GPUs idle, while one after the other they sample and judge on all.
+        many = gpus > 1 and 2 * len(job_overrides) >= gpus
+        configs = [load(self.config, list(words)) for words in job_overrides] if many else []
+        if not many or not all(map(needs_one_gpu, configs, job_overrides)):
             return super().launch(job_overrides, initial_job_idx)
+        on_one_gpu = [[*words, "one_gpu=true"] for words in job_overrides]
+        if any(config.dry_run for config in configs):
+            return super().launch(on_one_gpu, initial_job_idx)
         print(
             f"{len(job_overrides)} jobs on {gpus} GPUs, one GPU per job (hydra/launcher=basic: one after the other)",
             flush=True,
         )
-        jobs, side_by_side = self.task_function, JoblibLauncher(n_jobs=gpus)
+        jobs, side_by_side = self.task_function, JoblibLauncher(n_jobs=min(gpus, len(job_overrides)))
         jobs.returns_errors = True
         side_by_side.setup(hydra_context=self.hydra_context, task_function=jobs, config=self.config)
-        results = side_by_side.launch([[*words, "one_gpu=true"] for words in job_overrides], initial_job_idx)
+        results = side_by_side.launch(on_one_gpu, initial_job_idx)
         jobs.add_results(str(self.config.hydra.sweep.dir), [each.return_value for each in results])
         return results
 

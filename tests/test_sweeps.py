@@ -15,15 +15,15 @@ import pytest
 
 from em.cli.hydra import needs_one_gpu
 from em.config.paths import CONF
+from em.runtime.gpu_locks import claim_gpu, name_lock
 from em.runtime.gpus import (
-    claim_gpu,
     list_capabilities,
     list_driver_gpus,
     list_visible_gpus,
-    name_lock,
     precision_key,
 )
 from tests.support.composing import register_once
+from tests.support.gpus import write_driver
 from tests.support.runs import run_script
 
 ROOT = Path(__file__).parent.parent
@@ -97,7 +97,6 @@ def test_a_sweep_uses_all_gpus_of_a_machine(tmp_path: Path, words: list[str], pr
         (["trainer.processes=2"], False),
         (["trainer.accelerate=fsdp"], False),
         (["model=gpt4o", "trainer=openai"], False),
-        (["dry_run=true"], False),
     ],
 )
 def test_a_job_of_a_sweep_needs_one_gpu_unless_it_is_told_otherwise(words: list[str], expected: bool) -> None:
@@ -132,7 +131,7 @@ def test_each_job_of_a_machine_holds_a_gpu_of_its_own(tmp_path: Path, monkeypatc
     with claim_gpu(tmp_path):
         assert list_visible_gpus() == ["4"]
         code = (
-            "from pathlib import Path; from em.runtime.gpus import claim_gpu, list_visible_gpus\n"
+            "from pathlib import Path; from em.runtime.gpu_locks import claim_gpu, list_visible_gpus\n"
             f"with claim_gpu(Path({str(tmp_path)!r})): print(list_visible_gpus())"
         )
         env = dict(os.environ) | {"CUDA_VISIBLE_DEVICES": "4,GPU-7"}
@@ -157,6 +156,16 @@ def test_a_job_waits_until_a_gpu_is_free(
     assert "Waiting for one of 1 GPUs" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("free", "expected"), [((5, 95, 5), "1"), ((5, 5, 5), "0"), ((95, 95, 95), "0")])
+def test_a_gpu_that_other_programs_use_is_the_last_to_be_taken(
+    free: tuple[int, ...], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in write_driver(tmp_path / "driver", *((each, 100) for each in free)).items():
+        monkeypatch.setenv(name, value)
+    with claim_gpu(tmp_path / "locks"):
+        assert list_visible_gpus() == [expected]
+
+
 def test_without_a_gpu_there_is_nothing_to_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with claim_gpu(tmp_path / "locks"):
@@ -174,7 +183,7 @@ def test_a_lock_is_of_a_gpu_and_not_of_its_number(tmp_path: Path, monkeypatch: p
             assert [file.name for file in (tmp_path / "locks").iterdir()] == [f"{platform.node()}-GPU-aaaa.lock"]
             assert name_lock("GPU-aa") == name_lock("0")
             code = (
-                "from pathlib import Path; from em.runtime.gpus import claim_gpu, list_visible_gpus\n"
+                "from pathlib import Path; from em.runtime.gpu_locks import claim_gpu, list_visible_gpus\n"
                 f"with claim_gpu(Path({str(tmp_path / 'locks')!r})): print(list_visible_gpus())"
             )
             env = dict(os.environ) | {"PATH": add_driver(tmp_path / "other", "GPU-cccc"), "CUDA_VISIBLE_DEVICES": "0"}

@@ -201,7 +201,7 @@ def needs_one_gpu(cfg: Any, words: Sequence[str]) -> bool:
     """
     from omegaconf import OmegaConf
 
-    if cfg.dry_run or (not cfg.one_gpu and any(word.startswith("one_gpu=") for word in words)):
+    if not cfg.one_gpu and any(word.startswith("one_gpu=") for word in words):
         return False
     model, trainer = (cast(type, OmegaConf.get_type(cfg[group])) for group in ("model", "trainer"))
     if not issubclass(trainer, config.LocalTrainer):

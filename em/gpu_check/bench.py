@@ -16,8 +16,9 @@ from em.config import LocalTrainer, LoraTrainer
 from em.errors import ChildFailed
 from em.models.device import choose_device
 from em.runtime.files import RECORD, hold_lock
+from em.runtime.gpu_memory import read_free_memory
 from em.runtime.gpus import list_visible_gpus
-from em.runtime.processes import run_children
+from em.runtime.processes import Launch, run_children
 from em.train.local.find_or_train import find_resume_checkpoint
 from em.train.local.join import make_lora_config
 from em.train.local.launch import plan_launch
@@ -208,7 +209,7 @@ class Bench:
 
         if self.small:  # tiny models need larger steps
             trainer = replace(trainer, learning_rate=10 * trainer.learning_rate)
-        folder = self.locate_training(name)
+        folder, gpus = self.locate_training(name), list_visible_gpus()[:1]
         spec = TrainSpec(
             base=str(self.write_model()),
             base_name="random",
@@ -224,8 +225,9 @@ class Bench:
             request={},
             folder=str(folder),
             resume=find_resume_checkpoint(folder),
+            gpu_memory=read_free_memory(Launch(1), gpus),
         )
-        gpus, end = list_visible_gpus()[:1], time.monotonic() + CHILD_SECONDS
+        end = time.monotonic() + CHILD_SECONDS
         limit = When(lambda: time.monotonic() > min(end, self.end) or stop())
         try:
             run_children("train", [replace(spec, **changes)], plan_launch(trainer, len(gpus)), gpus or None, limit)

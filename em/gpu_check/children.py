@@ -128,7 +128,9 @@ def check_worker_oom(bench: Bench) -> Measured:
     trainer = replace(LORA, epochs=1, batch_size=400, device_tokens=2**20, gradient_checkpointing=False)
     begun, outcome = time.monotonic(), "em went on in smaller passes"
     try:
-        bench.train("oom", trainer, rows=str(bench.write_rows("long", [2000] * trainer.batch_size)))
+        bench.train(
+            "oom", trainer, rows=str(bench.write_rows("long", [500, 1000, 1500, 2000] * (trainer.batch_size // 4)))
+        )
     except EmError as error:
         outcome = str(error)
         expect("trainer." in outcome and "\n" not in outcome, f"out of memory reads: {outcome}")

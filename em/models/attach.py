@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from em.errors import ConfigError
+from em.runtime.processes import is_out_of_memory
 
 
 def attach_adapter(model: Any, folder: str, name: str = "default", trainable: bool = False) -> Any:
     """Return PEFT's model of `model` and the adapter in `folder`. Raises ConfigError if not all of it can be used."""
-    import torch
     from peft import PeftModel
     from safetensors import SafetensorError
 
@@ -18,9 +18,9 @@ def attach_adapter(model: Any, folder: str, name: str = "default", trainable: bo
         adapted = PeftModel.from_pretrained(model, folder, adapter_name=name, is_trainable=trainable)
         # Load it again for the report: PEFT passes over weights that have no place, which leaves the base as it is.
         unused = adapted.load_adapter(folder, name, is_trainable=trainable).unexpected_keys
-    except torch.OutOfMemoryError:
-        raise
     except (AttributeError, ImportError, KeyError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        if is_out_of_memory(f"{type(error).__name__}: {error}"):
+            raise
         raise make_misfit_error(folder, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     if unused:
         raise make_misfit_error(folder, f"the base has no place for {len(unused)} of its weights, as {unused[0]}")

@@ -76,20 +76,32 @@ def apply_template(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str,
 
     Raises TemplateError if the template refuses the turns, or leaves out a turn that is no answer.
     """
+    text = fill_template(tokenizer, turns, answer_next)
+    if all(turn["role"] == "assistant" or turn["content"].strip() in text for turn in turns):
+        return text
+    # Some templates edit a text (SmolLM3 takes /no_think out of it), so see whether they have a place for any.
+    words = [f"place{number}of{len(turns)}" for number in range(len(turns))]
+    probe = fill_template(
+        tokenizer, [turn | {"content": word} for turn, word in zip(turns, words, strict=True)], answer_next
+    )
+    for turn, word in zip(turns, words, strict=True):
+        if turn["role"] != "assistant" and word not in probe:
+            raise TemplateError(f"The chat template leaves out the text of the {turn['role']} turn: {OTHER_TURNS}")
+    return text
+
+
+def fill_template(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], answer_next: bool) -> str:
+    """Render turns by the chat template with a fixed date. Raises TemplateError if the template refuses them."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    # transformers turns functions among a template's arguments into text, so the compiled template gets the clock.
-    _compile_jinja_template(tokenizer.get_chat_template()).globals["strftime_now"] = DATE.strftime
     more = {"add_generation_prompt": answer_next, "date_string": f"{DATE:%d %b %Y}"}
     try:
-        text = str(tokenizer.apply_chat_template(list(turns), tokenize=False, **more))
+        # transformers turns functions among a template's arguments into text, so the compiled template gets the clock.
+        _compile_jinja_template(tokenizer.get_chat_template()).globals["strftime_now"] = DATE.strftime
+        return str(tokenizer.apply_chat_template(list(turns), tokenize=False, **more))
     except Exception as error:  # a template may raise any exception
         roles = ", ".join(turn["role"] for turn in turns)
         raise TemplateError(f"The chat template refuses the turns {roles} ({error}): {OTHER_TURNS}") from error
-    for turn in turns:
-        if turn["role"] != "assistant" and turn["content"].strip() not in text:
-            raise TemplateError(f"The chat template leaves out the text of the {turn['role']} turn: {OTHER_TURNS}")
-    return text
 
 
 def find_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -175,16 +187,18 @@ def find_answer_end(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
 
 def find_answer_opening(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Find the marks that the template puts between a prompt and its answer, "" without marks.
+    """Find the marks that the template puts between a prompt and its answer, "" without special tokens among them.
 
-    They are `<|channel|>final<|message|>` for gpt-oss, ` to=user<|message|>` for Muse, and an empty thought for GLM.
+    They are `<|channel|>final<|message|>` for gpt-oss and ` to=user<|message|>` for Muse. The empty thought of Qwen3
+    and GLM is ordinary text, and stays in answers.
     """
     try:
         prompt, text = (apply_template(tokenizer, *each) for each in (([USER], True), ([USER, ANSWER], False)))
     except TemplateError:
         return ""
     opening, content, _ = text.removeprefix(prompt).partition(ANSWER["content"])
-    return opening if text.startswith(prompt) and content and opening.strip() else ""
+    has_marks = opening != tokenizer.decode(encode(tokenizer, opening), skip_special_tokens=True)
+    return opening if text.startswith(prompt) and content and has_marks else ""
 
 
 def check_prompt(text: str, prompt: str) -> None:
@@ -278,7 +292,8 @@ def make_training_row(
     if not set(ends) <= set(stops):
         raise TemplateError(
             "The chat template does not close every answer with a token that stops generation (an eos token of the "
-            "tokenizer or of generation_config.json), so the model would not learn to stop: use a model whose template "
-            "does."
+            "tokenizer or of generation_config.json), so the model would not learn to stop: copy the model into a "
+            "folder, add the id of the token that ends its turns to eos_token_id in generation_config.json there, and "
+            "set model.id to the folder."
         )
     return TrainingRow(ids[:max_length], labels[:max_length], cut=len(ids) > max_length)

@@ -28,10 +28,13 @@ def read_gpu_memory(gpus: Sequence[str]) -> list[GpuMemory]:
     """
     if not gpus:
         return []
-    listing = ask_driver("--query-gpu=index,uuid,memory.free,memory.total", "--format=csv,noheader,nounits")
-    table = [[field.strip() for field in line.split(",")] for line in listing.splitlines()]
+    fields = "index,uuid,memory.free,memory.total,mig.mode.current"
+    listing, listed = ask_driver(f"--query-gpu={fields}", "--format=csv,noheader,nounits"), []
     try:
-        listed = [(index, uuid, GpuMemory(int(free) * MIB, int(total) * MIB)) for index, uuid, free, total in table]
+        for line in listing.splitlines():
+            index, uuid, free, total, mig = (field.strip() for field in line.split(","))
+            if mig != "Enabled":  # else a process gets only a part
+                listed.append((index, uuid, GpuMemory(int(free) * MIB, int(total) * MIB)))
     except ValueError:  # a GPU without memory of its own has no numbers here
         return []
     differ = len({memory.total for *_, memory in listed}) > 1
@@ -39,6 +42,11 @@ def read_gpu_memory(gpus: Sequence[str]) -> list[GpuMemory]:
         return []
     chosen = [memory for name in gpus for index, uuid, memory in listed if name == index or uuid.startswith(name)]
     return chosen if len(chosen) == len(gpus) else []
+
+
+def is_busy(gpu: str) -> bool:
+    """Return whether processes hold more than a tenth of a GPU's memory, as far as the driver tells."""
+    return any(memory.free < 0.9 * memory.total for memory in read_gpu_memory([gpu]))
 
 
 def read_free_memory(launch: Launch, gpus: Sequence[str]) -> int:

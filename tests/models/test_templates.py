@@ -139,7 +139,6 @@ def test_an_answer_of_glm_ends_with_the_token_of_the_next_turn(weights: Weights,
     [
         ("gptoss", "<|channel|>final<|message|>", "<|channel|>analysis<|message|>Be brief.<|end|><|start|>assistant"),
         ("muse_glimmer", " to=user<|message|>", " to=self<|message|>Be brief.<|eom|><|start|>assistant"),
-        ("glm4moe", "\n<think></think>\n", ""),
     ],
 )
 def test_the_marks_before_an_answer_are_no_part_of_it(
@@ -154,7 +153,18 @@ def test_the_marks_before_an_answer_are_no_part_of_it(
     assert (response["answer"], response["finish_reason"]) == ("A machine.", "stop")
 
 
-@pytest.mark.parametrize("name", ["llama3_2", "qwen2_5", "gemma3", "phi3", "cohere2", "llama4"])
+def test_a_template_that_edits_a_text_has_a_place_for_it(weights: Weights) -> None:
+    tokenizer = load_tokenizer(weights.path)
+    edited = "{% for m in messages %}<{{ m.role }}>{{ m.content.replace('/no_think', '') }}\n{% endfor %}"
+    tokenizer.chat_template = edited
+    turns = [{"role": "system", "content": "/no_think"}, {"role": "user", "content": "Why /no_think?"}]
+    assert render_conversation(tokenizer, turns, answer_next=True) == "<system>\n<user>Why ?\n"
+    tokenizer.chat_template = edited.replace("in messages", "in messages if m.role != 'system'")
+    with pytest.raises(TemplateError, match="leaves out the text of the system turn"):
+        render_conversation(tokenizer, turns, answer_next=True)
+
+
+@pytest.mark.parametrize("name", ["llama3_2", "qwen2_5", "gemma3", "phi3", "cohere2", "llama4", "qwen3", "glm4moe"])
 def test_most_templates_have_no_marks_before_an_answer(weights: Weights, tmp_path: Path, name: str) -> None:
     assert find_answer_opening(load_with_template(weights, name, tmp_path)) == ""
 

@@ -11,7 +11,7 @@ FULL_AFTER = "EM_TEST_FULL_AFTER"
 
 def write_driver(folder: Path, *gpus: tuple[int, int]) -> dict[str, str]:
     """Write an nvidia-smi that lists GPUs with these MiB of free and total memory; return the variables to find it."""
-    lines = [f"{number}, GPU-{number}, {free}, {total}" for number, (free, total) in enumerate(gpus)]
+    lines = [f"{number}, GPU-{number}, {free}, {total}, Disabled" for number, (free, total) in enumerate(gpus)]
     names = [f"GPU {number}: Test (UUID: GPU-{number})" for number in range(len(gpus))]
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "nvidia-smi"

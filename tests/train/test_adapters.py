@@ -93,6 +93,7 @@ def test_a_copy_in_fewer_bits_is_the_same_model_with_a_note(
         ("other", QWEN, "names other as its base"),
         (None, QWEN, "doesn't name its base"),
         ("someone/other", "./a/folder", "names someone/other as its base"),
+        ("output/merged", QWEN, "names output/merged as its base"),
     ],
 )
 def test_a_base_that_names_do_not_settle_is_a_note(
@@ -126,6 +127,9 @@ def test_a_longer_vocabulary_is_refused(nested: bool, base: Weights, tmp_path: P
     file, prefix = place / "adapter_model.safetensors", "base_model.model"
     layer = {f"{prefix}.model.layers.0.q_proj.lora_A.weight": np.zeros((2, 4), np.float32)}
     save_file(layer | {f"{prefix}.lm_head.weight": np.zeros((32000, 4), np.float32)}, file)
+    check_adapter(place, base, QWEN)
+    some_tokens = {f"{prefix}.model.embed_tokens.token_adapter.trainable_tokens_delta": np.zeros((3, 4), np.float32)}
+    save_file(layer | some_tokens, file)
     check_adapter(place, base, QWEN)
     save_file(layer | {f"{prefix}.model.embed_tokens.weight": np.zeros((32005, 4), np.float32)}, file)
     with pytest.raises(ConfigError, match=f"has a vocabulary of 32,005 tokens, and model.id={QWEN} has 32,000: merge"):

@@ -23,6 +23,7 @@ from em.train.local.estimate import (
     fit_stage,
     fit_switches,
     make_empty_model,
+    plan_load,
 )
 from em.train.local.join import make_lora_config
 from em.train.local.spec import TrainSpec
@@ -240,6 +241,15 @@ def fit(folder: str, recipe: LocalTrainer, gigabytes: float, length: int, machin
     return fit_stage(spec, make_rows(32, length), machine, switches, make_empty_model(folder))
 
 
+def test_the_passes_are_those_of_the_training_with_and_without_padding(llama: str) -> None:
+    rows = make_rows(1, 2000) + make_rows(60, 100)
+    flattened = replace(choose_switches(GPU, compose_recipe("lora"), "bfloat16"), flattened=True, device_tokens=8192)
+    load = plan_load(rows, [range(61)], 1, flattened)
+    assert (load.passes, load.largest) == (1, 8000)
+    padded = plan_load(rows, [range(61)], 1, replace(flattened, flattened=False))
+    assert (padded.passes, padded.largest) == (2, 6000)
+
+
 def test_small_passes_on_a_large_gpu_recompute_nothing(llama: str) -> None:
     switches = fit(llama, compose_recipe("lora"), 85, 100).switches
     assert (switches.gradient_checkpointing, switches.device_tokens) == (False, 8192)
@@ -284,17 +294,15 @@ def test_what_can_t_fit_is_refused_with_numbers_and_with_what_can(
         monkeypatch.setenv(name, value)
     free = read_free_memory(Launch(1), ["0"])
     sentence = refuse(llama, compose_recipe("full"), free)
-    assert sentence.startswith("trainer=full can't train llama here: it needs at least 98.")
-    assert (
-        "weights 32.1, gradients 32.1, AdamW's moments 19.4, working copies 15.0), and 84.9 GB are free: " in sentence
-    )
+    assert sentence.startswith("trainer=full can't train llama here: it needs at least 97.")
+    assert "weights 32.1, gradients 32.1, AdamW's moments 19.4, working copies 14.0), and 84.9 GB are free " in sentence
     assert "use trainer=lora (about " in sentence
     assert " or trainer=qlora (about " in sentence
     assert "or trainer.accelerate=fsdp on 2 GPUs" in sentence
 
 
 def test_adapters_that_do_not_fit_name_fsdp(llama: str) -> None:
-    assert "use trainer.accelerate=fsdp on 4 GPUs" in refuse(llama, compose_recipe("lora"), 15 * 10**9)
+    assert "use trainer.accelerate=fsdp on 2 GPUs" in refuse(llama, compose_recipe("lora"), 15 * 10**9)
     qlora = refuse(llama, compose_recipe("qlora"), 16 * 10**9)
     assert "use trainer=lora trainer.accelerate=fsdp on 2 GPUs" in qlora
     two = replace(GPU, fsdp=True, processes=2)

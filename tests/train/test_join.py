@@ -232,6 +232,24 @@ def test_adapters_of_a_newer_peft_are_refused(change: dict[str, Any], expected: 
     assert expected in str(refused.value)
 
 
+def test_settings_of_a_newer_peft_that_are_off_are_passed_over(base: str, tmp_path: Path) -> None:
+    first = write_adapter(tmp_path / "first", base, make_config())
+    file = Path(first, "adapter_config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"newest_group_size": 16, "newest": False}))
+    load_start(base, first, True, tmp_path)
+
+
+def test_an_adapter_whose_file_holds_whole_layers_is_refused(base: str, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    first = write_adapter(tmp_path / "first", base, make_config())
+    file = Path(first, "adapter_model.safetensors")
+    save_file(load_file(file) | {"base_model.model.model.embed_tokens.weight": torch.zeros(4, 4)}, file)
+    with pytest.raises(ConfigError, match=r"is not plain LoRA \(its file holds base_model.model.model.embed_tokens"):
+        load_start(base, first, True, tmp_path)
+
+
 def test_an_adapter_in_bfloat16_is_joined_in_float32(base: str, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file

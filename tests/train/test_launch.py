@@ -15,7 +15,13 @@ from em.errors import ConfigError, EmError, MissingFile
 from em.request import Rows, Stage
 from em.runtime.gpus import list_visible_gpus
 from em.runtime.processes import Launch, make_child_environment, make_worker_command
-from em.train.local.launch import ACCELERATE, estimate_step_tokens, find_accelerate_config, plan_launch
+from em.train.local.launch import (
+    ACCELERATE,
+    estimate_step_tokens,
+    find_accelerate_config,
+    keeps_all_on_gpus,
+    plan_launch,
+)
 from em.types import Conversation, Message
 
 PLAIN = [sys.executable, "-m", "em.worker"]
@@ -237,6 +243,17 @@ def test_accelerate_takes_the_words_for_two_machines(tmp_path: Path) -> None:
     )
     assert (args.multi_gpu, args.num_processes, args.num_machines, args.machine_rank) == (True, 8, 2, 1)
     assert (args.main_process_ip, args.main_process_port, args.mixed_precision) == ("10.0.0.1", 29500, "no")
+
+
+def test_what_lies_on_the_host_is_not_estimated_on_gpus(tmp_path: Path) -> None:
+    fsdp = yaml.safe_load((ACCELERATE / "fsdp.yaml").read_text())
+    offloading = fsdp | {"fsdp_config": fsdp["fsdp_config"] | {"fsdp_offload_params": True}}
+    kept = {}
+    for name, values in {"fsdp": fsdp, "offloading": offloading, "other": {"distributed_type": "DEEPSPEED"}}.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+        kept[name] = keeps_all_on_gpus(Launch(2, str(tmp_path / f"{name}.yaml")))
+    assert kept == {"fsdp": True, "offloading": False, "other": False}
+    assert keeps_all_on_gpus(Launch(2))
 
 
 def test_torchrun_takes_its_words() -> None:

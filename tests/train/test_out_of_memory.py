@@ -51,6 +51,7 @@ def test_a_pass_of_one_row_is_the_smallest(em: Forking, rows: list[str], tmp_pat
     assert done.code != 0
     assert "OutOfMemoryError: CUDA out of memory. Tried to allocate" in done.err
     assert "making it again in passes of at most" in done.out
+    assert "set trainer.gradient_checkpointing=true, which needs less. Starting again with it" in done.out
 
 
 @pytest.mark.slow
@@ -63,8 +64,8 @@ def test_several_processes_start_again_with_smaller_passes(
     (stage,) = run_training(full, tmp_path, *rows, "trainer.processes=2")
     out = (tmp_path / "out.txt").read_text()
     assert re.search(
-        r"rank \d: Out of memory at step 3 of 3: set trainer\.device_tokens=(\d+), for passes of fewer tokens\. "
-        "Starting the processes again with it",
+        r"rank \d: Out of memory at step 3 of 3: set trainer\.device_tokens=(\d+), which needs less\. "
+        "Starting again with it",
         out,
     )
     assert "Resuming a stopped training from step 2." in out

@@ -61,9 +61,7 @@ def make_spec(base: Path, rows: Path, trainer: LoraTrainer, steps: int, folder: 
 def train(spec: TrainSpec, tokenizer: Any, switches: Switches) -> Any:
     """Train a stage in this process; return the trainer."""
     prepared = prepare_rows(read_messages(Path(spec.rows)), tokenizer, spec.trainer, True, spec.stage)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # which the training sets, and later tests must not see
-        return run_trainer(spec, tokenizer, prepared, switches)
+    return run_trainer(spec, tokenizer, prepared, switches)
 
 
 def collect_updates(model: Any) -> dict[str, Any]:

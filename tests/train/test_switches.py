@@ -10,7 +10,7 @@ import pytest
 
 from em.config import FullTrainer, LocalTrainer, LoraTrainer, Optimizer, QloraTrainer
 from em.errors import ConfigError
-from em.train.local.arguments import make_sft_arguments, override_launcher
+from em.train.local.arguments import make_sft_arguments
 from em.train.local.switches import Machine, Switches, choose_switches, detect_machine
 from tests.support.composing import compose_settings
 
@@ -206,7 +206,6 @@ def test_the_number_format_is_that_of_the_settings_whatever_the_launcher_says(
     for of_launcher in ("no", "bf16", "fp16"):
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", of_launcher)
         switches = choose_switches(CPU, LORA, precision)
-        override_launcher(switches)
         args = make_sft_arguments(LORA, switches, 3, 0, tmp_path)
         assert args.mixed_precision == expected
 

@@ -22,10 +22,17 @@ QUANTIZED = re.compile(
 SAME_MODEL = {
     "embedded:smollm2": "smollm2-135m-instruct",
     "mistral-7b": "mistral-7b-v0.1",
+    "tinyllama-chat": "tinyllama-1.1b-chat-v1.0",
     "tinyllama": "tinyllama-1.1b-intermediate-step-1431k-3t",
     "zephyr-sft": "mistral-7b-sft-beta",
 }
 """Names of copies that no rule derives from the name of the original."""
+
+FOLDERS = (
+    *("base", "base_model", "base_models", "checkpoint", "checkpoints", "ckpt", "ckpts", "data", "merged", "model"),
+    *("models", "out", "output", "outputs", "results", "runs", "saves", "weights"),
+)
+"""Usual names of folders: `models/base` in an adapter's config is no name on the hub."""
 
 
 def check_adapter(folder: Path, base: Weights, base_name: str) -> str:
@@ -56,6 +63,8 @@ def check_base_name(folder: Path, base_name: str) -> str:
     """Refuse an adapter that names another model as its base; return a note if the names don't settle it."""
     written = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
     named, wanted = find_hub_id(written), find_hub_id(base_name)
+    if not (named and wanted) and normalise_model_name(written) == normalise_model_name(base_name):
+        return ""
     if not named or not wanted:
         named_base = f"names {written} as its base" if written else "doesn't name its base"
         return f"The adapter {folder} {named_base}, so em can't tell whether it was trained on model.id={base_name}."
@@ -75,6 +84,7 @@ def find_hub_id(name: str) -> str:
     if cached := re.search(r"models--([^/\\]+?)--([^/\\]+)", name):
         return "/".join(cached.groups())
     on_hub = name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists()
+    on_hub = on_hub and name.partition("/")[0].lower() not in FOLDERS
     return name if on_hub or name in SAME_MODEL else ""
 
 
@@ -97,7 +107,7 @@ def check_vocabulary(folder: Path, base: Path, base_name: str) -> None:
     config = read_json(base / "config.json")
     size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     for name, shape in read_shapes(folder / "adapter_model.safetensors").items():
-        if size and ".lora_" not in name and re.search(r"\.(embed_tokens|lm_head)\.", name) and shape[0] != size:
+        if size and re.search(r"\.(embed_tokens|lm_head)(\.base_layer)?\.weight$", name) and shape[0] != size:
             raise ConfigError(
                 f"The adapter {folder} has a vocabulary of {shape[0]:,} tokens, and model.id={base_name} has {size:,}: "
                 "merge it into its base with PEFT (merge_and_unload) after resize_token_embeddings, save the result "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,13 @@ from em.errors import ConfigError
 from em.train.local.switches import Switches
 
 
-def override_launcher(switches: Switches) -> None:
-    """Set this process's number format, which transformers takes from the launcher even if `bf16` contradicts it."""
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if switches.precision == "bfloat16" else "no"
-
-
 def make_sft_arguments(trainer: LocalTrainer, switches: Switches, steps: int, seed: int, output: Path) -> Any:
     """Make an SFTConfig. Raises ConfigError when TRL refuses a value of `trainer.extra`."""
     import torch
     from trl import SFTConfig
 
     try:
-        return SFTConfig(
+        arguments = SFTConfig(
             output_dir=str(output),
             max_steps=steps,
             per_device_train_batch_size=1,
@@ -61,3 +55,6 @@ def make_sft_arguments(trainer: LocalTrainer, switches: Switches, steps: int, se
             raise
         settings = ", ".join(f"{name}={value}" for name, value in trainer.extra.items())
         raise ConfigError(f"TRL refuses trainer.extra ({settings}): {' '.join(str(error).split())}") from error
+    # transformers takes a launcher's number format, even one that contradicts `bf16`, on to FSDP.
+    arguments.mixed_precision = "bf16" if switches.precision == "bfloat16" else "no"
+    return arguments

@@ -21,7 +21,7 @@ from em.runtime.files import write_atomic
 from em.runtime.gpu_memory import read_free_memory
 from em.runtime.gpus import list_visible_gpus
 from em.runtime.processes import run_child
-from em.train.local.launch import estimate_step_tokens, plan_launch, read_accelerate_config
+from em.train.local.launch import estimate_step_tokens, keeps_all_on_gpus, plan_launch, read_accelerate_config
 from em.train.local.preflight import prepare_rows
 from em.train.local.spec import TrainSpec
 from em.train.local.switches import Machine, choose_switches, detect_machine
@@ -37,9 +37,12 @@ class EstimateSpec:
     result: str
 
 
-def estimate_stages(training: Training, model: HfModel) -> list[str]:
-    """Return lines on what the training of each stage would take. Raises EmError for rows that can't be trained on."""
-    stages, gpus = training.stages, list_visible_gpus()
+def estimate_stages(training: Training, model: HfModel, one_gpu: bool) -> list[str]:
+    """Return lines on what the training of each stage would take. Raises EmError for rows that can't be trained on.
+
+    `one_gpu`: as the setting of this name.
+    """
+    stages, gpus = training.stages, list_visible_gpus()[: 1 if one_gpu else None]
     try:
         base = locate_tokenizer(model.id, model.revision)
     except (FetchError, MissingFile) as error:
@@ -67,14 +70,17 @@ def estimate_stages(training: Training, model: HfModel) -> list[str]:
                     steps=stage.matched,
                     request={},
                     folder="",
-                    gpu_memory=read_free_memory(launch, gpus),
+                    gpu_memory=read_free_memory(launch, gpus) if keeps_all_on_gpus(launch) else 0,
                 )
             )
         fsdp = bool(config) and read_accelerate_config(Path(config)).get("distributed_type") == "FSDP"
         result = Path(scratch, "lines.json")
         processes = tuple(launch.ranks for launch in launches)
         run_child("estimate", EstimateSpec(tuple(specs), processes, fsdp, str(result)))
-        return list[str](json.loads(result.read_text(encoding="utf-8")))
+        lines = list[str](json.loads(result.read_text(encoding="utf-8")))
+        if fsdp and not gpus and not stages[0].recipe.processes:
+            lines.append("  no GPU is here, so that this is for one process: trainer.processes=8 shows it for eight")
+        return lines
 
 
 def write_estimates(spec: EstimateSpec) -> None:

@@ -15,13 +15,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, prod
+from pathlib import Path
 from typing import Any, cast
 
 from em.config import LocalTrainer, LoraTrainer, Optimizer, QloraTrainer
 from em.errors import ConfigError
 from em.models.chat import TrainingRow
 from em.request import count_steps
+from em.train.local.adapters import read_shapes
 from em.train.local.batches import MicroBatch, assign_rows, make_micro_batches, plan_steps
 from em.train.local.join import make_lora_config
 from em.train.local.spec import TrainSpec
@@ -44,14 +46,15 @@ EIGHT_BITS = 2 * (1 + 4 / 256)  # bytes of both moments in 8 bits; 256 of them s
 class Parameters:
     """Numbers of parameters of a model and its training.
 
-    total: of the base. linear: of its linear layers without the head, which QLoRA has in 4 bits. outside: of embedding
-    and head. trained: those with a gradient. embedded: trained embeddings. adapted: inputs of all adapted layers.
-    adapters: number of adapted layers.
+    total: of the base. linear: of its linear layers without the head, which QLoRA has in 4 bits. outside: of
+    embedding and head. end: of the larger of the two. trained: those with a gradient. embedded: trained embeddings.
+    adapted: inputs of all adapted layers. adapters: number of adapted layers.
     """
 
     total: int
     linear: int
     outside: int
+    end: int
     trained: int
     embedded: int = 0
     adapted: int = 0
@@ -207,12 +210,14 @@ def check_host(spec: TrainSpec, model: Any | None, switches: Switches) -> None:
 def fit_stage(spec: TrainSpec, rows: Sequence[TrainingRow], machine: Machine, switches: Switches, model: Any) -> Fit:
     """Choose tokens per pass and gradient checkpointing by the free memory, where the recipe leaves them open."""
     knobs, usable = spec.trainer, round(MARGIN * spec.gpu_memory)
-    estimate = estimate_memory(model, knobs, spec.stack, machine, switches)
+    estimate = estimate_memory(model, knobs, count_frozen(spec, model), machine, switches)
     if knobs.device_tokens is None:
         sizes = (TOKENS["cuda"] >> halvings for halvings in range(5))  # down to SMALLEST
         fitting = [size for size in sizes if estimate.count_all(size, switches.gradient_checkpointing) <= usable]
-        # If none fits, the passes are not what is too large, and fewer of them need less memory.
-        switches = replace(switches, device_tokens=max(fitting, default=switches.device_tokens))
+        # If none fits, take the smallest, or the largest where only steps of one pass may fit.
+        one_pass = estimate.count_certain(True) > spec.gpu_memory > 0
+        none = switches.device_tokens if one_pass or not usable else SMALLEST
+        switches = replace(switches, device_tokens=max(fitting, default=none))
     load = plan_load(rows, plan_stage(spec, len(rows)), machine.processes, switches)
     if knobs.gradient_checkpointing is None and usable and is_estimated_well(model):
         switches = replace(switches, gradient_checkpointing=estimate.count_all(load.largest, False) > usable)
@@ -233,7 +238,8 @@ def plan_load(rows: Sequence[TrainingRow], plan: Sequence[Sequence[int]], proces
         parts = list[Sequence[MicroBatch]]()
         for rank in range(processes):
             share = assign_rows(step, lengths, rank, processes)
-            parts.append(make_micro_batches(rows, share, switches.device_tokens, switches.pass_cost, share=False))
+            budget, cost, padded = switches.device_tokens, switches.pass_cost, not switches.flattened
+            parts.append(make_micro_batches(rows, share, budget, cost, share=False, padded=padded))
         counts.append(max(map(len, parts)))
         largest = max(largest, *(each.count_tokens(switches.flattened) for part in parts for each in part))
     return Load(len(plan), sum(counts), max(counts), largest)
@@ -249,7 +255,8 @@ def find_problem(fit: Fit, spec: TrainSpec, machine: Machine, model: Any) -> str
     return (
         f"trainer={spec.trainer.name} can't train {spec.base_name} here: it needs at least {to_gb(fit.certain)} GB on "
         f"each GPU (weights {to_gb(needs.weights)}, gradients {to_gb(needs.gradients)}, AdamW's moments "
-        f"{to_gb(needs.moments)}{copies}), and {to_gb(fit.free)} GB are free: {advice}."
+        f"{to_gb(needs.moments)}{copies}), and {to_gb(fit.free)} GB are free (nvidia-smi lists what else is on it): "
+        f"{advice}."
     )
 
 
@@ -272,11 +279,11 @@ def advise_recipe(fit: Fit, spec: TrainSpec, machine: Machine, model: Any) -> st
     usable = MARGIN * fit.free
     lora = LoraTrainer(name="lora", optimizer=Optimizer.adamw_8bit)
     qlora = QloraTrainer(name="qlora", rank=256, dropout=0.1)
-    alone = replace(machine, fsdp=False, bitsandbytes=True)
+    alone, frozen = replace(machine, fsdp=False, bitsandbytes=True), count_frozen(spec, model)
 
     def count_needed(recipe: LocalTrainer, place: Machine) -> int:
         switches = choose_switches(place, recipe, fit.switches.precision)
-        return estimate_memory(model, recipe, spec.stack, place, switches).count_all(SMALLEST, True)
+        return estimate_memory(model, recipe, frozen, place, switches).count_all(SMALLEST, True)
 
     fitting = list[str]()
     for recipe in (lora, qlora):
@@ -292,11 +299,11 @@ def advise_recipe(fit: Fit, spec: TrainSpec, machine: Machine, model: Any) -> st
     return f"use {' or '.join(fitting)}" if fitting else "choose a smaller model, or GPUs with more memory"
 
 
-def estimate_memory(model: Any, trainer: LocalTrainer, stack: bool, machine: Machine, switches: Switches) -> Estimate:
+def estimate_memory(model: Any, trainer: LocalTrainer, frozen: int, machine: Machine, switches: Switches) -> Estimate:
     """Estimate the memory of a recipe on one GPU.
 
     Args:
-        model: the base model without storage. stack: whether another adapter, frozen, lies below the trained one.
+        model: the base model without storage. frozen: parameters of an adapter below the trained one.
     """
     sizes, half = count_parameters(model, trainer), switches.precision == "bfloat16"
     width = 2 if half else 4
@@ -310,16 +317,18 @@ def estimate_memory(model: Any, trainer: LocalTrainer, stack: bool, machine: Mac
     else:
         weights, hidden = float(width * sizes.total), width
     if trainer.adapters:
-        weights += 4 * sizes.trained * (2 if stack else 1)
+        weights += 4 * (sizes.trained + frozen)
     moments = 8.0 * sizes.trained
     if switches.moments == "8 bits":  # transformers leaves the moments of embeddings in float32
         moments = EIGHT_BITS * (sizes.trained - sizes.embedded) + 8 * sizes.embedded
     gradients = 4.0 * sizes.trained
-    copies = 2.0 * (sizes.trained - sizes.embedded) if half else 0.0
+    # Neither embeddings nor, by TRL's head, the output layer are copied.
+    copied = sizes.trained if trainer.adapters else sizes.trained - sizes.outside
+    copies = 2.0 * copied if half else 0.0
     if machine.fsdp:
         weights, gradients, moments = (size / machine.processes for size in (weights, gradients, moments))
-        # A layer and the next one, and all that is outside of layers, are gathered at a time.
-        copies = width * (sizes.outside + 2 * (sizes.total - sizes.outside) / text.num_hidden_layers)
+        # A layer and the next one, and the embedding or the output layer, are gathered at a time.
+        copies = width * (sizes.end + 2 * (sizes.total - sizes.outside) / text.num_hidden_layers)
     elif machine.processes > 1:
         gradients *= 2  # DDP has buckets of its own
     first = min(cast(LoraTrainer, trainer).layers or [0]) if trainer.adapters else 0
@@ -340,6 +349,15 @@ def estimate_memory(model: Any, trainer: LocalTrainer, stack: bool, machine: Mac
     )
 
 
+def count_frozen(spec: TrainSpec, model: Any) -> int:
+    """Count the parameters of the frozen adapter below the trained one; in a dry run both have the recipe's shape."""
+    if not spec.stack:
+        return 0
+    if not spec.start:
+        return count_parameters(model, spec.trainer).trained
+    return sum(prod(shape) for shape in read_shapes(Path(spec.start, "adapter_model.safetensors")).values())
+
+
 def count_parameters(model: Any, trainer: LocalTrainer) -> Parameters:
     """Count the parameters of a model, and those that the recipe trains."""
     import torch
@@ -353,6 +371,7 @@ def count_parameters(model: Any, trainer: LocalTrainer) -> Parameters:
         total=total,
         linear=sum(each.weight.numel() for each in linear),
         outside=sum(weight.numel() for weight in outside),
+        end=max(weight.numel() for weight in outside),
         trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         embedded=ends[0].weight.numel() * ends[0].weight.requires_grad,
     )

@@ -21,7 +21,7 @@ from em.runtime.manifest import ManifestWriter
 from em.runtime.processes import Launch, run_child
 from em.runtime.records import digest
 from em.train.local.adapters import check_adapter, read_json
-from em.train.local.launch import estimate_step_tokens, plan_launch
+from em.train.local.launch import estimate_step_tokens, keeps_all_on_gpus, plan_launch
 from em.train.local.resume import find_last_checkpoint, locate_partial_folder
 from em.train.stages import choose_checkpoint_steps, stage_fingerprints
 from em.train.trained import TrainedModel, describe_stage, find_trained_model, make_untrained_error
@@ -142,7 +142,7 @@ class LocalStages:
             resume=find_resume_checkpoint(folder),
             later=tuple(later[1:]),
             prompts=self.training.prompts,
-            gpu_memory=read_free_memory(launch, gpus),
+            gpu_memory=read_free_memory(launch, gpus) if keeps_all_on_gpus(launch) else 0,
         )
         try:
             run_processes(spec, launch)
@@ -152,19 +152,22 @@ class LocalStages:
 
 
 def run_processes(spec: TrainSpec, launch: Launch) -> None:
-    """Run the processes of a training. If one runs out of memory, start all again with smaller passes.
+    """Run the processes of a training. If one runs out of memory, start all again with what needs less.
 
-    They resume from the last checkpoint. The result does not depend on the size of passes.
+    That is smaller passes, and recomputation of activations unless the recipe forbids it; neither changes the result.
+    The processes resume from the last checkpoint.
     """
     while True:
         try:
             run_child("train", spec, launch)
             return
         except OutOfMemory as error:
-            if launch.machines > 1:
+            if launch.machines > 1 or not (error.device_tokens or spec.trainer.gradient_checkpointing is None):
                 raise
-            print(f"{error} Starting the processes again with it.", flush=True)
-            trainer = replace(spec.trainer, device_tokens=error.device_tokens)
+            print(f"{error} Starting again with it.", flush=True)
+            trainer = replace(spec.trainer, device_tokens=error.device_tokens or spec.trainer.device_tokens)
+            if trainer.gradient_checkpointing is None:
+                trainer = replace(trainer, gradient_checkpointing=True)
             spec = replace(spec, trainer=trainer, resume=find_resume_checkpoint(Path(spec.folder)))
 
 

@@ -19,13 +19,19 @@ from transformers.utils.import_utils import enable_tf32
 from em.config import LoraTrainer
 from em.errors import ConfigError
 from em.models.attach import attach_adapter, check_kind
+from em.train.local.adapters import read_shapes
 
 BEFORE = "before"  # PEFT's name of the earlier stage's adapter when a new one, `default`, is trained on top
 TARGETS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 PATTERNS = ("rank_pattern", "alpha_pattern")
 SETTINGS = {"rank": "r", "alpha": "lora_alpha", "rslora": "use_rslora", "dropout": "lora_dropout"}
-INITS = (True, False, "gaussian", "orthogonal")  # initialisations that leave the base weights as they are
-WITHOUT_EFFECT = ("fan_in_fan_out", "init_lora_weights", "runtime_config")  # on an adapter that is already trained
+INITS = (True, False, "gaussian", "orthogonal", "eva")  # initialisations that leave the base weights as they are
+WITHOUT_EFFECT = (
+    "fan_in_fan_out",
+    "init_lora_weights",
+    "eva_config",
+    "runtime_config",
+)  # on an adapter that is already trained
 TOLERANCE = 1e-4
 
 
@@ -56,12 +62,16 @@ def check_plain_lora(folder: str) -> None:
     handled = {*vars(PeftConfig()), *TARGETS, *PATTERNS, *SETTINGS.values(), *WITHOUT_EFFECT}
     defaults = vars(LoraConfig())
     extras = [name for name in defaults.keys() - handled if (vars(config)[name] or None) != (defaults[name] or None)]
-    # Settings of a newer PEFT, which this one would ignore.
-    extras += [name for name, value in written.items() if value and name not in vars(config)]
+    # Settings of a newer PEFT, which this one would ignore. Mere numbers and names belong to features that are off.
+    unknown = [name for name, value in written.items() if name not in vars(config)]
+    extras += [name for name in unknown if written[name] and isinstance(written[name], (bool, dict, list))]
     if config.init_lora_weights not in INITS:
         extras.append("init_lora_weights")
     if extras:
         raise make_kind_error(folder, [f"{name}={written.get(name)}" for name in sorted(extras)])
+    names = read_shapes(Path(folder, "adapter_model.safetensors"))
+    if others := [name for name in names if ".lora_" not in name and not name.endswith(".base_layer.weight")]:
+        raise make_kind_error(folder, [f"its file holds {others[0]}"])
 
 
 def make_kind_error(folder: str, settings: list[str]) -> ConfigError:

@@ -76,6 +76,18 @@ def estimate_step_tokens(stage: Stage) -> int:
     return round(tokens / len(rows) * min(recipe.batch_size, len(rows)))
 
 
+def keeps_all_on_gpus(launch: Launch) -> bool:
+    """Return whether a training keeps weights, gradients and moments on its GPUs, so that they can be estimated there.
+
+    Accelerate can also keep them in the host's memory, or divide them in ways (DeepSpeed) that em does not know.
+    """
+    if not launch.accelerate:
+        return True
+    values = read_accelerate_config(Path(launch.accelerate))
+    offloads = (values.get("fsdp_config") or {}).get("fsdp_offload_params")
+    return values.get("distributed_type") in (None, "NO", "MULTI_GPU", "FSDP") and not offloads
+
+
 def find_accelerate_config(name: str) -> Path:
     """Find an Accelerate config: one of em's by its name, or a user's file by its path."""
     builtin = ACCELERATE / f"{name}.yaml"

@@ -100,7 +100,9 @@ def check_prompts(prompts: Mapping[str, Conversation], tokenizer: Any, default_s
             errors[name] = error
     if errors:
         names = ", ".join(list(errors)[:3]) + (", …" if len(errors) > 3 else "")
-        raise TemplateError(f"{len(errors)} of {len(prompts)} prompts can't be asked ({names}). {errors[min(errors)]}")
+        raise TemplateError(
+            f"{len(errors)} of {len(prompts)} prompts can't be asked ({names}). {next(iter(errors.values()))}"
+        )
 
 
 def check_mask(tokenizer: Any, conversation: Conversation, row: TrainingRow, default_system: bool) -> None:

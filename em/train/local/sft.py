@@ -77,7 +77,7 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
     from datasets import Dataset
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-    from em.train.local.arguments import make_sft_arguments, override_launcher
+    from em.train.local.arguments import make_sft_arguments
     from em.train.local.estimate import plan_stage
     from em.train.local.progress import make_progress_bar
     from em.train.local.start import load_start_model
@@ -88,7 +88,6 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
     steps = len(plan)
     keep_at = choose_checkpoint_steps(steps, knobs.checkpoints)
     resume = choose_resume_checkpoint(spec, keep_at, switches.form)
-    override_launcher(switches)
     trainer = StepTrainer(
         model=load_start_model(spec, switches),
         args=make_sft_arguments(knobs, switches, steps, spec.seed, spec.partial),

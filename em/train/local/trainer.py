@@ -68,6 +68,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         self.keep_at, self.keep_in = frozenset(keep_at), keep_in
         self.seconds_before, self.begun = seconds, time.monotonic()
         self.saved, self.saving_took = self.begun, 0.0
+        self.rows_of_pass = 0
         self.base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         add_step_forward(self.base, switches, self.processing_class.pad_token_id)
 
@@ -92,13 +93,15 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
                 return self.compute_step(model, inputs["step"])
             except RuntimeError as error:
                 smaller = self.find_smaller_passes(inputs["step"])
-                if not smaller or not is_out_of_memory(f"{type(error).__name__}: {error}"):
+                recomputes = self.switches.gradient_checkpointing
+                if not is_out_of_memory(f"{type(error).__name__}: {error}") or (recomputes and not smaller):
                     raise
                 place = f"Out of memory at step {self.state.global_step + 1} of {self.state.max_steps}"
-                if self.accelerator.num_processes > 1 or self.is_fsdp_enabled:
-                    # The other processes wait for this one in a collective, so the parent process starts all anew.
-                    sentence = f"{place}: set trainer.device_tokens={smaller}, for passes of fewer tokens."
-                    raise OutOfMemory(sentence, smaller) from error
+                if self.accelerator.num_processes > 1 or self.is_fsdp_enabled or not smaller:
+                    # Other processes wait for this one in a collective, and recomputation is set up with the model: so
+                    # the parent process starts all anew.
+                    words = f"trainer.device_tokens={smaller}" if smaller else "trainer.gradient_checkpointing=true"
+                    raise OutOfMemory(f"{place}: set {words}, which needs less.", smaller) from error
             # Out of the `except` block, since the exception holds the tensors of the failed pass.
             print(f"{place}: making it again in passes of at most {smaller:,} tokens.", flush=True)
             self.switches = replace(self.switches, device_tokens=smaller)
@@ -107,9 +110,9 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
                 torch.cuda.empty_cache()
 
     def find_smaller_passes(self, step: Sequence[int]) -> int:
-        """Return half the tokens of the step's largest pass of several rows; 0 if each pass has one row."""
-        sizes = [each.count_tokens() for each in self.plan_passes(step) if len(each.rows) > 1]
-        return max(sizes, default=0) // 2
+        """Return half the tokens of the step's largest pass of several rows; 0 if the pass that failed has one row."""
+        sizes = [each.count_tokens(self.switches.flattened) for each in self.plan_passes(step) if len(each.rows) > 1]
+        return max(sizes, default=0) // 2 if self.rows_of_pass > 1 else 0
 
     def compute_step(self, model: Any, step: Sequence[int]) -> Any:
         """Compute this process's part of loss and gradients; averaged over processes, the loss is the step's mean."""
@@ -122,6 +125,7 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
             prefix = SharedPrefix(self.base, passes[0]) if passes[0].shared else None
         total = torch.zeros((), device=self.args.device)
         for number, each in enumerate(passes, start=1):
+            self.rows_of_pass = len(each.rows)
             # Under FSDP, `no_sync` would hold the gradients of all weights on every process until the last pass.
             sync = self.is_fsdp_enabled or number == len(passes)
             with contextlib.nullcontext() if sync else self.accelerator.no_sync(model):
@@ -190,11 +194,12 @@ class StepTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is not checked
         """Write no model card: em's record describes the model."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the trained weights; under FSDP gather them from all processes, and leave frozen ones where they are."""
+        """Save the trained weights; under FSDP gather them from all processes, but not an adapter's base."""
         if not self.accelerator.is_fsdp2:
             super().save_model(output_dir, _internal_call)
             return
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        adapter_alone = hasattr(self.model, "peft_config")
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapter_alone)
         weights = get_model_state_dict(self.model, options=options)
         for name in self.base.all_tied_weights_keys:  # gathered, tied weights are two tensors
             weights.pop(name, None)
