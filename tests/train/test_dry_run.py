@@ -38,9 +38,7 @@ def test_a_dry_run_compares_with_the_memory_of_the_gpus(em: Forking, words: list
     large = em.add_environment(**write_driver(tmp_path / "large", (80000, 81559)))
     assert re.search(r"passes of up to \d+ tokens \d\.\d\); 83\.9 GB are free\n", dry_run(large, tmp_path, *words))
     small = em.add_environment(**write_driver(tmp_path / "small", (5, 10)))
-    sentence = (
-        "trainer=lora_small can't train .*: it needs at least 0.0 GB on each GPU .* 0.0 GB are free .*: choose a"
-    )
+    sentence = "trainer=lora_small can't train .*: it needs at least 0.0 GB on each GPU .* 0.0 GB are free .*: choose a"
     assert re.search(sentence, dry_run(small, tmp_path, *words))
 
 
