@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,10 @@ def test_a_failure_is_named_and_ends_with_exit_code_1(tmp_path: Path) -> None:
 def test_ctrl_c_ends_children_and_removes_the_temporary_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-c", COMMAND, "--small", "--only", "worker_lora"]
     env = make_environment(PYTHONPATH=str(ROOT), TMPDIR=str(tmp_path))
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell that starts tests in the background lets them ignore Ctrl-C.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, env=env, text=True, preexec_fn=listen, **pipes)
     while not list(tmp_path.glob("*/em-train-*")):  # the task of the child process
         assert process.poll() is None
         time.sleep(0.1)
