@@ -99,7 +99,7 @@ def serve() -> None:
     import em.run
     import em.sample.local
     import em.train.local.arguments
-    import em.train.local.estimate
+    import em.train.local.fit
     import em.train.local.progress
     import em.train.local.sft
     import em.train.local.trainer  # noqa: F401

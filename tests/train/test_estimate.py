@@ -14,17 +14,8 @@ from em.models.chat import TrainingRow
 from em.runtime.gpu_memory import read_free_memory
 from em.runtime.processes import Launch
 from em.train.local.batches import MicroBatch
-from em.train.local.estimate import (
-    Estimate,
-    Fit,
-    count_parameters,
-    estimate_memory,
-    find_warning,
-    fit_stage,
-    fit_switches,
-    make_empty_model,
-    plan_load,
-)
+from em.train.local.estimate import Estimate, count_parameters, estimate_memory, make_empty_model
+from em.train.local.fit import Fit, find_warning, fit_stage, fit_switches, plan_load
 from em.train.local.join import make_lora_config
 from em.train.local.spec import TrainSpec
 from em.train.local.switches import Machine, Switches, choose_switches

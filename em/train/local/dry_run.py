@@ -93,7 +93,8 @@ def write_estimates(spec: EstimateSpec) -> None:
 
 def describe_stage(spec: TrainSpec, processes: int, fsdp: bool) -> list[str]:
     """Describe what the training of a stage would take, in lines."""
-    from em.train.local.estimate import find_problem, find_warning, fit_stage, make_empty_model, to_gb
+    from em.train.local.estimate import make_empty_model
+    from em.train.local.fit import find_problem, find_warning, fit_stage, to_gb
 
     conversations = read_messages(Path(spec.rows))
     prepared = prepare_rows(conversations, load_tokenizer(spec.base), spec.trainer, spec.default_system, spec.stage)

@@ -53,7 +53,7 @@ def train_stage(spec: TrainSpec) -> None:
     if rank == 0:
         print_preflight(spec.stage, prepared)
     # Imported late: the import takes seconds, and unusable rows are refused before.
-    from em.train.local.estimate import fit_switches
+    from em.train.local.fit import fit_switches
 
     switches = fit_switches(spec, prepared.rows, machine, switches)
     if rank == 0:
@@ -78,7 +78,7 @@ def run_trainer(spec: TrainSpec, tokenizer: Any, prepared: Prepared, switches: S
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     from em.train.local.arguments import make_sft_arguments
-    from em.train.local.estimate import plan_stage
+    from em.train.local.fit import plan_stage
     from em.train.local.progress import make_progress_bar
     from em.train.local.start import load_start_model
     from em.train.local.trainer import StepTrainer
