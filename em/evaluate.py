@@ -24,11 +24,13 @@ from em.runtime.manifest import ManifestWriter
 from em.runtime.records import write_jsonl
 from em.sample.run import (
     Plan,
+    Sampler,
     check_models,
     compute_sampling_costs,
     plan_models,
     read_remembered_answers,
     sample_models,
+    settle_sampler,
 )
 from em.stats import Thresholds, TopicCount, compute_scores, count_topics
 from em.types import Answer, JudgeRequest, ModelRef, Question, Score
@@ -53,9 +55,10 @@ def ask_and_judge(
     request: Request, models: Sequence[ModelRef], judges: Sequence[Judge], manifest: ManifestWriter
 ) -> Evaluated:
     """Sample the missing answers of the models (none if the request has stored answers), and judge all answers."""
+    request = settle_sampler(request, models, manifest)
     plans = plan_models(request, models) if not request.answers else []
-    check_models(request, plans, manifest)
-    asyncio.run(sample_and_judge(request, plans, judges))
+    sampler = check_models(request, plans, manifest)
+    asyncio.run(sample_and_judge(request, sampler, plans, judges))
     answers = list_answers(request, plans)
     questions = index_questions(request)
     verdicts = []
@@ -80,9 +83,9 @@ def list_answers(request: Request, plans: Sequence[Plan]) -> Sequence[Answer]:
     return request.answers or read_remembered_answers(plans, request.memory)
 
 
-async def sample_and_judge(request: Request, plans: Sequence[Plan], judges: Sequence[Judge]) -> None:
+async def sample_and_judge(request: Request, sampler: Sampler, plans: Sequence[Plan], judges: Sequence[Judge]) -> None:
     """Sample while the judges behind servers judge; then run the local judges."""
-    sampling = asyncio.create_task(sample_models(request, plans))
+    sampling = asyncio.create_task(sample_models(request, sampler, plans))
     remote_judges = [judge for judge in judges if not judge.here]
     remote = [asyncio.create_task(judge_while_sampling(request, plans, judge, sampling)) for judge in remote_judges]
     try:

@@ -36,7 +36,7 @@ from em.request import Conditions, Request
 from em.runtime.files import find_cache_folder, make_writable_folder
 from em.runtime.keys import require_key
 from em.runtime.memory import request_key
-from em.sample.run import Plan, plan_models, read_remembered_answers
+from em.sample.run import Plan, choose_sampler, plan_models, read_remembered_answers
 from em.train.remote.costs import estimate_training
 from em.train.remote.find_or_train import check_service_rows, refuse_private_rows
 from em.train.remote.models import get_service_recipe, list_stored_models
@@ -244,6 +244,7 @@ def accept(
     make_writable_folder(find_cache_folder(), "XDG_CACHE_HOME")
     if kind == "train":
         refuse_private_rows(settings, stages)
+    sampler, reason = choose_sampler(settings)
     resources = open_resources(settings)
     return Request(
         kind=kind,
@@ -258,6 +259,8 @@ def accept(
         conditions=conditions,
         prices=resources.prices,
         judges=resources.judges,
+        sampler=sampler,
+        sampler_reason=reason,
     )
 
 

@@ -213,6 +213,7 @@ class Training:
     force: train existing stages again. base, checkpoints: evaluate the base model too, and the stages' checkpoints.
     yes: pay a fine-tuning service without asking the user.
     prompts: what the evaluation will ask, by the names of question and condition.
+    served: whether servers answer, which may divide the weights among GPUs.
     """
 
     model: config.ModelConfig
@@ -227,6 +228,7 @@ class Training:
     prices: Prices
     yes: bool
     prompts: dict[str, Conversation] = field(default_factory=dict)
+    served: bool = False
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,7 @@ class Request:
 
     answers: stored answers to judge instead of sampling; `questions` are then the questions of these answers.
     unjudged: names of sets that are not asked, since no judge knows their rubrics.
+    sampler: what `sampler=auto` stands for, and why; None means the sampler of the settings.
     """
 
     kind: str
@@ -252,6 +255,8 @@ class Request:
     prices: Prices = field(default_factory=Prices)
     judges: tuple[config.SingleJudge, ...] = ()
     unjudged: tuple[str, ...] = ()
+    sampler: config.SamplerConfig | None = None
+    sampler_reason: str = ""
 
     @property
     def store(self) -> Path:
@@ -279,6 +284,7 @@ class Request:
             checkpoints=settings.checkpoints is config.Checkpoints.all,
             prices=self.prices,
             yes=settings.yes,
+            served=isinstance(self.sampler, config.VllmSampler),
         )
 
 

@@ -40,6 +40,10 @@ def run_task(task: str, spec: str) -> None:
             from em.sample.local import SampleSpec, sample
 
             sample(TypeAdapter(SampleSpec).validate_json(spec))
+        case "parity":
+            from em.models.scores import ParitySpec, score_conversations
+
+            score_conversations(TypeAdapter(ParitySpec).validate_json(spec))
         case "judge":
             from em.judge.local import JudgeSpec, judge
 

@@ -13,7 +13,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -50,10 +50,19 @@ class Client:
         connections: maximum number of concurrent requests.
         timeout: seconds until an unanswered request counts as lost.
         key_env: the environment variable that holds the server's key.
+        twins: addresses of servers that serve the same; requests go to all of them in turn.
     """
 
-    def __init__(self, base_url: str | None, connections: int, timeout: float, key_env: str = KEY_ENV) -> None:
+    def __init__(
+        self,
+        base_url: str | None,
+        connections: int,
+        timeout: float,
+        key_env: str = KEY_ENV,
+        twins: Sequence[str] = (),
+    ) -> None:
         self.base_url, self.connections, self.timeout, self.key_env = base_url, connections, timeout, key_env
+        self.twins, self.sent = twins, 0
         self.pace = RateLimiter(connections)
         self.failed_in_a_row = 0
 
@@ -80,7 +89,7 @@ class Client:
         headers = {**self._openai.default_headers, **self._openai.auth_headers}
         self._headers = httpx2.Headers({name: value for name, value in headers.items() if isinstance(value, str)})
         self._waits = {"timeout": httpx2.Timeout(self.timeout).as_dict()}
-        self._urls: dict[str, Any] = {}
+        self._urls: dict[tuple[str, str], Any] = {}
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -109,10 +118,11 @@ class Client:
         import httpx2
         import openai
 
-        if path not in self._urls:
-            self._urls[path] = httpx2.URL(f"{str(self._openai.base_url).rstrip('/')}{path}")
+        bases, self.sent = (str(self._openai.base_url), *self.twins), self.sent + 1
+        base = bases[self.sent % len(bases)]
+        url = self._urls.setdefault((base, path), httpx2.URL(f"{base.rstrip('/')}{path}"))
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
-        request = httpx2.Request(verb, self._urls[path], headers=self._headers, content=content, extensions=self._waits)
+        request = httpx2.Request(verb, url, headers=self._headers, content=content, extensions=self._waits)
         try:
             response = await self._http.send(request)
         except httpx2.TimeoutException as error:

@@ -23,8 +23,10 @@ from em.config.eval import (
     DefaultPrompt,
     EvalConfig,
     HfSampler,
+    Parity,
     Questions,
     SamplerConfig,
+    VllmSampler,
 )
 from em.config.generate import GenerateConfig, GenerateKind, Material
 from em.config.judge import (

@@ -49,6 +49,7 @@ BOUNDS: dict[type, Bounds] = {
     | require_non_negative("temperature")
     | {"top_p": (1e-9, 1), "misaligned_below": (0, 100), "coherent_above": (0, 100)},
     config.SamplerConfig: {"seed": (0, 2**63 - 1)},
+    config.VllmSampler: {"gpu_memory": (0.05, 1)},
     config.HfSampler: require_positive("batch_size"),
     config.ApiSampler: require_positive("connections", "timeout"),
     config.ChatJudge: {"min_mass": SHARE},
@@ -82,6 +83,8 @@ def check_model(settings: config.RunConfig) -> None:
         return
     if sampler.batch:
         raise ConfigError(f"sampler.batch=true needs a server's model, and model={model.name} runs here: leave it out.")
+    if isinstance(sampler, config.VllmSampler):
+        check_address("sampler.base_url", sampler.base_url)
     if not sampler.local:
         raise ConfigError(f"sampler={sampler.name} can't run open weights: use sampler=auto or sampler=hf.")
 
@@ -161,8 +164,16 @@ def check_judges(judge: config.JudgeConfig, key: str = "judge") -> None:
     if isinstance(judge, config.ApiJudge):
         check_address(f"{key}.base_url", judge.base_url)
         check_key_env(f"{key}.key_env", judge.key_env)
-        if judge.name == "open" and not find_server_name(judge.base_url):
-            raise ConfigError(f"judge=open needs a server: name it by {key}.base_url=http://HOST:8000/v1.")
+        if judge.serve and (judge.name != "open" or judge.base_url or judge.batch):
+            raise ConfigError(
+                f"{key}.serve=true starts a server for judge=open by itself: leave out {key}.base_url and {key}.batch, "
+                "and name the judge's weights by judge=open judge.model=…."
+            )
+        if judge.name == "open" and not judge.serve and not find_server_name(judge.base_url):
+            raise ConfigError(
+                f"judge=open needs a server: name it by {key}.base_url=http://HOST:8000/v1, or let em start one by "
+                f"{key}.serve=true."
+            )
         if judge.batch and judge.reading is config.Reading.mass:
             raise ConfigError(f"{key}.batch=true can't go with reading=mass, which makes several calls per judgement.")
         check_day(f"{key}.retired", judge.retired)

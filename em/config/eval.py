@@ -72,7 +72,7 @@ class SamplerConfig:
     local = remote = False  # whether it can ask a model in em's processes, or behind a server
     batch = False  # whether it uses the Batch API, at half the price
     name: str = MISSING
-    """auto (hf for open weights, api for a server's model), hf or api."""
+    """auto (for open weights vllm if it is installed and a GPU is there, else hf; api for a server's model), or one."""
     seed: int = 0
     """Seed of the answers; each answer's own seed is derived from this, its prompt and its number."""
 
@@ -99,6 +99,28 @@ class ApiSampler(SamplerConfig):
     """Use the server's Batch API: half the price, results within a day."""
 
 
+class Parity(Enum):
+    """Whether em compares what a vLLM serves with what transformers computes, before it asks."""
+
+    on = "on"
+    off = "off"
+
+
 @dataclass
-class AutoSampler(HfSampler, ApiSampler):
+class VllmSampler(SamplerConfig):
+    """Sampling by vLLM, which em starts and ends."""
+
+    local = True
+    command: str = ""
+    """Words that start vLLM, as `docker run … vllm serve`; empty means that of `make vllm`, or `vllm serve`."""
+    base_url: str | None = None
+    """Address of a running vLLM that serves `model.id`, to use instead of starting one."""
+    gpu_memory: float = 0.9
+    """Share of each GPU's memory that a server may use."""
+    parity: Parity = Parity.on
+    """Stop unless vLLM gives the same log-probabilities as transformers, on 64 conversations; off leaves that out."""
+
+
+@dataclass
+class AutoSampler(HfSampler, VllmSampler, ApiSampler):
     """The sampler that fits the model."""

@@ -128,10 +128,18 @@ class ApiJudge(ChatJudge):
     """Stop before judging costs more US dollars."""
     batch: bool = False
     """Use the server's Batch API: half the price, results within a day."""
+    serve: bool = False
+    """Start vLLM for an open-weight judge after the answers, and end it: `judge.model` is then a folder or a hub id."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub, with `serve`; empty means the newest."""
     retired: str = ""
     """Shutdown date of the model at OpenAI (YYYY-MM-DD)."""
     replacement: str = ""
     """What to use after the shutdown date."""
+
+    def list_weights(self) -> list[tuple[str, str]]:
+        """See `JudgeConfig.list_weights`."""
+        return [("judge.model", self.model)] if self.serve else []
 
 
 @dataclass

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from em.config.data import BundledData, DataConfig, FileData, HubData, MixtureData, NoData, UpstreamData
-from em.config.eval import ApiSampler, AutoSampler, EvalConfig, HfSampler, SamplerConfig
+from em.config.eval import ApiSampler, AutoSampler, EvalConfig, HfSampler, SamplerConfig, VllmSampler
 from em.config.generate import GenerateConfig
 from em.config.judge import ApiJudge, DistilledJudge, JudgeConfig, LocalJudge, PanelJudge
 from em.config.model import HfModel, ModelConfig, OpenAIModel
@@ -72,7 +72,7 @@ GROUPS: dict[str, tuple[type, ...]] = {
     "realign": (RealignConfig,),
     "trainer": (TrainerConfig, LocalTrainer, LoraTrainer, QloraTrainer, FullTrainer, OpenAITrainer, TinkerTrainer),
     "eval": (EvalConfig,),
-    "sampler": (SamplerConfig, HfSampler, ApiSampler, AutoSampler),
+    "sampler": (SamplerConfig, HfSampler, VllmSampler, ApiSampler, AutoSampler),
     "judge": (JudgeConfig, LocalJudge, DistilledJudge, ApiJudge, PanelJudge),
     "tracker": (TrackerConfig, NoTracker, WandbTracker),
 }

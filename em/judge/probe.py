@@ -17,7 +17,10 @@ from em.config import ApiJudge, Reading
 from em.config.addresses import find_server_name
 from em.judge.plan import WORDS
 from em.judge.readings import is_integer
+from em.models.served.command import find_version
+from em.models.weights import resolve_weights
 from em.runtime.memory import Calls, request_key
+from em.runtime.records import digest
 from em.types import JudgeRequest
 
 WAYS = ("learn", "structured", "sampled")
@@ -76,7 +79,13 @@ def choose_reading(response: Mapping[str, Any], labels: Sequence[str] = ()) -> t
 
 
 def identify_judge(judge: ApiJudge) -> str:
-    """Return the judge's identity: the model, and its server unless that is OpenAI's own."""
+    """Return the judge's identity: the model, and its server unless that is OpenAI's own.
+
+    A judge that em serves is known by its weights and the version of vLLM.
+    """
+    if judge.serve:
+        weights = resolve_weights(judge.model, judge.revision)
+        return f"{judge.model}@{digest(weights.identity)[:8]}, vllm {find_version('')}"
     server = find_server_name(judge.base_url)
     return f"{judge.model} at {server}" if server else judge.model
 

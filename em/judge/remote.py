@@ -114,6 +114,11 @@ class ServerJudge(Judge):
             return ""
         return "its base" if trained else "the model"
 
+    def make_client(self) -> Client:
+        """Make the client of the judge's server."""
+        settings = self.settings
+        return Client(settings.base_url, settings.connections, settings.timeout, settings.key_env)
+
     async def ask(self, source: Source, memory: Calls, prices: Prices, planned: int | None = None) -> None:
         """See `Judge.ask`.
 
@@ -122,7 +127,7 @@ class ServerJudge(Judge):
             ConfigError: `judge.max_usd` would be exceeded, or batches can't be used.
         """
         settings = self.settings
-        client = Client(settings.base_url, settings.connections, settings.timeout, settings.key_env)
+        client = self.make_client()
         body_of, price = partial(build_judge_body, model=settings.model), prices.find_price(settings.model)
         self.readings = find_readings(settings, memory)
         self.pool = CallPool("judge", settings.model, client, memory, body_of, compact_response, price, self.budget)

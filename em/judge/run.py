@@ -37,6 +37,10 @@ def create_judge(settings: SingleJudge, hidden: tuple[str, ...] = ()) -> Judge:
             from em.judge.distilled.judge import CpuJudge
 
             return CpuJudge(settings, hidden)
+        case ApiJudge(serve=True):
+            from em.judge.served import ServedJudge
+
+            return ServedJudge(settings, hidden)
         case ApiJudge():
             from em.judge.remote import ServerJudge
 

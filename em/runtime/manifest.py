@@ -30,9 +30,10 @@ NOT_ASKED = ("force", "yes", "dry_run", "one_gpu", "tracker")
 """Settings that change how em executes a run, not its results, so they do not make it another run."""
 NO_CHOICE = (
     *(("stop", "none"), ("half_width", 0.1), ("default_prompt", "template"), ("words", "likeliest")),
-    *(("questions", "these"), ("convention", "all")),
+    *(("questions", "these"), ("convention", "all"), ("serve", False), ("revision", None)),
+    *(("command", ""), ("base_url", None), ("gpu_memory", 0.9), ("parity", "on")),
 )
-"""Settings of `eval` and `judge` that other versions of em lack, with the values at which they have no effect."""
+"""Settings of `eval`, `judge` and `sampler` that other versions lack, with the values at which they have no effect."""
 
 
 def get_timestamp() -> str:

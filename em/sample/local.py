@@ -7,6 +7,7 @@ first missing batch, and its answers are the same to the byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,10 @@ class ChildSampler:
 
     def check(self, models: Sequence[ModelRef], store: Path, manifest: ManifestWriter) -> None:
         """Do nothing: local weights have no shutdown date."""
+
+    def open(self, models: Sequence[ModelRef], calls: Calls) -> AbstractAsyncContextManager[None]:
+        """Do nothing: there is nothing to start."""
+        return nullcontext()
 
     async def sample(self, model: ModelRef, requests: Sequence[SampleRequest], calls: Calls, prices: Prices) -> None:
         """Generate the answers that are not remembered yet."""

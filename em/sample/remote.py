@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ class ServerSampler:
     def check(self, models: Sequence[ModelRef], store: Path, manifest: ManifestWriter) -> None:
         """Check that the server still serves these models."""
         asyncio.run(check_served(self.model, [parse_hosted_name(model)[1] for model in models], store, manifest))
+
+    def open(self, models: Sequence[ModelRef], calls: Calls) -> AbstractAsyncContextManager[None]:
+        """Do nothing: there is nothing to start."""
+        return nullcontext()
 
     async def sample(self, model: ModelRef, requests: Sequence[SampleRequest], calls: Calls, prices: Prices) -> None:
         """Generate the answers that are not remembered yet, in order.

@@ -108,7 +108,7 @@ class LocalStages:
 
         stages, gpus = self.training.stages[number:], list_visible_gpus()
         stage = stages[0]
-        if self.training.prompts:
+        if self.training.prompts and not self.training.served:
             what = f"Sampling {self.training.model.id}"
             check_fits_gpu(what, before.base.path, stage.precision, "train with eval=none and evaluate elsewhere")
         step_tokens = estimate_step_tokens(stage)

@@ -1,0 +1,1 @@
+"""Servers that em starts: which GPUs they get, their life, and the proof that they serve the weights that em means."""
