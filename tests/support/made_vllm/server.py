@@ -85,9 +85,9 @@ class Engine:
 
         most = body.get("max_completion_tokens") or body.get("max_tokens")
         options: dict[str, Any] = {"max_new_tokens": most, "pad_token_id": 2, "do_sample": False}
-        if body["temperature"] > 0:
-            torch.manual_seed(body["seed"] % 2**63)
-            options |= {"do_sample": True, "temperature": body["temperature"], "top_p": body["top_p"], "top_k": 0}
+        if temperature := body.get("temperature", 1.0):
+            torch.manual_seed(body.get("seed", 0) % 2**63)
+            options |= {"do_sample": True, "temperature": temperature, "top_p": body.get("top_p", 1.0), "top_k": 0}
         output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
         new: list[int] = output[0, ids.shape[1] :].tolist()
         return new
