@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from em.config import ApiJudge, Reading
-from em.config.addresses import find_server_name
 from em.judge.plan import WORDS
 from em.judge.readings import is_integer
+from em.models.hosted import identify_server
 from em.runtime.memory import Calls, request_key
 from em.types import JudgeRequest
 
@@ -77,7 +77,7 @@ def choose_reading(response: Mapping[str, Any], labels: Sequence[str] = ()) -> t
 
 def identify_judge(judge: ApiJudge) -> str:
     """Return the judge's identity: the model, and its server unless that is OpenAI's own."""
-    server = find_server_name(judge.base_url)
+    server = identify_server(judge)
     return f"{judge.model} at {server}" if server else judge.model
 
 
