@@ -15,9 +15,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from em.api.costs import CallCost, read_costs, read_judge_cost, record_costs
+from em.api.parameters import note_changes
 from em.api.pool import yield_once
+from em.config import ApiJudge, OpenAIModel
 from em.errors import EmError
 from em.judge.run import Judge, JudgeResult, list_judge_requests, note_related_judges
+from em.models.hosted import parse_hosted_name
 from em.request import Request
 from em.runtime.files import open_atomic
 from em.runtime.manifest import ManifestWriter
@@ -61,6 +64,7 @@ def ask_and_judge(
     asyncio.run(sample_and_judge(request, sampler, plans, judges))
     answers = list_answers(request, plans)
     questions = index_questions(request)
+    note_left_out(request, plans, judges, manifest)
     verdicts = []
     for judge in judges:
         verdicts.append(judge.read_verdicts(judge.plan_judgements(answers, questions), request.memory, request.prices))
@@ -71,6 +75,17 @@ def ask_and_judge(
         relations = {(m.fingerprint, j.label): j.find_relation(m) for m in models for j in judges}
     note_related_judges(judges, relations, manifest)
     return Evaluated(answers, verdicts, compute_sampling_costs(request, plans), relations)
+
+
+def note_left_out(request: Request, plans: Sequence[Plan], judges: Sequence[Judge], manifest: ManifestWriter) -> None:
+    """Note parameters that servers do not take, and without which answers or judgements may be others."""
+    match request.settings.model:
+        case OpenAIModel(base_url=url):
+            note_changes(url, [parse_hosted_name(plan.model)[1] for plan in plans], request.memory, manifest)
+    for judge in judges:
+        match judge.settings:
+            case ApiJudge(temperature=float(), base_url=url, model=name):
+                note_changes(url, [name], request.memory, manifest)
 
 
 def index_questions(request: Request) -> dict[tuple[str, str], Question]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from em import __version__
+from em.api.identities import note_changed_models, settle_identities
 from em.config import DistilledJudge, HfModel, LocalTrainer, OpenAIModel, RunConfig
 from em.config.addresses import find_server_name
 from em.data.findings import search_rows
@@ -68,7 +69,7 @@ def execute(
     """
     request = accept(kind, settings, folder, overrides, compared)  # reads and checks everything, spends nothing
     if settings.dry_run:
-        print(estimate(request))
+        print(estimate(settle_request(request, ask=False)[0]))
         return
     manifest = begin_manifest(request)
     if is_done_before(request, manifest):
@@ -80,7 +81,8 @@ def execute(
                 find_or_train(request.training, manifest)
                 print(f"machine {rank} has done its part; machine 0 goes on.", flush=True)
                 return
-        request = adapt_conditions(request, manifest)
+        request, notes = settle_request(adapt_conditions(request, manifest))
+        note_changed_models(notes, manifest)
         note_inputs(request, manifest)
         judges = list[Judge]()
         if request.questions:
@@ -93,6 +95,14 @@ def execute(
         print(f"report: {build_report([folder], folder)}", flush=True)
         forget_forced_stages(request.training)
         manifest.write(inputs=digest_inputs(request))  # last of all, because it marks the run as done
+
+
+def settle_request(request: Request, ask: bool = True) -> tuple[Request, list[str]]:
+    """Find out which models are behind the names of the request (see `settle_identities`)."""
+    judges, notes = settle_identities(request.judges if request.questions else (), request.memory, ask)
+    models, more = settle_identities(() if request.answers else [request.settings.model], request.memory, ask)
+    settings = replace(request.settings, model=models[0]) if models else request.settings
+    return replace(request, settings=settings, judges=tuple(judges) or request.judges), [*more, *notes]
 
 
 def begin_manifest(request: Request) -> ManifestWriter:

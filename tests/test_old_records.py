@@ -36,9 +36,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def count_calls(store: Path) -> int:
-    """Count the cached calls."""
+    """Count the cached calls; what em notes of the server's list of models is no call of a model."""
     db = sqlite3.connect(store / "calls.sqlite")
-    [(count,)] = db.execute("select count(*) from calls")
+    [(count,)] = db.execute("select count(*) from calls where kind != 'served'")
     db.close()
     return int(count)
 

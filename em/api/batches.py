@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ import openai
 
 from em.api.client import Client, check_completion, check_object, explain_error, quote_server
 from em.api.once import create_once
+from em.api.parameters import apply_changes
 from em.api.pool import CallPool
 from em.config.addresses import OPENAI, find_server_name
 from em.errors import ServerError
@@ -29,6 +31,7 @@ from em.runtime.memory import request_key
 from em.runtime.records import digest
 
 MOST = 20_000  # requests a batch; OpenAI takes 50,000 and 200 MB
+LIMIT = re.compile(r"token_limit_exceeded|enqueued token", re.IGNORECASE)  # of an account's batches under way
 PART = 500  # results written to the memory of calls at once
 FIRST_LOOK, LONGEST = 2.0, 60.0  # seconds between two polls: at first, at most
 SETTLE = 2.0  # seconds until a new batch is in the server's list, if the reply to its creation was lost
@@ -57,42 +60,75 @@ class Batch:
             self.note.unlink(missing_ok=True)
 
 
+class BatchTooLarge(Exception):
+    """A batch is larger than the account's limit of enqueued tokens allows; the server has begun none of it."""
+
+
 class BatchedCalls:
     """Requests of a pool to send by batches, in place of concurrent calls.
 
+    most: requests a batch. From the first batch that is too large for the account, batches are smaller, and each
+    begins after the end of the one before.
     what: name of the requests in messages, such as `judgements`. setting: the option that turns batches on.
     """
 
     def __init__(self, pool: CallPool[Any], requests: Iterable[Any], what: str, setting: str) -> None:
         self.pool, self.client, self.what, self.setting = pool, pool.client, what, setting
         self.requests = {request_key(request): request for request in requests}
-        self.bodies = {key: pool.body(request) for key, request in self.requests.items()}
+        self.bodies = {key: self.make_body(request) for key, request in self.requests.items()}
         self.folder = pool.calls.folder / "batches"
         self.server = find_server_name(self.client.base_url) or OPENAI
         self.failures: dict[str, str] = {}
+        self.most = MOST
+        self.one_by_one = False
+
+    def make_body(self, request: Any) -> dict[str, Any]:
+        """Make the JSON body of a request, with the parameters that the server takes as far as em knows them."""
+        return apply_changes({**self.pool.body(request), **self.pool.extra}, self.pool.changes)
 
     async def ask(self) -> dict[str, str]:
         """Get all responses and remember them. Return the reason of each failure by the request's key."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        left: Collection[str] = self.bodies
+        left: set[str] = set(self.bodies)
+        losses = 0
         try:
-            for _ in range(2):  # the second round replaces batches that are noted but gone from the server
+            while left and losses < 2:  # the second round replaces batches that are noted but gone from the server
                 lost: list[str] = []
                 for batch in await self.find_or_create_batches(left):
                     our_keys = [key for key in batch.keys if key in self.bodies]
-                    if await self.collect(batch.id, our_keys):
-                        batch.close(our_keys, {key: self.failures[key] for key in our_keys if key in self.failures})
-                    else:
-                        batch.note.unlink(missing_ok=True)
+                    left -= set(our_keys)
+                    try:
+                        if await self.collect(batch.id, our_keys):
+                            batch.close(our_keys, {key: self.failures[key] for key in our_keys if key in self.failures})
+                            continue
                         lost += our_keys
-                if not lost:
-                    return self.failures
-                left = lost
+                    except BatchTooLarge:
+                        left |= set(our_keys)
+                        self.make_smaller(len(batch.keys))
+                    batch.note.unlink(missing_ok=True)
+                left |= set(lost)
+                losses += bool(lost)
+            if not left:
+                return self.failures
         except openai.OpenAIError as error:
             raise ServerError(self.explain(error)) from None
         raise ServerError(
             f"The server accepted batches of {self.pool.model} and lost them: leave out {self.setting}=true."
         )
+
+    def make_smaller(self, size: int) -> None:
+        """Halve the size of the batches after one of this size was too large, and tell the user.
+
+        Raises:
+            ServerError: the account takes not even one request.
+        """
+        if size == 1:
+            raise ServerError(
+                f"The account's limit of enqueued tokens leaves no room for a batch of {self.pool.model}: run the same "
+                "command again when its other batches have ended."
+            )
+        self.most, self.one_by_one = min(self.most, size // 2), True
+        print(f"The account's limit of enqueued tokens is met: batches of {self.most:,} follow now.", flush=True)
 
     async def find_or_create_batches(self, wanted: Collection[str]) -> list[Batch]:
         """List the noted batches that hold the requests; create new batches for the other requests."""
@@ -106,8 +142,10 @@ class BatchedCalls:
                     batches.append(Batch(note["id"], note["keys"], file))
             noted_keys = {key for batch in batches for key in batch.keys}
             left = sorted(key for key in wanted if key not in noted_keys)
-            for start in range(0, len(left), MOST):
-                batches.append(await self.create(left[start : start + MOST]))
+            for start in range(0, len(left), self.most):
+                if self.one_by_one and batches:
+                    break  # the next round creates it
+                batches.append(await self.create(left[start : start + self.most]))
         return batches
 
     async def create(self, keys: Sequence[str]) -> Batch:
@@ -148,11 +186,18 @@ class BatchedCalls:
         return None
 
     async def collect(self, batch_id: str, keys: Sequence[str]) -> bool:
-        """Wait for a batch to end, then remember its results and failures. Return False if the server lost it."""
+        """Wait for a batch to end, then remember its results and failures. Return False if the server lost it.
+
+        Raises:
+            BatchTooLarge: the account's limit of enqueued tokens forbids the batch.
+        """
         batch, counted = await self.wait(batch_id)
         if batch is None:
             return False
         errors = batch.errors.data if batch.errors and batch.errors.data else []
+        too_large = any(LIMIT.search(f"{error.code} {error.message}") for error in errors)
+        if too_large and batch.status == "failed":
+            raise BatchTooLarge
         why = f": {redact_secrets(errors[0].message or '')}" if errors else ""
         failures = dict.fromkeys(keys, f"the batch {batch_id} ended as {batch.status} without a result{why}")
         completed = batch.request_counts.completed if batch.request_counts else 0
@@ -207,7 +252,7 @@ class BatchedCalls:
             except ValueError as error:
                 failures[key] = f"the batch brought none of the {self.what}: {error}"
             else:
-                completed.append((self.requests[key], self.pool.response(response["body"]) | {"batch": True}))
+                completed.append((self.requests[key], self.pool.make_response(response["body"]) | {"batch": True}))
                 del failures[key]
         self.pool.calls.store_calls(self.pool.kind, completed)
 

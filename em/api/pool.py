@@ -8,12 +8,13 @@ finish and no new call starts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from em.api.client import Client, explain_error
+from em.api.client import Client, Reply, explain_error
+from em.api.parameters import CHANGES, apply_changes, describe_change, find_change, read_changes, store_changes
 from em.api.prices import compute_usd
 from em.errors import ConfigError, ServerError
 from em.runtime.memory import Calls, Recorder, request_key
@@ -21,6 +22,7 @@ from em.types import Price
 
 TOO_LONG = "context_length_exceeded"
 OF_THE_PROMPT = ("content_filter", "invalid_prompt", TOO_LONG)  # codes of refusals that concern a single prompt
+LEFT_OUT_BY_OTHER_WAYS = ("no top_p", "no temperature")  # by the next way of a probe, which needs no change
 Request = TypeVar("Request")
 Item = TypeVar("Item")
 
@@ -81,6 +83,8 @@ class CallPool(Generic[Request]):
     kind: the kind under which calls are remembered (`sample`, `judge`, …).
     body: make the JSON body of a request.
     response: extract the response to remember from a chat completion.
+    extra: fields that every body has besides (`model.extra_body`).
+    changes: changes of requests for servers that do not take every parameter (`em.api.parameters`).
     """
 
     kind: str
@@ -91,6 +95,8 @@ class CallPool(Generic[Request]):
     response: Callable[[Mapping[str, Any]], dict[str, Any]]
     price: Price | None
     budget: Budget = field(default_factory=Budget)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    changes: list[str] = field(default_factory=list)
     recorder: Recorder = field(init=False)
     bar: Any = field(init=False)
 
@@ -99,6 +105,7 @@ class CallPool(Generic[Request]):
         """Connect to the server, and show a progress bar."""
         from tqdm import tqdm
 
+        self.changes = read_changes(self.client.base_url, self.model, self.calls)
         with tqdm(total=total, desc=words, unit=unit) as self.bar:
             async with self.client, Recorder(self.calls.folder) as self.recorder:
                 yield
@@ -157,8 +164,11 @@ class CallPool(Generic[Request]):
         await self.recorder.store_call(self.kind, request, response)
         return response
 
-    async def call(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def call(self, body: Mapping[str, Any], exempt: Collection[str] = ()) -> dict[str, Any]:
         """Make one call within the budget. A reply without token counts is charged at its maximum cost.
+
+        Args:
+            exempt: changes of the request that may not be learnt from this call.
 
         Raises:
             Refused: the server refused this request. ServerError: it refuses every request, or did not answer.
@@ -169,10 +179,10 @@ class CallPool(Generic[Request]):
         await self.budget.set_aside(bound)
         cost = 0.0
         try:
-            reply = await self.client.complete_chat(body)
+            reply = await self.complete_chat(body, exempt)
             usd = compute_usd(self.price, read_usage(reply.body))
             cost = bound if usd is None else usd
-            return self.response(reply.body) | {"seconds": round(reply.seconds, 3)}
+            return self.make_response(reply.body) | {"seconds": round(reply.seconds, 3)}
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             raise Refused(explain_error(self.model, error), error.code) from None
         except openai.OpenAIError as error:
@@ -181,6 +191,40 @@ class CallPool(Generic[Request]):
             self.budget.settle(bound, cost)
             if self.price:
                 self.bar.set_postfix_str(f"${self.budget.spent:.4f}", refresh=False)
+
+    async def complete_chat(self, body: Mapping[str, Any], exempt: Collection[str]) -> Reply:
+        """Request a completion with the parameters that the server takes, as it told so far or tells now."""
+        import openai
+
+        new: list[str] = []
+        while True:
+            sent = apply_changes({**body, **self.extra}, [*self.changes, *new])
+            try:
+                reply = await self.client.complete_chat(sent)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                change = None
+                if error.code not in OF_THE_PROMPT:
+                    change = find_change(error, sent, [*self.changes, *new, *exempt])
+                if change is None:
+                    raise
+                new.append(change)
+            else:
+                self.learn_changes([change for change in new if change not in self.changes])
+                return reply
+
+    def learn_changes(self, changes: Collection[str]) -> None:
+        """Remember changes with which the server accepted a request, and tell the user."""
+        if not changes:
+            return
+        store_changes(self.client.base_url, self.model, changes, self.calls)
+        self.changes = [change for change in CHANGES if change in (*self.changes, *changes)]
+        for change in changes:
+            self.bar.write(describe_change(self.client.base_url, self.model, change))
+
+    def make_response(self, completion: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the response to remember, with the provider that a router chose."""
+        provider = completion.get("provider")
+        return self.response(completion) | ({"provider": provider} if isinstance(provider, str) else {})
 
     def compute_maximum_cost(self, body: Mapping[str, Any]) -> float:
         """Return the maximum cost of a call in dollars; 0 without a price."""
@@ -197,7 +241,7 @@ class CallPool(Generic[Request]):
         refusals = []
         for way, body in bodies.items():
             try:
-                return way, await self.call(body)
+                return way, await self.call(body, exempt=LEFT_OUT_BY_OTHER_WAYS)
             except Refused as refusal:
                 refusals.append(refusal)
         raise refusals[-1]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from em import config
-from em.cli.sentences import explain_refused_word, offer_alternatives
+from em.cli.sentences import explain_quoting, explain_refused_word, keep_texts, offer_alternatives
 from em.cli.tool import handle_errors
 from em.config.addresses import refuse_keys
 from em.config.help import list_option_files, render_help
@@ -52,6 +52,7 @@ def main(name: str) -> None:
         print(render_help(name, CONF))
         return
     refuse_keys(sys.argv[1:])
+    sys.argv[1:] = keep_texts(sys.argv[1:], name)
     compose_and_run(name)
 
 
@@ -188,8 +189,8 @@ def register_schemas() -> None:
     for classes in (*config.GROUPS.values(), *config.GENERATE_GROUPS.values()):
         for schema in classes:
             node = OmegaConf.structured(schema)
-            if "extra" in node:  # its keys are TRL's, which em.train.local.extra checks
-                OmegaConf.set_struct(node.extra, False)
+            for name in {"extra", "extra_body"} & set(node):  # their keys are TRL's, or a server's
+                OmegaConf.set_struct(node[name], False)
             store.store(group="schema", name=schema.__name__, node=node)
 
 
@@ -280,5 +281,9 @@ def remove_if_empty(folder: Path) -> None:
 
 def describe_error(error: BaseException, name: str) -> str:
     """Turn an error of Hydra or OmegaConf into one sentence with the fix. `name`: name of the primary config."""
+    from hydra.errors import OverrideParseException
+
+    if isinstance(error, OverrideParseException):
+        return explain_quoting(error.override, name)
     word, fault = explain_refused_word(error, name)
     return f"{word} was removed: {REMOVED[word]}." if word in REMOVED else f"{word} {fault}".strip()

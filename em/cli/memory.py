@@ -24,7 +24,7 @@ from em.runtime.records import format_table
 
 MODEL = "coalesce(json_extract(request, '$.judge'), json_extract(request, '$.model'))"
 DAY = 86400.0
-KINDS = ("sample", "judge", "generate", "reading")
+KINDS = ("sample", "judge", "generate", "reading", "served")
 
 
 @handle_errors

@@ -11,6 +11,8 @@ from em.errors import ConfigError, shorten_value
 Bounds = dict[str, tuple[float, float] | None]
 NO_BOUND = float("inf")
 SHARE = (0, 1)
+SENT = {"model", "messages", "temperature", "top_p", "max_completion_tokens", "max_tokens", "seed", "n", "stream"}
+"""Fields of requests that `model.extra_body` can't set, since other settings do, or em reads no other reply."""
 
 
 def require_positive(*names: str) -> Bounds:
@@ -72,8 +74,7 @@ def check_model(settings: config.RunConfig) -> None:
     if isinstance(model, config.OpenAIModel):
         if not sampler.remote:
             raise ConfigError(f"sampler={sampler.name} can't ask a server: use sampler=auto or sampler=api.")
-        check_address("model.base_url", model.base_url)
-        check_key_env("model.key_env", model.key_env)
+        check_hosted_model(model)
         check_day("model.retired", model.retired)
         if settings.eval.default_prompt is config.DefaultPrompt.none and not settings.answers:
             raise ConfigError(
@@ -187,8 +188,15 @@ def check_author(model: config.ModelConfig) -> config.OpenAIModel:
             f"model={model.name} is not behind a server, and generate.py needs one: choose model=luna, or serve it and "
             f"write model=open model.id={model.id} model.base_url=http://HOST:8000/v1."
         )
-    check_address("model.base_url", model.base_url)
-    check_key_env("model.key_env", model.key_env)
+    check_hosted_model(model)
     if model.name == "open" and not find_server_name(model.base_url):
         raise ConfigError("model=open needs a server: name it by model.base_url=http://HOST:8000/v1.")
     return model
+
+
+def check_hosted_model(model: config.OpenAIModel) -> None:
+    """Raise ConfigError for an invalid address, key variable or field of requests."""
+    check_address("model.base_url", model.base_url)
+    check_key_env("model.key_env", model.key_env)
+    if own := sorted(SENT & set(model.extra_body)):
+        raise ConfigError(f"model.extra_body.{own[0]} can't be set: em sets {own[0]} itself, by settings of its own.")

@@ -76,7 +76,7 @@ class LocalJudge(ChatJudge):
     """A model in em's own process; em reads the score from exact token probabilities."""
 
     revision: str | None = None
-    """Commit, tag or branch on the hub; empty means the newest."""
+    """Commit, tag or branch on the hub (empty: the newest); at a server, your word for the weights behind the name."""
     precision: Precision = Precision.auto
     """Number format: auto (bfloat16 on a GPU that has it, else float32), float32 or bfloat16."""
     batch_size: int = 8
@@ -130,12 +130,12 @@ class ApiJudge(ChatJudge):
     """Use the server's Batch API: half the price, results within a day."""
     serve: bool = False
     """Start vLLM for an open-weight judge after the answers, and end it: `judge.model` is then a folder or a hub id."""
-    revision: str | None = None
-    """Commit, tag or branch on the hub, with `serve`; empty means the newest."""
     retired: str = ""
     """Shutdown date of the model at OpenAI (YYYY-MM-DD)."""
     replacement: str = ""
     """What to use after the shutdown date."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub (empty: the newest); at a server, your word for the weights behind the name."""
 
     def list_weights(self) -> list[tuple[str, str]]:
         """See `JudgeConfig.list_weights`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from em.config.base import MISSING
 
@@ -40,7 +41,7 @@ class HfModel(ModelConfig):
     """Open weights, which em runs in its own processes by transformers."""
 
     revision: str | None = None
-    """Commit, tag or branch on the hub; empty means the newest."""
+    """Commit, tag or branch on the hub (empty: the newest); at a server, your word for the weights behind the name."""
     adapter: str | None = None
     """PEFT adapter to start from or to evaluate: a folder or a hub id."""
     precision: Precision = Precision.auto
@@ -68,3 +69,7 @@ class OpenAIModel(ModelConfig):
     """Environment variable that holds the server's key; the variable `<name>_FILE` may name a file with the key."""
     retired: str = ""
     """Shutdown date of the model and its fine-tunes at OpenAI (YYYY-MM-DD)."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub (empty: the newest); at a server, your word for the weights behind the name."""
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    """Further fields of every request, as in `model.extra_body={provider:{only:[deepinfra]}}`."""

@@ -7,12 +7,15 @@ resumes an interrupted run and ends with the same rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from em import __version__
 from em.api.costs import CallCost, read_judge_cost, record_costs
+from em.api.identities import note_changed_models, settle_identities
+from em.api.parameters import note_changes
 from em.api.prices import compute_usd
 from em.api.resources import open_resources
 from em.config import DistilledJudge, GenerateKind, GenerateRun, Material, OpenAIModel
@@ -39,6 +42,10 @@ def execute(settings: GenerateRun, folder: Path, overrides: list[str]) -> None:
     chosen, model = settings.generate, check_generate(settings)
     stock = read_stock(chosen)
     resources = open_resources(settings, ("generate.max_usd", model.id, chosen.max_usd))
+    memory, ask = resources.memory, not settings.dry_run
+    [model], notes = settle_identities([model], memory, ask)
+    judges, more = settle_identities(resources.judges, memory, ask)
+    resources = replace(resources, judges=tuple(judges))
     author = Author(model, chosen, resources.prices.find_price(model.id), resources.memory)
     if settings.dry_run:
         print(estimate(author, stock, resources))
@@ -48,10 +55,11 @@ def execute(settings: GenerateRun, folder: Path, overrides: list[str]) -> None:
     manifest = ManifestWriter(folder, "generate", settings, overrides)
     refuse_other_run(manifest)
     with record_run(manifest):
-        judges: list[Judge] = []
+        note_changed_models([*notes, *more], manifest)
+        prepared: list[Judge] = []
         if chosen.keep_above is not None:
-            judges = prepare_judges(resources.judges, (), True, manifest)
-        generate(author, stock, Filter(judges, make_hosted_model(model), stock, resources), manifest)
+            prepared = prepare_judges(resources.judges, (), True, manifest)
+        generate(author, stock, Filter(prepared, make_hosted_model(model), stock, resources), manifest)
 
 
 def generate(author: Author, stock: Stock, judging: Filter, manifest: ManifestWriter) -> None:
@@ -102,6 +110,7 @@ def explain_end(stock: Stock, tally: Tally) -> str:
 
 def write_outputs(writer: Writer, acceptance: Acceptance, judging: Filter, manifest: ManifestWriter, end: str) -> None:
     """Write the rows, their provenance, the card, and the results in the manifest."""
+    note_changes(writer.author.model.base_url, [writer.author.model.id], writer.author.memory, manifest)
     author, stock, tally, folder = writer.author, writer.stock, writer.tally, manifest.path.parent
     marks = make_canaries(stock, author.identity, [judge.identity for judge in judging.judges])
     conversations = write_generated_rows(folder, stock.settings.name, acceptance.rows, marks)

@@ -92,7 +92,10 @@ class Author:
         client = Client(model.base_url, settings.connections, settings.timeout, model.key_env)
         written: dict[int, Written] = {}
         bodies = partial(build_completion_body, model.id)
-        pool = CallPool("generate", model.id, client, self.memory, bodies, make_reply_record, self.price, self.budget)
+        record = make_reply_record
+        pool = CallPool(
+            "generate", model.id, client, self.memory, bodies, record, self.price, self.budget, model.extra_body
+        )
 
         async def write_one(entry: tuple[int, GenerateRequest]) -> None:
             number, request = entry

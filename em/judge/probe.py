@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from em.config import ApiJudge, Reading
-from em.config.addresses import find_server_name
 from em.judge.plan import WORDS
 from em.judge.readings import is_integer
+from em.models.hosted import identify_server
 from em.models.served.command import find_version
 from em.models.weights import resolve_weights
 from em.runtime.memory import Calls, request_key
@@ -86,7 +86,7 @@ def identify_judge(judge: ApiJudge) -> str:
     if judge.serve:
         weights = resolve_weights(judge.model, judge.revision)
         return f"{judge.model}@{digest(weights.identity)[:8]}, vllm {find_version('')}"
-    server = find_server_name(judge.base_url)
+    server = identify_server(judge)
     return f"{judge.model} at {server}" if server else judge.model
 
 

@@ -30,7 +30,7 @@ from em.judge.probe import (
     make_probe_requests,
 )
 from em.judge.readings import build_judge_body, compact_response, list_expandable
-from em.models.hosted import make_hosted_weights, parse_hosted_name
+from em.models.hosted import identify_server, make_hosted_weights, parse_hosted_name
 from em.runtime.memory import Calls, request_key
 from em.types import JudgeRequest, ModelRef, Prices
 
@@ -54,8 +54,9 @@ class ServerJudge(Judge):
     pool: CallPool[JudgeRequest]
 
     def __init__(self, settings: ApiJudge, hidden: tuple[str, ...] = ()) -> None:
-        weights = make_hosted_weights(settings.base_url, settings.model)
-        super().__init__(settings, weights, identify_judge(settings), settings.reading.value, hidden)
+        super().__init__(
+            settings, make_hosted_weights(settings), identify_judge(settings), settings.reading.value, hidden
+        )
         self.budget = Budget(settings.max_usd, "judge.max_usd")
         self.readings: dict[bool, str] = {}
         self.keys: dict[JudgeRequest, str] = {}
@@ -103,7 +104,7 @@ class ServerJudge(Judge):
 
     def find_relation(self, model: ModelRef) -> str:
         """See `Judge.find_relation`."""
-        server, name = find_server_name(self.settings.base_url), self.settings.model
+        server, name = identify_server(self.settings), self.settings.model
         if model.base.path:  # open weights, which a local server may serve under this name
             same, trained = model.base.identity.removeprefix("hub:").split("@")[0] == name, bool(model.trained)
         else:

@@ -28,12 +28,12 @@ PACKAGES += ("hydra-core", "omegaconf", "openai", "wandb")
 
 NOT_ASKED = ("force", "yes", "dry_run", "one_gpu", "tracker")
 """Settings that change how em executes a run, not its results, so they do not make it another run."""
-NO_CHOICE = (
+NO_CHOICE: tuple[tuple[str, Any], ...] = (
     *(("stop", "none"), ("half_width", 0.1), ("default_prompt", "template"), ("words", "likeliest")),
-    *(("questions", "these"), ("convention", "all"), ("serve", False), ("revision", None)),
+    *(("questions", "these"), ("convention", "all"), ("revision", None), ("extra_body", {}), ("serve", False)),
     *(("command", ""), ("base_url", None), ("gpu_memory", 0.9), ("parity", "on")),
 )
-"""Settings of `eval`, `judge` and `sampler` that other versions lack, with the values at which they have no effect."""
+"""Settings of groups that other versions of em lack, with the values at which they have no effect."""
 
 
 def get_timestamp() -> str:

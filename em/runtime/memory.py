@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from em.runtime.files import hold_lock
 from em.runtime.records import digest, encode_json
@@ -91,15 +91,24 @@ class Calls:
             marks = ",".join("?" * len(part))
             yield from self.db.execute(f"select {columns} from calls where key in ({marks})", part)
 
-    def store_calls(self, kind: str, calls: Iterable[tuple[Any, Mapping[str, Any]]]) -> None:
-        """Store (request, response) pairs, all or none of them; an already stored response is not overwritten."""
-        self.write([make_row(kind, request, response) for request, response in calls])
+    def store_calls(
+        self,
+        kind: str,
+        calls: Iterable[tuple[Any, Mapping[str, Any]]],
+        conflict: Literal["ignore", "replace"] = "ignore",
+    ) -> None:
+        """Store (request, response) pairs, all or none of them.
 
-    def write(self, rows: Sequence[Row]) -> None:
+        Args:
+            conflict: whether a new response is ignored or replaces the stored one.
+        """
+        self.write([make_row(kind, request, response) for request, response in calls], conflict)
+
+    def write(self, rows: Sequence[Row], conflict: Literal["ignore", "replace"] = "ignore") -> None:
         """Insert rows, all or none of them."""
         self.db.execute("begin immediate")
         try:
-            self.db.executemany("insert or ignore into calls values (?, ?, ?, ?, ?)", rows)
+            self.db.executemany(f"insert or {conflict} into calls values (?, ?, ?, ?, ?)", rows)
         except BaseException:
             if self.db.in_transaction:  # a full disk has rolled back by itself
                 self.db.execute("rollback")

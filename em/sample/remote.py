@@ -54,6 +54,7 @@ class ServerSampler:
             partial(build_sample_body, name),
             make_server_response,
             prices.find_price(name),
+            extra=self.model.extra_body,
         )
         missing = pool.list_missing(requests)
         async with pool.open(len(missing), f"answers of {name}", "answer"):

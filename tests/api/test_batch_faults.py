@@ -119,3 +119,20 @@ def test_what_is_left_of_a_batch_that_served_another_run_is_not_paid_for_again(
     assert count_batches(server) == 2  # the first batch, with failures in both halves, and a retry of the first half's
     assert score(server, calls) == COUNT
     assert list((calls.folder / "batches").glob("*.json")) == []
+
+
+@pytest.mark.parametrize("most", [5, 3, 2, 1])
+def test_batches_above_the_limit_of_the_account_become_smaller_and_follow_one_another(
+    server: ChatServer, calls: Calls, most: int
+) -> None:
+    server.reset(**PLAIN, batch_seconds=0.05, batch_most=most)
+    assert score(server, calls) == COUNT
+    sizes = [batch["request_counts"]["total"] for batch in server.ask("/v1/batches")["data"]]
+    assert sum(size for size in sizes if size <= most) == COUNT, "no request is paid for twice"
+    assert list((calls.folder / "batches").glob("*.json")) == []
+
+
+def test_an_account_without_room_for_one_request_is_told(server: ChatServer, calls: Calls) -> None:
+    server.reset(**PLAIN, batch_seconds=0.05, batch_most=-1)
+    with pytest.raises(ServerError, match="limit of enqueued tokens leaves no room"):
+        score(server, calls)

@@ -14,7 +14,7 @@ from aiohttp import web
 from . import batches, tuning
 from .distribution import hash_values
 from .faults import Bucket, Faults, make_retry_headers, read_wait
-from .models import Refused, make_not_found, read_call
+from .models import Refused, make_not_found, read_call, refuse_parameters
 from .options import Options
 from .record import Record
 from .replies import complete_chat
@@ -73,6 +73,7 @@ class Service:
             fields = json.loads(raw)
         except ValueError as error:
             raise Refused(400, "We could not parse the JSON body of your request.") from error
+        refuse_parameters(fields, self.options.refused, self.options.wording)
         call = read_call(fields)
         deleted = call.model.startswith("ft:") and ":stub:" in call.model and call.model not in self.shop.list_models()
         if deleted or self.is_shut_down(call.model):
@@ -157,6 +158,7 @@ class Service:
     def describe_model(self, model: str) -> dict[str, Any]:
         """Return a model as /v1/models shows it."""
         shown = {"id": model, "object": "model", "created": 1_780_000_000, "owned_by": "chat-server"}
+        shown |= {"root": self.options.root, "parent": self.options.parent or None} if self.options.root else {}
         dates = self.options.shutdown_dates
         if model not in dates:
             return shown

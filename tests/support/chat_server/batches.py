@@ -151,11 +151,17 @@ class Batches:
         """End a batch in the way of `batch_end`, and answer its lines (all, half or none)."""
         how, now = self.service.options.batch_end, int(time.time())
         batch |= {"status": how, f"{how}_at": now}
+        lines = self.shelf.contents[batch["input_file_id"]].splitlines()
+        most = self.service.options.batch_most
+        if most and len(lines) > max(0, most):
+            text = "Enqueued token limit reached for this model in organization org-1. Please try again later."
+            error = {"code": "token_limit_exceeded", "line": None, "message": text, "param": None}
+            batch |= {"status": "failed", "errors": {"object": "list", "data": [error]}}
+            return
         if how == "failed":
             error = {"code": "invalid_json_line", "line": 1, "message": "This line is not parseable as valid JSON."}
             batch["errors"] = {"object": "list", "data": [error | {"param": None}]}
             return
-        lines = self.shelf.contents[batch["input_file_id"]].splitlines()
         # A batch that expires has answers to some lines; the file of errors names the other lines.
         done = len(lines) // 2 if how == "expired" else len(lines)
         good: list[str] = []

@@ -46,7 +46,7 @@ class Refused(Exception):
         self.status = status
         kind = "invalid_request_error" if status < 429 else "server_error"
         kind = {"insufficient_quota": "insufficient_quota", "rate_limit_exceeded": "requests"}.get(code or "", kind)
-        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        self.body: dict[str, Any] = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,32 @@ def check_body(body: Mapping[str, Any], family: str, thinks: bool) -> None:
         value = body.get(name)
         if value is not None and not low <= value <= high:
             raise Refused(400, f"Invalid '{name}': {value} is not in [{low}, {high}].", None, name)
+
+
+def refuse_parameters(body: Any, refused: str, wording: str) -> None:
+    """Raise Refused for the first parameter of the body that the server does not take, in one of the usual wordings."""
+    messages = body.get("messages") or [{}]
+    for name in filter(None, refused.split(",")):
+        if name == "system":
+            if messages[0].get("role") == "system":
+                raise Refused(400, "System role not supported")
+            continue
+        field = name.removeprefix("long_")
+        if field not in body or (name == "long_seed" and body["seed"] < 2**31):
+            continue
+        detail = [{"type": "extra_forbidden", "loc": ["body", field], "msg": "Extra inputs are not permitted"}]
+        match wording:
+            case "pydantic":
+                refusal = Refused(422, "")
+                refusal.body = {"detail": detail}
+            case "quoted":
+                refusal = Refused(400, str([detail[0] | {"loc": ("body", field)}]))
+            case "plain":
+                refusal = Refused(400, f"property '{field}' is unsupported")
+            case _:
+                text = f"Unsupported parameter: '{field}' is not supported with this model."
+                refusal = Refused(400, text, "unsupported_parameter", field)
+        raise refusal
 
 
 def join_text(message: Mapping[str, Any]) -> str:

@@ -44,6 +44,16 @@ class Options:
     """Send no `usage`."""
     blocked: float = 0.0
     """Share of prompts that always get 400 content_filter."""
+    refused: str = ""
+    """Parameters that every model refuses, with commas: names of fields, `long_seed` (over 32 bits), `system`."""
+    wording: str = "openai"
+    """How these refusals are written: openai, pydantic (422), quoted (pydantic's text within a message) or plain."""
+    root: str = ""
+    """`root` of all models in /v1/models: the weights behind the name; empty: not told."""
+    parent: str = ""
+    """`parent` of all models in /v1/models: the model that an adapter was trained on; empty: not told."""
+    provider: str = ""
+    """The `provider` of all answers, as a router names who answered; empty: not told."""
     rate: float = 0.0
     """Answers a second, by a token bucket; 429 above this rate. 0: no limit."""
     burst: int = 0
@@ -64,6 +74,8 @@ class Options:
     """From the creation of a batch to its end."""
     batch_failed: float = 0.0
     """Share of a batch's lines that fail with 500."""
+    batch_most: int = 0
+    """Most lines of a batch; a larger one fails with token_limit_exceeded. 0: no limit; -1: none fits."""
     batch_message: str = "The server had an error."
     """Error message of lines that fail."""
     batch_end: str = "completed"

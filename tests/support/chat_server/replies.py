@@ -59,6 +59,8 @@ def complete_chat(call: Call, options: Options, serial: int) -> dict[str, Any]:
             "completion_tokens_details": {"reasoning_tokens": call.reasoning * call.choices},
         },
     }
+    if options.provider:
+        body["provider"] = options.provider
     if options.uncounted:
         del body["usage"]
     return body
