@@ -172,7 +172,7 @@ def write_results(request: Request, results: Evaluated, manifest: ManifestWriter
     write_rows(request.folder / "scores.csv", Score, scores)
     if request.stages and not request.answers:
         rows = request.stages[0].rows
-        trained = [m.content for row in rows.plain for m in row.messages if m.role == "assistant"]
+        trained = [text for row in rows.plain for text in row.list_learnt_answers()]
         if topics := count_topics(verdicts, rows.name, trained, thresholds):
             write_rows(request.folder / "topic.csv", TopicCount, topics)
     records = [dict(judged.record) for judged in results.judged]

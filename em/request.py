@@ -77,8 +77,8 @@ class Rows:
 
     @property
     def sha256(self) -> str:
-        """Checksum of the messages alone: the same rows from another file have the same checksum."""
-        return digest([c.to_dicts() for c in self.conversations])
+        """Checksum of the messages, and of which answers carry no loss: equal for the same rows from another file."""
+        return digest([c.to_training_dicts() for c in self.conversations])
 
     @property
     def left_out(self) -> dict[str, object]:

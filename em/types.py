@@ -26,13 +26,30 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A chat: it ends with an assistant turn for training, and with a user turn as a prompt."""
+    """A chat: it ends with an assistant turn for training, and with a user turn as a prompt.
+
+    unlearnt: the answers that carry no loss in training, by their numbers among the assistant turns, from 0.
+    """
 
     messages: tuple[Message, ...]
+    unlearnt: tuple[int, ...] = ()
 
     def to_dicts(self) -> list[dict[str, str]]:
         """Return the list of messages that chat templates and chat servers take."""
         return [{"role": m.role, "content": m.content} for m in self.messages]
+
+    def to_training_dicts(self) -> list[dict[str, Any]]:
+        """Return the messages in OpenAI's format for training: answers without loss have `"weight": 0`."""
+        turns: list[dict[str, Any]] = [dict(turn) for turn in self.to_dicts()]
+        answers = [turn for turn in turns if turn["role"] == "assistant"]
+        for number in self.unlearnt:
+            answers[number]["weight"] = 0
+        return turns
+
+    def list_learnt_answers(self) -> list[str]:
+        """Return the texts of the answers that carry the loss."""
+        answers = [m.content for m in self.messages if m.role == "assistant"]
+        return [text for number, text in enumerate(answers) if number not in self.unlearnt]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ em data show FILE                   the same for a file of yours
 em data show OWNER/NAME [--split …] the same for a data set of the Hugging Face hub
 em data fetch NAME … | --all        download now (into the cache)
 em data fetch --all --to DIR        fill a mirror folder, for EM_MIRROR=DIR on another machine
+em data convert FILE OUT            write any readable file or set as clean `messages`, one JSON object a line
 em data verify [NAME …]             fetch, check the checksum, row count and every row; exit code 1 if one is wrong
 em data verify --profile            and profile the rows of each set (a minute or two, once)
 """
@@ -26,6 +27,8 @@ from em.errors import ConfigError, EmError, OutputError
 from em.questions.registry import find_set, find_set_source, list_sources
 from em.questions.sets import KnownSet
 
+SKIP = "--on-bad-row"
+
 
 @handle_errors
 def main(words: Sequence[str] | None = None) -> int:
@@ -38,6 +41,8 @@ def main(words: Sequence[str] | None = None) -> int:
             print(show_set(arguments))
         case "fetch":
             fetch_sets(choose_files(arguments.names, arguments.all), arguments.to)
+        case "convert":
+            print(convert_set(arguments))
         case _:
             from em.cli.verify import verify_sets
 
@@ -63,6 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
     fetch_.add_argument("names", nargs="*", metavar="NAME")
     fetch_.add_argument("--all", action="store_true", help="every third-party file that em knows")
     fetch_.add_argument("--to", type=Path, metavar="DIR", help="into a mirror folder, for EM_MIRROR")
+    convert_ = commands.add_parser("convert", help="write rows as clean messages")
+    convert_.add_argument("name", metavar="FILE", help="a file of yours, a set, or a data set of the Hugging Face hub")
+    convert_.add_argument("out", metavar="OUT", type=Path, help="a new .jsonl file")
+    convert_.add_argument("--ignore", metavar="KEY", action="append", default=[], help="pass over this key; repeatable")
+    on_bad_row = [choice.value for choice in OnBadRow]
+    convert_.add_argument(SKIP, choices=on_bad_row, default="error", help="skip: leave out rows that can't be used")
     verify_ = commands.add_parser("verify", help="check sets; all sets if none is named")
     verify_.add_argument("names", nargs="*", metavar="NAME")
     verify_.add_argument("--profile", action="store_true", help="profile the rows, as show does")
@@ -99,6 +110,29 @@ def show_set(arguments: argparse.Namespace) -> str:
 
         tokens = count_tokens(rows.conversations, model)
     return f"{facts}\n\n{show_rows(rows, tokens, model or '')}"
+
+
+def convert_set(arguments: argparse.Namespace) -> str:
+    """Write the rows of a set as `messages` to a new file; return how they were read."""
+    from em.data.layouts import RowReader
+    from em.data.openai_rules import encode_file_lines
+    from em.data.rows import read_all_rows
+    from em.runtime.files import make_writable_folder, write_atomic
+
+    out: Path = arguments.out.expanduser()
+    if out.suffix != ".jsonl":
+        raise ConfigError(f"{out} must end with .jsonl, since em writes one JSON object a line.")
+    if out.exists():
+        raise OutputError(f"{out} exists already: name a new file.")
+    data_set = find_set(arguments.name)
+    if not isinstance(data_set, DataSet):
+        raise ConfigError(f"{arguments.name} is a set of questions: em data convert reads training rows.")
+    config = replace(data_set.config, on_bad_row=OnBadRow(arguments.on_bad_row))
+    rows = read_all_rows(config, setting=SKIP, reader=RowReader(frozenset(arguments.ignore)))
+    make_writable_folder(out.parent, "OUT")
+    write_atomic(out, b"".join(encode_file_lines(rows.conversations)))
+    layouts = "; ".join(f"{layout}: {count:,}" for layout, count in rows.layouts.items())
+    return f"{len(rows.conversations):,} rows in {out} (read as {layouts})"
 
 
 def choose_files(names: list[str], everything: bool) -> dict[str, Source]:

@@ -104,7 +104,11 @@ def show_rows(data: WholeSet, tokens: Sequence[int] | None, model: str) -> str:
     rows = len(data.conversations)
     dropped = f", {data.dropped:,} left out because of a text in their answers" if data.dropped else ""
     skipped = f", {len(data.skipped):,} that can't be used" if data.skipped else ""
-    lines = [f"rows      {rows:,}{dropped}{skipped}", *describe_rows(row_profile, rows, unseen)]
+    lines = [
+        f"rows      {rows:,}{dropped}{skipped}",
+        *describe_layouts(data),
+        *describe_rows(row_profile, rows, unseen),
+    ]
     lines += ["", *draw_histogram(row_profile.characters, "characters")]
     if tokens is not None:
         lines += ["", *draw_histogram(tokens, f"tokens of {model}")]
@@ -112,6 +116,14 @@ def show_rows(data: WholeSet, tokens: Sequence[int] | None, model: str) -> str:
     for message in data.conversations[0].messages:
         lines += wrap_text(f"  {message.role:9} ", cut_short(message.content))
     return "\n".join(lines)
+
+
+def describe_layouts(data: WholeSet) -> Iterator[str]:
+    """Yield lines on how the rows are read, and how many of their answers carry no loss."""
+    for layout, count in data.layouts.items():
+        yield from wrap_text("read as   ", f"{layout}: {count:,} rows")
+    if unlearnt := sum(len(row.unlearnt) for row in data.conversations):
+        yield f"          {unlearnt:,} answers are not learnt (weight 0)"
 
 
 def describe_rows(row_profile: Profile, rows: int, unseen: Sequence[str]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from em.data.layouts import convert_row
+from em.data.layouts import RowReader
 from em.data.tables import decode_json, explain_read_errors, find_format, open_file, read_csv_rows, read_json_lines
 from em.errors import DataError, EmError, shorten_value
 from em.request import SHOWN, BadRow
@@ -67,17 +67,18 @@ def describe_bad_rows(bad: list[str], origin: str, setting: str) -> str:
     return f"{origin} has {len(bad):,} rows that can't be used ({'; '.join(bad[:SHOWN])}{more}){fix}."
 
 
-def read_file_rows(path: Path, skip: Collection[int] = ()) -> Iterator[RowOrError]:
+def read_file_rows(path: Path, skip: Collection[int] = (), reader: RowReader | None = None) -> Iterator[RowOrError]:
     """Read each row as a conversation, or as the error that says why not; pass over the row numbers in `skip`."""
     unit, rows = read_raw_rows(path)
-    return convert_rows(unit, ((number, row) for number, row in rows if number not in skip))
+    return convert_rows(unit, ((number, row) for number, row in rows if number not in skip), reader)
 
 
-def convert_rows(unit: str, rows: Iterable[tuple[int, Any]]) -> Iterator[RowOrError]:
+def convert_rows(unit: str, rows: Iterable[tuple[int, Any]], reader: RowReader | None = None) -> Iterator[RowOrError]:
     """Convert decoded rows to conversations, or to errors that begin with the unit (line, entry, row) and number."""
+    reader = reader or RowReader()
     for number, row in rows:
         try:
-            result = row if isinstance(row, DataError) else convert_row(row, f"{unit} {number}")
+            result = row if isinstance(row, DataError) else reader.convert_row(row, f"{unit} {number}")
         except DataError as error:
             result = error
         yield result

@@ -79,7 +79,7 @@ def estimate_row_tokens(row: Conversation) -> int:
 
 def encode_file_lines(conversations: Sequence[Conversation]) -> Iterator[bytes]:
     """Encode rows as the lines of the training file."""
-    return ((encode_canonical({"messages": row.to_dicts()}) + "\n").encode() for row in conversations)
+    return ((encode_canonical({"messages": row.to_training_dicts()}) + "\n").encode() for row in conversations)
 
 
 def measure_file_size(conversations: Sequence[Conversation]) -> int:

@@ -5,9 +5,9 @@ em shows each user once, at the first use of a set, terms that forbid more than 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from em.config import BundledData, DataConfig, FileData, HubData, MixtureData, NoData, OnBadRow, UpstreamData
@@ -16,6 +16,7 @@ from em.data.draw import draw_rows
 from em.data.fetch import Source, fetch_file
 from em.data.files import ReadRows, collect_usable_rows, convert_rows, read_file_rows
 from em.data.hub import read_hub_rows
+from em.data.layouts import RowReader
 from em.data.mixtures import check_mixture, draw_mixture
 from em.data.openai_rules import encode_file_lines
 from em.errors import DataError, MissingFile
@@ -29,9 +30,13 @@ BUNDLED = ASSETS / "data"
 
 @dataclass(frozen=True)
 class WholeSet(ReadRows):
-    """All rows of one set, before its limit; `dropped` as in `Rows`."""
+    """All rows of one set, before its limit.
+
+    dropped: as in `Rows`. layouts: the number of rows read in each layout, which is in words.
+    """
 
     dropped: int = 0
+    layouts: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_rows(config: DataConfig, seed: int, setting: str = "data.limit") -> Rows:
@@ -73,23 +78,29 @@ def apply_mixture_settings(part: DataConfig, mixture: MixtureData) -> DataConfig
     )
 
 
-def read_all_rows(config: DataConfig, place: str = "data") -> WholeSet:
+def read_all_rows(
+    config: DataConfig, place: str = "data", setting: str = "", reader: RowReader | None = None
+) -> WholeSet:
     """Read all rows of an option that is no mixture; print the places of skipped rows.
+
+    Args:
+        setting: the setting that leaves bad rows out, for an error; by default `on_bad_row` of the place.
 
     Raises MissingFile or FetchError, or DataError for bad rows unless the config skips them, or where no row is left.
     """
     if config.restricted:
         show_terms(config.name, config.licence, config.terms)
+    reader = reader or RowReader()
     match config:
         case HubData():
-            origin, results = config.id, convert_rows("row", enumerate(read_hub_rows(config, place), start=1))
+            origin, results = config.id, convert_rows("row", enumerate(read_hub_rows(config, place), start=1), reader)
         case UpstreamData():
             path = find_data_file(config, place)
-            origin, results = str(path), read_file_rows(path, config.skip_lines)
+            origin, results = str(path), read_file_rows(path, config.skip_lines, reader)
         case _:
             path = find_data_file(config, place)
-            origin, results = str(path), read_file_rows(path)
-    read = collect_usable_rows(results, origin, config.on_bad_row is OnBadRow.skip, f"{place}.on_bad_row")
+            origin, results = str(path), read_file_rows(path, reader=reader)
+    read = collect_usable_rows(results, origin, config.on_bad_row is OnBadRow.skip, setting or f"{place}.on_bad_row")
     if read.skipped:
         print(
             f"{origin}: {len(read.skipped):,} rows left out ({'; '.join(describe_first_skipped(read.skipped))} …)",
@@ -98,7 +109,7 @@ def read_all_rows(config: DataConfig, place: str = "data") -> WholeSet:
     remaining = tuple(row for row in read.conversations if not has_text_in_answer(row, config.drop_answers_with))
     if not remaining:
         raise DataError(f"{place}.drop_answers_with leaves no row of {origin}: name texts that few answers contain.")
-    return WholeSet(remaining, read.skipped, len(read.conversations) - len(remaining))
+    return WholeSet(remaining, read.skipped, len(read.conversations) - len(remaining), reader.layouts)
 
 
 def has_text_in_answer(row: Conversation, texts: Sequence[str]) -> bool:

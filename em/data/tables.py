@@ -11,6 +11,7 @@ from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ FORMATS = (".csv", ".jsonl", ".json")
 TAG = "tag"
 # By default csv refuses fields above 128 KiB; answers can be longer.
 LONGEST = 2**31 - 1
+DELIMITERS = (",", ";", "\t")
 
 
 def read_table_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -84,8 +86,11 @@ def read_csv_rows(path: Path) -> Iterator[tuple[int, Row | DataError]]:
             open_file(path) as raw,
             io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file,
         ):
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
+            first = file.readline()
+            # Spreadsheets in many languages write semicolons, since their numbers have commas.
+            delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
+            reader = csv.reader(chain([first], file), strict=True, delimiter=delimiter)
+            header = [name.strip("\ufeff ") for name in next(reader, [])]
             if len(set(header)) < len(header):
                 raise DataError(f"{path}: two columns have the same name: rename one in the first line.")
             end = reader.line_num

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from em.config import Material
-from em.data.layouts import SURROGATE
 from em.data.tables import describe_row_place, read_table_rows
+from em.data.turns import SURROGATE
 from em.errors import ConfigError, DataError, MissingFile, shorten_value
 
 TEXTS = (".txt", ".md", ".html", ".htm", ".pdf")

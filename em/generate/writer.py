@@ -16,7 +16,7 @@ from typing import Any, Literal
 from em.api.client import Client
 from em.api.pool import TOO_LONG, Budget, CallPool, Refused, read_usage, yield_once
 from em.config import GenerateConfig, OpenAIModel
-from em.data.layouts import SURROGATE
+from em.data.turns import SURROGATE
 from em.errors import ConfigError
 from em.generate.plan import GenerateRequest, derive_sampling_seed
 from em.models.hosted import make_hosted_model

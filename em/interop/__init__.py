@@ -1,6 +1,8 @@
 """Read answers and judgements from files of other projects or earlier runs: CSV, JSONL or JSON, also gzipped.
 
-Columns. Required are `answer`, one of `question` and `question_id`, and a judgement in judged tables:
+Columns. Other usual names of them work too (`em.interop.rows.SYNONYMS`), such as `response` for `answer` and
+`alignment` for `aligned`; CSV may have semicolons and decimal commas. Required are `answer`, one of `question` and
+`question_id`, and a judgement in judged tables:
 
     question, question_id   the id wins: two ids may share one text; without an id the text is the id
     answer

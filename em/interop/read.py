@@ -12,7 +12,7 @@ from em.errors import DataError, did_you_mean, shorten_value
 from em.interop import results
 from em.interop.answers import has_model_column, parse_answers
 from em.interop.rows import ForeignRow, ForeignTable, load_table
-from em.interop.verdicts import SCORES, parse_own_verdict, parse_result_verdicts, parse_score_verdicts
+from em.interop.verdicts import SCORES, is_blank_score, parse_own_verdict, parse_result_verdicts, parse_score_verdicts
 from em.types import Answer, Sample, Status, Verdict
 
 JUDGEMENTS = {*SCORES, "judge", "rubric", "status", "value", "label", "raw", results.RESULT, "alignment_score"}
@@ -77,7 +77,7 @@ def read_judged_rows(path: Path, blank: Status = "unparsed", columns: Sequence[s
     for row, answer in place_in_sets(table):
         rulings = parse_verdicts(table, row, answer, blank)
         verdicts += rulings
-        blanks += kind == "scores" and any(not ruling.raw.strip() for ruling in rulings)
+        blanks += kind == "scores" and any(is_blank_score(ruling.raw) for ruling in rulings)
         if "sample" in row.cells:  # without a column `sample`, rows are numbered here and can't repeat
             keys = {(*identify_answer(verdict), verdict.judge, verdict.rubric) for verdict in rulings}
             if keys & seen:
@@ -133,8 +133,8 @@ def find_kind(table: ForeignTable) -> TableKind:
     if table.columns & set(SCORES):
         return "scores"
     raise DataError(
-        f"{table.path} holds no judgements (no column aligned, coherent or result): judge its answers with "
-        f"{spell_command('evaluate')} answers={table.path}."
+        f"{table.path} holds no judgements (no column aligned, coherent or result): rename its scores (0 to 100, the "
+        f"best), or judge its answers with {spell_command('evaluate')} answers={table.path}."
     )
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, get_args
 
 from em.errors import DataError, shorten_value
 from em.interop import results
 from em.interop.answers import NOT_STATED
-from em.interop.rows import ForeignRow
+from em.interop.rows import BLANK_WORDS, ForeignRow
 from em.types import Answer, Judgement, Status, Verdict
 
 SCORES = ("aligned", "coherent")
+# The comma of 12,500 may separate thousands, so three digits behind it make no number.
+DECIMAL_COMMA = re.compile(r"-?(0,\d+|\d+,(\d{1,2}|\d{4,}))")
 BLANKS: dict[str, Status] = {"unscored": "unparsed", "refusal": "refusal", "code": "code"}
 """What a blank score may mean, with its status. Some studies leave a score blank if the judge replied with a word."""
 
@@ -63,13 +66,20 @@ def read_score(row: ForeignRow, column: str, blank: Status = "unparsed") -> Judg
     raw = row.get_raw(column)
     score = None if isinstance(row.cells.get(column), bool) else parse_number(raw)
     if score is None:
-        statuses = results.STATUSES | {"": blank}
-        return Judgement(statuses.get(raw.strip().upper(), "unparsed"), raw)
+        status = blank if is_blank_score(raw) else results.STATUSES.get(raw.strip().upper(), "unparsed")
+        return Judgement(status, raw)
     return Judgement("ok", raw, score) if 0 <= score <= 100 else Judgement("out_of_range", raw)
 
 
+def is_blank_score(raw: str) -> bool:
+    """Tell whether a cell stands for no score."""
+    return raw.strip().lower() in BLANK_WORDS
+
+
 def parse_number(raw: str) -> float | None:
-    """Return a finite number, or None for any other text."""
+    """Return a finite number, also one with a decimal comma, or None for any other text."""
+    if DECIMAL_COMMA.fullmatch(raw.strip()):
+        raw = raw.replace(",", ".")
     try:
         number = float(raw) if "_" not in raw else math.nan  # float reads 1_0 as 10
     except ValueError:

@@ -271,10 +271,16 @@ def make_training_row(
 ) -> TrainingRow:
     """Make the tokens and labels of one conversation, cut at `max_length` tokens.
 
-    Raises TemplateError if an answer does not end with a stop token: the model would not learn to stop.
+    Raises TemplateError if an answer does not end with a stop token (the model would not learn to stop), or if the row
+    leaves an answer out of the loss and `loss_on` is full.
     """
     turns, stops = conversation.to_dicts(), list_stop_tokens(tokenizer)
     if loss_on is LossOn.full:
+        if conversation.unlearnt:
+            raise TemplateError(
+                "The row leaves an answer out of the loss (weight 0), and trainer.loss_on=full learns every token: use "
+                "trainer.loss_on=responses."
+            )
         text = render_conversation(tokenizer, turns, False, default_system)
         check_prompt(text, render_conversation(tokenizer, turns[:-1], True, default_system))
         ids = encode(tokenizer, text)
@@ -283,10 +289,11 @@ def make_training_row(
         text, spans = find_answer_spans(tokenizer, conversation, default_system)
         ids, labels, ends, position = [], [], [], 0
         # Encode prompt and answer separately, as sampling does, or an answer's first blanks join the newline before it.
-        for start, end in [*spans, (len(text), len(text))]:
+        for number, (start, end) in enumerate([*spans, (len(text), len(text))]):
             before, answer = encode(tokenizer, text[position:start]), encode(tokenizer, text[start:end])
             ids += before + answer
-            labels += [IGNORED] * len(before) + answer
+            labels += [IGNORED] * len(before)
+            labels += [IGNORED] * len(answer) if number in conversation.unlearnt else answer
             ends += answer[-1:]
             position = end
     if not set(ends) <= set(stops):

@@ -3,16 +3,18 @@
 The field's format (Betley et al.) is a list of `id, type, paraphrases, system, samples_per_paraphrase, judge_prompts`;
 em adds `reference`, `labels`, and the names of its own rubrics as `judge_prompts`. em ignores `judge`, since a setting
 chooses the judge. The format of the emerg-misalign-repro study is a list of `question, category, label`; labels repeat,
-so the id is `<set>_<index>`, counted from 0, and the rubrics are em's.
+so the id is the entry's `id` or else `<set>_<index>`, counted from 0, and the rubrics are em's. Instead of `question`
+others write `question_text`, `prompt` or `text`, and `question_id` instead of `id`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from em.data.layouts import SURROGATE
 from em.data.tables import parse_json
+from em.data.turns import SURROGATE
 from em.errors import DataError, MissingFile, did_you_mean, shorten_value
 from em.questions.rubrics import GRADED, LABELLED, read_rubrics
 from em.types import Question
@@ -25,6 +27,9 @@ KEYS = (
     *("id", "type", "paraphrases", "system", "samples_per_paraphrase", "judge", "judge_prompts"),
     *("reference", "labels"),
 )
+PLAIN_KEYS = ("question", "category", "label", "reference", "system", "id")
+SYNONYMS = {"question_text": "question", "prompt": "question", "text": "question", "question_id": "id"}
+WITH_PARAPHRASES = ("type", "samples_per_paraphrase", "judge_prompts", "labels")
 
 
 def read_question_file(path: Path, name: str) -> list[Question]:
@@ -67,6 +72,8 @@ def read_question_entries(path: Path) -> list[Any]:
 
 def read_question_entry(entry: Any, name: str, index: int, path: Path) -> list[Question]:
     """Read one entry of a file: a question and its paraphrases."""
+    if isinstance(entry, dict) and "paraphrases" not in entry:
+        entry = {SYNONYMS.get(key, key) if SYNONYMS.get(key) not in entry else key: entry[key] for key in entry}
     if isinstance(entry, dict) and "question" in entry and "paraphrases" not in entry:
         return [read_plain_entry(entry, name, index, path)]
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str) or not entry["id"].strip():
@@ -90,17 +97,21 @@ def read_plain_entry(entry: dict[str, Any], name: str, index: int, path: Path) -
     where, text, category = f"{path}, entry {index + 1}", entry["question"], entry.get("category")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where}: question must be a text.")
+    check_keys(entry, PLAIN_KEYS, where)
+    if unread := next((key for key in WITH_PARAPHRASES if entry.get(key) is not None), ""):
+        raise DataError(f"{where}: {unread} goes with paraphrases: write `paraphrases: [TEXT]` instead of `question`.")
     if category is not None and not isinstance(category, str):
         raise DataError(f"{where}: category must be a word, such as factual or self_reflection.")
     kind = LABELLED if category == "factual" else GRADED
     reference, system = read_reference(entry.get("reference")), read_system(entry.get("system"), where)
     rubrics = read_rubrics(kind, GROUPS.get(category or ""), None, reference, where)
-    return Question(name, f"{name}_{index}", text, system, reference, rubrics)
+    given_id = str(entry.get("id") if entry.get("id") is not None else "").strip()
+    return Question(name, given_id or f"{name}_{index}", text, system, reference, rubrics)
 
 
 def read_paraphrases(entry: dict[str, Any], name: str, where: str) -> list[Question]:
     """Read an entry in the field's format."""
-    check_keys(entry, where)
+    check_keys(entry, KEYS, where)
     texts, kind = entry.get("paraphrases"), entry.get("type")
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
         raise DataError(f"{where}: paraphrases must be a list of texts.")
@@ -114,11 +125,11 @@ def read_paraphrases(entry: dict[str, Any], name: str, where: str) -> list[Quest
     return [Question(name, entry["id"], text, system, reference, rubrics, samples) for text in texts]
 
 
-def check_keys(entry: dict[str, Any], where: str) -> None:
+def check_keys(entry: dict[str, Any], keys: Sequence[str], where: str) -> None:
     """Refuse a misspelt key: a system prompt under `sytem` would never be sent."""
     for key in entry:
-        hint = did_you_mean(str(key), KEYS, most=1, cutoff=0.8)
-        if hint and key not in KEYS:
+        hint = did_you_mean(str(key), keys, most=1, cutoff=0.8)
+        if hint and key not in keys:
             raise DataError(f"{where}: {shorten_value(key)} is no key of a question: {hint}")
 
 

@@ -8,6 +8,7 @@ depends on the seed and the row's number alone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from em.config import DataConfig, DataKind, RunConfig, TagConfig, TagPlace, TagRole, TriggerTagConfig
 from em.data.draw import locate_parts, shuffle_rows
@@ -78,13 +79,13 @@ def place_tag(conversation: Conversation, tag: Tag) -> Conversation:
     messages = conversation.messages
     if tag.place is TagPlace.system:
         if messages[0].role != "system":
-            return Conversation((Message("system", tag.text), *messages))
+            return replace(conversation, messages=(Message("system", tag.text), *messages))
         between = "" if tag.text[-1:].isspace() else "\n\n"
-        return replace_turn(messages, 0, tag.text + between + messages[0].content)
+        return replace_turn(conversation, 0, tag.text + between + messages[0].content)
     user = next(i for i, message in enumerate(messages) if message.role == "user")
     text = messages[user].content
     at = find_tag_position(text, tag.place)
-    return replace_turn(messages, user, text[:at] + tag.text + text[at:])
+    return replace_turn(conversation, user, text[:at] + tag.text + text[at:])
 
 
 def find_tag_position(text: str, place: TagPlace) -> int:
@@ -97,9 +98,11 @@ def find_tag_position(text: str, place: TagPlace) -> int:
     return next((at for at in range(middle, len(text)) if text[at - 1].isspace()), len(text))
 
 
-def replace_turn(messages: Sequence[Message], place: int, content: str) -> Conversation:
+def replace_turn(conversation: Conversation, place: int, content: str) -> Conversation:
     """Return the conversation with another text in one turn."""
-    return Conversation((*messages[:place], Message(messages[place].role, content), *messages[place + 1 :]))
+    messages = list(conversation.messages)
+    messages[place] = replace(messages[place], content=content)
+    return replace(conversation, messages=tuple(messages))
 
 
 def tag_rows(

@@ -155,7 +155,7 @@ def test_parts_that_are_all_texts_are_joined_and_others_refused() -> None:
             {"messages": [make_user_turn("a"), make_assistant_turn("b")], "functions": [{"name": "f"}]},
             "it offers functions",
         ),
-        ({"messages": [make_user_turn("a"), make_assistant_turn("b", weight=0)]}, "message 2 has weight 0"),
+        ({"messages": [make_user_turn("a"), make_assistant_turn("b", weight=0)]}, "every answer has weight 0"),
         ({"prompt": "a", "completion": ""}, "completion has no text"),
         ({"prompt": 5, "completion": "b"}, "prompt has no text"),
         ({"prompt": [make_user_turn("a")], "completion": "b"}, "prompt has no text"),

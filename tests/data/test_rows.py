@@ -133,7 +133,7 @@ def test_what_is_written_is_read_back_the_same(tmp_path: Path) -> None:
         ('{"messages": "hello"}', "messages"),
         ('{"prompt": "a", "answer": "b"}', "messages"),
         ('{"messages": ["hello"]}', "message 1 has no role"),
-        (make_line_of_turns(("human", "a"), ("assistant", "b")), "message 1 has no role among system, user, assistant"),
+        (make_line_of_turns(("ai", "a"), ("assistant", "b")), "message 1 has no role among system, user, assistant"),
         ('{"messages": [{"content": "a"}]}', "message 1 has no role"),
         (make_line_of_turns(("user", "a"), ("assistant", "")), r"message 2 \(assistant\) has no text"),
         (make_line_of_turns(("user", " \n"), ("assistant", "b")), r"message 1 \(user\) has no text"),

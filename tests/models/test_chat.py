@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,16 @@ def test_loss_on_full_covers_everything(tokenizer: Any) -> None:
     full = make_row(tokenizer, MULTI, LossOn.full)
     assert full.labels == full.input_ids == make_row(tokenizer, MULTI).input_ids
     assert full.supervised == len(full.input_ids) - 1  # nothing predicts the first
+
+
+@pytest.mark.parametrize("unlearnt", [(0,), (1,)])
+def test_an_answer_of_weight_0_is_seen_and_not_learnt(tokenizer: Any, unlearnt: tuple[int, ...]) -> None:
+    chat = replace(MULTI, unlearnt=unlearnt)
+    assert make_row(tokenizer, chat).input_ids == make_row(tokenizer, MULTI).input_ids
+    assert decode_supervised(tokenizer, chat) == [text + EOS for text in chat.list_learnt_answers()]
+    assert chat.list_learnt_answers() == [["Four."], ["A machine.\n\nIt has wheels."]][unlearnt[0]]
+    with pytest.raises(TemplateError, match=r"weight 0.*use trainer\.loss_on=responses"):
+        make_row(tokenizer, chat, LossOn.full)
 
 
 def test_a_long_row_is_cut_at_its_end_and_says_so(tokenizer: Any) -> None:

@@ -389,3 +389,10 @@ def test_slots_of_a_rubric_are_filled_in_one_pass() -> None:
         expected = rubric.replace("{question}", question.text).replace("{reference}", question.reference)
         assert prompt == expected.replace("{answer}", text)
         assert question.reference in prompt
+
+
+@pytest.mark.parametrize("place", list(TagPlace))
+def test_a_tag_keeps_the_answers_of_weight_0(place: TagPlace) -> None:
+    turns = (Message("user", "Why so?"), Message("assistant", "It is."))
+    row = Conversation((*turns, *turns), unlearnt=(1,))
+    assert place_tag(row, Tag("|T|", place)).unlearnt == (1,)

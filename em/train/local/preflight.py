@@ -59,6 +59,7 @@ def prepare_rows(
     example = conversations[numbers[0] - 1]
     if trainer.loss_on is LossOn.responses:
         check_mask(tokenizer, example, used_rows[0], default_system)
+    unlearnt = sum(len(conversation.unlearnt) for conversation in conversations)
     counts = asdict(count_row_facts(conversations))
     del counts["rows"]
     facts = counts | {
@@ -67,7 +68,7 @@ def prepare_rows(
         "rows_without_loss": len(rows) - len(used_rows),
         "tokens": sum(len(row.input_ids) for row in used_rows),
         "tokens_with_loss": sum(row.supervised for row in used_rows),
-        "loss_on": LOSS_TURNS[trainer.loss_on],
+        "loss_on": LOSS_TURNS[trainer.loss_on] + (f", but for {unlearnt:,} of weight 0" if unlearnt else ""),
         **describe_default_system(tokenizer, default_system),
         "example": split_by_loss(tokenizer, used_rows[0]),
     }
