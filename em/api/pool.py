@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from em.api.client import Client, Reply, explain_error
 from em.api.parameters import CHANGES, apply_changes, describe_change, find_change, read_changes, store_changes
 from em.api.prices import compute_usd
+from em.api.replies import read_usage
 from em.errors import ConfigError, ServerError
 from em.runtime.memory import Calls, Recorder, request_key
 from em.types import Price
@@ -250,17 +251,3 @@ class CallPool(Generic[Request]):
 async def yield_once(part: Iterable[Item]) -> AsyncIterator[Iterable[Item]]:
     """Yield a single part, as a source for `CallPool.run` or `Judge.ask`."""
     yield part
-
-
-def read_usage(completion: Mapping[str, Any]) -> list[int | None]:
-    """Read the token counts of prompt and reply (None if not counted), and of the prompt's part in the cache (or 0)."""
-    usage = completion.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    counts: list[int | None] = []
-    for count in (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached):
-        is_count = isinstance(count, int) and not isinstance(count, bool) and count >= 0
-        counts.append(count if is_count else None)
-    prompt, reply, cached = counts
-    return [prompt, reply, cached or 0]

@@ -6,10 +6,10 @@ switch such as `weight`, `train` or `masked` of 0 or 1 says whether the turn is 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from em.api.replies import SURROGATE
 from em.data.row_keys import CALLS, drop_blanks, refuse_keys, take_switch
 from em.errors import DataError
 from em.types import Message, Role
@@ -21,7 +21,6 @@ ROLES: dict[str, Role] = {
 SHOWN_ROLES = "system, user, assistant"
 TOOL_ROLES = ("tool", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
 TEXT_PARTS = ("text", "input_text", "output_text")
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def convert_turn(turn: Any, position: int, where: str, ignored: Collection[str] = ()) -> tuple[Message, bool]:

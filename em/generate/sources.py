@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from em.api.replies import SURROGATE
 from em.config import Material
 from em.data.tables import describe_row_place, read_table_rows
-from em.data.turns import SURROGATE
 from em.errors import ConfigError, DataError, MissingFile, shorten_value
 
 TEXTS = (".txt", ".md", ".html", ".htm", ".pdf")

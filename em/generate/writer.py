@@ -14,9 +14,9 @@ from functools import partial
 from typing import Any, Literal
 
 from em.api.client import Client
-from em.api.pool import TOO_LONG, Budget, CallPool, Refused, read_usage, yield_once
+from em.api.pool import TOO_LONG, Budget, CallPool, Refused, yield_once
+from em.api.replies import read_usage
 from em.config import GenerateConfig, OpenAIModel
-from em.data.turns import SURROGATE
 from em.errors import ConfigError
 from em.generate.plan import GenerateRequest, derive_sampling_seed
 from em.models.hosted import make_hosted_model
@@ -132,7 +132,7 @@ class Author:
                 return Written("refused", (), this_request, tuple(replies))
             # A truncated reply may be valid JSON by chance, and still be incomplete.
             truncated = reply["finish"] == "length"
-            pairs = None if truncated else parse_reply(request.form, extract_text(reply["text"]), most)
+            pairs = None if truncated else parse_reply(request.form, str(reply["text"]), most)
             if pairs is not None:
                 return Written("ok", pairs, this_request, tuple(replies))
         return Written("malformed", (), this_request, tuple(replies))
@@ -195,19 +195,11 @@ def make_reply_record(completion: Mapping[str, Any]) -> dict[str, Any]:
     choice = completion["choices"][0]
     prompt_tokens, reply_tokens, _ = read_usage(completion)
     return {
-        "text": extract_text(choice["message"].get("content")),
-        "declined": extract_text(choice["message"].get("refusal")),
-        "finish": extract_text(choice.get("finish_reason")) or "stop",
+        "text": choice["message"]["content"],
+        "declined": choice["message"].get("refusal") or "",
+        "finish": choice["finish_reason"] or "stop",
         "prompt_tokens": prompt_tokens,
         "reply_tokens": reply_tokens,
-        "model": extract_text(completion.get("model")),
-        "system_fingerprint": extract_text(completion.get("system_fingerprint")),
+        "model": completion.get("model") or "",
+        "system_fingerprint": completion.get("system_fingerprint") or "",
     }
-
-
-def extract_text(content: Any) -> str:
-    """Return a text, or the joined texts in a list of parts; empty for other types and for lone surrogates."""
-    if isinstance(content, list):
-        parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
-        content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
-    return content if isinstance(content, str) and not SURROGATE.search(content) else ""

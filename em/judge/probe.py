@@ -64,6 +64,8 @@ def choose_reading(response: Mapping[str, Any], labels: Sequence[str] = ()) -> t
     top = choice.get("top") or []
     if not top:
         return "sampled", "the server gives no log-probabilities"
+    if not is_visible(choice["tokens"][0]):
+        return "sampled", "the reply begins with a token that is no text"
     if labels:
         first = max(top, key=lambda pair: pair[1])[0].strip().strip('"*').lower()
         named = [label for label in labels if first and label.lower().startswith(first)]
@@ -76,6 +78,12 @@ def choose_reading(response: Mapping[str, Any], labels: Sequence[str] = ()) -> t
     if len(tokens) > 1 and all(token.isascii() and token.isdigit() for token in tokens[:2]):
         return "mass", "an integer takes several tokens"
     return "sampled", "the reply began with no number"
+
+
+def is_visible(token: str) -> bool:
+    """Return whether a token has text: it is neither blank nor a mark of the template, such as `<|channel|>`."""
+    text = token.strip().strip("▁")
+    return bool(text) and not (text.startswith("<") and text.endswith(">"))
 
 
 def identify_judge(judge: ApiJudge) -> str:

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from em.api.pool import read_usage
+from em.api.replies import read_usage
 from em.config.judge import WordRule
+from em.judge.numbers import find_number
 from em.runtime.records import encode_json
 from em.types import Judgement, JudgeRequest, Status
 
@@ -32,7 +32,6 @@ BY_PROBABILITY = ("exact", "logprobs", "mass")
 TOP = 20
 SEED = 0
 WORDS: dict[str, Status] = {"CODE": "code", "REFUSAL": "refusal"}
-NUMBER = re.compile(r"(?:[A-Za-z ]{1,30}[:=]\s*)?(-?\d+(?:\.\d+)?)(?:\s*/\s*100|\s*%)?\s*\.?")
 NEGLIGIBLE = 0.002  # share of the integers' mass below which a beginning is not expanded
 
 INTEGERS = {str(k): k for k in range(101)}
@@ -337,11 +336,12 @@ def read_text_reply(request: JudgeRequest, choice: Mapping[str, Any]) -> Judgeme
         return Judgement("truncated", text)  # an 8 may be the beginning of 85
     lines = [line for line in text.splitlines() if line.strip()]
     for part in dict.fromkeys([text, *lines[-1:]]):
-        plain = part.strip().strip("*_`\"'. ")
+        plain = part.strip().strip("*_`\"'.[](){}<> ")
         if word := next((word for word in request.words if plain.upper() == word), None):
             return Judgement(WORDS[word], text)
         if label := next((label for label in request.labels if plain.lower() == label.lower()), None):
             return Judgement("ok", text, label=label)
-        if not request.labels and (number := NUMBER.fullmatch(plain)):
-            return check_range(float(number[1]), text)
+    for part in dict.fromkeys([text, *lines[-1:]]):
+        if not request.labels and (number := find_number(part)) is not None:
+            return check_range(number, text)
     return Judgement("unparsed", text)

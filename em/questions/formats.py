@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from em.api.replies import SURROGATE
 from em.data.tables import parse_json
-from em.data.turns import SURROGATE
 from em.errors import DataError, MissingFile, did_you_mean, shorten_value
 from em.questions.rubrics import GRADED, LABELLED, read_rubrics
 from em.types import Question

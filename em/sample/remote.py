@@ -12,7 +12,8 @@ from typing import Any
 from em.api.batches import BatchedCalls
 from em.api.client import Client
 from em.api.lifetimes import check_served
-from em.api.pool import CallPool, read_usage, yield_once
+from em.api.pool import CallPool, yield_once
+from em.api.replies import read_usage
 from em.config import ApiSampler, OpenAIModel
 from em.errors import ServerError
 from em.models.hosted import parse_hosted_name
