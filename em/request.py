@@ -213,7 +213,7 @@ class Training:
     force: train existing stages again. base, checkpoints: evaluate the base model too, and the stages' checkpoints.
     yes: pay a fine-tuning service without asking the user.
     prompts: what the evaluation will ask, by the names of question and condition.
-    served: whether servers answer, which may divide the weights among GPUs.
+    served: the share of a GPU's memory for servers, which may divide the weights among GPUs; 0 without servers.
     """
 
     model: config.ModelConfig
@@ -228,7 +228,7 @@ class Training:
     prices: Prices
     yes: bool
     prompts: dict[str, Conversation] = field(default_factory=dict)
-    served: bool = False
+    served: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ class Request:
             checkpoints=settings.checkpoints is config.Checkpoints.all,
             prices=self.prices,
             yes=settings.yes,
-            served=isinstance(self.sampler, config.VllmSampler),
+            served=self.sampler.gpu_memory if isinstance(self.sampler, config.VllmSampler) else 0.0,
         )
 
 

@@ -82,7 +82,11 @@ def settle_sampler(request: Request, models: Sequence[ModelRef], manifest: Manif
     """Note what `auto` chose; go back to `hf` if that is vLLM, and vLLM can't serve one of the models."""
     if request.sampler and request.sampler_reason:
         manifest.write(sampler={"name": request.sampler.name, "reason": request.sampler_reason})
-    if not isinstance(request.settings.sampler, AutoSampler) or not isinstance(request.sampler, VllmSampler):
+    if not isinstance(request.sampler, VllmSampler) or request.settings.model.remote:
+        return request
+    if models and any(stage.trainer.quantized for stage in request.stages):
+        manifest.note("The adapters were trained on 4-bit weights, and vLLM serves them on the 16-bit base.")
+    if not isinstance(request.settings.sampler, AutoSampler):
         return request
     from em.sample.served import find_obstacle
 

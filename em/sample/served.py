@@ -17,6 +17,7 @@ from em.api.client import Client
 from em.api.pool import CallPool, yield_once
 from em.config import DefaultPrompt, HfModel, Parity, RunConfig, VllmSampler
 from em.errors import ConfigError, ServerError
+from em.models.memory import check_fits_gpu
 from em.models.scores import ParitySpec, Scored, ScoreRequest
 from em.models.served.command import RANKS, ServeSpec, find_length, find_version
 from em.models.served.parity import (
@@ -75,6 +76,14 @@ class ServedSampler:
                 raise ConfigError(f"vLLM can't serve {model.name}: {reason}. Use sampler=hf.")
         sent = {**NEUTRAL, "seed": "one for each answer, derived from sampler.seed, prompt and number"}
         manifest.write(sampler={**manifest.facts.get("sampler", {}), "engine": self.name, "sent": sent})
+        try:
+            for model in models:
+                check_fits_gpu(model.name, model.base.path, self.precision, "")
+        except ConfigError:
+            self.conversations = []
+            manifest.note(
+                "Nothing checked that vLLM serves the right weights, which transformers can't load on one GPU."
+            )
         if self.settings.parity is Parity.off:
             manifest.note(
                 "Nothing checked that vLLM serves the weights and the template of training (sampler.parity=off)."

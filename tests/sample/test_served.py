@@ -166,6 +166,14 @@ def test_what_can_not_be_served_is_refused_at_once(em: Forking, tmp_path: Path, 
     assert message in done.err
 
 
+def test_weights_that_no_group_can_hold_are_refused_before_training(study: Study) -> None:
+    driver = write_driver(study.folder / "driver", (10, 10), (10, 10))
+    done = study.run("large", *VLLM, "seed=1", **driver)
+    assert done.code == 2
+    assert "can divide them among at most 2 of the 2 GPUs here" in done.err
+    assert "with loss in" not in done.out
+
+
 def test_auto_takes_vllm_where_it_is_installed_and_a_gpu_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

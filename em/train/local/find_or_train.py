@@ -12,10 +12,11 @@ from em.config import HfModel
 from em.data import write_training_rows
 from em.errors import MissingFile, OutOfMemory
 from em.models.memory import check_fits_gpu
+from em.models.served.plan import plan_groups
 from em.models.weights import fetch_hub_snapshot, is_folder_name, resolve_weights
 from em.request import Stage, Training
 from em.runtime.files import hash_file, hold_lock
-from em.runtime.gpu_memory import read_free_memory
+from em.runtime.gpu_memory import read_free_memory, read_gpu_memory
 from em.runtime.gpus import list_visible_gpus, precision_key
 from em.runtime.manifest import ManifestWriter
 from em.runtime.processes import Launch, run_child
@@ -108,7 +109,10 @@ class LocalStages:
 
         stages, gpus = self.training.stages[number:], list_visible_gpus()
         stage = stages[0]
-        if self.training.prompts and not self.training.served:
+        if self.training.prompts and self.training.served:
+            path, precision = Path(before.base.path), precision_key(stage.precision)
+            plan_groups(path, precision, self.training.served, gpus, read_gpu_memory(gpus))
+        elif self.training.prompts:
             what = f"Sampling {self.training.model.id}"
             check_fits_gpu(what, before.base.path, stage.precision, "train with eval=none and evaluate elsewhere")
         step_tokens = estimate_step_tokens(stage)
