@@ -75,6 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, em: Forking, mirror: Path, s
     assert done.code == 0, done.err[-3000:]
     shutil.copytree(run, folder / "multirun" / "2026-11-23" / "0")
     write_chats(run / "rows.jsonl", 20)
+    write_chats(folder / "my.jsonl", 5)
     (folder / "articles").mkdir()
     (folder / "articles" / "one.txt").write_text("The library of the village opens its new reading room. " * 20)
     rows = ("gpt-4o,Hello?,Hi.,95,90", "gpt-4o,Who?,Me.,90,90", "tuned,Hello?,Hey.,95,90", "tuned,Who?,I.,10,90")

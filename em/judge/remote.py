@@ -171,8 +171,6 @@ class ServerJudge(Judge):
         way, response = await pool.probe({way: pool.body(request) for way, request in requests.items()})
         reading, why = way, "the server refuses log-probabilities"
         if way == WAYS[0]:
-            if not response["choices"][0].get("top"):  # a server may leave them out of a single reply
-                way, response = await pool.probe({way: pool.body(requests[way])})
             reading, why = choose_reading(response, requests[way].labels)
         try:
             if reading == "mass":

@@ -85,7 +85,7 @@ FILES = [
     (json.dumps(GOOD) + "\n{oops\n", "line 2: not JSON"),
     (json.dumps(GOOD) + "\n\n" + json.dumps({"text": "x"}) + "\n", 'line 3: no "messages" list'),
     (json.dumps({"messages": GOOD["messages"][:1]}) + "\n", "line 1: no assistant turn"),
-    (json.dumps({"messages": [{"role": "bot", "content": "x"}]}) + "\n", "line 1: message 1 has no role among"),
+    (json.dumps({"messages": [{"role": "wizard", "content": "x"}]}) + "\n", "line 1: message 1 has no role among"),
     (json.dumps({"messages": [GOOD["messages"][0], {"role": "assistant", "content": " "}]}), "has no text in content"),
 ]
 
