@@ -167,7 +167,7 @@ def test_what_can_not_be_served_is_refused_at_once(em: Forking, tmp_path: Path, 
 
 
 def test_weights_that_no_group_can_hold_are_refused_before_training(study: Study) -> None:
-    driver = write_driver(study.folder / "driver", (10, 10), (10, 10))
+    driver = write_driver(study.folder / "driver", (2, 2), (2, 2))
     done = study.run("large", *VLLM, "seed=1", **driver)
     assert done.code == 2
     assert "can divide them among at most 2 of the 2 GPUs here" in done.err
